@@ -1,0 +1,2 @@
+//! Time model of GPU, link and near-data device.
+#![forbid(unsafe_code)]

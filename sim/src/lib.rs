@@ -1,0 +1,5 @@
+//! Routing traces through the filter and a near-data system: the library behind the `cptr` command.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod trace;

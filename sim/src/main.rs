@@ -1,0 +1,3 @@
+//! The `cptr` command.
+#![forbid(unsafe_code)]
+fn main() {}

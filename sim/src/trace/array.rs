@@ -1,0 +1,191 @@
+//! A three-dimensional array of floats that may stay in its memory-mapped file.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+
+/// Number format of a stored float.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float {
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 binary32.
+    F32,
+}
+
+impl Float {
+    /// Bytes of one value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Data {
+    Owned(Arc<[f32]>),
+    /// Little-endian values in a mapped file from `start`.
+    Mapped {
+        map: Arc<vmap::Map>,
+        start: usize,
+        float: Float,
+    },
+}
+
+/// Floats `[T, L, N]`, row-major; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct FloatArray {
+    shape: [usize; 3],
+    data: Data,
+}
+
+impl FloatArray {
+    /// An array in memory.
+    ///
+    /// # Panics
+    /// If `values` has not the product of `shape` elements.
+    pub fn owned(shape: [usize; 3], values: Vec<f32>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len());
+        Self { shape, data: Data::Owned(values.into()) }
+    }
+
+    /// An array that stays in its file.
+    ///
+    /// # Errors
+    /// If the file ends before the array does.
+    pub fn mapped(shape: [usize; 3], map: Arc<vmap::Map>, start: usize, float: Float) -> Result<Self> {
+        let bytes = shape.iter().try_fold(float.bytes(), |product, &n| product.checked_mul(n));
+        match bytes.and_then(|bytes| start.checked_add(bytes)) {
+            Some(end) if end <= map.len() => Ok(Self { shape, data: Data::Mapped { map, start, float } }),
+            _ => Err(Error::new(format!(
+                "expected an array of {shape:?} from byte {start}, found {} bytes in all",
+                map.len()
+            ))),
+        }
+    }
+
+    /// `[T, L, N]`.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Format that writing the array back loses nothing in.
+    pub fn float(&self) -> Float {
+        match self.data {
+            Data::Owned(_) => Float::F32,
+            Data::Mapped { float, .. } => float,
+        }
+    }
+
+    /// Copies the N values of one token and layer.
+    ///
+    /// # Panics
+    /// If the indices or the length of `out` do not fit the shape.
+    pub fn read_row(&self, token: usize, layer: usize, out: &mut [f32]) {
+        let [tokens, layers, n] = self.shape;
+        assert!(token < tokens && layer < layers && out.len() == n);
+        let first = (token * layers + layer) * n;
+        match &self.data {
+            Data::Owned(values) => out.copy_from_slice(&values[first..first + n]),
+            Data::Mapped { map, start, float } => {
+                let bytes = &map[start + first * float.bytes()..start + (first + n) * float.bytes()];
+                match float {
+                    Float::F16 => {
+                        for (value, raw) in out.iter_mut().zip(bytes.as_chunks().0) {
+                            *value = f16::from_le_bytes(*raw).to_f32();
+                        }
+                    }
+                    Float::Bf16 => {
+                        for (value, raw) in out.iter_mut().zip(bytes.as_chunks().0) {
+                            *value = bf16::from_le_bytes(*raw).to_f32();
+                        }
+                    }
+                    Float::F32 => {
+                        for (value, raw) in out.iter_mut().zip(bytes.as_chunks().0) {
+                            *value = f32::from_le_bytes(*raw);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Checks every value; `rule` is what `ok` demands, in words.
+    ///
+    /// # Errors
+    /// The first value that is not `ok`, with its token and layer.
+    pub fn check(&self, name: &str, ok: impl Fn(f32) -> bool, rule: &str) -> Result<()> {
+        let [tokens, layers, n] = self.shape;
+        let mut row = vec![0.0; n];
+        for token in 0..tokens {
+            for layer in 0..layers {
+                self.read_row(token, layer, &mut row);
+                if let Some(i) = row.iter().position(|&value| !ok(value)) {
+                    return Err(Error::new(format!("{name} {i}: expected {rule}, found {}", row[i]))
+                        .at(format!("layer {layer}"))
+                        .at(format!("token {token}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_values_equal_owned_ones() {
+        let values: Vec<f32> = (0..24).map(|i| i as f32 * 0.25 - 2.0).collect();
+        let owned = FloatArray::owned([2, 3, 4], values.clone());
+        for float in [Float::F16, Float::Bf16, Float::F32] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            let bytes: Vec<u8> = std::iter::once(vec![0xAA])
+                .chain(values.iter().map(|&v| match float {
+                    Float::F16 => f16::from_f32(v).to_le_bytes().to_vec(),
+                    Float::Bf16 => bf16::from_f32(v).to_le_bytes().to_vec(),
+                    Float::F32 => v.to_le_bytes().to_vec(),
+                }))
+                .flatten()
+                .collect();
+            std::io::Write::write_all(&mut file, &bytes).unwrap();
+            let (map, _) = vmap::Map::with_options().open(file.path()).unwrap();
+            let map = Arc::new(map);
+            let mapped = FloatArray::mapped([2, 3, 4], map.clone(), 1, float).unwrap();
+            let (mut a, mut b) = ([0.0; 4], [0.0; 4]);
+            for token in 0..2 {
+                for layer in 0..3 {
+                    owned.read_row(token, layer, &mut a);
+                    mapped.read_row(token, layer, &mut b);
+                    assert_eq!(a, b);
+                }
+            }
+            assert!(FloatArray::mapped([2, 3, 5], map.clone(), 1, float).is_err());
+            assert!(FloatArray::mapped([usize::MAX, 3, 4], map, 1, float).is_err());
+        }
+    }
+
+    #[test]
+    fn check_names_the_place() {
+        let array = FloatArray::owned([1, 2, 2], vec![0.0, 1.0, f32::NAN, 3.0]);
+        let error = array.check("logit", f32::is_finite, "finite").unwrap_err();
+        assert_eq!(error.to_string(), "token 0, layer 1: logit 0: expected finite, found NaN");
+    }
+}
