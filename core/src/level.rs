@@ -1,0 +1,209 @@
+//! The level filter: how often each expert is wanted, tracked by scalar Kalman filters that share one gain.
+//!
+//! The observation of expert e is 1 if the token wants it and 0 otherwise; its level x follows a random walk,
+//! `x_t = x_{t-1} + w` with variance Q, `y_t = x_t + v` with variance R. As Q and R are shared and every expert is observed at every
+//! token, the error variance P and the gain K do not depend on the data: one division per layer and token serves all experts
+//! (Kalman 1960; Anderson and Moore, Optimal Filtering, chapter 3), and none once P has converged.
+//!
+//! Why wanted-or-not and not the logits: token-specific swings of the logits are information for the token, not about the next one.
+//! Measured as a forecast for eviction, it is at least as good as softmax weights on every trace (docs/filter.md), costs no
+//! exponential, and works where a trace or an interface knows ids only.
+
+use crate::num::{Gain, Level, mul_frac};
+
+/// Levels of one expert, 8 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Levels {
+    /// Tracked with the Kalman gain: the context.
+    pub slow: Level,
+    /// Tracked with a constant gain: the last few tokens.
+    pub fast: Level,
+}
+
+impl Levels {
+    /// No token has wanted the expert.
+    pub const ZERO: Self = Self { slow: Level::ZERO, fast: Level::ZERO };
+
+    /// Forecast of the share of the next tokens that want the expert, as an order and not a probability: `slow + fast / 4`,
+    /// `U1F31`, at most 1.25.
+    #[inline]
+    pub fn score(self) -> Level {
+        Level::from_bits(self.slow.to_bits() + (self.fast.to_bits() >> 2))
+    }
+
+    /// One step without being wanted: `x -= gain * x`, the product rounded down.
+    #[inline]
+    pub(crate) fn decay(&mut self, slow: Gain, fast: Gain) {
+        let step =
+            |level: Level, gain: Gain| Level::from_bits(level.to_bits() - mul_frac(level.to_bits(), gain.to_bits()));
+        *self = Self { slow: step(self.slow, slow), fast: step(self.fast, fast) };
+    }
+
+    /// What being wanted adds to [`decay`](Self::decay): `x += gain`, which keeps levels at most 1.
+    #[inline]
+    pub(crate) fn raise(&mut self, slow: Gain, fast: Gain) {
+        let raise = |level: Level, gain: Gain| Level::from_bits((level.to_bits() + (gain.to_bits() >> 1)).min(1 << 31));
+        *self = Self { slow: raise(self.slow, slow), fast: raise(self.fast, fast) };
+    }
+}
+
+/// Fraction bits of variances (`U4F28`, in units of the observation variance R).
+const VARIANCE_BITS: u32 = 28;
+/// Largest Q, and P at the start and after reopening: two of them still fit the format.
+const LARGEST_VARIANCE: u32 = 7 << VARIANCE_BITS;
+
+/// Constants of the Kalman gain: everything in units of the observation variance R, so that R = 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KalmanConfig {
+    /// Q / R, `U4F28` bits.
+    process: u32,
+    /// Error variance at the start, in R, `U4F28` bits.
+    initial: u32,
+    /// Error variance that a loss of lock opens to, in R, `U4F28` bits.
+    reopened: u32,
+}
+
+impl KalmanConfig {
+    /// A filter whose gain converges to `steady` (Q = R K^2 / (1 - K), rounded to 2^-28 R), starts at 7/8 (P = 7 R) and reopens to
+    /// `reopened` after a loss of lock (P = R K / (1 - K)). Q and P are limited to 7 R, which limits both
+    /// gains to about 7/8; a `steady` of 0 never forgets.
+    pub const fn from_gains(steady: Gain, reopened: Gain) -> Self {
+        let one = 1u64 << 32;
+        let k = steady.to_bits() as u64;
+        // K^2 has 64 fraction bits, 1 - K has 32: the quotient has 32.
+        let ratio = (((k * k) as u128 / (one - k) as u128) >> (32 - VARIANCE_BITS)) as u64;
+        let k = reopened.to_bits() as u64;
+        let variance = (k << VARIANCE_BITS) / (one - k);
+        Self { process: saturate(ratio), initial: LARGEST_VARIANCE, reopened: saturate(variance) }
+    }
+}
+
+const fn saturate(bits: u64) -> u32 {
+    if bits > LARGEST_VARIANCE as u64 { LARGEST_VARIANCE } else { bits as u32 }
+}
+
+/// Error variance and gain shared by all experts of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kalman {
+    /// P after the last update, `U4F28` bits; `None` before the first.
+    variance: Option<u32>,
+    /// The gain that led to it.
+    gain: Gain,
+}
+
+impl Kalman {
+    /// Before the first token.
+    pub const fn new() -> Self {
+        Self { variance: None, gain: Gain::ZERO }
+    }
+
+    /// The gain of the last step.
+    pub const fn gain(&self) -> Gain {
+        self.gain
+    }
+
+    /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. One 64-bit division.
+    #[inline]
+    pub fn step(&mut self, config: &KalmanConfig) -> Gain {
+        let predicted = u64::from(self.variance.unwrap_or(config.initial)) + u64::from(config.process);
+        let gain = (predicted << 32) / (predicted + (1 << VARIANCE_BITS));
+        self.variance = Some((predicted - ((predicted * gain) >> 32)) as u32);
+        self.gain = Gain::from_bits(gain as u32);
+        self.gain
+    }
+
+    /// Opens the gain: what was learnt is worth no more than a few tokens. Never closes it.
+    #[inline]
+    pub fn reopen(&mut self, config: &KalmanConfig) {
+        self.variance = Some(self.variance.unwrap_or(config.initial).max(config.reopened));
+    }
+}
+
+impl Default for Kalman {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn gain(value: f64) -> Gain {
+        Gain::from_num(value)
+    }
+
+    #[test]
+    fn gain_starts_open_and_converges_to_the_configured_one() {
+        for steady in [1.0 / 512.0, 1.0 / 64.0, 1.0 / 8.0, 0.5, 0.8] {
+            let config = KalmanConfig::from_gains(gain(steady), gain(0.05));
+            let mut kalman = Kalman::new();
+            assert!(kalman.step(&config) > gain(0.87));
+            for _ in 0..10_000 {
+                kalman.step(&config);
+            }
+            let found: f64 = kalman.gain().to_num();
+            assert!((found / steady - 1.0).abs() < 2e-3, "{steady}: {found}");
+        }
+    }
+
+    #[test]
+    fn early_gains_average_the_tokens_seen() {
+        // With Q = 0 and a wide prior the filter is the running mean: K_n = 1 / (n + 1/P).
+        let config = KalmanConfig::from_gains(Gain::ZERO, Gain::ZERO);
+        let mut kalman = Kalman::new();
+        for n in 1..=1000 {
+            let expected = 1.0 / (f64::from(n) + 1.0 / 7.0);
+            assert!((kalman.step(&config).to_num::<f64>() - expected).abs() < 1e-5, "{n}");
+        }
+    }
+
+    #[test]
+    fn reopening_sets_the_gain_and_never_closes_it() {
+        let config = KalmanConfig::from_gains(gain(1.0 / 64.0), gain(0.25));
+        let mut kalman = Kalman::new();
+        kalman.reopen(&config);
+        assert!(kalman.step(&config) > gain(0.87));
+        for _ in 0..1000 {
+            kalman.step(&config);
+        }
+        kalman.reopen(&config);
+        let found: f64 = kalman.step(&config).to_num();
+        assert!((found - 0.25).abs() < 1e-3, "{found}");
+    }
+
+    #[test]
+    fn largest_gains_do_not_overflow() {
+        let config = KalmanConfig::from_gains(Gain::MAX, Gain::MAX);
+        let mut kalman = Kalman::new();
+        for _ in 0..100 {
+            kalman.reopen(&config);
+            assert!(kalman.step(&config) > gain(0.8));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn levels_stay_between_zero_and_one(
+            start in 0u32..=1 << 31,
+            gains in prop_oneof![any::<(u32, u32)>(), Just((u32::MAX, u32::MAX)), Just((0, 0))],
+            wanted in prop::collection::vec(any::<bool>(), 1..50),
+        ) {
+            let mut levels = Levels { slow: Level::from_bits(start), fast: Level::from_bits(start) };
+            let mut float = (levels.slow.to_num::<f64>(), levels.fast.to_num::<f64>());
+            let (slow, fast) = (Gain::from_bits(gains.0), Gain::from_bits(gains.1));
+            for wanted in wanted {
+                levels.decay(slow, fast);
+                let y = if wanted { levels.raise(slow, fast); 1.0 } else { 0.0 };
+                float.0 += slow.to_num::<f64>() * (y - float.0);
+                float.1 += fast.to_num::<f64>() * (y - float.1);
+                prop_assert!(levels.slow <= Level::ONE && levels.fast <= Level::ONE);
+                // Each step rounds by at most two units of 2^-31, and forgets the older ones.
+                prop_assert!((levels.slow.to_num::<f64>() - float.0).abs() < 100.0 * 2f64.powi(-31));
+                prop_assert!((levels.fast.to_num::<f64>() - float.1).abs() < 100.0 * 2f64.powi(-31));
+            }
+            prop_assert!(levels.score() <= Level::from_num(1.25));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Number formats of the token path, and the four functions that it needs of them.
+//!
+//! | type | format | range, step | used for |
+//! |---|---|---|---|
+//! | [`Logit`] | `I16F16` | ±32768, 1.5e-5 | router scores; real selection margins are about 0.06, logits of deep layers reach ±315 |
+//! | [`Gate`] | `U1F31` | 0 to 2, 4.7e-10 | routing mass relative to the largest, at most 1 |
+//! | [`Level`] | `U1F31` | 0 to 2, 4.7e-10 | how often an expert is wanted, at most 1 |
+//! | [`Gain`] | `U0F32` | 0 to 1, 2.3e-10 | filter gains, below 1 |
+//! | [`Eps`] | `U0F32` | 0 to 1, 2.3e-10 | share of the routing mass that may be given up |
+//! | [`Angle`] | `I4F28` | ±8, 3.7e-9 | radians |
+//! | [`LogRatio`] | `I8F24` | ±128, 6.0e-8 | log2 of a power ratio |
+
+use fixed::types::{I4F28, I8F24, I16F16, U0F32, U1F31};
+
+/// Router score before softmax or sigmoid.
+pub type Logit = I16F16;
+/// Routing mass of one expert relative to the largest of its token.
+pub type Gate = U1F31;
+/// Tracked share of tokens that want an expert.
+pub type Level = U1F31;
+/// Filter gain.
+pub type Gain = U0F32;
+/// Share of the routing mass that a selection may give up.
+pub type Eps = U0F32;
+/// Angle in radians.
+pub type Angle = I4F28;
+/// Base-2 logarithm of a power ratio; 1 is 3.01 dB.
+pub type LogRatio = I8F24;
+
+/// High half of the 64-bit product: `a * b` for `b` a fraction with 32 bits, rounded down. One instruction on most cores.
+#[inline]
+pub(crate) const fn mul_frac(a: u32, b: u32) -> u32 {
+    ((a as u64 * b as u64) >> 32) as u32
+}
+
+/// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
+///
+/// Format `I16F16` in, `U1F31` out. Absolute error below 2^-26 (Taylor series of 2^-f to the seventh order on [0, 1/2), whose
+/// first omitted term is ln(2)^8/8!/2^8 = 5.2e-9). Distances above 21.5 give 0.
+#[inline]
+pub fn exp_neg(distance: Logit) -> Gate {
+    // ln(2)^n / n! with 32 fraction bits, n = 7 .. 1.
+    const SERIES: [u32; 7] = [65_510, 661_577, 5_726_720, 41_309_550, 238_388_332, 1_031_764_991, 2_977_044_472];
+    const LOG2_E: u64 = 0xB8AA_3B29; // U1F31
+    const SQRT_HALF: u32 = 0xB504_F334; // U0F32
+    let bits = u64::from(distance.to_bits().max(0).unsigned_abs());
+    let exponent = (bits * LOG2_E) >> 15; // 32 fraction bits
+    let whole = (exponent >> 32) as u32;
+    if whole >= 32 {
+        return Gate::ZERO;
+    }
+    let fraction = exponent as u32;
+    let below_half = fraction & 0x7FFF_FFFF;
+    let mut sum = 0;
+    for term in SERIES {
+        sum = mul_frac(term - sum, below_half);
+    }
+    let mut power = 0x8000_0000 - (sum >> 1); // U1F31
+    if fraction != below_half {
+        power = mul_frac(power, SQRT_HALF);
+    }
+    Gate::from_bits(power >> whole)
+}
+
+/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. One 64-bit division.
+#[inline]
+pub fn sigmoid(logit: Logit) -> Gate {
+    let magnitude = logit.saturating_abs();
+    let exp = u64::from(exp_neg(magnitude).to_bits());
+    let one = 1 << 31;
+    let denominator = one + exp; // U2F31, at most 2
+    let numerator = if logit.is_negative() { exp } else { one };
+    Gate::from_bits(((numerator << 31) / denominator) as u32)
+}
+
+/// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:
+/// Abramowitz and Stegun 4.4.46, `sqrt(1 - x)` times a polynomial of the seventh degree. One 64-bit integer square root.
+#[inline]
+pub fn acos(cosine: Gate) -> Angle {
+    // Coefficients a7 .. a0 with 30 fraction bits.
+    const COEFFICIENTS: [i64; 8] =
+        [-1_355_589, 7_161_955, -18_348_235, 33_169_905, -53_874_249, 95_540_460, -230_423_709, 1_686_629_690];
+    let x = cosine.to_bits().min(1 << 31);
+    let root = (u64::from((1 << 31) - x) << 29).isqrt(); // 30 fraction bits
+    let mut sum = 0i64;
+    for coefficient in COEFFICIENTS {
+        sum = ((sum * i64::from(x)) >> 31) + coefficient;
+    }
+    Angle::from_bits(((root as i64 * sum) >> 32) as i32)
+}
+
+/// Base-2 logarithm of `numerator / denominator`, both in the same format. 0/0 counts as 1/1, other zeros saturate at ±32.
+///
+/// Absolute error below 2^-16. No division: the difference of two logarithms, each from the position of the leading one and a
+/// squaring loop of 18 steps.
+#[inline]
+pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
+    match (numerator, denominator) {
+        (0, 0) => LogRatio::ZERO,
+        (0, _) => LogRatio::from_bits(-32 << 24),
+        (_, 0) => LogRatio::from_bits(32 << 24),
+        (a, b) => LogRatio::from_bits(log2_bits(a) - log2_bits(b)),
+    }
+}
+
+/// `log2(x)` for `x > 0` as an integer, with 24 fraction bits of which 18 are computed.
+fn log2_bits(x: u32) -> i32 {
+    let shift = x.leading_zeros();
+    let mut mantissa = u64::from(x << shift); // [1, 2) with 31 fraction bits
+    let mut log = (31 - shift) << 24;
+    for bit in (6..24).rev() {
+        mantissa = (mantissa * mantissa) >> 31;
+        if mantissa >> 32 != 0 {
+            mantissa >>= 1;
+            log |= 1 << bit;
+        }
+    }
+    log as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn end_values() {
+        assert_eq!(exp_neg(Logit::ZERO), Gate::ONE);
+        assert_eq!(exp_neg(Logit::MIN), Gate::ONE);
+        assert_eq!(exp_neg(Logit::MAX), Gate::ZERO);
+        assert_eq!(sigmoid(Logit::ZERO).to_num::<f64>(), 0.5);
+        assert_eq!(sigmoid(Logit::MAX), Gate::ONE);
+        assert_eq!(sigmoid(Logit::MIN), Gate::ZERO);
+        assert_eq!(acos(Gate::ONE), Angle::ZERO);
+        assert_eq!(acos(Gate::MAX), Angle::ZERO);
+        assert!((acos(Gate::ZERO).to_num::<f64>() - core::f64::consts::FRAC_PI_2).abs() < 3e-8);
+        assert_eq!(log2_ratio(0, 0), LogRatio::ZERO);
+        assert_eq!(log2_ratio(8, 1), LogRatio::from_num(3));
+        assert_eq!(log2_ratio(1, u32::MAX), -log2_ratio(u32::MAX, 1));
+        assert_eq!(log2_ratio(0, 1), LogRatio::from_num(-32));
+        assert_eq!(log2_ratio(1, 0), LogRatio::from_num(32));
+    }
+
+    #[test]
+    fn series_constants_are_what_they_say() {
+        let ln2 = core::f64::consts::LN_2;
+        let mut term = 1.0;
+        for (n, constant) in
+            (1..=7).zip([2_977_044_472u32, 1_031_764_991, 238_388_332, 41_309_550, 5_726_720, 661_577, 65_510])
+        {
+            term *= ln2 / f64::from(n);
+            assert_eq!((term * 4_294_967_296.0 + 0.5) as u32, constant, "ln(2)^{n}/{n}!");
+        }
+    }
+
+    #[test]
+    fn exp_neg_is_monotone_over_every_step_near_zero() {
+        let mut last = u32::MAX;
+        for bits in 0..200_000 {
+            let value = exp_neg(Logit::from_bits(bits)).to_bits();
+            assert!(value <= last, "at {bits}");
+            last = value;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mul_frac_rounds_down(a: u32, b: u32) {
+            let exact = u128::from(a) * u128::from(b);
+            prop_assert_eq!(u128::from(mul_frac(a, b)), exact / (1 << 32));
+        }
+
+        #[test]
+        fn exp_neg_meets_its_bound(bits in 0i32..(40 << 16)) {
+            let x = Logit::from_bits(bits);
+            let error = exp_neg(x).to_num::<f64>() - (-x.to_num::<f64>()).exp();
+            prop_assert!(error.abs() < 2f64.powi(-26), "{error}");
+        }
+
+        #[test]
+        fn sigmoid_meets_its_bound(bits: i32) {
+            let x = Logit::from_bits(bits);
+            let error = sigmoid(x).to_num::<f64>() - 1.0 / (1.0 + (-x.to_num::<f64>()).exp());
+            prop_assert!(error.abs() < 2f64.powi(-26), "{error}");
+        }
+
+        #[test]
+        fn acos_meets_its_bound(bits in 0u32..=1 << 31) {
+            let x = Gate::from_bits(bits);
+            let error = acos(x).to_num::<f64>() - x.to_num::<f64>().acos();
+            prop_assert!(error.abs() < 3e-8, "{error}");
+        }
+
+        #[test]
+        fn log2_meets_its_bound(a in 1u32.., b in 1u32..) {
+            let error = log2_ratio(a, b).to_num::<f64>() - (f64::from(a) / f64::from(b)).log2();
+            prop_assert!(error.abs() < 2f64.powi(-16), "{error}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Phase and lock: how far the demand of a token points away from the tracked context, and whether that has changed.
+//!
+//! Demand (which experts the token wants) and context (the tracked levels) are vectors with one component per expert; their angle
+//! is the phase. Within one context it scatters around a typical value; when the context changes it jumps towards a right angle.
+//! A second-order loop (as in a phase-locked loop: proportional and integral branch) follows the typical angle and its drift; a
+//! one-sided cumulative sum of its error (Page's CUSUM, Biometrika 1954) is the lock detector. The loop's published ancestors track a
+//! carrier; using it on the angle of routing demand is this project's own design.
+
+use crate::num::Angle;
+
+/// State of the lock detector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lock {
+    /// Acquiring: at the start and after a change of context. The levels are not to be trusted yet.
+    #[default]
+    Unlocked,
+    /// The evidence for a change is half of what an alarm takes, or has not yet stayed below that since the last alarm.
+    Transition,
+    /// The context is the tracked one.
+    Locked,
+}
+
+/// Constants of the loop. Shifts are powers of two: `1 / 2^shift`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PhaseConfig {
+    /// Proportional gain of the loop, as a shift; also the gain of the mean absolute error.
+    pub proportional_shift: u8,
+    /// Integral gain of the loop (drift in radians per token), as a shift.
+    pub integral_shift: u8,
+    /// Tokens from unlock to the first possible lock.
+    pub acquire_tokens: u16,
+    /// Error that the detector takes as normal, in 1/16 of the mean absolute error.
+    pub slack_16ths: u8,
+    /// Evidence that loses lock, in units of the mean absolute error.
+    pub threshold: u8,
+}
+
+impl Default for PhaseConfig {
+    /// Chosen on Qwen3, DeepSeek-V2-Lite and gpt-oss traces (docs/filter.md).
+    fn default() -> Self {
+        Self { proportional_shift: 6, integral_shift: 12, acquire_tokens: 32, slack_16ths: 10, threshold: 8 }
+    }
+}
+
+/// Loop and lock detector of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Phase {
+    /// Typical angle.
+    angle: Angle,
+    /// Drift of the typical angle per token.
+    drift: Angle,
+    /// Mean absolute error of the loop.
+    deviation: Angle,
+    /// Evidence for a change: cumulative error beyond the slack.
+    evidence: Angle,
+    /// Tokens since the start or the last alarm, saturating.
+    tokens: u16,
+    lock: Lock,
+}
+
+impl Phase {
+    /// Before the first token.
+    pub const fn new() -> Self {
+        Self {
+            angle: Angle::ZERO,
+            drift: Angle::ZERO,
+            deviation: Angle::ZERO,
+            evidence: Angle::ZERO,
+            tokens: 0,
+            lock: Lock::Unlocked,
+        }
+    }
+
+    /// The typical angle between demand and context.
+    pub const fn angle(&self) -> Angle {
+        self.angle
+    }
+
+    /// State of the lock detector.
+    pub const fn lock(&self) -> Lock {
+        self.lock
+    }
+
+    /// Takes the angle of one token, in [0, pi/2]; returns whether lock was lost at it. One 32-bit division while acquiring, none after.
+    #[inline]
+    pub fn step(&mut self, config: &PhaseConfig, angle: Angle) -> bool {
+        if self.tokens < config.acquire_tokens {
+            self.acquire(config, angle);
+            return false;
+        }
+        let error = angle - self.angle - self.drift;
+        self.angle += self.drift + (error >> config.proportional_shift);
+        // The leak keeps the integral branch from winding up on an angle that does not drift.
+        self.drift += (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        self.deviation += (error.abs() - self.deviation) >> config.proportional_shift;
+        let slack = Angle::from_bits((self.deviation.to_bits() >> 4) * i32::from(config.slack_16ths));
+        let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));
+        self.evidence = self.evidence.saturating_add(error - slack).max(Angle::ZERO);
+        if self.evidence > threshold {
+            *self = Self { deviation: self.deviation, ..Self::new() };
+            return true;
+        }
+        self.tokens = self.tokens.saturating_add(1);
+        if self.evidence > threshold >> 1 {
+            self.lock = Lock::Transition;
+            self.tokens = config.acquire_tokens;
+        } else if self.tokens >= config.acquire_tokens.saturating_mul(2) {
+            self.lock = Lock::Locked;
+        }
+        false
+    }
+
+    /// Running mean of the angle and of its absolute error. Later tokens count more as the context level itself is still settling.
+    fn acquire(&mut self, config: &PhaseConfig, angle: Angle) {
+        self.tokens += 1;
+        let error = angle - self.angle;
+        let share = |error: Angle, n: i32| Angle::from_bits(error.to_bits() / n);
+        if self.tokens == 1 {
+            self.angle = angle;
+            return;
+        }
+        let n = i32::from(self.tokens / 2 + 1);
+        self.angle += share(error, n);
+        self.deviation += share(error.abs() - self.deviation, n);
+        if self.tokens >= config.acquire_tokens {
+            self.lock = Lock::Transition;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Deterministic noise in [-1, 1).
+    fn noise(n: u32) -> f64 {
+        f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 23) - 1.0
+    }
+
+    fn run(phase: &mut Phase, tokens: core::ops::Range<u32>, mean: f64) -> Option<u32> {
+        let config = PhaseConfig::default();
+        tokens.clone().find(|&n| phase.step(&config, Angle::from_num(mean + 0.1 * noise(n)))).map(|n| n - tokens.start)
+    }
+
+    #[test]
+    fn locks_on_a_steady_angle_and_loses_lock_on_a_jump() {
+        let mut phase = Phase::new();
+        assert_eq!(phase.lock(), Lock::Unlocked);
+        assert_eq!(run(&mut phase, 0..2000, 0.8), None);
+        assert_eq!(phase.lock(), Lock::Locked);
+        assert!((phase.angle().to_num::<f64>() - 0.8).abs() < 0.03);
+        let delay = run(&mut phase, 2000..2100, 1.2).expect("a jump of eight deviations");
+        assert!(delay <= 3, "{delay}");
+        assert_eq!(phase.lock(), Lock::Unlocked);
+        assert_eq!(run(&mut phase, 2100..4000, 1.2), None);
+        assert_eq!(phase.lock(), Lock::Locked);
+    }
+
+    #[test]
+    fn a_fall_of_the_angle_is_no_alarm() {
+        let mut phase = Phase::new();
+        assert_eq!(run(&mut phase, 0..1000, 1.0), None);
+        assert_eq!(run(&mut phase, 1000..2000, 0.6), None);
+    }
+
+    #[test]
+    fn a_slow_drift_is_followed() {
+        let mut phase = Phase::new();
+        let config = PhaseConfig::default();
+        for n in 0..5000 {
+            let angle = Angle::from_num(0.5 + f64::from(n) * 1e-4 + 0.1 * noise(n));
+            assert!(!phase.step(&config, angle), "{n}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_angles_and_any_configuration_keep_the_state_in_range(
+            angles in prop::collection::vec(0i32..=421_657_429, 0..400),
+            (proportional_shift, integral_shift) in (1u8..16, 1u8..24),
+            acquire_tokens: u16, slack_16ths: u8, threshold: u8,
+        ) {
+            let config = PhaseConfig { proportional_shift, integral_shift, acquire_tokens, slack_16ths, threshold };
+            let mut phase = Phase::new();
+            for bits in angles {
+                phase.step(&config, Angle::from_bits(bits));
+                prop_assert!(phase.angle.abs() < Angle::from_num(4) && phase.deviation < Angle::from_num(4));
+                prop_assert!(phase.drift.abs() < Angle::from_num(2));
+                prop_assert!(phase.evidence >= Angle::ZERO);
+            }
+        }
+    }
+}

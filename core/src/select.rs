@@ -1,0 +1,246 @@
+//! Which experts run: bounded-loss selection, the only part on the critical path.
+//!
+//! Wanted experts that are not resident may be replaced by resident ones, as long as the chosen experts keep at least `1 - eps` of
+//! the routing mass of the wanted ones, token by token and layer by layer: a guarantee, not a tendency. Mixing weights are taken
+//! from the raw scores afterwards ([`Router::weights`](crate::Router::weights)).
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::num::{Eps, Gate, Logit, mul_frac};
+use crate::router::Router;
+use crate::set::Experts;
+use crate::topk::Best;
+
+/// The experts to run for one token in one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection<const K: usize> {
+    /// Chosen experts, distinct; a stand-in takes the place of the expert that it stands in for.
+    pub experts: Vec<u16, K>,
+    /// Number of stand-ins.
+    pub substituted: usize,
+}
+
+/// Why there is no selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SelectError {
+    /// More wanted experts than the selection holds.
+    Capacity,
+    /// A wanted expert is out of range or stands twice.
+    Id,
+}
+
+impl fmt::Display for SelectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "more wanted experts than the selection holds",
+            Self::Id => "a wanted expert is out of range or stands twice",
+        })
+    }
+}
+
+impl core::error::Error for SelectError {}
+
+/// One wanted expert that may be replaced: its routing mass and its rank.
+#[derive(Clone, Copy)]
+struct Missing {
+    mass: Gate,
+    rank: usize,
+}
+
+/// Chooses the experts to run.
+///
+/// `wanted` is the model's own choice, best first; its first `keep_top` are never replaced. `sum mass(chosen) >= (1 - eps) * sum
+/// mass(wanted)` holds in the arithmetic of [`Router::mass`] (`U1F31`; the budget is rounded down), and as many misses are avoided
+/// as one can under that bound: the missing expert with the least mass is paired with the resident stand-in of the most mass, and
+/// so on, which minimises the mass given up for every number of pairs. `eps = 0` returns `wanted` unchanged.
+///
+/// Cost: one comparison per resident expert and about two exponentials per missing one; none if nothing is missing.
+///
+/// # Errors
+/// See [`SelectError`].
+pub fn select<const K: usize>(
+    router: &Router<'_>,
+    eps: Eps,
+    keep_top: usize,
+    logits: &[Logit],
+    wanted: &[u16],
+    resident: &Experts,
+) -> Result<Selection<K>, SelectError> {
+    let mut experts = Router::ids_only::<K>(wanted, logits.len()).map_err(|error| match error {
+        crate::RouterError::Capacity => SelectError::Capacity,
+        _ => SelectError::Id,
+    })?;
+    let missing = wanted.iter().skip(keep_top).filter(|&&expert| !resident.contains(expert)).count();
+    if eps == Eps::ZERO || missing == 0 {
+        return Ok(Selection { experts, substituted: 0 });
+    }
+    let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
+    let mut stand_ins = Best::<Logit, K>::new(missing);
+    for expert in resident.iter().take_while(|&expert| usize::from(expert) < logits.len()) {
+        if !wanted.contains(&expert) {
+            stand_ins.offer(logit(expert), expert);
+        }
+    }
+    let Some(&(best_stand_in, _)) = stand_ins.entries().first() else {
+        return Ok(Selection { experts, substituted: 0 });
+    };
+    let largest = wanted.iter().map(|&expert| logit(expert)).fold(best_stand_in, Ord::max);
+    let (least_first, wanted_mass) = missing_by_mass::<K>(router, keep_top, wanted, resident, largest, logit);
+    let mut budget = share_of(wanted_mass, eps);
+    let mut substituted = 0;
+    for (entry, &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
+        let loss = u64::from(entry.mass.saturating_sub(router.mass(score, largest)).to_bits());
+        let (Some(left), Some(place)) = (budget.checked_sub(loss), experts.get_mut(entry.rank)) else { break };
+        budget = left;
+        *place = expert;
+        substituted += 1;
+    }
+    Ok(Selection { experts, substituted })
+}
+
+/// `mass * eps`, rounded down, for any number of masses that a selection can hold.
+fn share_of(mass: u64, eps: Eps) -> u64 {
+    let (high, low) = (mass >> 32, mass as u32);
+    high * u64::from(eps.to_bits()) + u64::from(mul_frac(low, eps.to_bits()))
+}
+
+/// The replaceable wanted experts in ascending order of mass (of equal ones the lower-ranked first), and the mass of all wanted.
+fn missing_by_mass<const K: usize>(
+    router: &Router<'_>,
+    keep_top: usize,
+    wanted: &[u16],
+    resident: &Experts,
+    largest: Logit,
+    logit: impl Fn(u16) -> Logit,
+) -> (Vec<Missing, K>, u64) {
+    let mut least_first = Vec::<Missing, K>::new();
+    let mut wanted_mass = 0;
+    for (rank, &expert) in wanted.iter().enumerate() {
+        let mass = router.mass(logit(expert), largest);
+        wanted_mass += u64::from(mass.to_bits());
+        if rank >= keep_top && !resident.contains(expert) {
+            let place = least_first.iter().take_while(|other| other.mass < mass).count();
+            // There is room: `wanted` has at most K entries.
+            let _ = least_first.insert(place, Missing { mass, rank });
+        }
+    }
+    (least_first, wanted_mass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::ExpertSet;
+    use proptest::prelude::*;
+    use std::vec::Vec as StdVec;
+
+    const E: usize = 12;
+    const K: usize = 4;
+
+    #[derive(Debug, Clone)]
+    struct Case {
+        logits: StdVec<Logit>,
+        resident: ExpertSet<1>,
+        eps: Eps,
+        keep_top: usize,
+        sigmoid: bool,
+    }
+
+    fn case() -> impl Strategy<Value = Case> {
+        let logits = prop_oneof![
+            prop::collection::vec((-40i32..40).prop_map(|v| Logit::from_num(v) / 16), E),
+            prop::collection::vec(any::<i32>().prop_map(Logit::from_bits), E),
+        ];
+        let eps = prop_oneof![
+            Just(Eps::ZERO),
+            Just(Eps::MAX),
+            any::<u32>().prop_map(Eps::from_bits),
+            (0u32..1 << 29).prop_map(Eps::from_bits)
+        ];
+        (logits, any::<u16>(), eps, 0..=K, any::<bool>()).prop_map(|(logits, residents, eps, keep_top, sigmoid)| {
+            let mut resident = ExpertSet::new();
+            (0..E as u16).filter(|e| residents >> e & 1 != 0).for_each(|e| {
+                resident.insert(e);
+            });
+            Case { logits, resident, eps, keep_top, sigmoid }
+        })
+    }
+
+    fn router(case: &Case) -> Router<'static> {
+        if case.sigmoid { Router::sigmoid_grouped(K, 1, 1, &[]) } else { Router::softmax_selected(K) }
+    }
+
+    fn masses(case: &Case, experts: &[u16]) -> u64 {
+        let largest = *case.logits.iter().max().unwrap();
+        experts.iter().map(|&e| u64::from(router(case).mass(case.logits[usize::from(e)], largest).to_bits())).sum()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn guarantees(case in case()) {
+            let router = router(&case);
+            let wanted = router.top_k::<K>(&case.logits).unwrap();
+            let found = select::<K>(&router, case.eps, case.keep_top, &case.logits, &wanted, &case.resident).unwrap();
+            // k distinct experts.
+            prop_assert!(Router::ids_only::<K>(&found.experts, E).is_ok());
+            prop_assert_eq!(found.experts.len(), K);
+            // The best ones stay, and only missing experts give way, to resident ones.
+            let changed = found.experts.iter().zip(&wanted).enumerate().filter(|(_, (a, b))| a != b);
+            for (rank, (new, old)) in changed.clone() {
+                prop_assert!(rank >= case.keep_top && case.resident.contains(*new) && !case.resident.contains(*old));
+            }
+            prop_assert_eq!(changed.count(), found.substituted);
+            // The mass bound. `largest` is the top wanted logit, except where no wanted one is above a stand-in.
+            let (kept, all) = (masses(&case, &found.experts), masses(&case, &wanted));
+            let bound = (u128::from(all) * u128::from(u32::MAX - case.eps.to_bits())) >> 32;
+            prop_assert!(u128::from(kept) + 1 >= bound, "{kept} of {all}");
+            if case.eps == Eps::ZERO {
+                prop_assert_eq!(&found.experts, &wanted);
+            }
+        }
+
+        #[test]
+        fn avoids_as_many_misses_as_any_choice_could(case in case()) {
+            let router = router(&case);
+            let wanted = router.top_k::<K>(&case.logits).unwrap();
+            prop_assume!(case.eps != Eps::ZERO);
+            let found = select::<K>(&router, case.eps, case.keep_top, &case.logits, &wanted, &case.resident).unwrap();
+            let all = masses(&case, &wanted);
+            let budget = ((u128::from(all) * u128::from(case.eps.to_bits())) >> 32) as u64;
+            // Brute force: every set of k experts that keeps the top and keeps the mass.
+            let fewest = (0u32..1 << E)
+                .filter(|set| set.count_ones() as usize == K)
+                .map(|set| (0..E as u16).filter(|e| set >> e & 1 != 0).collect::<StdVec<_>>())
+                .filter(|set| wanted.iter().take(case.keep_top).all(|e| set.contains(e)))
+                .filter(|set| masses(&case, set) + budget >= all)
+                .map(|set| set.iter().filter(|e| !case.resident.contains(**e)).count())
+                .min()
+                .unwrap();
+            let misses = found.experts.iter().filter(|e| !case.resident.contains(**e)).count();
+            prop_assert_eq!(misses, fewest);
+        }
+    }
+
+    #[test]
+    fn refuses_bad_wanted_lists() {
+        let (router, resident) = (Router::mixtral(), ExpertSet::<1>::new());
+        let logits = [Logit::ZERO; 4];
+        let run = |wanted: &[u16]| select::<2>(&router, Eps::MAX, 0, &logits, wanted, &resident);
+        assert_eq!(run(&[0, 1, 2]), Err(SelectError::Capacity));
+        assert_eq!(run(&[0, 0]), Err(SelectError::Id));
+        assert_eq!(run(&[0, 4]), Err(SelectError::Id));
+        assert!(run(&[]).unwrap().experts.is_empty());
+    }
+
+    #[test]
+    fn residents_beyond_the_logits_are_ignored() {
+        let mut resident = ExpertSet::<1>::new();
+        resident.insert(31);
+        let found = select::<1>(&Router::switch(), Eps::MAX, 0, &[Logit::ZERO; 4], &[2], &resident).unwrap();
+        assert_eq!(found.experts, [2]);
+    }
+}

@@ -1,0 +1,235 @@
+//! What is known of one layer: levels, their gain, phase and lock; and what follows from it, the expert to evict.
+
+use crate::level::{Kalman, KalmanConfig, Levels};
+use crate::num::{Angle, Gain, Gate, LogRatio, acos, log2_ratio, mul_frac};
+use crate::phase::{Lock, Phase, PhaseConfig};
+use crate::set::Experts;
+
+/// Constants of a [`Tracker`]; one serves all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrackerConfig {
+    /// Gain of the slow level.
+    pub kalman: KalmanConfig,
+    /// Gain of the fast level.
+    pub fast_gain: Gain,
+    /// Loop and lock detector.
+    pub phase: PhaseConfig,
+}
+
+impl Default for TrackerConfig {
+    /// Slow gain 1/64, reopened to 1/20 when lock is lost, fast gain 1/8: near the optimum of every trace tried, and flat around it
+    /// (docs/filter.md).
+    fn default() -> Self {
+        Self {
+            kalman: KalmanConfig::from_gains(Gain::from_bits(1 << 26), Gain::from_bits(u32::MAX / 20)),
+            fast_gain: Gain::from_bits(1 << 29),
+            phase: PhaseConfig::default(),
+        }
+    }
+}
+
+/// What [`Tracker::update`] saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// log2 of the power of the tracked context over the power of the innovation (demand minus context).
+    pub snr: LogRatio,
+    /// Angle between demand and context, 0 to pi/2.
+    pub angle: Angle,
+    /// State of the lock detector after this token.
+    pub lock: Lock,
+    /// Whether lock was lost at this token: the context has changed.
+    pub lost_lock: bool,
+}
+
+/// Fraction bits of powers (`U5F27`: a power is at most the number of wanted experts, which is at most 16).
+const POWER_BITS: u32 = 27;
+/// Largest number of wanted experts per token.
+pub const MAX_WANTED: usize = 16;
+
+/// Tracker of one layer in the caller's memory: `Tracker<[Levels; E]>`, 8 bytes per expert and 36 beside; `&Tracker` is the view of any
+/// size, to which references to the former coerce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracker<L: ?Sized = [Levels]> {
+    kalman: Kalman,
+    phase: Phase,
+    /// Sum of the squares of the slow levels, `U5F27` bits.
+    power: u32,
+    levels: L,
+}
+
+impl<const E: usize> Tracker<[Levels; E]> {
+    /// Before the first token.
+    pub const fn new() -> Self {
+        Self { kalman: Kalman::new(), phase: Phase::new(), power: 0, levels: [Levels::ZERO; E] }
+    }
+}
+
+impl<const E: usize> Default for Tracker<[Levels; E]> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
+    /// Levels of every expert.
+    pub fn levels(&self) -> &[Levels] {
+        self.levels.as_ref()
+    }
+
+    /// The loop and its lock detector.
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
+    pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
+        let score =
+            |expert: u16| self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(Levels::ZERO).score();
+        resident.iter().filter(|expert| !keep.contains(expert)).min_by_key(|&expert| score(expert))
+    }
+
+    /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and would confirm
+    /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
+    ///
+    /// Cost: a multiplication and a subtraction per expert and level, and about 300 instructions per layer: up to two 64-bit divisions
+    /// and two 64-bit integer square roots.
+    pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
+        let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
+        let levels = self.levels.as_mut();
+        let known = wanted.iter().filter(|&&expert| usize::from(expert) < levels.len()).count() as u32;
+        let dot: u64 = wanted
+            .iter()
+            .filter_map(|&expert| levels.get(usize::from(expert)))
+            .map(|l| u64::from(l.slow.to_bits()))
+            .sum();
+        let dot = (dot >> (31 - POWER_BITS)) as u32; // U5F27, at most 16
+        let angle = angle(dot, self.power, known);
+        let innovation = (known << POWER_BITS).saturating_add(self.power).saturating_sub(dot.saturating_mul(2));
+        let snr = log2_ratio(self.power, innovation);
+        let lost_lock = self.phase.step(&config.phase, angle);
+        if lost_lock {
+            self.kalman.reopen(&config.kalman);
+        }
+        let slow = self.kalman.step(&config.kalman);
+        for level in levels.iter_mut() {
+            level.decay(slow, config.fast_gain);
+        }
+        for &expert in wanted {
+            if let Some(level) = levels.get_mut(usize::from(expert)) {
+                level.raise(slow, config.fast_gain);
+            }
+        }
+        self.power = next_power(self.power, dot, known, slow.to_bits());
+        Step { snr, angle, lock: self.phase.lock(), lost_lock }
+    }
+}
+
+/// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with it is `dot`.
+fn angle(dot: u32, power: u32, known: u32) -> Angle {
+    let norm = ((u64::from(power) * u64::from(known)) << POWER_BITS).isqrt(); // sqrt(power * known), 27 fraction bits
+    let cosine = (u64::from(dot) << 31).checked_div(norm).unwrap_or(0).min(1 << 31);
+    acos(Gate::from_bits(cosine as u32))
+}
+
+/// `|x + K (y - x)|^2 = (1-K)^2 |x|^2 + 2 K (1-K) x.y + K^2 |y|^2`: the squared length of the levels after the step, without a pass
+/// over them. Rounding errors are forgotten like the levels themselves.
+fn next_power(power: u32, dot: u32, known: u32, gain: u32) -> u32 {
+    let rest = gain.wrapping_neg(); // 1 - K, for K > 0
+    if gain == 0 {
+        return power;
+    }
+    let kept = mul_frac(mul_frac(power, rest), rest);
+    let cross = mul_frac(mul_frac(dot, rest), gain);
+    let new = mul_frac(mul_frac(known << POWER_BITS, gain), gain);
+    kept.saturating_add(cross.saturating_mul(2)).saturating_add(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::ExpertSet;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    /// Tokens that want k of the eight experts around `center`.
+    fn demand(n: u32, center: u16, k: usize) -> Vec<u16> {
+        let mut ids = Vec::new();
+        let mut state = n.wrapping_mul(2_654_435_761);
+        while ids.len() < k {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let id = center + (state >> 24) as u16 % 8;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    #[test]
+    fn a_change_of_context_loses_lock_and_moves_the_levels() {
+        let config = TrackerConfig::default();
+        let mut tracker = Tracker::<[_; 32]>::new();
+        for n in 0..1000 {
+            assert!(!tracker.update(&config, &demand(n, 0, 4)).lost_lock, "{n}");
+        }
+        assert_eq!(tracker.phase().lock(), Lock::Locked);
+        let delay =
+            (1000..1100).position(|n| tracker.update(&config, &demand(n, 16, 4)).lost_lock).expect("lock is lost");
+        assert!(delay < 16, "{delay}");
+        for n in 1100..1160 {
+            tracker.update(&config, &demand(n, 16, 4));
+        }
+        assert!(tracker.levels()[16..24].iter().all(|new| tracker.levels()[..8].iter().all(|old| new.slow > old.slow)));
+    }
+
+    #[test]
+    fn victim_is_the_resident_wanted_least() {
+        let config = TrackerConfig::default();
+        let mut tracker = Tracker::<[_; 8]>::new();
+        for wanted in [[0, 1], [0, 2], [0, 1], [0, 3]] {
+            tracker.update(&config, &wanted);
+        }
+        let mut resident = ExpertSet::<1>::new();
+        assert_eq!(tracker.victim(&resident, &[]), None);
+        (0..3).for_each(|expert| assert!(resident.insert(expert)));
+        assert_eq!(tracker.victim(&resident, &[]), Some(2));
+        assert_eq!(tracker.victim(&resident, &[2]), Some(1));
+        assert_eq!(tracker.victim(&resident, &[0, 1, 2]), None);
+        resident.insert(7);
+        assert_eq!(tracker.victim(&resident, &[0]), Some(7));
+    }
+
+    #[test]
+    fn size_is_what_the_documentation_says() {
+        assert_eq!(size_of::<Tracker<[Levels; 64]>>(), 64 * 8 + 36);
+    }
+
+    proptest! {
+        #[test]
+        fn shared_sums_equal_a_pass_over_the_levels(
+            steps in prop::collection::vec(prop::collection::hash_set(0u16..40, 0..=16), 1..200),
+            gain in prop_oneof![Just(u32::MAX), 0u32..1 << 30],
+        ) {
+            let config = TrackerConfig {
+                kalman: KalmanConfig::from_gains(Gain::from_bits(gain), Gain::MAX),
+                ..TrackerConfig::default()
+            };
+            let mut tracker = Tracker::<[_; 32]>::new();
+            for wanted in steps {
+                let wanted: Vec<u16> = wanted.into_iter().collect();
+                let x: Vec<f64> = tracker.levels().iter().map(|l| l.slow.to_num()).collect();
+                let known: Vec<usize> = wanted.iter().map(|&e| usize::from(e)).filter(|&e| e < 32).collect();
+                let (dot, power) = (known.iter().map(|&e| x[e]).sum::<f64>(), x.iter().map(|v| v * v).sum::<f64>());
+                let step = tracker.update(&config, &wanted);
+                let norm = (power * known.len() as f64).sqrt();
+                // The cosine carries the rounding of both sums; the angle near 0 its square root.
+                if norm > 0.01 {
+                    let cosine = (dot / norm).min(1.0);
+                    prop_assert!((step.angle.to_num::<f64>().cos() - cosine).abs() < 1e-4, "{} {}", step.angle, cosine.acos());
+                }
+                prop_assert!((f64::from(tracker.power) / f64::from(1 << POWER_BITS)
+                    - tracker.levels().iter().map(|l| l.slow.to_num::<f64>().powi(2)).sum::<f64>()).abs() < 1e-5);
+            }
+        }
+    }
+}
