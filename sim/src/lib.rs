@@ -2,4 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod placement;
+pub mod policy;
+pub mod progress;
+pub mod run;
+pub mod spec;
 pub mod trace;

@@ -1,0 +1,53 @@
+//! Cache-prior of "Cache-conditional experts" (arXiv 2412.00099): a bonus for resident experts in proportion to the spread of the
+//! layer's scores. The strongest published rival that needs no training.
+
+use super::{Kind, Layer, Policy, Token, top};
+use crate::spec::{Parameter, Values};
+use crate::trace::Knowledge;
+
+pub(super) const KIND: Kind = Kind {
+    name: "cache-prior",
+    summary: "scores plus lambda times their mean spread for resident experts and the best J (arXiv 2412.00099)",
+    parameters: &[
+        Parameter { name: "lambda", default: 0.1, range: (0.0, 1.0), summary: "bonus in units of the mean spread" },
+        Parameter { name: "keep", default: 1.0, range: (0.0, 16.0), summary: "best experts that get the bonus too" },
+    ],
+    needs: Knowledge::Logits,
+    placement: "lru",
+    make,
+};
+
+struct CachePrior {
+    lambda: f32,
+    keep: usize,
+    tokens: f32,
+    /// Running mean of the largest minus the smallest score.
+    spread: f32,
+    scores: Vec<f32>,
+}
+
+fn make<'a>(values: &Values, _: Layer<'a>) -> Box<dyn Policy + 'a> {
+    Box::new(CachePrior {
+        lambda: values.get("lambda") as f32,
+        keep: values.get("keep") as usize,
+        tokens: 0.0,
+        spread: 0.0,
+        scores: Vec::new(),
+    })
+}
+
+impl Policy for CachePrior {
+    fn select(&mut self, token: &Token<'_>, chosen: &mut Vec<u16>) {
+        let bounds = token.scores.iter().fold((f32::MAX, f32::MIN), |(low, high), &z| (low.min(z), high.max(z)));
+        self.tokens += 1.0;
+        self.spread += (bounds.1 - bounds.0 - self.spread) / self.tokens;
+        self.scores.clear();
+        self.scores.extend_from_slice(token.scores);
+        let kept = &token.wanted[..self.keep.min(token.wanted.len())];
+        let absent = kept.iter().copied().filter(|&expert| !token.resident.contains(expert));
+        for expert in token.resident.iter().take_while(|&e| usize::from(e) < token.scores.len()).chain(absent) {
+            self.scores[usize::from(expert)] += self.lambda * self.spread;
+        }
+        chosen.extend_from_slice(&top(token.wanted.len(), self.scores.iter().copied()));
+    }
+}

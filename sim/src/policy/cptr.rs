@@ -1,0 +1,46 @@
+//! Bounded-loss selection of the core: the fixed-point code that a controller links, bit for bit.
+
+use cptr_core::{Eps, select};
+
+use super::{Kind, Layer, Policy, Token};
+use crate::spec::{Parameter, Values};
+use crate::trace::{Knowledge, MAX_TOP_K};
+
+pub(super) const KIND: Kind = Kind {
+    name: "cptr",
+    summary: "resident experts stand in while at least 1 - eps of the wanted mass is kept; tracked eviction",
+    parameters: &[
+        Parameter {
+            name: "eps",
+            default: 0.04,
+            range: (0.0, 1.0),
+            summary: "share of the routing mass that a token may lose in a layer; 0 is the raw router",
+        },
+        Parameter { name: "keep", default: 1.0, range: (0.0, 16.0), summary: "best experts that are always chosen" },
+    ],
+    needs: Knowledge::Logits,
+    placement: "tracked",
+    make,
+};
+
+struct Cptr<'a> {
+    eps: Eps,
+    keep: usize,
+    layer: Layer<'a>,
+}
+
+fn make<'a>(values: &Values, layer: Layer<'a>) -> Box<dyn Policy + 'a> {
+    Box::new(Cptr { eps: Eps::saturating_from_num(values.get("eps")), keep: values.get("keep") as usize, layer })
+}
+
+impl Policy for Cptr<'_> {
+    fn select(&mut self, token: &Token<'_>, chosen: &mut Vec<u16>) {
+        let selection =
+            select::<MAX_TOP_K>(&self.layer.router, self.eps, self.keep, token.logits, token.wanted, token.resident);
+        match selection {
+            Ok(selection) => chosen.extend_from_slice(&selection.experts),
+            // Traces are validated when they are read: a wanted list that the core refuses cannot get here.
+            Err(_) => chosen.extend_from_slice(token.wanted),
+        }
+    }
+}

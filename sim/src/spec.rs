@@ -1,0 +1,123 @@
+//! Names with parameters, as policies and placements are given on the command line: `cptr`, `cptr:eps=0.02:keep=1`.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// A number that a policy or placement takes.
+#[derive(Debug, PartialEq)]
+pub struct Parameter {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// Value where none is given.
+    pub default: f64,
+    /// Smallest and largest allowed value.
+    pub range: (f64, f64),
+    /// What it does, for help.
+    pub summary: &'static str,
+}
+
+/// Values for a list of [`Parameter`]s, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Values {
+    parameters: &'static [Parameter],
+    values: Vec<f64>,
+}
+
+impl Values {
+    /// Every parameter at its default.
+    pub fn defaults(parameters: &'static [Parameter]) -> Self {
+        Self { parameters, values: parameters.iter().map(|parameter| parameter.default).collect() }
+    }
+
+    /// Reads `name=value` pairs.
+    ///
+    /// # Errors
+    /// An unknown name, a value that is no number or out of range; `owner` is named in the message.
+    pub fn parse<'a>(
+        owner: &str,
+        parameters: &'static [Parameter],
+        pairs: impl Iterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let mut values = Self::defaults(parameters);
+        for pair in pairs {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let Some(index) = parameters.iter().position(|parameter| parameter.name == name) else {
+                let names: Vec<_> = parameters.iter().map(|parameter| parameter.name).collect();
+                let known = if names.is_empty() { "no parameters".into() } else { names.join(", ") };
+                return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"")));
+            };
+            let (low, high) = parameters[index].range;
+            match value.parse::<f64>() {
+                Ok(number) if (low..=high).contains(&number) => values.values[index] = number,
+                _ => {
+                    return Err(Error::new(format!(
+                        "{owner}: expected {name} from {low} to {high}, found \"{value}\""
+                    )));
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// The value of `name`.
+    ///
+    /// # Panics
+    /// If the owner has no such parameter, which is a mistake in its code and met by its first test.
+    pub fn get(&self, name: &str) -> f64 {
+        let index = self.parameters.iter().position(|parameter| parameter.name == name);
+        self.values[index.expect("a parameter of the owner's list")]
+    }
+}
+
+/// Only what differs from the defaults, plus the first parameter, which is the one that people turn.
+impl fmt::Display for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (parameter, value)) in self.parameters.iter().zip(&self.values).enumerate() {
+            if i == 0 || *value != parameter.default {
+                write!(f, "{}{}={value}", if i == 0 { "" } else { ":" }, parameter.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts `name:a=1:b=2` into the name and its pairs.
+pub fn split(text: &str) -> (&str, impl Iterator<Item = &str>) {
+    let mut parts = text.split(':');
+    (parts.next().unwrap_or(""), parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMETERS: &[Parameter] = &[
+        Parameter { name: "eps", default: 0.04, range: (0.0, 1.0), summary: "" },
+        Parameter { name: "keep", default: 1.0, range: (0.0, 16.0), summary: "" },
+    ];
+
+    fn parse(text: &str) -> Result<Values> {
+        let (name, pairs) = split(text);
+        Values::parse(name, PARAMETERS, pairs)
+    }
+
+    #[test]
+    fn reads_and_prints() {
+        assert_eq!(parse("x").unwrap().to_string(), "eps=0.04");
+        assert_eq!(parse("x:keep=2").unwrap().to_string(), "eps=0.04:keep=2");
+        assert_eq!(parse("x:keep=2:eps=0.5").unwrap().get("eps"), 0.5);
+    }
+
+    #[test]
+    fn refuses_with_the_reason() {
+        for (text, part) in [
+            ("x:lambda=1", "expected eps, keep, found \"lambda=1\""),
+            ("x:eps=2", "expected eps from 0 to 1, found \"2\""),
+            ("x:eps=NaN", "expected eps from 0 to 1"),
+            ("x:eps", "found \"\""),
+        ] {
+            assert!(parse(text).unwrap_err().to_string().contains(part), "{text}");
+        }
+    }
+}
