@@ -1,5 +1,6 @@
 //! A three-dimensional array of floats that may stay in its memory-mapped file.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -93,6 +94,34 @@ impl FloatArray {
         }
     }
 
+    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie in a file.
+    pub fn le_bytes(&self) -> Cow<'_, [u8]> {
+        match &self.data {
+            Data::Owned(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Data::Mapped { map, start, float } => map[*start..start + self.len() * float.bytes()].into(),
+        }
+    }
+
+    /// One array of the tokens of several, in order; none if they differ in layers or N, or if there are none.
+    pub fn concatenate(parts: &[&Self]) -> Option<Self> {
+        let [_, layers, n] = parts.first()?.shape;
+        if let [only] = parts {
+            return Some((*only).clone());
+        }
+        let mut values = Vec::new();
+        for part in parts {
+            if part.shape[1..] != [layers, n] {
+                return None;
+            }
+            let first = values.len();
+            values.resize(first + part.len(), 0.0);
+            for (row, out) in values[first..].chunks_exact_mut(n.max(1)).enumerate() {
+                part.read_row(row / layers, row % layers, out);
+            }
+        }
+        Some(Self::owned([parts.iter().map(|part| part.shape[0]).sum(), layers, n], values))
+    }
+
     /// Copies the N values of one token and layer.
     ///
     /// # Panics
@@ -177,6 +206,11 @@ mod tests {
                     assert_eq!(a, b);
                 }
             }
+            assert_eq!(mapped.le_bytes(), bytes[1..]);
+            let twice = FloatArray::concatenate(&[&owned, &mapped]).unwrap();
+            assert_eq!(twice.shape(), [4, 3, 4]);
+            assert_eq!(twice.le_bytes(), [owned.le_bytes(), owned.le_bytes()].concat());
+            assert!(FloatArray::concatenate(&[&owned, &FloatArray::owned([2, 4, 3], vec![0.0; 24])]).is_none());
             assert!(FloatArray::mapped([2, 3, 5], map.clone(), 1, float).is_err());
             assert!(FloatArray::mapped([usize::MAX, 3, 4], map, 1, float).is_err());
         }
