@@ -1,11 +1,40 @@
 //! A three-dimensional array of floats that may stay in its memory-mapped file.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use mmap_io::{MemoryMappedFile, MmapMode};
 
 use crate::error::{Error, Result};
+
+/// A file mapped for reading. Nobody may shorten the file while the mapping lives.
+#[derive(Debug)]
+pub struct Mapping(MemoryMappedFile);
+
+impl Mapping {
+    /// Maps an open file; `path` is for messages.
+    ///
+    /// # Errors
+    /// If the file is empty or cannot be mapped.
+    pub fn new(file: &File, path: &Path) -> Result<Self> {
+        let file = file.try_clone().map_err(|error| Error::io(path, &error))?;
+        let map = MemoryMappedFile::from_file(file, MmapMode::ReadOnly, path);
+        map.map(Self).map_err(|error| Error::in_file(path, format!("cannot be mapped: {error}")))
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // Only fails for writable mappings and beyond the end.
+        self.0.as_slice_bytes(0, self.0.len()).unwrap_or_default()
+    }
+}
 
 /// Number format of a stored float.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +62,7 @@ enum Data {
     Owned(Arc<[f32]>),
     /// Little-endian values in a mapped file from `start`.
     Mapped {
-        map: Arc<vmap::Map>,
+        map: Arc<Mapping>,
         start: usize,
         float: Float,
     },
@@ -60,7 +89,7 @@ impl FloatArray {
     ///
     /// # Errors
     /// If the file ends before the array does.
-    pub fn mapped(shape: [usize; 3], map: Arc<vmap::Map>, start: usize, float: Float) -> Result<Self> {
+    pub fn mapped(shape: [usize; 3], map: Arc<Mapping>, start: usize, float: Float) -> Result<Self> {
         let bytes = shape.iter().try_fold(float.bytes(), |product, &n| product.checked_mul(n));
         match bytes.and_then(|bytes| start.checked_add(bytes)) {
             Some(end) if end <= map.len() => Ok(Self { shape, data: Data::Mapped { map, start, float } }),
@@ -195,8 +224,7 @@ mod tests {
                 .flatten()
                 .collect();
             std::io::Write::write_all(&mut file, &bytes).unwrap();
-            let (map, _) = vmap::Map::with_options().open(file.path()).unwrap();
-            let map = Arc::new(map);
+            let map = Arc::new(Mapping::new(file.as_file(), file.path()).unwrap());
             let mapped = FloatArray::mapped([2, 3, 4], map.clone(), 1, float).unwrap();
             let (mut a, mut b) = ([0.0; 4], [0.0; 4]);
             for token in 0..2 {
@@ -206,10 +234,10 @@ mod tests {
                     assert_eq!(a, b);
                 }
             }
-            assert_eq!(mapped.le_bytes(), bytes[1..]);
+            assert_eq!(mapped.le_bytes()[..], bytes[1..]);
             let twice = FloatArray::concatenate(&[&owned, &mapped]).unwrap();
             assert_eq!(twice.shape(), [4, 3, 4]);
-            assert_eq!(twice.le_bytes(), [owned.le_bytes(), owned.le_bytes()].concat());
+            assert_eq!(twice.le_bytes()[..], [owned.le_bytes(), owned.le_bytes()].concat());
             assert!(FloatArray::concatenate(&[&owned, &FloatArray::owned([2, 4, 3], vec![0.0; 24])]).is_none());
             assert!(FloatArray::mapped([2, 3, 5], map.clone(), 1, float).is_err());
             assert!(FloatArray::mapped([usize::MAX, 3, 4], map, 1, float).is_err());

@@ -39,6 +39,7 @@ pub const IMPORTERS: &[&dyn Importer] = &[
 ];
 
 /// What a source recorded.
+#[expect(clippy::large_enum_variant, reason = "one is made per command")]
 #[derive(Debug, Clone)]
 pub enum Recording {
     /// The experts of every token, in order.

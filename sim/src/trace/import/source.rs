@@ -101,9 +101,8 @@ fn visit_folder(
     depth: usize,
     visit: &mut dyn FnMut(Entry<'_>) -> Result<()>,
 ) -> Result<()> {
-    let listed = fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-    let mut paths: Vec<PathBuf> =
-        listed.map_err(|error| Error::io(folder, &error))?.into_iter().map(|entry| entry.path()).collect();
+    let list = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>();
+    let mut paths = list().map_err(|error| Error::io(folder, &error))?;
     paths.sort();
     let (folders, files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
     for file in files.iter().filter(|path| path.is_file()) {
