@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod inspect;
 pub mod placement;
 pub mod policy;
 pub mod progress;
