@@ -1,3 +1,6 @@
 //! The `cptr` command.
 #![forbid(unsafe_code)]
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    cptr_sim::cli::main()
+}

@@ -60,6 +60,14 @@ impl Values {
         Ok(values)
     }
 
+    /// The first parameter, which is the one that people turn, with its value, and the others where they differ from the defaults.
+    pub fn with_first(&self) -> String {
+        match (self.parameters, &self.values[..]) {
+            ([first, ..], [value, ..]) if *value == first.default => format!(":{}={value}{self}", first.name),
+            _ => self.to_string(),
+        }
+    }
+
     /// The value of `name`.
     ///
     /// # Panics
@@ -70,15 +78,11 @@ impl Values {
     }
 }
 
-/// Only what differs from the defaults, plus the first parameter, which is the one that people turn.
+/// What differs from the defaults, as [`Values::parse`] reads it, with a colon before each pair.
 impl fmt::Display for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (parameter, value)) in self.parameters.iter().zip(&self.values).enumerate() {
-            if i == 0 || *value != parameter.default {
-                write!(f, "{}{}={value}", if i == 0 { "" } else { ":" }, parameter.name)?;
-            }
-        }
-        Ok(())
+        let pairs = self.parameters.iter().zip(&self.values);
+        pairs.filter(|(parameter, value)| **value != parameter.default).try_for_each(|(p, value)| write!(f, ":{}={value}", p.name))
     }
 }
 
@@ -104,8 +108,11 @@ mod tests {
 
     #[test]
     fn reads_and_prints() {
-        assert_eq!(parse("x").unwrap().to_string(), "eps=0.04");
-        assert_eq!(parse("x:keep=2").unwrap().to_string(), "eps=0.04:keep=2");
+        assert_eq!(parse("x").unwrap().to_string(), "");
+        assert_eq!(parse("x").unwrap().with_first(), ":eps=0.04");
+        assert_eq!(parse("x:keep=2").unwrap().with_first(), ":eps=0.04:keep=2");
+        assert_eq!(parse("x:keep=2:eps=0.5").unwrap().with_first(), ":eps=0.5:keep=2");
+        assert_eq!(parse("x:keep=2").unwrap().to_string(), ":keep=2");
         assert_eq!(parse("x:keep=2:eps=0.5").unwrap().get("eps"), 0.5);
     }
 

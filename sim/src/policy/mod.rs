@@ -108,10 +108,7 @@ impl Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.values.to_string().as_str() {
-            "" => f.write_str(self.kind.name),
-            values => write!(f, "{}:{values}", self.kind.name),
-        }
+        write!(f, "{}{}", self.kind.name, self.values.with_first())
     }
 }
 

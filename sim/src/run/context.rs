@@ -8,7 +8,7 @@ use crate::trace::Trace;
 
 /// Losses of lock within this many tokens count as one event.
 const COINCIDENCE_TOKENS: usize = 16;
-/// Share of the layers that must lose lock together for a change of context.
+/// Share of the layers, and at least two of several, that must lose lock together for a change of context.
 const COINCIDENCE_SHARE: f64 = 0.25;
 
 /// What one layer's tracker saw.
@@ -70,7 +70,7 @@ impl Context {
             snr_db: sum(|layer| layer.snr) / seen * 10.0 * std::f64::consts::LOG10_2,
             locked_share: sum(|layer| layer.locked as f64) / (tokens * count),
             lost_locks_per_10k: events.len() as f64 / count / tokens * 1e4,
-            changes: coincidences(&events, (count * COINCIDENCE_SHARE).ceil().max(1.0) as usize),
+            changes: coincidences(&events, (count * COINCIDENCE_SHARE).ceil().max(2.0).min(count) as usize),
             domain_starts: (1..trace.shape.tokens).filter(|&t| trace.domain[t] != trace.domain[t - 1]).collect(),
         }
     }

@@ -139,7 +139,7 @@ impl Skipped {
         Self {
             policy: row.policy.to_string(),
             placement: row.placement.to_string(),
-            reason: format!("needs {}; the trace has {known}", row.policy.kind.needs),
+            reason: format!("this needs {}, and the trace has {known}", row.policy.kind.needs),
         }
     }
 }

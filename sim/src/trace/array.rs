@@ -115,18 +115,26 @@ impl FloatArray {
         self.len() == 0
     }
 
-    /// Format that writing the array back loses nothing in.
+    /// Format that the array is written in: that of its file, else the narrowest one that holds every value exactly.
     pub fn float(&self) -> Float {
-        match self.data {
+        match &self.data {
+            Data::Mapped { float, .. } => *float,
+            Data::Owned(values) if values.iter().all(|&v| f16::from_f32(v).to_f32().to_bits() == v.to_bits()) => Float::F16,
+            Data::Owned(values) if values.iter().all(|&v| bf16::from_f32(v).to_f32().to_bits() == v.to_bits()) => {
+                Float::Bf16
+            }
             Data::Owned(_) => Float::F32,
-            Data::Mapped { float, .. } => float,
         }
     }
 
     /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie in a file.
     pub fn le_bytes(&self) -> Cow<'_, [u8]> {
         match &self.data {
-            Data::Owned(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Data::Owned(values) => match self.float() {
+                Float::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+                Float::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+                Float::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            },
             Data::Mapped { map, start, float } => map[*start..start + self.len() * float.bytes()].into(),
         }
     }
@@ -149,6 +157,19 @@ impl FloatArray {
             }
         }
         Some(Self::owned([parts.iter().map(|part| part.shape[0]).sum(), layers, n], values))
+    }
+
+    /// The rows of some tokens, in the order of `kept`.
+    ///
+    /// # Panics
+    /// If a token is out of range.
+    pub fn tokens(&self, kept: &[usize]) -> Self {
+        let [_, layers, n] = self.shape;
+        let mut values = vec![0.0; kept.len() * layers * n];
+        for (row, out) in values.chunks_exact_mut(n.max(1)).enumerate() {
+            self.read_row(kept[row / layers], row % layers, out);
+        }
+        Self::owned([kept.len(), layers, n], values)
     }
 
     /// Copies the N values of one token and layer.
@@ -241,6 +262,15 @@ mod tests {
             assert!(FloatArray::concatenate(&[&owned, &FloatArray::owned([2, 4, 3], vec![0.0; 24])]).is_none());
             assert!(FloatArray::mapped([2, 3, 5], map.clone(), 1, float).is_err());
             assert!(FloatArray::mapped([usize::MAX, 3, 4], map, 1, float).is_err());
+        }
+    }
+
+    #[test]
+    fn owned_values_are_written_in_the_narrowest_exact_format() {
+        for (value, float) in [(0.5, Float::F16), (1e30f32, Float::F32), (bf16::from_f32(1e30).to_f32(), Float::Bf16), (0.1, Float::F32)] {
+            let array = FloatArray::owned([1, 1, 2], vec![1.0, value]);
+            assert_eq!(array.float(), float, "{value}");
+            assert_eq!(array.le_bytes().len(), 2 * float.bytes());
         }
     }
 

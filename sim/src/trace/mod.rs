@@ -7,6 +7,7 @@ pub mod array;
 pub mod counts;
 pub mod import;
 pub mod native;
+mod part;
 pub mod restarts;
 pub mod top_k;
 

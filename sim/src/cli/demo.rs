@@ -1,0 +1,111 @@
+//! `cptr demo`: the main job on two bundled real traces.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use cptr_hw_model::{Model, System};
+
+use super::{run::remarks, table};
+use crate::error::{Error, Result};
+use crate::report::{self, Section};
+use crate::run::outcome::Outcome;
+use crate::run::{self, Plan};
+use crate::trace::{Trace, native};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to write the HTML report
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    report: PathBuf,
+    /// Print JSON: one entry per part, each with its rows
+    #[arg(long)]
+    json: bool,
+}
+
+/// A trace that comes with the program.
+struct Bundled {
+    name: &'static str,
+    bytes: &'static [u8],
+}
+
+const TINY_MOE: Bundled = Bundled { name: "tiny-moe-8m", bytes: include_bytes!("../../data/tiny-moe-8m.safetensors") };
+const GPT_OSS: Bundled = Bundled { name: "gpt-oss-20b", bytes: include_bytes!("../../data/gpt-oss-20b.safetensors") };
+
+/// One part of the demonstration.
+struct Part {
+    trace: Bundled,
+    title: &'static str,
+    introduction: &'static str,
+    system: &'static str,
+}
+
+const PARTS: [Part; 3] = [
+    Part {
+        trace: TINY_MOE,
+        title: "Selection: a small model with all its router logits",
+        introduction: "Nine domains one after the other. Every policy may choose other experts than the model wants; mass loss is the price.",
+        system: "offload",
+    },
+    Part {
+        trace: GPT_OSS,
+        title: "Eviction: decoding with gpt-oss-20b, experts copied on demand",
+        introduction: "Only the chosen experts are recorded, so nothing but the choice of resident experts differs. Each miss is a copy over the link.",
+        system: "offload",
+    },
+    Part {
+        trace: GPT_OSS,
+        title: "Placement: decoding with gpt-oss-20b, cold experts run near the data",
+        introduction: "The same trace with a near-data device. Copies on demand now cost more than the runs they save; experts that are placed once and stay let the device work.",
+        system: "ndp",
+    },
+];
+
+/// A part in JSON.
+#[derive(serde::Serialize)]
+struct JsonPart<'a> {
+    title: &'a str,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    let outcomes = PARTS.iter().map(run_part).collect::<Result<Vec<_>>>()?;
+    let parts = || PARTS.iter().zip(&outcomes);
+    let sections: Vec<Section<'_>> = parts()
+        .map(|(part, outcome)| Section { title: part.title.into(), introduction: part.introduction.into(), outcome })
+        .collect();
+    report::write(&args.report, "cptr demo", &sections)?;
+    if args.json {
+        return super::print_json(&parts().map(|(part, outcome)| JsonPart { title: part.title, outcome }).collect::<Vec<_>>());
+    }
+    let mut text = String::new();
+    for (part, outcome) in parts() {
+        text += &format!("{}\n{}\n\n{}", part.title, part.introduction, table::outcome(outcome));
+        text += &remarks(outcome).iter().map(|sentence| format!("{sentence}\n")).collect::<String>();
+        text.push('\n');
+    }
+    text += &format!("Report with plots: {}\n", args.report.display());
+    super::print(&text)
+}
+
+fn run_part(part: &Part) -> Result<Outcome> {
+    let trace = part.trace.read()?;
+    let system = System::find(part.system).ok_or_else(|| Error::new(format!("no system {}", part.system)))?;
+    let plan = Plan {
+        rows: Plan::rows(&[], &[])?,
+        cache: 2 * trace.shape.k,
+        system: system.clone(),
+        model: Model::find(&trace.meta.model).cloned(),
+    };
+    run::run(&trace, &plan)
+}
+
+impl Bundled {
+    /// Goes through a file, like every other trace: the native format is mapped, not copied.
+    fn read(&self) -> Result<Trace> {
+        let fail = |error: std::io::Error| Error::new(format!("temporary file for {}: {error}", self.name));
+        let mut file = tempfile::NamedTempFile::new().map_err(fail)?;
+        file.write_all(self.bytes).map_err(fail)?;
+        native::read(file.path())
+    }
+}

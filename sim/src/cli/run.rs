@@ -1,0 +1,154 @@
+//! `cptr run`.
+
+use std::path::PathBuf;
+
+use cptr_hw_model::{Model, System};
+
+use super::source::Source;
+use super::table;
+use crate::error::{Error, Result};
+use crate::placement;
+use crate::policy;
+use crate::report::{self, Section};
+use crate::run::outcome::Outcome;
+use crate::run::{self, Plan};
+use crate::spec::Parameter;
+use crate::trace::Trace;
+use crate::trace::import::Recording;
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = kinds_help())]
+pub(super) struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Policies with their parameters, such as raw,cptr:eps=0.02 (default: all that the trace allows)
+    #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…", value_delimiter = ',')]
+    policy: Vec<String>,
+    /// Placements with their parameters, such as lru,tracked (default: the policy's own, and all of them for the raw router)
+    #[arg(long, visible_alias = "eviction", value_name = "NAME[:PARAMETER=VALUE]…", value_delimiter = ',')]
+    placement: Vec<String>,
+    /// Experts per layer that fit in fast memory (default: twice the active ones)
+    #[arg(long, value_name = "N")]
+    cache: Option<usize>,
+    #[command(flatten)]
+    machine: Machine,
+    /// Write an HTML report
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print JSON: a list of rows
+    #[arg(long)]
+    json: bool,
+}
+
+/// The machine and the model that times are for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Machine {
+    /// System
+    #[arg(long, value_name = "NAME", default_value = "offload", value_parser = system_name, help_heading = "Machine")]
+    system: System,
+    /// Bits per weight of experts that run near the data (default: the system's)
+    #[arg(long, value_name = "BITS", help_heading = "Machine")]
+    bits: Option<f64>,
+    /// Width of the model's residual stream, where its sizes are not known
+    #[arg(long, value_name = "N", requires = "expert_inner", help_heading = "Machine")]
+    hidden: Option<u64>,
+    /// Width inside an expert, where the model's sizes are not known
+    #[arg(long, value_name = "N", requires = "hidden", help_heading = "Machine")]
+    expert_inner: Option<u64>,
+}
+
+impl Machine {
+    fn system(&self) -> Result<System> {
+        let mut system = self.system.clone();
+        if let Some(bits) = self.bits {
+            if !(1.0..=16.0).contains(&bits) {
+                return Err(Error::new(format!("--bits: expected 1 to 16, found {bits}")));
+            }
+            system.ndp_bits = bits;
+        }
+        Ok(system)
+    }
+
+    fn model(&self, trace: &Trace) -> Result<Option<Model>> {
+        let size = 1..=1 << 20;
+        match (self.hidden, self.expert_inner) {
+            (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
+                Ok(Some(Model::new(&trace.meta.model, hidden, inner)))
+            }
+            (Some(hidden), Some(inner)) => {
+                Err(Error::new(format!("--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}", 1 << 20)))
+            }
+            _ => Ok(Model::find(&trace.meta.model).cloned()),
+        }
+    }
+}
+
+fn system_name(name: &str) -> std::result::Result<System, String> {
+    let names = || System::all().iter().map(|system| system.name.as_str()).collect::<Vec<_>>().join(", ");
+    System::find(name).cloned().ok_or_else(|| format!("expected one of {}", names()))
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    match args.source.read()? {
+        Recording::Tokens(trace) => tokens(args, &trace),
+        Recording::Counts(counts) => {
+            let rows = run::counts::run(&counts, args.cache)?;
+            super::remark(&counts.notes);
+            super::remark(&["counts have no token order: switches, token times and policies cannot be had from them".into()]);
+            if args.json { super::print_json(&rows) } else { super::print(&table::counts(&rows)) }
+        }
+    }
+}
+
+fn tokens(args: &Args, trace: &Trace) -> Result<()> {
+    let plan = Plan {
+        rows: Plan::rows(&args.policy, &args.placement)?,
+        cache: args.cache.unwrap_or_else(|| (2 * trace.shape.k).min(trace.shape.experts)),
+        system: args.machine.system()?,
+        model: args.machine.model(trace)?,
+    };
+    let outcome = run::run(trace, &plan)?;
+    super::remark(&trace.notes);
+    super::remark(&remarks(&outcome));
+    if let Some(path) = &args.report {
+        let section = Section { title: "Run".into(), introduction: plan.system.summary.clone(), outcome: &outcome };
+        report::write(path, "cptr run", &[section])?;
+    }
+    if args.json { super::print_json(&outcome.rows) } else { super::print(&table::outcome(&outcome)) }
+}
+
+/// What a reader of the table should know beside it.
+pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for row in &outcome.skipped {
+        match reasons.iter_mut().find(|(reason, _)| *reason == row.reason) {
+            Some((_, policies)) => policies.push(&row.policy),
+            None => reasons.push((&row.reason, vec![&row.policy])),
+        }
+    }
+    let skipped = reasons.iter().map(|(reason, policies)| format!("Not run: {}; {reason}.", policies.join(", ")));
+    let no_times = outcome.model.is_none().then(|| {
+        format!("No token times: the sizes of model \"{}\" are not known; give --hidden and --expert-inner.", outcome.trace.model)
+    });
+    skipped.chain(no_times).collect()
+}
+
+fn kinds_help() -> String {
+    let parameters = |parameters: &[Parameter]| {
+        let line = |p: &Parameter| format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary);
+        parameters.iter().map(line).collect::<String>()
+    };
+    let mut text = String::from("Policies:\n");
+    for kind in policy::KINDS {
+        text += &format!("  {:<12} {} [needs {}]\n{}", kind.name, kind.summary, kind.needs, parameters(kind.parameters));
+    }
+    text += "\nPlacements:\n";
+    for kind in placement::KINDS {
+        text += &format!("  {:<12} {}\n{}", kind.name, kind.summary, parameters(kind.parameters));
+    }
+    text += "\nSystems:\n";
+    for system in System::all() {
+        text += &format!("  {:<12} {}\n", system.name, system.summary);
+    }
+    text
+}

@@ -1,0 +1,81 @@
+//! The trace argument and what its user may know about it, shared by all commands that read one.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::trace::import::{self, IMPORTERS, Layout, Options, Recording};
+use crate::trace::{Convention, Trace};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    /// Trace file, folder or archive (.tar, .tar.zst, .zst) of any known format
+    #[arg(value_name = "TRACE")]
+    path: PathBuf,
+    /// Format, where the contents do not tell
+    #[arg(long, value_name = "NAME", help_heading = "Reading", value_parser = format_name)]
+    format: Option<String>,
+    /// Routed experts per layer, where the trace does not tell
+    #[arg(long, value_name = "N", help_heading = "Reading")]
+    experts: Option<usize>,
+    /// Experts per token, where the trace does not tell
+    #[arg(long, value_name = "K", help_heading = "Reading")]
+    top_k: Option<usize>,
+    /// Order of the axes of an array: token-layer or layer-token
+    #[arg(long, value_name = "ORDER", help_heading = "Reading")]
+    layout: Option<Layout>,
+    /// Tokens after which the context restarts; 0: never (default: looked for)
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    chunk: Option<usize>,
+    /// Router convention: softmax-all, softmax-selected or sigmoid:GROUPS:TOP_GROUPS
+    #[arg(long, value_name = "NAME", help_heading = "Reading")]
+    router: Option<Convention>,
+    /// Name of the model, where the trace does not tell
+    #[arg(long, value_name = "NAME", help_heading = "Reading")]
+    model: Option<String>,
+    /// Only these domains
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Reading")]
+    domain: Vec<String>,
+    /// At most this many tokens of each domain, whole sequences only
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    domain_tokens: Option<usize>,
+}
+
+fn format_name(name: &str) -> std::result::Result<String, String> {
+    let names: Vec<_> = IMPORTERS.iter().map(|importer| importer.name()).collect();
+    if names.contains(&name) { Ok(name.into()) } else { Err(format!("expected one of {}", names.join(", "))) }
+}
+
+impl Source {
+    pub(super) fn read(&self) -> Result<Recording> {
+        let options = Options {
+            experts: self.experts,
+            top_k: self.top_k,
+            layout: self.layout,
+            chunk: self.chunk,
+            format: self.format.clone(),
+            router: self.router,
+            model: self.model.clone(),
+            ..Options::default()
+        };
+        match import::read(&self.path, &options)? {
+            Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(&self.path))?)),
+            counts @ Recording::Counts(_) if self.domain.is_empty() && self.domain_tokens.is_none() => Ok(counts),
+            Recording::Counts(_) => Err(Error::in_file(
+                &self.path,
+                "expected a trace of tokens for --domain and --domain-tokens, found counts",
+            )),
+        }
+    }
+
+    fn part(&self, trace: Trace) -> Result<Trace> {
+        if self.domain.is_empty() && self.domain_tokens.is_none() {
+            return Ok(trace);
+        }
+        let known = &trace.meta.domains;
+        if let Some(unknown) = self.domain.iter().find(|name| !known.contains(name)) {
+            return Err(Error::new(format!("expected a domain ({}), found \"{unknown}\"", known.join(", "))));
+        }
+        let wanted = |domain: usize| self.domain.is_empty() || self.domain.contains(&known[domain]);
+        trace.part(wanted, self.domain_tokens.unwrap_or(usize::MAX))
+    }
+}
