@@ -127,9 +127,9 @@ fn entropy<'a>(counts: impl IntoIterator<Item = &'a u64> + Clone) -> f64 {
 }
 
 fn models(tables: &[CountTable]) -> Vec<ModelCosines> {
-    let mut groups: BTreeMap<(&str, &[u32], Vec<usize>), Vec<&CountTable>> = BTreeMap::new();
+    let mut groups: BTreeMap<_, Vec<&CountTable>> = BTreeMap::new();
     for table in tables {
-        let experts = table.counts.iter().map(Vec::len).collect();
+        let experts: Vec<usize> = table.counts.iter().map(Vec::len).collect();
         groups.entry((&table.model, &table.layer_ids, experts)).or_default().push(table);
     }
     let cosines =
@@ -138,7 +138,7 @@ fn models(tables: &[CountTable]) -> Vec<ModelCosines> {
         .into_iter()
         .filter(|(_, group)| group.len() > 1)
         .map(|((model, ..), group)| ModelCosines {
-            model: model.to_owned(),
+            model: model.clone(),
             names: group.iter().map(|table| table.name.clone()).collect(),
             cosine: group.iter().map(|a| group.iter().map(|b| cosines(a, b)).collect()).collect(),
         })

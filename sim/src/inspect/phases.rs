@@ -93,31 +93,22 @@ fn domains(view: &View, domain_names: &[String]) -> Option<Domains> {
     }
     tokens.sort();
     let hot_experts = (view.shape.experts / 4).max(1);
-    let layers = view.per_layer(|layer| {
-        let parts: Vec<Part> = tokens.iter().map(|(_, list)| Part::new(layer, list)).collect();
-        let matrix = |f: &dyn Fn(&Part, &Part) -> Option<f64>| -> Vec<Vec<Option<f64>>> {
-            parts.iter().map(|row| parts.iter().map(|column| f(row, column)).collect()).collect()
-        };
-        let covers = |row: &Part, column: &Part| {
-            let covered = top(&row.first, hot_experts).into_iter().map(|e| column.rest[e]).sum();
-            share(covered, column.rest.iter().sum())
-        };
-        (matrix(&|row, column| cosine(&row.all, &column.all)), matrix(&covers))
-    });
-    let over_layers = |cell: &dyn Fn(&(Matrix, Matrix), usize, usize) -> Option<f64>| -> Matrix {
-        let n = tokens.len();
-        let at = |row, column| mean(layers.iter().filter_map(|layer| cell(layer, row, column)));
-        (0..n).map(|row| (0..n).map(|column| at(row, column)).collect()).collect()
+    let layers: Vec<Vec<Part>> =
+        view.per_layer(|layer| tokens.iter().map(|(_, list)| Part::new(layer, list)).collect());
+    let matrix = |compare: &dyn Fn(&Part, &Part) -> Option<f64>| -> Vec<Vec<Option<f64>>> {
+        let over_layers = |row, column| mean(layers.iter().filter_map(|parts| compare(&parts[row], &parts[column])));
+        (0..tokens.len()).map(|row| (0..tokens.len()).map(|column| over_layers(row, column)).collect()).collect()
     };
     Some(Domains {
         names: tokens.iter().map(|(domain, _)| domain_names[*domain].clone()).collect(),
-        cosine: over_layers(&|layer, row, column| layer.0[row][column]),
-        coverage: over_layers(&|layer, row, column| layer.1[row][column]),
+        cosine: matrix(&|row, column| cosine(&row.all, &column.all)),
+        coverage: matrix(&|row, column| {
+            let covered = top(&row.first, hot_experts).into_iter().map(|e| column.rest[e]).sum();
+            share(covered, column.rest.iter().sum())
+        }),
         hot_experts,
     })
 }
-
-type Matrix = Vec<Vec<Option<f64>>>;
 
 /// Counts of one domain in one layer.
 struct Part {
