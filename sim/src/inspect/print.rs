@@ -184,12 +184,13 @@ fn signal(report: &Inspection) -> String {
     text
 }
 
+/// A square matrix; the columns carry the numbers of the rows, since names may be long.
 fn matrix(title: &str, names: &[String], cells: &[Vec<Option<f64>>]) -> String {
-    let header: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
-    let rows = names
-        .iter()
-        .zip(cells)
-        .map(|(name, row)| std::iter::once(name.clone()).chain(row.iter().map(|&cell| number(cell))).collect());
+    let numbers: Vec<String> = (1..=names.len()).map(|number| number.to_string()).collect();
+    let header: Vec<&str> = std::iter::once("").chain(numbers.iter().map(String::as_str)).collect();
+    let rows = names.iter().zip(&numbers).zip(cells).map(|((name, of_row), row)| {
+        std::iter::once(format!("{of_row} {name}")).chain(row.iter().map(|&cell| number(cell))).collect()
+    });
     table(title, &header, rows)
 }
 
