@@ -1,6 +1,6 @@
 //! What a trace says about itself: how local its routing is, what caches could make of it, and what looks wrong with it.
 //!
-//! [`inspect`] computes everything `cptr inspect` shows; the report serialises to JSON as it stands, and [`print`] makes tables of
+//! [`inspect`] computes everything `cptr inspect` shows; the report serialises to JSON as it stands, and [`print()`] makes tables of
 //! it. One file per statistic; all of them read the trace through `View`, layer by layer.
 
 mod cache_curve;

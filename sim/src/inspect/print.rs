@@ -53,9 +53,6 @@ pub fn print_counts(report: &CountsInspection) -> String {
 
 fn overview(report: &Inspection) -> String {
     let Inspection { tokens, sequences, prefill_tokens, decode_tokens, layers, experts, k, .. } = report;
-    let layer = |rate: Option<LayerRate>| {
-        rate.map_or("-".to_owned(), |rate| format!("{} (layer {})", number(rate.switch_rate), rate.layer))
-    };
     let switching = &report.switching;
     let rows = [
         ("model", or_unknown(&report.model)),
@@ -66,11 +63,15 @@ fn overview(report: &Inspection) -> String {
         ("shape", format!("{layers} layers, {experts} experts, top-{k}")),
         ("switch rate", number(switching.switch_rate)),
         ("switch rate, memoryless", number(switching.switch_rate_memoryless)),
-        ("lowest layer", layer(switching.switch_rate_lowest)),
-        ("highest layer", layer(switching.switch_rate_highest)),
+        ("lowest layer", layer_rate(switching.switch_rate_lowest)),
+        ("highest layer", layer_rate(switching.switch_rate_highest)),
         ("identical sets", number(switching.identical_sets)),
     ];
     table("Trace", &["", ""], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+fn layer_rate(rate: Option<LayerRate>) -> String {
+    rate.map_or("-".to_owned(), |rate| format!("{} (layer {})", number(rate.switch_rate), rate.layer))
 }
 
 fn by_layer(report: &Inspection) -> String {
@@ -87,10 +88,12 @@ fn by_domain(report: &Inspection) -> String {
     if domains.len() < 2 {
         return String::new();
     }
-    let rows = domains
-        .iter()
-        .map(|d| vec![d.domain.clone(), d.tokens.to_string(), number(d.switch_rate), number(d.switch_rate_memoryless)]);
-    table("Switch rate by domain", &["domain", "tokens", "switch rate", "memoryless"], rows)
+    let rows = domains.iter().map(|d| {
+        let rates = [d.switch_rate, Some(d.switch_rate_memoryless)].map(number);
+        let layers = [d.switch_rate_lowest, d.switch_rate_highest].map(layer_rate);
+        [d.domain.clone(), d.tokens.to_string()].into_iter().chain(rates).chain(layers).collect()
+    });
+    table("Switch rate by domain", &["domain", "tokens", "switch rate", "memoryless", "lowest", "highest"], rows)
 }
 
 fn overlap_and_reuse(report: &Inspection) -> String {
@@ -123,11 +126,12 @@ fn cache(report: &Inspection) -> String {
 
 fn locality(points: &[Locality]) -> String {
     let rows = points.iter().flat_map(|point| {
-        point.sch.iter().map(|sch| {
+        point.sch.iter().enumerate().map(|(i, sch)| {
+            let once = |text: String| if i == 0 { text } else { String::new() };
             vec![
-                point.segment_tokens.to_string(),
-                number(point.srp),
-                number(point.srp_size_ratio),
+                once(point.segment_tokens.to_string()),
+                once(number(point.srp)),
+                once(number(point.srp_size_ratio)),
                 format!("{} k = {}", sch.ratio, sch.slots),
                 number(sch.sch_v1),
                 number(sch.sch_v3),
@@ -180,12 +184,13 @@ fn signal(report: &Inspection) -> String {
     text
 }
 
+/// A square matrix; the columns carry the numbers of the rows, since names may be long.
 fn matrix(title: &str, names: &[String], cells: &[Vec<Option<f64>>]) -> String {
-    let header: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
-    let rows = names
-        .iter()
-        .zip(cells)
-        .map(|(name, row)| std::iter::once(name.clone()).chain(row.iter().map(|&cell| number(cell))).collect());
+    let numbers: Vec<String> = (1..=names.len()).map(|number| number.to_string()).collect();
+    let header: Vec<&str> = std::iter::once("").chain(numbers.iter().map(String::as_str)).collect();
+    let rows = names.iter().zip(&numbers).zip(cells).map(|((name, of_row), row)| {
+        std::iter::once(format!("{of_row} {name}")).chain(row.iter().map(|&cell| number(cell))).collect()
+    });
     table(title, &header, rows)
 }
 
@@ -196,7 +201,7 @@ fn sentences(kind: &str, list: &[String]) -> String {
 /// A titled table, first column to the left and numbers to the right; nothing without rows.
 fn table(title: &str, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_BORDERS_ONLY);
     if header.iter().any(|name| !name.is_empty()) {
         table.set_header(header.to_vec());
     }

@@ -46,11 +46,10 @@ fn identical_rows(evidence: &Evidence) -> Option<String> {
     // One or two choices a token repeat by themselves much longer than many do together.
     let long = if layers * k >= 8 { 32 } else { 256 };
     let rows: Vec<&[u16]> = evidence.trace.ids.chunks_exact(layers * k).collect();
-    let (mut runs, mut tokens, mut first) = (0, 0, None);
+    let (mut tokens, mut first) = (0, None);
     let mut start = 0;
     for run in rows.chunk_by(|a, b| a == b) {
         if run.len() >= long {
-            runs += 1;
             tokens += run.len();
             first.get_or_insert(start);
         }
@@ -59,7 +58,7 @@ fn identical_rows(evidence: &Evidence) -> Option<String> {
     // Some text repeats one token for a while; start-up rows are a good part of a log.
     first.filter(|_| tokens * 100 >= rows.len())?;
     Some(format!(
-        "{tokens} tokens lie in {runs} runs of at least {long} identical rows (the first at token {}): start-up or padding rows, which make the trace look more local than it is",
+        "{tokens} tokens lie in runs of at least {long} identical rows (the first at token {}): start-up or padding rows, which make the trace look more local than it is",
         first?
     ))
 }
@@ -322,7 +321,7 @@ mod tests {
         trace.ids[12 * 100..12 * 200].copy_from_slice(&row.repeat(100));
         let found = of(&trace);
         assert!(
-            found[0].starts_with("100 tokens lie in 1 runs of at least 32 identical rows (the first at token 100)"),
+            found[0].starts_with("100 tokens lie in runs of at least 32 identical rows (the first at token 100)"),
             "{found:?}"
         );
     }
