@@ -296,3 +296,6 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
