@@ -118,3 +118,106 @@ fn test(switches: &[f64], period: usize) -> Option<Restarts> {
     let found = z >= MIN_Z && at - rest >= MIN_COLLAPSE * (1.0 - rest) && agreement >= MIN_AGREEMENT;
     found.then_some(Restarts { period, rate_at_seams: at, rate_elsewhere: rest, z })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::{Convention, Meta, Phase, Shape};
+
+    /// Numbers from a linear congruential generator (Knuth's MMIX constants).
+    fn random(state: &mut u64, below: usize) -> usize {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((*state >> 33) as usize) % below
+    }
+
+    /// A trace whose tokens keep each expert with probability `keep` percent, but `keep_at_seams` at multiples of `period`.
+    fn trace(tokens: usize, seed: u64, keep: usize, period: usize, keep_at_seams: usize) -> Trace {
+        let shape = Shape { tokens, layers: 6, experts: 32, k: 4 };
+        let mut state = seed;
+        let mut ids: Vec<u16> = Vec::new();
+        for token in 0..tokens {
+            let keep = if token % period == 0 { keep_at_seams } else { keep };
+            for layer in 0..shape.layers {
+                let mut chosen: Vec<u16> = Vec::new();
+                for i in 0..shape.k {
+                    let before = token.checked_sub(1).map(|before| ids[(before * shape.layers + layer) * shape.k + i]);
+                    let mut id = before.filter(|_| random(&mut state, 100) < keep);
+                    while id.is_none_or(|id| chosen.contains(&id)) {
+                        id = Some(random(&mut state, shape.experts) as u16);
+                    }
+                    chosen.extend(id);
+                }
+                ids.extend(chosen);
+            }
+        }
+        Trace {
+            shape,
+            meta: Meta {
+                router: Convention::Unknown,
+                domains: vec![String::new()],
+                layer_ids: (0..6).collect(),
+                ..Meta::default()
+            },
+            ids,
+            weights: None,
+            logits: None,
+            bias: None,
+            hidden: None,
+            sequence: vec![0; tokens],
+            position: (0..tokens as u32).collect(),
+            phase: vec![Phase::Prefill; tokens],
+            token: None,
+            domain: vec![0; tokens],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn finds_the_period_and_no_multiple_or_divisor() {
+        for period in [64, 192, 512, 1000, 1024, 2048] {
+            let mut trace = trace(9000, period as u64, 50, period, 5);
+            let found = find(&trace).expect("restarts");
+            assert_eq!(found.period, period);
+            assert!(found.rate_at_seams > 0.75 && found.rate_elsewhere < 0.55, "{found:?}");
+            find_and_cut(&mut trace);
+            assert!((0..9000).all(|token| trace.starts_sequence(token) == (token % period == 0)));
+            assert_eq!(trace.position[period], 0);
+            assert!(trace.notes[0].starts_with(&format!("The context restarts every {period} tokens (switch rate 0.")));
+            trace.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn raises_no_false_alarm() {
+        for seed in 0..100 {
+            let plain = trace(4000, seed, 30 + seed as usize % 60, usize::MAX, 0);
+            assert_eq!(find(&plain), None, "seed {seed}");
+        }
+        // Too short, all the same, one layer of one expert.
+        assert_eq!(find(&trace(100, 1, 50, 64, 0)), None);
+        let mut same = trace(3000, 1, 50, 64, 0);
+        same.ids = [0, 1, 2, 3].repeat(3000 * 6);
+        assert_eq!(find(&same), None);
+    }
+
+    #[test]
+    fn irregular_seams_are_no_period() {
+        let parts: Vec<u16> = [300, 711, 450, 923, 377, 811, 640, 505]
+            .iter()
+            .enumerate()
+            .flat_map(|(seed, &n)| trace(n, seed as u64, 60, usize::MAX, 0).ids)
+            .collect();
+        let mut joined = trace(parts.len() / 24, 0, 50, usize::MAX, 0);
+        joined.ids = parts;
+        assert_eq!(find(&joined), None);
+    }
+
+    #[test]
+    fn cutting_respects_sequences() {
+        let mut trace = trace(10, 0, 50, 64, 0);
+        trace.sequence = vec![3, 3, 3, 3, 3, 8, 8, 8, 8, 8];
+        cut(&mut trace, 4);
+        assert_eq!(trace.sequence, [0, 0, 0, 0, 1, 2, 2, 2, 2, 3]);
+        assert_eq!(trace.position, [0, 1, 2, 3, 0, 0, 1, 2, 3, 0]);
+    }
+}

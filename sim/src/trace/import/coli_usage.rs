@@ -112,3 +112,38 @@ impl Profile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, counts};
+    use super::*;
+
+    #[test]
+    fn reads_sparse_lines_with_and_without_header() {
+        let folder = Folder::new();
+        let plain = counts(folder.import("olmoe.coli_usage", "0 0 5\n0 2 7\n3 1 9\n", &Options::default()).unwrap());
+        assert_eq!(plain.tables[0].counts, [[5, 0, 7], [0, 9, 0]]);
+        assert_eq!((plain.tables[0].layer_ids.as_slice(), plain.tables[0].name.as_str()), (&[0, 3][..], "olmoe"));
+        let text = "-1 4 4\n-2 1 123456\n0 0 5\n0 2 7\n3 1 9\n";
+        let stated = counts(folder.import("usage.txt", text, &Options::default()).unwrap());
+        assert_eq!(stated.tables[0].counts, [[5, 0, 7, 0], [0, 9, 0, 0]]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let folder = Folder::new();
+        let refusal = |text: &str| folder.refusal("a.coli_usage", text, &Options::default());
+        assert_eq!(
+            refusal("0 0 5\n0 x 7\n"),
+            "a.coli_usage: line 2: expected layer, expert and count, found \"0 x 7\""
+        );
+        assert!(refusal("0 1024 5\n").contains("line 1: expected a layer from 0, an expert below 1024"));
+        assert!(refusal("0 0 -5\n").contains("line 1"));
+        assert!(refusal("-2 9 0\n").contains("format version 1, found 9"));
+        assert!(refusal("-1 2 2\n0 3 1\n").contains("at most 2 layers x 2 experts"));
+        assert!(refusal("0 0 9223372036854775807\n0 0 9223372036854775807\n0 0 9\n").contains("below 2^64"));
+        assert!(refusal("-2 1 0\n").contains("found none"));
+        let many: String = (0..2000).map(|layer| format!("{layer} 0 1\n")).collect();
+        assert!(refusal(&many).contains("at most 1024 layers"));
+    }
+}

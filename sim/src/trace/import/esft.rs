@@ -185,3 +185,62 @@ fn stack_layers(task: PathBuf, layers: Vec<(PathBuf, Trace)>) -> Result<Part> {
     };
     Ok(Part { path: task, recording: Recording::Tokens(trace), experts_known: false, sequences_known: true })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::read;
+    use super::super::testing::{Folder, tokens};
+    use super::*;
+
+    fn options() -> Options {
+        Options { top_k: Some(2), ..Options::default() }
+    }
+
+    #[test]
+    fn stacks_layers_and_joins_tasks() {
+        let folder = Folder::new();
+        folder.file("s/law/expert_weights_2.txt", "1\t2\t3\t0\t\t0.1\t0.4\t0.5\t0.2\n4\t5\t\t0.3\t0.3\n");
+        folder.file("s/law/expert_weights_10.txt", "7\t6\t5\t4\t\t0.1\t0.4\t0.5\t0.2\n3\t2\t\t0.1\t0.2\n");
+        folder.file("s/law/summary.json", "{}");
+        folder.file("s/intent/expert_weights_2.txt", "0\t1\t\t0.5\t0.25\n");
+        folder.file("s/intent/expert_weights_10.txt", "0\t1\t\t0.5\t0.25\n");
+        let trace = tokens(read(folder.path(), &options()).unwrap());
+        assert_eq!(trace.shape, Shape { tokens: 4, layers: 2, experts: 8, k: 2 });
+        assert_eq!(
+            (&trace.meta.domains[..], &trace.meta.layer_ids[..]),
+            (&["intent".to_owned(), "law".into()][..], &[2, 10][..])
+        );
+        assert_eq!((&trace.sequence[..], &trace.domain[..]), (&[0, 1, 1, 2][..], &[0, 1, 1, 1][..]));
+        // Best first; equal weights by id.
+        assert_eq!(
+            [trace.chosen(1, 0), trace.chosen(2, 0), trace.chosen(3, 0), trace.chosen(1, 1)],
+            [[2, 1], [3, 0], [4, 5], [6, 7]]
+        );
+        let mut weights = [0.0; 2];
+        trace.weights.as_ref().unwrap().read_row(2, 0, &mut weights);
+        assert_eq!(weights, [0.5, 0.2]);
+        assert!(trace.notes.iter().any(|note| note.contains("summary.json")));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let folder = Folder::new();
+        let refusal = |text: &str| folder.refusal("a/w_1.txt", text, &options());
+        assert_eq!(
+            refusal("1\t2\t\t0.1\t0.2\n1\t2\t3\t\t0.1\t0.2\t0.3\n"),
+            "a/w_1.txt: line 2: expected 2 ids for each token, found 3 ids in all"
+        );
+        assert!(refusal("1\t2\t\t0.1\n").contains("line 1: expected as many weights as ids"));
+        assert!(refusal("1\t2\t0.1\t0.2\n").contains("line 1: expected ids, two tabs, weights"));
+        assert!(refusal("1\t-2\t\t0.1\t0.2\n").contains("line 1, entry 1: expected an expert id"));
+        assert!(refusal("1\t2\t\t0.1\t0.2\n1\t2\t\t0.1\tnan\n").contains("weight 0: expected finite"));
+        assert!(
+            refusal("3\t3\t\t0.1\t0.2\n").contains("token 0, layer 0: expected 2 different experts, found 3 twice")
+        );
+        assert!(refusal("3\t4000\t\t0.1\t0.2\n").contains("1 to 1024"));
+        folder.file("b/w_1.txt", "1\t2\t\t0.1\t0.2\n");
+        folder.file("b/w_2.txt", "1\t2\t3\t4\t\t0.1\t0.2\t0.1\t0.2\n");
+        let message = read(&folder.path().join("b"), &options()).unwrap_err().to_string();
+        assert!(message.contains("w_2.txt: expected samples of the same lengths"), "{message}");
+    }
+}

@@ -87,3 +87,37 @@ fn check(rows: &[Vec<u64>]) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, counts};
+    use super::*;
+
+    #[test]
+    fn reads_one_table_or_several() {
+        let folder = Folder::new();
+        let one = r#"{"total_input_tokens": 5, "expert_popularity": [[4, 6], [3, 7]]}"#;
+        let counts_of = |name: &str, text: &str| counts(folder.import(name, text, &Options::default()).unwrap());
+        let read = counts_of("law.json", one);
+        assert_eq!((read.tables[0].name.as_str(), read.notes.len()), ("law", 0));
+        assert_eq!(read.tables[0].counts, [[4, 6], [3, 7]]);
+        let several = counts_of(
+            "all.json",
+            r#"{"mix/expert_popularity_law.json": {"total_input_tokens": 4, "expert_popularity": [[4, 6]]}}"#,
+        );
+        assert_eq!((several.tables[0].name.as_str(), several.tables[0].model.as_str()), ("mix/law", "mix"));
+        assert!(several.notes[0].contains("2.50 to 2.50 times"), "{:?}", several.notes);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let folder = Folder::new();
+        let refusal = |text: &str| folder.refusal("a.json", text, &Options::default());
+        let rows = |rows: &str| refusal(&format!(r#"{{"total_input_tokens": 5, "expert_popularity": {rows}}}"#));
+        assert_eq!(rows("[[1, 2], [3]]"), "a.json: layer 1: expected 2 counts, found 1");
+        assert!(rows("[]").contains("1 to 1024 experts"));
+        assert!(rows("[[1, -2]]").contains("expected JSON"));
+        assert!(rows("[[1, 2]").contains("expected JSON"));
+        assert!(rows("[[1, 2.5]]").contains("expected JSON"));
+    }
+}

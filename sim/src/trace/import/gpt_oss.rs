@@ -175,3 +175,97 @@ fn numbered(key: &str, prefix: &str) -> Result<u32> {
         .and_then(|number| number.parse().ok())
         .ok_or_else(|| Error::new(format!("expected a key {prefix}N, found \"{key}\"")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, tar, tokens, zstd};
+    use super::super::{Importer, read};
+    use super::*;
+
+    /// A file with tokens at `positions`, each with two layers.
+    fn generation(dataset: &str, positions: &[u32]) -> String {
+        let token = |p: &u32| {
+            let [a, b] = [p % 32, (p + 5) % 32];
+            format!(
+                r#"{{"token_{p}": {{"layer_10": {{"selected_experts": [{b}, {a}], "selected_probs": [0.625, 0.375]}},
+                "layer_2": {{"selected_experts": [{a}, {b}], "selected_probs": [0.75, 0.25]}}}}}}"#
+            )
+        };
+        let tokens: Vec<String> = positions.iter().map(token).collect();
+        format!(
+            r#"{{"row_index": 1, "dataset": "{dataset}", "original_prompt": "a \"secret\" \u00e4",
+            "full_text": ["a", "secret"], "router_data": [{}]}}"#,
+            tokens.join(",")
+        )
+    }
+
+    #[test]
+    fn joins_the_files_of_an_archive() {
+        let folder = Folder::new();
+        let files = [
+            ("d/b/x.json", generation("law", &[7, 8, 9])),
+            ("d/c/x.json", generation("math", &[3, 4])),
+            ("d/d/x.json", generation("law", &[5])),
+        ];
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+        let files = [&files[..], &[("d/README.md", b"hello".as_slice())]].concat();
+        let options = Options { experts: Some(32), ..Options::default() };
+        let trace = folder.trace("all.tar.zst", zstd(&tar(&files)), &options);
+        assert_eq!(trace.shape, Shape { tokens: 6, layers: 2, experts: 32, k: 2 });
+        assert_eq!(trace.meta.domains, ["law", "math"]);
+        assert_eq!(trace.domain, [0, 0, 0, 1, 1, 0]);
+        assert_eq!(trace.sequence, [0, 0, 0, 1, 1, 2]);
+        assert_eq!(trace.position, [7, 8, 9, 3, 4, 5]);
+        assert_eq!(trace.meta.layer_ids, [2, 10]);
+        assert_eq!((trace.chosen(0, 0), trace.chosen(0, 1)), (&[7, 12][..], &[12, 7][..]));
+        assert_eq!((trace.meta.router, trace.phase[0]), (Convention::SoftmaxSelected, Phase::Decode));
+        let mut weights = [0.0; 2];
+        trace.weights.as_ref().unwrap().read_row(5, 1, &mut weights);
+        assert_eq!(weights, [0.625, 0.375]);
+        assert!(trace.notes.iter().any(|note| note.contains("README.md")), "{:?}", trace.notes);
+        assert!(!format!("{trace:?}").contains("secret"));
+        folder.file("unpacked/x/1.json", generation("law", &[7, 8, 9]));
+        folder.file("unpacked/y/2.json", generation("math", &[3, 4]));
+        let unpacked = tokens(read(&folder.path().join("unpacked"), &Options::default()).unwrap());
+        assert_eq!(unpacked.shape, Shape { tokens: 5, layers: 2, experts: 15, k: 2 });
+        assert!(unpacked.notes[0].contains("taken as 15"));
+    }
+
+    #[test]
+    fn a_gap_starts_a_sequence_and_lists_are_read() {
+        let folder = Folder::new();
+        let text = format!("[{},{}]", generation("a", &[1, 2, 5, 6]), generation("b", &[1]));
+        assert_eq!(folder.trace("a.json", text, &Options::default()).sequence, [0, 0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let folder = Folder::new();
+        let refusal = |text: &str| folder.refusal("a.json", text, &Options::default());
+        let good = generation("a", &[7, 8]);
+        assert!(
+            refusal(&good.replace("\"token_8\"", "\"token_7\""))
+                .contains("generation 0, token_7: expected positions that grow")
+        );
+        assert!(
+            refusal(&good.replacen("layer_10", "layer_11", 1))
+                .contains("token_8: expected the 2 layers of the first token")
+        );
+        assert!(
+            refusal(&good.replacen("[8, 13]", "[8]", 1)).contains("token_8, layer_2: expected 2 experts and 2 prob")
+        );
+        assert!(
+            refusal(&good.replacen("[8, 13]", "[8, 8]", 1)).contains("token 1, layer 0: expected 2 different experts")
+        );
+        assert!(
+            refusal(&good.replacen("0.75", "-0.75", 1))
+                .contains("token 0, layer 0: weight 0: expected finite and not negative")
+        );
+        assert!(refusal(&good.replacen("0.75", "1e99", 1)).starts_with("a.json: "));
+        assert!(refusal(&good.replacen("[8, 13]", "[70000, 13]", 1)).contains("expected JSON with router_data"));
+        assert!(refusal(&good.replacen("token_8", "tok_8", 1)).contains("expected a key token_N"));
+        assert!(refusal(&good[..good.len() - 9]).contains("expected JSON with router_data"));
+        assert!(refusal(&generation("a", &[])).contains("at least one token"));
+        assert!(!GptOss.detect(Path::new("a.json"), br#"{"model": "x"}"#));
+    }
+}

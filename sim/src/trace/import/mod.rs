@@ -11,12 +11,18 @@ mod esft;
 mod fiddler;
 mod gpt_oss;
 mod join;
+mod moe_cache_lab;
 mod moe_infinity;
+mod moe_sim;
 mod native;
 mod npy;
 mod numpy;
 mod olmoe_counts;
+mod rows;
 mod source;
+#[cfg(test)]
+mod testing;
+mod vllm_log;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -35,6 +41,9 @@ pub const IMPORTERS: &[&dyn Importer] = &[
     &esft::Esft,
     &fiddler::Fiddler,
     &olmoe_counts::OlmoeCounts,
+    &moe_sim::MoeSim,
+    &moe_cache_lab::MoeCacheLab,
+    &vllm_log::VllmLog,
     &coli_usage::ColiUsage,
 ];
 
@@ -287,3 +296,6 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

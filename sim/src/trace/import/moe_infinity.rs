@@ -56,3 +56,30 @@ impl Importer for MoeInfinity {
         Ok(Part::counts(path, Counts { source: "MoE-Infinity".into(), tables, ..Counts::default() }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, counts, npy};
+    use super::super::{Recording, read};
+    use super::*;
+
+    #[test]
+    fn is_read_as_counts_only_when_asked_for() {
+        let folder = Folder::new();
+        let path = folder.file("eam.npy", npy(&[2, 1, 3], &[1.0_f32, 0.0, 3.0, 2.0, 2.0, 0.0]));
+        let options = Options { format: Some("moe-infinity".into()), ..Options::default() };
+        let read_counts = counts(read(&path, &options).unwrap());
+        assert_eq!(
+            read_counts.tables.iter().map(|table| &table.counts[0][..]).collect::<Vec<_>>(),
+            [[1, 0, 3], [2, 2, 0]]
+        );
+        assert!(matches!(read(&path, &Options::default()), Ok(Recording::Tokens(_))));
+        let refusal = |bytes: Vec<u8>| folder.refusal("a.npy", bytes, &options);
+        assert!(
+            refusal(npy(&[1, 1, 2], &[1.0_f32, 0.5])).contains("sequence 0, layer 0: expected whole counts, found 0.5")
+        );
+        assert!(refusal(npy(&[1, 1, 2], &[1.0_f32, f32::NAN])).contains("found NaN"));
+        assert!(refusal(npy(&[2], &[1.0_f32, 2.0])).contains("expected floats [sequences, layers, experts]"));
+        assert!(refusal(npy::<f32>(&[0, 1, 2], &[])).contains("at least one sequence"));
+    }
+}

@@ -158,3 +158,83 @@ fn values<T: Deserialize, U: Clone>(npy: NpyFile<&[u8]>, convert: impl Fn(T) -> 
     }
     Ok(ordered)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{npy, npy_text};
+    use super::*;
+
+    fn read_all(bytes: &[u8]) -> Result<Array> {
+        read(bytes, &mut { 1 << 20 })
+    }
+
+    /// A version 1 file with any header.
+    fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+        [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
+    #[test]
+    fn reads_every_type_of_number() {
+        let ints = |bytes: Vec<u8>| match read_all(&bytes).unwrap().values {
+            Values::Integers(values) => values,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ints(npy(&[2], &[-1_i8, 2])), [-1, 2]);
+        assert_eq!(ints(npy(&[2], &[-1_i64, 2])), [-1, 2]);
+        assert_eq!(ints(npy(&[2], &[1_u16, 65535])), [1, 65535]);
+        assert_eq!(ints(npy(&[2], &[1_u64, 7])), [1, 7]);
+        assert!(read_all(&npy(&[1], &[u64::MAX])).unwrap_err().to_string().contains("at most 32 bits"));
+        for bytes in [
+            npy(&[2], &[half::f16::ONE, half::f16::INFINITY]),
+            npy(&[2], &[1.0_f32, f32::INFINITY]),
+            npy(&[2], &[1.0_f64, f64::INFINITY]),
+        ] {
+            assert_eq!(read_all(&bytes).unwrap().values, Values::Floats(vec![1.0, f32::INFINITY]));
+        }
+        assert_eq!(read_all(&npy_text("{\"k\": \"ä\"}")).unwrap().values, Values::Text(vec!["{\"k\": \"ä\"}".into()]));
+        let big_endian = with_header("{'descr': '>i2', 'fortran_order': False, 'shape': (2,), }", &[0, 1, 1, 0]);
+        assert_eq!(read_all(&big_endian).unwrap().values, Values::Integers(vec![1, 256]));
+    }
+
+    #[test]
+    fn fortran_order_becomes_c_order() {
+        let header = "{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }";
+        let array = read_all(&with_header(header, &[0, 10, 1, 11, 2, 12])).unwrap();
+        assert_eq!(array, Array { shape: vec![2, 3], values: Values::Integers(vec![0, 1, 2, 10, 11, 12]) });
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let header = |shape: &str| format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}");
+        let refusal = |bytes: &[u8]| read_all(bytes).unwrap_err().to_string();
+        let claims = |shape: &str| refusal(&with_header(&header(shape), &[0; 64]));
+        assert!(claims("(1250000000,)").contains("expected at most 1048576 bytes more"));
+        assert!(claims("(4294967296, 4294967296, 4294967296)").contains("too large for any file"));
+        assert!(claims("(99999999999999999999999,)").contains("too large for any file"));
+        assert!(claims("(10,)").contains("expected 80 bytes of values [10] of <f8, found 64"));
+        assert!(claims(&format!("{}1{}", "(".repeat(4000), ")".repeat(4000))).contains("brackets too deep"));
+        assert!(claims("(1,), '\\x73hape': (2,)").contains("a backslash"));
+        assert!(claims("(1,), 'shape': (2,)").contains("not one \"shape\""));
+        let long = [MAGIC, &[2, 0], &u32::MAX.to_le_bytes(), b"{}"].concat();
+        assert!(refusal(&long).contains("at most 10000 bytes, found one of 4294967295"));
+        let object = with_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", &[0; 64]);
+        assert!(refusal(&object).contains("expected an array of numbers"));
+        let record = with_header("{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1,), }", &[0; 64]);
+        assert!(refusal(&record).contains("expected an array of numbers, found records"));
+        assert!(refusal(b"").contains("expected a numpy header"));
+        assert!(refusal(b"\x93NUMPY\x09\x00\x00\x00").contains("expected a numpy header"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_brings_it_down(header in "[{}()\\[\\]':,<>iufUSO|0-9 a-z]{0,80}", data in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = read_all(&with_header(&header, &data));
+            let dictionary = format!("{{'descr': '<i2', 'fortran_order': False, 'shape': {header}}}");
+            let _ = read_all(&with_header(&dictionary, &data));
+            let dictionary = format!("{{'descr': {header}, 'fortran_order': True, 'shape': (2, 3)}}");
+            let _ = read_all(&with_header(&dictionary, &data));
+        }
+    }
+}

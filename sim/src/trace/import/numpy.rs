@@ -443,3 +443,7 @@ fn stack<T>(cubes: Vec<Cube<T>>, lengths: &mut Vec<usize>) -> Result<Cube<T>> {
     }
     Ok(all)
 }
+
+#[cfg(test)]
+#[path = "numpy_tests.rs"]
+mod tests;

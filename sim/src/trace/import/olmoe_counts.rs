@@ -144,3 +144,46 @@ fn add(counts: &mut Counts, key: &str, entries: &[HashMap<String, u64>], experts
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, counts, zstd};
+    use super::*;
+
+    const TEXT: &str = r#"{
+        "olmoe/expert_counts/arxiv": [{"0": 8, "3": 2}, {"1": 10}, {"2": 10}],
+        "olmoe/expert_counts_top1/arxiv": [{"0": 1}, {"1": 1}, {"2": 1}],
+        "olmoe/expert_counts_crosslayer/arxiv": [{"0,3": 8, "1,1": 2}, {"2,0": 10}]
+    }"#;
+
+    #[test]
+    fn reads_layers_and_pairs() {
+        let folder = Folder::new();
+        for bytes in [TEXT.as_bytes().to_vec(), zstd(TEXT.as_bytes())] {
+            let read = counts(folder.import("counts.json", bytes, &Options::default()).unwrap());
+            let table = &read.tables[0];
+            assert_eq!((table.name.as_str(), table.k, &table.layer_ids[..]), ("olmoe/arxiv", 8, &LAYERS[..]));
+            assert_eq!(table.counts, [[8, 0, 0, 2], [0, 10, 0, 0], [0, 0, 10, 0]]);
+            assert_eq!((read.tables[1].name.as_str(), read.tables[1].k), ("olmoe/arxiv/top-1", 1));
+            assert_eq!(read.pairs.iter().map(|pair| pair.layers).collect::<Vec<_>>(), [(0, 7), (7, 15)]);
+            assert_eq!((read.pairs[0].counts[0][3], read.pairs[1].counts[2][0]), (8, 10));
+            assert!(read.notes[0].contains("equal ranks only"));
+        }
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        let folder = Folder::new();
+        let refusal = |text: &str| folder.refusal("a.json", text, &Options::default());
+        assert!(
+            refusal(r#"{"m/expert_counts/d": [{"1024": 1}]}"#)
+                .contains("m/expert_counts/d: expected an expert below 1024")
+        );
+        assert!(refusal(r#"{"m/expert_counts/d": [{"a": 1}]}"#).contains("found \"a\""));
+        assert!(refusal(r#"{"m/expert_counts": [{"1": 1}]}"#).contains("MODEL/KIND/DOMAIN"));
+        assert!(refusal(r#"{"m/expert_counts_crosslayer/d": [{"1": 1}]}"#).contains("\"a,b\""));
+        let bomb = format!(r#"{{"m/expert_counts_crosslayer/d": [{{"1023,0": 1}}{}]}}"#, ",{}".repeat(5000));
+        assert!(refusal(&bomb).contains("expected tables that the file can fill"));
+        assert!(refusal(&TEXT[..TEXT.len() / 2]).contains("expected JSON"));
+    }
+}

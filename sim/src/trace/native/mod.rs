@@ -116,3 +116,6 @@ pub fn write(trace: &Trace, path: &Path) -> Result<()> {
     ];
     write_tensors(tensors, &BTreeMap::from(info), path)
 }
+
+#[cfg(test)]
+mod tests;
