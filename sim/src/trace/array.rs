@@ -1,10 +1,40 @@
 //! A three-dimensional array of floats that may stay in its memory-mapped file.
 
+use std::borrow::Cow;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use mmap_io::{MemoryMappedFile, MmapMode};
 
 use crate::error::{Error, Result};
+
+/// A file mapped for reading. Nobody may shorten the file while the mapping lives.
+#[derive(Debug)]
+pub struct Mapping(MemoryMappedFile);
+
+impl Mapping {
+    /// Maps an open file; `path` is for messages.
+    ///
+    /// # Errors
+    /// If the file is empty or cannot be mapped.
+    pub fn new(file: &File, path: &Path) -> Result<Self> {
+        let file = file.try_clone().map_err(|error| Error::io(path, &error))?;
+        let map = MemoryMappedFile::from_file(file, MmapMode::ReadOnly, path);
+        map.map(Self).map_err(|error| Error::in_file(path, format!("cannot be mapped: {error}")))
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // Only fails for writable mappings and beyond the end.
+        self.0.as_slice_bytes(0, self.0.len()).unwrap_or_default()
+    }
+}
 
 /// Number format of a stored float.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +62,7 @@ enum Data {
     Owned(Arc<[f32]>),
     /// Little-endian values in a mapped file from `start`.
     Mapped {
-        map: Arc<vmap::Map>,
+        map: Arc<Mapping>,
         start: usize,
         float: Float,
     },
@@ -59,7 +89,7 @@ impl FloatArray {
     ///
     /// # Errors
     /// If the file ends before the array does.
-    pub fn mapped(shape: [usize; 3], map: Arc<vmap::Map>, start: usize, float: Float) -> Result<Self> {
+    pub fn mapped(shape: [usize; 3], map: Arc<Mapping>, start: usize, float: Float) -> Result<Self> {
         let bytes = shape.iter().try_fold(float.bytes(), |product, &n| product.checked_mul(n));
         match bytes.and_then(|bytes| start.checked_add(bytes)) {
             Some(end) if end <= map.len() => Ok(Self { shape, data: Data::Mapped { map, start, float } }),
@@ -91,6 +121,34 @@ impl FloatArray {
             Data::Owned(_) => Float::F32,
             Data::Mapped { float, .. } => float,
         }
+    }
+
+    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie in a file.
+    pub fn le_bytes(&self) -> Cow<'_, [u8]> {
+        match &self.data {
+            Data::Owned(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Data::Mapped { map, start, float } => map[*start..start + self.len() * float.bytes()].into(),
+        }
+    }
+
+    /// One array of the tokens of several, in order; none if they differ in layers or N, or if there are none.
+    pub fn concatenate(parts: &[&Self]) -> Option<Self> {
+        let [_, layers, n] = parts.first()?.shape;
+        if let [only] = parts {
+            return Some((*only).clone());
+        }
+        let mut values = Vec::new();
+        for part in parts {
+            if part.shape[1..] != [layers, n] {
+                return None;
+            }
+            let first = values.len();
+            values.resize(first + part.len(), 0.0);
+            for (row, out) in values[first..].chunks_exact_mut(n.max(1)).enumerate() {
+                part.read_row(row / layers, row % layers, out);
+            }
+        }
+        Some(Self::owned([parts.iter().map(|part| part.shape[0]).sum(), layers, n], values))
     }
 
     /// Copies the N values of one token and layer.
@@ -166,8 +224,7 @@ mod tests {
                 .flatten()
                 .collect();
             std::io::Write::write_all(&mut file, &bytes).unwrap();
-            let (map, _) = vmap::Map::with_options().open(file.path()).unwrap();
-            let map = Arc::new(map);
+            let map = Arc::new(Mapping::new(file.as_file(), file.path()).unwrap());
             let mapped = FloatArray::mapped([2, 3, 4], map.clone(), 1, float).unwrap();
             let (mut a, mut b) = ([0.0; 4], [0.0; 4]);
             for token in 0..2 {
@@ -177,6 +234,11 @@ mod tests {
                     assert_eq!(a, b);
                 }
             }
+            assert_eq!(mapped.le_bytes()[..], bytes[1..]);
+            let twice = FloatArray::concatenate(&[&owned, &mapped]).unwrap();
+            assert_eq!(twice.shape(), [4, 3, 4]);
+            assert_eq!(twice.le_bytes()[..], [owned.le_bytes(), owned.le_bytes()].concat());
+            assert!(FloatArray::concatenate(&[&owned, &FloatArray::owned([2, 4, 3], vec![0.0; 24])]).is_none());
             assert!(FloatArray::mapped([2, 3, 5], map.clone(), 1, float).is_err());
             assert!(FloatArray::mapped([usize::MAX, 3, 4], map, 1, float).is_err());
         }

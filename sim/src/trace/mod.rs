@@ -7,6 +7,8 @@ pub mod array;
 pub mod counts;
 pub mod import;
 pub mod native;
+pub mod restarts;
+pub mod top_k;
 
 use std::fmt;
 use std::str::FromStr;
