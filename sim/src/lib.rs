@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod format;
 pub mod placement;
 pub mod policy;
 pub mod progress;
+pub mod report;
 pub mod run;
 pub mod spec;
 pub mod trace;
