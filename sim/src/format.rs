@@ -1,0 +1,134 @@
+//! Numbers as people read them, the same in the terminal and in the report.
+
+/// Shown where there is no value.
+pub const NONE: &str = "–";
+
+/// A share as a percentage: two decimals below 10%, one from there on, `<0.01%` for what would read as zero and is not.
+///
+/// Not a number reads [`NONE`], here and below.
+pub fn percent(share: f64) -> String {
+    let value = share * 100.0;
+    let size = value.abs();
+    match () {
+        () if !value.is_finite() => NONE.into(),
+        () if value == 0.0 => "0.00%".into(),
+        () if size < 0.01 => format!("{}<0.01%", if value < 0.0 { "-" } else { "" }),
+        () if size < 9.995 => format!("{value:.2}%"),
+        () => format!("{value:.1}%"),
+    }
+}
+
+/// A time given in microseconds, with three significant digits in ns, µs, ms or s.
+pub fn microseconds(time_us: f64) -> String {
+    if !time_us.is_finite() {
+        return NONE.into();
+    }
+    if time_us == 0.0 {
+        return "0 µs".into();
+    }
+    let units = [("ns", 1e3), ("µs", 1.0), ("ms", 1e-3), ("s", 1e-6)];
+    // 999.5 would round to 1000, which is 1.00 of the next unit.
+    let (unit, factor) =
+        units.into_iter().find(|(_, factor)| (time_us * factor).abs() < 999.5).unwrap_or(units[units.len() - 1]);
+    format!("{} {unit}", three_digits(time_us * factor))
+}
+
+/// A ratio with two decimals, `0.83×`.
+pub fn ratio(ratio: f64) -> String {
+    if ratio.is_finite() { format!("{ratio:.2}×") } else { NONE.into() }
+}
+
+/// A whole number with a comma between thousands.
+pub fn count(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The value through `format`, or [`NONE`].
+pub fn optional(value: Option<f64>, format: impl FnOnce(f64) -> String) -> String {
+    value.map_or_else(|| NONE.into(), format)
+}
+
+fn three_digits(value: f64) -> String {
+    match value.abs() {
+        size if size < 9.995 => format!("{value:.2}"),
+        size if size < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn percentages() {
+        for (share, text) in [
+            (0.0, "0.00%"),
+            (-0.0, "0.00%"),
+            (0.000_01, "<0.01%"),
+            (-0.000_01, "-<0.01%"),
+            (0.0001, "0.01%"),
+            (0.034_56, "3.46%"),
+            (0.099_949, "9.99%"),
+            (0.099_96, "10.0%"),
+            (0.5, "50.0%"),
+            (1.0, "100.0%"),
+            (-0.25, "-25.0%"),
+            (f64::NAN, NONE),
+            (f64::INFINITY, NONE),
+        ] {
+            assert_eq!(percent(share), text, "{share}");
+        }
+    }
+
+    #[test]
+    fn times_by_magnitude() {
+        for (time_us, text) in [
+            (0.0, "0 µs"),
+            (0.000_5, "0.50 ns"),
+            (0.25, "250 ns"),
+            (0.9996, "1.00 µs"),
+            (1.0, "1.00 µs"),
+            (9.996, "10.0 µs"),
+            (123.4, "123 µs"),
+            (999.6, "1.00 ms"),
+            (12_345.0, "12.3 ms"),
+            (2.5e6, "2.50 s"),
+            (7.2e9, "7200 s"),
+            (-1500.0, "-1.50 ms"),
+            (f64::NAN, NONE),
+        ] {
+            assert_eq!(microseconds(time_us), text, "{time_us}");
+        }
+    }
+
+    #[test]
+    fn ratios_counts_and_nothing() {
+        assert_eq!(ratio(0.834), "0.83×");
+        assert_eq!(ratio(f64::NAN), NONE);
+        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(optional(None, percent), NONE);
+        assert_eq!(optional(Some(0.5), percent), "50.0%");
+    }
+
+    proptest! {
+        /// What is printed is within half a unit of the third digit of what was given.
+        #[test]
+        fn times_read_back(time_us in 1e-2f64..1e8) {
+            let text = microseconds(time_us);
+            let (number, unit) = text.split_once(' ').unwrap();
+            let factor = match unit { "ns" => 1e-3, "µs" => 1.0, "ms" => 1e3, _ => 1e6 };
+            let read = number.parse::<f64>().unwrap() * factor;
+            prop_assert!((read / time_us - 1.0).abs() <= 0.0051, "{time_us} {text}");
+        }
+    }
+}
