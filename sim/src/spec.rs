@@ -82,7 +82,9 @@ impl Values {
 impl fmt::Display for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs = self.parameters.iter().zip(&self.values);
-        pairs.filter(|(parameter, value)| **value != parameter.default).try_for_each(|(p, value)| write!(f, ":{}={value}", p.name))
+        pairs
+            .filter(|(parameter, value)| **value != parameter.default)
+            .try_for_each(|(p, value)| write!(f, ":{}={value}", p.name))
     }
 }
 

@@ -49,7 +49,7 @@ const PARTS: [Part; 3] = [
     Part {
         trace: GPT_OSS,
         title: "Eviction: decoding with gpt-oss-20b, experts copied on demand",
-        introduction: "Only the chosen experts are recorded, so nothing but the choice of resident experts differs. Each miss is a copy over the link.",
+        introduction: "Only the chosen experts are recorded, so nothing but the choice of resident experts may differ; \"tracked\" is CPTR's. Each miss is a copy over the link.",
         system: "offload",
     },
     Part {
@@ -76,7 +76,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
         .collect();
     report::write(&args.report, "cptr demo", &sections)?;
     if args.json {
-        return super::print_json(&parts().map(|(part, outcome)| JsonPart { title: part.title, outcome }).collect::<Vec<_>>());
+        return super::print_json(
+            &parts().map(|(part, outcome)| JsonPart { title: part.title, outcome }).collect::<Vec<_>>(),
+        );
     }
     let mut text = String::new();
     for (part, outcome) in parts() {

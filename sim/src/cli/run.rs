@@ -75,9 +75,10 @@ impl Machine {
             (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
                 Ok(Some(Model::new(&trace.meta.model, hidden, inner)))
             }
-            (Some(hidden), Some(inner)) => {
-                Err(Error::new(format!("--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}", 1 << 20)))
-            }
+            (Some(hidden), Some(inner)) => Err(Error::new(format!(
+                "--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}",
+                1 << 20
+            ))),
             _ => Ok(Model::find(&trace.meta.model).cloned()),
         }
     }
@@ -94,7 +95,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
         Recording::Counts(counts) => {
             let rows = run::counts::run(&counts, args.cache)?;
             super::remark(&counts.notes);
-            super::remark(&["counts have no token order: switches, token times and policies cannot be had from them".into()]);
+            super::remark(&[
+                "counts have no token order: switches, token times and policies cannot be had from them".into()
+            ]);
             if args.json { super::print_json(&rows) } else { super::print(&table::counts(&rows)) }
         }
     }
@@ -128,19 +131,25 @@ pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
     }
     let skipped = reasons.iter().map(|(reason, policies)| format!("Not run: {}; {reason}.", policies.join(", ")));
     let no_times = outcome.model.is_none().then(|| {
-        format!("No token times: the sizes of model \"{}\" are not known; give --hidden and --expert-inner.", outcome.trace.model)
+        format!(
+            "No token times: the sizes of model \"{}\" are not known; give --hidden and --expert-inner.",
+            outcome.trace.model
+        )
     });
     skipped.chain(no_times).collect()
 }
 
 fn kinds_help() -> String {
     let parameters = |parameters: &[Parameter]| {
-        let line = |p: &Parameter| format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary);
+        let line = |p: &Parameter| {
+            format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary)
+        };
         parameters.iter().map(line).collect::<String>()
     };
     let mut text = String::from("Policies:\n");
     for kind in policy::KINDS {
-        text += &format!("  {:<12} {} [needs {}]\n{}", kind.name, kind.summary, kind.needs, parameters(kind.parameters));
+        text +=
+            &format!("  {:<12} {} [needs {}]\n{}", kind.name, kind.summary, kind.needs, parameters(kind.parameters));
     }
     text += "\nPlacements:\n";
     for kind in placement::KINDS {

@@ -12,7 +12,14 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
     let model = if trace.model.is_empty() { "unknown model" } else { &trace.model };
     let mut text = format!(
         "{model}: {} tokens, {} layers x {} experts, top-{}; {}\ncache {} experts a layer; system {}; times {}\n",
-        trace.tokens, trace.layers, trace.experts, trace.k, trace.recorded, outcome.cache, outcome.system, outcome.time_method
+        trace.tokens,
+        trace.layers,
+        trace.experts,
+        trace.k,
+        trace.recorded,
+        outcome.cache,
+        outcome.system,
+        outcome.time_method
     );
     let header = ["policy", "placement", "switch", "miss", "mass loss", "agree", "token", "P99", "to raw"];
     text += &aligned(&header, 2, outcome.rows.iter().map(cells));
@@ -30,17 +37,17 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let time = |time: Option<f64>| time.map_or("-".into(), format::microseconds);
+    let time = |time| format::optional(time, format::microseconds);
     vec![
         row.policy.clone(),
         format!("{}{}", row.placement, if row.oracle { " *" } else { "" }),
-        row.switch_rate.map_or("-".into(), format::percent),
+        format::optional(row.switch_rate, format::percent),
         format::percent(row.miss_rate),
         format::percent(row.mass_loss),
         format::percent(row.agreement),
         time(row.token_time_us),
         time(row.token_time_p99_us),
-        row.ratio_to_raw.map_or("-".into(), |ratio| format!("{ratio:.3}")),
+        format::optional(row.ratio_to_raw, format::ratio),
     ]
 }
 

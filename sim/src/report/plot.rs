@@ -60,12 +60,16 @@ impl Key {
         let RGBColor(r, g, b) = self.color;
         let color = format!("#{r:02X}{g:02X}{b:02X}");
         let shape = match self.swatch {
-            Swatch::Line => format!("<line x1=\"0\" y1=\"12\" x2=\"56\" y2=\"12\" stroke=\"{color}\" stroke-width=\"6\" />"),
+            Swatch::Line => {
+                format!("<line x1=\"0\" y1=\"12\" x2=\"56\" y2=\"12\" stroke=\"{color}\" stroke-width=\"6\" />")
+            }
             Swatch::Bar => format!("<rect x=\"0\" y=\"4\" width=\"56\" height=\"16\" fill=\"{color}\" />"),
             Swatch::Mark => format!("<circle cx=\"28\" cy=\"12\" r=\"10\" fill=\"{color}\" />"),
         };
         let text = escape(&self.text);
-        format!("<li><svg viewBox=\"0 0 56 24\" xmlns=\"http://www.w3.org/2000/svg\" aria-hidden=\"true\">{shape}</svg>{text}</li>\n")
+        format!(
+            "<li><svg viewBox=\"0 0 56 24\" xmlns=\"http://www.w3.org/2000/svg\" aria-hidden=\"true\">{shape}</svg>{text}</li>\n"
+        )
     }
 }
 

@@ -21,9 +21,10 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         Key { swatch: Swatch::Mark, color: palette::REFERENCE, text: "reference: the model's own choice".into() },
         Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other policies and placements".into() },
     ];
-    let mut caption = "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
+    let mut caption =
+        "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
         Marks at the left edge change nothing in the model's choice."
-        .to_owned();
+            .to_owned();
     if bound.is_some() {
         let text = "Belady bound of the model's own choice".into();
         legend.push(Key { swatch: Swatch::Line, color: palette::BOUND, text });
@@ -152,7 +153,8 @@ const RINGS: i32 = 12;
 fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let width = plot::text_width(text);
     let half = plot::TEXT as i32 / 2;
-    let at = |left: i32, middle: i32| Rectangle { left, top: middle - half, right: left + width, bottom: middle + half };
+    let at =
+        |left: i32, middle: i32| Rectangle { left, top: middle - half, right: left + width, bottom: middle + half };
     for ring in 0..RINGS {
         let (side, rise) = (24 + ring * 14, ring * plot::TEXT as i32 * 3 / 4);
         let (right, left, centre) = (x + side, x - side - width, x - width / 2);

@@ -29,7 +29,11 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         legend.push(Key { swatch: Swatch::Line, color: palette::EVENT, text: "another domain begins".into() });
     }
     if !outcome.context.changes.is_empty() {
-        legend.push(Key { swatch: Swatch::Mark, color: palette::INK, text: "the tracker sees a change of context".into() });
+        legend.push(Key {
+            swatch: Swatch::Mark,
+            color: palette::INK,
+            text: "the tracker sees a change of context".into(),
+        });
     }
     plot::figure("Miss rate along the trace", HEIGHT, &legend, &caption(outcome), |area| draw(area, outcome, &curves))
 }

@@ -119,7 +119,9 @@ impl FloatArray {
     pub fn float(&self) -> Float {
         match &self.data {
             Data::Mapped { float, .. } => *float,
-            Data::Owned(values) if values.iter().all(|&v| f16::from_f32(v).to_f32().to_bits() == v.to_bits()) => Float::F16,
+            Data::Owned(values) if values.iter().all(|&v| f16::from_f32(v).to_f32().to_bits() == v.to_bits()) => {
+                Float::F16
+            }
             Data::Owned(values) if values.iter().all(|&v| bf16::from_f32(v).to_f32().to_bits() == v.to_bits()) => {
                 Float::Bf16
             }
@@ -267,7 +269,9 @@ mod tests {
 
     #[test]
     fn owned_values_are_written_in_the_narrowest_exact_format() {
-        for (value, float) in [(0.5, Float::F16), (1e30f32, Float::F32), (bf16::from_f32(1e30).to_f32(), Float::Bf16), (0.1, Float::F32)] {
+        for (value, float) in
+            [(0.5, Float::F16), (1e30f32, Float::F32), (bf16::from_f32(1e30).to_f32(), Float::Bf16), (0.1, Float::F32)]
+        {
             let array = FloatArray::owned([1, 1, 2], vec![1.0, value]);
             assert_eq!(array.float(), float, "{value}");
             assert_eq!(array.le_bytes().len(), 2 * float.bytes());

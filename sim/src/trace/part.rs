@@ -13,7 +13,9 @@ impl Trace {
     pub fn part(&self, wanted: impl Fn(usize) -> bool, domain_tokens: usize) -> Result<Self> {
         let kept = self.kept_tokens(wanted, domain_tokens);
         if kept.is_empty() {
-            return Err(Error::new(format!("expected a sequence of at most {domain_tokens} tokens, found longer ones only")));
+            return Err(Error::new(format!(
+                "expected a sequence of at most {domain_tokens} tokens, found longer ones only"
+            )));
         }
         let mut names = vec![None; self.meta.domains.len()];
         let mut domains = Vec::new();
@@ -34,7 +36,11 @@ impl Trace {
         Ok(Self {
             shape: Shape { tokens: kept.len(), ..self.shape },
             meta,
-            ids: kept.iter().flat_map(|&token| &self.ids[token * layers * k..(token + 1) * layers * k]).copied().collect(),
+            ids: kept
+                .iter()
+                .flat_map(|&token| &self.ids[token * layers * k..(token + 1) * layers * k])
+                .copied()
+                .collect(),
             weights: rows(&self.weights),
             logits: rows(&self.logits),
             bias: self.bias.clone(),
