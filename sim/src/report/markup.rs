@@ -18,7 +18,8 @@ pub(super) fn escape(text: &str) -> String {
 
 /// Replaces what no escape can bring into XML (control characters, U+FFFE, U+FFFF). For texts in plots, which plotters escapes.
 pub(super) fn clean(text: &str) -> String {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r') || (!c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'));
+    let allowed =
+        |c: char| matches!(c, '\t' | '\n' | '\r') || (!c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'));
     text.chars().map(|c| if allowed(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 

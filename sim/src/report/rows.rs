@@ -50,9 +50,7 @@ pub(super) fn names(rows: &[Row]) -> Vec<String> {
 /// The rows of line plots: the reference, the first of cptr, and of all others that do not see the future the one of fewest misses.
 /// Indices in that order, without those that the outcome lacks.
 pub(super) fn few(outcome: &Outcome) -> Vec<usize> {
-    let with = |role| {
-        move |&index: &usize| -> bool { Role::of(index, &outcome.rows[index]) == role }
-    };
+    let with = |role| move |&index: &usize| -> bool { Role::of(index, &outcome.rows[index]) == role };
     let all = 0..outcome.rows.len();
     let miss_rate = |&index: &usize| outcome.rows[index].miss_rate;
     let best = all.clone().filter(with(Role::Other)).min_by(|a, b| miss_rate(a).total_cmp(&miss_rate(b)));

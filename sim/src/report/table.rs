@@ -8,9 +8,8 @@ use crate::run::outcome::{Outcome, Row};
 /// One line on what was run.
 pub(super) fn facts(outcome: &Outcome) -> String {
     let trace = &outcome.trace;
-    let plural = |number: usize, what: &str| {
-        format!("{} {what}{}", format::count(number), if number == 1 { "" } else { "s" })
-    };
+    let plural =
+        |number: usize, what: &str| format!("{} {what}{}", format::count(number), if number == 1 { "" } else { "s" });
     let cached = format::percent(outcome.cache as f64 / trace.experts as f64);
     let times = match &outcome.model {
         Some(model) => format!("times for {model} ({})", outcome.time_method),
