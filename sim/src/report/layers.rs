@@ -19,8 +19,8 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         Key { swatch: Swatch::Line, color, text: names[index].clone() }
     };
     let legend: Vec<Key> = curves.iter().map(key).collect();
-    let caption = "Layers differ: where experts change from token to token (right), a cache misses more (left). A gap between two rows \
-        that is the same in all layers is a property of the policy; a gap in a few layers is one of the model.";
+    let caption = "Layers differ: where more experts change from token to token (right), a cache tends to miss more (left). A gap \
+        between two rows in all layers speaks for the policy; one in a few layers says which layers deserve a larger cache.";
     plot::figure("Misses and switches by layer", HEIGHT, &legend, caption, |area| draw(area, outcome, &curves))
 }
 

@@ -30,7 +30,7 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
     }
     if !outcome.context.changes.is_empty() {
         legend.push(Key {
-            swatch: Swatch::Mark,
+            swatch: Swatch::Tick,
             color: palette::INK,
             text: "the tracker sees a change of context".into(),
         });
@@ -45,14 +45,19 @@ fn draws_starts(outcome: &Outcome) -> bool {
 fn caption(outcome: &Outcome) -> String {
     let context = &outcome.context;
     let (starts, changes) = (context.domain_starts.len(), context.changes.len());
-    let mut caption = format!(
-        "Misses after a change of domain are the price of learning the new context; a good policy gets over it quickly. The tracker \
-         holds its lock on the context in {} of all tokens and layers, at a mean signal-to-noise ratio of {:.1} dB, and sees {} of \
-         context.",
+    let mut caption = String::new();
+    if starts > 0 {
+        caption.push_str(
+            "Misses after a change of domain are the price of learning a new context: the sooner a curve falls back, the better. ",
+        );
+    }
+    caption.push_str(&format!(
+        "The tracker holds its lock on the context in {} of all tokens and layers, at a mean signal-to-noise ratio of {}, and sees {} \
+         of context.",
         format::percent(context.locked_share),
-        context.snr_db,
+        format::decibels(context.snr_db),
         if changes == 1 { "1 change".into() } else { format!("{} changes", format::count(changes)) },
-    );
+    ));
     if starts > 0 {
         let names: Vec<String> = outcome.trace.domains.iter().take(12).map(|name| plot::short(name, 40)).collect();
         let more = if outcome.trace.domains.len() > names.len() { ", …" } else { "" };
@@ -101,10 +106,10 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
     }
     let mut changes: Vec<(i32, i32)> =
         outcome.context.changes.iter().map(|&token| chart.backend_coord(&(token as f64, y.start))).collect();
-    changes.dedup_by_key(|point| point.0 / 4);
+    // Ticks closer than their width are one.
+    changes.dedup_by_key(|point| point.0 / 3);
     for (x, y) in changes {
-        let corners = [(x, y - 26), (x - 10, y - 4), (x + 10, y - 4)];
-        area.draw(&Polygon::new(corners, palette::INK.filled()))?;
+        area.draw(&PathElement::new([(x, y), (x, y - 24)], palette::INK.stroke_width(3)))?;
     }
     Ok(())
 }
