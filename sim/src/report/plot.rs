@@ -140,11 +140,19 @@ pub(super) fn padded(values: impl Iterator<Item = f64>, share: f64, floor: f64) 
     low..(high + room).max(low + 1e-9)
 }
 
-/// Axes of numbers with names, horizontal grid lines and ticks in the given words.
+/// An axis of numbers.
+pub(super) struct Axis<'a> {
+    pub(super) range: std::ops::Range<f64>,
+    pub(super) name: &'a str,
+    /// A tick in words.
+    pub(super) tick: fn(f64) -> String,
+}
+
+/// Axes with names and horizontal grid lines.
 pub(super) fn axes<'a, 'b>(
     area: &'a Area<'b>,
-    (x, x_name, x_tick): (std::ops::Range<f64>, &str, &dyn Fn(&f64) -> String),
-    (y, y_name, y_tick): (std::ops::Range<f64>, &str, &dyn Fn(&f64) -> String),
+    x: Axis<'_>,
+    y: Axis<'_>,
 ) -> Result<Chart<'a, 'b>, Box<dyn std::error::Error>> {
     let mut chart = ChartBuilder::on(area)
         .margin_top(20)
@@ -152,7 +160,7 @@ pub(super) fn axes<'a, 'b>(
         .margin_left(10)
         .x_label_area_size(96)
         .y_label_area_size(150)
-        .build_cartesian_2d(x, y)?;
+        .build_cartesian_2d(x.range, y.range)?;
     let label = ("sans-serif", TEXT).into_font().color(&palette::SOFT);
     chart
         .configure_mesh()
@@ -164,10 +172,10 @@ pub(super) fn axes<'a, 'b>(
         .axis_style(palette::SOFT.stroke_width(2))
         .label_style(label.clone())
         .axis_desc_style(label)
-        .x_desc(x_name)
-        .y_desc(y_name)
-        .x_label_formatter(x_tick)
-        .y_label_formatter(y_tick)
+        .x_desc(x.name)
+        .y_desc(y.name)
+        .x_label_formatter(&|value| (x.tick)(*value))
+        .y_label_formatter(&|value| (y.tick)(*value))
         .draw()?;
     Ok(chart)
 }

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
 use super::rows::Role;
 use crate::run::outcome::Outcome;
 
@@ -72,11 +72,10 @@ fn bound(outcome: &Outcome) -> Option<f64> {
 fn draw(area: &Area<'_>, marks: &[Mark], bound: Option<f64>) -> Drawn {
     let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
     let y = plot::padded(marks.iter().map(|mark| mark.y).chain(bound), 0.1, 0.0);
-    let tick = |value: &f64| plot::percent_tick(*value);
     let mut chart = plot::axes(
         area,
-        (x.clone(), "mass loss: wanted routing mass given up", &tick),
-        (y, "miss rate: experts run from slow memory", &tick),
+        Axis { range: x.clone(), name: "mass loss: wanted routing mass given up", tick: plot::percent_tick },
+        Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
     )?;
     if let Some(bound) = bound {
         let line = [(x.start, bound), (x.end, bound)];

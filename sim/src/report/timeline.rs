@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
 use super::rows::{Role, few};
 use crate::format;
 use crate::run::outcome::{Outcome, Row};
@@ -90,10 +90,12 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
         .map(|&index| (Role::of(index, &outcome.rows[index]), points(&outcome.rows[index], tokens)))
         .collect();
     let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.08, 0.0);
-    let token_tick = |value: &f64| format::count(value.max(0.0).round() as usize);
-    let percent_tick = |value: &f64| plot::percent_tick(*value);
-    let mut chart =
-        plot::axes(area, (0.0..tokens, "token of the trace", &token_tick), (y.clone(), "miss rate", &percent_tick))?;
+    let token_tick = |value: f64| format::count(value.max(0.0).round() as usize);
+    let mut chart = plot::axes(
+        area,
+        Axis { range: 0.0..tokens, name: "token of the trace", tick: token_tick },
+        Axis { range: y.clone(), name: "miss rate", tick: plot::percent_tick },
+    )?;
     if draws_starts(outcome) {
         for &start in &outcome.context.domain_starts {
             let line = [(start as f64, y.start), (start as f64, y.end)];
