@@ -57,6 +57,7 @@ fn outcome(rows: Vec<Row>) -> Outcome {
             lost_locks_per_10k: 4.0,
             changes: vec![510],
             domain_starts: vec![500],
+            domain_order: vec![1, 0],
         },
     }
 }
@@ -263,6 +264,20 @@ fn marks_and_lines_are_in_the_plots() {
     assert_eq!(count(TIMELINE, "polyline", "stroke", "#222221"), 1);
     assert_eq!(count(TIME, "rect", "fill", "#D5D9DE"), 4);
     assert_eq!(count(TIME, "rect", "fill", "#009E73"), 0, "the near-data device is idle");
+}
+
+#[test]
+fn domains_are_named_in_the_order_of_the_trace() {
+    let page = page(&typical());
+    let document = parse(&page);
+    let texts: Vec<&str> = document
+        .descendants()
+        .filter(|n| n.has_tag_name(("http://www.w3.org/2000/svg", "text")))
+        .filter_map(|n| n.text())
+        .map(str::trim)
+        .collect();
+    let place = |name: &str| texts.iter().position(|text| *text == name).unwrap();
+    assert!(place("prose") < place("code"), "{texts:?}");
 }
 
 #[test]

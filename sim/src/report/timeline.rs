@@ -1,8 +1,9 @@
 //! Miss rate along the trace, with the domains of the trace and the changes that the tracker saw.
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Chart, Drawn, Key, Swatch, palette};
 use super::rows::{Role, few};
 use crate::format;
 use crate::run::outcome::{Outcome, Row};
@@ -89,7 +90,8 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
         .iter()
         .map(|&index| (Role::of(index, &outcome.rows[index]), points(&outcome.rows[index], tokens)))
         .collect();
-    let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.08, 0.0);
+    // Room above the curves for the names of domains.
+    let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.14, 0.0);
     let token_tick = |value: f64| format::count(value.max(0.0).round() as usize);
     let mut chart = plot::axes(
         area,
@@ -102,6 +104,7 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
             chart.draw_series(LineSeries::new(line, palette::EVENT.stroke_width(4)))?;
         }
     }
+    domain_names(area, outcome, &chart, y.end)?;
     for (role, points) in lines {
         let width = if role == Role::Cptr { 6 } else { 4 };
         chart.draw_series(LineSeries::new(points, role.color().stroke_width(width)))?;
@@ -112,6 +115,26 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
     changes.dedup_by_key(|point| point.0 / 3);
     for (x, y) in changes {
         area.draw(&PathElement::new([(x, y), (x, y - 24)], palette::INK.stroke_width(3)))?;
+    }
+    Ok(())
+}
+
+/// The name of each part of the trace above the curves, where there are several and it fits between its lines.
+fn domain_names(area: &Area<'_>, outcome: &Outcome, chart: &Chart<'_, '_>, top: f64) -> Drawn {
+    let context = &outcome.context;
+    if !draws_starts(outcome) {
+        return Ok(());
+    }
+    let starts = [0].into_iter().chain(context.domain_starts.iter().copied());
+    let ends = context.domain_starts.iter().copied().chain([outcome.trace.tokens]);
+    for ((start, end), &domain) in starts.zip(ends).zip(&context.domain_order) {
+        let (left, y) = chart.backend_coord(&(start as f64, top));
+        let (right, _) = chart.backend_coord(&(end as f64, top));
+        let name = plot::short(outcome.trace.domains.get(domain).map_or("", String::as_str), 24);
+        if plot::text_width(&name) <= right - left - 8 {
+            let style = plot::text_style(palette::SOFT, HPos::Center, VPos::Top);
+            area.draw(&Text::new(name, ((left + right) / 2, y + 4), style))?;
+        }
     }
     Ok(())
 }
