@@ -15,7 +15,6 @@ mod times;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
 use std::path::Path;
 
 use crate::error::Result;
