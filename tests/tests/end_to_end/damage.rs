@@ -260,9 +260,10 @@ fn changed_anywhere() {
             let out = folder.path().join("bad/out.safetensors");
             match output.code {
                 0 => std::fs::remove_file(out).unwrap(),
-                2 => {
-                    assert!(!out.exists() && output.stderr.starts_with("cptr: ") && output.stderr.lines().count() == 1)
-                }
+                2 => assert!(
+                    !out.exists() && output.stderr.starts_with("cptr: ") && output.stderr.lines().count() == 1,
+                    "{name}, step {step}: {output:?}"
+                ),
                 code => panic!("{name}, step {step}: {code}, {output:?}"),
             }
         }
