@@ -1,5 +1,6 @@
 //! The one error of this crate: a sentence that says where the input is wrong and what was expected there.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -48,16 +49,26 @@ impl Error {
     }
 }
 
+/// Always one line: messages may quote files, and parsers draw pictures.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
+            write!(f, "{}: ", one_line(&file.to_string_lossy()))?;
         }
         if let Some(position) = &self.position {
-            write!(f, "{position}: ")?;
+            write!(f, "{}: ", one_line(position))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&one_line(&self.message))
     }
+}
+
+/// The text without control characters; a space where they stood.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let parts = text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ").into()
 }
 
 impl std::error::Error for Error {}
@@ -65,6 +76,13 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_one_line_whatever_it_quotes() {
+        let error =
+            Error::new("syntax error:\n  |\n1 | \u{1b}[31mx\r\n").at("key \"a\nb\"").or_file(Path::new("c\td.npy"));
+        assert_eq!(error.to_string(), "c d.npy: key \"a b\": syntax error: | 1 | [31mx");
+    }
 
     #[test]
     fn reads_from_the_outside_in() {

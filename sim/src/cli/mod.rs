@@ -39,7 +39,11 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return without_command(&error),
+    };
+    let result = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Inspect(args) => inspect::main(&args),
         Command::Convert(args) => convert::main(&args),
@@ -47,11 +51,42 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cptr: {error}");
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(reason: &impl std::fmt::Display) -> ExitCode {
+    complain(&format!("cptr: {reason}"));
+    ExitCode::from(2)
+}
+
+/// Help and version as asked for; the whole help where nothing is asked; else one sentence on what is wrong with the arguments.
+fn without_command(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
             ExitCode::from(2)
         }
+        _ => fail(&sentence(&error.to_string())),
     }
+}
+
+/// The message and the tips of a clap error in one line, without its usage.
+fn sentence(text: &str) -> String {
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let kept = paragraphs.filter(|paragraph| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more"));
+    let joined = kept.collect::<Vec<_>>().join("; ");
+    joined.strip_prefix("error: ").unwrap_or(&joined).into()
+}
+
+/// Writes a line to standard error; where nobody reads it, there is nobody to tell.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes to standard output; a reader that has gone away, as `head` does, is no error.
@@ -75,6 +110,32 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 /// Writes remarks for people to standard error.
 fn remark(sentences: &[String]) {
     for sentence in sentences {
-        eprintln!("Note: {sentence}");
+        complain(&format!("Note: {sentence}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(arguments: &[&str]) -> String {
+        sentence(&Cli::try_parse_from(arguments).unwrap_err().to_string())
+    }
+
+    #[test]
+    fn wrong_arguments_are_one_sentence() {
+        assert_eq!(
+            refusal(&["cptr", "run", "a", "--cache", "many"]),
+            "invalid value 'many' for '--cache <N>': invalid digit found in string"
+        );
+        assert_eq!(refusal(&["cptr", "inspect"]), "the following required arguments were not provided: <TRACE>");
+        let tip = refusal(&["cptr", "inspect", "a", "--jsn"]);
+        assert!(tip.starts_with("unexpected argument '--jsn' found; tip: ") && !tip.contains("Usage"), "{tip}");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
     }
 }

@@ -1,0 +1,212 @@
+//! `inspect`, `run` and `convert` on the bundled traces and on a recording of every format.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::command::Folder;
+use crate::samples::{self, CUT, EXPERTS, K, Keeps, LAYERS, Routing, SAMPLES, TOKENS};
+
+/// Copies of the traces that come with the program.
+pub(crate) const BUNDLED: [&str; 2] = ["tiny-moe-8m.safetensors", "gpt-oss-20b.safetensors"];
+
+const INSPECT_KEYS: &[&str] = &[
+    "tokens",
+    "layers",
+    "experts",
+    "k",
+    "switch_rate",
+    "switch_rate_memoryless",
+    "switch_rate_lowest",
+    "switch_rate_highest",
+    "switch_rate_by_layer",
+    "overlap_by_lag",
+    "reuse",
+    "cache",
+    "locality",
+    "phases",
+    "warnings",
+    "notes",
+];
+const RUN_KEYS: &[&str] = &[
+    "policy",
+    "placement",
+    "oracle",
+    "cache",
+    "switch_rate",
+    "miss_rate",
+    "mass_loss",
+    "agreement",
+    "token_time_us",
+    "ratio_to_raw",
+    "time_method",
+];
+
+pub(crate) fn bundled() -> Folder {
+    let folder = Folder::new();
+    for name in BUNDLED {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data").join(name);
+        folder.file(name, std::fs::read(path).unwrap());
+    }
+    folder
+}
+
+fn sampled() -> Folder {
+    let folder = Folder::new();
+    samples::write(&folder);
+    folder
+}
+
+#[track_caller]
+pub(crate) fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("expected a number, found {value}"))
+}
+
+#[track_caller]
+fn assert_near(found: &Value, expected: f64, what: &str) {
+    assert!((number(found) - expected).abs() < 1e-9, "{what}: expected {expected}, found {found}");
+}
+
+#[track_caller]
+fn assert_keys(value: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(value.get(key).is_some(), "no key {key} in {value}");
+    }
+}
+
+#[test]
+fn there_is_a_sample_of_every_format() {
+    for importer in cptr_sim::trace::import::IMPORTERS {
+        assert!(SAMPLES.iter().any(|sample| sample.format == importer.name()), "{}", importer.name());
+    }
+}
+
+#[test]
+fn bundled_traces_are_inspected_run_and_converted() {
+    let folder = bundled();
+    for (name, shape) in BUNDLED.iter().zip([[4, 32, 4], [24, 32, 4]]) {
+        let report = folder.json(&format!("inspect {name} --json"));
+        assert_keys(&report, INSPECT_KEYS);
+        assert_eq!(["layers", "experts", "k"].map(|key| report[key].as_u64().unwrap()), shape);
+        assert!(number(&report["switch_rate"]) < number(&report["switch_rate_memoryless"]), "{name}");
+        let rows = folder.json(&format!("run {name} --policy raw --placement lru,tracked,belady --json"));
+        assert_eq!(rows.as_array().unwrap().len(), 3);
+        rows.as_array().unwrap().iter().for_each(|row| assert_keys(row, RUN_KEYS));
+        // Both count the same switches.
+        assert_near(&rows[0]["switch_rate"], number(&report["switch_rate"]), name);
+        folder.run(&format!("convert {name} again.safetensors")).ok();
+        let line = "--policy raw --placement lru,tracked,belady --json";
+        assert_eq!(folder.json(&format!("run again.safetensors {line}")), rows, "{name}");
+        for text in [folder.run(&format!("inspect {name}")), folder.run(&format!("run {name} --policy raw"))] {
+            assert!(text.ok().stdout.contains('%'));
+        }
+    }
+}
+
+#[test]
+fn every_format_says_the_same_of_the_same_routing() {
+    let (folder, routing) = (sampled(), Routing::new());
+    for sample in SAMPLES.iter().filter(|sample| sample.has_tokens()) {
+        let name = sample.source;
+        let report = folder.json(&format!("inspect {name} --json --cache 4"));
+        assert_keys(&report, INSPECT_KEYS);
+        let shape = ["tokens", "layers", "experts", "k"].map(|key| report[key].as_u64().unwrap() as usize);
+        assert_eq!(shape, [TOKENS, LAYERS, EXPERTS, K], "{name}");
+        match sample.keeps {
+            Keeps::Tokens { starts, .. } => {
+                assert_near(&report["switch_rate"], routing.switch_rate(starts), name);
+                assert_eq!(report["sequences"], starts.len(), "{name}");
+            }
+            _ => assert_eq!(report["switch_rate"], Value::Null, "{name}"),
+        }
+        let rows = folder.json(&format!("run {name} --policy raw --placement lru --cache 4 --json"));
+        assert_eq!((rows[0]["cache"].as_u64(), rows[0]["agreement"].as_f64()), (Some(4), Some(1.0)), "{name}");
+        assert_near(&rows[0]["miss_rate"], routing.lru_miss_rate(4), name);
+        let memoryless = routing.counts(0..TOKENS).iter().map(|layer| memoryless(layer)).sum::<f64>() / LAYERS as f64;
+        assert_near(&report["switch_rate_memoryless"], memoryless, name);
+        folder.run(&format!("inspect {name}")).ok();
+        folder.run(&format!("run {name}")).ok();
+    }
+}
+
+/// Switch rate of independent draws with the same frequencies.
+fn memoryless(layer: &[u64]) -> f64 {
+    1.0 - layer.iter().map(|&count| (count as f64 / TOKENS as f64).powi(2)).sum::<f64>() / K as f64
+}
+
+#[test]
+fn counts_say_what_can_be_said_of_counts() {
+    let (folder, routing) = (sampled(), Routing::new());
+    for sample in SAMPLES {
+        let Keeps::Counts { tables } = sample.keeps else { continue };
+        let name = sample.source;
+        let report = folder.json(&format!("inspect {name} --json"));
+        assert_keys(&report, &["source", "tables", "models", "pairs", "notes", "warnings"]);
+        assert_eq!(report["tables"].as_array().unwrap().len(), tables, "{name}");
+        let output = folder.run(&format!("run {name} --cache 4 --json")).ok();
+        assert!(output.stderr.contains("counts have no token order"), "{name}: {}", output.stderr);
+        let rows: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(rows.as_array().unwrap().len(), tables, "{name}");
+        let parts = if tables == 1 { vec![0..TOKENS] } else { vec![0..CUT, CUT..TOKENS] };
+        for (row, part) in rows.as_array().unwrap().iter().zip(parts) {
+            assert_keys(row, &["table", "policy", "placement", "cache", "miss_rate", "miss_rate_uniform"]);
+            assert_near(&row["miss_rate"], static_miss_rate(&routing.counts(part), 4), name);
+            assert_near(&row["miss_rate_uniform"], 0.75, name);
+        }
+        folder.run(&format!("inspect {name}")).ok();
+        folder.run(&format!("run {name}")).ok();
+        let message = folder.refusal(&format!("run {name} --domain toy"));
+        assert!(message.contains("counts"), "{message}");
+    }
+}
+
+/// Share of the choices outside the `cache` most frequent experts, mean over layers.
+fn static_miss_rate(counts: &[Vec<u64>], cache: usize) -> f64 {
+    let missed = counts.iter().map(|layer| {
+        let mut sorted = layer.clone();
+        sorted.sort_by(|a, b| b.cmp(a));
+        sorted[cache..].iter().sum::<u64>() as f64 / sorted.iter().sum::<u64>() as f64
+    });
+    missed.sum::<f64>() / counts.len() as f64
+}
+
+#[test]
+fn converted_recordings_run_like_the_originals() {
+    let folder = sampled();
+    for sample in SAMPLES {
+        let name = sample.source;
+        let output = folder.run(&format!("convert {name} converted.safetensors")).ok();
+        assert_eq!(output.stdout, "", "{name}");
+        let [before, after] =
+            [name, "converted.safetensors"].map(|name| folder.json(&format!("run {name} --cache 4 --json")));
+        assert_eq!(before, after, "{name}");
+        let [before, after] = [name, "converted.safetensors"].map(|name| {
+            let mut report = folder.json(&format!("inspect {name} --json"));
+            // Remarks are about the file, and may be more of the original.
+            for key in ["notes", "warnings"] {
+                report[key].take();
+            }
+            report
+        });
+        assert_eq!(before, after, "{name}");
+        // The native format is a fixed point, and a second run replaces the first file.
+        folder.run("convert converted.safetensors again.safetensors").ok();
+        assert!(folder.read("converted.safetensors") == folder.read("again.safetensors"), "{name}");
+    }
+    let known: Vec<_> = folder.contents().into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
+    let written = known.iter().filter(|name| ["converted.safetensors", "again.safetensors"].iter().any(|n| n == name));
+    assert_eq!(written.count(), 2);
+    assert!(known.iter().all(|name| !name.to_string_lossy().contains(".tmp")), "{known:?}");
+}
+
+#[test]
+fn models_of_known_size_have_times_and_others_say_what_is_missing() {
+    let folder = sampled();
+    let output = folder.run("run native.safetensors --policy raw --json").ok();
+    assert!(output.stderr.contains("--hidden and --expert-inner"), "{}", output.stderr);
+    let rows: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(rows[0]["token_time_us"], Value::Null);
+    let rows = folder.json("run native.safetensors --policy raw --json --model gpt-oss-20b");
+    assert!(number(&rows[0]["token_time_us"]) > 0.0);
+    assert_eq!(rows[0]["ratio_to_raw"], json!(1.0));
+}
