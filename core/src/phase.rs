@@ -38,7 +38,7 @@ pub struct PhaseConfig {
 impl Default for PhaseConfig {
     /// Chosen on Qwen3, DeepSeek-V2-Lite and gpt-oss traces (docs/filter.md).
     fn default() -> Self {
-        Self { proportional_shift: 6, integral_shift: 12, acquire_tokens: 32, slack_16ths: 10, threshold: 8 }
+        Self { proportional_shift: 6, integral_shift: 12, acquire_tokens: 32, slack_16ths: 18, threshold: 10 }
     }
 }
 

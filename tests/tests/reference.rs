@@ -76,8 +76,8 @@ impl Reference {
         self.angle += self.drift + error / 64.0;
         self.drift += error / 4096.0 - self.drift / 64.0;
         self.deviation += (error.abs() - self.deviation) / 64.0;
-        self.evidence = (self.evidence + error - self.deviation * 10.0 / 16.0).max(0.0);
-        if self.evidence > 8.0 * self.deviation {
+        self.evidence = (self.evidence + error - self.deviation * 18.0 / 16.0).max(0.0);
+        if self.evidence > 10.0 * self.deviation {
             (self.angle, self.drift, self.evidence, self.tokens) = (0.0, 0.0, 0.0, 0);
             return true;
         }

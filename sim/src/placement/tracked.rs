@@ -12,7 +12,7 @@ pub(super) const KIND: Kind = Kind {
         Parameter { name: "slow", default: 1.0 / 64.0, range: (0.0, 0.8), summary: "steady gain of the context level" },
         Parameter { name: "fast", default: 1.0 / 8.0, range: (0.0, 0.99), summary: "gain of the fast level" },
         Parameter { name: "reopened", default: 1.0 / 20.0, range: (0.0, 0.8), summary: "gain after a loss of lock" },
-        Parameter { name: "threshold", default: 8.0, range: (1.0, 255.0), summary: "evidence that loses lock" },
+        Parameter { name: "threshold", default: 10.0, range: (1.0, 255.0), summary: "evidence that loses lock" },
     ],
     oracle: false,
     make,
