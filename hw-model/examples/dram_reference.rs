@@ -1,4 +1,5 @@
 //! Runs every Ramulator row of `tests/reference.tsv` and prints ours beside it: `cargo run --release --example dram_reference`.
+//! With words behind `--`, only the rows that contain all of them: `-- DDR5-4800 rand`.
 use cptr_hw_model::dram::{CommandKind, Config, Controller, MappingKind, Refresh, Request, Until, presets, stream};
 use std::time::Instant;
 
@@ -23,7 +24,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "device       mapping     stream ref.     cycles   reference   ratio  latency   (ref.)     hits/misses/conflicts  Mreq/s"
     );
-    for row in REFERENCE.lines().filter(|line| line.starts_with("ramulator")) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |row: &str| words.iter().all(|word| row.contains(word));
+    for row in REFERENCE.lines().filter(|row| row.starts_with("ramulator") && wanted(row)) {
         let field: Vec<&str> = row.split('\t').collect();
         let device = presets::by_name(field[1]).ok_or("unknown device")?;
         let mapping = MappingKind::by_name(field[2]).ok_or("unknown mapping")?;

@@ -3,7 +3,7 @@
 //! The channel owns no clock. [`Channel::probe`] tells when a command becomes legal and changes nothing; [`Channel::issue`]
 //! takes the cycle as an argument and refuses an illegal command.
 use super::command::{Command, CommandKind};
-use super::device::{Device, RefreshSet};
+use super::device::{Device, MAX_BANKS, RefreshSet};
 use super::error::{CommandError, ConfigError, Refused};
 use super::latencies::Latencies;
 
@@ -18,28 +18,21 @@ pub enum BankState {
     Open,
 }
 
-/// First legal cycle of each command to one bank, as far as the bank itself is concerned.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bank {
-    pub(super) act: u64,
-    pub(super) rd: u64,
-    pub(super) wr: u64,
-    pub(super) pre: u64,
-    pub(super) refresh: u64,
-    pub(super) row: u32,
-    pub(super) group: u16,
-    pub(super) rank: u16,
+/// Room for the greatest channel, so that a bank number masked to it needs no further check.
+const BANKS: usize = MAX_BANKS as usize;
+
+/// First legal cycle of each command, per bank, as far as the bank and its group are concerned.
+#[derive(Debug, Clone)]
+pub(super) struct Banks {
+    pub(super) act: [u64; BANKS],
+    pub(super) rd: [u64; BANKS],
+    pub(super) wr: [u64; BANKS],
+    pub(super) pre: [u64; BANKS],
+    pub(super) refresh: [u64; BANKS],
+    pub(super) row: [u32; BANKS],
 }
 
-/// The same for a bank group.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Group {
-    pub(super) act: u64,
-    pub(super) rd: u64,
-    pub(super) wr: u64,
-}
-
-/// The same for a rank.
+/// First legal cycle of each command, as far as the rank is concerned.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rank {
     pub(super) act: u64,
@@ -58,8 +51,8 @@ pub(super) struct Rank {
 #[derive(Debug, Clone)]
 pub struct Channel {
     pub(super) lat: Latencies,
-    pub(super) banks: Vec<Bank>,
-    pub(super) groups: Vec<Group>,
+    pub(super) banks: Banks,
+    total_banks: u32,
     pub(super) ranks: Vec<Rank>,
     /// First free cycle of the command bus (row bus), and of the column bus of HBM.
     pub(super) bus: [u64; 2],
@@ -75,9 +68,8 @@ pub struct Channel {
     refresh_set: Option<RefreshSet>,
     column_bus: usize,
     banks_per_rank: u32,
+    banks_per_stack: u32,
     banks_per_group: u32,
-    groups_per_stack: u32,
-    stacks: u32,
 }
 
 fn raise(earliest: &mut u64, cycle: u64) {
@@ -89,20 +81,17 @@ impl Channel {
     pub fn new(device: &Device) -> Result<Self, ConfigError> {
         device.validate()?;
         let o = &device.organisation;
-        let bank = |flat: u32| Bank {
-            act: 0,
-            rd: 0,
-            wr: 0,
-            pre: 0,
-            refresh: 0,
-            row: 0,
-            group: (flat / o.banks) as u16,
-            rank: (flat / o.banks_per_rank()) as u16,
-        };
         Ok(Self {
             lat: Latencies::of(device),
-            banks: (0..o.total_banks()).map(bank).collect(),
-            groups: vec![Group::default(); o.total_groups() as usize],
+            banks: Banks {
+                act: [0; BANKS],
+                rd: [0; BANKS],
+                wr: [0; BANKS],
+                pre: [0; BANKS],
+                refresh: [0; BANKS],
+                row: [0; BANKS],
+            },
+            total_banks: o.total_banks(),
             ranks: vec![Rank::default(); o.ranks as usize],
             bus: [0; 2],
             open: 0,
@@ -113,20 +102,19 @@ impl Channel {
             refresh_set: device.bank_refresh.map(|refresh| refresh.set),
             column_bus: usize::from(device.dual_command_bus),
             banks_per_rank: o.banks_per_rank(),
+            banks_per_stack: o.groups * o.banks,
             banks_per_group: o.banks,
-            groups_per_stack: o.groups,
-            stacks: o.stacks,
         })
     }
 
     /// State of a bank; `None` if there is no such bank.
     pub fn bank_state(&self, bank: u16) -> Option<BankState> {
-        (usize::from(bank) < self.banks.len()).then(|| self.state(bank))
+        (u32::from(bank) < self.total_banks).then(|| self.state(bank))
     }
 
     /// The open row of a bank.
     pub fn open_row(&self, bank: u16) -> Option<u32> {
-        (self.bank_state(bank) == Some(BankState::Open)).then(|| self.banks[usize::from(bank)].row)
+        (self.bank_state(bank) == Some(BankState::Open)).then(|| self.banks.row[usize::from(bank)])
     }
 
     fn state(&self, bank: u16) -> BankState {
@@ -139,14 +127,23 @@ impl Channel {
         }
     }
 
+    pub(super) const fn bank_count(&self) -> u32 {
+        self.total_banks
+    }
+
+    /// Rank of a bank.
+    pub(super) const fn rank_of(&self, bank: u16) -> usize {
+        (bank as u32 >> self.banks_per_rank.trailing_zeros()) as usize
+    }
+
     /// Banks of `rank`, one bit each.
-    pub(super) fn rank_mask(&self, rank: usize) -> u64 {
-        (u64::MAX >> (64 - self.banks_per_rank)) << (rank as u32 * self.banks_per_rank)
+    pub(super) const fn rank_mask(&self, rank: usize) -> u64 {
+        block(self.banks_per_rank, rank as u32 * self.banks_per_rank)
     }
 
     /// Banks that a bank-wise refresh starting at `bank` covers.
     pub(super) fn refresh_mask(&self, bank: u16) -> u64 {
-        let rank = usize::from(self.banks[usize::from(bank)].rank);
+        let rank = self.rank_of(bank);
         match self.refresh_set {
             None | Some(RefreshSet::Bank) => 1 << bank,
             Some(RefreshSet::Pair) => {
@@ -159,7 +156,7 @@ impl Channel {
                 let within = u32::from(bank) % self.banks_per_group;
                 let all = self.rank_mask(rank);
                 let mut every = 0u64;
-                for flat in (within..self.banks.len() as u32).step_by(self.banks_per_group as usize) {
+                for flat in (within..self.total_banks).step_by(self.banks_per_group as usize) {
                     every |= 1 << flat;
                 }
                 every & all
@@ -172,18 +169,17 @@ impl Channel {
     /// # Errors
     /// If no waiting helps: the bank is in the wrong state, or the device does not know the command.
     pub fn probe(&self, command: Command) -> Result<u64, CommandError> {
-        let bank = self.bank_state(command.bank).map(|_| &self.banks[usize::from(command.bank)]);
-        let bank = bank.ok_or(CommandError::NoSuchBank)?;
-        let rank = &self.ranks[usize::from(bank.rank)];
-        let state = self.state(command.bank);
-        let rank_banks = self.rank_mask(usize::from(bank.rank));
+        let state = self.bank_state(command.bank).ok_or(CommandError::NoSuchBank)?;
+        let (banks, bank) = (&self.banks, usize::from(command.bank));
+        let rank = &self.ranks[self.rank_of(command.bank)];
+        let rank_banks = self.rank_mask(self.rank_of(command.bank));
         let closed = |mask: u64| (self.open | self.activating) & mask == 0;
         let require = |holds: bool, otherwise: CommandError| if holds { Ok(()) } else { Err(otherwise) };
         let bus = self.bus[if command.kind.is_column() { self.column_bus } else { 0 }];
         let earliest = match command.kind {
             CommandKind::Act => {
                 require(state == BankState::Closed, CommandError::BankNotClosed)?;
-                bank.act.max(self.groups[usize::from(bank.group)].act).max(rank.act)
+                banks.act[bank].max(rank.act)
             }
             CommandKind::Act2 => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
@@ -192,7 +188,7 @@ impl Channel {
             }
             CommandKind::Pre => {
                 require(state != BankState::Activating, CommandError::BankNotClosed)?;
-                bank.pre.max(rank.pre)
+                banks.pre[bank].max(rank.pre)
             }
             CommandKind::PreAll => {
                 require(self.activating & rank_banks == 0, CommandError::BankNotClosed)?;
@@ -200,11 +196,11 @@ impl Channel {
             }
             CommandKind::Rd | CommandKind::RdA => {
                 require(state == BankState::Open, CommandError::RowNotOpen)?;
-                bank.rd.max(self.groups[usize::from(bank.group)].rd).max(rank.rd)
+                banks.rd[bank].max(rank.rd)
             }
             CommandKind::Wr | CommandKind::WrA => {
                 require(state == BankState::Open, CommandError::RowNotOpen)?;
-                bank.wr.max(self.groups[usize::from(bank.group)].wr).max(rank.wr)
+                banks.wr[bank].max(rank.wr)
             }
             CommandKind::RefAll => {
                 require(closed(rank_banks), CommandError::BankNotClosed)?;
@@ -214,7 +210,7 @@ impl Channel {
                 require(self.refresh_set.is_some(), CommandError::NotSupported)?;
                 let set = self.refresh_mask(command.bank);
                 require(closed(set), CommandError::BankNotClosed)?;
-                bits(set).map(|b| self.banks[b].refresh).fold(rank.ref_bank, u64::max)
+                bits(set).map(|b| banks.refresh[b]).fold(rank.ref_bank, u64::max)
             }
             CommandKind::Cas => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
@@ -267,7 +263,8 @@ impl Channel {
             CommandKind::Rd | CommandKind::RdA => self.read(command, now),
             CommandKind::Wr | CommandKind::WrA => self.write(command, now),
             CommandKind::RefAll => {
-                let rank = &mut self.ranks[usize::from(self.banks[usize::from(command.bank)].rank)];
+                let rank_index = self.rank_of(command.bank);
+                let rank = &mut self.ranks[rank_index];
                 raise(&mut rank.act, now + self.lat.refab_act);
                 for earliest in [&mut rank.pre_all, &mut rank.ref_all, &mut rank.ref_bank] {
                     raise(earliest, now + self.lat.refab_other);
@@ -279,19 +276,20 @@ impl Channel {
     }
 
     fn activate(&mut self, command: Command, now: u64) {
-        let lat = &self.lat;
-        let bank = &mut self.banks[usize::from(command.bank)];
-        bank.row = command.row;
-        raise(&mut bank.act, now + lat.act_act);
-        raise(&mut bank.rd, now + lat.act_rd);
-        raise(&mut bank.wr, now + lat.act_wr);
-        raise(&mut bank.pre, now + lat.act_pre);
-        raise(&mut bank.refresh, now + lat.act_ref);
-        raise(&mut self.groups[usize::from(bank.group)].act, now + lat.group_act_act);
-        let rank = &mut self.ranks[usize::from(bank.rank)];
-        rank.window[usize::from(rank.oldest)] = now + lat.rank_four_acts;
+        let (lat, bank) = (&self.lat, usize::from(command.bank));
+        let rank_index = self.rank_of(command.bank);
+        let banks = &mut self.banks;
+        banks.row[bank] = command.row;
+        raise_all(&mut banks.act, group_of(bank, self.banks_per_group), now + lat.group_act_act);
+        raise(&mut banks.act[bank], now + lat.act_act);
+        raise(&mut banks.rd[bank], now + lat.act_rd);
+        raise(&mut banks.wr[bank], now + lat.act_wr);
+        raise(&mut banks.pre[bank], now + lat.act_pre);
+        raise(&mut banks.refresh[bank], now + lat.act_ref);
+        let rank = &mut self.ranks[rank_index];
+        rank.window[usize::from(rank.oldest % 4)] = now + lat.rank_four_acts;
         rank.oldest = (rank.oldest + 1) % 4;
-        let window = rank.window[usize::from(rank.oldest)];
+        let window = rank.window[usize::from(rank.oldest % 4)];
         raise(&mut rank.act, (now + lat.rank_act_act).max(window));
         raise(&mut rank.pre_all, now + lat.act_preab);
         raise(&mut rank.ref_all, now + lat.act_ref);
@@ -306,10 +304,11 @@ impl Channel {
     }
 
     fn precharge(&mut self, flat: u16, now: u64) {
-        let bank = &mut self.banks[usize::from(flat)];
-        raise(&mut bank.act, now + self.lat.pre_act);
-        raise(&mut bank.refresh, now + self.lat.pre_ref);
-        let rank = &mut self.ranks[usize::from(bank.rank)];
+        let bank = usize::from(flat);
+        raise(&mut self.banks.act[bank], now + self.lat.pre_act);
+        raise(&mut self.banks.refresh[bank], now + self.lat.pre_ref);
+        let rank_index = self.rank_of(flat);
+        let rank = &mut self.ranks[rank_index];
         raise(&mut rank.ref_all, now + self.lat.pre_ref);
         raise(&mut rank.pre, now + self.lat.pre_pre);
         raise(&mut rank.pre_all, now + self.lat.pre_pre);
@@ -317,25 +316,25 @@ impl Channel {
     }
 
     fn precharge_all(&mut self, flat: u16, now: u64) {
-        let index = usize::from(self.banks[usize::from(flat)].rank);
-        let rank = &mut self.ranks[index];
+        let rank_index = self.rank_of(flat);
+        let rank = &mut self.ranks[rank_index];
         raise(&mut rank.act, now + self.lat.preab_act);
         raise(&mut rank.ref_all, now + self.lat.preab_ref);
         raise(&mut rank.ref_bank, now + self.lat.preab_refpb);
         raise(&mut rank.pre, now + self.lat.pre_pre);
         raise(&mut rank.pre_all, now + self.lat.pre_pre);
-        self.open &= !self.rank_mask(index);
+        self.open &= !self.rank_mask(rank_index);
     }
 
     fn read(&mut self, command: Command, now: u64) {
-        let lat = &self.lat;
-        let bank = &mut self.banks[usize::from(command.bank)];
-        let (rank_index, group_index) = (usize::from(bank.rank), usize::from(bank.group));
-        raise(&mut bank.pre, now + lat.rd_pre);
-        let rank = &mut self.ranks[rank_index];
+        let (lat, bank) = (&self.lat, usize::from(command.bank));
+        let rank_index = self.rank_of(command.bank);
+        let group = group_of(bank, self.banks_per_group);
+        let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
+        raise(&mut banks.pre[bank], now + lat.rd_pre);
         if command.kind == CommandKind::RdA {
-            raise(&mut bank.act, now + lat.rda_act);
-            raise(&mut bank.refresh, now + lat.rda_ref);
+            raise(&mut banks.act[bank], now + lat.rda_act);
+            raise(&mut banks.refresh[bank], now + lat.rda_ref);
             raise(&mut rank.ref_all, now + lat.rda_ref);
             self.open &= !(1 << command.bank);
         } else {
@@ -343,23 +342,23 @@ impl Channel {
         }
         raise(&mut rank.rd, now + lat.rank_rd_rd);
         raise(&mut rank.wr, now + lat.rank_rd_wr);
-        let group = &mut self.groups[group_index];
-        raise(&mut group.rd, now + lat.group_rd_rd);
-        raise(&mut group.wr, now + lat.group_rd_wr);
+        raise_all(&mut banks.rd, group, now + lat.group_rd_rd);
+        raise_all(&mut banks.wr, group, now + lat.group_rd_wr);
         raise(&mut self.wck_until, now + lat.wck_after_rd);
-        let (other_rd, other_wr) = (lat.other_rd_column, lat.other_rd_column);
-        self.delay_others(rank_index, group_index, now, other_rd, other_wr, true);
+        let others = self.other_stacks(bank);
+        raise_all(&mut self.banks.rd, others, now + self.lat.stack_column);
+        self.delay_other_ranks(rank_index, now + self.lat.other_rd_column, now + self.lat.other_rd_column);
     }
 
     fn write(&mut self, command: Command, now: u64) {
-        let lat = &self.lat;
-        let bank = &mut self.banks[usize::from(command.bank)];
-        let (rank_index, group_index) = (usize::from(bank.rank), usize::from(bank.group));
-        raise(&mut bank.pre, now + lat.wr_pre);
-        let rank = &mut self.ranks[rank_index];
+        let (lat, bank) = (&self.lat, usize::from(command.bank));
+        let rank_index = self.rank_of(command.bank);
+        let group = group_of(bank, self.banks_per_group);
+        let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
+        raise(&mut banks.pre[bank], now + lat.wr_pre);
         if command.kind == CommandKind::WrA {
-            raise(&mut bank.act, now + lat.wra_act);
-            raise(&mut bank.refresh, now + lat.wra_ref);
+            raise(&mut banks.act[bank], now + lat.wra_act);
+            raise(&mut banks.refresh[bank], now + lat.wra_ref);
             raise(&mut rank.ref_all, now + lat.wra_ref);
             self.open &= !(1 << command.bank);
         } else {
@@ -367,52 +366,67 @@ impl Channel {
         }
         raise(&mut rank.wr, now + lat.rank_wr_wr);
         raise(&mut rank.rd, now + lat.rank_wr_rd);
-        let group = &mut self.groups[group_index];
-        raise(&mut group.wr, now + lat.group_wr_wr);
-        raise(&mut group.rd, now + lat.group_wr_rd);
+        raise_all(&mut banks.wr, group, now + lat.group_wr_wr);
+        raise_all(&mut banks.rd, group, now + lat.group_wr_rd);
         raise(&mut self.wck_until, now + lat.wck_after_wr);
-        let (other_rd, other_wr) = (lat.other_wr_rd, lat.other_wr_wr);
-        self.delay_others(rank_index, group_index, now, other_rd, other_wr, false);
+        let others = self.other_stacks(bank);
+        raise_all(&mut self.banks.wr, others, now + self.lat.stack_column);
+        self.delay_other_ranks(rank_index, now + self.lat.other_wr_rd, now + self.lat.other_wr_wr);
     }
 
-    /// What a burst means for the other ranks of the channel and the other stacks of the rank.
-    fn delay_others(&mut self, rank: usize, group: usize, now: u64, other_rd: u64, other_wr: u64, is_read: bool) {
-        if self.ranks.len() > 1 {
-            for other in (0..self.ranks.len()).filter(|&other| other != rank) {
-                raise(&mut self.ranks[other].rd, now + other_rd);
-                raise(&mut self.ranks[other].wr, now + other_wr);
-            }
+    /// Banks of the other stacks of the rank of `bank`.
+    fn other_stacks(&self, bank: usize) -> u64 {
+        if self.banks_per_stack == self.banks_per_rank {
+            return 0;
         }
-        if self.stacks > 1 {
-            let per_stack = self.groups_per_stack as usize;
-            let (first, stack) = (rank * self.stacks as usize * per_stack, group / per_stack);
-            for other in (first..first + self.stacks as usize * per_stack).filter(|other| other / per_stack != stack) {
-                let group = &mut self.groups[other];
-                let earliest = if is_read { &mut group.rd } else { &mut group.wr };
-                raise(earliest, now + self.lat.stack_column);
-            }
+        self.rank_mask(self.rank_of(bank as u16)) & !group_of(bank, self.banks_per_stack)
+    }
+
+    /// What a burst means for the other ranks of the channel, whose data go over the same wires.
+    fn delay_other_ranks(&mut self, rank: usize, rd: u64, wr: u64) {
+        for (_, other) in self.ranks.iter_mut().enumerate().filter(|&(index, _)| index != rank) {
+            raise(&mut other.rd, rd);
+            raise(&mut other.wr, wr);
         }
     }
 
     fn refresh_banks(&mut self, flat: u16, now: u64) {
-        for bank in bits(self.refresh_mask(flat)) {
-            raise(&mut self.banks[bank].act, now + self.lat.refpb_act);
-            raise(&mut self.banks[bank].refresh, now + self.lat.refpb_refab);
-        }
-        let rank = &mut self.ranks[usize::from(self.banks[usize::from(flat)].rank)];
+        let set = self.refresh_mask(flat);
+        raise_all(&mut self.banks.act, set, now + self.lat.refpb_act);
+        raise_all(&mut self.banks.refresh, set, now + self.lat.refpb_refab);
+        let rank_index = self.rank_of(flat);
+        let rank = &mut self.ranks[rank_index];
         raise(&mut rank.act, now + self.lat.refpb_other_act);
         raise(&mut rank.ref_bank, now + self.lat.refpb_refpb);
         raise(&mut rank.ref_all, now + self.lat.refpb_refab);
     }
 }
 
+/// `width` bits from `shift` on.
+const fn block(width: u32, shift: u32) -> u64 {
+    (u64::MAX >> (64 - width)) << shift
+}
+
+/// The aligned block of `size` banks that holds `bank`.
+const fn group_of(bank: usize, size: u32) -> u64 {
+    block(size, bank as u32 & !(size - 1))
+}
+
+fn raise_all(earliest: &mut [u64; BANKS], mask: u64, cycle: u64) {
+    for bank in bits(mask) {
+        raise(&mut earliest[bank % BANKS], cycle);
+    }
+}
+
 /// Indices of the set bits, lowest first.
+#[inline(always)]
 pub(super) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
         let index = mask.trailing_zeros() as usize;
-        (mask != 0).then(|| {
-            mask &= mask - 1;
-            index
-        })
+        mask &= mask - 1;
+        Some(index)
     })
 }

@@ -12,11 +12,12 @@
 //! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the stream.
 use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
-use super::config::{Config, PagePolicy, Refresh};
+use super::config::{Config, PagePolicy};
 use super::device::Device;
 use super::error::{AddressError, ConfigError};
 use super::mapping::AddressMap;
 use super::queue::{Entry, Queue};
+use super::schedule::{Bounds, Choice, Slot};
 use super::statistics::Statistics;
 
 /// Read or write.
@@ -101,29 +102,6 @@ pub(super) struct Active {
     pub(super) order: u64,
 }
 
-/// Command buses that a choice may use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Any,
-    Column,
-    Row,
-}
-
-/// What goes out next, and for whom.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Choice {
-    /// Data burst of the request that opened the row of this bank.
-    Active(u16),
-    /// Data burst of the oldest hit in the queue.
-    Hit(u16),
-    /// ACT for the oldest request of a closed bank.
-    Activate(u16),
-    /// PRE for the oldest request that wants another row.
-    Precharge(u16),
-    /// For a refresh: precharge or the refresh itself.
-    Refresh(CommandKind, u16),
-}
-
 /// One channel with its controller. Keeps its state between runs, so that one stream can follow another.
 #[derive(Debug, Clone)]
 pub struct Controller<O = ()> {
@@ -146,13 +124,14 @@ pub struct Controller<O = ()> {
     /// Refreshes issued, to know whose turn it is.
     pub(super) refresh_turn: u64,
     refresh_interval: u64,
-    refresh_banks: Vec<u16>,
+    pub(super) refresh_banks: Vec<u16>,
     /// Current cycle.
     pub(super) now: u64,
     /// Offers that the front end may still make in this cycle.
     pub(super) offers_left: u32,
     /// Earliest later cycle in which a known command becomes ready.
-    wake: u64,
+    pub(super) wake: u64,
+    pub(super) bounds: Bounds,
     /// End of the last data burst.
     pub(super) last_data: u64,
     pub(super) statistics: Statistics,
@@ -160,7 +139,7 @@ pub struct Controller<O = ()> {
     read_latency: u64,
     write_latency: u64,
     split: bool,
-    dual_bus: bool,
+    pub(super) dual_bus: bool,
     observer: O,
 }
 
@@ -179,7 +158,7 @@ impl<O: Observer> Controller<O> {
     pub fn with_observer(device: &Device, config: Config, observer: O) -> Result<Self, ConfigError> {
         config.validate(device)?;
         let channel = Channel::new(device)?;
-        let banks = channel.banks.len();
+        let banks = channel.bank_count() as usize;
         let (refresh_interval, refresh_banks) = super::config::refresh_plan(device, config.refresh);
         Ok(Self {
             map: AddressMap::new(config.mapping, device)?,
@@ -201,6 +180,7 @@ impl<O: Observer> Controller<O> {
             // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
             offers_left: 1,
             wake: u64::MAX,
+            bounds: Bounds::new(device.organisation.ranks as usize),
             last_data: 0,
             statistics: Statistics::default(),
             t_ck_ps: u64::from(device.timing.t_ck_ps),
@@ -320,9 +300,10 @@ impl<O: Observer> Controller<O> {
         if queue.is_full() {
             return false;
         }
-        let open = (self.channel.open >> bank & 1 == 1).then(|| self.channel.banks[usize::from(bank)].row);
+        let open = (self.channel.open >> bank & 1 == 1).then(|| self.channel.banks.row[usize::from(bank)]);
         queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
         self.sequence += 1;
+        self.bounds.touch(&self.channel, bank);
         self.wake = self.now + 1;
         true
     }
@@ -397,139 +378,6 @@ impl<O: Observer> Controller<O> {
         self.row_opened(entry);
     }
 
-    fn pick(&mut self, slot: Slot) -> Option<Choice> {
-        if slot != Slot::Row
-            && let Some(choice) = self.pick_active()
-        {
-            return Some(choice);
-        }
-        if self.refreshes_waiting > 0 {
-            return if slot == Slot::Column { None } else { self.pick_refresh() };
-        }
-        self.set_write_mode();
-        self.pick_queued(slot)
-    }
-
-    /// 1. Requests whose row was opened for them.
-    fn pick_active(&mut self) -> Option<Choice> {
-        let mut best = (u64::MAX, u64::MAX, 0);
-        for bank in bits(self.active_banks) {
-            let Some(active) = &self.active[bank] else { continue };
-            let ready = self.column_ready(bank, active.entry.is_write);
-            if ready > self.now {
-                self.wake = self.wake.min(ready);
-            } else {
-                best = best.min((active.entry.arrive, active.order, bank));
-            }
-        }
-        (best.0 != u64::MAX).then_some(Choice::Active(best.2 as u16))
-    }
-
-    fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
-        let channel = &self.channel;
-        let bank = &channel.banks[bank];
-        let (group, rank) = (&channel.groups[usize::from(bank.group)], &channel.ranks[usize::from(bank.rank)]);
-        let bus = channel.bus[usize::from(self.dual_bus)];
-        if is_write { bank.wr.max(group.wr).max(rank.wr).max(bus) } else { bank.rd.max(group.rd).max(rank.rd).max(bus) }
-    }
-
-    /// 2. The oldest waiting refresh.
-    fn pick_refresh(&mut self) -> Option<Choice> {
-        let ranks = self.channel.ranks.len() as u64;
-        let rank = (self.refresh_turn % ranks) as usize;
-        let first = rank as u16 * (self.channel.banks.len() / ranks as usize) as u16;
-        let (banks, refresh, precharge) = match self.config.refresh {
-            Refresh::SameBank => {
-                let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
-                let bank = first + self.refresh_banks[round as usize];
-                (self.channel.refresh_mask(bank), Command::new(CommandKind::RefBank, bank), CommandKind::Pre)
-            }
-            _ => (self.channel.rank_mask(rank), Command::new(CommandKind::RefAll, first), CommandKind::PreAll),
-        };
-        if (self.channel.activating | self.active_banks) & banks != 0 {
-            return None; // The opened row must be used first; that wakes us.
-        }
-        let open = self.channel.open & banks;
-        let command = if open == 0 { refresh } else { Command::new(precharge, open.trailing_zeros() as u16) };
-        let ready = self.channel.probe(command).unwrap_or(u64::MAX);
-        if ready > self.now {
-            self.wake = self.wake.min(ready);
-            return None;
-        }
-        Some(Choice::Refresh(command.kind, command.bank))
-    }
-
-    /// Writes are served in batches: from 80 % of the queue down to 20 %, or while there is nothing to read.
-    fn set_write_mode(&mut self) {
-        let (waiting, depth) = (self.writes.len() * 10, u32::from(self.config.queue_depth));
-        if self.write_mode {
-            self.write_mode = waiting >= 2 * depth || self.reads.len() == 0;
-        } else {
-            self.write_mode = waiting > 8 * depth || self.reads.len() == 0;
-        }
-    }
-
-    /// 3. The oldest ready command of the queue.
-    fn pick_queued(&mut self, slot: Slot) -> Option<Choice> {
-        let queue = if self.write_mode { &self.writes } else { &self.reads };
-        let channel = &self.channel;
-        let (now, mut wake) = (self.now, self.wake);
-        let mut best = (u64::MAX, Choice::Hit(0));
-        for (index, rank) in channel.ranks.iter().enumerate() {
-            let banks = if channel.ranks.len() == 1 { u64::MAX } else { channel.rank_mask(index) };
-            if slot != Slot::Row {
-                let gate = if self.write_mode { rank.wr } else { rank.rd };
-                let gate = gate.max(channel.bus[usize::from(self.dual_bus)]);
-                let mask = queue.hits & banks;
-                scan(
-                    mask,
-                    gate,
-                    now,
-                    &mut wake,
-                    |b| {
-                        let (bank, group) = (&channel.banks[b], &channel.groups[usize::from(channel.banks[b].group)]);
-                        let ready = if self.write_mode { bank.wr.max(group.wr) } else { bank.rd.max(group.rd) };
-                        (ready, queue.hit_sequence(b), Choice::Hit(b as u16))
-                    },
-                    &mut best,
-                );
-            }
-            if slot != Slot::Column {
-                let misses = queue.misses & banks & !channel.activating;
-                let mut closable = misses & channel.open & !self.active_banks;
-                for b in bits(closable & queue.hits) {
-                    if queue.hit_guards_row(b) {
-                        closable &= !(1 << b);
-                    }
-                }
-                scan(
-                    closable,
-                    rank.pre.max(channel.bus[0]),
-                    now,
-                    &mut wake,
-                    |b| (channel.banks[b].pre, queue.miss_sequence(b), Choice::Precharge(b as u16)),
-                    &mut best,
-                );
-                if channel.activating == 0 {
-                    scan(
-                        misses & !channel.open,
-                        rank.act.max(channel.bus[0]),
-                        now,
-                        &mut wake,
-                        |b| {
-                            let (bank, group) =
-                                (&channel.banks[b], &channel.groups[usize::from(channel.banks[b].group)]);
-                            (bank.act.max(group.act), queue.miss_sequence(b), Choice::Activate(b as u16))
-                        },
-                        &mut best,
-                    );
-                }
-            }
-        }
-        self.wake = wake;
-        (best.0 != u64::MAX).then_some(best.1)
-    }
-
     fn send(&mut self, command: Command) {
         debug_assert!(
             self.channel.probe(command).is_ok_and(|earliest| earliest <= self.now),
@@ -549,7 +397,7 @@ impl<O: Observer> Controller<O> {
                 self.burst(active.entry);
             }
             Choice::Hit(bank) => {
-                let row = self.channel.banks[usize::from(bank)].row;
+                let row = self.channel.banks.row[usize::from(bank)];
                 let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
                 let entry = queue.remove_hit(bank, row);
                 if !entry.counted {
@@ -566,7 +414,7 @@ impl<O: Observer> Controller<O> {
                 }
                 self.send(Command::act(bank, entry.row));
                 if self.split {
-                    queue_closed(&mut self.reads, &mut self.writes, bank);
+                    self.row_closed(bank);
                     self.activating = Some(entry);
                 } else {
                     self.row_opened(entry);
@@ -580,7 +428,7 @@ impl<O: Observer> Controller<O> {
                     entry.counted = true;
                 }
                 self.send(Command::new(CommandKind::Pre, bank));
-                queue_closed(&mut self.reads, &mut self.writes, bank);
+                self.row_closed(bank);
             }
             Choice::Refresh(kind, bank) => self.issue_refresh(Command::new(kind, bank)),
         }
@@ -594,7 +442,7 @@ impl<O: Observer> Controller<O> {
             self.refresh_turn += 1;
         }
         for bank in bits(open & !self.channel.open) {
-            queue_closed(&mut self.reads, &mut self.writes, bank as u16);
+            self.row_closed(bank as u16);
         }
     }
 
@@ -606,6 +454,14 @@ impl<O: Observer> Controller<O> {
         self.active_banks |= 1 << entry.bank;
         self.reads.row_changed(entry.bank, Some(entry.row));
         self.writes.row_changed(entry.bank, Some(entry.row));
+        self.bounds.touch(&self.channel, entry.bank);
+        self.bounds.active = self.bounds.active.min(self.column_ready(bank, entry.is_write));
+    }
+
+    fn row_closed(&mut self, bank: u16) {
+        self.reads.row_changed(bank, None);
+        self.writes.row_changed(bank, None);
+        self.bounds.touch(&self.channel, bank);
     }
 
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
@@ -621,7 +477,9 @@ impl<O: Observer> Controller<O> {
         };
         self.send(Command::new(kind, bank));
         if close {
-            queue_closed(&mut self.reads, &mut self.writes, bank);
+            self.row_closed(bank);
+        } else {
+            self.bounds.touch(&self.channel, bank);
         }
         if entry.is_write {
             self.statistics.writes_served += 1;
@@ -631,39 +489,6 @@ impl<O: Observer> Controller<O> {
             self.statistics.reads_served += 1;
             self.statistics.read_latency.record(end - entry.arrive);
             self.last_data = self.last_data.max(end);
-        }
-    }
-}
-
-fn queue_closed(reads: &mut Queue, writes: &mut Queue, bank: u16) {
-    reads.row_changed(bank, None);
-    writes.row_changed(bank, None);
-}
-
-/// Looks through the banks of `mask` for the oldest ready command. `gate` is the first cycle that rank and bus allow; `look`
-/// gives the first cycle that bank and group allow, the age and the choice. `wake` learns when the others become ready.
-#[inline(always)]
-fn scan(
-    mask: u64,
-    gate: u64,
-    now: u64,
-    wake: &mut u64,
-    look: impl Fn(usize) -> (u64, u64, Choice),
-    best: &mut (u64, Choice),
-) {
-    if mask == 0 {
-        return;
-    }
-    if gate > now {
-        *wake = (*wake).min(gate);
-        return;
-    }
-    for bank in bits(mask) {
-        let (ready, age, choice) = look(bank);
-        if ready > now {
-            *wake = (*wake).min(ready);
-        } else if age < best.0 {
-            *best = (age, choice);
         }
     }
 }

@@ -26,6 +26,7 @@ mod latencies;
 pub mod mapping;
 pub mod presets;
 mod queue;
+mod schedule;
 mod statistics;
 pub mod stream;
 

@@ -3,6 +3,8 @@
 //! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at two entries
 //! a bank and never at the whole queue. Nothing is allocated after the start.
 
+use super::device::MAX_BANKS;
+
 /// No entry.
 const NONE: u16 = u16::MAX;
 
@@ -30,19 +32,16 @@ struct Slot {
     previous: u16,
 }
 
-/// Oldest entries of one bank. Sequence `u64::MAX` if there is none.
+/// List of one bank and its oldest entries.
 #[derive(Debug, Clone, Copy)]
 struct BankList {
     head: u16,
     tail: u16,
     hit: u16,
     miss: u16,
-    hit_sequence: u64,
-    miss_sequence: u64,
 }
 
-const EMPTY: BankList =
-    BankList { head: NONE, tail: NONE, hit: NONE, miss: NONE, hit_sequence: u64::MAX, miss_sequence: u64::MAX };
+const EMPTY: BankList = BankList { head: NONE, tail: NONE, hit: NONE, miss: NONE };
 
 #[derive(Debug, Clone)]
 pub(super) struct Queue {
@@ -54,6 +53,10 @@ pub(super) struct Queue {
     pub(super) hits: u64,
     /// Banks with an entry that does not hit the open row, or whose bank is closed.
     pub(super) misses: u64,
+    /// Per bank, running number of the oldest hit; `u64::MAX` if there is none.
+    pub(super) hit_age: [u64; MAX_BANKS as usize],
+    /// Per bank, running number of the oldest miss.
+    pub(super) miss_age: [u64; MAX_BANKS as usize],
 }
 
 impl Queue {
@@ -61,7 +64,16 @@ impl Queue {
         let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
         let slots = (0..depth).map(|slot| Slot { entry, next: next(slot), previous: NONE }).collect();
-        Self { slots, free: 0, len: 0, lists: vec![EMPTY; banks], hits: 0, misses: 0 }
+        Self {
+            slots,
+            free: 0,
+            len: 0,
+            lists: vec![EMPTY; banks],
+            hits: 0,
+            misses: 0,
+            hit_age: [u64::MAX; MAX_BANKS as usize],
+            miss_age: [u64::MAX; MAX_BANKS as usize],
+        }
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -89,11 +101,13 @@ impl Queue {
         let list = &mut self.lists[usize::from(entry.bank)];
         if open == Some(entry.row) {
             if list.hit == NONE {
-                (list.hit, list.hit_sequence) = (at, entry.sequence);
+                list.hit = at;
+                self.hit_age[usize::from(entry.bank)] = entry.sequence;
                 self.hits |= 1 << entry.bank;
             }
         } else if list.miss == NONE {
-            (list.miss, list.miss_sequence) = (at, entry.sequence);
+            list.miss = at;
+            self.miss_age[usize::from(entry.bank)] = entry.sequence;
             self.misses |= 1 << entry.bank;
         }
     }
@@ -101,14 +115,6 @@ impl Queue {
     /// Oldest entry of `bank` that does not hit the open row.
     pub(super) fn miss(&mut self, bank: u16) -> &mut Entry {
         &mut self.slots[usize::from(self.lists[usize::from(bank)].miss)].entry
-    }
-
-    pub(super) fn hit_sequence(&self, bank: usize) -> u64 {
-        self.lists[bank].hit_sequence
-    }
-
-    pub(super) fn miss_sequence(&self, bank: usize) -> u64 {
-        self.lists[bank].miss_sequence
     }
 
     /// True if a request that came no later than the oldest other-row one hits the open row: the row stays open.
@@ -154,7 +160,8 @@ impl Queue {
         let list = &mut self.lists[usize::from(bank)];
         let head = list.head;
         let Some(row) = open else {
-            (list.hit, list.hit_sequence) = (NONE, u64::MAX);
+            list.hit = NONE;
+            self.hit_age[usize::from(bank)] = u64::MAX;
             self.hits &= !(1 << bank);
             self.set_miss(bank, head);
             return;
@@ -175,10 +182,10 @@ impl Queue {
         let list = &mut self.lists[usize::from(bank)];
         list.hit = at;
         if at == NONE {
-            list.hit_sequence = u64::MAX;
+            self.hit_age[usize::from(bank)] = u64::MAX;
             self.hits &= !(1 << bank);
         } else {
-            list.hit_sequence = self.slots[usize::from(at)].entry.sequence;
+            self.hit_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
             self.hits |= 1 << bank;
         }
     }
@@ -187,10 +194,10 @@ impl Queue {
         let list = &mut self.lists[usize::from(bank)];
         list.miss = at;
         if at == NONE {
-            list.miss_sequence = u64::MAX;
+            self.miss_age[usize::from(bank)] = u64::MAX;
             self.misses &= !(1 << bank);
         } else {
-            list.miss_sequence = self.slots[usize::from(at)].entry.sequence;
+            self.miss_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
             self.misses |= 1 << bank;
         }
     }
