@@ -304,7 +304,7 @@ impl<O: Observer> Controller<O> {
         queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
         self.sequence += 1;
         self.bounds.touch(&self.channel, bank);
-        self.wake = self.now + 1;
+        self.wake = self.wake.min(self.next_free_cycle());
         true
     }
 
@@ -336,8 +336,15 @@ impl<O: Observer> Controller<O> {
             self.pick(Slot::Any).map(|choice| self.issue(choice)).is_some()
         };
         if issued {
-            self.wake = self.now + 1;
+            self.wake = self.next_free_cycle();
         }
+    }
+
+    /// Next cycle in which a command bus is free.
+    fn next_free_cycle(&self) -> u64 {
+        let bus = self.channel.bus[0];
+        let bus = if self.dual_bus { bus.min(self.channel.bus[1]) } else { bus };
+        bus.max(self.now + 1)
     }
 
     /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed, other ACT2.
