@@ -347,7 +347,7 @@ impl Channel {
         raise(&mut self.wck_until, now + lat.wck_after_rd);
         let others = self.other_stacks(bank);
         raise_all(&mut self.banks.rd, others, now + self.lat.stack_column);
-        self.delay_other_ranks(rank_index, now + self.lat.other_rd_column, now + self.lat.other_rd_column);
+        self.delay_other_ranks(rank_index, now + self.lat.other_rd_rd, now + self.lat.other_rd_wr);
     }
 
     fn write(&mut self, command: Command, now: u64) {

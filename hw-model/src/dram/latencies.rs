@@ -52,7 +52,8 @@ pub(super) struct Latencies {
     pub(super) act_other_refpb: u64,
     pub(super) refpb_refab: u64,
     // Other rank of the channel.
-    pub(super) other_rd_column: u64,
+    pub(super) other_rd_rd: u64,
+    pub(super) other_rd_wr: u64,
     pub(super) other_wr_rd: u64,
     pub(super) other_wr_wr: u64,
     // Bus and data clock.
@@ -122,7 +123,9 @@ impl Latencies {
             refpb_refpb: gap(refresh.n_ref_to_ref, 0, 0),
             act_other_refpb: gap(t.n_rrd_s, act, 0),
             refpb_refab: gap(refresh.n_rfc, 0, 0),
-            other_rd_column: switch(bl + cs),
+            other_rd_rd: switch(bl + cs),
+            // The reference simulator takes nBL + nCS here too, which lets a burst of one rank run into that of the other.
+            other_rd_wr: switch(cl + bl + cs - cwl),
             other_wr_rd: switch(cwl + bl + cs - cl),
             other_wr_wr: switch(bl + cs),
             act_cycles: u64::from(t.act_cycles),
