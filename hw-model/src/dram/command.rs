@@ -125,15 +125,10 @@ impl CommandCounts {
         CommandKind::ALL.into_iter().map(|kind| (kind, self.get(kind)))
     }
 
-    /// Adds `times` times the counts of `other`.
-    pub fn add_times(&mut self, other: &Self, times: u64) {
+    /// Adds the counts of `other`.
+    pub(super) fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine += theirs * times;
+            *mine += theirs;
         }
-    }
-
-    /// What was counted since `earlier`, an earlier state of the same counter.
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] - earlier.0[i]))
     }
 }

@@ -12,7 +12,7 @@
 //! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the stream.
 use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
-use super::config::{Config, PagePolicy};
+use super::config::{Config, PagePolicy, Refresh};
 use super::device::Device;
 use super::error::{AddressError, ConfigError};
 use super::mapping::AddressMap;
@@ -265,20 +265,22 @@ impl<O: Observer> Controller<O> {
     ) -> Result<Option<(Request, Entry)>, StreamError> {
         let Some(request) = stream.next() else { return Ok(None) };
         self.map.check(request.address).map_err(|error| StreamError { index, error })?;
-        let at = self.map.decode(request.address);
-        let entry = Entry {
-            address: request.address,
-            arrive: 0,
-            sequence: 0,
-            row: at.row,
-            bank: at.bank,
-            is_write: request.kind == RequestKind::Write,
-            counted: false,
-        };
-        Ok(Some((request, entry)))
+        Ok(Some((request, self.entry(request.address, request.kind == RequestKind::Write))))
     }
 
-    fn is_idle(&self) -> bool {
+    /// A request as the queue wants it; age and number come with its acceptance.
+    pub(super) fn entry(&self, address: u64, is_write: bool) -> Entry {
+        let at = self.map.decode(address);
+        Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, is_write, counted: false }
+    }
+
+    /// Refreshes after which the turn comes back to the first rank and bank.
+    pub(super) fn refresh_round(&self) -> u64 {
+        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
+        (self.channel.ranks.len() * sets) as u64
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
         self.reads.len() == 0 && self.writes.len() == 0 && self.active_banks == 0 && self.activating.is_none()
     }
 

@@ -64,6 +64,34 @@ impl Histogram {
         }
         0
     }
+
+    /// Adds all values of `part`.
+    pub(super) fn add(&mut self, part: &SparseHistogram) {
+        for &(bucket, count) in &part.counts {
+            self.counts[usize::from(bucket)] += count;
+        }
+        self.total += part.total;
+        self.sum += part.sum;
+        self.max = self.max.max(part.max);
+    }
+
+    /// Takes all values out.
+    pub(super) fn take(&mut self) -> SparseHistogram {
+        let used = self.counts.iter_mut().enumerate().filter(|(_, count)| **count > 0);
+        let counts = used.map(|(bucket, count)| (bucket as u16, std::mem::take(count))).collect();
+        let part = SparseHistogram { counts, total: self.total, sum: self.sum, max: self.max };
+        (self.total, self.sum, self.max) = (0, 0, 0);
+        part
+    }
+}
+
+/// The buckets in use of a [`Histogram`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SparseHistogram {
+    counts: Vec<(u16, u64)>,
+    total: u64,
+    sum: u64,
+    max: u64,
 }
 
 fn bucket(value: u64) -> usize {

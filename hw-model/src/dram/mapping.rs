@@ -217,6 +217,24 @@ impl AddressMap {
         let flat = ((rank << self.stack.width | stack) << self.group.width | group) << self.bank.width | bank;
         Location { bank: flat as u16, row: row as u32, column: column as u32 }
     }
+
+    /// A distance that moves every line by the same number of rows and leaves all else as it is: bytes and rows.
+    ///
+    /// Two windows of a stream that lie a multiple of this apart look the same to the controller. `None` if the row bits
+    /// are not the highest ones, or if the distance is the whole channel.
+    pub(super) fn period(&self) -> Option<(u64, u32)> {
+        // Bits of the row that the column is XORed into would not add up: the step lies above them.
+        let xored = match self.kind {
+            MappingKind::Mop4ClXor => {
+                let column_bits = self.column_low.width + self.column_high.width;
+                let used = self.rank.width + self.stack.width + self.group.width + self.bank.width;
+                column_bits.saturating_sub(used).min(self.row.width)
+            }
+            MappingKind::RowContiguous => return None,
+            _ => 0,
+        };
+        (xored < self.row.width).then(|| (1 << (self.row.shift + xored), 1 << xored))
+    }
 }
 
 /// Spreads addresses over channels: `stripe_bytes` to each in turn.
@@ -328,6 +346,18 @@ mod tests {
                 total += share;
             }
             prop_assert_eq!(total, bytes);
+        }
+
+        #[test]
+        fn a_period_moves_rows_only(line in 0u64..1 << 20, times in 1u64..8, device in 0usize..9, kind in 0usize..6) {
+            let device = &presets::all()[device];
+            let map = AddressMap::new(MappingKind::ALL[kind], device).unwrap();
+            if let Some((bytes, rows)) = map.period() {
+                let address = line * map.access_bytes();
+                let (a, b) = (map.decode(address), map.decode(address + times * bytes));
+                prop_assert_eq!((a.bank, a.column), (b.bank, b.column));
+                prop_assert_eq!(u64::from(a.row) + times * u64::from(rows), u64::from(b.row));
+            }
         }
     }
 

@@ -76,6 +76,11 @@ impl Queue {
         }
     }
 
+    /// Removes all entries.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.slots.len() as u16, self.lists.len());
+    }
+
     pub(super) const fn len(&self) -> u32 {
         self.len
     }
@@ -213,5 +218,17 @@ impl Queue {
             at = slot.next;
         }
         false
+    }
+
+    /// All entries of one bank, oldest first.
+    pub(super) fn of_bank(&self, bank: u16) -> impl Iterator<Item = &Entry> {
+        let mut at = self.lists[usize::from(bank)].head;
+        std::iter::from_fn(move || {
+            (at != NONE).then(|| {
+                let slot = &self.slots[usize::from(at)];
+                at = slot.next;
+                &slot.entry
+            })
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! What a controller counts.
 use super::command::CommandCounts;
-use super::histogram::Histogram;
+use super::histogram::{Histogram, SparseHistogram};
 
 /// Counts of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,4 +23,43 @@ pub struct Statistics {
     pub commands: CommandCounts,
     /// Cycles from acceptance to the end of the data, reads only.
     pub read_latency: Histogram,
+}
+
+impl Statistics {
+    /// Counts everything in `part` once more.
+    pub(super) fn add(&mut self, part: &Part) {
+        self.reads_served += part.reads_served;
+        self.row_hits += part.row_hits;
+        self.row_misses += part.row_misses;
+        self.row_conflicts += part.row_conflicts;
+        self.commands.add(&part.commands);
+        self.read_latency.add(&part.read_latency);
+    }
+
+    /// Takes what was counted and starts again from nothing. Only for runs without writes.
+    pub(super) fn take(&mut self) -> Part {
+        let part = Part {
+            reads_served: self.reads_served,
+            row_hits: self.row_hits,
+            row_misses: self.row_misses,
+            row_conflicts: self.row_conflicts,
+            commands: self.commands,
+            read_latency: self.read_latency.take(),
+        };
+        self.reads_served = 0;
+        (self.row_hits, self.row_misses, self.row_conflicts) = (0, 0, 0);
+        self.commands = CommandCounts::default();
+        part
+    }
+}
+
+/// Counts of a part of a run without writes, small enough to keep many of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    reads_served: u64,
+    row_hits: u64,
+    row_misses: u64,
+    row_conflicts: u64,
+    commands: CommandCounts,
+    read_latency: SparseHistogram,
 }
