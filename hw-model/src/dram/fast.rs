@@ -1,29 +1,30 @@
 //! The fast path: long contiguous reads, to the cycle the same as the exact path.
 //!
 //! An expert is streamed as one contiguous range. Its lines fall on the banks in a pattern that repeats every few rows, and all-bank
-//! refreshes cut the time into intervals that begin with nearly the same state. So at every checkpoint (when the refreshes come
-//! round; without refresh, when the pattern of addresses begins anew) the state is written down without absolute times and rows. A
-//! state that was seen before has a known future: the controller jumps to the next checkpoint, and on along the chain of known
-//! states. A whole read that begins in a known state with the same length is answered at once.
+//! refreshes cut the time into intervals that begin with nearly the same state. At checkpoints the state is written down without
+//! absolute times and rows; a state that was met before has a known future, and the controller jumps:
+//! - **stretches**: every few hundred lines, from one place in the pattern to the next, as long as no refresh falls due;
+//! - **rounds**: from one refresh (of all ranks and banks) to the next;
+//! - **whole reads** that begin in a known state with a known length.
 //!
 //! Nothing is approximated: what is jumped over was simulated before from an equal state, and equal states with equal requests to
 //! come have equal futures. Ranges that never repeat run at the speed of the exact path.
-use super::config::Config;
+use super::config::{Config, Refresh};
 use super::controller::Controller;
 use super::device::Device;
 use super::error::{AddressError, ConfigError};
-use super::snapshot::{Frame, decode, encode};
+use super::snapshot::{Frame, Horizon, decode, encode};
 use super::statistics::{Part, Statistics};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// Most states, and most whole reads, that are remembered; then all is forgotten. Bounds the memory to some 40 MB.
+/// Most states, and most whole reads, that are remembered; then they are forgotten. Bounds the memory to some 40 MB.
 const MAX_REMEMBERED: usize = 6_000;
 
-/// A state with the place in the pattern of addresses where it was met.
-type Key = Rc<[u32]>;
+/// Stretches that one refresh interval is cut into, about.
+const STRETCHES_PER_REFRESH: u64 = 12;
 
-/// From one checkpoint to the next.
+/// From one checkpoint to the next of its kind.
 #[derive(Debug, Clone)]
 struct Segment {
     lines: u64,
@@ -32,10 +33,66 @@ struct Segment {
     next: u32,
 }
 
+/// A state that was met, with its place in the pattern of addresses.
 #[derive(Debug, Clone)]
 struct Node {
-    state: Key,
+    state: Rc<[u32]>,
     segment: Option<Segment>,
+}
+
+/// States of one kind of checkpoint and what follows them.
+#[derive(Debug, Clone, Default)]
+struct Memory {
+    nodes: Vec<Node>,
+    known: HashMap<Rc<[u32]>, u32>,
+    /// Last checkpoint, if what follows it is not known yet: node, line and cycle.
+    open: Option<(u32, u64, u64)>,
+}
+
+impl Memory {
+    /// The node of `state`, new if it was not met before. `part` is what was counted since the last checkpoint: it is kept as the
+    /// segment that ends here, if that was not known.
+    fn arrive(&mut self, state: Vec<u32>, line: u64, cycle: u64, part: impl FnOnce() -> Part) -> u32 {
+        if self.nodes.len() >= MAX_REMEMBERED {
+            self.nodes.clear();
+            self.known.clear();
+            self.open = None;
+        }
+        let at = match self.known.get(state.as_slice()) {
+            Some(&node) => node,
+            None => {
+                let state: Rc<[u32]> = state.into();
+                let node = self.nodes.len() as u32;
+                self.nodes.push(Node { state: Rc::clone(&state), segment: None });
+                self.known.insert(state, node);
+                node
+            }
+        };
+        if let Some((from, from_line, from_cycle)) = self.open.take() {
+            let segment = Segment { lines: line - from_line, cycles: cycle - from_cycle, part: part(), next: at };
+            self.nodes[from as usize].segment = Some(segment);
+        }
+        at
+    }
+
+    /// Follows the known segments from `node` as long as there is always a next line to offer and they end before `limit`; returns
+    /// where and when that led.
+    fn follow(&mut self, node: u32, range: &mut Range, cycle: u64, limit: u64, counts: &mut Statistics) -> (u32, u64) {
+        let (mut at, mut now) = (node, cycle);
+        while let Some(segment) = &self.nodes[at as usize].segment
+            && range.line + segment.lines < range.lines
+            && now + segment.cycles < limit
+        {
+            counts.add(&segment.part);
+            range.line += segment.lines;
+            now += segment.cycles;
+            at = segment.next;
+        }
+        if self.nodes[at as usize].segment.is_none() {
+            self.open = Some((at, range.line, now));
+        }
+        (at, now)
+    }
 }
 
 /// A whole read from an idle controller.
@@ -46,14 +103,6 @@ struct WholeRead {
     end: Vec<u32>,
 }
 
-/// A checkpoint from which the segment is not known yet.
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    node: u32,
-    line: u64,
-    cycle: u64,
-}
-
 /// A channel that serves contiguous reads and remembers what it has seen.
 ///
 /// After any sequence of [`Self::read`] and [`Self::idle_until`], cycle and statistics are those of a [`Controller`] that served
@@ -61,14 +110,27 @@ struct Open {
 #[derive(Debug, Clone)]
 pub struct FastChannel {
     controller: Controller,
-    /// Everything but what the controller has counted since the last checkpoint.
-    total: Statistics,
     /// Bytes and rows after which the pattern of banks and columns repeats.
     period: Option<(u64, u32)>,
-    nodes: Vec<Node>,
-    known: HashMap<Key, u32>,
+    /// Bytes of a stretch.
+    stretch: u64,
+    stretches: Memory,
+    rounds: Memory,
     reads: HashMap<Vec<u32>, WholeRead>,
+    /// Counts since the last stretch are in the controller; before that since the last round, in this read, and in all.
+    in_round: Statistics,
+    in_read: Statistics,
+    total: Statistics,
     simulated_lines: u64,
+}
+
+/// A read on its way.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    start: u64,
+    lines: u64,
+    /// Next line to offer.
+    line: u64,
 }
 
 impl FastChannel {
@@ -78,13 +140,22 @@ impl FastChannel {
     /// As [`Controller::new`].
     pub fn new(device: &Device, config: Config) -> Result<Self, ConfigError> {
         let controller = Controller::new(device, config)?;
+        let period = controller.map.period();
+        let buses = if device.pseudo_channels { device.organisation.ranks } else { 1 };
+        let lines_per_refresh = u64::from(device.timing.n_refi / device.timing.n_bl * buses);
+        let stretch = (lines_per_refresh / STRETCHES_PER_REFRESH).max(1).next_power_of_two();
+        let period_bytes = period.map_or(u64::MAX, |(bytes, _)| bytes);
+        let stretch = if config.refresh == Refresh::None { u64::MAX } else { stretch * controller.map.access_bytes() };
         Ok(Self {
-            period: controller.map.period(),
+            period,
+            stretch: stretch.min(period_bytes),
             controller,
-            total: Statistics::default(),
-            nodes: Vec::new(),
-            known: HashMap::new(),
+            stretches: Memory::default(),
+            rounds: Memory::default(),
             reads: HashMap::new(),
+            in_round: Statistics::default(),
+            in_read: Statistics::default(),
+            total: Statistics::default(),
             simulated_lines: 0,
         })
     }
@@ -128,21 +199,21 @@ impl FastChannel {
             let address = start.saturating_add(last.saturating_mul(map.access_bytes()));
             map.check(address).map_err(|_| AddressError::OutOfRange { address, capacity: map.capacity() })?;
         }
-        let frame = self.frame(start, start, lines);
-        let key = frame.and_then(|frame| self.read_key(frame, start, lines));
+        let range = Range { start, lines, line: 0 };
+        let frame = self.frame(&range);
+        let key = frame.and_then(|frame| self.read_key(frame, &range));
         if let (Some(frame), Some(whole)) = (frame, key.as_ref().and_then(|key| self.reads.get(key))) {
             let end = self.controller.now + whole.cycles;
-            decode(&mut self.controller, &whole.end, frame, end);
+            decode(&mut self.controller, &whole.end, frame, Horizon::Refreshes, end);
             self.total.add(&whole.part);
             return Ok(());
         }
         let begin = self.controller.now;
-        let mut run = Statistics::default();
-        self.simulate(start, lines, &mut run);
-        let part = run.take();
+        self.simulate(range);
+        let part = self.in_read.take();
         self.total.add(&part);
         if let (Some(key), Some(frame)) = (key, frame)
-            && let Some(end) = encode(&self.controller, frame)
+            && let Some(end) = encode(&self.controller, frame, Horizon::Refreshes)
         {
             if self.reads.len() >= MAX_REMEMBERED {
                 self.reads.clear();
@@ -152,113 +223,119 @@ impl FastChannel {
         Ok(())
     }
 
-    /// Rows are counted from the period that holds `address`, in a read of `lines` lines from `start`.
-    fn frame(&self, address: u64, start: u64, lines: u64) -> Option<Frame> {
+    /// Address of the next line.
+    fn address(&self, range: &Range) -> u64 {
+        range.start + range.line * self.controller.map.access_bytes()
+    }
+
+    /// Rows are counted from the period that holds the next line.
+    fn frame(&self, range: &Range) -> Option<Frame> {
         let (bytes, rows) = self.period?;
-        let end = (start + lines * self.controller.map.access_bytes()).div_ceil(bytes);
+        let end = (range.start + range.lines * self.controller.map.access_bytes()).div_ceil(bytes);
         let row = |period: u64| period as i64 * i64::from(rows);
-        let base_row = row(address / bytes);
-        Some(Frame { base_row, first: row(start / bytes) - base_row, end: row(end) - base_row })
+        let base_row = row(self.address(range) / bytes);
+        Some(Frame { base_row, first: row(range.start / bytes) - base_row, end: row(end) - base_row })
+    }
+
+    /// State and place in the pattern.
+    fn state(&self, range: &Range, horizon: Horizon) -> Option<Vec<u32>> {
+        let mut words = encode(&self.controller, self.frame(range)?, horizon)?;
+        let place = self.address(range) % self.period?.0;
+        words.extend([place as u32, (place >> 32) as u32]);
+        Some(words)
     }
 
     /// State, place in the pattern and length of a whole read.
-    fn read_key(&self, frame: Frame, start: u64, lines: u64) -> Option<Vec<u32>> {
-        let mut key = encode(&self.controller, frame)?;
-        let place = start % self.period?.0;
-        key.extend([place as u32, (place >> 32) as u32, lines as u32, (lines >> 32) as u32]);
+    fn read_key(&self, frame: Frame, range: &Range) -> Option<Vec<u32>> {
+        debug_assert_eq!(Some(frame), self.frame(range));
+        let mut key = self.state(range, Horizon::Refreshes)?;
+        key.extend([range.lines as u32, (range.lines >> 32) as u32]);
         Some(key)
     }
 
     /// Serves the lines, jumping where the future is known.
-    fn simulate(&mut self, start: u64, lines: u64, run: &mut Statistics) {
-        let access = self.controller.map.access_bytes();
-        let (mut line, mut open) = (0, None);
-        let mut turn = self.controller.refresh_turn;
-        let mut period_begun = false;
+    fn simulate(&mut self, mut range: Range) {
+        (self.stretches.open, self.rounds.open) = (None, None);
+        let round = self.controller.refresh_round();
+        let mut refreshes = self.controller.refresh_turn;
+        let mut stretch = self.address(&range) / self.stretch;
         loop {
-            while line < lines && self.controller.offers_left > 0 {
-                let address = start + line * access;
-                let entry = self.controller.entry(address, false);
+            while range.line < range.lines && self.controller.offers_left > 0 {
+                let entry = self.controller.entry(self.address(&range), false);
                 if !self.controller.offer(&entry) {
                     break;
                 }
                 self.controller.offers_left -= 1;
-                line += 1;
+                range.line += 1;
                 self.simulated_lines += 1;
-                period_begun |= self.period.is_some_and(|(bytes, _)| (address + access).is_multiple_of(bytes));
             }
-            if line == lines && self.controller.is_idle() {
+            if range.line == range.lines && self.controller.is_idle() {
                 break;
             }
-            self.controller.step((line < lines).then_some((0, false)));
-            let round = self.controller.refresh_round();
-            let refreshed = self.controller.refresh_turn / round != turn / round;
-            turn = self.controller.refresh_turn;
-            let due = if self.controller.next_refresh == u64::MAX { period_begun } else { refreshed };
-            if due && line < lines {
-                line = self.checkpoint(start, line, lines, &mut open, run);
-                turn = self.controller.refresh_turn;
-                period_begun = false;
+            self.controller.step((range.line < range.lines).then_some((0, false)));
+            if range.line == range.lines {
+                continue;
+            }
+            if self.controller.refresh_turn != refreshes {
+                self.stretches.open = None; // What follows its start depends on when the refresh came.
+                if self.controller.refresh_turn / round != refreshes / round {
+                    self.round(&mut range);
+                }
+                refreshes = self.controller.refresh_turn;
+                stretch = self.address(&range) / self.stretch;
+            } else if self.controller.refreshes_waiting > 0 {
+                self.stretches.open = None;
+            } else if self.address(&range) / self.stretch != stretch {
+                self.stretch(&mut range);
+                stretch = self.address(&range) / self.stretch;
             }
         }
         if self.controller.last_data > self.controller.now {
             self.controller.idle_until(self.controller.last_data);
         }
-        run.add(&self.controller.statistics.take());
-    }
-
-    /// Learns the segment that ends here and jumps along known segments; returns the next line to offer.
-    fn checkpoint(&mut self, start: u64, line: u64, lines: u64, open: &mut Option<Open>, run: &mut Statistics) -> u64 {
         let part = self.controller.statistics.take();
-        run.add(&part);
-        if self.nodes.len() >= MAX_REMEMBERED {
-            self.nodes.clear();
-            self.known.clear();
-            *open = None;
-        }
-        let Some(mut at) = self.node_of(start, line, lines) else {
-            *open = None;
-            return line;
-        };
-        let (mut line, mut cycle) = (line, self.controller.now);
-        if let Some(from) = open.take() {
-            let segment = Segment { lines: line - from.line, cycles: cycle - from.cycle, part, next: at };
-            self.nodes[from.node as usize].segment = Some(segment);
-        }
-        let first = at;
-        // The known future holds as long as there was always a next line to offer.
-        while let Some(segment) = &self.nodes[at as usize].segment
-            && line + segment.lines < lines
-        {
-            run.add(&segment.part);
-            line += segment.lines;
-            cycle += segment.cycles;
-            at = segment.next;
-        }
-        let address = start + line * self.controller.map.access_bytes();
-        if let (true, Some(frame)) = (at != first || cycle != self.controller.now, self.frame(address, start, lines)) {
-            decode(&mut self.controller, &self.nodes[at as usize].state, frame, cycle);
-        }
-        if self.nodes[at as usize].segment.is_none() {
-            *open = Some(Open { node: at, line, cycle });
-        }
-        line
+        self.in_round.add(&part);
+        let part = self.in_round.take();
+        self.in_read.add(&part);
     }
 
-    /// The node of the current state, new if it was not met before.
-    fn node_of(&mut self, start: u64, line: u64, lines: u64) -> Option<u32> {
-        let address = start + line * self.controller.map.access_bytes();
-        let frame = self.frame(address, start, lines)?;
-        let mut words = encode(&self.controller, frame)?;
-        let place = address % self.period?.0;
-        words.extend([place as u32, (place >> 32) as u32]);
-        let state: Key = words.into();
-        if let Some(&node) = self.known.get(&state) {
-            return Some(node);
+    /// A stretch ends: learns it, and jumps along known stretches while no refresh falls due.
+    fn stretch(&mut self, range: &mut Range) {
+        let state = self.state(range, Horizon::NextRefresh);
+        let part = self.controller.statistics.take();
+        self.in_round.add(&part);
+        let Some(state) = state else {
+            self.stretches.open = None;
+            return;
+        };
+        let cycle = self.controller.now;
+        let at = self.stretches.arrive(state, range.line, cycle, || part);
+        let at = self.stretches.follow(at, range, cycle, self.controller.next_refresh, &mut self.in_round);
+        self.land(at, cycle, range, Horizon::NextRefresh);
+    }
+
+    /// A round of refreshes ends: learns it, and jumps along known rounds.
+    fn round(&mut self, range: &mut Range) {
+        let state = self.state(range, Horizon::Refreshes);
+        let part = self.controller.statistics.take();
+        self.in_round.add(&part);
+        let part = self.in_round.take();
+        self.in_read.add(&part);
+        let Some(state) = state else {
+            self.rounds.open = None;
+            return;
+        };
+        let cycle = self.controller.now;
+        let at = self.rounds.arrive(state, range.line, cycle, || part);
+        let at = self.rounds.follow(at, range, cycle, u64::MAX, &mut self.in_read);
+        self.land(at, cycle, range, Horizon::Refreshes);
+    }
+
+    /// Puts the controller into the state of a node, if a jump led there.
+    fn land(&mut self, (node, cycle): (u32, u64), from_cycle: u64, range: &Range, horizon: Horizon) {
+        if let (true, Some(frame)) = (cycle != from_cycle, self.frame(range)) {
+            let memory = if horizon == Horizon::Refreshes { &self.rounds } else { &self.stretches };
+            decode(&mut self.controller, &memory.nodes[node as usize].state, frame, horizon, cycle);
         }
-        let node = self.nodes.len() as u32;
-        self.nodes.push(Node { state: Rc::clone(&state), segment: None });
-        self.known.insert(state, node);
-        Some(node)
     }
 }

@@ -33,8 +33,17 @@ impl Frame {
     }
 }
 
+/// How far a snapshot looks ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Horizon {
+    /// Across refreshes: when the next one falls due is part of the state.
+    Refreshes,
+    /// Up to the next refresh only: when it falls due and whose turn it is makes no difference. No refresh may be waiting.
+    NextRefresh,
+}
+
 /// Writes the state of `c`; `None` if it holds writes or is out of the ordinary, so that it cannot be compared.
-pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame) -> Option<Vec<u32>> {
+pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Horizon) -> Option<Vec<u32>> {
     if c.writes.len() != 0 || c.after_cas.is_some_and(|choice| matches!(choice, Choice::Refresh(..))) {
         return None;
     }
@@ -42,9 +51,15 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame) -> Option<Vec
     let banks = channel.bank_count() as usize;
     let mut words = Vec::with_capacity(16 + banks * 6 + 4 * c.reads.len() as usize);
     let ahead = |time: u64| u32::try_from(time.saturating_sub(c.now)).ok();
-    words.push(if c.next_refresh == u64::MAX { NEVER } else { ahead(c.next_refresh)? });
-    words.push(u32::try_from(c.refreshes_waiting).ok()?);
-    words.push((c.refresh_turn % c.refresh_round()) as u32);
+    match horizon {
+        Horizon::Refreshes => {
+            words.push(if c.next_refresh == u64::MAX { NEVER } else { ahead(c.next_refresh)? });
+            words.push(u32::try_from(c.refreshes_waiting).ok()?);
+            words.push((c.refresh_turn % c.refresh_round()) as u32);
+        }
+        Horizon::NextRefresh if c.refreshes_waiting > 0 => return None,
+        Horizon::NextRefresh => {}
+    }
     words.push(u32::from(c.write_mode) | c.offers_left << 1);
     for time in [c.last_data, channel.wck_until, channel.bus[0], channel.bus[1], channel.act2_deadline] {
         words.push(ahead(time)?);
@@ -103,13 +118,15 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame) -> Option<Vec
 }
 
 /// Puts `c` into the state of `words`, written by [`encode`], at cycle `now`. Foreign rows stay the rows they are.
-pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: Frame, now: u64) {
+pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: Frame, horizon: Horizon, now: u64) {
     let mut words = Words { rest: words.iter(), now, frame };
     c.now = now;
-    let next_refresh = words.next();
-    c.next_refresh = if next_refresh == NEVER { u64::MAX } else { now + u64::from(next_refresh) };
-    c.refreshes_waiting = u64::from(words.next());
-    c.refresh_turn = u64::from(words.next());
+    if horizon == Horizon::Refreshes {
+        let next_refresh = words.next();
+        c.next_refresh = if next_refresh == NEVER { u64::MAX } else { now + u64::from(next_refresh) };
+        c.refreshes_waiting = u64::from(words.next());
+        c.refresh_turn = u64::from(words.next());
+    }
     let word = words.next();
     (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 1);
     c.last_data = words.time();
