@@ -1,5 +1,7 @@
-//! Speed of the exact path: requests a second on the three streams.
-use cptr_hw_model::dram::{Config, Controller, Device, MappingKind, Refresh, Request, Until, presets, stream};
+//! Speed of the exact path (requests a second on the three streams) and of the fast path (experts a second).
+use cptr_hw_model::dram::{
+    Config, Controller, Device, FastChannel, MappingKind, Refresh, Request, Until, presets, stream,
+};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -29,5 +31,26 @@ fn exact(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, exact);
+/// One expert of Mixtral-8x7B at 4 bits, 84 MiB, drawn at random, one right after the other from one channel.
+fn fast(criterion: &mut Criterion) {
+    const EXPERT: u64 = 3 * 4096 * 14336 / 2;
+    let mut group = criterion.benchmark_group("fast");
+    group.throughput(Throughput::Elements(1)).sample_size(10);
+    for device in [presets::ddr4_3200(), presets::ddr5_6400(), presets::lpddr5_6400()] {
+        let config = Config::new(MappingKind::Mop4ClXor, Refresh::AllBank);
+        let mut channel = FastChannel::new(&device, config).expect("a shipped device");
+        let experts = device.organisation.capacity_bytes / EXPERT;
+        let mut state = 1u64;
+        group.bench_function(format!("{}/expert", device.name), |b| {
+            b.iter(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                channel.read((state >> 33) % experts * EXPERT, EXPERT).expect("inside the device");
+                black_box(channel.cycle())
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, exact, fast);
 criterion_main!(benches);

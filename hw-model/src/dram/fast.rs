@@ -18,8 +18,11 @@ use super::statistics::{Part, Statistics};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// Most states, and most whole reads, that are remembered; then they are forgotten. Bounds the memory to some 40 MB.
-const MAX_REMEMBERED: usize = 6_000;
+/// Most 32-bit words that stretches, rounds and whole reads may each take; beyond, they are forgotten. Together some 40 MB.
+const MAX_WORDS: usize = 3_000_000;
+
+/// About what a node and its place in the map take beside state and counts.
+const NODE_WORDS: usize = 64;
 
 /// Stretches that one refresh interval is cut into, about.
 const STRETCHES_PER_REFRESH: u64 = 12;
@@ -45,6 +48,8 @@ struct Node {
 struct Memory {
     nodes: Vec<Node>,
     known: HashMap<Rc<[u32]>, u32>,
+    /// Size of all of that.
+    words: usize,
     /// Last checkpoint, if what follows it is not known yet: node, line and cycle.
     open: Option<(u32, u64, u64)>,
 }
@@ -53,16 +58,15 @@ impl Memory {
     /// The node of `state`, new if it was not met before. `part` is what was counted since the last checkpoint: it is kept as the
     /// segment that ends here, if that was not known.
     fn arrive(&mut self, state: Vec<u32>, line: u64, cycle: u64, part: impl FnOnce() -> Part) -> u32 {
-        if self.nodes.len() >= MAX_REMEMBERED {
-            self.nodes.clear();
-            self.known.clear();
-            self.open = None;
+        if self.words > MAX_WORDS {
+            *self = Self::default();
         }
         let at = match self.known.get(state.as_slice()) {
             Some(&node) => node,
             None => {
                 let state: Rc<[u32]> = state.into();
                 let node = self.nodes.len() as u32;
+                self.words += state.len() + NODE_WORDS;
                 self.nodes.push(Node { state: Rc::clone(&state), segment: None });
                 self.known.insert(state, node);
                 node
@@ -70,6 +74,7 @@ impl Memory {
         };
         if let Some((from, from_line, from_cycle)) = self.open.take() {
             let segment = Segment { lines: line - from_line, cycles: cycle - from_cycle, part: part(), next: at };
+            self.words += segment.part.words();
             self.nodes[from as usize].segment = Some(segment);
         }
         at
@@ -117,6 +122,7 @@ pub struct FastChannel {
     stretches: Memory,
     rounds: Memory,
     reads: HashMap<Vec<u32>, WholeRead>,
+    reads_words: usize,
     /// Counts since the last stretch are in the controller; before that since the last round, in this read, and in all.
     in_round: Statistics,
     in_read: Statistics,
@@ -153,6 +159,7 @@ impl FastChannel {
             stretches: Memory::default(),
             rounds: Memory::default(),
             reads: HashMap::new(),
+            reads_words: 0,
             in_round: Statistics::default(),
             in_read: Statistics::default(),
             total: Statistics::default(),
@@ -173,6 +180,14 @@ impl FastChannel {
     /// All counts since the start.
     pub const fn statistics(&self) -> &Statistics {
         &self.total
+    }
+
+    /// Rate of the data served so far in GB/s (10^9 bytes), over all cycles since the start.
+    pub fn bandwidth_gb_s(&self) -> f64 {
+        if self.cycle() == 0 {
+            return 0.0;
+        }
+        (self.total.reads_served * self.controller.map.access_bytes()) as f64 / self.time_ps() as f64 * 1e3
     }
 
     /// Lines that had to be simulated one by one; the others were jumped over.
@@ -215,9 +230,11 @@ impl FastChannel {
         if let (Some(key), Some(frame)) = (key, frame)
             && let Some(end) = encode(&self.controller, frame, Horizon::Refreshes)
         {
-            if self.reads.len() >= MAX_REMEMBERED {
+            if self.reads_words > MAX_WORDS {
                 self.reads.clear();
+                self.reads_words = 0;
             }
+            self.reads_words += key.len() + end.len() + part.words() + NODE_WORDS;
             self.reads.insert(key, WholeRead { cycles: self.controller.now - begin, part, end });
         }
         Ok(())

@@ -68,7 +68,7 @@ impl Histogram {
     /// Adds all values of `part`.
     pub(super) fn add(&mut self, part: &SparseHistogram) {
         for &(bucket, count) in &part.counts {
-            self.counts[usize::from(bucket)] += count;
+            self.counts[usize::from(bucket)] += u64::from(count);
         }
         self.total += part.total;
         self.sum += part.sum;
@@ -78,7 +78,8 @@ impl Histogram {
     /// Takes all values out.
     pub(super) fn take(&mut self) -> SparseHistogram {
         let used = self.counts.iter_mut().enumerate().filter(|(_, count)| **count > 0);
-        let counts = used.map(|(bucket, count)| (bucket as u16, std::mem::take(count))).collect();
+        // A part is one read at most, and no channel holds 2^32 accesses.
+        let counts = used.map(|(bucket, count)| (bucket as u16, std::mem::take(count) as u32)).collect();
         let part = SparseHistogram { counts, total: self.total, sum: self.sum, max: self.max };
         (self.total, self.sum, self.max) = (0, 0, 0);
         part
@@ -88,10 +89,17 @@ impl Histogram {
 /// The buckets in use of a [`Histogram`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SparseHistogram {
-    counts: Vec<(u16, u64)>,
+    counts: Vec<(u16, u32)>,
     total: u64,
     sum: u64,
     max: u64,
+}
+
+impl SparseHistogram {
+    /// Size of the buckets in 32-bit words.
+    pub(super) fn words(&self) -> usize {
+        2 * self.counts.len()
+    }
 }
 
 fn bucket(value: u64) -> usize {

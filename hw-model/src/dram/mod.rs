@@ -30,6 +30,8 @@ mod queue;
 mod schedule;
 mod snapshot;
 mod statistics;
+#[cfg(test)]
+mod stepping;
 pub mod stream;
 
 pub use channel::{BankState, Channel};

@@ -63,3 +63,10 @@ pub(super) struct Part {
     commands: CommandCounts,
     read_latency: SparseHistogram,
 }
+
+impl Part {
+    /// Size in 32-bit words.
+    pub(super) fn words(&self) -> usize {
+        size_of::<Self>() / 4 + self.read_latency.words()
+    }
+}
