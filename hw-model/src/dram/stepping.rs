@@ -40,11 +40,11 @@ fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn jumping_changes_nothing(device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
-                               lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200), 1..60),
+                               lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200, 0u32..5), 1..60),
                                spread in 0u32..14) {
         let device = &presets::all()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
@@ -54,11 +54,12 @@ proptest! {
         let access = device.organisation.access_bytes();
         let mut not_before = 0;
         let mut stream = Vec::new();
-        for (line, run, gap) in lines {
+        for (line, run, gap, kind) in lines {
+            let kind = if kind == 0 { RequestKind::Write } else { RequestKind::Read };
             not_before += gap;
             let first = (line << spread) * access;
             let addresses = (0..run).map(|i| (first + i * access) % device.organisation.capacity_bytes);
-            stream.extend(addresses.map(|address| Request { address, kind: RequestKind::Read, not_before }));
+            stream.extend(addresses.map(|address| Request { address, kind, not_before }));
         }
         let (end, visited, log) = serve(device, config, &stream, false);
         let (stepped_end, all, stepped_log) = serve(device, config, &stream, true);
