@@ -1,6 +1,6 @@
 //! Speed of the exact path (requests a second on the three streams) and of the fast path (experts a second).
 use cptr_hw_model::dram::{
-    Config, Controller, Device, FastChannel, MappingKind, Refresh, Request, Until, presets, stream,
+    Config, Controller, Device, FastChannel, FastChannels, MappingKind, Refresh, Request, Until, presets, stream,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -49,6 +49,18 @@ fn fast(criterion: &mut Criterion) {
             });
         });
     }
+    // Ten 64-bit channels: 512 GB/s.
+    let config = Config::new(MappingKind::Mop4ClXor, Refresh::AllBank);
+    let mut channels = FastChannels::new(&presets::ddr5_6400(), config, 20, 64).expect("a shipped device");
+    let experts = channels.capacity() / EXPERT;
+    let mut state = 1u64;
+    group.bench_function("20 x DDR5-6400/expert", |b| {
+        b.iter(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            channels.read((state >> 33) % experts * EXPERT, EXPERT).expect("inside the device");
+            black_box(channels.cycle())
+        });
+    });
     group.finish();
 }
 

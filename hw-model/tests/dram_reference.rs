@@ -131,9 +131,11 @@ fn dramsim3_agrees_where_the_scheduler_matters_little() {
         controller.run(requests(row.get("stream"), 64).take(reads as usize), Until::Accepted).unwrap();
         let ratio = controller.cycle() as f64 / row.number("cycles") as f64;
         let near = match (row.get("mapping"), row.get("stream")) {
-            ("rochrabacobg", "seq") => 0.01,
+            ("rochrabacobg", "seq") | ("rochrababgco", "expert") => 0.01,
             (_, "rand") => 0.03,
-            _ => return, // the two schedulers differ by design: see the documentation of the reference
+            // seq with columns lowest 1.083, expert with the bank group lowest 1.069: DRAMsim3 sees further (32 places and 8 more a
+            // bank) and goes round the banks instead of oldest first; Ramulator's own figures differ from it by as much.
+            _ => 0.09,
         };
         assert!((ratio - 1.0).abs() < near, "{} {}: {ratio}", mapping.name(), row.get("stream"));
     });

@@ -108,6 +108,15 @@ struct WholeRead {
     end: Vec<u32>,
 }
 
+/// All that is remembered. Holds for every channel of one device and configuration.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Recall {
+    stretches: Memory,
+    rounds: Memory,
+    reads: HashMap<Vec<u32>, WholeRead>,
+    reads_words: usize,
+}
+
 /// A channel that serves contiguous reads and remembers what it has seen.
 ///
 /// After any sequence of [`Self::read`] and [`Self::idle_until`], cycle and statistics are those of a [`Controller`] that served
@@ -119,10 +128,7 @@ pub struct FastChannel {
     period: Option<(u64, u32)>,
     /// Bytes of a stretch.
     stretch: u64,
-    stretches: Memory,
-    rounds: Memory,
-    reads: HashMap<Vec<u32>, WholeRead>,
-    reads_words: usize,
+    pub(super) recall: Recall,
     /// Counts since the last stretch are in the controller; before that since the last round, in this read, and in all.
     in_round: Statistics,
     in_read: Statistics,
@@ -156,10 +162,7 @@ impl FastChannel {
             period,
             stretch: stretch.min(period_bytes),
             controller,
-            stretches: Memory::default(),
-            rounds: Memory::default(),
-            reads: HashMap::new(),
-            reads_words: 0,
+            recall: Recall::default(),
             in_round: Statistics::default(),
             in_read: Statistics::default(),
             total: Statistics::default(),
@@ -202,6 +205,16 @@ impl FastChannel {
         self.total.add(&part);
     }
 
+    /// Bytes of the channel.
+    pub const fn capacity(&self) -> u64 {
+        self.controller.map.capacity()
+    }
+
+    /// Bytes of one access.
+    pub const fn access_bytes(&self) -> u64 {
+        self.controller.map.access_bytes()
+    }
+
     /// Reads `bytes` bytes from `start` on, rounded up to whole accesses, and waits for the last data.
     ///
     /// # Errors
@@ -217,7 +230,7 @@ impl FastChannel {
         let range = Range { start, lines, line: 0 };
         let frame = self.frame(&range);
         let key = frame.and_then(|frame| self.read_key(frame, &range));
-        if let (Some(frame), Some(whole)) = (frame, key.as_ref().and_then(|key| self.reads.get(key))) {
+        if let (Some(frame), Some(whole)) = (frame, key.as_ref().and_then(|key| self.recall.reads.get(key))) {
             let end = self.controller.now + whole.cycles;
             decode(&mut self.controller, &whole.end, frame, Horizon::Refreshes, end);
             self.total.add(&whole.part);
@@ -230,12 +243,12 @@ impl FastChannel {
         if let (Some(key), Some(frame)) = (key, frame)
             && let Some(end) = encode(&self.controller, frame, Horizon::Refreshes)
         {
-            if self.reads_words > MAX_WORDS {
-                self.reads.clear();
-                self.reads_words = 0;
+            if self.recall.reads_words > MAX_WORDS {
+                self.recall.reads.clear();
+                self.recall.reads_words = 0;
             }
-            self.reads_words += key.len() + end.len() + part.words() + NODE_WORDS;
-            self.reads.insert(key, WholeRead { cycles: self.controller.now - begin, part, end });
+            self.recall.reads_words += key.len() + end.len() + part.words() + NODE_WORDS;
+            self.recall.reads.insert(key, WholeRead { cycles: self.controller.now - begin, part, end });
         }
         Ok(())
     }
@@ -272,7 +285,7 @@ impl FastChannel {
 
     /// Serves the lines, jumping where the future is known.
     fn simulate(&mut self, mut range: Range) {
-        (self.stretches.open, self.rounds.open) = (None, None);
+        (self.recall.stretches.open, self.recall.rounds.open) = (None, None);
         let round = self.controller.refresh_round();
         let mut refreshes = self.controller.refresh_turn;
         let mut stretch = self.address(&range) / self.stretch;
@@ -294,14 +307,14 @@ impl FastChannel {
                 continue;
             }
             if self.controller.refresh_turn != refreshes {
-                self.stretches.open = None; // What follows its start depends on when the refresh came.
+                self.recall.stretches.open = None; // What follows its start depends on when the refresh came.
                 if self.controller.refresh_turn / round != refreshes / round {
                     self.round(&mut range);
                 }
                 refreshes = self.controller.refresh_turn;
                 stretch = self.address(&range) / self.stretch;
             } else if self.controller.refreshes_waiting > 0 {
-                self.stretches.open = None;
+                self.recall.stretches.open = None;
             } else if self.address(&range) / self.stretch != stretch {
                 self.stretch(&mut range);
                 stretch = self.address(&range) / self.stretch;
@@ -322,12 +335,12 @@ impl FastChannel {
         let part = self.controller.statistics.take();
         self.in_round.add(&part);
         let Some(state) = state else {
-            self.stretches.open = None;
+            self.recall.stretches.open = None;
             return;
         };
         let cycle = self.controller.now;
-        let at = self.stretches.arrive(state, range.line, cycle, || part);
-        let at = self.stretches.follow(at, range, cycle, self.controller.next_refresh, &mut self.in_round);
+        let at = self.recall.stretches.arrive(state, range.line, cycle, || part);
+        let at = self.recall.stretches.follow(at, range, cycle, self.controller.next_refresh, &mut self.in_round);
         self.land(at, cycle, range, Horizon::NextRefresh);
     }
 
@@ -339,19 +352,19 @@ impl FastChannel {
         let part = self.in_round.take();
         self.in_read.add(&part);
         let Some(state) = state else {
-            self.rounds.open = None;
+            self.recall.rounds.open = None;
             return;
         };
         let cycle = self.controller.now;
-        let at = self.rounds.arrive(state, range.line, cycle, || part);
-        let at = self.rounds.follow(at, range, cycle, u64::MAX, &mut self.in_read);
+        let at = self.recall.rounds.arrive(state, range.line, cycle, || part);
+        let at = self.recall.rounds.follow(at, range, cycle, u64::MAX, &mut self.in_read);
         self.land(at, cycle, range, Horizon::Refreshes);
     }
 
     /// Puts the controller into the state of a node, if a jump led there.
     fn land(&mut self, (node, cycle): (u32, u64), from_cycle: u64, range: &Range, horizon: Horizon) {
         if let (true, Some(frame)) = (cycle != from_cycle, self.frame(range)) {
-            let memory = if horizon == Horizon::Refreshes { &self.rounds } else { &self.stretches };
+            let memory = if horizon == Horizon::Refreshes { &self.recall.rounds } else { &self.recall.stretches };
             decode(&mut self.controller, &memory.nodes[node as usize].state, frame, horizon, cycle);
         }
     }

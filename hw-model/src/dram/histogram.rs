@@ -77,7 +77,8 @@ impl Histogram {
 
     /// Takes all values out.
     pub(super) fn take(&mut self) -> SparseHistogram {
-        let used = self.counts.iter_mut().enumerate().filter(|(_, count)| **count > 0);
+        let end = if self.total == 0 { 0 } else { bucket(self.max) + 1 };
+        let used = self.counts[..end].iter_mut().enumerate().filter(|(_, count)| **count > 0);
         // A part is one read at most, and no channel holds 2^32 accesses.
         let counts = used.map(|(bucket, count)| (bucket as u16, std::mem::take(count) as u32)).collect();
         let part = SparseHistogram { counts, total: self.total, sum: self.sum, max: self.max };

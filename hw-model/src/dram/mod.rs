@@ -15,7 +15,8 @@
 //!
 //! Layers, each knowing only those above it: [`device`] and [`presets`] (tables), [`mapping`] (addresses), [`Channel`] (what is legal
 //! when), [`Controller`] (what is done when), [`FastChannel`] (long contiguous reads in jumps, to the cycle the same). Cycles are
-//! cycles of the command clock. Several channels are several controllers; [`ChannelStripe`] spreads addresses over them.
+//! cycles of the command clock. Several channels are several controllers; [`ChannelStripe`] spreads addresses over them, and
+//! [`FastChannels`] reads ranges from all of them at once.
 //!
 //! # How far to trust it
 //! - Every count of 36 runs of Ramulator 2.1 (DDR4-3200, DDR5-4800, LPDDR5-6400; two mappings, three streams, with and without
@@ -47,6 +48,7 @@ mod statistics;
 #[cfg(test)]
 mod stepping;
 pub mod stream;
+mod system;
 
 pub use channel::{BankState, Channel};
 pub use command::{Command, CommandCounts, CommandKind};
@@ -58,3 +60,4 @@ pub use fast::FastChannel;
 pub use histogram::Histogram;
 pub use mapping::{AddressMap, ChannelStripe, MappingKind};
 pub use statistics::Statistics;
+pub use system::FastChannels;

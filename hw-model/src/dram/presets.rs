@@ -318,7 +318,7 @@ pub fn lpddr5_6400() -> Device {
         bank_refresh: Some(BankRefresh {
             set: RefreshSet::Pair, // JESD209-5, bank-group mode: eight REFpb cover the sixteen banks
             n_rfc: 96,             // R2: tRFCpb 120 ns, 8 Gb
-            n_refi: 390,           // R2: tREFIpb 488 ns, rounded down as a greatest average
+            n_refi: 391,           // R2: tREFIpb 488 ns
             n_ref_to_ref: 72,      // R2: tpbR2pbR 90 ns
             n_ref_to_act: 6,       // R2: tpbR2act 7.5 ns
         }),
