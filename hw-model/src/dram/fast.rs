@@ -215,6 +215,12 @@ impl FastChannel {
         self.controller.map.access_bytes()
     }
 
+    /// Bytes after which the pattern of banks and columns repeats; `None` if it never does. Reads that begin at multiples of it are
+    /// recognised soonest.
+    pub fn alignment(&self) -> Option<u64> {
+        self.period.map(|(bytes, _)| bytes)
+    }
+
     /// Reads `bytes` bytes from `start` on, rounded up to whole accesses, and waits for the last data.
     ///
     /// # Errors

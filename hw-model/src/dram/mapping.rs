@@ -260,6 +260,16 @@ impl ChannelStripe {
         Ok(Self { channels: u64::from(channels), stripe_bytes })
     }
 
+    /// Bytes over all channels that begin at a multiple of `local_bytes` in each of them: the least common multiple of a stripe and
+    /// `local_bytes`, on every channel.
+    pub const fn aligned(&self, local_bytes: u64) -> u64 {
+        let (mut a, mut b) = (self.stripe_bytes, local_bytes);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        self.stripe_bytes / a * local_bytes * self.channels
+    }
+
     /// Channel of `address` and the address within that channel.
     pub const fn split(&self, address: u64) -> (u32, u64) {
         let stripe = address / self.stripe_bytes;
@@ -334,6 +344,9 @@ mod tests {
             let (channel, local) = stripe.split(start);
             prop_assert!(channel < channels);
             prop_assert_eq!(stripe.join(channel, local), start);
+            let aligned = stripe.aligned(4096);
+            prop_assert!((0..channels).all(|channel| stripe.share(channel, aligned, 64 * lines).0 == aligned / u64::from(channels)));
+            prop_assert_eq!(aligned / u64::from(channels) % 4096, 0);
             let mut total = 0;
             for channel in 0..channels {
                 let (first, share) = stripe.share(channel, start, bytes);
