@@ -7,13 +7,22 @@ use super::mapping::ChannelStripe;
 
 /// Channels with addresses striped over them. All run on one clock; a read ends when the last channel has its last data.
 ///
-/// What one channel has learned serves all of them, see [`FastChannel`].
+/// Channels that have read the same so far are in the same state: they are simulated once. What one has learned serves all of them,
+/// see [`FastChannel`].
 #[derive(Debug, Clone)]
 pub struct FastChannels {
     stripe: ChannelStripe,
-    channels: Vec<FastChannel>,
+    count: u32,
+    twins: Vec<Twins>,
     recall: Recall,
     now: u64,
+}
+
+/// Channels in the same state.
+#[derive(Debug, Clone)]
+struct Twins {
+    channel: FastChannel,
+    members: Vec<u32>,
 }
 
 impl FastChannels {
@@ -24,7 +33,8 @@ impl FastChannels {
     pub fn new(device: &Device, config: Config, channels: u32, stripe_bytes: u64) -> Result<Self, ConfigError> {
         let stripe = ChannelStripe::new(channels, stripe_bytes, device)?;
         let channel = FastChannel::new(device, config)?;
-        Ok(Self { stripe, channels: vec![channel; channels as usize], recall: Recall::default(), now: 0 })
+        let twins = vec![Twins { channel, members: (0..channels).collect() }];
+        Ok(Self { stripe, count: channels, twins, recall: Recall::default(), now: 0 })
     }
 
     /// Current cycle.
@@ -34,30 +44,30 @@ impl FastChannels {
 
     /// Current time in picoseconds.
     pub fn time_ps(&self) -> u64 {
-        self.channels.first().map_or(0, FastChannel::time_ps)
+        self.twins.first().map_or(0, |twins| twins.channel.time_ps())
     }
 
     /// Bytes of all channels.
     pub fn capacity(&self) -> u64 {
-        self.channels.iter().map(FastChannel::capacity).sum()
+        self.twins.first().map_or(0, |twins| twins.channel.capacity() * u64::from(self.count))
     }
 
     /// Ranges that begin at multiples of this are recognised soonest: the pattern of banks begins anew in every channel. Experts laid
-    /// out so cost one simulation for all channels.
+    /// out so cost one simulation or two for all channels.
     pub fn alignment(&self) -> Option<u64> {
-        self.channels.first()?.alignment().map(|local| self.stripe.aligned(local))
+        self.twins.first()?.channel.alignment().map(|local| self.stripe.aligned(local))
     }
 
-    /// The channels, for their statistics.
-    pub fn channels(&self) -> &[FastChannel] {
-        &self.channels
+    /// One of the channels, for its statistics; `None` if there is no such channel.
+    pub fn channel(&self, index: u32) -> Option<&FastChannel> {
+        self.twins.iter().find(|twins| twins.members.contains(&index)).map(|twins| &twins.channel)
     }
 
     /// Lets time pass without reads up to `cycle`.
     pub fn idle_until(&mut self, cycle: u64) {
         self.now = self.now.max(cycle);
-        for channel in &mut self.channels {
-            channel.idle_until(self.now);
+        for twins in &mut self.twins {
+            twins.channel.idle_until(self.now);
         }
     }
 
@@ -66,7 +76,8 @@ impl FastChannels {
     /// # Errors
     /// A range that is not whole accesses inside the device; nothing was read.
     pub fn read(&mut self, start: u64, bytes: u64) -> Result<(), AddressError> {
-        let (capacity, access_bytes) = (self.capacity(), self.channels.first().map_or(1, FastChannel::access_bytes));
+        let access_bytes = self.twins.first().map_or(1, |twins| twins.channel.access_bytes());
+        let capacity = self.capacity();
         for address in [start, bytes] {
             if !address.is_multiple_of(access_bytes) {
                 return Err(AddressError::Unaligned { address, access_bytes });
@@ -75,18 +86,33 @@ impl FastChannels {
         if start.checked_add(bytes).is_none_or(|end| end > capacity) {
             return Err(AddressError::OutOfRange { address: start.saturating_add(bytes), capacity });
         }
-        for (index, channel) in self.channels.iter_mut().enumerate() {
-            let (first, share) = self.stripe.share(index as u32, start, bytes);
-            if share == 0 {
-                continue;
+        self.part_twins(start, bytes);
+        for twins in &mut self.twins {
+            let (first, share) = self.stripe.share(twins.members[0], start, bytes);
+            if share > 0 {
+                std::mem::swap(&mut self.recall, &mut twins.channel.recall);
+                let outcome = twins.channel.read(first, share);
+                std::mem::swap(&mut self.recall, &mut twins.channel.recall);
+                outcome?;
             }
-            std::mem::swap(&mut self.recall, &mut channel.recall);
-            let outcome = channel.read(first, share);
-            std::mem::swap(&mut self.recall, &mut channel.recall);
-            outcome?;
         }
-        let end = self.channels.iter().map(FastChannel::cycle).max().unwrap_or(0);
+        let end = self.twins.iter().map(|twins| twins.channel.cycle()).max().unwrap_or(0);
         self.idle_until(end);
         Ok(())
+    }
+
+    /// Parts the channels whose shares of the range differ.
+    fn part_twins(&mut self, start: u64, bytes: u64) {
+        let stripe = self.stripe;
+        let mut parted = Vec::new();
+        for twins in &mut self.twins {
+            let share = |member: u32| stripe.share(member, start, bytes);
+            while let Some(other) = twins.members.iter().find(|&&member| share(member) != share(twins.members[0])) {
+                let wanted = share(*other);
+                let members = twins.members.extract_if(.., |member| share(*member) == wanted).collect();
+                parted.push(Twins { channel: twins.channel.clone(), members });
+            }
+        }
+        self.twins.append(&mut parted);
     }
 }
