@@ -1,0 +1,134 @@
+//! The commands on the command bus.
+use std::fmt;
+
+/// Kind of a command. The spelling follows the standards: `ACT` opens a row, `PRE` closes it, `REFab` refreshes all banks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CommandKind {
+    /// Activate: opens a row. On LPDDR5 the first of two halves (ACT1).
+    Act,
+    /// Second half of an LPDDR5 activate.
+    Act2,
+    /// Precharge of one bank.
+    Pre,
+    /// Precharge of all banks of a rank.
+    PreAll,
+    /// Read burst.
+    Rd,
+    /// Read burst with auto-precharge.
+    RdA,
+    /// Write burst.
+    Wr,
+    /// Write burst with auto-precharge.
+    WrA,
+    /// Refresh of all banks of a rank.
+    RefAll,
+    /// Refresh of some banks: DDR5 same-bank, LPDDR5 and HBM per-bank.
+    RefBank,
+    /// Starts the LPDDR5 data clock (WCK) for the read or write of the next cycle.
+    Cas,
+}
+
+impl CommandKind {
+    /// All kinds, in the order of [`CommandCounts`].
+    pub const ALL: [Self; 11] = [
+        Self::Act,
+        Self::Act2,
+        Self::Pre,
+        Self::PreAll,
+        Self::Rd,
+        Self::RdA,
+        Self::Wr,
+        Self::WrA,
+        Self::RefAll,
+        Self::RefBank,
+        Self::Cas,
+    ];
+
+    /// Name as the standards write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Act => "ACT",
+            Self::Act2 => "ACT2",
+            Self::Pre => "PRE",
+            Self::PreAll => "PREab",
+            Self::Rd => "RD",
+            Self::RdA => "RDA",
+            Self::Wr => "WR",
+            Self::WrA => "WRA",
+            Self::RefAll => "REFab",
+            Self::RefBank => "REFpb",
+            Self::Cas => "CAS",
+        }
+    }
+
+    /// True for commands of the column bus of HBM: read and write.
+    pub const fn is_column(self) -> bool {
+        matches!(self, Self::Rd | Self::RdA | Self::Wr | Self::WrA | Self::Cas)
+    }
+}
+
+impl fmt::Display for CommandKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One command as it goes out: kind, flat bank number in the channel, row (only for ACT; otherwise 0).
+///
+/// For `PreAll` and `RefAll` the bank is any bank of the rank. For `RefBank` it is the first bank of the refreshed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Command {
+    /// What.
+    pub kind: CommandKind,
+    /// Flat bank number, `0..banks of the channel`: rank, stack, group, bank from high to low.
+    pub bank: u16,
+    /// Row to open.
+    pub row: u32,
+}
+
+impl Command {
+    /// A command without row.
+    pub const fn new(kind: CommandKind, bank: u16) -> Self {
+        Self { kind, bank, row: 0 }
+    }
+
+    /// ACT of `row`.
+    pub const fn act(bank: u16, row: u32) -> Self {
+        Self { kind: CommandKind::Act, bank, row }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bank {}", self.kind, self.bank)?;
+        if self.kind == CommandKind::Act { write!(f, " row {}", self.row) } else { Ok(()) }
+    }
+}
+
+/// How often each command went out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CommandCounts([u64; CommandKind::ALL.len()]);
+
+impl CommandCounts {
+    /// Counts one more of `kind`.
+    pub fn count(&mut self, kind: CommandKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    /// Number of `kind`.
+    pub fn get(&self, kind: CommandKind) -> u64 {
+        self.0[kind as usize]
+    }
+
+    /// Kind and number of all kinds.
+    pub fn iter(&self) -> impl Iterator<Item = (CommandKind, u64)> + '_ {
+        CommandKind::ALL.into_iter().map(|kind| (kind, self.get(kind)))
+    }
+
+    /// Adds the counts of `other`.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine += theirs;
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! The memory controller of one channel: FR-FCFS, event-driven and exact to the cycle.
+//!
+//! Order in each cycle, as in Ramulator 2.1 (commit c5b1c3a), whose cycle counts this controller reproduces:
+//! 1. a request for which a row was opened (at most one a bank), oldest first among the ready ones;
+//! 2. a waiting refresh: it closes the open banks it needs, then refreshes;
+//! 3. only if no refresh waits, the read queue (or, in write mode, the write queue): ready commands first, then the oldest; a row
+//!    stays open while a request no younger than the one that wants another row still hits it.
+//!
+//! One command a cycle (HBM: one on the row bus, one on the column bus). A request leaves its queue when its ACT or its RD/WR goes
+//! out. LPDDR5: ACT2 goes out when nothing else can, at the latest nAAD after ACT1, and no other ACT1 comes between.
+//!
+//! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the stream.
+use super::channel::{Channel, bits};
+use super::command::{Command, CommandKind};
+use super::config::{Config, PagePolicy, Refresh};
+use super::device::Device;
+use super::error::{AddressError, ConfigError};
+use super::mapping::AddressMap;
+use super::queue::{Entry, Queue};
+use super::schedule::{Bounds, Choice, Slot};
+use super::statistics::Statistics;
+
+/// Read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RequestKind {
+    /// Read one access.
+    Read,
+    /// Write one access.
+    Write,
+}
+
+/// One access of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Byte address within the channel, a multiple of the bytes of one access.
+    pub address: u64,
+    /// Read or write.
+    pub kind: RequestKind,
+    /// Not offered before this cycle; 0 for as soon as there is room.
+    pub not_before: u64,
+}
+
+impl Request {
+    /// A read, as soon as there is room.
+    pub const fn read(address: u64) -> Self {
+        Self { address, kind: RequestKind::Read, not_before: 0 }
+    }
+
+    /// A write, as soon as there is room.
+    pub const fn write(address: u64) -> Self {
+        Self { address, kind: RequestKind::Write, not_before: 0 }
+    }
+}
+
+/// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no cost.
+pub trait Observer {
+    /// `command` goes out in `cycle`.
+    fn command(&mut self, cycle: u64, command: Command);
+}
+
+impl Observer for () {
+    fn command(&mut self, _: u64, _: Command) {}
+}
+
+impl<F: FnMut(u64, Command)> Observer for F {
+    fn command(&mut self, cycle: u64, command: Command) {
+        self(cycle, command);
+    }
+}
+
+/// A stream with an address that the channel does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamError {
+    /// Number of the request in the stream, from 0.
+    pub index: u64,
+    /// What is wrong with it.
+    pub error: AddressError,
+}
+
+impl std::fmt::Display for StreamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "request {}: {}", self.index, self.error)
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+/// When [`Controller::run`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The last request was accepted; some may still wait (the way Ramulator counts).
+    Accepted,
+    /// The last data went over the bus.
+    Served,
+}
+
+/// A request whose row was opened for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Active {
+    pub(super) entry: Entry,
+    /// Order of activation, to decide between equal ages.
+    pub(super) order: u64,
+}
+
+/// One channel with its controller. Keeps its state between runs, so that one stream can follow another.
+#[derive(Debug, Clone)]
+pub struct Controller<O = ()> {
+    pub(super) config: Config,
+    pub(super) map: AddressMap,
+    pub(super) channel: Channel,
+    pub(super) reads: Queue,
+    pub(super) writes: Queue,
+    pub(super) active: Vec<Option<Active>>,
+    pub(super) active_banks: u64,
+    pub(super) activations: u64,
+    pub(super) sequence: u64,
+    /// LPDDR5: the request between its ACT1 and ACT2.
+    pub(super) activating: Option<Entry>,
+    /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
+    pub(super) after_cas: Option<Choice>,
+    pub(super) write_mode: bool,
+    pub(super) refreshes_waiting: u64,
+    pub(super) next_refresh: u64,
+    /// Refreshes issued, to know whose turn it is.
+    pub(super) refresh_turn: u64,
+    refresh_interval: u64,
+    pub(super) refresh_banks: Vec<u16>,
+    /// Current cycle.
+    pub(super) now: u64,
+    /// Offers that the front end may still make in this cycle.
+    pub(super) offers_left: u32,
+    /// Earliest later cycle in which a known command becomes ready.
+    pub(super) wake: u64,
+    pub(super) bounds: Bounds,
+    /// End of the last data burst.
+    pub(super) last_data: u64,
+    pub(super) statistics: Statistics,
+    t_ck_ps: u64,
+    read_latency: u64,
+    write_latency: u64,
+    split: bool,
+    pub(super) dual_bus: bool,
+    observer: O,
+}
+
+impl Controller {
+    /// A controller for one channel of `device`, idle at cycle 0.
+    ///
+    /// # Errors
+    /// An impossible device or configuration: the field, the value and the rule.
+    pub fn new(device: &Device, config: Config) -> Result<Self, ConfigError> {
+        Self::with_observer(device, config, ())
+    }
+}
+
+impl<O: Observer> Controller<O> {
+    /// As [`Controller::new`], with an observer that sees every command.
+    pub fn with_observer(device: &Device, config: Config, observer: O) -> Result<Self, ConfigError> {
+        config.validate(device)?;
+        let channel = Channel::new(device)?;
+        let banks = channel.bank_count() as usize;
+        let (refresh_interval, refresh_banks) = super::config::refresh_plan(device, config.refresh);
+        Ok(Self {
+            map: AddressMap::new(config.mapping, device)?,
+            reads: Queue::new(config.queue_depth, banks),
+            writes: Queue::new(config.queue_depth, banks),
+            active: vec![None; banks],
+            active_banks: 0,
+            activations: 0,
+            sequence: 0,
+            activating: None,
+            after_cas: None,
+            write_mode: false,
+            refreshes_waiting: 0,
+            next_refresh: refresh_interval,
+            refresh_turn: 0,
+            refresh_interval,
+            refresh_banks,
+            now: 0,
+            // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
+            offers_left: 1,
+            wake: u64::MAX,
+            bounds: Bounds::new(device.organisation.ranks as usize),
+            last_data: 0,
+            statistics: Statistics::default(),
+            t_ck_ps: u64::from(device.timing.t_ck_ps),
+            read_latency: u64::from(device.read_latency()),
+            write_latency: u64::from(device.timing.n_cwl + device.timing.n_bl),
+            split: device.split_activate.is_some(),
+            dual_bus: device.dual_command_bus,
+            channel,
+            config,
+            observer,
+        })
+    }
+
+    /// Current cycle: that of the last acceptance after [`Until::Accepted`], the end of the last data after [`Until::Served`].
+    pub const fn cycle(&self) -> u64 {
+        self.now
+    }
+
+    /// Current time in picoseconds.
+    pub const fn time_ps(&self) -> u64 {
+        self.now * self.t_ck_ps
+    }
+
+    /// All counts since the start.
+    pub const fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// The mapping in use.
+    pub const fn mapping(&self) -> &AddressMap {
+        &self.map
+    }
+
+    /// Rate of the data served so far in GB/s (10^9 bytes), over all cycles since the start.
+    pub fn bandwidth_gb_s(&self) -> f64 {
+        let served = self.statistics.reads_served + self.statistics.writes_served;
+        if self.now == 0 {
+            return 0.0;
+        }
+        (served * self.map.access_bytes()) as f64 / self.time_ps() as f64 * 1e3
+    }
+
+    /// Serves `stream` in order of acceptance, beginning in the current cycle.
+    ///
+    /// # Errors
+    /// An address that is unaligned or outside the channel; the requests before it have been accepted.
+    pub fn run(&mut self, stream: impl IntoIterator<Item = Request>, until: Until) -> Result<(), StreamError> {
+        let mut stream = stream.into_iter();
+        let mut index = 0;
+        let mut pending = self.take(&mut stream, index)?;
+        loop {
+            while let Some((request, entry)) = pending {
+                if self.offers_left == 0 || request.not_before > self.now || !self.offer(&entry) {
+                    break;
+                }
+                self.offers_left -= 1;
+                index += 1;
+                pending = self.take(&mut stream, index)?;
+            }
+            if pending.is_none() && (until == Until::Accepted || self.is_idle()) {
+                break;
+            }
+            self.step(pending.map(|(request, entry)| (request.not_before, entry.is_write)));
+        }
+        if until == Until::Served && self.last_data > self.now {
+            self.idle_until(self.last_data);
+        }
+        Ok(())
+    }
+
+    /// Lets time pass without requests, refreshing meanwhile, up to `cycle`.
+    pub fn idle_until(&mut self, cycle: u64) {
+        while self.now < cycle {
+            self.step(Some((cycle, false)));
+        }
+    }
+
+    fn take(
+        &self,
+        stream: &mut impl Iterator<Item = Request>,
+        index: u64,
+    ) -> Result<Option<(Request, Entry)>, StreamError> {
+        let Some(request) = stream.next() else { return Ok(None) };
+        self.map.check(request.address).map_err(|error| StreamError { index, error })?;
+        Ok(Some((request, self.entry(request.address, request.kind == RequestKind::Write))))
+    }
+
+    /// A request as the queue wants it; age and number come with its acceptance.
+    pub(super) fn entry(&self, address: u64, is_write: bool) -> Entry {
+        let at = self.map.decode(address);
+        Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, is_write, counted: false }
+    }
+
+    /// Refreshes after which the turn comes back to the first rank and bank.
+    pub(super) fn refresh_round(&self) -> u64 {
+        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
+        (self.channel.ranks.len() * sets) as u64
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.reads.len() == 0 && self.writes.len() == 0 && self.active_banks == 0 && self.activating.is_none()
+    }
+
+    /// Takes a request into its queue; false if there is no room.
+    pub(super) fn offer(&mut self, request: &Entry) -> bool {
+        let bank = request.bank;
+        // A write that waits answers a read of its address and swallows a write to it.
+        if self.writes.len() != 0 && self.writes.contains(bank, request.address) {
+            if request.is_write {
+                self.statistics.writes_merged += 1;
+            } else {
+                self.statistics.reads_forwarded += 1;
+                self.statistics.read_latency.record(1);
+                self.last_data = self.last_data.max(self.now + 1);
+            }
+            return true;
+        }
+        let queue = if request.is_write { &mut self.writes } else { &mut self.reads };
+        if queue.is_full() {
+            return false;
+        }
+        let open = (self.channel.open >> bank & 1 == 1).then(|| self.channel.banks.row[usize::from(bank)]);
+        queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
+        self.sequence += 1;
+        self.bounds.touch(&self.channel, bank);
+        self.wake = self.wake.min(self.next_free_cycle());
+        true
+    }
+
+    /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of the
+    /// stream: when it may be offered, and whether it is a write.
+    pub(super) fn step(&mut self, pending: Option<(u64, bool)>) {
+        let mut next = self.wake.min(self.next_refresh);
+        if let Some((not_before, is_write)) = pending {
+            let queue = if is_write { &self.writes } else { &self.reads };
+            if !queue.is_full() {
+                next = next.min(not_before);
+            }
+        }
+        debug_assert_ne!(next, u64::MAX, "nothing can ever happen again");
+        self.now = next.max(self.now + 1);
+        self.offers_left = self.config.offers_per_cycle;
+        self.wake = u64::MAX;
+        while self.next_refresh <= self.now {
+            self.refreshes_waiting += self.channel.ranks.len() as u64;
+            self.next_refresh += self.refresh_interval;
+        }
+        let issued = if self.split {
+            self.tick_split_activate()
+        } else if self.dual_bus {
+            let column = self.pick(Slot::Column).map(|choice| self.issue(choice));
+            let row = self.pick(Slot::Row).map(|choice| self.issue(choice));
+            column.or(row).is_some()
+        } else {
+            self.pick(Slot::Any).map(|choice| self.issue(choice)).is_some()
+        };
+        if issued {
+            self.wake = self.next_free_cycle();
+        }
+    }
+
+    /// Next cycle in which a command bus is free.
+    fn next_free_cycle(&self) -> u64 {
+        let bus = self.channel.bus[0];
+        let bus = if self.dual_bus { bus.min(self.channel.bus[1]) } else { bus };
+        bus.max(self.now + 1)
+    }
+
+    /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed, other ACT2.
+    fn tick_split_activate(&mut self) -> bool {
+        if let Some(choice) = self.after_cas.take() {
+            self.issue(choice);
+            return true;
+        }
+        if self.activating.is_some() && self.channel.act2_deadline <= self.now {
+            self.issue_act2();
+            return true;
+        }
+        let Some(choice) = self.pick(Slot::Any) else {
+            let waits = self.activating.is_some();
+            if waits {
+                self.issue_act2();
+            }
+            return waits;
+        };
+        let (Choice::Active(bank) | Choice::Hit(bank)) = choice else {
+            self.issue(choice);
+            return true;
+        };
+        if self.now < self.channel.wck_until {
+            self.issue(choice);
+        } else if self.activating.is_some() && self.channel.act2_deadline <= self.now + 1 {
+            self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
+        } else {
+            self.send(Command::new(CommandKind::Cas, bank));
+            self.after_cas = Some(choice);
+        }
+        true
+    }
+
+    fn issue_act2(&mut self) {
+        let Some(entry) = self.activating.take() else { return };
+        self.send(Command::new(CommandKind::Act2, entry.bank));
+        self.row_opened(entry);
+    }
+
+    fn send(&mut self, command: Command) {
+        debug_assert!(
+            self.channel.probe(command).is_ok_and(|earliest| earliest <= self.now),
+            "{command} at {}",
+            self.now
+        );
+        self.channel.apply(command, self.now);
+        self.statistics.commands.count(command.kind);
+        self.observer.command(self.now, command);
+    }
+
+    fn issue(&mut self, choice: Choice) {
+        match choice {
+            Choice::Active(bank) => {
+                let Some(active) = self.active[usize::from(bank)].take() else { return };
+                self.active_banks &= !(1 << bank);
+                self.burst(active.entry);
+            }
+            Choice::Hit(bank) => {
+                let row = self.channel.banks.row[usize::from(bank)];
+                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
+                let entry = queue.remove_hit(bank, row);
+                if !entry.counted {
+                    self.statistics.row_hits += 1;
+                }
+                self.burst(entry);
+            }
+            Choice::Activate(bank) => {
+                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
+                let mut entry = queue.remove_miss(bank);
+                if !entry.counted {
+                    self.statistics.row_misses += 1;
+                    entry.counted = true;
+                }
+                self.send(Command::act(bank, entry.row));
+                if self.split {
+                    self.row_closed(bank);
+                    self.activating = Some(entry);
+                } else {
+                    self.row_opened(entry);
+                }
+            }
+            Choice::Precharge(bank) => {
+                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
+                let entry = queue.miss(bank);
+                if !entry.counted {
+                    self.statistics.row_conflicts += 1;
+                    entry.counted = true;
+                }
+                self.send(Command::new(CommandKind::Pre, bank));
+                self.row_closed(bank);
+            }
+            Choice::Refresh(kind, bank) => self.issue_refresh(Command::new(kind, bank)),
+        }
+    }
+
+    fn issue_refresh(&mut self, command: Command) {
+        let open = self.channel.open;
+        self.send(command);
+        if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
+            self.refreshes_waiting -= 1;
+            self.refresh_turn += 1;
+        }
+        for bank in bits(open & !self.channel.open) {
+            self.row_closed(bank as u16);
+        }
+    }
+
+    /// The row of `entry` is open: it waits for its burst, and others of the bank may hit.
+    fn row_opened(&mut self, entry: Entry) {
+        let bank = usize::from(entry.bank);
+        self.active[bank] = Some(Active { entry, order: self.activations });
+        self.activations += 1;
+        self.active_banks |= 1 << entry.bank;
+        self.reads.row_changed(entry.bank, Some(entry.row));
+        self.writes.row_changed(entry.bank, Some(entry.row));
+        self.bounds.touch(&self.channel, entry.bank);
+        self.bounds.active = self.bounds.active.min(self.column_ready(bank, entry.is_write));
+    }
+
+    fn row_closed(&mut self, bank: u16) {
+        self.reads.row_changed(bank, None);
+        self.writes.row_changed(bank, None);
+        self.bounds.touch(&self.channel, bank);
+    }
+
+    /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
+    fn burst(&mut self, entry: Entry) {
+        let bank = entry.bank;
+        let wanted = (self.reads.hits | self.writes.hits | self.active_banks) >> bank & 1 == 1;
+        let close = self.config.page_policy == PagePolicy::Closed && !wanted;
+        let kind = match (entry.is_write, close) {
+            (false, false) => CommandKind::Rd,
+            (false, true) => CommandKind::RdA,
+            (true, false) => CommandKind::Wr,
+            (true, true) => CommandKind::WrA,
+        };
+        self.send(Command::new(kind, bank));
+        if close {
+            self.row_closed(bank);
+        } else {
+            self.bounds.touch(&self.channel, bank);
+        }
+        if entry.is_write {
+            self.statistics.writes_served += 1;
+            self.last_data = self.last_data.max(self.now + self.write_latency);
+        } else {
+            let end = self.now + self.read_latency;
+            self.statistics.reads_served += 1;
+            self.statistics.read_latency.record(end - entry.arrive);
+            self.last_data = self.last_data.max(end);
+        }
+    }
+}

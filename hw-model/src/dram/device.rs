@@ -1,0 +1,368 @@
+//! What a memory device is: organisation and timing of one channel.
+//!
+//! All times are in clock cycles of the command clock (`t_ck_ps` picoseconds each), named as in the standards: `n_rcd` is tRCD
+//! in cycles. The ready-made devices stand in [`super::presets`].
+use super::error::ConfigError;
+
+/// Most banks that one channel may have (all ranks together).
+pub const MAX_BANKS: u32 = 64;
+
+/// Levels of one channel. Every count is a power of two, so that addresses are bit fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Organisation {
+    /// Ranks on the channel; pseudo-channels for HBM.
+    pub ranks: u32,
+    /// Stack identifiers (SID) of an HBM3 pseudo-channel; 1 elsewhere.
+    pub stacks: u32,
+    /// Bank groups of a rank (of a stack).
+    pub groups: u32,
+    /// Banks of a group.
+    pub banks: u32,
+    /// Rows of a bank.
+    pub rows: u32,
+    /// Columns of a row, counted in beats of the channel width.
+    pub columns: u32,
+    /// Beats of one access (burst length, BL).
+    pub burst_length: u32,
+    /// Data width of a rank in bits.
+    pub width_bits: u32,
+    /// Capacity of the channel in bytes: the product of all levels. Given so that a slip in one level is noticed.
+    pub capacity_bytes: u64,
+}
+
+impl Organisation {
+    /// Bytes that one read or write moves.
+    pub const fn access_bytes(&self) -> u64 {
+        self.burst_length as u64 * self.width_bits as u64 / 8
+    }
+
+    /// Accesses that fit into one row.
+    pub const fn accesses_per_row(&self) -> u32 {
+        self.columns / self.burst_length
+    }
+
+    /// Bytes of one row (page) of a rank.
+    pub const fn row_bytes(&self) -> u64 {
+        self.columns as u64 * self.width_bits as u64 / 8
+    }
+
+    /// Bank groups of the channel, all ranks and stacks.
+    pub const fn total_groups(&self) -> u32 {
+        self.ranks * self.stacks * self.groups
+    }
+
+    /// Banks of a rank.
+    pub const fn banks_per_rank(&self) -> u32 {
+        self.stacks * self.groups * self.banks
+    }
+
+    /// Banks of the channel.
+    pub const fn total_banks(&self) -> u32 {
+        self.ranks * self.banks_per_rank()
+    }
+}
+
+/// LPDDR5 only: activate in two halves and a data clock that must be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitActivate {
+    /// ACT2 comes at most this long after ACT1.
+    pub n_aad: u32,
+    /// The data clock runs for nCL (nCWL) + nBL + this after a read (write).
+    pub n_wck_pst: u32,
+}
+
+/// Which banks one bank-wise refresh covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefreshSet {
+    /// One bank (HBM).
+    Bank,
+    /// Two banks: the same bank of groups g and g + groups/2 (LPDDR5 bank-group mode).
+    Pair,
+    /// The same bank of every group (DDR5 REFsb).
+    SameBank,
+}
+
+/// Bank-wise refresh: DDR5 REFsb, LPDDR5 and HBM REFpb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BankRefresh {
+    /// Banks of one command.
+    pub set: RefreshSet,
+    /// The refreshed banks stay busy for this long.
+    pub n_rfc: u32,
+    /// Distance of two such refreshes of a rank, on average.
+    pub n_refi: u32,
+    /// Refresh to refresh of another set of the rank.
+    pub n_ref_to_ref: u32,
+    /// Refresh to activate of another bank of the rank.
+    pub n_ref_to_act: u32,
+}
+
+/// Timing in clock cycles. Names as in the standards, `_s` for another bank group, `_l` for the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Clock period in picoseconds.
+    pub t_ck_ps: u32,
+    /// Data bus cycles of one burst.
+    pub n_bl: u32,
+    /// Cycles that a burst keeps its bank group busy (LPDDR5 BL/n_max); elsewhere equal to `n_bl`.
+    pub n_bl_max: u32,
+    /// RD to first data.
+    pub n_cl: u32,
+    /// WR to first data.
+    pub n_cwl: u32,
+    /// ACT to RD.
+    pub n_rcd_rd: u32,
+    /// ACT to WR.
+    pub n_rcd_wr: u32,
+    /// PRE to ACT of the bank.
+    pub n_rp: u32,
+    /// PREab to ACT.
+    pub n_rp_all: u32,
+    /// ACT to PRE.
+    pub n_ras: u32,
+    /// ACT to ACT of a bank.
+    pub n_rc: u32,
+    /// RD to PRE.
+    pub n_rtp: u32,
+    /// End of write data to PRE.
+    pub n_wr: u32,
+    /// RD to RD, other group.
+    pub n_ccd_s: u32,
+    /// RD to RD, same group.
+    pub n_ccd_l: u32,
+    /// RD to RD, other stack of an HBM3 pseudo-channel.
+    pub n_ccd_r: u32,
+    /// WR to WR, other group.
+    pub n_ccd_s_wr: u32,
+    /// WR to WR, same group.
+    pub n_ccd_l_wr: u32,
+    /// ACT to ACT, other group.
+    pub n_rrd_s: u32,
+    /// ACT to ACT, same group.
+    pub n_rrd_l: u32,
+    /// At most four ACT within this many cycles.
+    pub n_faw: u32,
+    /// End of write data to RD, other group.
+    pub n_wtr_s: u32,
+    /// End of write data to RD, same group.
+    pub n_wtr_l: u32,
+    /// RD to WR of a rank.
+    pub n_rtw: u32,
+    /// PRE to PRE; 0 if the standard has no such rule.
+    pub n_ppd: u32,
+    /// Extra cycles between bursts of two ranks.
+    pub n_cs: u32,
+    /// All-bank refresh to ACT.
+    pub n_rfc: u32,
+    /// Average distance of all-bank refreshes.
+    pub n_refi: u32,
+    /// Cycles of ACT on the command bus.
+    pub act_cycles: u32,
+    /// Cycles of RD and WR on the command bus.
+    pub column_cycles: u32,
+}
+
+/// One channel of a memory: a name, its organisation and timing, and where the numbers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Name, e.g. `DDR5-4800`.
+    pub name: String,
+    /// Levels and sizes.
+    pub organisation: Organisation,
+    /// Timing in clock cycles.
+    pub timing: Timing,
+    /// LPDDR5: activate in two halves.
+    pub split_activate: Option<SplitActivate>,
+    /// Bank-wise refresh, where the standard has one.
+    pub bank_refresh: Option<BankRefresh>,
+    /// Row and column commands have a bus each (HBM); otherwise one command per cycle in all.
+    pub dual_command_bus: bool,
+    /// The ranks are pseudo-channels with data wires of their own (HBM): no gap when the rank changes.
+    pub pseudo_channels: bool,
+    /// Where the numbers come from.
+    pub source: &'static str,
+    /// True if the numbers were scaled from another device and not read from a table of this one.
+    pub derived: bool,
+}
+
+impl Device {
+    /// Greatest rate of the data bus of the channel in GB/s (10^9 bytes), pseudo-channels together.
+    pub fn peak_gb_s(&self) -> f64 {
+        let buses = if self.pseudo_channels { self.organisation.ranks } else { 1 };
+        let per_burst = self.organisation.access_bytes() as f64 * f64::from(buses);
+        per_burst / (f64::from(self.timing.n_bl) * f64::from(self.timing.t_ck_ps)) * 1e3
+    }
+
+    /// Cycles from RD to the end of its data.
+    pub fn read_latency(&self) -> u32 {
+        self.timing.n_cl + self.timing.n_bl
+    }
+
+    /// Refuses what no memory can be: the field, its value and the rule that it breaks.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_organisation()?;
+        self.validate_timing()?;
+        if let Some(split) = self.split_activate
+            && split.n_aad == 0
+        {
+            return Err(ConfigError::new("split_activate.n_aad", 0, "must be at least 1"));
+        }
+        if let Some(refresh) = self.bank_refresh {
+            at_least("bank_refresh.n_rfc", refresh.n_rfc, "1", 1)?;
+            at_least("bank_refresh.n_refi", refresh.n_refi, "bank_refresh.n_ref_to_ref", refresh.n_ref_to_ref.max(1))?;
+            at_least("timing.n_rfc", self.timing.n_rfc, "bank_refresh.n_rfc", refresh.n_rfc)?;
+            if refresh.set == RefreshSet::Pair && self.organisation.groups < 2 {
+                return Err(ConfigError::new("bank_refresh.set", "Pair", "needs at least two bank groups"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_organisation(&self) -> Result<(), ConfigError> {
+        let o = &self.organisation;
+        let levels = [
+            ("organisation.ranks", o.ranks),
+            ("organisation.stacks", o.stacks),
+            ("organisation.groups", o.groups),
+            ("organisation.banks", o.banks),
+            ("organisation.rows", o.rows),
+            ("organisation.columns", o.columns),
+            ("organisation.burst_length", o.burst_length),
+            ("organisation.width_bits", o.width_bits),
+        ];
+        for (field, value) in levels {
+            if !value.is_power_of_two() {
+                return Err(ConfigError::new(field, value, "must be a power of two, at least 1"));
+            }
+        }
+        if o.width_bits < 8 {
+            return Err(ConfigError::new("organisation.width_bits", o.width_bits, "must be at least 8"));
+        }
+        if o.columns < o.burst_length {
+            return Err(ConfigError::new("organisation.columns", o.columns, "must hold at least one burst"));
+        }
+        let product = [o.ranks, o.stacks, o.groups, o.banks, o.rows, o.columns, o.width_bits / 8]
+            .iter()
+            .try_fold(1u64, |product, &level| product.checked_mul(u64::from(level)));
+        if product != Some(o.capacity_bytes) {
+            let product = product.map_or("more than 2^64".to_string(), |p| p.to_string());
+            let rule = format!("must be the product of the levels, {product} bytes");
+            return Err(ConfigError::new("organisation.capacity_bytes", o.capacity_bytes, rule));
+        }
+        let banks = u64::from(o.ranks) * u64::from(o.stacks) * u64::from(o.groups) * u64::from(o.banks);
+        if banks > u64::from(MAX_BANKS) {
+            let rule = format!("gives {banks} banks a channel, and at most {MAX_BANKS} are supported");
+            return Err(ConfigError::new("organisation.banks", o.banks, rule));
+        }
+        Ok(())
+    }
+
+    fn validate_timing(&self) -> Result<(), ConfigError> {
+        let t = &self.timing;
+        for (field, value) in [
+            ("timing.t_ck_ps", t.t_ck_ps),
+            ("timing.n_bl", t.n_bl),
+            ("timing.n_cl", t.n_cl),
+            ("timing.n_cwl", t.n_cwl),
+            ("timing.n_rcd_rd", t.n_rcd_rd),
+            ("timing.n_rcd_wr", t.n_rcd_wr),
+            ("timing.n_rp", t.n_rp),
+            ("timing.n_rtp", t.n_rtp),
+            ("timing.n_rrd_s", t.n_rrd_s),
+            ("timing.n_rtw", t.n_rtw),
+            ("timing.act_cycles", t.act_cycles),
+            ("timing.column_cycles", t.column_cycles),
+        ] {
+            at_least(field, value, "1", 1)?;
+            if value > 1 << 20 {
+                return Err(ConfigError::new(field, value, "must be at most 1048576"));
+            }
+        }
+        at_least("timing.n_bl_max", t.n_bl_max, "timing.n_bl", t.n_bl)?;
+        at_least("timing.n_ccd_s", t.n_ccd_s, "timing.n_bl", t.n_bl)?;
+        at_least("timing.n_ccd_l", t.n_ccd_l, "timing.n_ccd_s", t.n_ccd_s)?;
+        at_least("timing.n_ccd_r", t.n_ccd_r, "timing.n_ccd_s", t.n_ccd_s)?;
+        at_least("timing.n_ccd_s_wr", t.n_ccd_s_wr, "timing.n_bl", t.n_bl)?;
+        at_least("timing.n_ccd_l_wr", t.n_ccd_l_wr, "timing.n_ccd_s_wr", t.n_ccd_s_wr)?;
+        at_least("timing.n_rrd_l", t.n_rrd_l, "timing.n_rrd_s", t.n_rrd_s)?;
+        at_least("timing.n_wtr_l", t.n_wtr_l, "timing.n_wtr_s", t.n_wtr_s)?;
+        at_least("timing.n_faw", t.n_faw, "timing.n_rrd_s", t.n_rrd_s)?;
+        at_least("timing.n_rp_all", t.n_rp_all, "timing.n_rp", t.n_rp)?;
+        at_least("timing.n_ras", t.n_ras, "timing.n_rcd_rd", t.n_rcd_rd)?;
+        at_least("timing.n_rc", t.n_rc, "timing.n_ras", t.n_ras)?;
+        at_least("timing.n_rfc", t.n_rfc, "timing.n_rp_all", t.n_rp_all)?;
+        let busy = t.n_rfc.saturating_add(t.n_rp_all).saturating_add(t.n_rc);
+        if t.n_refi <= busy {
+            let rule = format!("must leave time beside timing.n_rfc + n_rp_all + n_rc = {busy}");
+            return Err(ConfigError::new("timing.n_refi", t.n_refi, rule));
+        }
+        for (field, cycles) in [("timing.act_cycles", t.act_cycles), ("timing.column_cycles", t.column_cycles)] {
+            if cycles > 2 {
+                return Err(ConfigError::new(field, cycles, "must be 1 or 2"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn at_least(field: &'static str, value: u32, what: &str, least: u32) -> Result<(), ConfigError> {
+    if value >= least {
+        return Ok(());
+    }
+    let rule = if what == least.to_string() {
+        format!("must be at least {least}")
+    } else {
+        format!("must be at least {what}, which is {least}")
+    };
+    Err(ConfigError::new(field, value, rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::presets;
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Device)) -> ConfigError {
+        let mut device = presets::ddr4_3200();
+        change(&mut device);
+        device.validate().expect_err("must be refused")
+    }
+
+    #[test]
+    fn a_long_timing_below_the_short_one_is_refused() {
+        let error = refused(|d| d.timing.n_rrd_l = 3);
+        assert_eq!(error.to_string(), "timing.n_rrd_l is 3, but it must be at least timing.n_rrd_s, which is 4");
+        assert_eq!(refused(|d| d.timing.n_ccd_l = 3).field, "timing.n_ccd_l");
+        assert_eq!(refused(|d| d.timing.n_wtr_l = 3).field, "timing.n_wtr_l");
+        assert_eq!(refused(|d| d.timing.n_ccd_l_wr = 3).field, "timing.n_ccd_l_wr");
+        assert_eq!(refused(|d| d.timing.n_rc = 51).field, "timing.n_rc");
+    }
+
+    #[test]
+    fn capacity_is_the_product_of_the_levels() {
+        let error = refused(|d| d.organisation.capacity_bytes *= 2);
+        assert_eq!(error.field, "organisation.capacity_bytes");
+        assert!(error.rule.contains("8589934592"), "{error}");
+        assert_eq!(refused(|d| d.organisation.rows *= 2).field, "organisation.capacity_bytes");
+    }
+
+    #[test]
+    fn zero_and_odd_levels_are_refused() {
+        assert_eq!(refused(|d| d.organisation.ranks = 0).field, "organisation.ranks");
+        assert_eq!(refused(|d| d.organisation.groups = 3).field, "organisation.groups");
+        assert_eq!(refused(|d| d.organisation.columns = 4).field, "organisation.columns");
+        assert_eq!(refused(|d| d.timing.t_ck_ps = 0).field, "timing.t_ck_ps");
+        assert_eq!(refused(|d| d.timing.n_refi = 600).field, "timing.n_refi");
+        let error = refused(|d| {
+            d.organisation.ranks = 8;
+            d.organisation.capacity_bytes *= 8;
+        });
+        assert_eq!(error.field, "organisation.banks");
+    }
+
+    #[test]
+    fn peak_is_bytes_over_burst_time() {
+        assert!((presets::ddr4_3200().peak_gb_s() - 25.6).abs() < 1e-9);
+        assert!((presets::lpddr5_6400().peak_gb_s() - 12.8).abs() < 1e-9);
+    }
+}

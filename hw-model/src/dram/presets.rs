@@ -1,0 +1,554 @@
+//! Ready-made devices, with the source beside each number.
+//!
+//! Where to look first: [`by_name`] for a name from a configuration, [`NAMES`] for the list. Sources, as marked in the tables:
+//! - **R2** Ramulator 2.1 (github.com/CMU-SAFARI/ramulator2, commit c5b1c3a, MIT), `python/ramulator/dram/*.py`, whose values
+//!   follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238;
+//! - **R2.0** the DDR5 table of Ramulator 2.0 (commit 6c0cd42), which has the same-bank refresh that 2.1 leaves out;
+//! - **derived** computed here; the sentence says from what.
+//!
+//! A deviation from R2: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have; here it is max(8, 5 ns) = 8.
+use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
+
+/// Names that [`by_name`] knows.
+pub const NAMES: [&str; 9] = [
+    "DDR4-3200",
+    "DDR5-3200",
+    "DDR5-4800",
+    "DDR5-5600",
+    "DDR5-6400",
+    "LPDDR5-6400",
+    "LPDDR5X-8533",
+    "HBM2-2000",
+    "HBM3-6400",
+];
+
+/// The device called `name` (upper or lower case); `None` if there is none.
+pub fn by_name(name: &str) -> Option<Device> {
+    let device = match name.to_ascii_uppercase().as_str() {
+        "DDR4-3200" => ddr4_3200(),
+        "DDR5-3200" => ddr5_3200(),
+        "DDR5-4800" => ddr5_4800(),
+        "DDR5-5600" => ddr5_5600(),
+        "DDR5-6400" => ddr5_6400(),
+        "LPDDR5-6400" => lpddr5_6400(),
+        "LPDDR5X-8533" => lpddr5x_8533(),
+        "HBM2-2000" => hbm2_2000(),
+        "HBM3-6400" => hbm3_6400(),
+        _ => return None,
+    };
+    Some(device)
+}
+
+/// All ready-made devices.
+pub fn all() -> Vec<Device> {
+    NAMES.iter().filter_map(|name| by_name(name)).collect()
+}
+
+/// DDR4-3200AA, 8 Gb x8, 64-bit channel, one rank.
+pub fn ddr4_3200() -> Device {
+    Device {
+        name: "DDR4-3200".into(),
+        organisation: Organisation {
+            ranks: 1,
+            stacks: 1,
+            groups: 4,     // R2 DDR4_8Gb_x8
+            banks: 4,      // R2
+            rows: 1 << 16, // R2
+            columns: 1 << 10,
+            burst_length: 8,
+            width_bits: 64,
+            capacity_bytes: 8 << 30, // eight devices of 8 Gb
+        },
+        timing: Timing {
+            t_ck_ps: 625, // R2 DDR4_3200AA, and all primary timings below
+            n_bl: 4,
+            n_bl_max: 4, // no separate value in DDR4
+            n_cl: 22,
+            n_cwl: 16,
+            n_rcd_rd: 22,
+            n_rcd_wr: 22,
+            n_rp: 22,
+            n_rp_all: 22, // as n_rp in DDR4
+            n_ras: 52,
+            n_rc: 74,
+            n_rtp: 12,
+            n_wr: 24,
+            n_ccd_s: 4,
+            n_ccd_l: 8,
+            n_ccd_r: 4, // no stacks
+            n_ccd_s_wr: 4,
+            n_ccd_l_wr: 8,
+            n_rrd_s: 4, // R2, x8
+            n_rrd_l: 8, // R2, x8 at 3200
+            n_faw: 34,  // R2, x8 at 3200 (21 ns)
+            n_wtr_s: 4,
+            n_wtr_l: 12,
+            n_rtw: 22 + 4 + 2 - 16, // R2: nCL + nBL + 2 - nCWL
+            n_ppd: 0,
+            n_cs: 2,
+            n_rfc: 576,    // R2: 360 ns, 8 Gb
+            n_refi: 12480, // R2: 7.8 us
+            act_cycles: 1,
+            column_cycles: 1,
+        },
+        split_activate: None,
+        bank_refresh: None, // DDR4 has no bank-wise refresh
+        dual_command_bus: false,
+        pseudo_channels: false,
+        source: "Ramulator 2.1 c5b1c3a, DDR4_3200AA with DDR4_8Gb_x8 (JESD79-4)",
+        derived: false,
+    }
+}
+
+/// What differs between the DDR5 speeds, in cycles.
+struct Ddr5 {
+    name: &'static str,
+    t_ck_ps: u32,
+    n_cl: u32, // = nRCD = nRP in the AN bins
+    n_ras: u32,
+    n_rc: u32,
+    n_wr: u32,
+    n_rtp: u32,
+    n_cwl: u32,
+    n_ccd_l: u32,
+    n_ccd_l_wr: u32,
+    n_wtr_s: u32,
+    n_wtr_l: u32,
+    n_rrd_l: u32,
+    n_faw: u32,
+    source: &'static str,
+}
+
+/// 16 Gb x8 on a 32-bit sub-channel, one rank.
+fn ddr5(speed: &Ddr5) -> Device {
+    let cycles = |ns: u32| (ns * 1000).div_ceil(speed.t_ck_ps);
+    let n_refi = cycles(3900); // R2: tREFI 3.9 us
+    Device {
+        name: speed.name.into(),
+        organisation: Organisation {
+            ranks: 1,
+            stacks: 1,
+            groups: 8,     // R2 DDR5_16Gb_x8
+            banks: 4,      // R2
+            rows: 1 << 16, // R2
+            columns: 1 << 10,
+            burst_length: 16,
+            width_bits: 32,
+            capacity_bytes: 8 << 30, // four devices of 16 Gb
+        },
+        timing: Timing {
+            t_ck_ps: speed.t_ck_ps,
+            n_bl: 8,
+            n_bl_max: 8,
+            n_cl: speed.n_cl,
+            n_cwl: speed.n_cwl,
+            n_rcd_rd: speed.n_cl,
+            n_rcd_wr: speed.n_cl,
+            n_rp: speed.n_cl,
+            n_rp_all: speed.n_cl,
+            n_ras: speed.n_ras,
+            n_rc: speed.n_rc,
+            n_rtp: speed.n_rtp,
+            n_wr: speed.n_wr,
+            n_ccd_s: 8, // R2, all speeds
+            n_ccd_l: speed.n_ccd_l,
+            n_ccd_r: 8, // no stacks
+            n_ccd_s_wr: 8,
+            n_ccd_l_wr: speed.n_ccd_l_wr,
+            n_rrd_s: 8, // R2, all speeds
+            n_rrd_l: speed.n_rrd_l,
+            n_faw: speed.n_faw,
+            n_wtr_s: speed.n_wtr_s,
+            n_wtr_l: speed.n_wtr_l,
+            n_rtw: speed.n_cl + 8 + 4 - speed.n_cwl, // R2: nCL + nBL + 2 - nCWL + 2
+            n_ppd: 2,                                // R2
+            n_cs: 2,                                 // R2
+            n_rfc: cycles(295),                      // R2: tRFC1 295 ns, 16 Gb
+            n_refi,
+            act_cycles: 2,    // R2, JESD79-5 table 30
+            column_cycles: 2, // R2
+        },
+        split_activate: None,
+        bank_refresh: Some(BankRefresh {
+            set: RefreshSet::SameBank, // JESD79-5 4.13: REFsb in fine granularity mode
+            n_rfc: cycles(130),        // R2.0: tRFCsb 130 ns, 16 Gb
+            n_refi: n_refi / 8,        // derived: tREFI2 / banks of a group = tREFI / 2 / 4
+            n_ref_to_ref: cycles(130), // derived: one set at a time
+            n_ref_to_act: cycles(30),  // R2.0: tREFSBRD 30 ns
+        }),
+        dual_command_bus: false,
+        pseudo_channels: false,
+        source: speed.source,
+        derived: false,
+    }
+}
+
+/// DDR5-3200AN, 16 Gb x8, 32-bit sub-channel.
+pub fn ddr5_3200() -> Device {
+    ddr5(&Ddr5 {
+        name: "DDR5-3200",
+        t_ck_ps: 625,
+        n_cl: 24,
+        n_ras: 52,
+        n_rc: 76,
+        n_wr: 48,
+        n_rtp: 12,
+        n_cwl: 22,
+        n_ccd_l: 8,
+        n_ccd_l_wr: 32,
+        n_wtr_s: 6,
+        n_wtr_l: 16,
+        n_rrd_l: 8, // derived: max(8, 5 ns); R2 has 5, below nRRD_S
+        n_faw: 32,  // R2: max(32, 20 ns)
+        source: "Ramulator 2.1 c5b1c3a, DDR5_3200AN with DDR5_16Gb_x8 (JESD79-5); nRRD_L corrected from 5 to 8",
+    })
+}
+
+/// DDR5-4800AN, 16 Gb x8, 32-bit sub-channel.
+pub fn ddr5_4800() -> Device {
+    ddr5(&Ddr5 {
+        name: "DDR5-4800",
+        t_ck_ps: 416,
+        n_cl: 34,
+        n_ras: 77,
+        n_rc: 111,
+        n_wr: 72,
+        n_rtp: 18,
+        n_cwl: 32,
+        n_ccd_l: 12,
+        n_ccd_l_wr: 48,
+        n_wtr_s: 6,
+        n_wtr_l: 24,
+        n_rrd_l: 12, // R2
+        n_faw: 48,   // R2: 20 ns of 2e6/4800 ps
+        source: "Ramulator 2.1 c5b1c3a, DDR5_4800AN with DDR5_16Gb_x8 (JESD79-5)",
+    })
+}
+
+/// DDR5-5600AN, 16 Gb x8, 32-bit sub-channel.
+pub fn ddr5_5600() -> Device {
+    ddr5(&Ddr5 {
+        name: "DDR5-5600",
+        t_ck_ps: 357,
+        n_cl: 40,
+        n_ras: 90,
+        n_rc: 130,
+        n_wr: 84,
+        n_rtp: 20,
+        n_cwl: 38,
+        n_ccd_l: 12,
+        n_ccd_l_wr: 56,
+        n_wtr_s: 5,
+        n_wtr_l: 28,
+        n_rrd_l: 14, // R2: max(8, 5 ns)
+        n_faw: 56,   // R2: 20 ns
+        source: "Ramulator 2.1 c5b1c3a, DDR5_5600AN with DDR5_16Gb_x8 (JESD79-5)",
+    })
+}
+
+/// DDR5-6400AN, 16 Gb x8, 32-bit sub-channel. Twenty such sub-channels (ten 64-bit channels) give 512 GB/s nominal.
+pub fn ddr5_6400() -> Device {
+    ddr5(&Ddr5 {
+        name: "DDR5-6400",
+        t_ck_ps: 312,
+        n_cl: 46,
+        n_ras: 103,
+        n_rc: 149,
+        n_wr: 96,
+        n_rtp: 24,
+        n_cwl: 44,
+        n_ccd_l: 16,
+        n_ccd_l_wr: 64,
+        n_wtr_s: 5,
+        n_wtr_l: 32,
+        n_rrd_l: 16, // R2: max(8, 5 ns)
+        n_faw: 64,   // R2: 20 ns of 312.5 ps
+        source: "Ramulator 2.1 c5b1c3a, DDR5_6400AN with DDR5_16Gb_x8 (JESD79-5)",
+    })
+}
+
+/// LPDDR5-6400, 8 Gb x16, bank-group mode, WCK 4:1.
+pub fn lpddr5_6400() -> Device {
+    Device {
+        name: "LPDDR5-6400".into(),
+        organisation: Organisation {
+            ranks: 1,
+            stacks: 1,
+            groups: 4,     // R2 LPDDR5_8Gb_x16
+            banks: 4,      // R2
+            rows: 1 << 15, // R2
+            columns: 1 << 10,
+            burst_length: 16,
+            width_bits: 16,
+            capacity_bytes: 1 << 30, // one device of 8 Gb
+        },
+        timing: Timing {
+            t_ck_ps: 1250, // R2 LPDDR5_6400: CK 800 MHz; all primary timings below
+            n_bl: 2,       // R2 nBL_min
+            n_bl_max: 4,   // R2 nBL_max
+            n_cl: 17,
+            n_cwl: 9,
+            n_rcd_rd: 15,
+            n_rcd_wr: 15,
+            n_rp: 15,
+            n_rp_all: 17, // R2 nRPab
+            n_ras: 34,
+            n_rc: 49,
+            n_rtp: 8,
+            n_wr: 28,
+            n_ccd_s: 2,
+            n_ccd_l: 4,
+            n_ccd_r: 2, // no stacks
+            n_ccd_s_wr: 2,
+            n_ccd_l_wr: 4,
+            n_rrd_s: 4, // R2: max(4, 5 ns)
+            n_rrd_l: 4, // R2: max(4, 5 ns)
+            n_faw: 16,  // R2: 20 ns
+            n_wtr_s: 5,
+            n_wtr_l: 10,
+            n_rtw: 17 + 2 + 2 - 9, // R2: nCL + nBL_min + 2 - nCWL
+            n_ppd: 2,              // R2
+            n_cs: 2,               // R2
+            n_rfc: 168,            // R2: tRFCab 210 ns, 8 Gb
+            n_refi: 3125,          // R2: 3.906 us
+            act_cycles: 1,
+            column_cycles: 1,
+        },
+        split_activate: Some(SplitActivate { n_aad: 8, n_wck_pst: 1 }), // R2
+        bank_refresh: Some(BankRefresh {
+            set: RefreshSet::Pair, // JESD209-5, bank-group mode: eight REFpb cover the sixteen banks
+            n_rfc: 96,             // R2: tRFCpb 120 ns, 8 Gb
+            n_refi: 391,           // R2: tREFIpb 488 ns
+            n_ref_to_ref: 72,      // R2: tpbR2pbR 90 ns
+            n_ref_to_act: 6,       // R2: tpbR2act 7.5 ns
+        }),
+        dual_command_bus: false,
+        pseudo_channels: false,
+        source: "Ramulator 2.1 c5b1c3a, LPDDR5_6400 with LPDDR5_8Gb_x16 (JESD209-5)",
+        derived: false,
+    }
+}
+
+/// LPDDR5X-8533, scaled from [`lpddr5_6400`]: the same nanoseconds at a clock of 938 ps. No full table was at hand.
+pub fn lpddr5x_8533() -> Device {
+    let base = lpddr5_6400();
+    let t_ck_ps = 938; // derived: 1250 ps * 6400 / 8533
+    let up = |cycles: u32| (cycles * base.timing.t_ck_ps).div_ceil(t_ck_ps);
+    let down = |ps: u32| ps / t_ck_ps;
+    let t = base.timing;
+    let (n_cl, n_cwl) = (up(t.n_cl), up(t.n_cwl));
+    Device {
+        name: "LPDDR5X-8533".into(),
+        timing: Timing {
+            t_ck_ps,
+            n_cl,
+            n_cwl,
+            n_rcd_rd: up(t.n_rcd_rd), // derived: 18.75 ns
+            n_rcd_wr: up(t.n_rcd_wr),
+            n_rp: up(t.n_rp),         // derived: 18.75 ns
+            n_rp_all: up(t.n_rp_all), // derived: 21.25 ns
+            n_ras: up(t.n_ras),       // derived: 42.5 ns
+            n_rc: up(t.n_rc),         // derived: 61.25 ns
+            n_rtp: up(t.n_rtp),
+            n_wr: up(t.n_wr),
+            n_rrd_s: up(t.n_rrd_s),
+            n_rrd_l: up(t.n_rrd_l),
+            n_faw: up(t.n_faw), // derived: 20 ns
+            n_wtr_s: up(t.n_wtr_s),
+            n_wtr_l: up(t.n_wtr_l),
+            n_rtw: n_cl + t.n_bl + 2 - n_cwl,
+            n_rfc: up(t.n_rfc),      // derived: 210 ns
+            n_refi: down(3_906_000), // derived: 3.906 us
+            ..t                      // burst, nCCD, nPPD, nCS: fixed in clocks, not in nanoseconds
+        },
+        bank_refresh: base.bank_refresh.map(|refresh| BankRefresh {
+            n_rfc: up(refresh.n_rfc),
+            n_refi: down(488_000), // derived: 488 ns
+            n_ref_to_ref: up(refresh.n_ref_to_ref),
+            n_ref_to_act: up(refresh.n_ref_to_act),
+            ..refresh
+        }),
+        source: "derived: the nanoseconds of LPDDR5-6400 at 938 ps",
+        derived: true,
+        ..base
+    }
+}
+
+/// HBM2 at 2000 Mb/s a pin: one 128-bit channel as two 64-bit pseudo-channels.
+pub fn hbm2_2000() -> Device {
+    Device {
+        name: "HBM2-2000".into(),
+        organisation: Organisation {
+            ranks: 2, // pseudo-channels
+            stacks: 1,
+            groups: 4,       // R2 HBM2_8Gb
+            banks: 4,        // R2
+            rows: 1 << 16,   // R2
+            columns: 1 << 7, // R2: 32 bursts of 4
+            burst_length: 4,
+            width_bits: 64,
+            capacity_bytes: 2 << 30, // two pseudo-channels of 8 Gb
+        },
+        timing: Timing {
+            t_ck_ps: 1000, // R2 HBM2_2000Mbps, and all primary timings below
+            n_bl: 2,
+            n_bl_max: 2,
+            n_cl: 14,
+            n_cwl: 5,
+            n_rcd_rd: 14,
+            n_rcd_wr: 12,
+            n_rp: 14,
+            n_rp_all: 14,
+            n_ras: 34,
+            n_rc: 48,
+            n_rtp: 5, // R2 nRTPL
+            n_wr: 16,
+            n_ccd_s: 2,
+            n_ccd_l: 4,
+            n_ccd_r: 2, // no stacks
+            n_ccd_s_wr: 2,
+            n_ccd_l_wr: 4,
+            n_rrd_s: 4, // R2: 4 ns
+            n_rrd_l: 4, // R2: 4 ns
+            n_faw: 15,  // R2: 15 ns
+            n_wtr_s: 6,
+            n_wtr_l: 8,
+            n_rtw: 14 + 2 + 2 - 5, // R2: nCL + nBL + 2 - nCWL
+            n_ppd: 0,
+            n_cs: 0,
+            n_rfc: 350,    // R2: 350 ns, 8 Gb
+            n_refi: 3900,  // R2: 3.9 us
+            act_cycles: 2, // R2
+            column_cycles: 1,
+        },
+        split_activate: None,
+        bank_refresh: Some(BankRefresh {
+            set: RefreshSet::Bank,
+            n_rfc: 160,      // R2: 160 ns
+            n_refi: 243,     // R2: 3.9 us / 16 banks of a pseudo-channel
+            n_ref_to_ref: 8, // derived: as n_ref_to_act
+            n_ref_to_act: 8, // R2 nRREFD: 8 ns
+        }),
+        dual_command_bus: true,
+        pseudo_channels: true,
+        source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)",
+        derived: false,
+    }
+}
+
+/// HBM3 at 6400 Mb/s a pin: one 64-bit channel of an 8-high stack as two 32-bit pseudo-channels with two stack identifiers.
+///
+/// Commands are counted in whole clocks: the 1.5 clocks of ACT are rounded up to 2, the half clock of PRE to 1.
+pub fn hbm3_6400() -> Device {
+    Device {
+        name: "HBM3-6400".into(),
+        organisation: Organisation {
+            ranks: 2,        // pseudo-channels
+            stacks: 2,       // R2 HBM3_32Gb_8hi
+            groups: 4,       // R2
+            banks: 4,        // R2
+            rows: 1 << 15,   // R2
+            columns: 1 << 8, // R2: 32 bursts of 8
+            burst_length: 8,
+            width_bits: 32,
+            capacity_bytes: 2 << 30, // 2 pseudo-channels x 2 stacks x 16 banks x 32,768 rows x 1 KiB
+        },
+        timing: Timing {
+            t_ck_ps: 625, // R2 HBM3_6400Mbps, and all timings below
+            n_bl: 2,
+            n_bl_max: 2,
+            n_cl: 20,
+            n_cwl: 10,
+            n_rcd_rd: 31,
+            n_rcd_wr: 15,
+            n_rp: 26,
+            n_rp_all: 26,
+            n_ras: 45,
+            n_rc: 72,
+            n_rtp: 9,
+            n_wr: 33,
+            n_ccd_s: 2,
+            n_ccd_l: 4,
+            n_ccd_r: 3,
+            n_ccd_s_wr: 2,
+            n_ccd_l_wr: 4,
+            n_rrd_s: 4,
+            n_rrd_l: 5,
+            n_faw: 24,
+            n_wtr_s: 7,
+            n_wtr_l: 10,
+            n_rtw: 20,
+            n_ppd: 2,
+            n_cs: 0,
+            n_rfc: 720,    // R2: 450 ns, 16 Gb a channel
+            n_refi: 6240,  // R2
+            act_cycles: 2, // R2: 1.5, rounded up
+            column_cycles: 1,
+        },
+        split_activate: None,
+        bank_refresh: Some(BankRefresh {
+            set: RefreshSet::Bank,
+            n_rfc: 320,      // R2
+            n_refi: 195,     // R2: tREFI / 32 banks of a pseudo-channel
+            n_ref_to_ref: 8, // R2 nRREFD
+            n_ref_to_act: 8, // R2 nRREFD
+        }),
+        dual_command_bus: true,
+        pseudo_channels: true,
+        source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)",
+        derived: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_possible_and_found_by_its_name() {
+        for device in all() {
+            device.validate().unwrap_or_else(|error| panic!("{}: {error}", device.name));
+            assert_eq!(by_name(&device.name.to_lowercase()), Some(device));
+        }
+        assert_eq!(all().len(), NAMES.len());
+        assert_eq!(by_name("DDR3-1600"), None);
+    }
+
+    #[test]
+    fn cycles_that_follow_from_nanoseconds() {
+        let table =
+            [("DDR5-3200", 472, 6240), ("DDR5-4800", 710, 9375), ("DDR5-5600", 827, 10925), ("DDR5-6400", 946, 12500)];
+        for (name, n_rfc, n_refi) in table {
+            let timing = by_name(name).unwrap().timing;
+            assert_eq!((timing.n_rfc, timing.n_refi), (n_rfc, n_refi), "{name}");
+        }
+        let lpddr5x = lpddr5x_8533().timing;
+        assert_eq!((lpddr5x.n_rcd_rd, lpddr5x.n_rp_all, lpddr5x.n_ras, lpddr5x.n_rc), (20, 23, 46, 66));
+        assert_eq!((lpddr5x.n_faw, lpddr5x.n_ccd_l, lpddr5x.n_cl, lpddr5x.n_rfc), (22, 4, 23, 224));
+    }
+
+    #[test]
+    fn one_access_moves_a_line_of_the_standard() {
+        let bytes: Vec<u64> = all().iter().map(|device| device.organisation.access_bytes()).collect();
+        assert_eq!(bytes, [64, 64, 64, 64, 64, 32, 32, 32, 32]);
+        // HBM columns are bursts already: a row is 1 KiB, not a fraction of it.
+        assert_eq!(hbm2_2000().organisation.row_bytes(), 1024);
+        assert_eq!(hbm3_6400().organisation.row_bytes(), 1024);
+    }
+
+    #[test]
+    fn ten_channels_of_ddr5_6400_are_512_gb_s() {
+        // 20 sub-channels; the clock is rounded to 312 ps, so slightly more than nominal.
+        let rate = 20.0 * ddr5_6400().peak_gb_s();
+        assert!((rate / 512.0 - 1.0).abs() < 0.002, "{rate}");
+    }
+
+    #[test]
+    fn siblings_share_their_rules() {
+        // HBM2 and HBM3, LPDDR5 and LPDDR5X, and all DDR5 have the same kinds of constraint.
+        let kinds = |d: &Device| (d.dual_command_bus, d.split_activate.is_some(), d.bank_refresh.map(|r| r.set));
+        assert_eq!(kinds(&hbm2_2000()), kinds(&hbm3_6400()));
+        assert_eq!(kinds(&lpddr5_6400()), kinds(&lpddr5x_8533()));
+        assert_eq!(kinds(&ddr5_3200()), kinds(&ddr5_6400()));
+    }
+}

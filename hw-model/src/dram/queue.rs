@@ -1,0 +1,234 @@
+//! The request queue of a controller: a fixed pool of entries, one list per bank in order of age.
+//!
+//! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at two entries
+//! a bank and never at the whole queue. Nothing is allocated after the start.
+
+use super::device::MAX_BANKS;
+
+/// No entry.
+const NONE: u16 = u16::MAX;
+
+/// A request that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Byte address.
+    pub(super) address: u64,
+    /// Cycle of acceptance.
+    pub(super) arrive: u64,
+    /// Running number: the order of acceptance.
+    pub(super) sequence: u64,
+    pub(super) row: u32,
+    pub(super) bank: u16,
+    pub(super) is_write: bool,
+    /// Row hit, miss or conflict was counted already.
+    pub(super) counted: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    entry: Entry,
+    /// Next younger entry of the bank; for a free slot the next free one.
+    next: u16,
+    previous: u16,
+}
+
+/// List of one bank and its oldest entries.
+#[derive(Debug, Clone, Copy)]
+struct BankList {
+    head: u16,
+    tail: u16,
+    hit: u16,
+    miss: u16,
+}
+
+const EMPTY: BankList = BankList { head: NONE, tail: NONE, hit: NONE, miss: NONE };
+
+#[derive(Debug, Clone)]
+pub(super) struct Queue {
+    slots: Vec<Slot>,
+    free: u16,
+    len: u32,
+    lists: Vec<BankList>,
+    /// Banks with an entry that hits the open row.
+    pub(super) hits: u64,
+    /// Banks with an entry that does not hit the open row, or whose bank is closed.
+    pub(super) misses: u64,
+    /// Per bank, running number of the oldest hit; `u64::MAX` if there is none.
+    pub(super) hit_age: [u64; MAX_BANKS as usize],
+    /// Per bank, running number of the oldest miss.
+    pub(super) miss_age: [u64; MAX_BANKS as usize],
+}
+
+impl Queue {
+    pub(super) fn new(depth: u16, banks: usize) -> Self {
+        let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
+        let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
+        let slots = (0..depth).map(|slot| Slot { entry, next: next(slot), previous: NONE }).collect();
+        Self {
+            slots,
+            free: 0,
+            len: 0,
+            lists: vec![EMPTY; banks],
+            hits: 0,
+            misses: 0,
+            hit_age: [u64::MAX; MAX_BANKS as usize],
+            miss_age: [u64::MAX; MAX_BANKS as usize],
+        }
+    }
+
+    /// Removes all entries.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.slots.len() as u16, self.lists.len());
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
+    /// Adds an entry; `open` is the open row of its bank. The queue must not be full.
+    pub(super) fn push(&mut self, entry: Entry, open: Option<u32>) {
+        let at = self.free;
+        let slot = &mut self.slots[usize::from(at)];
+        self.free = slot.next;
+        let list = &mut self.lists[usize::from(entry.bank)];
+        *slot = Slot { entry, next: NONE, previous: list.tail };
+        let tail = std::mem::replace(&mut list.tail, at);
+        if tail == NONE {
+            list.head = at;
+        } else {
+            self.slots[usize::from(tail)].next = at;
+        }
+        self.len += 1;
+        let list = &mut self.lists[usize::from(entry.bank)];
+        if open == Some(entry.row) {
+            if list.hit == NONE {
+                list.hit = at;
+                self.hit_age[usize::from(entry.bank)] = entry.sequence;
+                self.hits |= 1 << entry.bank;
+            }
+        } else if list.miss == NONE {
+            list.miss = at;
+            self.miss_age[usize::from(entry.bank)] = entry.sequence;
+            self.misses |= 1 << entry.bank;
+        }
+    }
+
+    /// Oldest entry of `bank` that does not hit the open row.
+    pub(super) fn miss(&mut self, bank: u16) -> &mut Entry {
+        &mut self.slots[usize::from(self.lists[usize::from(bank)].miss)].entry
+    }
+
+    /// True if a request that came no later than the oldest other-row one hits the open row: the row stays open.
+    pub(super) fn hit_guards_row(&self, bank: usize) -> bool {
+        let list = &self.lists[bank];
+        list.hit != NONE
+            && self.slots[usize::from(list.hit)].entry.arrive <= self.slots[usize::from(list.miss)].entry.arrive
+    }
+
+    /// Removes the oldest hit of `bank`, whose open row is `open`.
+    pub(super) fn remove_hit(&mut self, bank: u16, open: u32) -> Entry {
+        let at = self.lists[usize::from(bank)].hit;
+        let next = self.slots[usize::from(at)].next;
+        let entry = self.unlink(at);
+        self.find_hit(bank, next, open);
+        entry
+    }
+
+    /// Removes the oldest miss of `bank`. The caller must call [`Self::row_changed`] afterwards.
+    pub(super) fn remove_miss(&mut self, bank: u16) -> Entry {
+        self.unlink(self.lists[usize::from(bank)].miss)
+    }
+
+    fn unlink(&mut self, at: u16) -> Entry {
+        let Slot { entry, next, previous } = self.slots[usize::from(at)];
+        let list = &mut self.lists[usize::from(entry.bank)];
+        match previous {
+            NONE => list.head = next,
+            _ => self.slots[usize::from(previous)].next = next,
+        }
+        match next {
+            NONE => list.tail = previous,
+            _ => self.slots[usize::from(next)].previous = previous,
+        }
+        self.slots[usize::from(at)].next = self.free;
+        self.free = at;
+        self.len -= 1;
+        entry
+    }
+
+    /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
+    pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
+        let list = &mut self.lists[usize::from(bank)];
+        let head = list.head;
+        let Some(row) = open else {
+            list.hit = NONE;
+            self.hit_age[usize::from(bank)] = u64::MAX;
+            self.hits &= !(1 << bank);
+            self.set_miss(bank, head);
+            return;
+        };
+        self.find_hit(bank, head, row);
+        let mut at = head;
+        while at != NONE && self.slots[usize::from(at)].entry.row == row {
+            at = self.slots[usize::from(at)].next;
+        }
+        self.set_miss(bank, at);
+    }
+
+    /// Makes the first entry with `row` from `at` on the oldest hit.
+    fn find_hit(&mut self, bank: u16, mut at: u16, row: u32) {
+        while at != NONE && self.slots[usize::from(at)].entry.row != row {
+            at = self.slots[usize::from(at)].next;
+        }
+        let list = &mut self.lists[usize::from(bank)];
+        list.hit = at;
+        if at == NONE {
+            self.hit_age[usize::from(bank)] = u64::MAX;
+            self.hits &= !(1 << bank);
+        } else {
+            self.hit_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
+            self.hits |= 1 << bank;
+        }
+    }
+
+    fn set_miss(&mut self, bank: u16, at: u16) {
+        let list = &mut self.lists[usize::from(bank)];
+        list.miss = at;
+        if at == NONE {
+            self.miss_age[usize::from(bank)] = u64::MAX;
+            self.misses &= !(1 << bank);
+        } else {
+            self.miss_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
+            self.misses |= 1 << bank;
+        }
+    }
+
+    /// True if an entry has this address.
+    pub(super) fn contains(&self, bank: u16, address: u64) -> bool {
+        let mut at = self.lists[usize::from(bank)].head;
+        while at != NONE {
+            let slot = &self.slots[usize::from(at)];
+            if slot.entry.address == address {
+                return true;
+            }
+            at = slot.next;
+        }
+        false
+    }
+
+    /// All entries of one bank, oldest first.
+    pub(super) fn of_bank(&self, bank: u16) -> impl Iterator<Item = &Entry> {
+        let mut at = self.lists[usize::from(bank)].head;
+        std::iter::from_fn(move || {
+            (at != NONE).then(|| {
+                let slot = &self.slots[usize::from(at)];
+                at = slot.next;
+                &slot.entry
+            })
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! The state of a controller without absolute times and rows: equal snapshots have equal futures.
+//!
+//! Times are written as the distance from the current cycle; a time that has passed is 0, whenever it was. Rows are written as the
+//! distance from a base that moves with the stream. An open row outside the rows of the whole read is "foreign": which one it is
+//! makes no difference to this read, and a bank that keeps such a row was not touched by it.
+use super::channel::bits;
+use super::controller::{Active, Controller, Observer};
+use super::queue::Entry;
+use super::schedule::Choice;
+
+/// Stands for an open row that is not of this read.
+const FOREIGN: u32 = u32::MAX;
+/// Stands for "never".
+const NEVER: u32 = u32::MAX;
+
+/// Rows that a snapshot counts from and to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// Row that counts as 0.
+    pub(super) base_row: i64,
+    /// First and end of the rows that the whole read touches, counted from the base.
+    pub(super) first: i64,
+    pub(super) end: i64,
+}
+
+impl Frame {
+    fn relative(&self, row: u32) -> Option<u32> {
+        i32::try_from(i64::from(row) - self.base_row).ok().map(|row| row as u32).filter(|&row| row != FOREIGN)
+    }
+
+    fn absolute(&self, relative: u32) -> u32 {
+        (self.base_row + i64::from(relative as i32)) as u32
+    }
+}
+
+/// How far a snapshot looks ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Horizon {
+    /// Across refreshes: when the next one falls due is part of the state.
+    Refreshes,
+    /// Up to the next refresh only: when it falls due and whose turn it is makes no difference. No refresh may be waiting.
+    NextRefresh,
+}
+
+/// Writes the state of `c`; `None` if it holds writes or is out of the ordinary, so that it cannot be compared.
+pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Horizon) -> Option<Vec<u32>> {
+    if c.writes.len() != 0 || c.after_cas.is_some_and(|choice| matches!(choice, Choice::Refresh(..))) {
+        return None;
+    }
+    let channel = &c.channel;
+    let banks = channel.bank_count() as usize;
+    let mut words = Vec::with_capacity(16 + banks * 6 + 4 * c.reads.len() as usize);
+    let ahead = |time: u64| u32::try_from(time.saturating_sub(c.now)).ok();
+    match horizon {
+        Horizon::Refreshes => {
+            words.push(if c.next_refresh == u64::MAX { NEVER } else { ahead(c.next_refresh)? });
+            words.push(u32::try_from(c.refreshes_waiting).ok()?);
+            words.push((c.refresh_turn % c.refresh_round()) as u32);
+        }
+        Horizon::NextRefresh if c.refreshes_waiting > 0 => return None,
+        Horizon::NextRefresh => {}
+    }
+    words.push(u32::from(c.write_mode) | c.offers_left << 1);
+    for time in [c.last_data, channel.wck_until, channel.bus[0], channel.bus[1], channel.act2_deadline] {
+        words.push(ahead(time)?);
+    }
+    for word in [channel.open, channel.activating] {
+        words.extend([word as u32, (word >> 32) as u32]);
+    }
+    for rank in &channel.ranks {
+        for time in [rank.act, rank.rd, rank.wr, rank.pre, rank.pre_all, rank.ref_all, rank.ref_bank] {
+            words.push(ahead(time)?);
+        }
+        for turn in 0..4 {
+            words.push(ahead(rank.window[usize::from((rank.oldest + turn) % 4)])?);
+        }
+    }
+    for times in [&channel.banks.act, &channel.banks.rd, &channel.banks.wr, &channel.banks.pre, &channel.banks.refresh]
+    {
+        for &time in &times[..banks] {
+            words.push(ahead(time)?);
+        }
+    }
+    for bank in bits(channel.open) {
+        let row = channel.banks.row[bank];
+        let touched = (frame.first..frame.end).contains(&(i64::from(row) - frame.base_row));
+        words.push(if touched { frame.relative(row)? } else { FOREIGN });
+    }
+    words.push(match c.after_cas {
+        None => 0,
+        Some(Choice::Active(bank)) => 1 | u32::from(bank) << 2,
+        Some(Choice::Hit(bank)) => 2 | u32::from(bank) << 2,
+        Some(_) => return None,
+    });
+    let put = |words: &mut Vec<u32>, entry: &Entry| {
+        let age = u32::try_from(c.now - entry.arrive).ok()?;
+        words.extend([u32::from(entry.bank) | u32::from(entry.counted) << 16, frame.relative(entry.row)?, age]);
+        (!entry.is_write).then_some(())
+    };
+    words.push(u32::from(c.activating.is_some()));
+    if let Some(entry) = &c.activating {
+        put(&mut words, entry)?;
+    }
+    let mut active: Vec<&Active> = bits(c.active_banks).filter_map(|bank| c.active[bank].as_ref()).collect();
+    active.sort_unstable_by_key(|active| active.order);
+    words.push(active.len() as u32);
+    for active in active {
+        put(&mut words, &active.entry)?;
+    }
+    let mut waiting: Vec<&Entry> =
+        bits(c.reads.hits | c.reads.misses).flat_map(|bank| c.reads.of_bank(bank as u16)).collect();
+    waiting.sort_unstable_by_key(|entry| entry.sequence);
+    words.push(waiting.len() as u32);
+    for entry in waiting {
+        put(&mut words, entry)?;
+    }
+    Some(words)
+}
+
+/// Puts `c` into the state of `words`, written by [`encode`], at cycle `now`. Foreign rows stay the rows they are.
+pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: Frame, horizon: Horizon, now: u64) {
+    let mut words = Words { rest: words.iter(), now, frame };
+    c.now = now;
+    if horizon == Horizon::Refreshes {
+        let next_refresh = words.next();
+        c.next_refresh = if next_refresh == NEVER { u64::MAX } else { now + u64::from(next_refresh) };
+        c.refreshes_waiting = u64::from(words.next());
+        c.refresh_turn = u64::from(words.next());
+    }
+    let word = words.next();
+    (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 1);
+    c.last_data = words.time();
+    let channel = &mut c.channel;
+    channel.wck_until = words.time();
+    channel.bus = [words.time(), words.time()];
+    channel.act2_deadline = words.time();
+    channel.open = words.mask();
+    channel.activating = words.mask();
+    for rank in &mut channel.ranks {
+        rank.act = words.time();
+        rank.rd = words.time();
+        rank.wr = words.time();
+        rank.pre = words.time();
+        rank.pre_all = words.time();
+        rank.ref_all = words.time();
+        rank.ref_bank = words.time();
+        rank.oldest = 0;
+        rank.window = std::array::from_fn(|_| words.time());
+    }
+    let banks = channel.bank_count() as usize;
+    let b = &mut channel.banks;
+    for times in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
+        times[..banks].fill_with(|| words.time());
+    }
+    for bank in bits(channel.open) {
+        let row = words.next();
+        if row != FOREIGN {
+            channel.banks.row[bank] = frame.absolute(row);
+        }
+    }
+    let word = words.next();
+    let bank = (word >> 2) as u16;
+    c.after_cas = match word & 3 {
+        1 => Some(Choice::Active(bank)),
+        2 => Some(Choice::Hit(bank)),
+        _ => None,
+    };
+    c.activating = (words.next() == 1).then(|| words.entry(0));
+    c.active.fill(None);
+    c.active_banks = 0;
+    for _ in 0..words.next() {
+        let entry = words.entry(0);
+        c.active[usize::from(entry.bank)] = Some(Active { entry, order: c.activations });
+        c.active_banks |= 1 << entry.bank;
+        c.activations += 1;
+    }
+    c.reads.clear();
+    for _ in 0..words.next() {
+        let entry = words.entry(c.sequence);
+        c.reads.push(entry, c.channel.open_row(entry.bank));
+        c.sequence += 1;
+    }
+    c.wake = now + 1;
+    c.bounds.forget();
+}
+
+/// Reads what [`encode`] wrote.
+struct Words<'a> {
+    rest: std::slice::Iter<'a, u32>,
+    now: u64,
+    frame: Frame,
+}
+
+impl Words<'_> {
+    fn next(&mut self) -> u32 {
+        self.rest.next().copied().unwrap_or(0)
+    }
+
+    fn time(&mut self) -> u64 {
+        self.now + u64::from(self.next())
+    }
+
+    fn mask(&mut self) -> u64 {
+        u64::from(self.next()) | u64::from(self.next()) << 32
+    }
+
+    fn entry(&mut self, sequence: u64) -> Entry {
+        let (word, row, age) = (self.next(), self.next(), self.next());
+        Entry {
+            address: 0, // Only the address of a write is ever looked at again.
+            arrive: self.now - u64::from(age),
+            sequence,
+            row: self.frame.absolute(row),
+            bank: word as u16,
+            is_write: false,
+            counted: word >> 16 == 1,
+        }
+    }
+}
