@@ -38,12 +38,17 @@ pub fn ratio(ratio: f64) -> String {
     if ratio.is_finite() { format!("{ratio:.2}×") } else { NONE.into() }
 }
 
+/// A level with one decimal, `-4.1 dB`.
+pub fn decibels(level_db: f64) -> String {
+    if level_db.is_finite() { format!("{level_db:.1} dB") } else { NONE.into() }
+}
+
 /// A whole number with a comma between thousands.
 pub fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -115,6 +120,7 @@ mod tests {
     fn ratios_counts_and_nothing() {
         assert_eq!(ratio(0.834), "0.83×");
         assert_eq!(ratio(f64::NAN), NONE);
+        assert_eq!([-4.06, f64::NAN].map(decibels), ["-4.1 dB", NONE]);
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(optional(None, percent), NONE);
         assert_eq!(optional(Some(0.5), percent), "50.0%");

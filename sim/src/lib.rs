@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod error;
+mod file;
 pub mod format;
 pub mod inspect;
 pub mod placement;

@@ -1,2 +1,109 @@
-//! cargo xtask
-fn main() {}
+//! What a person repeats: `cargo xtask test [GROUP]…` runs all checks, or the groups named, and reports every failure at the end.
+#![forbid(unsafe_code)]
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Bare-metal targets that the core must build for.
+const BARE_METAL: [&str; 2] = ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"];
+
+/// A set of commands with one purpose.
+struct Group {
+    name: &'static str,
+    purpose: &'static str,
+    run: fn() -> bool,
+}
+
+const GROUPS: [Group; 7] = [
+    Group { name: "format", purpose: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"], &[]) },
+    Group {
+        name: "lint",
+        purpose: "clippy has nothing to say",
+        run: || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
+    },
+    Group {
+        name: "test",
+        purpose: "unit, property, differential and end-to-end tests",
+        // The command-line tests run the program itself, which a test build does not make.
+        run: || cargo(&["build", "--workspace", "--bins"], &[]) && cargo(&["test", "--workspace"], &[]),
+    },
+    Group {
+        name: "bench",
+        purpose: "every benchmark runs, once",
+        run: || cargo(&["bench", "--workspace", "--benches", "--", "--test"], &[]),
+    },
+    Group {
+        name: "doc",
+        purpose: "the documentation builds without warnings",
+        run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
+    },
+    Group { name: "no_std", purpose: "the core builds for bare metal", run: no_std },
+    Group { name: "demo", purpose: "the main job runs", run: demo },
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let names: Vec<String> = match arguments.next().as_deref() {
+        Some("test") => arguments.collect(),
+        _ => return usage(),
+    };
+    if names.iter().any(|name| GROUPS.iter().all(|group| group.name != name)) {
+        return usage();
+    }
+    let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name));
+    let mut results = Vec::new();
+    for group in chosen {
+        eprintln!("\n== {}: {}", group.name, group.purpose);
+        let start = Instant::now();
+        results.push((group.name, (group.run)(), start.elapsed()));
+    }
+    eprintln!();
+    for (name, passed, time) in &results {
+        println!("{name:<8} {} {:>6.1} s", if *passed { "passed" } else { "FAILED" }, time.as_secs_f64());
+    }
+    let failed = results.iter().filter(|(_, passed, _)| !passed).count();
+    println!("{} passed, {failed} failed", results.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: cargo xtask test [GROUP]…\n");
+    for group in &GROUPS {
+        eprintln!("  {:<8} {}", group.name, group.purpose);
+    }
+    ExitCode::from(2)
+}
+
+fn no_std() -> bool {
+    let install: Vec<&str> = ["target", "add"].into_iter().chain(BARE_METAL).collect();
+    run("rustup", &install, &[])
+        && BARE_METAL.iter().all(|target| cargo(&["build", "--package", "cptr-core", "--target", target], &[]))
+}
+
+fn demo() -> bool {
+    let report = std::env::temp_dir().join(format!("cptr-demo-{}.html", std::process::id()));
+    let done = cargo(&["run", "--release", "--", "demo", "--report", &report.to_string_lossy()], &[]);
+    done && std::fs::remove_file(report).is_ok()
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {
+    run(env!("CARGO"), arguments, environment)
+}
+
+/// Whether a program ran and succeeded; says which did not.
+fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> bool {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).current_dir(root).status();
+    let line = format!("{program} {}", arguments.join(" "));
+    match status {
+        Ok(status) if status.success() => true,
+        Ok(status) => {
+            eprintln!("xtask: {line}: {status}");
+            false
+        }
+        Err(error) => {
+            eprintln!("xtask: {line}: {error}");
+            false
+        }
+    }
+}

@@ -34,7 +34,7 @@ enum Command {
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
-    Run(run::Args),
+    Run(Box<run::Args>),
 }
 
 /// Runs the command line of this process.

@@ -131,10 +131,9 @@ pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
     }
     let skipped = reasons.iter().map(|(reason, policies)| format!("Not run: {}; {reason}.", policies.join(", ")));
     let no_times = outcome.model.is_none().then(|| {
-        format!(
-            "No token times: the sizes of model \"{}\" are not known; give --hidden and --expert-inner.",
-            outcome.trace.model
-        )
+        let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+        let model = &outcome.trace.model;
+        format!("No token times: the sizes of model \"{model}\" are not known; give --model ({known}), or --hidden and --expert-inner.")
     });
     skipped.chain(no_times).collect()
 }

@@ -24,7 +24,7 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
     let header = ["policy", "placement", "switch", "miss", "mass loss", "agree", "token", "P99", "to raw"];
     text += &aligned(&header, 2, outcome.rows.iter().map(cells));
     if outcome.rows.iter().any(|row| row.oracle) {
-        text += "* sees the future: a bound, not a policy\n";
+        text += "* sees the future: a bound on misses, not a policy\n";
     }
     let context = &outcome.context;
     text += &format!(

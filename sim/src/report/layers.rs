@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::plot::{self, Area, Drawn, Key, Swatch};
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch};
 use super::rows::{Role, few};
 use crate::run::outcome::{LayerRow, Outcome};
 
@@ -19,8 +19,8 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         Key { swatch: Swatch::Line, color, text: names[index].clone() }
     };
     let legend: Vec<Key> = curves.iter().map(key).collect();
-    let caption = "Layers differ: where experts change from token to token (right), a cache misses more (left). A gap between two rows \
-        that is the same in all layers is a property of the policy; a gap in a few layers is one of the model.";
+    let caption = "Layers differ: where more experts change from token to token (right), a cache tends to miss more (left). A gap \
+        between two rows in all layers speaks for the policy; one in a few layers says which layers deserve a larger cache.";
     plot::figure("Misses and switches by layer", HEIGHT, &legend, caption, |area| draw(area, outcome, &curves))
 }
 
@@ -56,9 +56,12 @@ fn panel(
     let x = plot::padded(all().map(|point| point.0), 0.02, f64::NEG_INFINITY);
     let y = plot::padded(all().map(|point| point.1).chain([0.0]), 0.08, 0.0);
     // Layers are whole numbers: no tick between two.
-    let layer_tick = |value: &f64| if value.fract() == 0.0 { format!("{value:.0}") } else { String::new() };
-    let percent_tick = |value: &f64| plot::percent_tick(*value);
-    let mut chart = plot::axes(area, (x, "layer", &layer_tick), (y, name, &percent_tick))?;
+    let layer_tick = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { String::new() };
+    let mut chart = plot::axes(
+        area,
+        Axis { range: x, name: "layer", tick: layer_tick },
+        Axis { range: y, name, tick: plot::percent_tick },
+    )?;
     for (role, points) in lines {
         let width = if role == Role::Cptr { 6 } else { 4 };
         if points.len() <= 64 {

@@ -15,10 +15,10 @@ mod times;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::file;
 use crate::run::outcome::Outcome;
 use markup::{escape, paragraphs};
 
@@ -58,18 +58,7 @@ pub fn html(title: &str, sections: &[Section<'_>]) -> String {
 /// # Errors
 /// Any failed file operation.
 pub fn write(path: &Path, title: &str, sections: &[Section<'_>]) -> Result<()> {
-    let page = html(title, sections);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".cptr-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let write = || {
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(page.as_bytes())?;
-        file.persist(path).map_err(|error| error.error)
-    };
-    write().map(drop).map_err(|error| Error::io(path, &error))
+    file::replace(path, |out| out.write_all(html(title, sections).as_bytes()))
 }
 
 /// Links to the sections, where there are several.

@@ -1,7 +1,6 @@
 //! What all plots share: canvas, colours by role, axes, figures with legend and caption.
 
 use plotters::coord::Shift;
-use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -45,6 +44,7 @@ pub(super) enum Swatch {
     Line,
     Bar,
     Mark,
+    Tick,
 }
 
 /// One entry of a legend.
@@ -64,6 +64,9 @@ impl Key {
                 format!("<line x1=\"0\" y1=\"12\" x2=\"56\" y2=\"12\" stroke=\"{color}\" stroke-width=\"6\" />")
             }
             Swatch::Bar => format!("<rect x=\"0\" y=\"4\" width=\"56\" height=\"16\" fill=\"{color}\" />"),
+            Swatch::Tick => {
+                format!("<line x1=\"28\" y1=\"0\" x2=\"28\" y2=\"24\" stroke=\"{color}\" stroke-width=\"4\" />")
+            }
             Swatch::Mark => format!("<circle cx=\"28\" cy=\"12\" r=\"10\" fill=\"{color}\" />"),
         };
         let text = escape(&self.text);
@@ -137,11 +140,19 @@ pub(super) fn padded(values: impl Iterator<Item = f64>, share: f64, floor: f64) 
     low..(high + room).max(low + 1e-9)
 }
 
-/// Axes of numbers with names, horizontal grid lines and ticks in the given words.
+/// An axis of numbers.
+pub(super) struct Axis<'a> {
+    pub(super) range: std::ops::Range<f64>,
+    pub(super) name: &'a str,
+    /// A tick in words.
+    pub(super) tick: fn(f64) -> String,
+}
+
+/// Axes with names and horizontal grid lines.
 pub(super) fn axes<'a, 'b>(
     area: &'a Area<'b>,
-    (x, x_name, x_tick): (std::ops::Range<f64>, &str, &dyn Fn(&f64) -> String),
-    (y, y_name, y_tick): (std::ops::Range<f64>, &str, &dyn Fn(&f64) -> String),
+    x: Axis<'_>,
+    y: Axis<'_>,
 ) -> Result<Chart<'a, 'b>, Box<dyn std::error::Error>> {
     let mut chart = ChartBuilder::on(area)
         .margin_top(20)
@@ -149,22 +160,7 @@ pub(super) fn axes<'a, 'b>(
         .margin_left(10)
         .x_label_area_size(96)
         .y_label_area_size(150)
-        .build_cartesian_2d(x, y)?;
-    mesh(&mut chart, x_name, y_name, x_tick, y_tick)?;
-    Ok(chart)
-}
-
-fn mesh<X, Y>(
-    chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
-    x_name: &str,
-    y_name: &str,
-    x_tick: &dyn Fn(&f64) -> String,
-    y_tick: &dyn Fn(&f64) -> String,
-) -> Drawn
-where
-    X: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord,
-    Y: Ranged<ValueType = f64> + ValueFormatter<f64> + AsRangedCoord,
-{
+        .build_cartesian_2d(x.range, y.range)?;
     let label = ("sans-serif", TEXT).into_font().color(&palette::SOFT);
     chart
         .configure_mesh()
@@ -176,10 +172,10 @@ where
         .axis_style(palette::SOFT.stroke_width(2))
         .label_style(label.clone())
         .axis_desc_style(label)
-        .x_desc(x_name)
-        .y_desc(y_name)
-        .x_label_formatter(x_tick)
-        .y_label_formatter(y_tick)
+        .x_desc(x.name)
+        .y_desc(y.name)
+        .x_label_formatter(&|value| (x.tick)(*value))
+        .y_label_formatter(&|value| (y.tick)(*value))
         .draw()?;
-    Ok(())
+    Ok(chart)
 }

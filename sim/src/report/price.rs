@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
 use super::rows::Role;
 use crate::run::outcome::Outcome;
 
@@ -23,7 +23,7 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
     ];
     let mut caption =
         "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
-        Marks at the left edge change nothing in the model's choice."
+        At 0% the model loses nothing."
             .to_owned();
     if bound.is_some() {
         let text = "Belady bound of the model's own choice".into();
@@ -72,11 +72,10 @@ fn bound(outcome: &Outcome) -> Option<f64> {
 fn draw(area: &Area<'_>, marks: &[Mark], bound: Option<f64>) -> Drawn {
     let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
     let y = plot::padded(marks.iter().map(|mark| mark.y).chain(bound), 0.1, 0.0);
-    let tick = |value: &f64| plot::percent_tick(*value);
     let mut chart = plot::axes(
         area,
-        (x.clone(), "mass loss: wanted routing mass given up", &tick),
-        (y, "miss rate: experts run from slow memory", &tick),
+        Axis { range: x.clone(), name: "mass loss: wanted routing mass given up", tick: plot::percent_tick },
+        Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
     )?;
     if let Some(bound) = bound {
         let line = [(x.start, bound), (x.end, bound)];
@@ -89,6 +88,10 @@ fn draw(area: &Area<'_>, marks: &[Mark], bound: Option<f64>) -> Drawn {
     let (xs, ys) = chart.plotting_area().get_pixel_range();
     let frame = Rectangle { left: xs.start, top: ys.start, right: xs.end + 30, bottom: ys.end };
     let mut taken: Vec<Rectangle> = centres.iter().map(|&centre| Rectangle::around(centre, 14)).collect();
+    if let Some(bound) = bound {
+        let (left, y) = chart.backend_coord(&(x.start, bound));
+        taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
+    }
     for (mark, &centre) in shown.iter().zip(&centres) {
         let (place, ring) = place(centre, &mark.name, frame, &taken);
         taken.push(place);
@@ -111,8 +114,7 @@ fn dot(area: &Area<'_>, role: Role, centre: (i32, i32)) -> Drawn {
 
 fn label(area: &Area<'_>, mark: &Mark, centre: (i32, i32), place: Rectangle, ring: i32) -> Drawn {
     if ring > 0 {
-        let end = (centre.0.clamp(place.left, place.right), centre.1.clamp(place.top, place.bottom));
-        area.draw(&PathElement::new([centre, end], palette::SOFT.stroke_width(2)))?;
+        area.draw(&PathElement::new([centre, place.nearest(centre)], palette::SOFT.stroke_width(2)))?;
     }
     let color = if mark.role == Role::Cptr { palette::CPTR } else { palette::INK };
     let mut style = plot::text_style(color, HPos::Left, VPos::Center);
@@ -141,6 +143,19 @@ impl Rectangle {
         self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
     }
 
+    /// The point of the rectangle that is nearest to another.
+    fn nearest(self, (x, y): (i32, i32)) -> (i32, i32) {
+        (x.clamp(self.left, self.right), y.clamp(self.top, self.bottom))
+    }
+
+    /// Whether a line from `start` to `end` passes through, leaving out its beginning, where marks crowd.
+    fn crossed(self, start: (i32, i32), end: (i32, i32)) -> bool {
+        (6..16).any(|step| {
+            let at = |from: i32, to: i32| from + (to - from) * step / 16;
+            Self::around((at(start.0, end.0), at(start.1, end.1)), 1).overlaps(self)
+        })
+    }
+
     fn within(self, frame: Self) -> bool {
         self.left >= frame.left && self.right <= frame.right && self.top >= frame.top && self.bottom <= frame.bottom
     }
@@ -149,13 +164,15 @@ impl Rectangle {
 /// Rings of places around a mark that are tried.
 const RINGS: i32 = 12;
 
-/// The nearest free place for a label, and the ring it lies on; beside the mark if none is free.
+/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if there is one,
+/// beside the mark if none is free.
 fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let width = plot::text_width(text);
     let half = plot::TEXT as i32 / 2;
     let at =
         |left: i32, middle: i32| Rectangle { left, top: middle - half, right: left + width, bottom: middle + half };
-    for ring in 0..RINGS {
+    for (crossing, ring) in [false, true].into_iter().flat_map(|crossing| (0..RINGS).map(move |ring| (crossing, ring)))
+    {
         let (side, rise) = (24 + ring * 14, ring * plot::TEXT as i32 * 3 / 4);
         let (right, left, centre) = (x + side, x - side - width, x - width / 2);
         let above = rise + half + 20;
@@ -167,7 +184,12 @@ fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) 
             at(centre, y - above),
             at(centre, y + above),
         ];
-        let free = |place: &Rectangle| place.within(frame) && !taken.iter().any(|other| place.overlaps(*other));
+        let free = |place: &Rectangle| {
+            let hits = |other: &Rectangle| {
+                place.overlaps(*other) || (!crossing && ring > 0 && other.crossed((x, y), place.nearest((x, y))))
+            };
+            place.within(frame) && !taken.iter().any(hits)
+        };
         if let Some(place) = places.into_iter().find(free) {
             return (place, ring);
         }

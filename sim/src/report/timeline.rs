@@ -1,8 +1,9 @@
 //! Miss rate along the trace, with the domains of the trace and the changes that the tracker saw.
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Chart, Drawn, Key, Swatch, palette};
 use super::rows::{Role, few};
 use crate::format;
 use crate::run::outcome::{Outcome, Row};
@@ -30,7 +31,7 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
     }
     if !outcome.context.changes.is_empty() {
         legend.push(Key {
-            swatch: Swatch::Mark,
+            swatch: Swatch::Tick,
             color: palette::INK,
             text: "the tracker sees a change of context".into(),
         });
@@ -45,14 +46,19 @@ fn draws_starts(outcome: &Outcome) -> bool {
 fn caption(outcome: &Outcome) -> String {
     let context = &outcome.context;
     let (starts, changes) = (context.domain_starts.len(), context.changes.len());
-    let mut caption = format!(
-        "Misses after a change of domain are the price of learning the new context; a good policy gets over it quickly. The tracker \
-         holds its lock on the context in {} of all tokens and layers, at a mean signal-to-noise ratio of {:.1} dB, and sees {} of \
-         context.",
+    let mut caption = String::new();
+    if starts > 0 {
+        caption.push_str(
+            "Misses after a change of domain are the price of learning a new context: the sooner a curve falls back, the better. ",
+        );
+    }
+    caption.push_str(&format!(
+        "The tracker holds its lock on the context in {} of all tokens and layers, at a mean signal-to-noise ratio of {}, and sees {} \
+         of context.",
         format::percent(context.locked_share),
-        context.snr_db,
+        format::decibels(context.snr_db),
         if changes == 1 { "1 change".into() } else { format!("{} changes", format::count(changes)) },
-    );
+    ));
     if starts > 0 {
         let names: Vec<String> = outcome.trace.domains.iter().take(12).map(|name| plot::short(name, 40)).collect();
         let more = if outcome.trace.domains.len() > names.len() { ", …" } else { "" };
@@ -84,27 +90,51 @@ fn draw(area: &Area<'_>, outcome: &Outcome, curves: &[usize]) -> Drawn {
         .iter()
         .map(|&index| (Role::of(index, &outcome.rows[index]), points(&outcome.rows[index], tokens)))
         .collect();
-    let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.08, 0.0);
-    let token_tick = |value: &f64| format::count(value.max(0.0).round() as usize);
-    let percent_tick = |value: &f64| plot::percent_tick(*value);
-    let mut chart =
-        plot::axes(area, (0.0..tokens, "token of the trace", &token_tick), (y.clone(), "miss rate", &percent_tick))?;
+    // Room above the curves for the names of domains.
+    let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.14, 0.0);
+    let token_tick = |value: f64| format::count(value.max(0.0).round() as usize);
+    let mut chart = plot::axes(
+        area,
+        Axis { range: 0.0..tokens, name: "token of the trace", tick: token_tick },
+        Axis { range: y.clone(), name: "miss rate", tick: plot::percent_tick },
+    )?;
     if draws_starts(outcome) {
         for &start in &outcome.context.domain_starts {
             let line = [(start as f64, y.start), (start as f64, y.end)];
             chart.draw_series(LineSeries::new(line, palette::EVENT.stroke_width(4)))?;
         }
     }
+    domain_names(area, outcome, &chart, y.end)?;
     for (role, points) in lines {
         let width = if role == Role::Cptr { 6 } else { 4 };
         chart.draw_series(LineSeries::new(points, role.color().stroke_width(width)))?;
     }
     let mut changes: Vec<(i32, i32)> =
         outcome.context.changes.iter().map(|&token| chart.backend_coord(&(token as f64, y.start))).collect();
-    changes.dedup_by_key(|point| point.0 / 4);
+    // Ticks closer than their width are one.
+    changes.dedup_by_key(|point| point.0 / 3);
     for (x, y) in changes {
-        let corners = [(x, y - 26), (x - 10, y - 4), (x + 10, y - 4)];
-        area.draw(&Polygon::new(corners, palette::INK.filled()))?;
+        area.draw(&PathElement::new([(x, y), (x, y - 24)], palette::INK.stroke_width(3)))?;
+    }
+    Ok(())
+}
+
+/// The name of each part of the trace above the curves, where there are several and it fits between its lines.
+fn domain_names(area: &Area<'_>, outcome: &Outcome, chart: &Chart<'_, '_>, top: f64) -> Drawn {
+    let context = &outcome.context;
+    if !draws_starts(outcome) {
+        return Ok(());
+    }
+    let starts = [0].into_iter().chain(context.domain_starts.iter().copied());
+    let ends = context.domain_starts.iter().copied().chain([outcome.trace.tokens]);
+    for ((start, end), &domain) in starts.zip(ends).zip(&context.domain_order) {
+        let (left, y) = chart.backend_coord(&(start as f64, top));
+        let (right, _) = chart.backend_coord(&(end as f64, top));
+        let name = plot::short(outcome.trace.domains.get(domain).map_or("", String::as_str), 24);
+        if plot::text_width(&name) <= right - left - 8 {
+            let style = plot::text_style(palette::SOFT, HPos::Center, VPos::Top);
+            area.draw(&Text::new(name, ((left + right) / 2, y + 4), style))?;
+        }
     }
     Ok(())
 }

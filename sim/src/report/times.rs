@@ -12,7 +12,7 @@ use crate::run::outcome::{Outcome, Row};
 const BARS: i32 = 54;
 const PITCH: i32 = 78;
 const TOP: i32 = 10;
-const BOTTOM: i32 = 96;
+const BOTTOM: i32 = 60;
 
 /// The plot, or nothing where there are no times.
 pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
@@ -21,16 +21,17 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         return String::new();
     }
     let key = |color, text: &str| Key { swatch: Swatch::Bar, color, text: text.into() };
-    let legend = [
-        key(palette::TRACK, "token time (mean)"),
-        key(palette::GPU, "GPU busy"),
-        key(palette::LINK, "link busy"),
-        key(palette::NEAR_DATA, "near-data device busy"),
-    ];
+    let parts =
+        [(palette::GPU, "GPU busy"), (palette::LINK, "link busy"), (palette::NEAR_DATA, "near-data device busy")];
+    let works = |part: usize| bars.iter().any(|bar| bar.busy_us[part].1.is_some_and(|time| time > 0.0));
+    let mut legend = vec![key(palette::TRACK, "token time (mean)")];
+    legend.extend(
+        parts.into_iter().enumerate().filter(|(part, _)| works(*part)).map(|(_, (color, text))| key(color, text)),
+    );
     let caption = format!(
-        "The wide bar is the time of a token; the thin bars in it are how long each part of the machine works in that time. The parts \
-         work side by side, so that the thin bars do not add up to the wide one: the longest of them is what bounds the token. \
-         Times are {}.",
+        "The wide bar is the time of a token; the thin bars in it say for how long each part of the machine is busy in it. The parts \
+         work side by side where they can, so that the thin bars need not add up to the wide one; the part with the longest thin bar \
+         is the first to relieve. Times are {}.",
         outcome.time_method
     );
     let height = TOP + BOTTOM + PITCH * bars.len() as i32;

@@ -57,6 +57,8 @@ pub struct Context {
     pub changes: Vec<usize>,
     /// Tokens at which the trace itself says that another domain begins.
     pub domain_starts: Vec<usize>,
+    /// Domain of the first token, then of every one of `domain_starts`: indices into the trace's domain names.
+    pub domain_order: Vec<usize>,
 }
 
 impl Context {
@@ -66,12 +68,15 @@ impl Context {
         let seen = sum(|layer| layer.tokens as f64).max(1.0);
         let mut events: Vec<u32> = layers.clone().flat_map(|layer| layer.lost_locks.iter().copied()).collect();
         events.sort_unstable();
+        let domain_starts: Vec<usize> =
+            (1..trace.shape.tokens).filter(|&t| trace.domain[t] != trace.domain[t - 1]).collect();
         Self {
             snr_db: sum(|layer| layer.snr) / seen * 10.0 * std::f64::consts::LOG10_2,
             locked_share: sum(|layer| layer.locked as f64) / (tokens * count),
             lost_locks_per_10k: events.len() as f64 / count / tokens * 1e4,
             changes: coincidences(&events, (count * COINCIDENCE_SHARE).ceil().max(2.0).min(count) as usize),
-            domain_starts: (1..trace.shape.tokens).filter(|&t| trace.domain[t] != trace.domain[t - 1]).collect(),
+            domain_order: [0].iter().chain(&domain_starts).map(|&t| trace.domain[t].into()).collect(),
+            domain_starts,
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Shape {
     pub k: usize,
 }
 
-/// How the router turns logits into mixing weights (formats.md, three conventions, and ids without any).
+/// How the router turns logits into mixing weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Convention {
     /// Not recorded.

@@ -6,8 +6,8 @@
 //!
 //! [`find`] tests a list of usual lengths P. At the multiples of P the share of changed experts (mean over layers) is compared with the
 //! rest of the trace by Welch's statistic. The true period wins over its multiples, which see fewer seams, and over its divisors, whose
-//! seams are diluted. Two further conditions keep topic changes and loops in the text from passing for seams: the collapse is large, and
-//! nearly every multiple of P takes part in it.
+//! seams are diluted. Three further conditions keep topic changes and loops in the text from passing for seams: the collapse is large, most
+//! multiples of P take part in it, and it does not vanish in one half of the trace.
 
 use super::Trace;
 
@@ -17,7 +17,7 @@ pub const PERIODS: [usize; 21] =
 /// Seams that a trace must have at the least.
 const MIN_SEAMS: usize = 3;
 /// Standard errors between the switch rate at the seams and elsewhere. Twenty-one periods are tried on one trace: at 5, normal chance
-/// would need a hundred thousand traces, and the two conditions below stand behind it where tails are heavier.
+/// would need a hundred thousand traces, and the conditions below stand behind it where tails are heavier.
 const MIN_Z: f64 = 5.0;
 /// Share of the overlap elsewhere that must be gone at the seams.
 const MIN_COLLAPSE: f64 = 0.25;
@@ -114,8 +114,13 @@ fn test(switches: &[f64], period: usize) -> Option<Restarts> {
     } else {
         0.0
     };
+    let both_halves = {
+        let half = at_n as usize / 2;
+        let excess = |(mean, ..): (f64, f64, f64)| mean - rest >= (at - rest) / 2.0;
+        excess(moments(seams.clone().take(half))) && excess(moments(seams.clone().skip(half)))
+    };
     let agreement = seams.filter(|&share| share > rest).count() as f64 / at_n;
-    let found = z >= MIN_Z && at - rest >= MIN_COLLAPSE * (1.0 - rest) && agreement >= MIN_AGREEMENT;
+    let found = z >= MIN_Z && both_halves && at - rest >= MIN_COLLAPSE * (1.0 - rest) && agreement >= MIN_AGREEMENT;
     found.then_some(Restarts { period, rate_at_seams: at, rate_elsewhere: rest, z })
 }
 
@@ -209,6 +214,14 @@ mod tests {
             .collect();
         let mut joined = trace(parts.len() / 24, 0, 50, usize::MAX, 0);
         joined.ids = parts;
+        assert_eq!(find(&joined), None);
+    }
+
+    #[test]
+    fn a_period_of_one_half_is_none_of_the_whole() {
+        let mut joined = trace(6000, 3, 50, 512, 0);
+        joined.ids.extend(trace(6000, 4, 50, 700, 0).ids);
+        joined.shape.tokens = 12_000;
         assert_eq!(find(&joined), None);
     }
 

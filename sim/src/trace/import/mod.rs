@@ -24,6 +24,7 @@ mod source;
 mod testing;
 mod vllm_log;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -244,14 +245,16 @@ fn nothing_known(path: &Path, ignored: &[PathBuf]) -> Error {
     Error::in_file(path, format!("expected a routing trace of a known format ({}), found {found}", names.join(", ")))
 }
 
-/// Up to eight file names.
+/// Up to eight file names, each once.
 fn list(paths: &[PathBuf]) -> String {
     let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let mut names: Vec<_> = paths.iter().take(8).map(name).collect();
-    if paths.len() > 8 {
-        names.push(format!("{} more", paths.len() - 8));
+    let names: BTreeSet<String> = paths.iter().map(name).collect();
+    let rest = names.len().saturating_sub(8);
+    let mut shown: Vec<String> = names.into_iter().take(8).collect();
+    if rest > 0 {
+        shown.push(format!("{rest} more"));
     }
-    names.join(", ")
+    shown.join(", ")
 }
 
 /// Adds what the caller and the file name say, looks for restarts, and validates.

@@ -18,7 +18,7 @@
 //! columns of nothing but -1 are cut off.
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Seek, SeekFrom};
+use std::io::{BufReader, Cursor};
 use std::path::Path;
 
 use npyz::npz::NpzArchive;
@@ -27,7 +27,7 @@ use serde::Deserialize;
 use super::npy::{self, Array, Values};
 use super::{Entry, Importer, Layout, MAX_INFLATED, Options, Part, Recording};
 use crate::error::{Error, Result};
-use crate::trace::array::FloatArray;
+use crate::trace::array::{FloatArray, Mapping};
 use crate::trace::native::positions;
 use crate::trace::{Convention, MAX_EXPERTS, MAX_TOP_K, Meta, Phase, Shape, Trace, top_k};
 
@@ -53,24 +53,22 @@ impl Importer for Numpy {
     fn import(&self, entry: Entry<'_>, options: &Options) -> Result<Part> {
         let path = entry.path().to_owned();
         let is_array = entry.head().starts_with(npy::MAGIC);
-        let mut file = BufReader::new(entry.file()?);
+        let map = Mapping::new(&entry.file()?, &path)?;
         let mut budget = MAX_INFLATED;
-        let mut arrays = BTreeMap::new();
-        if is_array {
-            arrays.insert(NaturalName::new(""), npy::read(file, &mut budget)?);
+        let arrays = if is_array {
+            BTreeMap::from([(NaturalName::new(""), npy::read(&map[..], &mut budget)?)])
         } else {
-            file.seek(SeekFrom::Start(0)).map_err(|error| Error::io(&path, &error))?;
-            arrays = read_npz(file, &mut budget)?;
-        }
+            read_npz(&map, &mut budget)?
+        };
         let mut contents = Contents::sort(arrays)?;
         let (trace, experts_known, sequences_known) = contents.trace(options)?;
         Ok(Part { path, recording: Recording::Tokens(trace), experts_known, sequences_known })
     }
 }
 
-fn read_npz(file: BufReader<std::fs::File>, budget: &mut u64) -> Result<BTreeMap<NaturalName, Array>> {
+fn read_npz(bytes: &[u8], budget: &mut u64) -> Result<BTreeMap<NaturalName, Array>> {
     let broken = |error: std::io::Error| Error::new(format!("expected a whole zip archive: {error}"));
-    let mut npz = NpzArchive::new(file).map_err(broken)?;
+    let mut npz = NpzArchive::new(Cursor::new(bytes)).map_err(broken)?;
     let names: Vec<String> = npz.array_names().map(str::to_owned).collect();
     let mut arrays = BTreeMap::new();
     for name in names {

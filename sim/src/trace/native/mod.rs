@@ -15,7 +15,7 @@
 //! (of equal logits the lower id), one sequence, positions from 0 in each sequence, phase prefill, one domain named after the file.
 //! Any integer type is read where the table says u8, u16 or u32: several writers have no unsigned ones.
 //!
-//! Metadata, all of it text: `model`, `router` (see [`Convention`]), `experts`, `top_k`, `layers`, `source`, `domains` and `layer_ids`
+//! Metadata, all of it text: `model`, `router` (see [`Convention`](super::Convention)), `experts`, `top_k`, `layers`, `source`, `domains` and `layer_ids`
 //! (both comma-separated), `notes` (one a line). `experts` is the number E; where it is absent it is taken from `logits`, else it is one
 //! more than the highest id.
 //!

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::file;
 use crate::trace::array::{Float, FloatArray, Mapping};
 
 /// A mapped safetensors file with its checked header.
@@ -185,28 +185,9 @@ pub(super) fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, Str
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    replace_file(path, |out| {
+    file::replace(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         tensors.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
     })
-}
-
-/// Writes a temporary file beside `path` and renames it.
-fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".cptr-").suffix(".tmp");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let write = || {
-        let mut file = builder.tempfile_in(folder)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-        write(&mut out)?;
-        out.flush()?;
-        drop(out);
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error| Error::io(path, &error))
 }

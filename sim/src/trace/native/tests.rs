@@ -54,10 +54,10 @@ fn signed_ids_are_read_and_choices_derived_from_logits() {
     let signed: Vec<u8> = [1_i64, 2, 3].iter().flat_map(|value| value.to_le_bytes()).collect();
     assert_eq!(read_bytes(&file(&[("experts", Dtype::I64, &[3, 1, 1], signed)], &[])).unwrap().ids, [1, 2, 3]);
     let logits = ("logits", Dtype::F32, &[1, 2, 3][..], f32s(&[0.0, 2.0, 1.0, 5.0, 5.0, 7.0]));
-    let trace = read_bytes(&file(&[logits.clone()], &[("top_k", "2")])).unwrap();
+    let trace = read_bytes(&file(std::slice::from_ref(&logits), &[("top_k", "2")])).unwrap();
     assert_eq!((trace.ids, trace.shape.experts), (vec![1, 2, 2, 0], 3));
-    assert!(refusal(&file(&[logits.clone()], &[])).contains("metadata top_k"));
-    assert!(refusal(&file(&[logits.clone()], &[("top_k", "4")])).contains("found 3 and 4"));
+    assert!(refusal(&file(std::slice::from_ref(&logits), &[])).contains("metadata top_k"));
+    assert!(refusal(&file(std::slice::from_ref(&logits), &[("top_k", "4")])).contains("found 3 and 4"));
     assert!(refusal(&file(&[logits], &[("top_k", "2"), ("router", "sigmoid:1:1")])).contains("no plain top-k"));
 }
 
@@ -65,7 +65,7 @@ fn signed_ids_are_read_and_choices_derived_from_logits() {
 fn refuses_statements_that_disagree() {
     let experts = ("experts", Dtype::U16, &[2, 1, 2][..], u16s(&[0, 1, 2, 3]));
     let with = |tensor: Tensor<'_>| refusal(&file(&[experts.clone(), tensor], &[]));
-    let told = |key: &str, value: &str| refusal(&file(&[experts.clone()], &[(key, value)]));
+    let told = |key: &str, value: &str| refusal(&file(std::slice::from_ref(&experts), &[(key, value)]));
     assert!(
         with(("logits", Dtype::F32, &[3, 1, 1], f32s(&[0.0; 3])))
             .contains("tensor logits: expected shape [2, 1, …], found [3, 1, 1]")

@@ -1,0 +1,231 @@
+//! The controller's fixed-point code against the same algorithm in 64-bit floating point, over whole traces.
+//!
+//! Both sides run a cache of twice the active experts: bounded-loss selection, tracked eviction, each on its own residents, so that one
+//! differing decision may lead to others. `CPTR_TRACES=FOLDER` adds every trace of a folder to the bundled ones.
+
+use std::path::{Path, PathBuf};
+
+use cptr_core::{Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig, select, words_for};
+use cptr_sim::trace::import::{self, Options, Recording};
+use cptr_sim::trace::{MAX_TOP_K, Shape, Trace};
+
+const EPS: f64 = 0.04;
+/// Share of the token-layers whose selection may differ.
+const ALLOWED: f64 = 0.001;
+/// Most experts of any trace here.
+const MAX_EXPERTS: usize = 256;
+
+/// Levels, gain, phase and lock in floating point; constants as [`TrackerConfig::default`] documents them.
+struct Reference {
+    slow: Vec<f64>,
+    fast: Vec<f64>,
+    variance: f64,
+    angle: f64,
+    drift: f64,
+    deviation: f64,
+    evidence: f64,
+    tokens: u32,
+}
+
+impl Reference {
+    const FAST_GAIN: f64 = 1.0 / 8.0;
+    const ACQUIRE: u32 = 32;
+
+    fn new(experts: usize) -> Self {
+        Self {
+            slow: vec![0.0; experts],
+            fast: vec![0.0; experts],
+            variance: 7.0,
+            angle: 0.0,
+            drift: 0.0,
+            deviation: 0.0,
+            evidence: 0.0,
+            tokens: 0,
+        }
+    }
+
+    fn score(&self, expert: usize) -> f64 {
+        self.slow[expert] + self.fast[expert] / 4.0
+    }
+
+    fn update(&mut self, wanted: &[u16]) {
+        let dot: f64 = wanted.iter().map(|&e| self.slow[usize::from(e)]).sum();
+        let power: f64 = self.slow.iter().map(|x| x * x).sum();
+        let norm = (power * wanted.len() as f64).sqrt();
+        let cosine = if norm > 0.0 { (dot / norm).min(1.0) } else { 0.0 };
+        let steady: f64 = 1.0 / 64.0;
+        if self.loses_lock(cosine.acos()) {
+            let reopened: f64 = 1.0 / 20.0;
+            self.variance = self.variance.max(reopened / (1.0 - reopened));
+        }
+        let predicted = self.variance + steady * steady / (1.0 - steady);
+        let gain = predicted / (predicted + 1.0);
+        self.variance = (1.0 - gain) * predicted;
+        for (levels, gain) in [(&mut self.slow, gain), (&mut self.fast, Self::FAST_GAIN)] {
+            levels.iter_mut().for_each(|x| *x -= gain * *x);
+            wanted.iter().for_each(|&e| levels[usize::from(e)] += gain);
+        }
+    }
+
+    fn loses_lock(&mut self, angle: f64) -> bool {
+        if self.tokens < Self::ACQUIRE {
+            self.acquire(angle);
+            return false;
+        }
+        let error = angle - self.angle - self.drift;
+        self.angle += self.drift + error / 64.0;
+        self.drift += error / 4096.0 - self.drift / 64.0;
+        self.deviation += (error.abs() - self.deviation) / 64.0;
+        self.evidence = (self.evidence + error - self.deviation * 10.0 / 16.0).max(0.0);
+        if self.evidence > 8.0 * self.deviation {
+            (self.angle, self.drift, self.evidence, self.tokens) = (0.0, 0.0, 0.0, 0);
+            return true;
+        }
+        false
+    }
+
+    fn acquire(&mut self, angle: f64) {
+        self.tokens += 1;
+        if self.tokens == 1 {
+            self.angle = angle;
+            return;
+        }
+        let n = f64::from(self.tokens / 2 + 1);
+        let error = angle - self.angle;
+        self.angle += error / n;
+        self.deviation += (error.abs() - self.deviation) / n;
+    }
+}
+
+/// Bounded-loss selection as its documentation says it: stand-ins best first for the missing experts of least mass.
+fn reference_select(logits: &[f32], wanted: &[u16], resident: &[bool]) -> Vec<u16> {
+    let logit = |e: u16| f64::from(logits[usize::from(e)]);
+    let mut stand_ins: Vec<u16> =
+        (0..logits.len() as u16).filter(|&e| resident[usize::from(e)] && !wanted.contains(&e)).collect();
+    stand_ins.sort_by(|&a, &b| logit(b).total_cmp(&logit(a)));
+    let mut missing: Vec<usize> = (1..wanted.len()).filter(|&rank| !resident[usize::from(wanted[rank])]).collect();
+    missing.reverse();
+    missing.sort_by(|&a, &b| logit(wanted[a]).total_cmp(&logit(wanted[b])));
+    let largest = wanted.iter().map(|&e| logit(e)).fold(f64::MIN, f64::max);
+    let mass = |e: u16| (logit(e) - largest).exp();
+    let mut budget = EPS * wanted.iter().map(|&e| mass(e)).sum::<f64>();
+    let mut chosen = wanted.to_vec();
+    for (rank, stand_in) in missing.into_iter().zip(stand_ins) {
+        let loss = (mass(wanted[rank]) - mass(stand_in)).max(0.0);
+        if loss > budget {
+            break;
+        }
+        budget -= loss;
+        chosen[rank] = stand_in;
+    }
+    chosen
+}
+
+/// The two sides of one layer.
+struct Pair {
+    capacity: usize,
+    tracker: Tracker<[cptr_core::Levels; MAX_EXPERTS]>,
+    resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
+    reference: Reference,
+    reference_resident: Vec<bool>,
+}
+
+impl Pair {
+    fn load(&mut self, chosen: &[u16]) {
+        for &expert in chosen {
+            if !self.resident.contains(expert) {
+                if self.resident.len() == self.capacity {
+                    let victim = self.tracker.victim(&self.resident, chosen).expect("capacity is above k");
+                    self.resident.remove(victim);
+                }
+                self.resident.insert(expert);
+            }
+        }
+    }
+
+    fn load_reference(&mut self, chosen: &[u16]) {
+        for &expert in chosen {
+            if !self.reference_resident[usize::from(expert)] {
+                if self.reference_resident.iter().filter(|&&r| r).count() == self.capacity {
+                    let experts = 0..self.reference_resident.len();
+                    let free = experts.filter(|&e| self.reference_resident[e] && !chosen.contains(&(e as u16)));
+                    let score = |e: usize| self.reference.score(e);
+                    let victim = free.min_by(|&a, &b| score(a).total_cmp(&score(b))).expect("capacity is above k");
+                    self.reference_resident[victim] = false;
+                }
+                self.reference_resident[usize::from(expert)] = true;
+            }
+        }
+    }
+}
+
+/// Token-layers, those whose selections differ, and those after which the residents differ.
+fn compare(trace: &Trace, layer: usize) -> [usize; 3] {
+    let Shape { tokens, experts, k, .. } = trace.shape;
+    let (config, router) = (TrackerConfig::default(), Router::softmax_selected(k));
+    let mut pair = Pair {
+        capacity: 2 * k,
+        tracker: Tracker::new(),
+        resident: ExpertSet::new(),
+        reference: Reference::new(experts),
+        reference_resident: vec![false; experts],
+    };
+    let mut logits = vec![0.0f32; experts];
+    let mut counts = [tokens, 0, 0];
+    for token in 0..tokens {
+        let wanted = trace.chosen(token, layer);
+        let (mut chosen, mut reference_chosen) = (wanted.to_vec(), wanted.to_vec());
+        if let Some(all) = &trace.logits {
+            all.read_row(token, layer, &mut logits);
+            let fixed: Vec<Logit> = logits.iter().map(|&z| Logit::saturating_from_num(z)).collect();
+            let eps = Eps::from_num(EPS);
+            chosen = select::<MAX_TOP_K>(&router, eps, 1, &fixed, wanted, &pair.resident).unwrap().experts.to_vec();
+            reference_chosen = reference_select(&logits, wanted, &pair.reference_resident);
+        }
+        pair.load(&chosen);
+        pair.load_reference(&reference_chosen);
+        pair.tracker.update(&config, wanted);
+        pair.reference.update(wanted);
+        counts[1] += usize::from(chosen != reference_chosen);
+        let differs = |e: usize| pair.resident.contains(e as u16) != pair.reference_resident[e];
+        counts[2] += usize::from((0..experts).any(differs));
+    }
+    counts
+}
+
+fn traces() -> Vec<(String, Trace)> {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data");
+    let folders = [Some(bundled), std::env::var_os("CPTR_TRACES").map(PathBuf::from)];
+    let mut paths: Vec<PathBuf> = folders
+        .iter()
+        .flatten()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|end| end == "safetensors"))
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| match import::read(&path, &Options::default()) {
+        Ok(Recording::Tokens(trace)) => Some((path.file_name().unwrap().to_string_lossy().into_owned(), trace)),
+        Ok(Recording::Counts(_)) => None,
+        Err(error) => panic!("{error}"),
+    };
+    paths.into_iter().filter_map(read).collect()
+}
+
+#[test]
+fn selections_equal_those_in_floating_point() {
+    let traces = traces();
+    assert!(traces.len() >= 2, "the bundled traces are there");
+    for (name, trace) in traces {
+        let layers = (0..trace.shape.layers).map(|layer| compare(&trace, layer));
+        let [all, selections, residents] = layers.fold([0; 3], |a, b| [a[0] + b[0], a[1] + b[1], a[2] + b[2]]);
+        let share = |part: usize| part as f64 / all as f64;
+        println!(
+            "{name}: {all} token-layers; selections differ in {selections} ({:.4} %), residents in {residents} ({:.4} %)",
+            share(selections) * 100.0,
+            share(residents) * 100.0
+        );
+        assert!(share(selections) <= ALLOWED, "{name}: selections");
+        assert!(share(residents) <= 10.0 * ALLOWED, "{name}: residents");
+    }
+}
