@@ -7,9 +7,10 @@ use cptr_hw_model::{Model, System};
 
 use super::{run::remarks, table};
 use crate::error::{Error, Result};
+use crate::policy;
 use crate::report::{self, Section};
 use crate::run::outcome::Outcome;
-use crate::run::{self, Plan};
+use crate::run::{self, Plan, RowPlan};
 use crate::trace::{Trace, native};
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +102,8 @@ fn run_part(part: &Part) -> Result<Outcome> {
     let mut rows = Plan::rows(&[], &[])?;
     let more: Vec<String> = part.more_policies.iter().map(ToString::to_string).collect();
     rows.extend(Plan::rows(&more, &[])?.into_iter().skip(1));
+    let order = |row: &RowPlan| policy::KINDS.iter().position(|kind| kind.name == row.policy.kind.name);
+    rows.sort_by(|a, b| order(a).cmp(&order(b)).then(a.policy.values.first().total_cmp(&b.policy.values.first())));
     let plan =
         Plan { rows, cache: 2 * trace.shape.k, system: system.clone(), model: Model::find(&trace.meta.model).cloned() };
     run::run(&trace, &plan)
