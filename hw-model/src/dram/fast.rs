@@ -10,9 +10,10 @@
 //! Nothing is approximated: what is jumped over was simulated before from an equal state, and equal states with equal requests to
 //! come have equal futures. Ranges that never repeat run at the speed of the exact path.
 use super::config::{Config, Refresh};
-use super::controller::{Controller, Until};
+use super::controller::Controller;
 use super::device::Device;
 use super::error::{AddressError, ConfigError};
+use super::request::Until;
 use super::snapshot::{Frame, Horizon, decode, encode};
 use super::statistics::{Part, Statistics};
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 //!
 //! All addresses lie in a window of 1 GiB, on lines of 64 bytes. A device that moves less than a line in one access gets each line
 //! cut into several reads, see [`cut`]. [`StreamKind`] finds a stream by its name.
-use super::controller::Request;
+use super::request::Request;
 
 /// Bytes of a line.
 pub const LINE: u64 = 64;
