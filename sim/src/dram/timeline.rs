@@ -134,13 +134,7 @@ impl Timeline {
             Act => {
                 open[at] = Some(self.banks[at].slices.len());
                 // Its end is not known yet.
-                self.banks[at].slices.push(Slice {
-                    what: What::Row,
-                    start: cycle,
-                    end: u64::MAX,
-                    bank,
-                    row: Some(row),
-                });
+                self.banks[at].push(Slice { what: What::Row, start: cycle, end: u64::MAX, bank, row: Some(row) });
             }
             Pre => self.close(open, at, cycle),
             PreAll => {
