@@ -212,8 +212,8 @@ fn wrong_input_is_one_sentence() {
     folder.file("unaligned.txt", "0x0 R\n0x40 R\n0x41 R\n");
     folder.file("outside.txt", "# start\n0x200000000 R\n");
     folder.file("words.txt", "0x0 R\nhello\n");
-    folder.file("binary.bin", [0xff_u8; 1000]);
-    folder.file("zeros.bin", [0_u8; 1 << 20]);
+    folder.file("binary.bin", vec![0xff_u8; 1000]);
+    folder.file("zeros.bin", vec![0_u8; 1 << 20]);
     folder.file("empty.txt", "");
     folder.file("remarks.txt", "# nothing\n\n");
     folder.file("write.txt", "0 R\n64 W\n");
