@@ -2,25 +2,11 @@
 //! With words behind `--`, only the rows that contain all of them: `-- DDR5-4800 rand`.
 //!
 //! The DRAMsim3 rows are there to see how much a scheduler is worth: it has two queues (32, then 8 a bank) and goes round the banks.
-use cptr_hw_model::dram::{CommandKind, Config, Controller, MappingKind, Refresh, Request, Until, presets, stream};
+use cptr_hw_model::dram::{CommandKind, Config, Controller, MappingKind, Refresh, StreamKind, Until, presets};
 use std::time::Instant;
 
 const REFERENCE: &str = include_str!("../tests/reference.tsv");
-const LINES: u64 = 1_000_000;
-
-fn requests(name: &str, access_bytes: u64) -> Option<Box<dyn Iterator<Item = Request>>> {
-    let whole = access_bytes == 64;
-    let lines = if whole { LINES } else { LINES / 2 };
-    Some(match (name, whole) {
-        ("seq", true) => Box::new(stream::sequential(lines)),
-        ("rand", true) => Box::new(stream::random(lines)),
-        ("expert", true) => Box::new(stream::experts(lines)),
-        ("seq", false) => Box::new(stream::halves(stream::sequential(lines))),
-        ("rand", false) => Box::new(stream::halves(stream::random(lines))),
-        ("expert", false) => Box::new(stream::halves(stream::experts(lines))),
-        _ => return None,
-    })
-}
+const REQUESTS: u64 = 1_000_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -48,15 +34,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mapping = MappingKind::by_name(field[2]).ok_or("unknown mapping")?;
         let refresh = Refresh::by_name(field[4]).ok_or("unknown refresh")?;
         let mut config = Config::new(mapping, refresh);
-        let mut reads = LINES;
+        let mut reads = REQUESTS;
         if field[0] == "dramsim3" {
             (device.timing.t_ck_ps, device.timing.n_rfc, config.offers_per_cycle) = (630, 560, 1);
             reads = field[7].parse()?;
         }
         let mut controller = Controller::new(&device, config)?;
-        let requests = requests(field[3], device.organisation.access_bytes()).ok_or("unknown stream")?;
+        let stream = StreamKind::by_name(field[3]).ok_or("unknown stream")?;
+        let requests = stream.requests(reads.min(REQUESTS), device.organisation.access_bytes());
         let start = Instant::now();
-        controller.run(requests.take(reads as usize), Until::Accepted)?;
+        controller.run(requests, Until::Accepted)?;
         let rate = reads as f64 / start.elapsed().as_secs_f64() / 1e6;
         let statistics = controller.statistics();
         let reference: u64 = field[8].parse()?;

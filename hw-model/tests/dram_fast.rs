@@ -23,8 +23,12 @@ impl Pair {
     }
 
     fn read(&mut self, start: u64, bytes: u64) {
-        self.exact.run(stream::contiguous(start, bytes, self.access), Until::Served).unwrap();
-        self.fast.read(start, bytes).unwrap();
+        self.read_until(start, bytes, Until::Served);
+    }
+
+    fn read_until(&mut self, start: u64, bytes: u64, until: Until) {
+        self.exact.run(stream::contiguous(start, bytes, self.access), until).unwrap();
+        self.fast.read_until(start, bytes, until).unwrap();
     }
 
     fn idle(&mut self, cycles: u64) {
@@ -72,6 +76,48 @@ proptest! {
                 prop_assert_eq!(pair.differs(), None, "{} {:?} after a pause", &device.name, config);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next begins.
+    #[test]
+    fn ranges_without_a_break_agree(device in 0usize..9, mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
+                                    offers in 1u32..5,
+                                    reads in prop::collection::vec((0u64..6, 0u64..40, 1u64..20_000, 0u64..300, 0u32..4), 2..20)) {
+        let device = &presets::all()[device];
+        let refresh = if refresh { Refresh::AllBank } else { Refresh::None };
+        let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
+        let config = Config { page_policy, queue_depth: depth, offers_per_cycle: offers,
+                              ..Config::new(MappingKind::ALL[mapping], refresh) };
+        let mut pair = Pair::new(device, config);
+        for (place, offset, lines, pause, kind) in reads {
+            let start = place * (1 << 20) + offset * pair.access;
+            let until = if kind == 0 { Until::Served } else { Until::Accepted };
+            pair.read_until(start, lines * pair.access, until);
+            prop_assert_eq!(pair.differs(), None, "{} {:?}", &device.name, config);
+            if kind == 1 {
+                pair.idle(pause);
+                prop_assert_eq!(pair.differs(), None, "{} {:?} after a pause", &device.name, config);
+            }
+        }
+    }
+}
+
+/// One stream in laps over the same window, up to the acceptance of its last line.
+#[test]
+fn laps_agree_and_are_jumped_over() {
+    for device in presets::all() {
+        let mut pair = Pair::new(&device, Config::new(MappingKind::Mop4ClXor, Refresh::AllBank));
+        let window = 16 << 20;
+        for _ in 0..6 {
+            pair.read_until(0, window, Until::Accepted);
+            assert_eq!(pair.differs(), None, "{}", device.name);
+        }
+        let lines = 6 * window / pair.access;
+        assert!(pair.fast.simulated_lines() < lines, "{}: {}", device.name, pair.fast.simulated_lines());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Closed forms that any such memory obeys, and single commands: illegal one cycle early, legal on time.
 use cptr_hw_model::dram::{
     BankState, Channel, Command, CommandError, CommandKind, Config, Controller, Device, MappingKind, PagePolicy,
-    Refresh, Request, Until, presets, stream,
+    Refresh, Request, StreamKind, Until, presets, stream,
 };
 
 fn controller(device: &Device, mapping: MappingKind, refresh: Refresh) -> Controller {
@@ -9,12 +9,9 @@ fn controller(device: &Device, mapping: MappingKind, refresh: Refresh) -> Contro
 }
 
 fn stream_of(device: &Device, lines: u64, random: bool) -> Box<dyn Iterator<Item = Request>> {
-    match (device.organisation.access_bytes(), random) {
-        (64, false) => Box::new(stream::sequential(lines)),
-        (64, true) => Box::new(stream::random(lines)),
-        (_, false) => Box::new(stream::halves(stream::sequential(lines))),
-        (_, true) => Box::new(stream::halves(stream::random(lines))),
-    }
+    let access = device.organisation.access_bytes();
+    let kind = if random { StreamKind::Random } else { StreamKind::Sequential };
+    kind.requests(lines * (stream::LINE / access), access)
 }
 
 fn rate(device: &Device, mapping: MappingKind, refresh: Refresh, random: bool) -> f64 {

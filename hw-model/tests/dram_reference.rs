@@ -1,6 +1,6 @@
 //! Every count of the reference simulator on its three streams, to the last digit.
 use cptr_hw_model::dram::{
-    CommandKind, Config, Controller, Device, MappingKind, Refresh, Request, Until, presets, stream,
+    CommandKind, Config, Controller, Device, MappingKind, Refresh, Request, StreamKind, Until, presets, stream,
 };
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -41,15 +41,7 @@ fn for_each_row(simulator: &str, mut check: impl FnMut(&Row)) {
 }
 
 fn requests(name: &str, access_bytes: u64) -> Box<dyn Iterator<Item = Request>> {
-    match (name, access_bytes) {
-        ("seq", 64) => Box::new(stream::sequential(LINES)),
-        ("rand", 64) => Box::new(stream::random(LINES)),
-        ("expert", 64) => Box::new(stream::experts(LINES)),
-        ("seq", 32) => Box::new(stream::halves(stream::sequential(LINES / 2))),
-        ("rand", 32) => Box::new(stream::halves(stream::random(LINES / 2))),
-        ("expert", 32) => Box::new(stream::halves(stream::experts(LINES / 2))),
-        other => panic!("no stream {other:?}"),
-    }
+    StreamKind::by_name(name).unwrap().requests(LINES, access_bytes)
 }
 
 #[test]
@@ -76,11 +68,11 @@ fn cut_streams_are_those_of_the_reference() {
         Sha256::digest(text).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
     };
     assert_eq!(
-        sum(&mut stream::halves(stream::random(LINES / 2))),
+        sum(&mut StreamKind::Random.requests(LINES, 32)),
         "60767cd7cb9551106e524f6572551ed6f93a636602d2960671b4ce2f1d15ba02"
     );
     assert_eq!(
-        sum(&mut stream::halves(stream::experts(LINES / 2))),
+        sum(&mut StreamKind::Experts.requests(LINES, 32)),
         "6db3e78f9e074e6d63f412a752547c3471ea7086c5a22a8a11a353b439c4f830"
     );
 }

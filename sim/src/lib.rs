@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod dram;
 pub mod error;
 mod file;
 pub mod format;

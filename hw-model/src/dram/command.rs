@@ -65,6 +65,11 @@ impl CommandKind {
     pub const fn is_column(self) -> bool {
         matches!(self, Self::Rd | Self::RdA | Self::Wr | Self::WrA | Self::Cas)
     }
+
+    /// True for refreshes of all banks or some.
+    pub const fn is_refresh(self) -> bool {
+        matches!(self, Self::RefAll | Self::RefBank)
+    }
 }
 
 impl fmt::Display for CommandKind {

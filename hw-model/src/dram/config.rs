@@ -12,6 +12,21 @@ pub enum PagePolicy {
     Closed,
 }
 
+impl PagePolicy {
+    /// Name in configurations: `open` or `closed`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// The inverse of [`Self::name`].
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::Open, Self::Closed].into_iter().find(|policy| policy.name() == name)
+    }
+}
+
 /// Which refresh commands are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refresh {

@@ -14,43 +14,12 @@ use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
 use super::config::{Config, PagePolicy, Refresh};
 use super::device::Device;
-use super::error::{AddressError, ConfigError};
+use super::error::ConfigError;
 use super::mapping::AddressMap;
 use super::queue::{Entry, Queue};
+use super::request::{Request, RequestKind, StreamError, Until};
 use super::schedule::{Bounds, Choice, Slot};
 use super::statistics::Statistics;
-
-/// Read or write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RequestKind {
-    /// Read one access.
-    Read,
-    /// Write one access.
-    Write,
-}
-
-/// One access of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
-    /// Byte address within the channel, a multiple of the bytes of one access.
-    pub address: u64,
-    /// Read or write.
-    pub kind: RequestKind,
-    /// Not offered before this cycle; 0 for as soon as there is room.
-    pub not_before: u64,
-}
-
-impl Request {
-    /// A read, as soon as there is room.
-    pub const fn read(address: u64) -> Self {
-        Self { address, kind: RequestKind::Read, not_before: 0 }
-    }
-
-    /// A write, as soon as there is room.
-    pub const fn write(address: u64) -> Self {
-        Self { address, kind: RequestKind::Write, not_before: 0 }
-    }
-}
 
 /// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no cost.
 pub trait Observer {
@@ -66,32 +35,6 @@ impl<F: FnMut(u64, Command)> Observer for F {
     fn command(&mut self, cycle: u64, command: Command) {
         self(cycle, command);
     }
-}
-
-/// A stream with an address that the channel does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamError {
-    /// Number of the request in the stream, from 0.
-    pub index: u64,
-    /// What is wrong with it.
-    pub error: AddressError,
-}
-
-impl std::fmt::Display for StreamError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "request {}: {}", self.index, self.error)
-    }
-}
-
-impl std::error::Error for StreamError {}
-
-/// When [`Controller::run`] returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// The last request was accepted; some may still wait (the way Ramulator counts).
-    Accepted,
-    /// The last data went over the bus.
-    Served,
 }
 
 /// A request whose row was opened for it.

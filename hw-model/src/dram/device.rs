@@ -2,13 +2,17 @@
 //!
 //! All times are in clock cycles of the command clock (`t_ck_ps` picoseconds each), named as in the standards: `n_rcd` is tRCD
 //! in cycles. The ready-made devices stand in [`super::presets`].
-use super::error::ConfigError;
+//!
+//! A device of one's own is a TOML file, see [`Device::from_toml`]; `data/devices/ddr5-4800.toml` documents every field.
+use super::error::{ConfigError, DeviceFileError};
+use serde::Deserialize;
 
 /// Most banks that one channel may have (all ranks together).
 pub const MAX_BANKS: u32 = 64;
 
 /// Levels of one channel. Every count is a power of two, so that addresses are bit fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Organisation {
     /// Ranks on the channel; pseudo-channels for HBM.
     pub ranks: u32,
@@ -63,7 +67,8 @@ impl Organisation {
 }
 
 /// LPDDR5 only: activate in two halves and a data clock that must be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SplitActivate {
     /// ACT2 comes at most this long after ACT1.
     pub n_aad: u32,
@@ -72,7 +77,8 @@ pub struct SplitActivate {
 }
 
 /// Which banks one bank-wise refresh covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RefreshSet {
     /// One bank (HBM).
     Bank,
@@ -83,7 +89,8 @@ pub enum RefreshSet {
 }
 
 /// Bank-wise refresh: DDR5 REFsb, LPDDR5 and HBM REFpb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BankRefresh {
     /// Banks of one command.
     pub set: RefreshSet,
@@ -98,7 +105,8 @@ pub struct BankRefresh {
 }
 
 /// Timing in clock cycles. Names as in the standards, `_s` for another bank group, `_l` for the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Timing {
     /// Clock period in picoseconds.
     pub t_ck_ps: u32,
@@ -162,8 +170,47 @@ pub struct Timing {
     pub column_cycles: u32,
 }
 
+impl Timing {
+    /// Every field with its name in a configuration.
+    const fn fields(&self) -> [(&'static str, u32); 30] {
+        [
+            ("timing.t_ck_ps", self.t_ck_ps),
+            ("timing.n_bl", self.n_bl),
+            ("timing.n_bl_max", self.n_bl_max),
+            ("timing.n_cl", self.n_cl),
+            ("timing.n_cwl", self.n_cwl),
+            ("timing.n_rcd_rd", self.n_rcd_rd),
+            ("timing.n_rcd_wr", self.n_rcd_wr),
+            ("timing.n_rp", self.n_rp),
+            ("timing.n_rp_all", self.n_rp_all),
+            ("timing.n_ras", self.n_ras),
+            ("timing.n_rc", self.n_rc),
+            ("timing.n_rtp", self.n_rtp),
+            ("timing.n_wr", self.n_wr),
+            ("timing.n_ccd_s", self.n_ccd_s),
+            ("timing.n_ccd_l", self.n_ccd_l),
+            ("timing.n_ccd_r", self.n_ccd_r),
+            ("timing.n_ccd_s_wr", self.n_ccd_s_wr),
+            ("timing.n_ccd_l_wr", self.n_ccd_l_wr),
+            ("timing.n_rrd_s", self.n_rrd_s),
+            ("timing.n_rrd_l", self.n_rrd_l),
+            ("timing.n_faw", self.n_faw),
+            ("timing.n_wtr_s", self.n_wtr_s),
+            ("timing.n_wtr_l", self.n_wtr_l),
+            ("timing.n_rtw", self.n_rtw),
+            ("timing.n_ppd", self.n_ppd),
+            ("timing.n_cs", self.n_cs),
+            ("timing.n_rfc", self.n_rfc),
+            ("timing.n_refi", self.n_refi),
+            ("timing.act_cycles", self.act_cycles),
+            ("timing.column_cycles", self.column_cycles),
+        ]
+    }
+}
+
 /// One channel of a memory: a name, its organisation and timing, and where the numbers come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Device {
     /// Name, e.g. `DDR5-4800`.
     pub name: String,
@@ -176,16 +223,34 @@ pub struct Device {
     /// Bank-wise refresh, where the standard has one.
     pub bank_refresh: Option<BankRefresh>,
     /// Row and column commands have a bus each (HBM); otherwise one command per cycle in all.
+    #[serde(default)]
     pub dual_command_bus: bool,
     /// The ranks are pseudo-channels with data wires of their own (HBM): no gap when the rank changes.
+    #[serde(default)]
     pub pseudo_channels: bool,
     /// Where the numbers come from.
-    pub source: &'static str,
+    pub source: String,
     /// True if the numbers were scaled from another device and not read from a table of this one.
+    #[serde(default)]
     pub derived: bool,
 }
 
 impl Device {
+    /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them must be there but
+    /// `split_activate`, `bank_refresh` and the three flags.
+    ///
+    /// # Errors
+    /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that it breaks.
+    pub fn from_toml(text: &str) -> Result<Self, DeviceFileError> {
+        let device: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map(|before| before.matches('\n').count() + 1);
+            DeviceFileError::Text { line, message: error.message().into() }
+        })?;
+        device.validate()?;
+        Ok(device)
+    }
+
     /// Greatest rate of the data bus of the channel in GB/s (10^9 bytes), pseudo-channels together.
     pub fn peak_gb_s(&self) -> f64 {
         let buses = if self.pseudo_channels { self.organisation.ranks } else { 1 };
@@ -202,12 +267,14 @@ impl Device {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_organisation()?;
         self.validate_timing()?;
-        if let Some(split) = self.split_activate
-            && split.n_aad == 0
-        {
-            return Err(ConfigError::new("split_activate.n_aad", 0, "must be at least 1"));
+        if let Some(split) = self.split_activate {
+            at_least("split_activate.n_aad", split.n_aad, "1", 1)?;
+            at_most_longest("split_activate.n_aad", split.n_aad)?;
+            at_most_longest("split_activate.n_wck_pst", split.n_wck_pst)?;
         }
         if let Some(refresh) = self.bank_refresh {
+            at_most_longest("bank_refresh.n_refi", refresh.n_refi)?;
+            at_most_longest("bank_refresh.n_ref_to_act", refresh.n_ref_to_act)?;
             at_least("bank_refresh.n_rfc", refresh.n_rfc, "1", 1)?;
             at_least("bank_refresh.n_refi", refresh.n_refi, "bank_refresh.n_ref_to_ref", refresh.n_ref_to_ref.max(1))?;
             at_least("timing.n_rfc", self.timing.n_rfc, "bank_refresh.n_rfc", refresh.n_rfc)?;
@@ -274,9 +341,9 @@ impl Device {
             ("timing.column_cycles", t.column_cycles),
         ] {
             at_least(field, value, "1", 1)?;
-            if value > 1 << 20 {
-                return Err(ConfigError::new(field, value, "must be at most 1048576"));
-            }
+        }
+        for (field, value) in t.fields() {
+            at_most_longest(field, value)?;
         }
         at_least("timing.n_bl_max", t.n_bl_max, "timing.n_bl", t.n_bl)?;
         at_least("timing.n_ccd_s", t.n_ccd_s, "timing.n_bl", t.n_bl)?;
@@ -291,6 +358,8 @@ impl Device {
         at_least("timing.n_ras", t.n_ras, "timing.n_rcd_rd", t.n_rcd_rd)?;
         at_least("timing.n_rc", t.n_rc, "timing.n_ras", t.n_ras)?;
         at_least("timing.n_rfc", t.n_rfc, "timing.n_rp_all", t.n_rp_all)?;
+        // Otherwise the data of the write would meet that of the read.
+        at_least("timing.n_rtw", t.n_rtw, "timing.n_cl + n_bl - n_cwl", (t.n_cl + t.n_bl).saturating_sub(t.n_cwl))?;
         let busy = t.n_rfc.saturating_add(t.n_rp_all).saturating_add(t.n_rc);
         if t.n_refi <= busy {
             let rule = format!("must leave time beside timing.n_rfc + n_rp_all + n_rc = {busy}");
@@ -303,6 +372,13 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Longest time in cycles (and the longest cycle in picoseconds): far above any memory, far below what could overflow.
+const LONGEST: u32 = 1 << 20;
+
+fn at_most_longest(field: &'static str, value: u32) -> Result<(), ConfigError> {
+    if value > LONGEST { Err(ConfigError::new(field, value, format!("must be at most {LONGEST}"))) } else { Ok(()) }
 }
 
 fn at_least(field: &'static str, value: u32, what: &str, least: u32) -> Result<(), ConfigError> {
@@ -358,6 +434,40 @@ mod tests {
             d.organisation.capacity_bytes *= 8;
         });
         assert_eq!(error.field, "organisation.banks");
+    }
+
+    const EXAMPLE: &str = include_str!("../../data/devices/ddr5-4800.toml");
+
+    #[test]
+    fn the_shipped_file_is_the_preset() {
+        assert_eq!(Device::from_toml(EXAMPLE), Ok(presets::ddr5_4800()));
+        let with_split = EXAMPLE.replace("# [split_activate]", "[split_activate]").replace("# n_", "n_");
+        let split = SplitActivate { n_aad: 8, n_wck_pst: 1 };
+        assert_eq!(Device::from_toml(&with_split).unwrap().split_activate, Some(split));
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_line_or_field() {
+        let refused = |from: &str, to: &str| {
+            assert!(EXAMPLE.contains(from), "{from}");
+            Device::from_toml(&EXAMPLE.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        let line = EXAMPLE.lines().position(|line| line.starts_with("n_cl ")).unwrap() + 1;
+        assert!(refused("n_cl = 34", "n_clx = 34").starts_with(&format!("line {line}: unknown field `n_clx`")));
+        assert!(refused("n_cl = 34 ", "# n_cl = 34").contains("missing field `n_cl`"));
+        assert!(refused("n_cl = 34", "n_cl = -1").starts_with(&format!("line {line}: invalid value: integer `-1`")));
+        assert!(refused("n_cl = 34", "n_cl = 5e9").starts_with(&format!("line {line}: invalid type")));
+        assert!(refused("n_cl = 34", "n_cl =").starts_with(&format!("line {line}: ")));
+        assert!(refused("\"same-bank\"", "\"all\"").contains("unknown variant `all`"));
+        assert_eq!(
+            refused("n_wr = 72", "n_wr = 4294967295"),
+            "timing.n_wr is 4294967295, but it must be at most 1048576"
+        );
+        assert_eq!(
+            refused("n_rtw = 14", "n_rtw = 9"),
+            "timing.n_rtw is 9, but it must be at least timing.n_cl + n_bl - n_cwl, which is 10"
+        );
+        assert_eq!(Device::from_toml("").unwrap_err().to_string(), "line 1: missing field `name`");
     }
 
     #[test]

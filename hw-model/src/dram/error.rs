@@ -28,6 +28,38 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// A device file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceFileError {
+    /// Not the text that was expected: no TOML, an unknown field, a missing field, a value of another type.
+    Text {
+        /// Line of the file, from 1, where it is known.
+        line: Option<usize>,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A device that cannot be.
+    Config(ConfigError),
+}
+
+impl From<ConfigError> for DeviceFileError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl fmt::Display for DeviceFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text { line: Some(line), message } => write!(f, "line {line}: {message}"),
+            Self::Text { line: None, message } => f.write_str(message),
+            Self::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DeviceFileError {}
+
 /// Why the device refuses a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandError {

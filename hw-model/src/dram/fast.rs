@@ -13,6 +13,7 @@ use super::config::{Config, Refresh};
 use super::controller::Controller;
 use super::device::Device;
 use super::error::{AddressError, ConfigError};
+use super::request::Until;
 use super::snapshot::{Frame, Horizon, decode, encode};
 use super::statistics::{Part, Statistics};
 use std::collections::HashMap;
@@ -119,8 +120,8 @@ pub(super) struct Recall {
 
 /// A channel that serves contiguous reads and remembers what it has seen.
 ///
-/// After any sequence of [`Self::read`] and [`Self::idle_until`], cycle and statistics are those of a [`Controller`] that served
-/// the same lines with [`Controller::run`] until [`super::Until::Served`].
+/// After any sequence of [`Self::read`], [`Self::read_until`] and [`Self::idle_until`], cycle and statistics are those of a [`Controller`] that served
+/// the same lines with [`Controller::run`].
 #[derive(Debug, Clone)]
 pub struct FastChannel {
     controller: Controller,
@@ -226,6 +227,15 @@ impl FastChannel {
     /// # Errors
     /// An unaligned start, or an end beyond the channel; nothing was read.
     pub fn read(&mut self, start: u64, bytes: u64) -> Result<(), AddressError> {
+        self.read_until(start, bytes, Until::Served)
+    }
+
+    /// As [`Self::read`], and stops when the last line is accepted or served, as asked. Reads that follow each other until accepted
+    /// are one stream: cycle and statistics are those of one [`Controller::run`] over all of them.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_until(&mut self, start: u64, bytes: u64, until: Until) -> Result<(), AddressError> {
         let map = &self.controller.map;
         let lines = bytes.div_ceil(map.access_bytes());
         map.check(start)?;
@@ -234,7 +244,7 @@ impl FastChannel {
             map.check(address).map_err(|_| AddressError::OutOfRange { address, capacity: map.capacity() })?;
         }
         let range = Range { start, lines, line: 0 };
-        let frame = self.frame(&range);
+        let frame = self.frame(&range).filter(|_| until == Until::Served);
         let key = frame.and_then(|frame| self.read_key(frame, &range));
         if let (Some(frame), Some(whole)) = (frame, key.as_ref().and_then(|key| self.recall.reads.get(key))) {
             let end = self.controller.now + whole.cycles;
@@ -243,7 +253,7 @@ impl FastChannel {
             return Ok(());
         }
         let begin = self.controller.now;
-        self.simulate(range);
+        self.simulate(range, until);
         let part = self.in_read.take();
         self.total.add(&part);
         if let (Some(key), Some(frame)) = (key, frame)
@@ -290,7 +300,7 @@ impl FastChannel {
     }
 
     /// Serves the lines, jumping where the future is known.
-    fn simulate(&mut self, mut range: Range) {
+    fn simulate(&mut self, mut range: Range, until: Until) {
         (self.recall.stretches.open, self.recall.rounds.open) = (None, None);
         let round = self.controller.refresh_round();
         let mut refreshes = self.controller.refresh_turn;
@@ -305,7 +315,7 @@ impl FastChannel {
                 range.line += 1;
                 self.simulated_lines += 1;
             }
-            if range.line == range.lines && self.controller.is_idle() {
+            if range.line == range.lines && (until == Until::Accepted || self.controller.is_idle()) {
                 break;
             }
             self.controller.step((range.line < range.lines).then_some((0, false)));
@@ -326,7 +336,7 @@ impl FastChannel {
                 stretch = self.address(&range) / self.stretch;
             }
         }
-        if self.controller.last_data > self.controller.now {
+        if until == Until::Served && self.controller.last_data > self.controller.now {
             self.controller.idle_until(self.controller.last_data);
         }
         let part = self.controller.statistics.take();

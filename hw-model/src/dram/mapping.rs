@@ -55,6 +55,22 @@ impl MappingKind {
         }
     }
 
+    /// One line for people: bits from high to low and what comes of it.
+    pub const fn summary(self) -> &'static str {
+        match self {
+            Self::RoBaRaCoCh => {
+                "row, bank, bank group, rank, column: a row lies together, the next one in the next bank group"
+            }
+            Self::Mop4ClXor => {
+                "row, column, bank, bank group, rank, 4 lines; group, bank and row XOR the column: four lines, then the next group"
+            }
+            Self::RoChRaBaBgCo => "row, rank, bank, bank group, column, as DRAMsim3 writes it",
+            Self::RoChRaBaCoBg => "row, rank, bank, column, bank group: lines alternate over the bank groups",
+            Self::RowContiguous => "rank, bank, bank group, row, column: a bank is filled row after row",
+            Self::BankInterleaved => "row, column, bank, bank group, rank: lines alternate over all banks",
+        }
+    }
+
     /// The mapping called `name` (upper or lower case).
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(name))

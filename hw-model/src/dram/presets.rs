@@ -95,7 +95,7 @@ pub fn ddr4_3200() -> Device {
         bank_refresh: None, // DDR4 has no bank-wise refresh
         dual_command_bus: false,
         pseudo_channels: false,
-        source: "Ramulator 2.1 c5b1c3a, DDR4_3200AA with DDR4_8Gb_x8 (JESD79-4)",
+        source: "Ramulator 2.1 c5b1c3a, DDR4_3200AA with DDR4_8Gb_x8 (JESD79-4)".into(),
         derived: false,
     }
 }
@@ -178,7 +178,7 @@ fn ddr5(speed: &Ddr5) -> Device {
         }),
         dual_command_bus: false,
         pseudo_channels: false,
-        source: speed.source,
+        source: speed.source.into(),
         derived: false,
     }
 }
@@ -324,7 +324,7 @@ pub fn lpddr5_6400() -> Device {
         }),
         dual_command_bus: false,
         pseudo_channels: false,
-        source: "Ramulator 2.1 c5b1c3a, LPDDR5_6400 with LPDDR5_8Gb_x16 (JESD209-5)",
+        source: "Ramulator 2.1 c5b1c3a, LPDDR5_6400 with LPDDR5_8Gb_x16 (JESD209-5)".into(),
         derived: false,
     }
 }
@@ -368,7 +368,7 @@ pub fn lpddr5x_8533() -> Device {
             n_ref_to_act: up(refresh.n_ref_to_act),
             ..refresh
         }),
-        source: "derived: the nanoseconds of LPDDR5-6400 at 938 ps",
+        source: "derived: the nanoseconds of LPDDR5-6400 at 938 ps".into(),
         derived: true,
         ..base
     }
@@ -431,7 +431,7 @@ pub fn hbm2_2000() -> Device {
         }),
         dual_command_bus: true,
         pseudo_channels: true,
-        source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)",
+        source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)".into(),
         derived: false,
     }
 }
@@ -495,7 +495,7 @@ pub fn hbm3_6400() -> Device {
         }),
         dual_command_bus: true,
         pseudo_channels: true,
-        source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)",
+        source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)".into(),
         derived: false,
     }
 }

@@ -94,6 +94,10 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
     });
     let put = |words: &mut Vec<u32>, entry: &Entry| {
         let age = u32::try_from(c.now - entry.arrive).ok()?;
+        // What is left of an earlier read may hit a row that counts as foreign.
+        if !(frame.first..frame.end).contains(&(i64::from(entry.row) - frame.base_row)) {
+            return None;
+        }
         words.extend([u32::from(entry.bank) | u32::from(entry.counted) << 16, frame.relative(entry.row)?, age]);
         (!entry.is_write).then_some(())
     };

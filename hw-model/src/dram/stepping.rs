@@ -1,6 +1,7 @@
 //! The event-driven controller against itself stepping through every single cycle.
 use super::config::{Config, PagePolicy, Refresh};
-use super::controller::{Controller, Request, RequestKind};
+use super::controller::Controller;
+use super::request::{Request, RequestKind};
 use super::{Device, MappingKind, presets};
 use proptest::prelude::*;
 

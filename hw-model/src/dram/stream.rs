@@ -1,13 +1,13 @@
 //! The three address streams that the reference figures are measured on, as iterators of reads.
 //!
-//! All addresses lie in a window of 1 GiB, on lines of 64 bytes. [`halves`] cuts each line into two reads of 32 bytes for devices
-//! that move 32 bytes an access.
-use super::controller::Request;
+//! All addresses lie in a window of 1 GiB, on lines of 64 bytes. A device that moves less than a line in one access gets each line
+//! cut into several reads, see [`cut`]. [`StreamKind`] finds a stream by its name.
+use super::request::Request;
 
 /// Bytes of a line.
-const LINE: u64 = 64;
+pub const LINE: u64 = 64;
 /// Bytes of the window that all streams stay in.
-const WINDOW: u64 = 1 << 30;
+pub const WINDOW: u64 = 1 << 30;
 /// Bytes of one expert of the `expert` stream: 1.5 MiB.
 const EXPERT: u64 = 3 << 19;
 /// Experts laid end to end.
@@ -63,12 +63,90 @@ pub fn experts(lines: u64) -> impl Iterator<Item = Request> + Clone {
     })
 }
 
-/// Each 64-byte line as two reads of 32 bytes, lower half first.
-pub fn halves(lines: impl Iterator<Item = Request> + Clone) -> impl Iterator<Item = Request> + Clone {
-    lines.flat_map(|line| [line, Request { address: line.address + LINE / 2, ..line }])
+/// Each 64-byte line as reads of `access_bytes`, lowest address first. A device that moves a line or more in one access gets one read
+/// a line.
+pub fn cut(lines: impl Iterator<Item = Request> + Clone, access_bytes: u64) -> impl Iterator<Item = Request> + Clone {
+    let pieces = (LINE / access_bytes).max(1);
+    lines.flat_map(move |line| {
+        (0..pieces).map(move |piece| Request { address: line.address + piece * access_bytes, ..line })
+    })
 }
 
 /// `bytes` bytes from `start` in order, `access_bytes` at a time: one expert as it lies in a channel.
 pub fn contiguous(start: u64, bytes: u64, access_bytes: u64) -> impl Iterator<Item = Request> + Clone {
     (0..bytes.div_ceil(access_bytes)).map(move |index| Request::read(start + index * access_bytes))
+}
+
+/// One of the three streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// [`sequential`].
+    Sequential,
+    /// [`random`].
+    Random,
+    /// [`experts`].
+    Experts,
+}
+
+impl StreamKind {
+    /// All streams.
+    pub const ALL: [Self; 3] = [Self::Sequential, Self::Random, Self::Experts];
+
+    /// Name in configurations: `seq`, `rand` or `expert`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sequential => "seq",
+            Self::Random => "rand",
+            Self::Experts => "expert",
+        }
+    }
+
+    /// The inverse of [`Self::name`].
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// One line for people.
+    pub const fn summary(self) -> &'static str {
+        match self {
+            Self::Sequential => "lines of 64 bytes in order, modulo 1 GiB",
+            Self::Random => "lines drawn uniformly from 1 GiB",
+            Self::Experts => "eight experts of 1.5 MiB read at once, 4 KiB from each in turn",
+        }
+    }
+
+    /// The first `requests` reads of the stream for a device that moves `access_bytes` bytes in one access, at most a line.
+    pub fn requests(self, requests: u64, access_bytes: u64) -> Box<dyn Iterator<Item = Request>> {
+        let lines = requests.div_ceil((LINE / access_bytes).max(1));
+        let taken = usize::try_from(requests).unwrap_or(usize::MAX);
+        match self {
+            Self::Sequential => Box::new(cut(sequential(lines), access_bytes).take(taken)),
+            Self::Random => Box::new(cut(random(lines), access_bytes).take(taken)),
+            Self::Experts => Box::new(cut(experts(lines), access_bytes).take(taken)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_to_accesses() {
+        let addresses =
+            |access| StreamKind::Sequential.requests(5, access).map(|request| request.address).collect::<Vec<_>>();
+        assert_eq!(addresses(64), [0, 64, 128, 192, 256]);
+        assert_eq!(addresses(32), [0, 32, 64, 96, 128]);
+        assert_eq!(addresses(16), [0, 16, 32, 48, 64]);
+    }
+
+    #[test]
+    fn streams_stay_in_their_window_and_are_found_by_name() {
+        for kind in StreamKind::ALL {
+            assert_eq!(StreamKind::by_name(kind.name()), Some(kind));
+            assert!(kind.requests(100_000, 64).all(|request| request.address < WINDOW && request.address % LINE == 0));
+        }
+        // Beyond the window from the front again.
+        assert_eq!(sequential(WINDOW / LINE + 1).last(), Some(Request::read(0)));
+    }
 }

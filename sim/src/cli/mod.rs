@@ -3,6 +3,7 @@
 
 mod convert;
 mod demo;
+mod dram;
 mod inspect;
 mod run;
 mod source;
@@ -35,6 +36,8 @@ enum Command {
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Run a stream of requests through one memory channel, command by command
+    Dram(dram::Args),
 }
 
 /// Runs the command line of this process.
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Dram(args) => dram::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -68,7 +68,7 @@ pub(super) fn counts(rows: &[CountRow]) -> String {
 }
 
 /// A table whose columns from `numbers` on are aligned to the right.
-fn aligned(header: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(super) fn aligned(header: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(header.to_vec()).add_rows(rows);
     for column in table.column_iter_mut().skip(numbers) {

@@ -7,6 +7,7 @@
 mod command;
 mod damage;
 mod demo;
+mod dram;
 mod files;
 mod guarantees;
 mod options;
