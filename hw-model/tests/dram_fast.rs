@@ -106,6 +106,28 @@ proptest! {
     }
 }
 
+/// LPDDR5 may be between ACT1 and ACT2 where a jump lands: the row that ACT2 opens is part of the state.
+#[test]
+fn jumps_that_land_between_the_halves_of_an_activate_agree() {
+    for device in [presets::lpddr5_6400(), presets::lpddr5x_8533()] {
+        for (queue_depth, page_policy) in
+            (20..64).flat_map(|depth| [(depth, PagePolicy::Closed), (depth, PagePolicy::Open)])
+        {
+            let config = Config {
+                page_policy,
+                queue_depth,
+                offers_per_cycle: 1,
+                ..Config::new(MappingKind::Mop4ClXor, Refresh::None)
+            };
+            let mut pair = Pair::new(&device, config);
+            for lines in [8193, 8193, 12_314] {
+                pair.read(0, lines * pair.access);
+                assert_eq!(pair.differs(), None, "{} {config:?}", device.name);
+            }
+        }
+    }
+}
+
 /// One stream in laps over the same window, up to the acceptance of its last line.
 #[test]
 fn laps_agree_and_are_jumped_over() {

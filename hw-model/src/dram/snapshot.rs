@@ -170,6 +170,9 @@ pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: F
         _ => None,
     };
     c.activating = (words.next() == 1).then(|| words.entry(0));
+    if let Some(entry) = &c.activating {
+        c.channel.banks.row[usize::from(entry.bank)] = entry.row; // ACT2 opens it.
+    }
     c.active.fill(None);
     c.active_banks = 0;
     for _ in 0..words.next() {
