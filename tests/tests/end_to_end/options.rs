@@ -70,7 +70,8 @@ fn systems_bits_and_sizes() {
     };
     let [default, two, four] = ["", "--bits 2", "--bits 4"].map(at);
     assert_eq!(default, two);
-    assert!((number(&four["ndp_us"]) / number(&two["ndp_us"]) - 2.0).abs() < 1e-4);
+    // First accesses and the last chunk do not grow with the bits.
+    assert!((1.9..2.0).contains(&(number(&four["ndp_us"]) / number(&two["ndp_us"]))));
     assert_eq!((&four["link_us"], &four["miss_rate"]), (&two["link_us"], &two["miss_rate"]));
     let offload = row(&folder, "gpt-oss-20b.safetensors --policy raw --domain-tokens 200 --system offload");
     assert_eq!((number(&offload["ndp_us"]), &offload["miss_rate"]), (0.0, &two["miss_rate"]));
@@ -95,7 +96,7 @@ fn wrong_options_are_one_sentence() {
         (format!("run {TINY} --policy raw,,cptr"), "expected a policy"),
         (format!("run {TINY} --placement nonsense"), "expected a placement (lru, "),
         (format!("run {TINY} --placement lru:x=1"), "lru: expected no parameters"),
-        (format!("run {TINY} --system nonsense"), "expected one of offload"),
+        (format!("run {TINY} --system nonsense"), "or one of offload"),
         (format!("run {TINY} --cache 0"), "expected 1 to 32 experts per layer, found 0"),
         (format!("run {TINY} --cache 33"), "expected 1 to 32 experts per layer, found 33"),
         (format!("run {TINY} --cache many"), "many"),
