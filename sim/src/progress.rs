@@ -1,37 +1,50 @@
-//! Progress of long work, for people: a bar on a terminal once two seconds have passed, nothing in a pipe.
+//! Progress of long work, for people: shown on a terminal once two seconds have passed, never in a pipe.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How long a command may take before it shows a bar.
+/// How long a command may take before it shows that it is at work.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Progress of a known number of steps.
+/// Progress of a piece of work; gone from the screen when dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    start: Instant,
-    shown: AtomicBool,
+    /// Dropped with the progress, which ends the wait of the thread that shows it.
+    _done: Sender<()>,
 }
 
 impl Progress {
-    /// `steps` of something, named by a verb such as `running`.
+    /// A bar for `steps` of something, named by a verb such as `running`.
     pub fn new(steps: u64, verb: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::hidden());
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {percent:>3} %  {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(verb);
-        Self { bar, start: Instant::now(), shown: AtomicBool::new(false) }
+        Self::start(bar.with_message(verb), "{msg} {wide_bar} {percent:>3} %  {eta} left")
+    }
+
+    /// A sign of life for work of unknown length.
+    pub fn unknown(verb: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        Self::start(bar.with_message(verb), "{spinner} {msg} {elapsed}")
+    }
+
+    fn start(bar: ProgressBar, template: &str) -> Self {
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let (done, waiting) = channel::<()>();
+        let shown = bar.clone();
+        std::thread::spawn(move || {
+            if waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                shown.set_draw_target(ProgressDrawTarget::stderr());
+                shown.enable_steady_tick(Duration::from_millis(100));
+            }
+        });
+        Self { bar, _done: done }
     }
 
     /// Counts `steps` more as done.
     pub fn advance(&self, steps: u64) {
         self.bar.inc(steps);
-        if self.start.elapsed() > PATIENCE && !self.shown.swap(true, Ordering::Relaxed) {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
     }
 }
 

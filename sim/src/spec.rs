@@ -68,6 +68,11 @@ impl Values {
         }
     }
 
+    /// The value of the first parameter, 0 where there is none.
+    pub fn first(&self) -> f64 {
+        self.values.first().copied().unwrap_or(0.0)
+    }
+
     /// The value of `name`.
     ///
     /// # Panics
@@ -88,10 +93,51 @@ impl fmt::Display for Values {
     }
 }
 
-/// Cuts `name:a=1:b=2` into the name and its pairs.
-pub fn split(text: &str) -> (&str, impl Iterator<Item = &str>) {
-    let mut parts = text.split(':');
-    (parts.next().unwrap_or(""), parts)
+/// A family of things that are chosen by name and parameters: policies, placements.
+pub trait Kind: fmt::Debug + 'static {
+    /// What the family is called, in the singular, with its article.
+    const WHAT: &'static str;
+    /// Whether the first parameter is shown even at its default.
+    const SHOWS_FIRST: bool;
+
+    /// Every member, in the order of tables.
+    fn all() -> &'static [&'static Self];
+    /// Name on the command line.
+    fn name(&self) -> &'static str;
+    /// Its parameters.
+    fn parameters(&self) -> &'static [Parameter];
+}
+
+/// A member of a family with its parameters.
+#[derive(Debug, Clone)]
+pub struct Choice<K: Kind> {
+    /// Which member.
+    pub kind: &'static K,
+    /// With which numbers.
+    pub values: Values,
+}
+
+impl<K: Kind> Choice<K> {
+    /// Reads `name` or `name:parameter=value:…`.
+    ///
+    /// # Errors
+    /// Unknown names and values out of range.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut parts = text.split(':');
+        let name = parts.next().unwrap_or("");
+        let Some(kind) = K::all().iter().find(|kind| kind.name() == name) else {
+            let names: Vec<_> = K::all().iter().map(|kind| kind.name()).collect();
+            return Err(Error::new(format!("expected {} ({}), found \"{name}\"", K::WHAT, names.join(", "))));
+        };
+        Ok(Self { kind, values: Values::parse(name, kind.parameters(), parts)? })
+    }
+}
+
+impl<K: Kind> fmt::Display for Choice<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if K::SHOWS_FIRST { f.write_str(&self.values.with_first()) } else { self.values.fmt(f) }
+    }
 }
 
 #[cfg(test)]
@@ -104,8 +150,8 @@ mod tests {
     ];
 
     fn parse(text: &str) -> Result<Values> {
-        let (name, pairs) = split(text);
-        Values::parse(name, PARAMETERS, pairs)
+        let (name, pairs) = text.split_once(':').unwrap_or((text, ""));
+        Values::parse(name, PARAMETERS, pairs.split(':').filter(|pair| !pair.is_empty()))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How long the filter takes for a token in a layer, per expert, and how long a trace takes to read.
 //!
 //! `cargo bench -p cptr-tests` measures; with `-- --test` each runs once.
-#![expect(missing_docs, reason = "the macros of criterion make public functions")]
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 use std::path::Path;

@@ -7,9 +7,10 @@ use cptr_hw_model::{Model, System};
 
 use super::{run::remarks, table};
 use crate::error::{Error, Result};
+use crate::policy;
 use crate::report::{self, Section};
 use crate::run::outcome::Outcome;
-use crate::run::{self, Plan};
+use crate::run::{self, Plan, RowPlan};
 use crate::trace::{Trace, native};
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,8 @@ struct Part {
     title: &'static str,
     introduction: &'static str,
     system: &'static str,
+    /// Policies beside all of them with their defaults: other points of the same frontier.
+    more_policies: &'static [&'static str],
 }
 
 const PARTS: [Part; 3] = [
@@ -45,18 +48,21 @@ const PARTS: [Part; 3] = [
         title: "Selection: a small model with all its router logits",
         introduction: "Nine domains one after the other. Every policy may choose other experts than the model wants; mass loss is the price.",
         system: "offload",
+        more_policies: &["cache-prior:lambda=0.05", "cache-prior:lambda=0.2", "cptr:eps=0.02", "cptr:eps=0.08"],
     },
     Part {
         trace: GPT_OSS,
         title: "Eviction: decoding with gpt-oss-20b, experts copied on demand",
         introduction: "Only the chosen experts are recorded, so nothing but the choice of resident experts may differ; \"tracked\" is CPTR's. Each miss is a copy over the link.",
         system: "offload",
+        more_policies: &[],
     },
     Part {
         trace: GPT_OSS,
         title: "Placement: decoding with gpt-oss-20b, cold experts run near the data",
         introduction: "The same trace with a near-data device. Copies on demand now cost more than the runs they save; experts that are placed once and stay let the device work.",
         system: "ndp",
+        more_policies: &[],
     },
 ];
 
@@ -93,12 +99,13 @@ pub(super) fn main(args: &Args) -> Result<()> {
 fn run_part(part: &Part) -> Result<Outcome> {
     let trace = part.trace.read()?;
     let system = System::find(part.system).ok_or_else(|| Error::new(format!("no system {}", part.system)))?;
-    let plan = Plan {
-        rows: Plan::rows(&[], &[])?,
-        cache: 2 * trace.shape.k,
-        system: system.clone(),
-        model: Model::find(&trace.meta.model).cloned(),
-    };
+    let mut rows = Plan::rows(&[], &[])?;
+    let more: Vec<String> = part.more_policies.iter().map(ToString::to_string).collect();
+    rows.extend(Plan::rows(&more, &[])?.into_iter().skip(1));
+    let order = |row: &RowPlan| policy::KINDS.iter().position(|kind| kind.name == row.policy.kind.name);
+    rows.sort_by(|a, b| order(a).cmp(&order(b)).then(a.policy.values.first().total_cmp(&b.policy.values.first())));
+    let plan =
+        Plan { rows, cache: 2 * trace.shape.k, system: system.clone(), model: Model::find(&trace.meta.model).cloned() };
     run::run(&trace, &plan)
 }
 

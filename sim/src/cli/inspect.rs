@@ -3,6 +3,7 @@
 use super::source::Source;
 use crate::error::Result;
 use crate::inspect::{Options, inspect, inspect_counts, print, print_counts};
+use crate::progress::Progress;
 use crate::trace::import::Recording;
 
 #[derive(Debug, clap::Args)]
@@ -20,7 +21,9 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args) -> Result<()> {
     match args.source.read()? {
         Recording::Tokens(trace) => {
+            let working = Progress::unknown("inspecting");
             let report = inspect(&trace, &Options { cache_sizes: args.cache.clone() });
+            drop(working);
             if args.json { super::print_json(&report) } else { super::print(&print(&report)) }
         }
         Recording::Counts(counts) => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::trace::import::{self, IMPORTERS, Layout, Options, Recording};
 use crate::trace::{Convention, Trace};
 
@@ -57,7 +58,10 @@ impl Source {
             model: self.model.clone(),
             ..Options::default()
         };
-        match import::read(&self.path, &options)? {
+        let reading = Progress::unknown("reading");
+        let recording = import::read(&self.path, &options)?;
+        drop(reading);
+        match recording {
             Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(&self.path))?)),
             counts @ Recording::Counts(_) if self.domain.is_empty() && self.domain_tokens.is_none() => Ok(counts),
             Recording::Counts(_) => Err(Error::in_file(

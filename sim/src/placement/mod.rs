@@ -9,11 +9,8 @@ mod tracked;
 pub(crate) use belady::next_use;
 pub(crate) use tracked::boxed as boxed_tracker;
 
-use std::fmt;
-
 use cptr_core::{ExpertSet, words_for};
 
-use crate::error::{Error, Result};
 use crate::spec::{self, Parameter, Values};
 use crate::trace::MAX_EXPERTS;
 
@@ -49,7 +46,7 @@ pub struct Layer<'a> {
 }
 
 /// A placement as the command line knows it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kind {
     /// Name on the command line.
     pub name: &'static str,
@@ -67,32 +64,29 @@ pub struct Kind {
 pub const KINDS: &[&Kind] = &[&lru::KIND, &lfu::KIND, &tracked::KIND, &pinned::KIND, &belady::KIND];
 
 /// A placement with its parameters.
-#[derive(Debug, Clone)]
-pub struct Choice {
-    /// Which placement.
-    pub kind: &'static Kind,
-    /// With which numbers.
-    pub values: Values,
-}
+pub type Choice = spec::Choice<Kind>;
 
-impl Choice {
-    /// Reads `name` or `name:parameter=value:…`.
-    ///
-    /// # Errors
-    /// Unknown names and values out of range.
-    pub fn parse(text: &str) -> Result<Self> {
-        let (name, pairs) = spec::split(text);
-        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
-            let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-            return Err(Error::new(format!("expected a placement ({}), found \"{name}\"", names.join(", "))));
-        };
-        Ok(Self { kind, values: Values::parse(name, kind.parameters, pairs)? })
+impl spec::Kind for Kind {
+    const WHAT: &'static str = "a placement";
+    const SHOWS_FIRST: bool = false;
+
+    fn all() -> &'static [&'static Self] {
+        KINDS
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        self.parameters
     }
 }
 
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.kind.name, self.values)
+impl Choice {
+    /// Makes the state for one layer.
+    pub fn make<'a>(&self, layer: Layer<'a>) -> Box<dyn Placement + 'a> {
+        (self.kind.make)(&self.values, layer)
     }
 }
 
@@ -143,7 +137,7 @@ mod tests {
         let ids: Vec<u16> = tokens.concat();
         let next_use = next_use(&ids, tokens[0].len(), 16);
         let choice = Choice::parse(name).unwrap();
-        let mut placement = (choice.kind.make)(&choice.values, Layer { experts: 16, capacity, next_use: &next_use });
+        let mut placement = choice.make(Layer { experts: 16, capacity, next_use: &next_use });
         let mut resident = Resident::new();
         let mut misses = 0;
         for (index, wanted) in tokens.iter().enumerate() {

@@ -9,12 +9,9 @@ mod raw;
 mod smoothing;
 mod substitute;
 
-use std::fmt;
-
 use cptr_core::topk::Best;
 use cptr_core::{Experts, Logit, Router};
 
-use crate::error::{Error, Result};
 use crate::spec::{self, Parameter, Values};
 use crate::trace::{Knowledge, MAX_TOP_K};
 
@@ -49,7 +46,7 @@ pub struct Layer<'a> {
 }
 
 /// A policy as the command line knows it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kind {
     /// Name on the command line.
     pub name: &'static str,
@@ -81,37 +78,29 @@ pub const KINDS: &[&Kind] = &[
 ];
 
 /// A policy with its parameters.
-#[derive(Debug, Clone)]
-pub struct Choice {
-    /// Which policy.
-    pub kind: &'static Kind,
-    /// With which numbers.
-    pub values: Values,
+pub type Choice = spec::Choice<Kind>;
+
+impl spec::Kind for Kind {
+    const WHAT: &'static str = "a policy";
+    const SHOWS_FIRST: bool = true;
+
+    fn all() -> &'static [&'static Self] {
+        KINDS
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        self.parameters
+    }
 }
 
 impl Choice {
-    /// Reads `name` or `name:parameter=value:…`.
-    ///
-    /// # Errors
-    /// Unknown names and values out of range.
-    pub fn parse(text: &str) -> Result<Self> {
-        let (name, pairs) = spec::split(text);
-        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
-            let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
-            return Err(Error::new(format!("expected a policy ({}), found \"{name}\"", names.join(", "))));
-        };
-        Ok(Self { kind, values: Values::parse(name, kind.parameters, pairs)? })
-    }
-
     /// Makes the state for one layer.
     pub fn make<'a>(&self, layer: Layer<'a>) -> Box<dyn Policy + 'a> {
         (self.kind.make)(&self.values, layer)
-    }
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.kind.name, self.values.with_first())
     }
 }
 

@@ -6,8 +6,7 @@ use cptr_core::{Logit, Metrics, Router};
 use cptr_hw_model::LayerWork;
 
 use super::context::LayerContext;
-use super::outcome::BINS;
-use super::{Plan, RowPlan, add};
+use super::{BINS, Plan, RowPlan, add};
 use crate::placement::{self, Placement, Resident, Served};
 use crate::policy::{self, Policy, Token};
 use crate::progress::Progress;
@@ -100,7 +99,7 @@ impl<'a> Runner<'a> {
     fn new(row: &RowPlan, router: Router<'a>, sizes: placement::Layer<'a>, tokens: usize) -> Self {
         Self {
             policy: row.policy.make(policy::Layer { experts: sizes.experts, router }),
-            placement: (row.placement.kind.make)(&row.placement.values, sizes),
+            placement: row.placement.make(sizes),
             resident: Resident::new(),
             selects: row.policy.kind.name != policy::RAW,
             chosen: Vec::new(),

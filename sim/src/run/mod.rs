@@ -20,6 +20,9 @@ use crate::progress::Progress;
 use crate::trace::Trace;
 use outcome::{Outcome, Row, Skipped};
 
+/// Largest number of points of a curve over the length of the trace.
+pub const BINS: usize = 120;
+
 /// One row of the result: a policy with a placement.
 #[derive(Debug, Clone)]
 pub struct RowPlan {

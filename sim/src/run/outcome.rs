@@ -4,11 +4,8 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::layer::RowLayer;
-use super::{Plan, RowPlan};
+use super::{BINS, Plan, RowPlan};
 use crate::trace::{Knowledge, Trace};
-
-/// Largest number of points of a curve over the length of the trace.
-pub const BINS: usize = 120;
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]

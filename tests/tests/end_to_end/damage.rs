@@ -68,11 +68,21 @@ fn claims_beyond_the_file() {
     assert_refused(&folder, "a.safetensors", overflow, "", "expected a safetensors header");
     let nothing = safetensors_of(&tensor("U16", "[0,1000000000000,4]", 0), b"");
     assert_refused(&folder, "a.safetensors", nothing, "", "at least one token");
-    // The first of 10^10 values that a numpy header promises.
-    let header = "{'descr': '<i2', 'fortran_order': False, 'shape': (1250000000, 4, 2), }\n";
-    let claim = [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat();
-    assert_refused(&folder, "a.npy", &claim, "", "found an array [1250000000, 4, 2]");
-    assert_refused(&folder, "a.npz", npz(&[("experts", claim)]), "", "array experts");
+    // Values of 20 GB and of 3 GB that numpy headers promise, and the first few of them.
+    let claim = |tokens: u64| {
+        let header = format!("{{'descr': '<i2', 'fortran_order': False, 'shape': ({tokens}, 4, 2), }}\n");
+        [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat()
+    };
+    for (tokens, expected) in
+        [(1_250_000_000, "found an array [1250000000, 4, 2]"), (187_500_000, "expected 3000000000 bytes")]
+    {
+        assert_refused(&folder, "a.npy", claim(tokens), "", expected);
+        assert_refused(&folder, "a.npz", npz(&[("experts", claim(tokens))]), "", expected);
+        assert_refused(&folder, "a.npy.zst", zstd(claim(tokens)), "", expected);
+    }
+    let mut cut_off = tar(&[("a.npy", &"x".repeat(5000))]);
+    cut_off.truncate(1000);
+    assert_refused(&folder, "a.tar", cut_off, "", "expected a whole tar archive");
     // A header of 4 GB in a small file.
     let claim = [b"\x93NUMPY\x02\x00", &u32::MAX.to_le_bytes()[..], &[b' '; 64]].concat();
     assert_refused(&folder, "a.npy", claim, "", "expected");

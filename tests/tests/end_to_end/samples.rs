@@ -23,8 +23,8 @@ pub(crate) enum Keeps {
     Tokens { starts: &'static [usize], logits: bool },
     /// Tokens that follow no other.
     Unordered,
-    /// Sums over the parts between these tokens.
-    Counts { tables: usize },
+    /// Sums over the parts that begin at these tokens.
+    Counts { starts: &'static [usize] },
 }
 
 /// A recording on disk.
@@ -65,10 +65,10 @@ pub(crate) const SAMPLES: &[Sample] = &[
     Sample::new("moe-sim", "sim.jsonl --experts 16", TWO),
     Sample::new("moe-cache-lab", "lab.jsonl", ONE),
     Sample::new("vllm-log", "vllm.jsonl", Keeps::Unordered),
-    Sample::new("moe-infinity", "activations.npy --format moe-infinity --top-k 2", Keeps::Counts { tables: 2 }),
-    Sample::new("fiddler", "popularity.json", Keeps::Counts { tables: 1 }),
-    Sample::new("olmoe-counts", "counts.json.zst", Keeps::Counts { tables: 1 }),
-    Sample::new("coli-usage", "profile.coli_usage", Keeps::Counts { tables: 1 }),
+    Sample::new("moe-infinity", "activations.npy --format moe-infinity --top-k 2", Keeps::Counts { starts: &[0, CUT] }),
+    Sample::new("fiddler", "popularity.json", Keeps::Counts { starts: &[0] }),
+    Sample::new("olmoe-counts", "counts.json.zst", Keeps::Counts { starts: &[0] }),
+    Sample::new("coli-usage", "profile.coli_usage", Keeps::Counts { starts: &[0] }),
 ];
 
 /// A routing with a slow context, as real ones have.
@@ -91,7 +91,7 @@ impl Routing {
                 logits.push((*level + 1.2 * random.symmetric()) as f32);
             }
         }
-        let ids = logits.chunks(EXPERTS).flat_map(|scores| best(scores)).collect();
+        let ids = logits.chunks(EXPERTS).flat_map(best).collect();
         Self { logits, ids }
     }
 
