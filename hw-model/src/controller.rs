@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use crate::dram::ConfigError;
-use crate::validate::{at_least, positive};
+use crate::validate::within;
 
 /// Cost table of a controller.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -27,11 +27,11 @@ pub struct Controller {
 impl Controller {
     /// Refuses impossible values; fields are named below `controller`.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        positive("controller.clock_mhz", self.clock_mhz)?;
-        at_least("controller.select_cycles", self.select_cycles, 0.0)?;
-        at_least("controller.select_cycles_per_expert", self.select_cycles_per_expert, 0.0)?;
-        at_least("controller.update_cycles", self.update_cycles, 0.0)?;
-        at_least("controller.update_cycles_per_expert", self.update_cycles_per_expert, 0.0)
+        within("controller.clock_mhz", self.clock_mhz, 0.001, 1e5)?;
+        within("controller.select_cycles", self.select_cycles, 0.0, 1e9)?;
+        within("controller.select_cycles_per_expert", self.select_cycles_per_expert, 0.0, 1e9)?;
+        within("controller.update_cycles", self.update_cycles, 0.0, 1e9)?;
+        within("controller.update_cycles_per_expert", self.update_cycles_per_expert, 0.0, 1e9)
     }
 
     /// One `select` over `experts` experts, in picoseconds: on the critical path, between router and dispatch.

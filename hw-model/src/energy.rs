@@ -21,7 +21,11 @@ pub struct Energy {
 impl Energy {
     /// All components.
     pub const fn total_pj(&self) -> u64 {
-        self.gpu_memory_pj + self.gpu_compute_pj + self.link_pj + self.far_memory_pj + self.ndp_compute_pj
+        self.gpu_memory_pj
+            .saturating_add(self.gpu_compute_pj)
+            .saturating_add(self.link_pj)
+            .saturating_add(self.far_memory_pj)
+            .saturating_add(self.ndp_compute_pj)
     }
 }
 
@@ -30,11 +34,11 @@ impl Add for Energy {
 
     fn add(self, other: Self) -> Self {
         Self {
-            gpu_memory_pj: self.gpu_memory_pj + other.gpu_memory_pj,
-            gpu_compute_pj: self.gpu_compute_pj + other.gpu_compute_pj,
-            link_pj: self.link_pj + other.link_pj,
-            far_memory_pj: self.far_memory_pj + other.far_memory_pj,
-            ndp_compute_pj: self.ndp_compute_pj + other.ndp_compute_pj,
+            gpu_memory_pj: self.gpu_memory_pj.saturating_add(other.gpu_memory_pj),
+            gpu_compute_pj: self.gpu_compute_pj.saturating_add(other.gpu_compute_pj),
+            link_pj: self.link_pj.saturating_add(other.link_pj),
+            far_memory_pj: self.far_memory_pj.saturating_add(other.far_memory_pj),
+            ndp_compute_pj: self.ndp_compute_pj.saturating_add(other.ndp_compute_pj),
         }
     }
 }

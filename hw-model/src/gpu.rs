@@ -2,7 +2,7 @@
 use serde::Deserialize;
 
 use crate::dram::ConfigError;
-use crate::validate::{at_least, positive, share};
+use crate::validate::{share, within};
 
 /// A GPU. Launches of kernels are left out: in decoding they are captured once and replayed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -29,13 +29,13 @@ pub struct Gpu {
 impl Gpu {
     /// Refuses impossible values; fields are named below `gpu`.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        positive("gpu.memory_gb", self.memory_gb)?;
-        positive("gpu.memory_gb_s", self.memory_gb_s)?;
+        within("gpu.memory_gb", self.memory_gb, 0.001, 1e6)?;
+        within("gpu.memory_gb_s", self.memory_gb_s, 0.001, 1e9)?;
         share("gpu.memory_share", self.memory_share)?;
-        positive("gpu.tflop_s", self.tflop_s)?;
+        within("gpu.tflop_s", self.tflop_s, 0.001, 1e9)?;
         share("gpu.compute_share", self.compute_share)?;
-        at_least("gpu.memory_pj_per_bit", self.memory_pj_per_bit, 0.0)?;
-        at_least("gpu.on_chip_pj_per_byte", self.on_chip_pj_per_byte, 0.0)
+        within("gpu.memory_pj_per_bit", self.memory_pj_per_bit, 0.0, 1e3)?;
+        within("gpu.on_chip_pj_per_byte", self.on_chip_pj_per_byte, 0.0, 1e3)
     }
 
     /// Time in picoseconds of a kernel that reads `bytes` bytes and does `macs` multiply-accumulates.

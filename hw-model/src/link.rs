@@ -19,7 +19,7 @@
 use serde::Deserialize;
 
 use crate::dram::ConfigError;
-use crate::validate::{at_least, share};
+use crate::validate::{share, within};
 
 /// Bytes of a line, the unit of CXL.mem.
 pub const LINE_BYTES: u64 = 64;
@@ -160,20 +160,16 @@ impl Link {
         if ![8.0, 16.0, 32.0, 64.0].contains(&self.gt_s) {
             return Err(ConfigError::new("link.gt_s", self.gt_s, "must be 8, 16, 32 or 64"));
         }
-        if !(1..=16).contains(&self.lanes) {
-            return Err(ConfigError::new("link.lanes", self.lanes, "must lie between 1 and 16"));
-        }
+        within("link.lanes", f64::from(self.lanes), 1.0, 16.0)?;
         if self.flit == Some(Flit::Cxl68) && self.gt_s > 32.0 {
             return Err(ConfigError::new("link.flit", "cxl-68", "must be \"cxl-256\" above 32 GT/s"));
         }
-        at_least("link.credits", f64::from(self.credits), 1.0)?;
-        at_least("link.round_trip_ns", self.round_trip_ns, 0.0)?;
-        at_least("link.copy_launch_ns", self.copy_launch_ns, 0.0)?;
-        at_least("link.launch_ns", self.launch_ns, 0.0)?;
-        at_least("link.pj_per_bit", self.pj_per_bit, 0.0)?;
-        if !(0.0..=1e-3).contains(&self.bit_error_rate) {
-            return Err(ConfigError::new("link.bit_error_rate", self.bit_error_rate, "must lie between 0 and 0.001"));
-        }
+        within("link.credits", f64::from(self.credits), 1.0, 1e6)?;
+        within("link.round_trip_ns", self.round_trip_ns, 0.0, 1e9)?;
+        within("link.copy_launch_ns", self.copy_launch_ns, 0.0, 1e9)?;
+        within("link.launch_ns", self.launch_ns, 0.0, 1e9)?;
+        within("link.pj_per_bit", self.pj_per_bit, 0.0, 1e3)?;
+        within("link.bit_error_rate", self.bit_error_rate, 0.0, 1e-3)?;
         share("link.copy_efficiency", self.copy_efficiency)?;
         share("link.both_ways_to_gpu", self.both_ways_to_gpu)?;
         share("link.both_ways_from_gpu", self.both_ways_from_gpu)?;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::dram::{Config, ConfigError, Device, FastChannels, MappingKind, Refresh, presets};
 use crate::model::Model;
-use crate::validate::{at_least, positive};
+use crate::validate::within;
 
 /// How many multiplications an array does per cycle at few bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -134,14 +134,21 @@ impl Memory {
 
     fn validate(&self) -> Result<(), ConfigError> {
         let (device, config) = self.parts()?;
-        FastChannels::new(&device, config, self.channels, self.stripe_bytes)?;
-        positive("ndp.memory.clock_mhz", self.clock_mhz)?;
-        let table_mhz = 1e6 / f64::from(device.timing.t_ck_ps);
-        if (self.clock_mhz / table_mhz - 1.0).abs() > 0.005 {
-            let rule = format!("must lie within 0.5 % of {table_mhz:.1}, the clock of {}", device.name);
-            return Err(ConfigError::new("ndp.memory.clock_mhz", self.clock_mhz, rule));
+        within("ndp.memory.channels", f64::from(self.channels), 1.0, 4096.0)?;
+        let most = device.organisation.capacity_bytes;
+        if !(1..=most).contains(&self.stripe_bytes) {
+            let rule = format!("must lie between 1 and {most}, the bytes of a channel");
+            return Err(ConfigError::new("ndp.memory.stripe_bytes", self.stripe_bytes, rule));
         }
-        at_least("ndp.memory.pj_per_bit", self.pj_per_bit, 0.0)
+        let rename = |error: ConfigError| match error.field {
+            "stripe_bytes" => ConfigError { field: "ndp.memory.stripe_bytes", ..error },
+            _ => error,
+        };
+        FastChannels::new(&device, config, self.channels, self.stripe_bytes).map_err(rename)?;
+        let table_mhz = 1e6 / f64::from(device.timing.t_ck_ps);
+        // The table's period is rounded to picoseconds: half a per cent covers that.
+        within("ndp.memory.clock_mhz", self.clock_mhz, (table_mhz * 0.995).floor(), (table_mhz * 1.005).ceil())?;
+        within("ndp.memory.pj_per_bit", self.pj_per_bit, 0.0, 1e3)
     }
 
     /// Greatest rate of all channels in GB/s (10^9 bytes), at the nominal clock.
@@ -184,14 +191,15 @@ impl Memory {
 
 impl Arrays {
     fn validate(&self) -> Result<(), ConfigError> {
-        at_least("ndp.arrays.count", f64::from(self.count), 1.0)?;
-        at_least("ndp.arrays.rows", f64::from(self.rows), 1.0)?;
-        at_least("ndp.arrays.columns", f64::from(self.columns), 1.0)?;
-        positive("ndp.arrays.clock_mhz", self.clock_mhz)?;
+        within("ndp.arrays.count", f64::from(self.count), 1.0, 1e6)?;
+        within("ndp.arrays.rows", f64::from(self.rows), 1.0, 1e6)?;
+        within("ndp.arrays.columns", f64::from(self.columns), 1.0, 1e6)?;
+        within("ndp.arrays.clock_mhz", self.clock_mhz, 1.0, 1e5)?;
         if let Some(rate) = self.dequantised_weights_per_cycle {
-            positive("ndp.arrays.dequantised_weights_per_cycle", rate)?;
+            within("ndp.arrays.dequantised_weights_per_cycle", rate, 0.001, 1e12)?;
         }
-        at_least("ndp.arrays.pj_per_mac", self.pj_per_mac, 0.0)
+        within("ndp.arrays.dequantise_latency_cycles", f64::from(self.dequantise_latency_cycles), 0.0, 1e6)?;
+        within("ndp.arrays.pj_per_mac", self.pj_per_mac, 0.0, 1e6)
     }
 
     /// Weights per cycle that all arrays take, with the limit of dequantisation.
@@ -232,10 +240,7 @@ impl Ndp {
             let rule = format!("must hold two stripes over all channels, {} bytes", 2 * self.memory.unit());
             return Err(ConfigError::new("ndp.scratchpad_kib", self.scratchpad_kib, rule));
         }
-        if self.scratchpad_kib > 1 << 30 {
-            return Err(ConfigError::new("ndp.scratchpad_kib", self.scratchpad_kib, "must be at most 1 TiB"));
-        }
-        Ok(())
+        within("ndp.scratchpad_kib", self.scratchpad_kib as f64, 1.0, 1e9)
     }
 
     /// Bytes that an expert takes in the device: padded to whole stripes over all channels.
@@ -280,7 +285,7 @@ impl Ndp {
             bytes,
             macs: model.expert_parameters().saturating_mul(u64::from(tokens)),
             stream_ps,
-            work_ps: (chunks - 1) * full.work_ps + last.work_ps,
+            work_ps: full.work_ps.saturating_mul(chunks - 1).saturating_add(last.work_ps),
             chunks,
             full,
             last,
@@ -299,8 +304,8 @@ struct Pipeline {
 impl Pipeline {
     /// One chunk: it is read as soon as its half is free, worked on when it is there and the arrays are.
     fn step(self, chunk: Chunk) -> Self {
-        let read = self.read.max(self.worked_before) + chunk.load_ps;
-        Self { read, worked: read.max(self.worked) + chunk.work_ps, worked_before: self.worked }
+        let read = self.read.max(self.worked_before).saturating_add(chunk.load_ps);
+        Self { read, worked: read.max(self.worked).saturating_add(chunk.work_ps), worked_before: self.worked }
     }
 
     /// `count` equal chunks. Once a step only shifts all three times by the same, all further steps do.
@@ -309,11 +314,11 @@ impl Pipeline {
             let next = self.step(chunk);
             let shift = next.worked - self.worked;
             if next.read - self.read == shift && next.worked_before - self.worked_before == shift {
-                let all = shift * (count - done);
+                let later = |time: u64| time.saturating_add(shift.saturating_mul(count - done));
                 return Self {
-                    read: self.read + all,
-                    worked: self.worked + all,
-                    worked_before: self.worked_before + all,
+                    read: later(self.read),
+                    worked: later(self.worked),
+                    worked_before: later(self.worked_before),
                 };
             }
             self = next;
@@ -430,8 +435,10 @@ mod tests {
         assert_eq!(change(|ndp| ndp.memory.device = "DDR9".into()), "ndp.memory.device");
         assert_eq!(change(|ndp| ndp.memory.mapping = "best".into()), "ndp.memory.mapping");
         assert_eq!(change(|ndp| ndp.memory.refresh = "all".into()), "ndp.memory.refresh");
-        assert_eq!(change(|ndp| ndp.memory.channels = 0), "channels");
-        assert_eq!(change(|ndp| ndp.memory.stripe_bytes = 100), "stripe_bytes");
+        assert_eq!(change(|ndp| ndp.memory.channels = 0), "ndp.memory.channels");
+        assert_eq!(change(|ndp| ndp.memory.channels = u32::MAX), "ndp.memory.channels");
+        assert_eq!(change(|ndp| ndp.memory.stripe_bytes = 100), "ndp.memory.stripe_bytes");
+        assert_eq!(change(|ndp| ndp.memory.stripe_bytes = u64::MAX), "ndp.memory.stripe_bytes");
         assert_eq!(change(|ndp| ndp.memory.clock_mhz = 1600.0), "ndp.memory.clock_mhz");
         assert_eq!(change(|ndp| ndp.arrays.count = 0), "ndp.arrays.count");
         assert_eq!(change(|ndp| ndp.arrays.clock_mhz = f64::INFINITY), "ndp.arrays.clock_mhz");

@@ -18,7 +18,7 @@ use crate::gpu::Gpu;
 use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::{Expert, Ndp};
-use crate::validate::at_least;
+use crate::validate::within;
 
 /// Where an expert runs that is not in GPU memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -179,11 +179,6 @@ static SYSTEMS: LazyLock<Vec<System>> = LazyLock::new(|| {
     FILES.iter().map(read).collect()
 });
 
-/// Bits per weight that a machine may have.
-fn check_bits(field: &'static str, bits: f64) -> Result<(), ConfigError> {
-    if (1.0..=32.0).contains(&bits) { Ok(()) } else { Err(ConfigError::new(field, bits, "must lie between 1 and 32")) }
-}
-
 impl System {
     /// How times are computed, for people who read them.
     pub const METHOD: &'static str = "modelled: DRAM commands, link flits, array pipeline, GPU roofline";
@@ -330,8 +325,8 @@ impl System {
         let ndp_ps = shared(expert.queue_ps(cold_runs));
         // Results go back one by one: behind the last run, or behind one another.
         let all_results_ps = trip.result_ps.saturating_mul(u64::from(cold_runs));
-        let end_ps = (ndp_ps + trip.result_ps).max(shared(expert.run_ps()) + all_results_ps);
-        let away_ps = trip.there_ps + 2 * link.one_way_ps() + link.launch_ps() + end_ps;
+        let end_ps = ndp_ps.saturating_add(trip.result_ps).max(shared(expert.run_ps()).saturating_add(all_results_ps));
+        let away_ps = (trip.there_ps + 2 * link.one_way_ps() + link.launch_ps()).saturating_add(end_ps);
         let link_ps = link.both_ways_ps(copy_ps.saturating_add(all_results_ps), trip.there_ps);
         Side { link_ps, ndp_ps, end_ps: away_ps }
     }
@@ -408,11 +403,11 @@ impl File {
         if self.name.is_empty() {
             return Err(ConfigError::new("name", "empty", "must be given"));
         }
-        check_bits("gpu_bits", self.gpu_bits)?;
+        within("gpu_bits", self.gpu_bits, 1.0, 32.0)?;
         self.gpu.validate()?;
         self.link.validate()?;
         if let Some(store) = &self.store {
-            at_least("store.pj_per_bit", store.pj_per_bit, 0.0)?;
+            within("store.pj_per_bit", store.pj_per_bit, 0.0, 1e3)?;
         }
         if let Some(controller) = &self.controller {
             controller.validate()?;
@@ -421,7 +416,7 @@ impl File {
             (Cold::Gpu, None, None) => Ok(()),
             (Cold::Gpu, _, _) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given")),
             (Cold::Ndp, Some(ndp), Some(bits)) => {
-                check_bits("ndp_bits", bits)?;
+                within("ndp_bits", bits, 1.0, 32.0)?;
                 ndp.validate()?;
                 self.validate_near_data(ndp)
             }

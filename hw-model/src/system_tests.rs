@@ -152,7 +152,7 @@ fn bad_files_are_refused_with_field_value_and_rule() {
         ("ndp_bits = 2.0", "ndp_bits = 0.5", "ndp_bits is 0.5, but it must lie between 1 and 32"),
         ("ndp_bits = 2.0", "", "cold is ndp, but it needs both ndp and ndp_bits"),
         ("cold = \"ndp\"", "cold = \"gpu\"", "cold is gpu, but it must be \"ndp\""),
-        ("channels = 20", "channels = 0", "channels is 0"),
+        ("channels = 20", "channels = 0", "ndp.memory.channels is 0, but it must lie between 1 and 4096"),
         ("flit = \"cxl-68\"", "", "link.flit is absent"),
         ("flit = \"cxl-68\"", "flit = \"cxl-69\"", "unknown variant `cxl-69`"),
         ("capacity_gb = 512.0", "capacity_gb = 51.2", "ndp.capacity_gb is 51.2, but it must be at least 171.8"),
@@ -179,6 +179,13 @@ fn huge_models_and_huge_work_have_a_time() {
     for system in System::all() {
         assert!(system.layer_time(&huge, work).total_ps > 0);
     }
+    let slow = FILES[3]
+        .replacen("count = 64", "count = 1", 1)
+        .replacen("columns = 4", "columns = 1", 1)
+        .replacen("clock_mhz = 1000.0", "clock_mhz = 1.0", 1)
+        .replacen("scales_with_16_over_bits", "fixed", 1)
+        .replacen("round_trip_ns = 180.0", "round_trip_ns = 1e9", 1);
+    assert_eq!(System::from_toml(&slow).unwrap().layer_time(&huge, work).total_ps, u64::MAX);
 }
 
 proptest! {

@@ -1,17 +1,14 @@
 //! Rules that many fields share.
 use crate::dram::ConfigError;
 
-/// Refuses what is not a finite number above 0.
-pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
-    if value.is_finite() && value > 0.0 { Ok(()) } else { Err(ConfigError::new(field, value, "must be above 0")) }
-}
-
-/// Refuses what is not a finite number of at least `least`.
-pub(crate) fn at_least(field: &'static str, value: f64, least: f64) -> Result<(), ConfigError> {
-    if value.is_finite() && value >= least {
+/// Refuses what does not lie between `least` and `most`.
+///
+/// Upper ends are far beyond any machine; they keep times within 64 bits.
+pub(crate) fn within(field: &'static str, value: f64, least: f64, most: f64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
         Ok(())
     } else {
-        Err(ConfigError::new(field, value, format!("must be at least {least}")))
+        Err(ConfigError::new(field, value, format!("must lie between {least} and {most}")))
     }
 }
 
