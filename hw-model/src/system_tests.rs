@@ -92,7 +92,7 @@ fn mixtral_8x22b_near_the_data_against_a_copy() {
     assert!((copy.link_ps as f64 / 1e9 - 604.0 / 24.8).abs() < 0.05, "{copy:?}");
 }
 
-/// One FP16 expert from HBM and over a link, by the figures of 6.3: bits times picojoules.
+/// One FP16 expert from GPU memory and over a link: bits times picojoules.
 #[test]
 fn energy_is_bits_times_picojoules() {
     let offload = system("offload").layer_time(mixtral(), cold(1)).energy;
