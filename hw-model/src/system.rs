@@ -1,13 +1,24 @@
-//! How long a layer takes: bytes over bandwidth for GPU, link and near-data device, overlapped.
+//! How long a layer takes on a machine of GPU, link and near-data device, and what energy it takes.
 //!
-//! Approximate: no DRAM timing, no flits, no compute limits; [`System::METHOD`] says so in every output. One token at a time, as in
-//! decoding for one user, where all three are bound by the weights they read.
+//! [`System::layer_time`] puts the parts together: [`crate::gpu`] (roofline), [`crate::link`] (flits and copies), [`crate::ndp`]
+//! (command-level DRAM behind a scratchpad and arrays), [`crate::controller`]. One token at a time, as in decoding for one user.
+//! Machines are files, `data/systems/*.toml`; [`System::from_toml`] reads others.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use crate::breakdown::Breakdown;
+use crate::controller::Controller;
+use crate::dram::ConfigError;
+use crate::energy::Energy;
+use crate::gpu::Gpu;
+use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
+use crate::ndp::{Expert, Ndp};
+use crate::validate::within;
 
 /// Where an expert runs that is not in GPU memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -19,22 +30,59 @@ pub enum Cold {
     Ndp,
 }
 
-/// A machine. Field meanings, units and sources: `data/systems.toml`.
+/// The memory or drive that experts are copied from where there is no near-data device.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the data file documents each field with its unit, once")]
-pub struct System {
+pub struct Store {
+    /// Name for people.
     pub name: String,
+    /// Energy per bit read, in picojoules.
+    pub pj_per_bit: f64,
+}
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct System {
+    /// As given to `--system`.
+    pub name: String,
+    /// One line for people.
     pub summary: String,
+    /// Where experts run that are not in GPU memory.
     pub cold: Cold,
-    pub gpu_gb_s: f64,
+    /// Bits per weight in GPU memory and on the link.
     pub gpu_bits: f64,
-    pub link_gb_s: f64,
-    pub link_round_trip_us: f64,
-    pub copy_launch_us: f64,
-    pub ndp_gb_s: f64,
+    /// Bits per weight of the experts that run near the data.
     pub ndp_bits: f64,
+    /// Where the numbers come from, as a whole; the file says it for each.
     pub source: String,
+    hardware: Arc<Hardware>,
+    known: Known,
+}
+
+#[derive(Debug, PartialEq)]
+struct Hardware {
+    gpu: Gpu,
+    link: Link,
+    store: Option<Store>,
+    ndp: Option<Ndp>,
+    controller: Option<Controller>,
+}
+
+/// Times of experts by parameters and bits (as their pattern), found once and shared by all clones of a system.
+#[derive(Clone, Default)]
+struct Known(Arc<Mutex<HashMap<(u64, u64), Expert>>>);
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Known")
+    }
+}
+
+/// What is known already makes no difference.
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// What one layer has to do for one token.
@@ -46,37 +94,96 @@ pub struct LayerWork {
     pub cold_runs: u32,
     /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
     pub loads: u32,
+    /// Experts whose scores the controller goes through to select and update; 0 where the router's choice is taken as it is.
+    pub scored_experts: u32,
 }
 
-/// Time of one layer for one token in picoseconds.
+/// Time and energy of one layer for one token; times in picoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LayerTime {
     /// GPU busy: dense part and resident experts, and copied ones.
     pub gpu_ps: u64,
-    /// Link busy.
+    /// Link busy, in either direction.
     pub link_ps: u64,
     /// Near-data device busy.
     pub ndp_ps: u64,
+    /// Controller busy.
+    pub controller_ps: u64,
     /// From the start of the layer to its end.
     pub total_ps: u64,
+    /// Energy of all of it.
+    pub energy: Energy,
 }
 
-#[derive(Deserialize)]
-struct File {
-    system: Vec<System>,
+/// What is wrong with the file of a system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SystemError {
+    /// Not such a file: syntax, a field that is missing or unknown, a value of the wrong type.
+    Syntax {
+        /// Line, counted from 1.
+        line: usize,
+        /// What was expected there.
+        message: String,
+    },
+    /// A value that no machine can have.
+    Value(ConfigError),
 }
+
+impl fmt::Display for SystemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax { line, message } => write!(f, "line {line}: {message}"),
+            Self::Value(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SystemError {}
+
+impl From<ConfigError> for SystemError {
+    fn from(error: ConfigError) -> Self {
+        Self::Value(error)
+    }
+}
+
+/// A system as its file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    summary: String,
+    cold: Cold,
+    gpu_bits: f64,
+    ndp_bits: Option<f64>,
+    source: String,
+    gpu: Gpu,
+    link: Link,
+    store: Option<Store>,
+    ndp: Option<Ndp>,
+    controller: Option<Controller>,
+}
+
+const FILES: [&str; 8] = [
+    include_str!("../data/systems/offload.toml"),
+    include_str!("../data/systems/offload-a100.toml"),
+    include_str!("../data/systems/laptop.toml"),
+    include_str!("../data/systems/ndp.toml"),
+    include_str!("../data/systems/ndp-fixed.toml"),
+    include_str!("../data/systems/ndp-lpddr5x.toml"),
+    include_str!("../data/systems/monde.toml"),
+    include_str!("../data/systems/m2ndp.toml"),
+];
 
 static SYSTEMS: LazyLock<Vec<System>> = LazyLock::new(|| {
-    toml::from_str::<File>(include_str!("../data/systems.toml"))
-        .expect("the shipped table parses: a unit test reads it")
-        .system
+    let read = |text: &&str| System::from_toml(text).expect("the shipped files are right: a unit test reads them");
+    FILES.iter().map(read).collect()
 });
 
 impl System {
     /// How times are computed, for people who read them.
-    pub const METHOD: &'static str = "approximate: bytes over bandwidth";
+    pub const METHOD: &'static str = "modelled: DRAM commands, link flits, array pipeline, GPU roofline";
 
-    /// All systems of the table.
+    /// All systems that come with the crate.
     pub fn all() -> &'static [Self] {
         &SYSTEMS
     }
@@ -86,92 +193,262 @@ impl System {
         SYSTEMS.iter().find(|system| system.name == name)
     }
 
-    /// Time of one layer.
+    /// The system that a file describes; `data/systems/ndp.toml` says what each field means.
     ///
-    /// The dense part comes first, as the router needs it. Then resident experts on the GPU, copies on the link and cold experts on the
-    /// device go on side by side; where cold experts run on the GPU, each starts when it has arrived, so that only the last one's run
-    /// shows behind the copies.
+    /// # Errors
+    /// Unknown or missing fields, and values that no machine can have, by the name of the field.
+    pub fn from_toml(text: &str) -> Result<Self, SystemError> {
+        let file: File = toml::from_str(text).map_err(|error| SystemError::Syntax {
+            line: error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+            message: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
+        })?;
+        file.validate()?;
+        Ok(Self {
+            name: file.name,
+            summary: file.summary,
+            cold: file.cold,
+            gpu_bits: file.gpu_bits,
+            ndp_bits: file.ndp_bits.unwrap_or(file.gpu_bits),
+            source: file.source,
+            hardware: Arc::new(Hardware {
+                gpu: file.gpu,
+                link: file.link,
+                store: file.store,
+                ndp: file.ndp,
+                controller: file.controller,
+            }),
+            known: Known::default(),
+        })
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &Gpu {
+        &self.hardware.gpu
+    }
+
+    /// The link.
+    pub fn link(&self) -> &Link {
+        &self.hardware.link
+    }
+
+    /// The near-data device, if experts run there.
+    pub fn ndp(&self) -> Option<&Ndp> {
+        self.hardware.ndp.as_ref()
+    }
+
+    /// The controller, if the system has one.
+    pub fn controller(&self) -> Option<&Controller> {
+        self.hardware.controller.as_ref()
+    }
+
+    /// One expert of `model` near the data at [`Self::ndp_bits`], for one token; `None` without a near-data device. The first call for a
+    /// size simulates the DRAM, later ones remember.
+    pub fn expert(&self, model: &Model) -> Option<Expert> {
+        let ndp = self.ndp()?;
+        let key = (model.expert_parameters(), self.ndp_bits.to_bits());
+        // The lock is held while simulating: whoever asks for the same meanwhile would only simulate it again.
+        let mut known = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = || ndp.expert(model, self.ndp_bits, 1).expect("the device was validated when its file was read");
+        Some(*known.entry(key).or_insert_with(found))
+    }
+
+    /// What the time of one expert near the data is made of; `None` without a near-data device.
+    pub fn expert_breakdown(&self, model: &Model) -> Option<Breakdown> {
+        let (ndp, expert) = (self.ndp()?, self.expert(model)?);
+        let validated = "the device was validated when its file was read";
+        let without_refresh = ndp.stream_without_refresh_ps(model, self.ndp_bits).expect(validated) as i64;
+        let peak = ndp.memory.peak_gb_s().expect(validated);
+        let ideal_ps = (model.expert_bytes(self.ndp_bits) / peak * 1e3).round() as i64;
+        let trip = Trip::new(self.link(), model, 1);
+        Some(Breakdown {
+            ideal_ps,
+            rows_ps: without_refresh - ideal_ps,
+            refresh_ps: expert.stream_ps as i64 - without_refresh,
+            pipeline_ps: expert.run_ps() as i64 - expert.stream_ps as i64,
+            link_ps: (trip.there_ps + trip.result_ps + 2 * self.link().one_way_ps()) as i64,
+            launch_ps: self.link().launch_ps() as i64,
+        })
+    }
+
+    /// Time and energy of one layer.
+    ///
+    /// The dense part comes first, as the router needs it, then the controller's selection. After that resident experts on the GPU, copies on the
+    /// link, cold experts on the device and the controller's update go on side by side; where cold experts run on the GPU, each starts
+    /// when it has arrived, so that only the last one's run shows behind the copies. Copies out of the device's memory take their share
+    /// of its bandwidth from the experts that run there.
     pub fn layer_time(&self, model: &Model, work: LayerWork) -> LayerTime {
-        let ps = |bytes: f64, gb_s: f64| bytes / gb_s * 1e3;
-        let dense = ps(model.dense_parameters as f64 * self.gpu_bits / 8.0, self.gpu_gb_s);
-        let run = ps(model.expert_bytes(self.gpu_bits), self.gpu_gb_s);
-        let resident = f64::from(work.resident_runs) * run;
-        let copy = |loads: u32| match loads {
-            0 => 0.0,
-            n => self.copy_launch_us * 1e6 + f64::from(n) * ps(model.expert_bytes(self.gpu_bits), self.link_gb_s),
+        let expert_bytes = model.expert_bytes(self.gpu_bits);
+        let run = self.gpu().kernel_ps(expert_bytes, model.expert_parameters() as f64);
+        let dense_parameters = model.dense_parameters as f64;
+        let dense = self.gpu().kernel_ps(dense_parameters * self.gpu_bits / 8.0, dense_parameters);
+        let (select_ps, update_ps) = match self.controller() {
+            Some(controller) if work.scored_experts > 0 => {
+                (controller.select_ps(work.scored_experts), controller.update_ps(work.scored_experts))
+            }
+            _ => (0, 0),
         };
-        let cold_runs = f64::from(work.cold_runs);
-        let (gpu, link, ndp, total) = match self.cold {
+        let (runs, copies) = match self.cold {
+            Cold::Gpu => (work.resident_runs.saturating_add(work.cold_runs), work.loads.max(work.cold_runs)),
+            Cold::Ndp => (work.resident_runs, work.loads),
+        };
+        let copy_ps = self.link().copy_ps(f64::from(copies) * expert_bytes);
+        let on_gpu = (f64::from(runs) * run).round() as u64;
+        let side = match self.cold {
             Cold::Gpu => {
-                let link = copy(work.loads.max(work.cold_runs));
-                let last = if work.cold_runs > 0 { run } else { 0.0 };
-                let on_gpu = resident + cold_runs * run;
-                (dense + on_gpu, link, 0.0, dense + (link + last).max(on_gpu))
+                let last = if work.cold_runs > 0 { run.round() as u64 } else { 0 };
+                Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copy_ps.saturating_add(last) }
             }
-            Cold::Ndp if work.cold_runs == 0 => {
-                let link = copy(work.loads);
-                (dense + resident, link, 0.0, dense + resident.max(link))
-            }
-            Cold::Ndp => {
-                let activations = cold_runs * ps(2.0 * model.activation_bytes(), self.link_gb_s);
-                let link = copy(work.loads) + activations;
-                let ndp = cold_runs * ps(model.expert_bytes(self.ndp_bits), self.ndp_gb_s);
-                let away = self.link_round_trip_us * 1e6 + activations + ndp;
-                (dense + resident, link, ndp, dense + resident.max(link).max(away))
-            }
+            Cold::Ndp => self.near_data(model, work.cold_runs, copy_ps),
         };
-        let [gpu_ps, link_ps, ndp_ps, total_ps] = [gpu, link, ndp, total].map(|ps| ps.round() as u64);
-        LayerTime { gpu_ps, link_ps, ndp_ps, total_ps }
+        let dense_ps = dense.round() as u64;
+        let last_end = on_gpu.max(side.end_ps).max(side.link_ps).max(update_ps);
+        LayerTime {
+            gpu_ps: dense_ps.saturating_add(on_gpu),
+            link_ps: side.link_ps,
+            ndp_ps: side.ndp_ps,
+            controller_ps: select_ps.saturating_add(update_ps),
+            total_ps: dense_ps.saturating_add(select_ps).saturating_add(last_end),
+            energy: self.energy(model, runs, copies, work.cold_runs),
+        }
+    }
+
+    /// Cold experts near the data, beside copies that take `copy_ps`.
+    fn near_data(&self, model: &Model, cold_runs: u32, copy_ps: u64) -> Side {
+        let Some(expert) = self.expert(model).filter(|_| cold_runs > 0) else {
+            return Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copy_ps };
+        };
+        let link = self.link();
+        let trip = Trip::new(link, model, cold_runs);
+        let device_gb_s = expert.bytes as f64 / expert.stream_ps as f64 * 1e3;
+        let taken = (link.copy_gb_s() / device_gb_s).min(0.9);
+        let shared = |alone_ps: u64| slowed(alone_ps, copy_ps, taken);
+        let ndp_ps = shared(expert.queue_ps(cold_runs));
+        // Results go back one by one: behind the last run, or behind one another.
+        let all_results_ps = trip.result_ps.saturating_mul(u64::from(cold_runs));
+        let end_ps = ndp_ps.saturating_add(trip.result_ps).max(shared(expert.run_ps()).saturating_add(all_results_ps));
+        let away_ps = (trip.there_ps + 2 * link.one_way_ps() + link.launch_ps()).saturating_add(end_ps);
+        let link_ps = link.both_ways_ps(copy_ps.saturating_add(all_results_ps), trip.there_ps);
+        Side { link_ps, ndp_ps, end_ps: away_ps }
+    }
+
+    fn energy(&self, model: &Model, gpu_runs: u32, copies: u32, cold_runs: u32) -> Energy {
+        let gpu_bytes = model.dense_parameters as f64 * self.gpu_bits / 8.0
+            + f64::from(gpu_runs) * model.expert_bytes(self.gpu_bits);
+        let copied_bytes = f64::from(copies) * model.expert_bytes(self.gpu_bits);
+        let near_data = self.ndp().zip(self.expert(model)).filter(|_| self.cold == Cold::Ndp);
+        let (flit_bytes, ndp_bytes, macs) = near_data.map_or((0, 0.0, 0.0), |(_, expert)| {
+            let count = f64::from(cold_runs);
+            (Trip::wire_bytes(self.link(), model, cold_runs), count * expert.bytes as f64, count * expert.macs as f64)
+        });
+        let far_pj_per_bit = match (&near_data, &self.hardware.store) {
+            (Some((ndp, _)), _) => ndp.memory.pj_per_bit,
+            (None, Some(store)) => store.pj_per_bit,
+            (None, None) => 0.0,
+        };
+        let round = |pj: f64| pj.round() as u64;
+        Energy {
+            gpu_memory_pj: round(gpu_bytes * 8.0 * self.gpu().memory_pj_per_bit),
+            gpu_compute_pj: round(gpu_bytes * self.gpu().on_chip_pj_per_byte),
+            link_pj: round((copied_bytes + flit_bytes as f64) * 8.0 * self.link().pj_per_bit),
+            far_memory_pj: round((copied_bytes + ndp_bytes) * 8.0 * far_pj_per_bit),
+            ndp_compute_pj: round(near_data.map_or(0.0, |(ndp, _)| macs * ndp.arrays.pj_per_mac)),
+        }
+    }
+}
+
+/// What goes on beside the GPU's resident experts.
+struct Side {
+    link_ps: u64,
+    ndp_ps: u64,
+    /// From the router's decision to the last result on the GPU.
+    end_ps: u64,
+}
+
+/// Messages of a layer: the token's activations once (all experts read the same), a descriptor for each expert, a result of each.
+struct Trip {
+    /// Activations and descriptors on the wire.
+    there_ps: u64,
+    /// One result on the wire.
+    result_ps: u64,
+}
+
+impl Trip {
+    fn bytes(model: &Model, experts: u32) -> (u64, u64) {
+        let activation = (model.activation_bytes() as u64).next_multiple_of(LINE_BYTES);
+        (activation + LINE_BYTES * u64::from(experts), activation)
+    }
+
+    fn new(link: &Link, model: &Model, experts: u32) -> Self {
+        let (there, result) = Self::bytes(model, experts);
+        Self { there_ps: link.send(there).serial_ps, result_ps: link.send(result).serial_ps }
+    }
+
+    fn wire_bytes(link: &Link, model: &Model, experts: u32) -> u64 {
+        if experts == 0 {
+            return 0;
+        }
+        let (there, result) = Self::bytes(model, experts);
+        link.wire_bytes(there) + u64::from(experts) * link.wire_bytes(result)
+    }
+}
+
+/// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for `other_ps`.
+fn slowed(alone_ps: u64, other_ps: u64, taken: f64) -> u64 {
+    let stretched = alone_ps as f64 / (1.0 - taken);
+    stretched.min(alone_ps as f64 + taken * other_ps as f64).round() as u64
+}
+
+impl File {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.name.is_empty() {
+            return Err(ConfigError::new("name", "empty", "must be given"));
+        }
+        within("gpu_bits", self.gpu_bits, 1.0, 32.0)?;
+        self.gpu.validate()?;
+        self.link.validate()?;
+        if let Some(store) = &self.store {
+            within("store.pj_per_bit", store.pj_per_bit, 0.0, 1e3)?;
+        }
+        if let Some(controller) = &self.controller {
+            controller.validate()?;
+        }
+        match (self.cold, &self.ndp, self.ndp_bits) {
+            (Cold::Gpu, None, None) => Ok(()),
+            (Cold::Gpu, _, _) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given")),
+            (Cold::Ndp, Some(ndp), Some(bits)) => {
+                within("ndp_bits", bits, 1.0, 32.0)?;
+                ndp.validate()?;
+                self.validate_near_data(ndp)
+            }
+            (Cold::Ndp, _, _) => Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits")),
+        }
+    }
+
+    fn validate_near_data(&self, ndp: &Ndp) -> Result<(), ConfigError> {
+        if self.link.flit.is_none() {
+            return Err(ConfigError::new(
+                "link.flit",
+                "absent",
+                "must be \"cxl-68\" or \"cxl-256\" where cold is \"ndp\"",
+            ));
+        }
+        if self.store.is_some() {
+            return Err(ConfigError::new(
+                "store",
+                "given",
+                "must be absent where cold is \"ndp\": copies come from the device",
+            ));
+        }
+        let (peak, copies) = (ndp.memory.peak_gb_s()?, self.link.copy_gb_s());
+        if peak < copies {
+            let rule =
+                format!("must give more than the {copies:.1} GB/s that copies over the link take, not {peak:.1}");
+            return Err(ConfigError::new("ndp.memory.channels", ndp.memory.channels, rule));
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn mixtral() -> &'static Model {
-        Model::find("Mixtral-8x7B").unwrap()
-    }
-
-    #[test]
-    fn one_mixtral_expert() {
-        let work = LayerWork { cold_runs: 1, ..LayerWork::default() };
-        let near_data = System::find("ndp").unwrap().layer_time(mixtral(), work);
-        // 44.04 MB at 512 GB/s.
-        assert_eq!(near_data.ndp_ps, 86_016_000);
-        let offload = System::find("offload").unwrap().layer_time(mixtral(), LayerWork { loads: 1, ..work });
-        // 352.3 MB at 24.8 GB/s and the launch.
-        assert!((offload.link_ps as f64 / 1e9 - 14.207).abs() < 0.001, "{offload:?}");
-    }
-
-    #[test]
-    fn all_resident_is_gpu_time_only() {
-        for system in System::all() {
-            let time = system.layer_time(mixtral(), LayerWork { resident_runs: 2, ..LayerWork::default() });
-            assert_eq!((time.total_ps, time.link_ps, time.ndp_ps), (time.gpu_ps, 0, 0), "{}", system.name);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_part_is_busy_longer_than_the_layer_and_work_never_saves_time(
-            resident_runs in 0u32..16, cold_runs in 0u32..16, loads in 0u32..16,
-        ) {
-            let work = LayerWork { resident_runs, cold_runs, loads };
-            for system in System::all() {
-                let time = system.layer_time(mixtral(), work);
-                for part in [time.gpu_ps, time.link_ps, time.ndp_ps] {
-                    prop_assert!(part <= time.total_ps + 1);
-                }
-                for more in [
-                    LayerWork { resident_runs: resident_runs + 1, ..work },
-                    LayerWork { cold_runs: cold_runs + 1, ..work },
-                    LayerWork { loads: loads + 1, ..work },
-                ] {
-                    prop_assert!(system.layer_time(mixtral(), more).total_ps >= time.total_ps);
-                }
-            }
-        }
-    }
-}
+#[path = "system_tests.rs"]
+mod tests;

@@ -43,8 +43,8 @@ pub(super) struct Args {
 /// The machine and the model that times are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Machine {
-    /// System
-    #[arg(long, value_name = "NAME", default_value = "offload", value_parser = system_name, help_heading = "Machine")]
+    /// System by its name, or the TOML file of one
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "offload", value_parser = system_name, help_heading = "Machine")]
     system: System,
     /// Bits per weight of experts that run near the data (default: the system's)
     #[arg(long, value_name = "BITS", help_heading = "Machine")]
@@ -85,8 +85,12 @@ impl Machine {
 }
 
 fn system_name(name: &str) -> std::result::Result<System, String> {
+    if name.ends_with(".toml") {
+        let text = std::fs::read_to_string(name).map_err(|error| error.to_string())?;
+        return System::from_toml(&text).map_err(|error| error.to_string());
+    }
     let names = || System::all().iter().map(|system| system.name.as_str()).collect::<Vec<_>>().join(", ");
-    System::find(name).cloned().ok_or_else(|| format!("expected one of {}", names()))
+    System::find(name).cloned().ok_or_else(|| format!("expected a file ending in .toml, or one of {}", names()))
 }
 
 pub(super) fn main(args: &Args) -> Result<()> {

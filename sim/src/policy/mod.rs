@@ -62,6 +62,9 @@ pub struct Kind {
     pub make: for<'a> fn(&Values, Layer<'a>) -> Box<dyn Policy + 'a>,
 }
 
+/// Name of the policy that takes the router's choice as it is.
+pub const RAW: &str = "raw";
+
 /// Every policy, in the order of tables.
 pub const KINDS: &[&Kind] = &[
     &raw::KIND,

@@ -5,7 +5,7 @@ use crate::spec::Values;
 use crate::trace::Knowledge;
 
 pub(super) const KIND: Kind = Kind {
-    name: "raw",
+    name: super::RAW,
     summary: "the model's own choice",
     parameters: &[],
     needs: Knowledge::Ids,

@@ -40,6 +40,8 @@ struct Runner<'a> {
     policy: Box<dyn Policy + 'a>,
     placement: Box<dyn Placement + 'a>,
     resident: Resident,
+    /// Whether the controller goes through the scores; the raw router's choice it takes as it is.
+    selects: bool,
     chosen: Vec<u16>,
     previous: Vec<u16>,
     sums: RowLayer,
@@ -99,6 +101,7 @@ impl<'a> Runner<'a> {
             policy: row.policy.make(policy::Layer { experts: sizes.experts, router }),
             placement: row.placement.make(sizes),
             resident: Resident::new(),
+            selects: row.policy.kind.name != policy::RAW,
             chosen: Vec::new(),
             previous: Vec::new(),
             sums: RowLayer { miss_bins: vec![0; BINS.min(tokens)], ..RowLayer::default() },
@@ -124,7 +127,12 @@ impl<'a> Runner<'a> {
         let loads = self.placement.serve(&Served { index, wanted, chosen: &self.chosen }, &mut self.resident);
         self.sums.loads += u64::from(loads);
         std::mem::swap(&mut self.chosen, &mut self.previous);
-        LayerWork { resident_runs: (self.previous.len() - cold) as u32, cold_runs: cold as u32, loads }
+        LayerWork {
+            resident_runs: (self.previous.len() - cold) as u32,
+            cold_runs: cold as u32,
+            loads,
+            scored_experts: if self.selects { trace.shape.experts as u32 } else { 0 },
+        }
     }
 }
 
@@ -152,14 +160,14 @@ impl Scores {
 struct TimeTable<'a> {
     plan: &'a Plan,
     k: usize,
-    /// GPU, link, near-data device and total, in picoseconds, by cold runs and loads.
+    /// GPU, link, near-data device and total, in picoseconds, by cold runs, loads and whether the controller selects.
     known: Vec<Option<[u64; 4]>>,
 }
 
 impl<'a> TimeTable<'a> {
     /// Loads beyond k, as at the one migration of a pinned placement, are not kept in the table.
     fn new(plan: &'a Plan, k: usize) -> Self {
-        Self { plan, k, known: vec![None; (k + 1) * (k + 1)] }
+        Self { plan, k, known: vec![None; 2 * (k + 1) * (k + 1)] }
     }
 
     fn get(&mut self, work: LayerWork) -> Option<[u64; 4]> {
@@ -172,7 +180,8 @@ impl<'a> TimeTable<'a> {
         if cold > self.k || loads > self.k {
             return Some(compute());
         }
-        Some(*self.known[cold * (self.k + 1) + loads].get_or_insert_with(compute))
+        let selects = usize::from(work.scored_experts > 0);
+        Some(*self.known[(cold * (self.k + 1) + loads) * 2 + selects].get_or_insert_with(compute))
     }
 }
 

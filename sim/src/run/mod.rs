@@ -65,7 +65,7 @@ impl Plan {
         for policy in chosen {
             let with = match () {
                 () if !given.is_empty() => given.clone(),
-                () if policies.is_empty() && policy.kind.name == "raw" => parse_placements(&all_placements)?,
+                () if policies.is_empty() && policy.kind.name == policy::RAW => parse_placements(&all_placements)?,
                 () => vec![placement::Choice::parse(policy.kind.placement)?],
             };
             rows.extend(with.into_iter().map(|placement| RowPlan { policy: policy.clone(), placement }));

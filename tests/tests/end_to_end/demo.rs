@@ -28,7 +28,7 @@ fn prints_a_row_for_every_policy_and_writes_a_report() {
     let files: Vec<_> = folder.contents().into_keys().collect();
     assert_eq!(files, [folder.path().join("report.html")]);
     assert_self_contained(&String::from_utf8(folder.read("report.html")).unwrap());
-    assert!(output.stdout.contains("report.html") && output.stdout.contains("approximate"));
+    assert!(output.stdout.contains("report.html") && output.stdout.contains("modelled"));
 }
 
 fn cells(line: &str) -> Vec<&str> {
