@@ -101,7 +101,10 @@ fn run_part(part: &Part) -> Result<Outcome> {
     let system = System::find(part.system).ok_or_else(|| Error::new(format!("no system {}", part.system)))?;
     let mut rows = Plan::rows(&[], &[])?;
     let more: Vec<String> = part.more_policies.iter().map(ToString::to_string).collect();
-    rows.extend(Plan::rows(&more, &[])?.into_iter().skip(1));
+    if !more.is_empty() {
+        // Without the reference row, which is there.
+        rows.extend(Plan::rows(&more, &[])?.into_iter().skip(1));
+    }
     let order = |row: &RowPlan| policy::KINDS.iter().position(|kind| kind.name == row.policy.kind.name);
     rows.sort_by(|a, b| order(a).cmp(&order(b)).then(a.policy.values.first().total_cmp(&b.policy.values.first())));
     let plan =
