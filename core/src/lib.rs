@@ -3,7 +3,7 @@
 //! A controller that holds some experts of a layer in fast memory links this crate and calls, for every token and layer,
 //!
 //! 1. [`Router::top_k`] — which experts the model wants (or takes the list from the model's own router),
-//! 2. [`select`] — which experts run: resident ones may stand in for wanted ones while the chosen keep at least `1 - eps` of the
+//! 2. [`select()`] — which experts run: resident ones may stand in for wanted ones while the chosen keep at least `1 - eps` of the
 //!    wanted routing mass. This is the critical path; it reads only logits and residency,
 //! 3. [`Tracker::victim`] — which resident expert to give up where one must be loaded,
 //! 4. [`Tracker::update`] — off the critical path: tracks how often each expert is wanted (Kalman level at two time scales), the

@@ -1,6 +1,6 @@
 //! A run as one HTML page with plots: opens from disk, needs no network, reads in light and dark, prints.
 //!
-//! [`html`] makes the page out of [`Section`]s, one per [`Outcome`]; [`write`] puts it into a file. The plots are SVG inside the page,
+//! [`html`] makes the page out of [`Section`]s, one per [`Outcome`]; [`write()`] puts it into a file. The plots are SVG inside the page,
 //! the page is well-formed XML, and all text that comes from a trace is escaped.
 
 mod layers;
