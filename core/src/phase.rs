@@ -36,7 +36,7 @@ pub struct PhaseConfig {
 }
 
 impl Default for PhaseConfig {
-    /// Chosen on Qwen3, DeepSeek-V2-Lite and gpt-oss traces (docs/filter.md).
+    /// A compromise between delay and false alarms on joined domains; eviction hardly depends on it (docs/filter.md).
     fn default() -> Self {
         Self { proportional_shift: 6, integral_shift: 12, acquire_tokens: 32, slack_16ths: 18, threshold: 10 }
     }
