@@ -7,6 +7,7 @@ pub mod error;
 mod file;
 pub mod format;
 pub mod inspect;
+pub mod model;
 pub mod placement;
 pub mod policy;
 pub mod progress;
