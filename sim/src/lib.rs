@@ -1,6 +1,7 @@
 //! Routing traces through the filter and a near-data system: the library behind the `cptr` command.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cli;
 pub mod dram;
 pub mod error;

@@ -22,6 +22,7 @@ use std::path::Path;
 use candle_core::{Device, Module, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::{Linear, RmsNorm};
+use sha2::Digest;
 
 use crate::error::{Error, Result};
 use attention::Attention;
@@ -47,6 +48,7 @@ pub struct Model {
     /// Sizes and conventions.
     pub config: Config,
     weights: Weights,
+    fingerprint: [u8; 32],
     text: text::Text,
     /// `[V, D]`.
     embedding: Tensor,
@@ -100,15 +102,9 @@ impl Model {
     /// If a file is missing or no model of a known family, if a tensor is missing, has another shape or holds a number that is not finite,
     /// or if the tokenizer has ids that the model does not.
     pub fn load(folder: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map(|bytes| (bytes, path.clone())).map_err(|error| Error::io(&path, &error))
-        };
-        let (bytes, path) = read("config.json")?;
-        let config = family::read(&String::from_utf8_lossy(&bytes)).map_err(|error| error.or_file(&path))?;
-        let (bytes, path) = read("tokenizer.json")?;
-        let text = text::Text::read(&bytes, config.vocab).map_err(|error| error.or_file(&path))?;
-        Self::new(config, Weights::open(folder)?, text)
+        let read = |name: &str| text::read(&folder.join(name));
+        let (config, tokenizer) = (read("config.json")?, read("tokenizer.json")?);
+        Self::new(folder, &config, &tokenizer, || Weights::open(folder))
     }
 
     /// A model whose files are in memory: the texts of `config.json` and `tokenizer.json`, and the bytes of one safetensors file.
@@ -116,13 +112,21 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn from_parts(config_json: &str, weights: impl Into<Cow<'static, [u8]>>, tokenizer_json: &str) -> Result<Self> {
-        let config = family::read(config_json).map_err(|error| error.or_file(Path::new("config.json")))?;
-        let text = text::Text::read(tokenizer_json.as_bytes(), config.vocab)
-            .map_err(|error| error.or_file(Path::new("tokenizer.json")))?;
-        Self::new(config, Weights::memory(weights.into())?, text)
+        Self::new(Path::new(""), config_json, tokenizer_json, || Weights::memory(weights.into()))
     }
 
-    fn new(config: Config, weights: Weights, text: text::Text) -> Result<Self> {
+    /// `folder` is for messages.
+    fn new(
+        folder: &Path,
+        config_json: &str,
+        tokenizer_json: &str,
+        weights: impl FnOnce() -> Result<Weights>,
+    ) -> Result<Self> {
+        let config = family::read(config_json).map_err(|error| error.or_file(&folder.join("config.json")))?;
+        let text = text::Text::read(tokenizer_json.as_bytes(), config.vocab)
+            .map_err(|error| error.or_file(&folder.join("tokenizer.json")))?;
+        let weights = weights()?;
+        let fingerprint = weights.digest().chain_update(config_json).chain_update(tokenizer_json).finalize().into();
         let (vocab, hidden) = (config.vocab, config.hidden);
         let norm = |name: &str| -> Result<RmsNorm> {
             Ok(RmsNorm::new(weights.tensor(&format!("{name}.weight"), &[hidden])?, config.norm_eps))
@@ -142,7 +146,12 @@ impl Model {
                 block: Ffn::read(&weights, &config, layer)?,
             });
         }
-        Ok(Self { norm: norm("model.norm")?, text, embedding, layers, output, config, weights })
+        Ok(Self { norm: norm("model.norm")?, fingerprint, text, embedding, layers, output, config, weights })
+    }
+
+    /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples of the weights.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// Token ids of a text, with the special tokens that the tokenizer puts around one.

@@ -10,6 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::trace::array::Mapping;
@@ -56,9 +57,19 @@ impl Weights {
         Ok(Self { shards: vec![tensors], index: HashMap::new(), list: path.into() })
     }
 
-    /// Mapped files, in the order of their names.
-    pub(super) fn shards(&self) -> &[Tensors] {
-        &self.shards
+    /// A digest of the sizes, the headers and samples of the files: cheap, and another training run changes it.
+    pub(super) fn digest(&self) -> Sha256 {
+        const SAMPLES: usize = 64;
+        const BYTES: usize = 4096;
+        let mut digest = Sha256::new();
+        for shard in &self.shards {
+            let (header, bytes) = shard.bytes();
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(header);
+            let step = (bytes.len() / SAMPLES).max(BYTES);
+            bytes.chunks(step).for_each(|chunk| digest.update(&chunk[..chunk.len().min(BYTES)]));
+        }
+        digest
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {

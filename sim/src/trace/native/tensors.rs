@@ -58,6 +58,11 @@ impl Tensors {
         Some((info, &self.map[self.start + from..self.start + to]))
     }
 
+    /// The header and all bytes after it.
+    pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
+        self.map.split_at(self.start)
+    }
+
     /// Integers of any type, as `u32`.
     pub(super) fn integers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<u32>)>> {
         let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
