@@ -14,8 +14,8 @@ use crate::file;
 use crate::trace::array::{Float, FloatArray, Mapping};
 
 /// A mapped safetensors file with its checked header.
-pub(super) struct Tensors {
-    pub(super) path: PathBuf,
+pub(crate) struct Tensors {
+    pub(crate) path: PathBuf,
     map: Arc<Mapping>,
     /// First byte after the header.
     start: usize,
@@ -24,21 +24,24 @@ pub(super) struct Tensors {
 }
 
 impl Tensors {
-    pub(super) fn open(file: &fs::File, path: &Path) -> Result<Self> {
+    pub(crate) fn open(file: &fs::File, path: &Path) -> Result<Self> {
         let about = file.metadata().map_err(|error| Error::io(path, &error))?;
         if !about.is_file() {
             return Err(Error::new("expected a safetensors file, found a folder or a device"));
         }
-        let short = || Error::new(format!("expected a safetensors file, found {} bytes in all", about.len()));
         if about.len() < 8 {
-            return Err(short());
+            return Err(short(about.len()));
         }
-        let map = Mapping::new(file, path)?;
-        let claimed = u64::from_le_bytes(*map.first_chunk().ok_or_else(short)?);
-        if claimed > about.len() - 8 {
+        Self::new(Mapping::new(file, path)?, path)
+    }
+
+    /// Checks the header of a file; `path` is for messages and names.
+    pub(crate) fn new(map: Mapping, path: &Path) -> Result<Self> {
+        let length = map.len() as u64;
+        let claimed = u64::from_le_bytes(*map.first_chunk().ok_or_else(|| short(length))?);
+        if claimed > length - 8 {
             return Err(Error::new(format!(
-                "expected a safetensors header within the {} bytes of the file, found one that claims {claimed} bytes",
-                about.len()
+                "expected a safetensors header within the {length} bytes of the file, found one that claims {claimed} bytes"
             ))
             .at("byte 0"));
         }
@@ -48,11 +51,16 @@ impl Tensors {
     }
 
     /// Type, shape and bytes of a tensor.
-    pub(super) fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+    pub(crate) fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
         let info = self.header.info(name)?;
         let (from, to) = info.data_offsets;
         // The header was checked against the length of the file.
         Some((info, &self.map[self.start + from..self.start + to]))
+    }
+
+    /// The header and all bytes after it.
+    pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
+        self.map.split_at(self.start)
     }
 
     /// Integers of any type, as `u32`.
@@ -110,6 +118,10 @@ impl Tensors {
     pub(super) fn text(&self, key: &str) -> String {
         self.info.get(key).cloned().unwrap_or_default()
     }
+}
+
+fn short(bytes: u64) -> Error {
+    Error::new(format!("expected a safetensors file, found {bytes} bytes in all"))
 }
 
 fn integers<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Result<Vec<u32>> {
