@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cli;
 pub mod dram;
 pub mod error;
+pub mod eval;
 mod file;
 pub mod format;
 pub mod inspect;

@@ -1,10 +1,11 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
 //! and exit code 2.
 
-mod capture;
+mod bundled;
 mod convert;
 mod demo;
 mod dram;
+mod eval;
 mod inspect;
 mod run;
 mod source;
@@ -33,12 +34,12 @@ enum Command {
     Demo(demo::Args),
     /// Show what a trace says about itself: switching, reuse, cache curves, locality, warnings
     Inspect(inspect::Args),
-    /// Run a model on texts and record its routing as a trace
-    Capture(capture::Args),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Have a model read text while policies alter its choice of experts: misses against perplexity
+    Eval(Box<eval::Args>),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -52,9 +53,9 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Inspect(args) => inspect::main(&args),
-        Command::Capture(args) => capture::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Eval(args) => eval::main(&args),
         Command::Dram(args) => dram::main(&args),
     };
     match result {

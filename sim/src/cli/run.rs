@@ -58,7 +58,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    fn system(&self) -> Result<System> {
+    pub(super) fn system(&self) -> Result<System> {
         let mut system = self.system.clone();
         if let Some(bits) = self.bits {
             if !(1.0..=16.0).contains(&bits) {

@@ -190,7 +190,7 @@ impl Model {
     /// # Errors
     /// If an id is not below V or there are no tokens; what the hook returns; if router scores are not finite.
     pub fn forward(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
-        self.logits(&self.hidden(tokens, cache, hook)?)
+        self.logits(&self.hidden(&mut [(tokens, cache)], hook)?)
     }
 
     /// The same, but only the logits `[V]` after the last token.
@@ -198,17 +198,33 @@ impl Model {
     /// # Errors
     /// As [`Self::forward`].
     pub fn forward_last(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
-        let hidden = self.hidden(tokens, cache, hook)?;
+        let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
         self.logits(&hidden.narrow(0, tokens.len() - 1, 1)?)
     }
 
-    fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
+    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each layer once, with the
+    /// tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn read(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Tensor> {
+        let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
+        let mut parts: Vec<(&[u32], &mut Cache)> = sequences.iter().map(Vec::as_slice).zip(&mut caches).collect();
+        self.hidden(&mut parts, hook)
+    }
+
+    /// Logits `[N, V]`, row-major, for rows `[N, D]` of [`Self::read`].
+    ///
+    /// # Errors
+    /// If the rows are not of this model's width.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
         let logits = self.output.forward(&self.norm.forward(&hidden.contiguous()?)?)?;
         Ok(ops::with_values(&logits, <[f32]>::to_vec)?)
     }
 
-    /// The residual stream `[T, D]` after the last layer.
-    fn hidden(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Tensor> {
+    /// The residual stream `[N, D]` after the last layer, of new tokens of one or several sequences.
+    fn hidden(&self, sequences: &mut [(&[u32], &mut Cache)], hook: &mut dyn MoeHook) -> Result<Tensor> {
+        let tokens = sequences.iter().map(|(tokens, _)| *tokens).collect::<Vec<_>>().concat();
         if tokens.is_empty() {
             return Err(Error::new("expected at least one token, found none"));
         }
@@ -216,17 +232,28 @@ impl Model {
             let error = format!("expected token ids below {}, found {}", self.config.vocab, tokens[at]);
             return Err(Error::new(error).at(format!("token {at}")));
         }
-        if cache.layers.is_empty() {
-            let room = tokens.len().max(256);
-            cache.layers = (0..self.config.layers).map(|_| KvCache::new(1, room)).collect();
+        let mut rotations = Vec::with_capacity(sequences.len());
+        for (tokens, cache) in sequences.iter_mut() {
+            if cache.layers.is_empty() {
+                let room = tokens.len().max(256);
+                cache.layers = (0..self.config.layers).map(|_| KvCache::new(1, room)).collect();
+            }
+            rotations.push(self.config.rope.at(cache.tokens, tokens.len())?);
         }
-        let rotation = self.config.rope.at(cache.tokens, tokens.len())?;
-        let mut x = self.embedding.index_select(&Tensor::new(tokens, &Device::Cpu)?, 0)?;
-        for (layer, cache) in self.layers.iter().zip(&mut cache.layers) {
-            x = (&x + layer.attention.forward(&layer.attention_norm.forward(&x)?, &rotation, cache)?)?;
+        let mut x = self.embedding.index_select(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, 0)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed = layer.attention_norm.forward(&x)?;
+            let mut first = 0;
+            let mut mixed = Vec::with_capacity(sequences.len());
+            for ((tokens, cache), rotation) in sequences.iter_mut().zip(&rotations) {
+                let rows = normed.narrow(0, first, tokens.len())?;
+                mixed.push(layer.attention.forward(&rows, rotation, &mut cache.layers[index])?);
+                first += tokens.len();
+            }
+            x = (&x + Tensor::cat(&mixed, 0)?)?;
             x = (&x + layer.block.forward(&layer.block_norm.forward(&x)?, self, hook)?)?;
         }
-        cache.tokens += tokens.len();
+        sequences.iter_mut().for_each(|(tokens, cache)| cache.tokens += tokens.len());
         Ok(x)
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn run(
 }
 
 /// Times by work: a layer has few different amounts of it.
-struct TimeTable<'a> {
+pub(crate) struct TimeTable<'a> {
     plan: &'a Plan,
     k: usize,
     /// GPU, link, near-data device and total, in picoseconds, by cold runs, loads and whether the controller selects.
@@ -79,11 +79,11 @@ struct TimeTable<'a> {
 
 impl<'a> TimeTable<'a> {
     /// Loads beyond k, as at the one migration of a pinned placement, are not kept in the table.
-    fn new(plan: &'a Plan, k: usize) -> Self {
+    pub(crate) fn new(plan: &'a Plan, k: usize) -> Self {
         Self { plan, k, known: vec![None; 2 * (k + 1) * (k + 1)] }
     }
 
-    fn get(&mut self, work: LayerWork) -> Option<[u64; 4]> {
+    pub(crate) fn get(&mut self, work: LayerWork) -> Option<[u64; 4]> {
         let model = self.plan.model.as_ref()?;
         let compute = || {
             let time = self.plan.system.layer_time(model, work);

@@ -188,7 +188,7 @@ impl Row {
 }
 
 impl LayerRow {
-    fn new(sums: &RowLayer, layer: u32) -> Self {
+    pub(crate) fn new(sums: &RowLayer, layer: u32) -> Self {
         let metrics = &sums.metrics;
         let with_predecessor = metrics.runs_with_predecessor;
         Self {

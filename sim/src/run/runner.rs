@@ -40,6 +40,8 @@ pub(crate) struct Runner<'a> {
     selects: bool,
     chosen: Vec<u16>,
     previous: Vec<u16>,
+    /// Those of the last token's experts that were not resident.
+    missed: Vec<u16>,
     sums: RowLayer,
 }
 
@@ -92,6 +94,7 @@ impl<'a> Runner<'a> {
             selects: row.policy.kind.name != policy::RAW,
             chosen: Vec::new(),
             previous: Vec::new(),
+            missed: Vec::new(),
             sums: RowLayer { miss_bins: vec![0; BINS.min(sizes.tokens)], ..RowLayer::default() },
         }
     }
@@ -104,7 +107,9 @@ impl<'a> Runner<'a> {
             Token { scores: &scores.ranked, logits: &scores.fixed, wanted, resident: &self.resident, starts_sequence };
         self.policy.select(&token, &mut self.chosen);
         let agreed = self.chosen.iter().filter(|expert| wanted.contains(expert)).count();
-        let cold = self.chosen.iter().filter(|&&expert| !self.resident.contains(expert)).count();
+        self.missed.clear();
+        self.missed.extend(self.chosen.iter().filter(|&&expert| !self.resident.contains(expert)));
+        let cold = self.missed.len();
         let previous = if starts_sequence { &[][..] } else { &self.previous };
         self.sums.metrics.count(&self.chosen, previous, &self.resident, self.chosen.len() - agreed, false);
         self.sums.agreed += agreed as u64;
@@ -127,6 +132,11 @@ impl<'a> Runner<'a> {
     /// What the last token runs.
     pub(crate) fn chosen(&self) -> &[u16] {
         &self.previous
+    }
+
+    /// What of it was not resident when the token came.
+    pub(crate) fn missed(&self) -> &[u16] {
+        &self.missed
     }
 
     /// Sums so far.
