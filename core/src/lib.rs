@@ -38,6 +38,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod expert;
 pub mod level;
 pub mod metrics;
 pub mod num;

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod placement;
 pub mod policy;
 pub mod progress;
+pub mod quantize;
 pub mod report;
 pub mod run;
 pub mod spec;
