@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(matvec(&matrix, &vector, &mut [0; 7]), Err(ExpertError::Buffer));
         assert_eq!(matvec(&other_group, &vector, &mut [0; 8]), Err(ExpertError::Mismatch));
         assert_eq!(matvec(&down, &vector, &mut [0; 40]), Err(ExpertError::Mismatch));
-        let mut run = |hidden: usize, codes: usize, groups: usize| {
+        let run = |hidden: usize, codes: usize, groups: usize| {
             let mut hidden = vec![0; hidden];
             let (mut codes, mut groups) = (vec![0; codes], vec![ActivationGroup::default(); groups]);
             let scratch = Scratch { hidden: &mut hidden, codes: &mut codes, groups: &mut groups };

@@ -5,6 +5,7 @@ mod convert;
 mod demo;
 mod dram;
 mod inspect;
+mod quantize;
 mod run;
 mod source;
 mod table;
@@ -36,6 +37,8 @@ enum Command {
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Make low-bit replicas of a model's experts, and the table of what they lose
+    Quantize(quantize::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Dram(args) => dram::main(&args),
+        Command::Quantize(args) => quantize::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
