@@ -1,12 +1,14 @@
 //! Routing traces through the filter and a near-data system: the library behind the `cptr` command.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cli;
 pub mod dram;
 pub mod error;
 mod file;
 pub mod format;
 pub mod inspect;
+pub mod model;
 pub mod placement;
 pub mod policy;
 pub mod progress;

@@ -1,6 +1,7 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
 //! and exit code 2.
 
+mod capture;
 mod convert;
 mod demo;
 mod dram;
@@ -33,6 +34,8 @@ enum Command {
     Demo(demo::Args),
     /// Show what a trace says about itself: switching, reuse, cache curves, locality, warnings
     Inspect(inspect::Args),
+    /// Run a model on texts and record its routing as a trace
+    Capture(capture::Args),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Capture(args) => capture::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Dram(args) => dram::main(&args),

@@ -11,6 +11,9 @@ const WINDOW: usize = 256;
 /// One window in so many is held out: its tokens judge, they do not calibrate.
 const HELD_OUT: usize = 4;
 
+/// Fewest tokens: four windows of two.
+const LEAST: usize = 8;
+
 /// Token ids, cut into windows, some of them held out.
 #[derive(Debug, Clone)]
 pub struct Sample {
@@ -21,13 +24,14 @@ impl Sample {
     /// Reads text files, and all files below folders. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
     ///
     /// # Errors
-    /// If a file cannot be read or is no text, or if there are fewer than eight tokens in all.
+    /// If a file cannot be read or is no text, or if there are fewer than 8 tokens in all.
     pub fn read(model: &Model, paths: &[PathBuf], tokens: usize) -> Result<Self> {
         let mut files = Vec::new();
         paths.iter().try_for_each(|path| text_files(path, &mut files))?;
-        let mut windows = Vec::new();
+        let (mut windows, mut found) = (Vec::new(), 0);
         for (index, file) in files.iter().enumerate() {
             let ids = model.encode(&read_text(file)?).map_err(|error| error.or_file(file))?;
+            found += ids.len();
             let taken: usize = windows.iter().map(Vec::len).sum();
             // What short files leave over goes to those after them.
             let share = tokens.saturating_sub(taken) / (files.len() - index);
@@ -35,13 +39,10 @@ impl Sample {
         }
         // A single token predicts nothing.
         windows.retain(|window| window.len() > 1);
-        match windows.len() {
-            0..2 => Err(Error::new(format!(
-                "expected calibration text of at least eight tokens, found {}",
-                windows.iter().map(Vec::len).sum::<usize>()
-            ))),
-            _ => Ok(Self { windows }),
+        if found < LEAST || windows.len() < 2 {
+            return Err(Error::new(format!("expected calibration text of at least {LEAST} tokens, found {found}")));
         }
+        Ok(Self { windows })
     }
 
     /// The windows, each with whether it is held out. At least one is, and at least one is not.

@@ -18,6 +18,8 @@ pub use matrix::{Format, Inputs, Weights, dequantise, gptq, output_error, round_
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -54,7 +56,7 @@ pub struct Outcome {
 /// If a file cannot be written, the folder holds replicas of other settings, or a weight is not finite.
 pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> Result<Outcome> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
-    let settings = settings(model, sample, plan)?;
+    let settings = settings(model, sample, plan);
     let layers = model.config.moe_layers.len();
     let mut records = (0..layers).map(|layer| replicas::finished_layer(folder, layer, &settings)).collect::<Result<Vec<_>>>()?;
     let kept = records.iter().flatten().count();
@@ -75,25 +77,21 @@ pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> R
     Ok(Outcome { notes: notes(&records, kept, raised), table, records })
 }
 
-fn settings(model: &Model, sample: &Sample, plan: &Plan) -> Result<Settings> {
-    let config = &model.config;
-    let weights = model.expert(0, 0)?.gate();
-    let bytes = weights.iter().flat_map(|weight| weight.to_le_bytes());
+fn settings(model: &Model, sample: &Sample, plan: &Plan) -> Settings {
     let tokens = sample.windows().flat_map(|(window, _)| window).flat_map(|token| token.to_le_bytes());
-    let sizes = [config.moe_layers.len(), config.experts, config.k, config.hidden, config.expert_inner];
-    Ok(Settings {
+    Settings {
         bits: plan.bits.clone(),
         group: plan.group,
         method: plan.method,
         tokens: sample.tokens(),
-        calibration: format!("{:016x}", hash(tokens)),
-        model: format!("{} {sizes:?} {:016x}", config.family, hash(bytes)),
-    })
+        calibration: hexadecimal(&Sha256::digest(tokens.collect::<Vec<u8>>())),
+        model: hexadecimal(&model.fingerprint()),
+    }
 }
 
-/// FNV-1a, 64 bits: tells accidents apart, not attacks.
-fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// The first half of a digest, enough to tell things apart.
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The loss table. Few held-out tokens may find an expert worse at more bits; then the replica of more bits is given the loss of fewer, and

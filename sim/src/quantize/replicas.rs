@@ -33,9 +33,9 @@ pub struct Settings {
     pub method: Method,
     /// Calibration tokens, held-out ones among them.
     pub tokens: usize,
-    /// Hash of the calibration tokens.
+    /// Digest of the calibration tokens.
     pub calibration: String,
-    /// Family and sizes of the model, and a hash of some of its weights.
+    /// The model's [fingerprint](crate::model::Model::fingerprint).
     pub model: String,
 }
 
