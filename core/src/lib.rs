@@ -30,6 +30,8 @@
 //! # let _ = step;
 //! ```
 //!
+//! Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
+//!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
 //! configuration serves all layers. Every operation names its number formats, rounding and saturation ([`num`]).
 #![no_std]
@@ -38,6 +40,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod expert;
 pub mod level;
 pub mod metrics;
 pub mod num;

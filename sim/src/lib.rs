@@ -13,6 +13,7 @@ pub mod model;
 pub mod placement;
 pub mod policy;
 pub mod progress;
+pub mod quantize;
 pub mod report;
 pub mod run;
 pub mod spec;

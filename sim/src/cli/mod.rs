@@ -2,11 +2,13 @@
 //! and exit code 2.
 
 mod bundled;
+mod capture;
 mod convert;
 mod demo;
 mod dram;
 mod eval;
 mod inspect;
+mod quantize;
 mod run;
 mod source;
 mod table;
@@ -40,6 +42,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Have a model read text while policies alter its choice of experts: misses against perplexity
     Eval(Box<eval::Args>),
+    /// Make low-bit replicas of a model's experts, and the table of what they lose
+    Quantize(quantize::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -53,10 +57,12 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Capture(args) => capture::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Dram(args) => dram::main(&args),
+        Command::Quantize(args) => quantize::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

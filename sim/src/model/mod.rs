@@ -175,12 +175,32 @@ impl Model {
     /// # Errors
     /// If there is no such expert, or if it is read from its file only now and is damaged.
     pub fn expert(&self, layer: usize, expert: usize) -> Result<Expert> {
+        self.block(layer, expert)?.expert(&self.weights, &self.config, expert)
+    }
+
+    /// Runs matrices in the place of an expert, with its biases where it has any, on inputs `[N, D]`: what comes to the down matrix `[N, I]`,
+    /// and the output `[N, D]`.
+    ///
+    /// # Errors
+    /// If there is no such expert, or the inputs are no rows of D values.
+    pub fn run_expert(
+        &self,
+        layer: usize,
+        expert: usize,
+        matrices: &Expert,
+        inputs: &[f32],
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.block(layer, expert)?.run_expert(expert, matrices, inputs, &self.config)
+    }
+
+    /// The block of an expert; `layer` counts MoE layers.
+    fn block(&self, layer: usize, expert: usize) -> Result<&Block> {
         let blocks = self.layers.iter().filter_map(|layer| match &layer.block {
             Ffn::Moe { index, routed, .. } => Some((*index, routed)),
             Ffn::Dense(_) => None,
         });
         match blocks.into_iter().find(|(index, _)| *index == layer) {
-            Some((_, block)) if expert < self.config.experts => block.expert(&self.weights, &self.config, expert),
+            Some((_, block)) if expert < self.config.experts => Ok(block),
             _ => Err(Error::new(format!("expected an expert of the model, found layer {layer}, expert {expert}"))),
         }
     }

@@ -105,11 +105,20 @@ impl Expert {
 
     /// The expert's output `[N, D]` for inputs `x` `[N, D]`.
     fn run(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
+        self.out(&self.inner(x, activation, biases)?, biases)
+    }
+
+    /// What comes to the down matrix `[N, I]`.
+    fn inner(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
         let mut pair = x.matmul(&self.gate_up.t()?)?;
         if let Some(biases) = biases {
             pair = pair.broadcast_add(&biases.gate_up)?;
         }
-        let out = pair.apply_op1_no_bwd(&activation)?.matmul(&self.down.t()?)?;
+        pair.apply_op1_no_bwd(&activation)
+    }
+
+    fn out(&self, inner: &Tensor, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
+        let out = inner.matmul(&self.down.t()?)?;
         biases.map_or(Ok(out.clone()), |biases| out.broadcast_add(&biases.down))
     }
 }
@@ -156,6 +165,28 @@ impl Block {
             Some(expert) => Ok(expert.clone()),
             None => read_expert(weights, config, self.layer, expert),
         }
+    }
+
+    /// See [`super::Model::run_expert`].
+    pub(super) fn run_expert(
+        &self,
+        expert: usize,
+        matrices: &Expert,
+        inputs: &[f32],
+        config: &Config,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let width = config.hidden;
+        if !inputs.len().is_multiple_of(width) {
+            return Err(Error::new(format!("expected rows of {width} values, found {} in all", inputs.len())));
+        }
+        if inputs.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let x = Tensor::from_slice(inputs, (inputs.len() / width, width), &Device::Cpu)?;
+        let biases = self.biases.get(expert);
+        let inner = matrices.inner(&x, config.activation, biases)?;
+        let out = matrices.out(&inner, biases)?;
+        Ok((flat(&inner), flat(&out)))
     }
 
     /// `x` `[T, D]` to the routed experts' part of the block's output; `index` counts MoE layers.

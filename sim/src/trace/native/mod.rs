@@ -39,8 +39,7 @@ use super::{Shape, Trace};
 use crate::error::{Error, Result};
 pub use counts::write_counts;
 pub(super) use read::{Loaded, positions};
-pub(crate) use tensors::Tensors;
-use tensors::{Out, write_tensors};
+pub(crate) use tensors::{Out, Tensors, write_tensors};
 
 /// Reads a trace; see the module for the format.
 ///

@@ -20,7 +20,7 @@ pub(crate) struct Tensors {
     /// First byte after the header.
     start: usize,
     pub(super) header: Metadata,
-    pub(super) info: HashMap<String, String>,
+    pub(crate) info: HashMap<String, String>,
 }
 
 impl Tensors {
@@ -155,7 +155,7 @@ fn describe(error: &SafeTensorError) -> Error {
 }
 
 /// A tensor about to be written.
-pub(super) struct Out<'a> {
+pub(crate) struct Out<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -163,7 +163,7 @@ pub(super) struct Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    pub(super) fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+    pub(crate) fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
         Self { name: name.into(), dtype, shape: shape.into(), bytes: bytes.into() }
     }
 
@@ -184,7 +184,7 @@ impl<'a> Out<'a> {
 
 /// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces give equal bytes
 /// (its metadata have no order) and so that the file gets the usual permissions.
-pub(super) fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
+pub(crate) fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
     // Widest first keeps every tensor aligned.
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), serde_json::json!(info))]);
