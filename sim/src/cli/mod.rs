@@ -36,6 +36,8 @@ enum Command {
     Demo(demo::Args),
     /// Show what a trace says about itself: switching, reuse, cache curves, locality, warnings
     Inspect(inspect::Args),
+    /// Run a model over text and record its routing as a trace
+    Capture(capture::Args),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
