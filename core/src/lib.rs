@@ -38,10 +38,14 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod bits;
+pub mod context;
 pub mod level;
 pub mod metrics;
 pub mod num;
 pub mod phase;
+pub mod placement;
+pub mod replace;
 pub mod router;
 pub mod select;
 pub mod set;
