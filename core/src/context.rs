@@ -149,7 +149,7 @@ mod tests {
     fn a_turn_of_some_layers_or_for_one_token_is_none() {
         let mut detector = ChangeDetector::new();
         assert_eq!(run(&mut detector, 0..1000, |_, _| 0.9), None);
-        assert_eq!(run(&mut detector, 1000..3000, |_, layer| if layer < 3 { 0.9 } else { 1.4 }), None);
+        assert_eq!(run(&mut detector, 1000..3000, |_, layer| if layer < 5 { 0.9 } else { 1.4 }), None);
         assert_eq!(run(&mut detector, 3000..5000, |t, _| if t % 50 == 0 { 1.2 } else { 0.9 }), None);
     }
 

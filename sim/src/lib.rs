@@ -2,15 +2,18 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod decode;
 pub mod dram;
 pub mod error;
 mod file;
 pub mod format;
+pub mod generate;
 pub mod inspect;
 pub mod placement;
 pub mod policy;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod scheme;
 pub mod spec;
 pub mod trace;

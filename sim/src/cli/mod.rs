@@ -2,8 +2,10 @@
 //! and exit code 2.
 
 mod convert;
+mod decode;
 mod demo;
 mod dram;
+mod generate;
 mod inspect;
 mod run;
 mod source;
@@ -36,6 +38,10 @@ enum Command {
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Decode a trace on whole systems: what is in GPU memory, what runs near the data, what moves
+    Decode(Box<decode::Args>),
+    /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
+    Gen(generate::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -51,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Decode(args) => decode::main(&args),
+        Command::Gen(args) => generate::main(&args),
         Command::Dram(args) => dram::main(&args),
     };
     match result {

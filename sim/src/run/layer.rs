@@ -186,7 +186,7 @@ impl<'a> TimeTable<'a> {
 }
 
 /// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias was overruled).
-fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
+pub(crate) fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
     let logit = |expert: u16| f64::from(logits[usize::from(expert)]);
     let largest = wanted.iter().map(|&expert| logit(expert)).fold(f64::MIN, f64::max);
     let mass = |expert: &u16| match router {
@@ -196,13 +196,13 @@ fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16])
     1.0 - chosen.iter().map(mass).sum::<f64>() / wanted.iter().map(mass).sum::<f64>()
 }
 
-fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
+pub(crate) fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
     let experts = trace.shape.experts;
     let bias = trace.bias.as_deref().map_or(&[][..], |bias| &bias[layer * experts..(layer + 1) * experts]);
     bias.iter().map(|&bias| Logit::saturating_from_num(bias)).collect()
 }
 
-fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
+pub(crate) fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
     let k = trace.shape.k;
     match trace.meta.router {
         Convention::SoftmaxAll => Router::softmax_all(k),

@@ -5,7 +5,7 @@
 
 pub mod context;
 pub mod counts;
-mod layer;
+pub(crate) mod layer;
 pub mod outcome;
 
 use std::sync::atomic::{AtomicU64, Ordering};
