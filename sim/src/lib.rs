@@ -3,11 +3,13 @@
 
 pub mod capture;
 pub mod cli;
+pub mod decode;
 pub mod dram;
 pub mod error;
 pub mod eval;
 mod file;
 pub mod format;
+pub mod generate;
 pub mod inspect;
 pub mod model;
 pub mod placement;
@@ -16,5 +18,6 @@ pub mod progress;
 pub mod quantize;
 pub mod report;
 pub mod run;
+pub mod scheme;
 pub mod spec;
 pub mod trace;

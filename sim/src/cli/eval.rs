@@ -107,7 +107,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let plan = Plan {
         rows: args.rows()?,
         cache: args.cache.unwrap_or_else(|| (2 * config.k).min(config.experts)),
-        system: args.machine.system()?,
+        system: args.machine.system_or("offload")?,
         model: Some(Sizes::new(config.family, config.hidden as u64, config.expert_inner as u64)),
     };
     let outcome = eval::run(&model, &documents, &plan)?;

@@ -4,9 +4,11 @@
 mod bundled;
 mod capture;
 mod convert;
+mod decode;
 mod demo;
 mod dram;
 mod eval;
+mod generate;
 mod inspect;
 mod quantize;
 mod run;
@@ -46,6 +48,10 @@ enum Command {
     Eval(Box<eval::Args>),
     /// Make low-bit replicas of a model's experts, and the table of what they lose
     Quantize(quantize::Args),
+    /// Decode a trace on whole systems: what is in GPU memory, what runs near the data, what moves
+    Decode(Box<decode::Args>),
+    /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
+    Gen(generate::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -63,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Eval(args) => eval::main(&args),
+        Command::Decode(args) => decode::main(&args),
+        Command::Gen(args) => generate::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Quantize(args) => quantize::main(&args),
     };

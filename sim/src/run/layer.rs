@@ -98,13 +98,13 @@ impl<'a> TimeTable<'a> {
     }
 }
 
-fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
+pub(crate) fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
     let experts = trace.shape.experts;
     let bias = trace.bias.as_deref().map_or(&[][..], |bias| &bias[layer * experts..(layer + 1) * experts]);
     bias.iter().map(|&bias| Logit::saturating_from_num(bias)).collect()
 }
 
-fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
+pub(crate) fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
     let k = trace.shape.k;
     match trace.meta.router {
         Convention::SoftmaxAll => Router::softmax_all(k),

@@ -169,7 +169,7 @@ impl Scores {
 }
 
 /// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias was overruled).
-fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
+pub(crate) fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
     let logit = |expert: u16| f64::from(logits[usize::from(expert)]);
     let largest = wanted.iter().map(|&expert| logit(expert)).fold(f64::MIN, f64::max);
     let mass = |expert: &u16| match router {
