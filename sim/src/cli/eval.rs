@@ -7,12 +7,18 @@ use cptr_hw_model::Model as Sizes;
 use super::run::Machine;
 use super::{bundled, table};
 use crate::error::{Error, Result};
-use crate::eval::outcome::Outcome;
-use crate::eval::{self, Document};
+use crate::eval::outcome::{Outcome, Row};
+use crate::eval::{self, Document, Plan, Precision, Quantised, RowPlan};
 use crate::file;
 use crate::model::{Model, read_text};
+use crate::quantize::calibration::Sample;
+use crate::quantize::layer::Method;
+use crate::quantize::{self, quantise};
 use crate::report::frontier;
-use crate::run::Plan;
+use crate::run;
+
+/// Calibration tokens of the bundled model.
+const CALIBRATION_TOKENS: usize = 32_768;
 
 /// Rows where none are asked for: the frontier of cptr and its rivals, and the bounds.
 const FRONTIER: [(&str, &str); 30] = [
@@ -68,6 +74,13 @@ pub(super) struct Args {
     /// Tokens of each document that are read
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
     length: u32,
+    /// Bits per weight of the experts: own, 1 to 4, mean:N (a loss table decides), or behind cold: only for experts that are not in
+    /// fast memory, such as own,3,mean:3,cold:2
+    #[arg(long = "expert-bits", value_name = "LIST", value_delimiter = ',')]
+    precision: Vec<String>,
+    /// Folder that cptr quantize wrote (default: the bundled model is quantised as needed)
+    #[arg(long, value_name = "FOLDER")]
+    replicas: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
     /// Write the rows as CSV
@@ -104,12 +117,15 @@ pub(super) fn main(args: &Args) -> Result<()> {
         }
     };
     let config = &model.config;
-    let plan = Plan {
-        rows: args.rows()?,
+    let rows = args.rows()?;
+    let replicas = args.replicas(&model, &rows)?;
+    let machine = run::Plan {
+        rows: Vec::new(),
         cache: args.cache.unwrap_or_else(|| (2 * config.k).min(config.experts)),
         system: args.machine.system_or("offload")?,
         model: Some(Sizes::new(config.family, config.hidden as u64, config.expert_inner as u64)),
     };
+    let plan = Plan { rows, machine, replicas };
     let outcome = eval::run(&model, &documents, &plan)?;
     if let Some(path) = &args.csv {
         write_csv(path, &outcome)?;
@@ -122,15 +138,50 @@ pub(super) fn main(args: &Args) -> Result<()> {
 }
 
 impl Args {
-    fn rows(&self) -> Result<Vec<crate::run::RowPlan>> {
-        if !self.policy.is_empty() || !self.placement.is_empty() {
-            return Plan::rows(&self.policy, &self.placement);
+    /// Policies with placements, each at every precision; the raw router with LRU and the model's own weights leads.
+    fn rows(&self) -> Result<Vec<RowPlan>> {
+        let given = !self.policy.is_empty() || !self.placement.is_empty();
+        let runs = match (given, self.precision.is_empty()) {
+            (true, _) => run::Plan::rows(&self.policy, &self.placement)?,
+            (false, false) => run::Plan::rows(&["raw".into()], &["lru".into()])?,
+            (false, true) => {
+                let mut rows = run::Plan::rows(&["raw".into()], &["lru".into()])?;
+                for (policy, placement) in FRONTIER {
+                    rows.extend(run::Plan::rows(&[policy.into()], &[placement.into()])?.into_iter().skip(1));
+                }
+                rows
+            }
+        };
+        let precisions = self.precision.iter().map(|text| text.parse()).collect::<Result<Vec<Precision>>>()?;
+        let first = runs.first().map(|run| RowPlan { run: run.clone(), precision: Precision::OWN });
+        let others = match precisions.as_slice() {
+            [] => &[Precision::OWN][..],
+            some => some,
+        };
+        let all = runs.iter().flat_map(|run| others.iter().map(|&precision| RowPlan { run: run.clone(), precision }));
+        let rest = all.filter(|row| first.as_ref().is_none_or(|first| !row.is(first)));
+        Ok(first.iter().cloned().chain(rest).collect())
+    }
+
+    /// Replicas, where a row needs them.
+    fn replicas(&self, model: &Model, rows: &[RowPlan]) -> Result<Option<Quantised>> {
+        if rows.iter().all(|row| row.precision == Precision::OWN) {
+            return Ok(None);
         }
-        let mut rows = Plan::rows(&["raw".into()], &["lru".into()])?;
-        for (policy, placement) in FRONTIER {
-            rows.extend(Plan::rows(&[policy.into()], &[placement.into()])?.into_iter().skip(1));
+        if let Some(folder) = &self.replicas {
+            return Quantised::open(folder, &model.config).map(Some);
         }
-        Ok(rows)
+        if self.model.is_some() {
+            return Err(Error::new(
+                "--replicas: expected the folder that cptr quantize wrote for this model, found none",
+            ));
+        }
+        let folder = tempfile::tempdir().map_err(|error| Error::new(format!("temporary folder: {error}")))?;
+        let texts: Vec<&str> = bundled::calibration().map(|(_, text)| text).collect();
+        let sample = Sample::of(model, &texts, CALIBRATION_TOKENS)?;
+        let plan = quantize::Plan { bits: vec![1, 2, 3, 4], group: 64, method: Method::Gptq };
+        quantise(model, &sample, &plan, folder.path())?;
+        Quantised::open(folder.path(), &model.config).map(Some)
     }
 }
 
@@ -174,29 +225,51 @@ fn document(model: &Model, domain: &str, text: &str, length: u32) -> Result<Docu
 
 fn write_csv(path: &Path, outcome: &Outcome) -> Result<()> {
     file::replace(path, |out| {
-        writeln!(
-            out,
-            "policy,placement,cache,perplexity,perplexity_change,low,high,divergence_nats,switch_rate,miss_rate,misses_to_raw,mass_loss,agreement,token_time_us"
-        )?;
-        outcome.rows.iter().try_for_each(|row| {
-            writeln!(
-                out,
-                "{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
-                row.policy,
-                row.placement,
-                row.cache,
-                row.perplexity,
-                row.perplexity_change,
-                row.perplexity_change_interval[0],
-                row.perplexity_change_interval[1],
-                row.divergence_nats,
-                row.switch_rate.map_or(String::new(), |rate| rate.to_string()),
-                row.miss_rate,
-                row.misses_to_raw,
-                row.mass_loss,
-                row.agreement,
-                row.token_time_us
-            )
-        })
+        let mut writer = csv::Writer::from_writer(out);
+        outcome.rows.iter().try_for_each(|row| writer.serialize(Line::from(row)))?;
+        writer.flush()
     })
+}
+
+/// A row without its parts by domain and layer.
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    policy: &'a str,
+    placement: &'a str,
+    bits: &'a str,
+    cache: usize,
+    perplexity: f64,
+    perplexity_change: f64,
+    perplexity_change_low: f64,
+    perplexity_change_high: f64,
+    divergence_nats: f64,
+    switch_rate: Option<f64>,
+    miss_rate: f64,
+    misses_to_raw: f64,
+    mass_loss: f64,
+    agreement: f64,
+    token_time_us: f64,
+}
+
+impl<'a> From<&'a Row> for Line<'a> {
+    fn from(row: &'a Row) -> Self {
+        let [low, high] = row.perplexity_change_interval;
+        Self {
+            policy: &row.policy,
+            placement: &row.placement,
+            bits: &row.bits,
+            cache: row.cache,
+            perplexity: row.perplexity,
+            perplexity_change: row.perplexity_change,
+            perplexity_change_low: low,
+            perplexity_change_high: high,
+            divergence_nats: row.divergence_nats,
+            switch_rate: row.switch_rate,
+            miss_rate: row.miss_rate,
+            misses_to_raw: row.misses_to_raw,
+            mass_loss: row.mass_loss,
+            agreement: row.agreement,
+            token_time_us: row.token_time_us,
+        }
+    }
 }

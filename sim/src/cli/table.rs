@@ -74,6 +74,7 @@ pub(super) fn evaluation(outcome: &eval::outcome::Outcome) -> String {
         vec![
             row.policy.clone(),
             format!("{}{}", row.placement, if row.oracle { " *" } else { "" }),
+            row.bits.clone(),
             change(row.perplexity_change),
             format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0),
             format!("{:.5}", row.divergence_nats),
@@ -84,7 +85,7 @@ pub(super) fn evaluation(outcome: &eval::outcome::Outcome) -> String {
             format::microseconds(row.token_time_us),
         ]
     };
-    text += &aligned(&header, 2, outcome.rows.iter().map(cells));
+    text += &aligned(&header, 3, outcome.rows.iter().map(cells));
     if outcome.rows.iter().any(|row| row.oracle) {
         text += "* sees the future: a bound on misses, not a policy\n";
     }

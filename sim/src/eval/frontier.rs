@@ -67,6 +67,9 @@ fn at(points: &[Point], price: f64) -> Option<f64> {
 pub(super) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
     let name = |text: &str| text.split(':').next().unwrap_or_default().to_owned();
     let Some(raw) = rows.first().map(|row| row.miss_rate) else { return Vec::new() };
+    // Fewer bits have a price of their own.
+    let rows: Vec<Row> = rows.iter().filter(|row| row.mean_bits == 0.0).cloned().collect();
+    let rows = rows.as_slice();
     let mut pairs: Vec<(String, String)> = Vec::new();
     for row in rows.iter().filter(|row| name(&row.policy) != "raw") {
         let pair = (name(&row.policy), name(&row.placement));

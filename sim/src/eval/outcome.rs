@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
-use super::Document;
 use super::frontier::{Verdict, verdicts};
 use super::quality::Quality;
 use super::steer::Steering;
+use super::{Document, Plan, RowPlan};
 use crate::model::Model;
 use crate::run::outcome::LayerRow;
-use crate::run::{Plan, RowPlan};
 
 /// Result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,6 +43,10 @@ pub struct Row {
     pub policy: String,
     /// Placement with its parameters.
     pub placement: String,
+    /// Bits of the experts, as given to `--bits`.
+    pub bits: String,
+    /// Their mean over all experts, 0 where they run the model's own weights.
+    pub mean_bits: f64,
     /// Whether the placement sees the future.
     pub oracle: bool,
     /// Experts per layer in fast memory.
@@ -102,8 +105,8 @@ impl Outcome {
             layers: config.moe_layers.len(),
             experts: config.experts,
             k: config.k,
-            cache: plan.cache,
-            system: plan.system.name.clone(),
+            cache: plan.machine.cache,
+            system: plan.machine.system.name.clone(),
             verdicts: verdicts(&rows),
             rows,
         }
@@ -126,10 +129,12 @@ impl Row {
         let token_time_us = steering.token_ps.iter().map(|&ps| ps as f64).sum::<f64>() / tokens / 1e6;
         let (perplexity_change, perplexity_change_interval) = quality.change(|_| true);
         Self {
-            policy: row.policy.to_string(),
-            placement: row.placement.to_string(),
-            oracle: row.placement.kind.oracle,
-            cache: plan.cache,
+            policy: row.run.policy.to_string(),
+            placement: row.run.placement.to_string(),
+            bits: row.precision.to_string(),
+            mean_bits: steering.mean_bits(),
+            oracle: row.run.placement.kind.oracle,
+            cache: plan.machine.cache,
             perplexity: quality.perplexity(|_| true),
             perplexity_change,
             perplexity_change_interval,

@@ -2,18 +2,20 @@
 
 use cptr_core::Router;
 
-use super::Document;
-use crate::model::{Model, MoeHook};
+use super::precision::Widths;
+use super::{Document, Plan, RowPlan};
+use crate::error::Result;
+use crate::model::{Expert, Model, MoeHook};
 use crate::placement;
 use crate::progress::Progress;
 use crate::run::layer::TimeTable;
 use crate::run::runner::{Routed, RowLayer, Runner, Scores, Sizes};
-use crate::run::{Plan, RowPlan};
 use crate::trace::Convention;
 
 /// Runs a policy and a placement inside the MoE blocks of a model that reads all documents.
 pub(super) struct Steering<'a> {
     row: &'a RowPlan,
+    widths: Widths<'a>,
     plan: &'a Plan,
     progress: &'a Progress,
     /// Whether a document begins, for each token.
@@ -21,6 +23,8 @@ pub(super) struct Steering<'a> {
     experts: usize,
     k: usize,
     convention: Convention,
+    /// Whether each of the layer's chosen experts `[N, k]` was in fast memory.
+    resident: Vec<bool>,
     /// Sums of each layer.
     pub(super) layers: Vec<RowLayer>,
     /// Time of each token over the layers so far, in picoseconds; all 0 without sizes.
@@ -32,13 +36,14 @@ impl<'a> Steering<'a> {
         model: &Model,
         documents: &[Document],
         plan: &'a Plan,
-        row: &'a RowPlan,
+        (row, widths): (&'a RowPlan, Widths<'a>),
         progress: &'a Progress,
     ) -> Self {
         let starts: Vec<bool> =
             documents.iter().flat_map(|document| (0..document.tokens.len()).map(|at| at == 0)).collect();
         Self {
             row,
+            widths,
             plan,
             progress,
             token_ps: vec![0; starts.len()],
@@ -46,8 +51,14 @@ impl<'a> Steering<'a> {
             experts: model.config.experts,
             k: model.config.k,
             convention: model.config.router.convention(),
+            resident: Vec::new(),
             layers: Vec::new(),
         }
+    }
+
+    /// Mean bits of the experts, 0 where they run the model's own weights.
+    pub(super) fn mean_bits(&self) -> f64 {
+        self.widths.mean()
     }
 }
 
@@ -55,26 +66,37 @@ impl MoeHook for Steering<'_> {
     /// `scores` are those of all tokens of all documents: so oracles see the future that the altered model has.
     fn route(&mut self, _: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
         let (experts, k) = (self.experts, self.k);
-        let oracle = self.row.placement.kind.oracle;
+        let oracle = self.row.run.placement.kind.oracle;
         let next_use = if oracle { placement::next_use(wanted, k, experts) } else { Vec::new() };
         let router = match self.convention {
             Convention::SoftmaxAll => Router::softmax_all(k),
             _ => Router::softmax_selected(k),
         };
-        let layer = placement::Layer { experts, capacity: self.plan.cache, next_use: &next_use };
+        let layer = placement::Layer { experts, capacity: self.plan.machine.cache, next_use: &next_use };
         let tokens = self.starts.len();
-        let mut runner = Runner::new(self.row, Sizes { layer, router, convention: self.convention, tokens });
-        let mut times = TimeTable::new(self.plan, k);
+        let mut runner = Runner::new(&self.row.run, Sizes { layer, router, convention: self.convention, tokens });
+        let mut times = TimeTable::new(&self.plan.machine, k);
         let mut known = Scores::default();
+        self.resident.clear();
         let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
         for (index, ((scores, wanted), chosen)) in rows.enumerate() {
             known.set(scores, self.convention, &[]);
             let starts_sequence = self.starts[index];
             let work = runner.step(Routed { index, wanted, scores: &known, starts_sequence });
             chosen.copy_from_slice(runner.chosen());
+            self.resident.extend(chosen.iter().map(|expert| !runner.missed().contains(expert)));
             self.token_ps[index] += times.get(work).map_or(0, |time| time[3]);
         }
         self.layers.push(runner.into_sums());
         self.progress.advance(tokens as u64);
+    }
+    fn bits(&mut self, layer: usize, chosen: &[u16], bits: &mut [u8]) {
+        for ((bits, &expert), &resident) in bits.iter_mut().zip(chosen).zip(&self.resident) {
+            *bits = self.widths.of(layer, expert, resident);
+        }
+    }
+
+    fn replica(&mut self, layer: usize, expert: u16, bits: u8) -> Result<Expert> {
+        self.widths.replica(layer, expert, bits)
     }
 }

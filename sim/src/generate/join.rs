@@ -41,7 +41,8 @@ pub fn join(parts: &[Trace], segment: usize) -> Result<Trace> {
             )));
         }
     }
-    let rounds = (0..).take_while(|round| (round / parts.len() + 1) * segment <= parts[round % parts.len()].shape.tokens);
+    let rounds =
+        (0..).take_while(|round| (round / parts.len() + 1) * segment <= parts[round % parts.len()].shape.tokens);
     let places: Vec<(usize, usize)> =
         rounds.map(|round| (round % parts.len(), round / parts.len() * segment)).collect();
     Ok(assemble(parts, &places, segment))
@@ -139,9 +140,15 @@ mod tests {
     fn refuses_with_the_numbers() {
         let refusal = |parts: &[Trace], segment| join(parts, segment).unwrap_err().to_string();
         assert!(refusal(&[part("a", 7, 0)], 2).contains("found 1 and 2"));
-        assert!(refusal(&[part("a", 7, 0), part("b", 5, 50)], 6).contains("b: expected at least one segment of 6 tokens, found 5"));
+        assert!(
+            refusal(&[part("a", 7, 0), part("b", 5, 50)], 6)
+                .contains("b: expected at least one segment of 6 tokens, found 5")
+        );
         let mut wide = part("b", 5, 50);
         wide.shape.experts = 101;
-        assert!(refusal(&[part("a", 7, 0), wide], 2).contains("expected 1 layers x 100 experts, top-1 as in a, found 1 layers x 101"));
+        assert!(
+            refusal(&[part("a", 7, 0), wide], 2)
+                .contains("expected 1 layers x 100 experts, top-1 as in a, found 1 layers x 101")
+        );
     }
 }

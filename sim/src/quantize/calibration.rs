@@ -28,14 +28,30 @@ impl Sample {
     pub fn read(model: &Model, paths: &[PathBuf], tokens: usize) -> Result<Self> {
         let mut files = Vec::new();
         paths.iter().try_for_each(|path| text_files(path, &mut files))?;
+        let texts = files
+            .iter()
+            .map(|file| model.encode(&read_text(file)?).map_err(|error| error.or_file(file)))
+            .collect::<Result<Vec<_>>>()?;
+        Self::windowed(model, &texts, tokens)
+    }
+
+    /// The same from texts in memory.
+    ///
+    /// # Errors
+    /// If there are fewer than 8 tokens in all.
+    pub fn of(model: &Model, texts: &[&str], tokens: usize) -> Result<Self> {
+        let texts = texts.iter().map(|text| model.encode(text)).collect::<Result<Vec<_>>>()?;
+        Self::windowed(model, &texts, tokens)
+    }
+
+    fn windowed(model: &Model, texts: &[Vec<u32>], tokens: usize) -> Result<Self> {
         let (mut windows, mut found) = (Vec::new(), 0);
-        for (index, file) in files.iter().enumerate() {
-            let ids = model.encode(&read_text(file)?).map_err(|error| error.or_file(file))?;
+        for (index, ids) in texts.iter().enumerate() {
             found += ids.len();
             let taken: usize = windows.iter().map(Vec::len).sum();
-            // What short files leave over goes to those after them.
-            let share = tokens.saturating_sub(taken) / (files.len() - index);
-            windows.extend(spread(&ids, share, WINDOW.min(model.config.context)));
+            // What short texts leave over goes to those after them.
+            let share = tokens.saturating_sub(taken) / (texts.len() - index);
+            windows.extend(spread(ids, share, WINDOW.min(model.config.context)));
         }
         // A single token predicts nothing.
         windows.retain(|window| window.len() > 1);
@@ -65,7 +81,8 @@ fn text_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         return Ok(());
     }
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries: Vec<PathBuf> = entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
+    let mut entries: Vec<PathBuf> =
+        entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
     entries.sort();
     entries.iter().try_for_each(|entry| text_files(entry, files))
 }

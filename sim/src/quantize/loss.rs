@@ -1,7 +1,8 @@
 //! The loss table `L[layer][expert][bits]`: what it costs to run an expert at fewer bits (Algorithm 1 of arXiv 2512.04476).
 //!
 //! A CSV file with the columns `layer`, `expert`, `bits`, `loss`, in any order and with others beside them, which are ignored. Layers and
-//! experts count from 0 without gaps, every expert has the same bits, losses are finite, not negative, and do not grow with the bits.
+//! experts count from 0 without gaps, every expert has the same bits, losses are finite, not negative, and do not grow with the bits. A
+//! column `tokens`, where there is one, says how many tokens chose the expert, which is how much its loss counts.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,6 +23,8 @@ pub struct LossTable {
     bits: Vec<u8>,
     /// `[L, E, B]`.
     losses: Vec<f64>,
+    /// Tokens that chose each expert `[L, E]`; all 1 where the file does not say.
+    usage: Vec<f64>,
 }
 
 /// One line of the file.
@@ -31,6 +34,7 @@ struct Line {
     expert: u16,
     bits: u8,
     loss: f64,
+    tokens: Option<f64>,
 }
 
 impl LossTable {
@@ -46,7 +50,7 @@ impl LossTable {
                 losses.len()
             )));
         }
-        let table = Self { layers, experts, bits: bits.into(), losses };
+        let table = Self { layers, experts, bits: bits.into(), losses, usage: vec![1.0; layers * experts] };
         for (index, losses) in table.losses.chunks_exact(bits.len()).enumerate() {
             let place = |error: Error| error.at(format!("layer {}, expert {}", index / experts, index % experts));
             table.check(losses).map_err(place)?;
@@ -81,12 +85,20 @@ impl LossTable {
 
     fn parse(text: impl Read) -> Result<Self> {
         let mut entries = BTreeMap::new();
+        let mut usage = BTreeMap::new();
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
         for (index, line) in reader.deserialize().enumerate() {
-            let Line { layer, expert, bits, loss } = line.map_err(|error| bad_line(&error))?;
+            let Line { layer, expert, bits, loss, tokens } = line.map_err(|error| bad_line(&error))?;
             if entries.insert((layer, expert, bits), loss).is_some() {
                 let twice = format!("expected one line for layer {layer}, expert {expert}, {bits} bits, found two");
                 return Err(Error::new(twice).at(format!("line {}", index + 2)));
+            }
+            if let Some(tokens) = tokens {
+                if !(tokens.is_finite() && tokens >= 0.0) {
+                    let wrong = format!("expected a number of tokens of at least 0, found {tokens}");
+                    return Err(Error::new(wrong).at(format!("line {}", index + 2)));
+                }
+                usage.insert((layer as usize, usize::from(expert)), tokens);
             }
         }
         let Some((&(last, ..), _)) = entries.last_key_value() else {
@@ -108,7 +120,11 @@ impl LossTable {
                 )));
             }
         }
-        Self::new(layers, experts, &bits, entries.into_values().collect())
+        let mut table = Self::new(layers, experts, &bits, entries.into_values().collect())?;
+        for ((layer, expert), tokens) in usage {
+            table.usage[layer * experts + expert] = tokens;
+        }
+        Ok(table)
     }
 
     /// Writes the table; the file appears whole or not at all. `extra` gives further columns, their names and the values of
@@ -157,6 +173,14 @@ impl LossTable {
     pub fn get(&self, layer: usize, expert: usize, bits: u8) -> Option<f64> {
         let index = self.bits.iter().position(|&b| b == bits)?;
         self.expert(layer, expert).get(index).copied()
+    }
+
+    /// How much an expert counts: the calibration tokens that chose it, or 1 where the table does not say; 0 where there is no such expert.
+    pub fn usage(&self, layer: usize, expert: usize) -> f64 {
+        if expert >= self.experts {
+            return 0.0;
+        }
+        self.usage.get(layer * self.experts + expert).copied().unwrap_or(0.0)
     }
 
     /// `(layer, expert, bits, loss)` of all, in this order.

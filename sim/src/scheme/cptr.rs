@@ -38,16 +38,31 @@ pub(super) const KIND: Kind = Kind {
     summary: "placed anew as the tracked context moves, where that pays; copies behind decoding, rate-limited",
     parameters: &[
         HORIZON,
-        Parameter { name: "rate", default: 1.0, range: (0.0, 1e4), summary: "copies per token that are allowed on average" },
+        Parameter {
+            name: "rate",
+            default: 1.0,
+            range: (0.0, 1e4),
+            summary: "copies per token that are allowed on average",
+        },
         Parameter {
             name: "burst",
             default: 0.5,
             range: (0.0, 10.0),
             summary: "copies that may be saved up, as a share of all experts in GPU memory",
         },
-        Parameter { name: "gain", default: 1.0 / 64.0, range: (1e-4, 0.8), summary: "steady gain of the context level" },
+        Parameter {
+            name: "gain",
+            default: 1.0 / 64.0,
+            range: (1e-4, 0.8),
+            summary: "steady gain of the context level",
+        },
         Parameter { name: "reopened", default: 0.25, range: (0.0, 0.8), summary: "gain after a change of context" },
-        Parameter { name: "eps", default: 0.04, range: (0.0, 1.0), summary: "gate mass that stand-ins may cost, with all logits" },
+        Parameter {
+            name: "eps",
+            default: 0.04,
+            range: (0.0, 1.0),
+            summary: "gate mass that stand-ins may cost, with all logits",
+        },
         SLACK,
         ALPHA,
     ],
@@ -145,9 +160,12 @@ impl Scheme for Cptr<'_> {
         self.allowance.token();
         let Some(margin) = self.margin else { return };
         let levels = |layer: usize| self.trackers[layer].levels();
-        request(queue, resident, |layer, busy| swap(levels(layer), &resident[layer], busy, margin), || {
-            self.allowance.take()
-        });
+        request(
+            queue,
+            resident,
+            |layer, busy| swap(levels(layer), &resident[layer], busy, margin),
+            || self.allowance.take(),
+        );
     }
 
     fn eps(&self) -> f64 {

@@ -19,7 +19,12 @@ pub(super) const KIND: Kind = Kind {
     summary: "as cptr, with the true demand of the next tokens and no rate limit but the link",
     parameters: &[
         HORIZON,
-        Parameter { name: "window", default: 256.0, range: (1.0, 1e6), summary: "tokens of the future that it looks at" },
+        Parameter {
+            name: "window",
+            default: 256.0,
+            range: (1.0, 1e6),
+            summary: "tokens of the future that it looks at",
+        },
         SLACK,
         ALPHA,
     ],
