@@ -78,7 +78,9 @@ fn chain() {
 
 /// 32-bit integers around the places where formats end.
 fn corners() -> impl Iterator<Item = u32> + Clone {
-    (0..32).flat_map(|bit| [(1u32 << bit).wrapping_sub(1), 1 << bit, (1 << bit) + 1, u32::MAX << bit, !(u32::MAX << bit).wrapping_add(1)])
+    (0..32).flat_map(|bit| {
+        [(1u32 << bit).wrapping_sub(1), 1 << bit, (1 << bit) + 1, u32::MAX << bit, !(u32::MAX << bit).wrapping_add(1)]
+    })
 }
 
 fn functions() -> Hash {
@@ -111,7 +113,9 @@ fn routers() -> Hash {
         let logits: [Logit; 32] = corner_logits(&mut random);
         let k = 1 + round % 8;
         let grouped = Router::sigmoid_grouped(k, 8, 4, &bias);
-        for router in [Router::softmax_all(k), Router::softmax_selected(k), grouped, Router::sigmoid_grouped(k, 3, 1, &[])] {
+        for router in
+            [Router::softmax_all(k), Router::softmax_selected(k), grouped, Router::sigmoid_grouped(k, 3, 1, &[])]
+        {
             match router.top_k::<8>(&logits) {
                 Ok(wanted) => {
                     let mut weights = [Gate::ZERO; 8];

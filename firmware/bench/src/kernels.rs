@@ -3,8 +3,9 @@
 use core::fmt::Write;
 use core::hint::black_box;
 
+use cptr_core::num::exp_neg;
 use cptr_core::{Eps, ExpertSet, Experts, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
-use cptr_rt::{Console, cycles, instructions};
+use cptr_rt::{COUNTER_BITS, Console, cycles, instructions, to_instructions};
 
 use crate::random::{Random, fill};
 
@@ -29,15 +30,17 @@ impl Cost {
         let (instructions_before, cycles_before) = (instructions(), cycles());
         let result = work();
         let (cycles_after, instructions_after) = (cycles(), instructions());
-        // Counters of 32 bits may wrap.
-        self.instructions += u64::from((instructions_after as u32).wrapping_sub(instructions_before as u32));
-        self.cycles += u64::from((cycles_after as u32).wrapping_sub(cycles_before as u32));
+        let difference = |after: u64, before: u64| after.wrapping_sub(before) & ((1 << COUNTER_BITS) - 1);
+        self.instructions += difference(instructions_after, instructions_before);
+        self.cycles += difference(cycles_after, cycles_before);
         result
     }
 
     /// Prints the mean of a call, less what an empty one takes.
     fn print(self, kernel: &str, experts: usize, k: usize, empty: Self) {
-        let mean = |sum: u64, empty: u64| (sum.saturating_sub(empty) + u64::from(COUNTED) / 2) / u64::from(COUNTED);
+        let mean = |sum: u64, empty: u64| {
+            (to_instructions(sum.saturating_sub(empty)) + u64::from(COUNTED) / 2) / u64::from(COUNTED)
+        };
         let instructions = mean(self.instructions, empty.instructions);
         let cycles = mean(self.cycles, empty.cycles);
         let _ = writeln!(Console, "count {kernel} {experts} {k} {instructions} {cycles}");
@@ -93,6 +96,9 @@ fn calibrate(empty: Cost) {
     let mut cost = Cost::default();
     (0..COUNTED).for_each(|_| cost.add(|| cptr_rt::two_instructions_each(1000)));
     cost.print("two_a_turn", 1000, 0, empty);
+    let mut cost = Cost::default();
+    (0..COUNTED).for_each(|i| _ = black_box(cost.add(|| exp_neg(black_box(Logit::from_bits(77_777 * i as i32))))));
+    cost.print("exp_neg", 1, 0, empty);
 }
 
 fn layer<const E: usize>(k: usize, empty: Cost) {

@@ -2,7 +2,6 @@
 
 use core::arch::asm;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 /// CMSDK UART 0: data, state, control, baud-rate divider.
 const UART: usize = if cfg!(secure) { 0x5020_0000 } else { 0x4000_4000 };
@@ -44,15 +43,16 @@ pub fn read() -> Option<u8> {
     (load(UART + 4) & 2 != 0).then(|| load(UART) as u8)
 }
 
-/// Instructions since [`setup`], as long as this is called at least every ten million.
+/// The instruction counter, in ticks; wraps at [`COUNTER_BITS`].
 pub fn instructions() -> u64 {
-    static HIGH: AtomicU32 = AtomicU32::new(0);
-    static LAST: AtomicU32 = AtomicU32::new(0);
-    let ticks = 0xFF_FFFF - load(SYSTICK + 8);
-    let high = HIGH.load(Ordering::Relaxed) + u32::from(ticks < LAST.load(Ordering::Relaxed));
-    HIGH.store(high, Ordering::Relaxed);
-    LAST.store(ticks, Ordering::Relaxed);
-    let ticks = (u64::from(high) << 24) | u64::from(ticks);
+    u64::from(0xFF_FFFF - load(SYSTICK + 8))
+}
+
+/// Width of the counters.
+pub const COUNTER_BITS: u32 = 24;
+
+/// What a number of the counter's ticks means.
+pub fn to_instructions(ticks: u64) -> u64 {
     (ticks * 1000 + CLOCK_MHZ * NS_PER_INSTRUCTION / 2) / (CLOCK_MHZ * NS_PER_INSTRUCTION)
 }
 

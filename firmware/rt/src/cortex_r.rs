@@ -71,6 +71,14 @@ pub fn instructions() -> u64 {
     u64::from(count)
 }
 
+/// Width of the counters.
+pub const COUNTER_BITS: u32 = 32;
+
+/// The counter's ticks are instructions.
+pub fn to_instructions(ticks: u64) -> u64 {
+    ticks
+}
+
 /// The emulator has no cycles: the same as [`instructions`].
 pub fn cycles() -> u64 {
     instructions()

@@ -22,6 +22,14 @@ pub fn instructions() -> u64 {
     0
 }
 
+/// Width of the counters.
+pub const COUNTER_BITS: u32 = 32;
+
+/// The counter's ticks are instructions.
+pub fn to_instructions(ticks: u64) -> u64 {
+    ticks
+}
+
 /// Always 0.
 pub fn cycles() -> u64 {
     0

@@ -22,7 +22,7 @@ use core::fmt;
 
 #[cfg(machine = "cortex-m")]
 pub use cortex_m_rt::entry as start;
-pub use machine::{cycles, exit, instructions, read, setup, write};
+pub use machine::{COUNTER_BITS, cycles, exit, instructions, read, setup, to_instructions, write};
 #[cfg(not(machine = "host"))]
 pub use stack::stack_used;
 /// Bytes of stack that were in use at most; unknown on the host.

@@ -73,6 +73,14 @@ pub fn instructions() -> u64 {
     count as u64
 }
 
+/// Width of the counters that is the same on all cores.
+pub const COUNTER_BITS: u32 = 32;
+
+/// The counter's ticks are instructions.
+pub fn to_instructions(ticks: u64) -> u64 {
+    ticks
+}
+
 /// Cycles, modulo 2^32 on RV32; in the emulator the same as instructions.
 pub fn cycles() -> u64 {
     let count: usize;
