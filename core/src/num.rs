@@ -62,15 +62,18 @@ pub fn exp_neg(distance: Logit) -> Gate {
     Gate::from_bits(power >> whole)
 }
 
-/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. One 64-bit division.
-#[inline]
+/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. Two 32-bit divisions.
+// One copy of it: it is used once per expert at most, where the call hardly counts.
+#[inline(never)]
 pub fn sigmoid(logit: Logit) -> Gate {
-    let magnitude = logit.saturating_abs();
-    let exp = u64::from(exp_neg(magnitude).to_bits());
-    let one = 1 << 31;
-    let denominator = one + exp; // U2F31, at most 2
-    let numerator = if logit.is_negative() { exp } else { one };
-    Gate::from_bits(((numerator << 31) / denominator) as u32)
+    const ONE: u32 = 1 << 31;
+    let exp = exp_neg(logit.saturating_abs()).to_bits();
+    let numerator = if logit.is_negative() { exp } else { ONE };
+    match exp {
+        0 => Gate::from_bits(numerator),
+        ONE => Gate::from_bits(ONE / 2), // the denominator is 2
+        exp => Gate::from_bits(div_frac(numerator, ONE + exp) >> 1),
+    }
 }
 
 /// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:

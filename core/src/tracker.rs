@@ -71,6 +71,14 @@ impl<const E: usize> Default for Tracker<[Levels; E]> {
 }
 
 impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
+    /// Forgets everything: as before the first token.
+    pub fn reset(&mut self) {
+        self.kalman = Kalman::new();
+        self.phase = Phase::new();
+        self.power = 0;
+        self.levels.as_mut().fill(Levels::ZERO);
+    }
+
     /// Levels of every expert.
     pub fn levels(&self) -> &[Levels] {
         self.levels.as_ref()
