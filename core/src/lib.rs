@@ -9,6 +9,9 @@
 //! 4. [`Tracker::update`] — off the critical path: tracks how often each expert is wanted (Kalman level at two time scales), the
 //!    signal-to-noise ratio of that level and the phase between demand and level; loss of lock opens the filter's gain.
 //!
+//! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU memory and how many bits
+//! the others get; [`context`] sees that the context has changed, and [`replace`] which expert to bring in, if that pays.
+//!
 //! ```
 //! use cptr_core::{select, words_for, Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig};
 //!
@@ -30,6 +33,8 @@
 //! # let _ = step;
 //! ```
 //!
+//! Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
+//!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
 //! configuration serves all layers. Every operation names its number formats, rounding and saturation ([`num`]).
 #![no_std]
@@ -38,10 +43,15 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod expert;
+pub mod bits;
+pub mod context;
 pub mod level;
 pub mod metrics;
 pub mod num;
 pub mod phase;
+pub mod placement;
+pub mod replace;
 pub mod router;
 pub mod select;
 pub mod set;

@@ -89,6 +89,12 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
         &self.phase
     }
 
+    /// Opens the gain as a loss of lock does, to the `reopened` gain of `kalman`: for a change of context that was seen elsewhere
+    /// ([`crate::context`]).
+    pub fn reopen(&mut self, kalman: &KalmanConfig) {
+        self.kalman.reopen(kalman);
+    }
+
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
         let mut least = None;

@@ -4,13 +4,14 @@
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
 //! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]: picojoules;
-//! - [`breakdown`]: what the time of one expert is made of.
+//! - [`breakdown`]: what the time of one expert is made of; [`decode`]: a layer whose experts run at different bits, with copies behind it.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`).
 #![forbid(unsafe_code)]
 
 pub mod breakdown;
 pub mod controller;
+pub mod decode;
 pub mod dram;
 pub mod energy;
 pub mod gpu;
@@ -21,6 +22,7 @@ pub mod system;
 mod validate;
 
 pub use breakdown::Breakdown;
+pub use decode::{DecodeTime, DecodeWork, ExpertRun};
 pub use energy::Energy;
 pub use model::Model;
 pub use system::{Cold, LayerTime, LayerWork, System, SystemError};

@@ -258,6 +258,11 @@ impl Ndp {
         Ok(self.chunked(model, bits, tokens, bytes, stream_ps))
     }
 
+    /// `expert`, which is one of `model` at `bits`, for another number of tokens: the stream stays as it is, nothing is simulated.
+    pub fn for_tokens(&self, expert: &Expert, model: &Model, bits: f64, tokens: u32) -> Expert {
+        self.chunked(model, bits, tokens, expert.bytes, expert.stream_ps)
+    }
+
     /// The stream without refresh, for comparison.
     ///
     /// # Errors
@@ -330,8 +335,14 @@ impl Pipeline {
 impl Expert {
     /// Time of `experts` such experts, queued, from the first read to the end of the last one's work. Cost: linear in `experts`.
     pub fn queue_ps(&self, experts: u32) -> u64 {
-        let expert = |pipeline: Pipeline, _| pipeline.steps(self.full, self.chunks - 1).step(self.last);
-        (0..experts).fold(Pipeline::default(), expert).worked
+        Self::queue_of((0..experts).map(|_| self))
+    }
+
+    /// Time of different experts, queued in this order, from the first read to the end of the last one's work.
+    pub fn queue_of<'a>(experts: impl IntoIterator<Item = &'a Self>) -> u64 {
+        let expert =
+            |pipeline: Pipeline, expert: &Self| pipeline.steps(expert.full, expert.chunks - 1).step(expert.last);
+        experts.into_iter().fold(Pipeline::default(), expert).worked
     }
 
     /// Time of one expert.

@@ -244,11 +244,16 @@ impl System {
     /// One expert of `model` near the data at [`Self::ndp_bits`], for one token; `None` without a near-data device. The first call for a
     /// size simulates the DRAM, later ones remember.
     pub fn expert(&self, model: &Model) -> Option<Expert> {
+        self.expert_at(model, self.ndp_bits)
+    }
+
+    /// As [`Self::expert`], at other bits per weight.
+    pub fn expert_at(&self, model: &Model, bits: f64) -> Option<Expert> {
         let ndp = self.ndp()?;
-        let key = (model.expert_parameters(), self.ndp_bits.to_bits());
+        let key = (model.expert_parameters(), bits.to_bits());
         // The lock is held while simulating: whoever asks for the same meanwhile would only simulate it again.
         let mut known = self.known.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = || ndp.expert(model, self.ndp_bits, 1).expect("the device was validated when its file was read");
+        let found = || ndp.expert(model, bits, 1).expect("the device was validated when its file was read");
         Some(*known.entry(key).or_insert_with(found))
     }
 
@@ -365,11 +370,11 @@ struct Side {
 }
 
 /// Messages of a layer: the token's activations once (all experts read the same), a descriptor for each expert, a result of each.
-struct Trip {
+pub(crate) struct Trip {
     /// Activations and descriptors on the wire.
-    there_ps: u64,
+    pub(crate) there_ps: u64,
     /// One result on the wire.
-    result_ps: u64,
+    pub(crate) result_ps: u64,
 }
 
 impl Trip {
@@ -378,12 +383,12 @@ impl Trip {
         (activation + LINE_BYTES * u64::from(experts), activation)
     }
 
-    fn new(link: &Link, model: &Model, experts: u32) -> Self {
+    pub(crate) fn new(link: &Link, model: &Model, experts: u32) -> Self {
         let (there, result) = Self::bytes(model, experts);
         Self { there_ps: link.send(there).serial_ps, result_ps: link.send(result).serial_ps }
     }
 
-    fn wire_bytes(link: &Link, model: &Model, experts: u32) -> u64 {
+    pub(crate) fn wire_bytes(link: &Link, model: &Model, experts: u32) -> u64 {
         if experts == 0 {
             return 0;
         }
@@ -393,7 +398,7 @@ impl Trip {
 }
 
 /// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for `other_ps`.
-fn slowed(alone_ps: u64, other_ps: u64, taken: f64) -> u64 {
+pub(crate) fn slowed(alone_ps: u64, other_ps: u64, taken: f64) -> u64 {
     let stretched = alone_ps as f64 / (1.0 - taken);
     stretched.min(alone_ps as f64 + taken * other_ps as f64).round() as u64
 }

@@ -1,16 +1,23 @@
 //! Routing traces through the filter and a near-data system: the library behind the `cptr` command.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cli;
+pub mod decode;
 pub mod dram;
 pub mod error;
+pub mod eval;
 mod file;
 pub mod format;
+pub mod generate;
 pub mod inspect;
+pub mod model;
 pub mod placement;
 pub mod policy;
 pub mod progress;
+pub mod quantize;
 pub mod report;
 pub mod run;
+pub mod scheme;
 pub mod spec;
 pub mod trace;

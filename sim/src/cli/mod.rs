@@ -1,10 +1,16 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
 //! and exit code 2.
 
+mod bundled;
+mod capture;
 mod convert;
+mod decode;
 mod demo;
 mod dram;
+mod eval;
+mod generate;
 mod inspect;
+mod quantize;
 mod run;
 mod source;
 mod table;
@@ -32,10 +38,20 @@ enum Command {
     Demo(demo::Args),
     /// Show what a trace says about itself: switching, reuse, cache curves, locality, warnings
     Inspect(inspect::Args),
+    /// Run a model over text and record its routing as a trace
+    Capture(capture::Args),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Have a model read text while policies alter its choice of experts: misses against perplexity
+    Eval(Box<eval::Args>),
+    /// Make low-bit replicas of a model's experts, and the table of what they lose
+    Quantize(quantize::Args),
+    /// Decode a trace on whole systems: what is in GPU memory, what runs near the data, what moves
+    Decode(Box<decode::Args>),
+    /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
+    Gen(generate::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -49,9 +65,14 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Capture(args) => capture::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Eval(args) => eval::main(&args),
+        Command::Decode(args) => decode::main(&args),
+        Command::Gen(args) => generate::main(&args),
         Command::Dram(args) => dram::main(&args),
+        Command::Quantize(args) => quantize::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

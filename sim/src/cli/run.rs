@@ -43,9 +43,9 @@ pub(super) struct Args {
 /// The machine and the model that times are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Machine {
-    /// System by its name, or the TOML file of one
-    #[arg(long, value_name = "NAME|FILE.toml", default_value = "offload", value_parser = system_name, help_heading = "Machine")]
-    system: System,
+    /// System by its name, or the TOML file of one (default: offload; of decode: ndp)
+    #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, help_heading = "Machine")]
+    system: Option<System>,
     /// Bits per weight of experts that run near the data (default: the system's)
     #[arg(long, value_name = "BITS", help_heading = "Machine")]
     bits: Option<f64>,
@@ -58,8 +58,10 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    fn system(&self) -> Result<System> {
-        let mut system = self.system.clone();
+    /// The system asked for, or the one called `default`.
+    pub(super) fn system_or(&self, default: &str) -> Result<System> {
+        let found = self.system.as_ref().or_else(|| System::find(default)).cloned();
+        let mut system = found.ok_or_else(|| Error::new(format!("--system: expected a name, found {default}")))?;
         if let Some(bits) = self.bits {
             if !(1.0..=16.0).contains(&bits) {
                 return Err(Error::new(format!("--bits: expected 1 to 16, found {bits}")));
@@ -69,7 +71,7 @@ impl Machine {
         Ok(system)
     }
 
-    fn model(&self, trace: &Trace) -> Result<Option<Model>> {
+    pub(super) fn model(&self, trace: &Trace) -> Result<Option<Model>> {
         let size = 1..=1 << 20;
         match (self.hidden, self.expert_inner) {
             (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
@@ -111,7 +113,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<()> {
     let plan = Plan {
         rows: Plan::rows(&args.policy, &args.placement)?,
         cache: args.cache.unwrap_or_else(|| (2 * trace.shape.k).min(trace.shape.experts)),
-        system: args.machine.system()?,
+        system: args.machine.system_or("offload")?,
         model: args.machine.model(trace)?,
     };
     let outcome = run::run(trace, &plan)?;
@@ -142,13 +144,14 @@ pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
     skipped.chain(no_times).collect()
 }
 
+/// A line for each parameter.
+pub(super) fn parameters(parameters: &[Parameter]) -> String {
+    let line =
+        |p: &Parameter| format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary);
+    parameters.iter().map(line).collect()
+}
+
 fn kinds_help() -> String {
-    let parameters = |parameters: &[Parameter]| {
-        let line = |p: &Parameter| {
-            format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary)
-        };
-        parameters.iter().map(line).collect::<String>()
-    };
     let mut text = String::from("Policies:\n");
     for kind in policy::KINDS {
         text +=

@@ -46,6 +46,27 @@ fn format_name(name: &str) -> std::result::Result<String, String> {
     if names.contains(&name) { Ok(name.into()) } else { Err(format!("expected one of {}", names.join(", "))) }
 }
 
+/// `TRACE#DOMAIN`: one domain of a trace; `TRACE`: all of its domains, one by one.
+pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
+    let (path, domain) = match name.rsplit_once('#') {
+        Some((path, domain)) if !std::path::Path::new(name).exists() => (path, Some(domain)),
+        _ => (name, None),
+    };
+    let path = PathBuf::from(path);
+    let reading = Progress::unknown("reading");
+    let recording = import::read(&path, &Options::default())?;
+    drop(reading);
+    let Recording::Tokens(trace) = recording else {
+        return Err(Error::in_file(&path, "expected a trace of tokens, found counts"));
+    };
+    let domains = &trace.meta.domains;
+    if let Some(unknown) = domain.filter(|name| !domains.iter().any(|known| known == name)) {
+        return Err(Error::in_file(&path, format!("expected a domain ({}), found \"{unknown}\"", domains.join(", "))));
+    }
+    let wanted = (0..domains.len()).filter(|&index| domain.is_none_or(|name| domains[index] == name));
+    wanted.map(|index| trace.part(|other| other == index, usize::MAX).map_err(|e| e.or_file(&path))).collect()
+}
+
 impl Source {
     pub(super) fn read(&self) -> Result<Recording> {
         let options = Options {

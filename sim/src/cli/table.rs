@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::eval;
 use crate::format;
 use crate::run::counts::CountRow;
 use crate::run::outcome::{Outcome, Row};
@@ -49,6 +50,60 @@ fn cells(row: &Row) -> Vec<String> {
         time(row.token_time_p99_us),
         format::optional(row.ratio_to_raw, format::ratio),
     ]
+}
+
+/// The rows of an evaluation, and below them the curves of policies against each other.
+pub(super) fn evaluation(outcome: &eval::outcome::Outcome) -> String {
+    let mut text = format!(
+        "{}: {} layers x {} experts, top-{}; {} documents, {} tokens; perplexity {:.3}\ncache {} experts a layer; system {}\n",
+        outcome.model,
+        outcome.layers,
+        outcome.experts,
+        outcome.k,
+        format::count(outcome.documents),
+        format::count(outcome.tokens),
+        outcome.perplexity,
+        outcome.cache,
+        outcome.system
+    );
+    let header =
+        ["policy", "placement", "perplexity", "95 %", "divergence", "switch", "miss", "to raw", "mass loss", "token"];
+    let change = |change: f64| format!("{:+.2} %", change * 100.0);
+    let cells = |row: &eval::outcome::Row| {
+        let [low, high] = row.perplexity_change_interval;
+        vec![
+            row.policy.clone(),
+            format!("{}{}", row.placement, if row.oracle { " *" } else { "" }),
+            change(row.perplexity_change),
+            format!("{:+.2} to {:+.2}", low * 100.0, high * 100.0),
+            format!("{:.5}", row.divergence_nats),
+            format::optional(row.switch_rate, format::percent),
+            format::percent(row.miss_rate),
+            format::ratio(row.misses_to_raw),
+            format::percent(row.mass_loss),
+            format::microseconds(row.token_time_us),
+        ]
+    };
+    text += &aligned(&header, 2, outcome.rows.iter().map(cells));
+    if outcome.rows.iter().any(|row| row.oracle) {
+        text += "* sees the future: a bound on misses, not a policy\n";
+    }
+    if !outcome.verdicts.is_empty() {
+        text += "\nMisses at the same perplexity, between the settings above:\n";
+        let header = ["policy", "placement", "perplexity", "miss", "fewer than raw LRU", "fewer than cache-prior LRU"];
+        let cells = |verdict: &eval::Verdict| {
+            vec![
+                verdict.policy.clone(),
+                verdict.placement.clone(),
+                change(verdict.perplexity_change),
+                format::percent(verdict.miss_rate),
+                format::percent(verdict.fewer_than_raw),
+                format::optional(verdict.fewer_than_cache_prior, format::percent),
+            ]
+        };
+        text += &aligned(&header, 2, outcome.verdicts.iter().map(cells));
+    }
+    text
 }
 
 /// The rows of count tables.

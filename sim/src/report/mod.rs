@@ -3,6 +3,7 @@
 //! [`html`] makes the page out of [`Section`]s, one per [`Outcome`]; [`write()`] puts it into a file. The plots are SVG inside the page,
 //! the page is well-formed XML, and all text that comes from a trace is escaped.
 
+pub mod frontier;
 mod layers;
 mod markup;
 mod plot;

@@ -33,15 +33,28 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
              mass loss.",
         );
     }
-    plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| draw(area, &marks, bound))
+    let scatter = Scatter { marks, curves: Vec::new(), bound, price: "mass loss: wanted routing mass given up" };
+    plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| scatter.draw(area))
+}
+
+/// Misses over a price, both in percent.
+pub(super) struct Scatter<'a> {
+    /// The most important first: they get the best places for their labels.
+    pub(super) marks: Vec<Mark>,
+    /// Lines through the settings of one policy.
+    pub(super) curves: Vec<(Role, Vec<(f64, f64)>)>,
+    /// Fewest misses of an oracle that runs the model's own choice.
+    pub(super) bound: Option<f64>,
+    /// Name of the price.
+    pub(super) price: &'a str,
 }
 
 /// A row as a point, in percent.
-struct Mark {
-    x: f64,
-    y: f64,
-    role: Role,
-    name: String,
+pub(super) struct Mark {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) role: Role,
+    pub(super) name: String,
 }
 
 fn marks(outcome: &Outcome, names: &[String]) -> Vec<Mark> {
@@ -52,8 +65,10 @@ fn marks(outcome: &Outcome, names: &[String]) -> Vec<Mark> {
         name: plot::short(name, 40),
     };
     let marks = outcome.rows.iter().zip(names).enumerate().map(mark);
-    let mut marks: Vec<Mark> = marks.filter(|mark| mark.x.is_finite() && mark.y.is_finite()).collect();
-    // The most important first: they get the best places for their labels.
+    by_importance(marks.filter(|mark| mark.x.is_finite() && mark.y.is_finite()).collect())
+}
+
+pub(super) fn by_importance(mut marks: Vec<Mark>) -> Vec<Mark> {
     marks.sort_by_key(|mark| match mark.role {
         Role::Cptr => 0,
         Role::Reference => 1,
@@ -69,38 +84,44 @@ fn bound(outcome: &Outcome) -> Option<f64> {
     raw.map(|row| row.miss_rate * 100.0).min_by(f64::total_cmp)
 }
 
-fn draw(area: &Area<'_>, marks: &[Mark], bound: Option<f64>) -> Drawn {
-    let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
-    let y = plot::padded(marks.iter().map(|mark| mark.y).chain(bound), 0.1, 0.0);
-    let mut chart = plot::axes(
-        area,
-        Axis { range: x.clone(), name: "mass loss: wanted routing mass given up", tick: plot::percent_tick },
-        Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
-    )?;
-    if let Some(bound) = bound {
-        let line = [(x.start, bound), (x.end, bound)];
-        chart.draw_series(LineSeries::new(line, palette::BOUND.stroke_width(4)))?;
+impl Scatter<'_> {
+    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
+        let Self { marks, bound, .. } = self;
+        let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
+        let y = plot::padded(marks.iter().map(|mark| mark.y).chain(*bound), 0.1, 0.0);
+        let mut chart = plot::axes(
+            area,
+            Axis { range: x.clone(), name: self.price, tick: plot::percent_tick },
+            Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
+        )?;
+        if let Some(bound) = *bound {
+            let line = [(x.start, bound), (x.end, bound)];
+            chart.draw_series(LineSeries::new(line, palette::BOUND.stroke_width(4)))?;
+        }
+        for (role, curve) in &self.curves {
+            chart.draw_series(LineSeries::new(curve.iter().copied(), role.color().stroke_width(3)))?;
+        }
+        // The line of the bound stands for oracles of the model's own choice.
+        let shown: Vec<&Mark> =
+            marks.iter().filter(|mark| mark.role != Role::Bound || mark.x != 0.0 || bound.is_none()).collect();
+        let centres: Vec<(i32, i32)> = shown.iter().map(|mark| chart.backend_coord(&(mark.x, mark.y))).collect();
+        let (xs, ys) = chart.plotting_area().get_pixel_range();
+        let frame = Rectangle { left: xs.start, top: ys.start, right: xs.end + 30, bottom: ys.end };
+        let mut taken: Vec<Rectangle> = centres.iter().map(|&centre| Rectangle::around(centre, 14)).collect();
+        if let Some(bound) = *bound {
+            let (left, y) = chart.backend_coord(&(x.start, bound));
+            taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
+        }
+        for (mark, &centre) in shown.iter().zip(&centres) {
+            let (place, ring) = place(centre, &mark.name, frame, &taken);
+            taken.push(place);
+            label(area, mark, centre, place, ring)?;
+        }
+        for (mark, &centre) in shown.iter().zip(&centres) {
+            dot(area, mark.role, centre)?;
+        }
+        Ok(())
     }
-    // The dashed line stands for oracles of the model's own choice.
-    let shown: Vec<&Mark> =
-        marks.iter().filter(|mark| mark.role != Role::Bound || mark.x != 0.0 || bound.is_none()).collect();
-    let centres: Vec<(i32, i32)> = shown.iter().map(|mark| chart.backend_coord(&(mark.x, mark.y))).collect();
-    let (xs, ys) = chart.plotting_area().get_pixel_range();
-    let frame = Rectangle { left: xs.start, top: ys.start, right: xs.end + 30, bottom: ys.end };
-    let mut taken: Vec<Rectangle> = centres.iter().map(|&centre| Rectangle::around(centre, 14)).collect();
-    if let Some(bound) = bound {
-        let (left, y) = chart.backend_coord(&(x.start, bound));
-        taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
-    }
-    for (mark, &centre) in shown.iter().zip(&centres) {
-        let (place, ring) = place(centre, &mark.name, frame, &taken);
-        taken.push(place);
-        label(area, mark, centre, place, ring)?;
-    }
-    for (mark, &centre) in shown.iter().zip(&centres) {
-        dot(area, mark.role, centre)?;
-    }
-    Ok(())
 }
 
 fn dot(area: &Area<'_>, role: Role, centre: (i32, i32)) -> Drawn {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::context::Context;
-use super::layer::RowLayer;
+use super::runner::RowLayer;
 use super::{BINS, Plan, RowPlan};
 use crate::trace::{Knowledge, Trace};
 
@@ -48,7 +48,7 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
-    pub(super) fn new(trace: &Trace) -> Self {
+    pub(crate) fn new(trace: &Trace) -> Self {
         let shape = trace.shape;
         Self {
             model: trace.meta.model.clone(),
@@ -188,7 +188,7 @@ impl Row {
 }
 
 impl LayerRow {
-    fn new(sums: &RowLayer, layer: u32) -> Self {
+    pub(crate) fn new(sums: &RowLayer, layer: u32) -> Self {
         let metrics = &sums.metrics;
         let with_predecessor = metrics.runs_with_predecessor;
         Self {
@@ -215,7 +215,7 @@ fn timeline(trace: &Trace, layers: &[&RowLayer]) -> Vec<f64> {
 }
 
 /// The smallest value that at least `share` of the sorted values do not exceed.
-fn nearest_rank(sorted: &[u64], share: f64) -> u64 {
+pub(crate) fn nearest_rank(sorted: &[u64], share: f64) -> u64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied().unwrap_or(0)
 }

@@ -11,9 +11,15 @@ use mmap_io::{MemoryMappedFile, MmapMode};
 
 use crate::error::{Error, Result};
 
-/// A file mapped for reading. Nobody may shorten the file while the mapping lives.
+/// The bytes of a file: mapped for reading, or in memory. Nobody may shorten a mapped file while the mapping lives.
 #[derive(Debug)]
-pub struct Mapping(MemoryMappedFile);
+pub struct Mapping(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    File(MemoryMappedFile),
+    Memory(Cow<'static, [u8]>),
+}
 
 impl Mapping {
     /// Maps an open file; `path` is for messages.
@@ -23,7 +29,13 @@ impl Mapping {
     pub fn new(file: &File, path: &Path) -> Result<Self> {
         let file = file.try_clone().map_err(|error| Error::io(path, &error))?;
         let map = MemoryMappedFile::from_file(file, MmapMode::ReadOnly, path);
-        map.map(Self).map_err(|error| Error::in_file(path, format!("cannot be mapped: {error}")))
+        map.map(|map| Self(Bytes::File(map)))
+            .map_err(|error| Error::in_file(path, format!("cannot be mapped: {error}")))
+    }
+
+    /// Bytes that are in memory already, such as those that are part of the program.
+    pub fn memory(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self(Bytes::Memory(bytes.into()))
     }
 }
 
@@ -31,8 +43,11 @@ impl Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // Only fails for writable mappings and beyond the end.
-        self.0.as_slice_bytes(0, self.0.len()).unwrap_or_default()
+        match &self.0 {
+            // Only fails for writable mappings and beyond the end.
+            Bytes::File(map) => map.as_slice_bytes(0, map.len()).unwrap_or_default(),
+            Bytes::Memory(bytes) => bytes,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod dram;
 mod files;
 mod guarantees;
 mod options;
+mod quantize;
 mod samples;
 mod shared;
 mod traces;

@@ -116,7 +116,8 @@ fn join_notes(parts: &[(String, Trace, bool)]) -> Vec<String> {
     notes
 }
 
-fn concatenate(traces: &[Trace]) -> Result<Trace> {
+/// The tokens of several traces of one shape, in order; the sequences are numbered anew. Notes are left to the caller.
+pub(crate) fn concatenate(traces: &[Trace]) -> Result<Trace> {
     let first = &traces[0];
     let mut notes = Vec::new();
     let mut floats = |name: &str, get: fn(&Trace) -> &Option<FloatArray>| {

@@ -24,6 +24,7 @@ mod source;
 mod testing;
 mod vllm_log;
 
+pub(crate) use join::concatenate;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -38,8 +38,9 @@ use super::counts::Counts;
 use super::{Shape, Trace};
 use crate::error::{Error, Result};
 pub use counts::write_counts;
-pub(super) use read::{Loaded, positions};
-use tensors::{Out, Tensors, write_tensors};
+pub(super) use read::Loaded;
+pub(crate) use read::positions;
+pub(crate) use tensors::{Out, Tensors, write_tensors};
 
 /// Reads a trace; see the module for the format.
 ///

@@ -180,7 +180,7 @@ fn agree(name: &str, stated: Option<usize>, found: Option<usize>) -> Result<Opti
 }
 
 /// Positions that count from 0 in each sequence.
-pub(in crate::trace) fn positions(sequence: &[u32]) -> Vec<u32> {
+pub(crate) fn positions(sequence: &[u32]) -> Vec<u32> {
     let mut position = 0;
     (0..sequence.len())
         .map(|token| {

@@ -14,31 +14,34 @@ use crate::file;
 use crate::trace::array::{Float, FloatArray, Mapping};
 
 /// A mapped safetensors file with its checked header.
-pub(super) struct Tensors {
-    pub(super) path: PathBuf,
+pub(crate) struct Tensors {
+    pub(crate) path: PathBuf,
     map: Arc<Mapping>,
     /// First byte after the header.
     start: usize,
     pub(super) header: Metadata,
-    pub(super) info: HashMap<String, String>,
+    pub(crate) info: HashMap<String, String>,
 }
 
 impl Tensors {
-    pub(super) fn open(file: &fs::File, path: &Path) -> Result<Self> {
+    pub(crate) fn open(file: &fs::File, path: &Path) -> Result<Self> {
         let about = file.metadata().map_err(|error| Error::io(path, &error))?;
         if !about.is_file() {
             return Err(Error::new("expected a safetensors file, found a folder or a device"));
         }
-        let short = || Error::new(format!("expected a safetensors file, found {} bytes in all", about.len()));
         if about.len() < 8 {
-            return Err(short());
+            return Err(short(about.len()));
         }
-        let map = Mapping::new(file, path)?;
-        let claimed = u64::from_le_bytes(*map.first_chunk().ok_or_else(short)?);
-        if claimed > about.len() - 8 {
+        Self::new(Mapping::new(file, path)?, path)
+    }
+
+    /// Checks the header of a file; `path` is for messages and names.
+    pub(crate) fn new(map: Mapping, path: &Path) -> Result<Self> {
+        let length = map.len() as u64;
+        let claimed = u64::from_le_bytes(*map.first_chunk().ok_or_else(|| short(length))?);
+        if claimed > length - 8 {
             return Err(Error::new(format!(
-                "expected a safetensors header within the {} bytes of the file, found one that claims {claimed} bytes",
-                about.len()
+                "expected a safetensors header within the {length} bytes of the file, found one that claims {claimed} bytes"
             ))
             .at("byte 0"));
         }
@@ -48,11 +51,16 @@ impl Tensors {
     }
 
     /// Type, shape and bytes of a tensor.
-    pub(super) fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
+    pub(crate) fn tensor(&self, name: &str) -> Option<(&TensorInfo, &[u8])> {
         let info = self.header.info(name)?;
         let (from, to) = info.data_offsets;
         // The header was checked against the length of the file.
         Some((info, &self.map[self.start + from..self.start + to]))
+    }
+
+    /// The header and all bytes after it.
+    pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
+        self.map.split_at(self.start)
     }
 
     /// Integers of any type, as `u32`.
@@ -112,6 +120,10 @@ impl Tensors {
     }
 }
 
+fn short(bytes: u64) -> Error {
+    Error::new(format!("expected a safetensors file, found {bytes} bytes in all"))
+}
+
 fn integers<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Result<Vec<u32>> {
     let convert = |(i, &raw): (usize, &[u8; N])| {
         let value = value(raw);
@@ -143,7 +155,7 @@ fn describe(error: &SafeTensorError) -> Error {
 }
 
 /// A tensor about to be written.
-pub(super) struct Out<'a> {
+pub(crate) struct Out<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -151,7 +163,7 @@ pub(super) struct Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    pub(super) fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+    pub(crate) fn new(name: &str, dtype: Dtype, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
         Self { name: name.into(), dtype, shape: shape.into(), bytes: bytes.into() }
     }
 
@@ -172,7 +184,7 @@ impl<'a> Out<'a> {
 
 /// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces give equal bytes
 /// (its metadata have no order) and so that the file gets the usual permissions.
-pub(super) fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
+pub(crate) fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
     // Widest first keeps every tensor aligned.
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), serde_json::json!(info))]);

@@ -1,0 +1,165 @@
+//! Activations as 8-bit integers with a scale per group.
+
+use core::num::NonZeroU64;
+
+use super::{ExpertError, Layout};
+
+/// Scale and sum of one group of activations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ActivationGroup {
+    /// Mantissa of the scale.
+    pub(super) scale: u16,
+    /// Sum of the codes, which multiplies the zero points.
+    pub(super) sum: i32,
+}
+
+/// A quantised vector: value `i` is `code[i] * scale[i / group] * 2^exponent`, codes from -127 to 127.
+///
+/// Codes lie widened to 16 bits, as the multiplications take them (`pmaddwd`, `SMLAD`, `vwmacc`), padded with zeros to a multiple of 32.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    pub(super) codes: &'a [i16],
+    pub(super) groups: &'a [ActivationGroup],
+    pub(super) exponent: i32,
+    columns: usize,
+    pub(super) group: usize,
+}
+
+impl<'a> Activations<'a> {
+    /// Quantises `values * 2^exponent` for a matrix of the given layout into the caller's buffers: `codes` of
+    /// [`Layout::padded_columns`], `groups` of [`Layout::groups`] entries.
+    ///
+    /// The largest magnitude `M` of the vector sets the common power of two `2^k`, the smallest with `ceil(M / 127) < 65536 * 2^k`; a group
+    /// with largest magnitude `m` has the scale `ceil(m / (127 * 2^k))`; codes are rounded to nearest, ties away from zero. So no code
+    /// saturates, and the error of a value is at most half a step, `(m / 127 + 2^k) / 2` with `2^k <= ceil(M / 127) / 32768`. Exact for every input: no
+    /// number format is assumed, values may use all 64 bits. Cost: one 64-bit division per value.
+    ///
+    /// # Errors
+    /// [`ExpertError::Mismatch`] if `values` are not as many as the columns, [`ExpertError::Buffer`] for wrong buffers.
+    pub fn quantise<T: Copy + Into<i64>>(
+        values: &[T],
+        exponent: i32,
+        layout: &Layout,
+        codes: &'a mut [i16],
+        groups: &'a mut [ActivationGroup],
+    ) -> Result<Self, ExpertError> {
+        if values.len() != layout.columns() {
+            return Err(ExpertError::Mismatch);
+        }
+        if codes.len() != layout.padded_columns() || groups.len() != layout.groups() {
+            return Err(ExpertError::Buffer);
+        }
+        let shift = 64 - largest(values).div_ceil(127).leading_zeros() as i32 - 16;
+        let (up, down) = ((-shift).max(0) as u32, shift.max(0) as u32);
+        codes.fill(0);
+        let length = layout.group();
+        let per_group = values.chunks(length).zip(codes.chunks_mut(length)).zip(groups.iter_mut());
+        for ((values, codes), group) in per_group {
+            // The minimum matters for 65,536 only: 127 such steps are 127.002 of 65,535, still 127 after rounding.
+            let scale = (largest(values) << up).div_ceil(127).div_ceil(1 << down).min(u64::from(u16::MAX));
+            group.scale = scale as u16;
+            group.sum = 0;
+            let Some(step) = NonZeroU64::new(scale << down) else { continue };
+            for (code, value) in codes.iter_mut().zip(values) {
+                let value: i64 = (*value).into();
+                let magnitude = (((value.unsigned_abs() << up) + step.get() / 2) / step).min(127) as i16;
+                *code = if value < 0 { -magnitude } else { magnitude };
+                group.sum += i32::from(*code);
+            }
+        }
+        let (codes, groups) = (&*codes, &*groups);
+        Ok(Self { codes, groups, exponent: exponent.saturating_add(shift), columns: values.len(), group: length })
+    }
+
+    /// Whether a matrix of this layout takes the vector.
+    pub(super) fn fits(&self, layout: &Layout) -> bool {
+        self.columns == layout.columns() && self.group == layout.group()
+    }
+
+    /// The power of two of the scales.
+    pub const fn exponent(&self) -> i32 {
+        self.exponent
+    }
+
+    /// What was stored, as integers; a value is this times `2^exponent`. Below 2^23 in magnitude.
+    pub fn values(&self) -> impl Iterator<Item = i32> + use<'a> {
+        let groups = self.codes.chunks(self.group).zip(self.groups);
+        groups
+            .flat_map(|(codes, group)| codes.iter().map(|&code| i32::from(code) * i32::from(group.scale)))
+            .take(self.columns)
+    }
+}
+
+/// Largest magnitude, 0 of nothing.
+fn largest<T: Copy + Into<i64>>(values: &[T]) -> u64 {
+    values.iter().map(|&value| value.into().unsigned_abs()).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn quantised(values: &[i64], group: u8, check: impl FnOnce(&Activations<'_>)) {
+        let layout = Layout::new(4, group, 0, 1, values.len() as u32).unwrap();
+        let (mut codes, mut groups) =
+            (vec![7; layout.padded_columns()], vec![ActivationGroup::default(); layout.groups()]);
+        check(&Activations::quantise(values, -16, &layout, &mut codes, &mut groups).unwrap());
+    }
+
+    #[test]
+    fn zeros_and_extremes() {
+        quantised(&[0; 40], 32, |vector| assert!(vector.values().all(|value| value == 0)));
+        quantised(&[i64::MIN, i64::MAX, 0, 1], 32, |vector| {
+            assert_eq!(vector.codes[..4], [-127, 127, 0, 0]);
+            assert!(vector.codes[4..].iter().all(|&code| code == 0));
+        });
+        quantised(&[3, -127], 32, |vector| {
+            // A step of 1 = 2^15 * 2^-15: exact.
+            assert_eq!((&vector.codes[..2], vector.exponent), (&[3, -127][..], -16 - 15));
+            assert_eq!(vector.groups[0], ActivationGroup { scale: 1 << 15, sum: -124 });
+        });
+    }
+
+    #[test]
+    fn refuses_wrong_lengths() {
+        let layout = Layout::new(4, 32, 0, 1, 40).unwrap();
+        let mut groups = [ActivationGroup::default(); 2];
+        let refusal = |values: &[i32], codes: &mut [i16], groups: &mut [ActivationGroup]| {
+            Activations::quantise(values, 0, &layout, codes, groups).unwrap_err()
+        };
+        assert_eq!(refusal(&[0; 39], &mut [0; 64], &mut groups), ExpertError::Mismatch);
+        assert_eq!(refusal(&[0; 40], &mut [0; 40], &mut groups), ExpertError::Buffer);
+        assert_eq!(refusal(&[0; 40], &mut [0; 64], &mut groups[..1]), ExpertError::Buffer);
+    }
+
+    proptest! {
+        #[test]
+        fn error_is_within_half_a_step(
+            values in prop::collection::vec((any::<i64>(), 0u32..64).prop_map(|(value, shift)| value >> shift), 1..300),
+            shift in 0u32..64,
+            group in prop::sample::select(vec![32u8, 64, 128]),
+        ) {
+            let values: Vec<i64> = values.iter().map(|value| value >> shift).collect();
+            quantised(&values, group, |vector| {
+                let unit = 2f64.powi(vector.exponent + 16);
+                let largest_of_all = largest(&values).div_ceil(127) as f64;
+                assert!(largest_of_all == 0.0 || unit <= largest_of_all / 32_768.0, "{unit} {largest_of_all}");
+                let stored: Vec<f64> = vector.values().map(|value| f64::from(value) * unit).collect();
+                for (values, stored) in values.chunks(group.into()).zip(stored.chunks(group.into())) {
+                    let half_step = (largest(values) as f64 / 127.0 + unit) / 2.0;
+                    for (value, stored) in values.iter().zip(stored) {
+                        let error = (*value as f64 - stored).abs();
+                        assert!(error <= half_step * 1.000_001, "{value}: {error} > {half_step}");
+                    }
+                }
+                for (codes, group) in vector.codes.chunks(group.into()).zip(vector.groups) {
+                    assert_eq!(group.sum, codes.iter().map(|&code| i32::from(code)).sum::<i32>());
+                    assert!(codes.iter().all(|code| code.abs() <= 127));
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which experts are hot: demand seen in prefill, importance, and what fits a budget of bytes.
+//!
+//! After prefill, arXiv 2512.04476 (Algorithm 1) ranks the experts of each layer by `S = alpha P + (1 - alpha) W`, where P is the share of the
+//! layer's choices that fell on the expert and W its share of the layer's routing scores, and keeps the first in GPU memory. [`rank`] is that
+//! order; [`hot_in_layer`] cuts it at a layer's own budget; [`hot_globally`] spends one budget over all layers, since layers differ in
+//! how unequal their experts are.
+//!
+//! All memory is the caller's. Cost: one pass per token for [`Demand`], one sort per layer.
+
+use core::cmp::Reverse;
+
+use crate::num::{Eps, Gate, mul_frac};
+
+/// What prefill asked of one expert, 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Tokens that chose it.
+    pub count: u32,
+    /// Sum of its mixing weights, `U33F31`.
+    pub score: u64,
+}
+
+impl Demand {
+    /// Counts one token of a layer: the experts it chose and their weights in the same order. Where weights are not known (`weights` is
+    /// shorter), every choice counts as 1. Ids beyond `layer` are ignored; counts and sums saturate.
+    pub fn observe(layer: &mut [Self], chosen: &[u16], weights: &[Gate]) {
+        for (rank, &expert) in chosen.iter().enumerate() {
+            if let Some(demand) = layer.get_mut(usize::from(expert)) {
+                let weight = weights.get(rank).copied().unwrap_or(Gate::ONE);
+                demand.count = demand.count.saturating_add(1);
+                demand.score = demand.score.saturating_add(u64::from(weight.to_bits()));
+            }
+        }
+    }
+}
+
+/// Share in [0, 1] of `part` in `whole`, rounded down; 0 where there is nothing.
+fn share(part: u64, whole: u128) -> u32 {
+    ((u128::from(part) << 31).checked_div(whole).unwrap_or(0)) as u32
+}
+
+/// Importance of every expert of a layer, `S = alpha P + (1 - alpha) W`, written to `importance` (`U1F31`, rounded down; the sum is at most 1).
+///
+/// P and W are normalised by their sums over the layer. A layer that nobody asked anything of has importance 0 throughout. `alpha` as
+/// `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: two 128-bit divisions per expert.
+pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
+    let counts: u128 = layer.iter().map(|demand| u128::from(demand.count)).sum();
+    let scores: u128 = layer.iter().map(|demand| u128::from(demand.score)).sum();
+    for (demand, importance) in layer.iter().zip(importance) {
+        let (count, score) = (share(u64::from(demand.count), counts), share(demand.score, scores));
+        // Whole at the ends, so that alpha = 0 and alpha = 1 are exactly one of the two.
+        let mixed = match alpha.to_bits() {
+            0 => score,
+            u32::MAX => count,
+            alpha => mul_frac(count, alpha) + mul_frac(score, alpha.wrapping_neg()),
+        };
+        *importance = Gate::from_bits(mixed);
+    }
+}
+
+/// Fills `order` with expert ids by falling importance, of equals the lower id first. Stops at the shorter of the two slices.
+pub fn rank(importance: &[Gate], order: &mut [u16]) {
+    let experts = importance.len().min(order.len());
+    let order = &mut order[..experts];
+    for (slot, expert) in order.iter_mut().zip(0u16..) {
+        *slot = expert;
+    }
+    order.sort_unstable_by_key(|&expert| (Reverse(importance[usize::from(expert)]), expert));
+}
+
+/// How many of a layer's experts fit `budget_bytes`, if each takes `expert_bytes`: the first so many of [`rank`] are hot. All of them if an
+/// expert takes nothing.
+pub fn hot_in_layer(experts: usize, expert_bytes: u64, budget_bytes: u64) -> usize {
+    budget_bytes.checked_div(expert_bytes).map_or(experts, |fit| usize::try_from(fit).unwrap_or(experts).min(experts))
+}
+
+/// One expert of one layer in a choice over all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// Its importance inside its layer.
+    pub importance: Gate,
+    /// Index of its layer.
+    pub layer: u16,
+    /// Its id in the layer.
+    pub expert: u16,
+}
+
+/// Moves the candidates that are hot under one budget over all layers to the front, and returns how many they are: the most important ones
+/// (of equals the lower layer, then the lower id), as many as fit if each takes `expert_bytes`.
+///
+/// As all experts are of one size this is the choice of the largest total importance. Every layer sees every token, so importances of
+/// different layers are in one unit. Cost: linear (a selection, no sort); the order inside the two parts is not defined.
+pub fn hot_globally(candidates: &mut [Candidate], expert_bytes: u64, budget_bytes: u64) -> usize {
+    let hot = hot_in_layer(candidates.len(), expert_bytes, budget_bytes);
+    if hot > 0 && hot < candidates.len() {
+        candidates.select_nth_unstable_by_key(hot - 1, |c| (Reverse(c.importance), c.layer, c.expert));
+    }
+    hot
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn demand() -> impl Strategy<Value = Vec<Demand>> {
+        let weights = prop_oneof![Just(0u32), 0u32..1 << 20, any::<u32>()];
+        prop::collection::vec((weights.clone(), weights), 1..9).prop_map(|layer| {
+            layer.into_iter().map(|(count, score)| Demand { count, score: u64::from(score) << 8 }).collect()
+        })
+    }
+
+    /// The definition in floating point.
+    fn plain(layer: &[Demand], alpha: f64) -> Vec<f64> {
+        let counts: f64 = layer.iter().map(|d| f64::from(d.count)).sum();
+        let scores: f64 = layer.iter().map(|d| d.score as f64).sum();
+        let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        layer
+            .iter()
+            .map(|d| alpha * over(f64::from(d.count), counts) + (1.0 - alpha) * over(d.score as f64, scores))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn importance_is_the_definition(layer in demand(), alpha: u32) {
+            let mut found = std::vec![Gate::ZERO; layer.len()];
+            importance(&layer, Eps::from_bits(alpha), &mut found);
+            let alpha = f64::from(alpha) / f64::from(u32::MAX);
+            for (found, expected) in found.iter().zip(plain(&layer, alpha)) {
+                prop_assert!((found.to_num::<f64>() - expected).abs() < 1e-8, "{found} {expected}");
+            }
+            prop_assert!(found.iter().map(|s| s.to_num::<f64>()).sum::<f64>() <= 1.0 + 1e-9);
+        }
+
+        /// Brute force over all sets of the layer that fit.
+        #[test]
+        fn the_hot_set_has_the_most_importance(layer in demand(), budget in 0u64..40, bytes in 1u64..9) {
+            let mut importance = std::vec![Gate::ZERO; layer.len()];
+            super::importance(&layer, Eps::from_num(0.5), &mut importance);
+            let mut order = std::vec![0; layer.len()];
+            rank(&importance, &mut order);
+            let hot = hot_in_layer(layer.len(), bytes, budget);
+            let sum = |experts: &mut dyn Iterator<Item = usize>| experts.map(|e| u64::from(importance[e].to_bits())).sum::<u64>();
+            let found = sum(&mut order[..hot].iter().map(|&e| usize::from(e)));
+            let best = (0u32..1 << layer.len())
+                .filter(|set| u64::from(set.count_ones()) * bytes <= budget)
+                .map(|set| sum(&mut (0..layer.len()).filter(|e| set >> e & 1 != 0)))
+                .max();
+            prop_assert_eq!(Some(found), best);
+        }
+
+        #[test]
+        fn one_budget_over_layers_has_the_most_importance(
+            layers in prop::collection::vec(demand(), 1..4), budget in 0u64..14,
+        ) {
+            let mut candidates = Vec::new();
+            for (layer, demand) in (0u16..).zip(&layers) {
+                let mut importance = std::vec![Gate::ZERO; demand.len()];
+                super::importance(demand, Eps::from_num(0.5), &mut importance);
+                candidates.extend((0u16..).zip(importance).map(|(expert, importance)| Candidate { importance, layer, expert }));
+            }
+            let mut sorted = candidates.clone();
+            sorted.sort_by_key(|c| (Reverse(c.importance), c.layer, c.expert));
+            let hot = hot_globally(&mut candidates, 1, budget);
+            prop_assert_eq!(hot, candidates.len().min(budget as usize));
+            candidates[..hot].sort_by_key(|c| (Reverse(c.importance), c.layer, c.expert));
+            prop_assert_eq!(&candidates[..hot], &sorted[..hot]);
+        }
+    }
+
+    #[test]
+    fn demand_counts_what_it_is_told() {
+        let mut layer = [Demand::default(); 3];
+        Demand::observe(&mut layer, &[2, 0], &[Gate::from_num(0.75), Gate::from_num(0.25)]);
+        Demand::observe(&mut layer, &[2, 7], &[Gate::from_num(0.5), Gate::ONE]);
+        Demand::observe(&mut layer, &[1], &[]);
+        assert_eq!(layer.map(|d| d.count), [1, 1, 2]);
+        assert_eq!(layer.map(|d| d.score >> 29), [1, 4, 5]);
+        let mut full = [Demand { count: u32::MAX, score: u64::MAX }];
+        Demand::observe(&mut full, &[0], &[]);
+        assert_eq!(full[0], Demand { count: u32::MAX, score: u64::MAX });
+    }
+
+    #[test]
+    fn ends_of_alpha_are_counts_and_scores() {
+        let layer = [Demand { count: 3, score: 1 }, Demand { count: 1, score: 3 }];
+        let mut found = [Gate::ZERO; 2];
+        importance(&layer, Eps::MAX, &mut found);
+        assert_eq!(found, [Gate::from_num(0.75), Gate::from_num(0.25)]);
+        importance(&layer, Eps::ZERO, &mut found);
+        assert_eq!(found, [Gate::from_num(0.25), Gate::from_num(0.75)]);
+        importance(&[Demand::default(); 2], Eps::from_num(0.5), &mut found);
+        assert_eq!(found, [Gate::ZERO; 2]);
+    }
+
+    #[test]
+    fn budgets_at_their_ends() {
+        assert_eq!(hot_in_layer(8, 0, 0), 8);
+        assert_eq!(hot_in_layer(8, 10, 9), 0);
+        assert_eq!(hot_in_layer(8, 1, u64::MAX), 8);
+        assert_eq!(hot_globally(&mut [], 1, 5), 0);
+    }
+}

@@ -1,0 +1,78 @@
+//! `cptr gen`.
+
+use std::path::PathBuf;
+
+use super::source::read_parts;
+use super::table;
+use crate::error::{Error, Result};
+use crate::format::percent;
+use crate::generate::join::join;
+use crate::generate::mixtral::{self, Check, LIKE, Like};
+use crate::trace::native;
+
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["join", "like"])))]
+pub(super) struct Args {
+    /// Traces to join, in this order; FILE#DOMAIN is one domain of a trace, FILE all of its domains one by one
+    #[arg(long, value_name = "TRACE[#DOMAIN]", value_delimiter = ',')]
+    join: Vec<String>,
+    /// Tokens of a segment before the next trace has its turn
+    #[arg(long, value_name = "TOKENS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    segment: u32,
+    /// A model whose traces are not public: mixtral-8x7b or mixtral-8x22b
+    #[arg(long, value_name = "MODEL", value_parser = like)]
+    like: Option<Like>,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    prefill: u32,
+    /// Tokens of the answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tokens: u32,
+    /// Seed: the same seed gives the same trace
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// File to write in the native format (safetensors); replaced only once the whole of it is written
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Print JSON: the check against what is published (with --like)
+    #[arg(long)]
+    json: bool,
+}
+
+fn like(name: &str) -> std::result::Result<Like, String> {
+    let names = || LIKE.map(|like| like.name).join(", ");
+    LIKE.into_iter().find(|like| like.name == name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    let Some(like) = args.like else {
+        let mut parts = Vec::new();
+        for name in &args.join {
+            parts.extend(read_parts(name)?);
+        }
+        let joined = join(&parts, args.segment as usize)?;
+        native::write(&joined, &args.out)?;
+        super::remark(&joined.notes);
+        return if args.json { super::print_json(&serde_json::Value::Array(Vec::new())) } else { Ok(()) };
+    };
+    if args.out.as_os_str().is_empty() {
+        return Err(Error::new("OUT: expected a file, found nothing"));
+    }
+    let (trace, checks) = mixtral::generate(like, args.prefill as usize, args.tokens as usize, args.seed);
+    native::write(&trace, &args.out)?;
+    if args.json { super::print_json(&checks) } else { super::print(&text(&checks)) }
+}
+
+fn text(checks: &[Check]) -> String {
+    let row = |check: &Check| {
+        vec![
+            check.layer.to_string(),
+            percent(check.same_first),
+            percent(check.same_first_published),
+            percent(check.shared),
+            percent(check.shared_published),
+        ]
+    };
+    let header = ["layer", "same first", "published", "first or second", "published"];
+    table::aligned(&header, 0, checks.iter().map(row))
+}

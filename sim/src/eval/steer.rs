@@ -1,0 +1,80 @@
+//! One row in the loop: the hook that lets a policy choose and a placement load, layer by layer.
+
+use cptr_core::Router;
+
+use super::Document;
+use crate::model::{Model, MoeHook};
+use crate::placement;
+use crate::progress::Progress;
+use crate::run::layer::TimeTable;
+use crate::run::runner::{Routed, RowLayer, Runner, Scores, Sizes};
+use crate::run::{Plan, RowPlan};
+use crate::trace::Convention;
+
+/// Runs a policy and a placement inside the MoE blocks of a model that reads all documents.
+pub(super) struct Steering<'a> {
+    row: &'a RowPlan,
+    plan: &'a Plan,
+    progress: &'a Progress,
+    /// Whether a document begins, for each token.
+    starts: Vec<bool>,
+    experts: usize,
+    k: usize,
+    convention: Convention,
+    /// Sums of each layer.
+    pub(super) layers: Vec<RowLayer>,
+    /// Time of each token over the layers so far, in picoseconds; all 0 without sizes.
+    pub(super) token_ps: Vec<u64>,
+}
+
+impl<'a> Steering<'a> {
+    pub(super) fn new(
+        model: &Model,
+        documents: &[Document],
+        plan: &'a Plan,
+        row: &'a RowPlan,
+        progress: &'a Progress,
+    ) -> Self {
+        let starts: Vec<bool> =
+            documents.iter().flat_map(|document| (0..document.tokens.len()).map(|at| at == 0)).collect();
+        Self {
+            row,
+            plan,
+            progress,
+            token_ps: vec![0; starts.len()],
+            starts,
+            experts: model.config.experts,
+            k: model.config.k,
+            convention: model.config.router.convention(),
+            layers: Vec::new(),
+        }
+    }
+}
+
+impl MoeHook for Steering<'_> {
+    /// `scores` are those of all tokens of all documents: so oracles see the future that the altered model has.
+    fn route(&mut self, _: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
+        let (experts, k) = (self.experts, self.k);
+        let oracle = self.row.placement.kind.oracle;
+        let next_use = if oracle { placement::next_use(wanted, k, experts) } else { Vec::new() };
+        let router = match self.convention {
+            Convention::SoftmaxAll => Router::softmax_all(k),
+            _ => Router::softmax_selected(k),
+        };
+        let layer = placement::Layer { experts, capacity: self.plan.cache, next_use: &next_use };
+        let tokens = self.starts.len();
+        let mut runner = Runner::new(self.row, Sizes { layer, router, convention: self.convention, tokens });
+        let mut times = TimeTable::new(self.plan, k);
+        let mut known = Scores::default();
+        let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
+        for (index, ((scores, wanted), chosen)) in rows.enumerate() {
+            known.set(scores, self.convention, &[]);
+            let starts_sequence = self.starts[index];
+            let work = runner.step(Routed { index, wanted, scores: &known, starts_sequence });
+            chosen.copy_from_slice(runner.chosen());
+            self.token_ps[index] += times.get(work).map_or(0, |time| time[3]);
+        }
+        self.layers.push(runner.into_sums());
+        self.progress.advance(tokens as u64);
+    }
+}

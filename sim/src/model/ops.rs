@@ -1,0 +1,170 @@
+//! The few operations that the tensor library lacks or does slowly: activations and the masked softmax, in one pass over memory.
+
+use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::config::Activation;
+
+/// The values of a contiguous f32 tensor in place.
+pub(super) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let candle_core::Storage::Cpu(storage) = &*storage else { bail!("expected a tensor in main memory") };
+    Ok(read(values(storage, layout)?))
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("expected a contiguous tensor"),
+    }
+}
+
+/// eˣ with a relative error of at most 3·10⁻⁷ where it is a normal number, 0 below; at most e⁸⁸. Written without branches and calls so that loops over it become
+/// vector instructions. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then the Taylor polynomial of degree 7, whose remainder is below
+/// r⁸/8! < 6·10⁻⁹.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // 1.5 · 2²³: adding it rounds to a whole number, which then lies in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts, the first with zeros at its end.
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let inside = x.clamp(-87.0, 88.0);
+    let rounded = inside * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = inside - n * LN2_HIGH - n * LN2_LOW;
+    let poly = 1.0 / 5040.0;
+    let poly = poly * r + 1.0 / 720.0;
+    let poly = poly * r + 1.0 / 120.0;
+    let poly = poly * r + 1.0 / 24.0;
+    let poly = poly * r + 1.0 / 6.0;
+    let poly = poly * r + 0.5;
+    let poly = poly * r + 1.0;
+    let poly = poly * r + 1.0;
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    if x < -87.0 { 0.0 } else { poly * power }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Gate and up side by side `[N, 2I]` to the input of the down projection `[N, I]`.
+impl CustomOp1 for Activation {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        let inner = width / 2;
+        let mut out = vec![0.0; rows * inner];
+        let pairs = values(storage, layout)?.par_chunks(width.max(1));
+        out.par_chunks_mut(inner.max(1)).zip(pairs).with_min_len(64).for_each(|(out, pair)| {
+            let (gate, up) = pair.split_at(inner);
+            let pairs = out.iter_mut().zip(gate.iter().zip(up));
+            match *self {
+                Self::Silu => pairs.for_each(|(out, (&gate, &up))| *out = gate * sigmoid(gate) * up),
+                Self::Clamped { alpha, limit } => pairs.for_each(|(out, (&gate, &up))| {
+                    let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
+                    *out = (up + 1.0) * gate * sigmoid(alpha * gate);
+                }),
+            }
+        });
+        Ok((CpuStorage::F32(out), (rows, inner).into()))
+    }
+}
+
+/// Softmax in place of attention scores `[Q, K]` of queries and keys that lie behind each other; keys that a query must not see get 0.
+pub(super) struct MaskedSoftmax {
+    /// Factor on the scores.
+    pub(super) scale: f32,
+    /// Position of the first query.
+    pub(super) query: usize,
+    /// Position of the first key.
+    pub(super) key: usize,
+    /// Keys that a query sees, up to its own position.
+    pub(super) window: usize,
+    /// Score of the sink, which takes its part of the sum.
+    pub(super) sink: Option<f32>,
+}
+
+impl InplaceOp1 for MaskedSoftmax {
+    fn name(&self) -> &'static str {
+        "masked softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (_, keys) = layout.shape().dims2()?;
+        let CpuStorage::F32(values) = storage else { bail!("expected f32") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor") };
+        for (row, scores) in values[start..end].chunks_exact_mut(keys).enumerate() {
+            let position = self.query + row;
+            let first = (position + 1).saturating_sub(self.window).max(self.key) - self.key;
+            let last = position + 1 - self.key;
+            scores[..first].fill(0.0);
+            scores[last..].fill(0.0);
+            softmax(&mut scores[first..last], self.scale, self.sink);
+        }
+        Ok(())
+    }
+}
+
+/// Lanes of the running maximum and sum: as many as fit the vector registers of most machines.
+const LANES: usize = 8;
+
+fn softmax(scores: &mut [f32], scale: f32, sink: Option<f32>) {
+    let mut largest = [sink.unwrap_or(f32::NEG_INFINITY); LANES];
+    for chunk in scores.chunks_mut(LANES) {
+        for (score, largest) in chunk.iter_mut().zip(&mut largest) {
+            *score *= scale;
+            *largest = if *score > *largest { *score } else { *largest };
+        }
+    }
+    let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut sums = [0.0; LANES];
+    for chunk in scores.chunks_mut(LANES) {
+        for (score, sum) in chunk.iter_mut().zip(&mut sums) {
+            *score = exp(*score - largest);
+            *sum += *score;
+        }
+    }
+    let total = sums.iter().sum::<f32>() + sink.map_or(0.0, |sink| exp(sink - largest));
+    scores.iter_mut().for_each(|score| *score /= total);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn exp_is_within_its_error() {
+        for i in -870_000..=880_000 {
+            let x = i as f32 / 10_000.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 3e-7, "{x}");
+        }
+        assert_eq!((exp(-1000.0), exp(f32::NEG_INFINITY), exp(0.0)), (0.0, 0.0, 1.0));
+        assert!(exp(1000.0).is_finite());
+    }
+
+    #[test]
+    fn queries_see_their_window_only() {
+        let scores = Tensor::new(&[[1.0f32, 2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 9.0]], &Device::Cpu).unwrap();
+        let softmax = MaskedSoftmax { scale: 2.0, query: 11, key: 10, window: 2, sink: None };
+        scores.inplace_op1(&softmax).unwrap();
+        let rows = scores.to_vec2::<f32>().unwrap();
+        let e2 = 1.0 / (1.0 + 2f32.exp());
+        assert!((rows[0][0] - e2).abs() < 1e-6 && (rows[0][1] - (1.0 - e2)).abs() < 1e-6);
+        assert_eq!((rows[0][2], rows[0][3]), (0.0, 0.0));
+        assert_eq!(rows[1], [0.0, 0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_sink_takes_its_part() {
+        let mut scores = [0.0; 3];
+        softmax(&mut scores, 1.0, Some(0.0));
+        assert_eq!(scores, [0.25; 3]);
+    }
+}

@@ -1,0 +1,44 @@
+//! Text to token ids and back: the checkpoint's own `tokenizer.json`.
+
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+
+/// A tokenizer whose ids all fit the model.
+#[derive(Debug)]
+pub(super) struct Text(Tokenizer);
+
+impl Text {
+    /// Reads a `tokenizer.json`, and checks that the model has a row for every id.
+    pub(super) fn read(json: &[u8], vocab: usize) -> Result<Self> {
+        let tokenizer = Tokenizer::from_bytes(json).map_err(|error| Error::new(error.to_string()))?;
+        let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if highest as usize >= vocab {
+            return Err(Error::new(format!(
+                "expected token ids below {vocab}, the vocab_size in config.json, found {highest}: the tokenizer is another model's"
+            )));
+        }
+        Ok(Self(tokenizer))
+    }
+
+    /// Ids of a text, with the special tokens that the tokenizer puts around one.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.0.encode_fast(text, true).map_err(|error| Error::new(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.0.decode(ids, true).map_err(|error| Error::new(error.to_string()))
+    }
+}
+
+/// Reads a whole text file.
+pub fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Error::in_file(path, "expected text in UTF-8, found other bytes")
+            .at(format!("byte {}", error.utf8_error().valid_up_to()))
+    })
+}
