@@ -9,7 +9,7 @@
 //! Measured as a forecast for eviction, it is at least as good as softmax weights on every trace (docs/filter.md), costs no
 //! exponential, and works where a trace or an interface knows ids only.
 
-use crate::num::{Gain, Level, mul_frac};
+use crate::num::{Gain, Level, div_frac, mul_frac};
 
 /// Levels of one expert, 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +87,8 @@ const fn saturate(bits: u64) -> u32 {
 pub struct Kalman {
     /// P after the last update, `U4F28` bits; `None` before the first.
     variance: Option<u32>,
+    /// P before it, `U4F28` bits; 0 before the first.
+    predicted: u32,
     /// The gain that led to it.
     gain: Gain,
 }
@@ -94,7 +96,7 @@ pub struct Kalman {
 impl Kalman {
     /// Before the first token.
     pub const fn new() -> Self {
-        Self { variance: None, gain: Gain::ZERO }
+        Self { variance: None, predicted: 0, gain: Gain::ZERO }
     }
 
     /// The gain of the last step.
@@ -102,13 +104,17 @@ impl Kalman {
         self.gain
     }
 
-    /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. One 64-bit division.
+    /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. Two 32-bit divisions, none once P has
+    /// converged.
     #[inline]
     pub fn step(&mut self, config: &KalmanConfig) -> Gain {
-        let predicted = u64::from(self.variance.unwrap_or(config.initial)) + u64::from(config.process);
-        let gain = (predicted << 32) / (predicted + (1 << VARIANCE_BITS));
-        self.variance = Some((predicted - ((predicted * gain) >> 32)) as u32);
-        self.gain = Gain::from_bits(gain as u32);
+        // At most 14, and 15 below: both fit the format.
+        let predicted = self.variance.unwrap_or(config.initial).saturating_add(config.process);
+        if predicted != self.predicted {
+            self.predicted = predicted;
+            self.gain = Gain::from_bits(div_frac(predicted, predicted.saturating_add(1 << VARIANCE_BITS)));
+        }
+        self.variance = Some(predicted - mul_frac(predicted, self.gain.to_bits()));
         self.gain
     }
 

@@ -1,4 +1,4 @@
-//! Number formats of the token path, and the four functions that it needs of them.
+//! Number formats of the token path, and the functions that it needs of them.
 //!
 //! | type | format | range, step | used for |
 //! |---|---|---|---|
@@ -62,15 +62,18 @@ pub fn exp_neg(distance: Logit) -> Gate {
     Gate::from_bits(power >> whole)
 }
 
-/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. One 64-bit division.
-#[inline]
+/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. Two 32-bit divisions.
+// One copy of it: it is used once per expert at most, where the call hardly counts.
+#[inline(never)]
 pub fn sigmoid(logit: Logit) -> Gate {
-    let magnitude = logit.saturating_abs();
-    let exp = u64::from(exp_neg(magnitude).to_bits());
-    let one = 1 << 31;
-    let denominator = one + exp; // U2F31, at most 2
-    let numerator = if logit.is_negative() { exp } else { one };
-    Gate::from_bits(((numerator << 31) / denominator) as u32)
+    const ONE: u32 = 1 << 31;
+    let exp = exp_neg(logit.saturating_abs()).to_bits();
+    let numerator = if logit.is_negative() { exp } else { ONE };
+    match exp {
+        0 => Gate::from_bits(numerator),
+        ONE => Gate::from_bits(ONE / 2), // the denominator is 2
+        exp => Gate::from_bits(div_frac(numerator, ONE + exp) >> 1),
+    }
 }
 
 /// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:
@@ -81,18 +84,17 @@ pub fn acos(cosine: Gate) -> Angle {
     const COEFFICIENTS: [i64; 8] =
         [-1_355_589, 7_161_955, -18_348_235, 33_169_905, -53_874_249, 95_540_460, -230_423_709, 1_686_629_690];
     let x = cosine.to_bits().min(1 << 31);
-    let root = (u64::from((1 << 31) - x) << 29).isqrt(); // 30 fraction bits
+    let root = sqrt(u64::from((1 << 31) - x) << 29); // 30 fraction bits
     let mut sum = 0i64;
     for coefficient in COEFFICIENTS {
         sum = ((sum * i64::from(x)) >> 31) + coefficient;
     }
-    Angle::from_bits(((root as i64 * sum) >> 32) as i32)
+    Angle::from_bits(((i64::from(root) * sum) >> 32) as i32)
 }
 
 /// Base-2 logarithm of `numerator / denominator`, both in the same format. 0/0 counts as 1/1, other zeros saturate at ±32.
 ///
-/// Absolute error below 2^-16. No division: the difference of two logarithms, each from the position of the leading one and a
-/// squaring loop of 18 steps.
+/// Absolute error below 2^-16. No division: the difference of two logarithms, each from the position of the leading one and a polynomial.
 #[inline]
 pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
     match (numerator, denominator) {
@@ -103,19 +105,68 @@ pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
     }
 }
 
-/// `log2(x)` for `x > 0` as an integer, with 24 fraction bits of which 18 are computed.
+/// `log2(x)` for `x > 0` as an integer, with 24 fraction bits: `log2(1 + t) = t P(t)`, absolute error below 2^-18.8 (minimax polynomial of
+/// the fifth degree; exact for powers of two).
+#[inline]
 fn log2_bits(x: u32) -> i32 {
+    // Magnitudes with 30 fraction bits, highest degree first; the signs alternate.
+    const COEFFICIENTS: [u32; 6] = [28_408_453, 132_554_975, 300_151_736, 492_064_504, 771_249_332, 1_548_929_645];
     let shift = x.leading_zeros();
-    let mut mantissa = u64::from(x << shift); // [1, 2) with 31 fraction bits
-    let mut log = (31 - shift) << 24;
-    for bit in (6..24).rev() {
-        mantissa = (mantissa * mantissa) >> 31;
-        if mantissa >> 32 != 0 {
-            mantissa >>= 1;
-            log |= 1 << bit;
+    let t = (x << shift) << 1; // 32 fraction bits
+    let mut sum = 0;
+    for coefficient in COEFFICIENTS {
+        sum = coefficient - mul_frac(sum, t);
+    }
+    (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
+}
+
+/// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. Two 32-bit divisions, where the
+/// general 64-bit division of a 32-bit core is a loop (Knuth, The Art of Computer Programming 2, 4.3.1, algorithm D with 16-bit digits).
+#[inline]
+pub(crate) fn div_frac(numerator: u32, denominator: u32) -> u32 {
+    if numerator >= denominator {
+        return u32::MAX;
+    }
+    let shift = denominator.leading_zeros();
+    let (rest, divisor) = (numerator << shift, denominator << shift);
+    let (first, rest) = digit(rest, divisor);
+    let (second, _) = digit(rest, divisor);
+    (first << 16) | second
+}
+
+/// The next 16-bit digit of `rest / divisor` and the new rest; the divisor's upper bit is set and `rest < divisor`.
+#[inline]
+fn digit(rest: u32, divisor: u32) -> (u32, u32) {
+    let (high, low) = (divisor >> 16, divisor & 0xFFFF);
+    // `high` is at least 2^15; `max` says so to the compiler.
+    let mut digit = rest / high.max(1);
+    let mut left = rest - digit * high;
+    // The estimate is at most 2 too large.
+    for _ in 0..2 {
+        if left <= 0xFFFF && u64::from(digit) * u64::from(low) > u64::from(left) << 16 {
+            digit -= 1;
+            left += high;
         }
     }
-    log as i32
+    (digit, (rest << 16).wrapping_sub(digit.wrapping_mul(divisor)))
+}
+
+/// `floor(sqrt(x))`. Two 32-bit divisions and those of a 32-bit square root, one multiplication (Zimmermann, Karatsuba Square Root, INRIA
+/// RR-3805, with 16-bit digits).
+#[inline]
+pub(crate) fn sqrt(x: u64) -> u32 {
+    if x == 0 {
+        return 0;
+    }
+    let shift = x.leading_zeros() & !1;
+    let x = x << shift; // at least 2^62
+    let high = (x >> 32) as u32;
+    let root = high.isqrt(); // at least 2^15
+    let rest = high - root * root; // at most 2 root
+    let half = (rest << 15) | ((x >> 17) as u32 & 0x7FFF);
+    let root = (root << 16).saturating_add(half / root.max(1));
+    let root = root - u32::from(u64::from(root) * u64::from(root) > x);
+    root >> (shift / 2)
 }
 
 #[cfg(test)]
@@ -139,6 +190,39 @@ mod tests {
         assert_eq!(log2_ratio(1, u32::MAX), -log2_ratio(u32::MAX, 1));
         assert_eq!(log2_ratio(0, 1), LogRatio::from_num(-32));
         assert_eq!(log2_ratio(1, 0), LogRatio::from_num(32));
+    }
+
+    #[test]
+    fn division_and_root_at_the_ends() {
+        let ends = [
+            1,
+            2,
+            0xFFFE,
+            0xFFFF,
+            0x1_0000,
+            0x7FFF_FFFF,
+            0x8000_0000,
+            0x8000_FFFF,
+            0xFFFF_0000,
+            u32::MAX - 1,
+            u32::MAX,
+        ];
+        for a in ends {
+            for b in ends.into_iter().filter(|&b| a < b) {
+                assert_eq!(u64::from(div_frac(a, b)), (u64::from(a) << 32) / u64::from(b), "{a} / {b}");
+            }
+            assert_eq!(div_frac(a, a), u32::MAX);
+            for x in [
+                u64::from(a),
+                u64::from(a) << 32,
+                u64::MAX - u64::from(a),
+                (1 << 62) + u64::from(a),
+                (1 << 63) - u64::from(a),
+            ] {
+                assert_eq!(u64::from(sqrt(x)), x.isqrt(), "{x}");
+            }
+        }
+        assert_eq!((div_frac(0, 0), div_frac(0, 1), sqrt(0), sqrt(u64::MAX)), (u32::MAX, 0, 0, u32::MAX));
     }
 
     #[test]
@@ -189,6 +273,22 @@ mod tests {
             let x = Gate::from_bits(bits);
             let error = acos(x).to_num::<f64>() - x.to_num::<f64>().acos();
             prop_assert!(error.abs() < 3e-8, "{error}");
+        }
+
+        #[test]
+        fn div_frac_rounds_down(a: u32, b: u32, (shift_a, shift_b) in (0u32..32, 0u32..32)) {
+            let (a, b) = (a >> shift_a, b >> shift_b);
+            let exact = if a < b { (u64::from(a) << 32) / u64::from(b) } else { u64::from(u32::MAX) };
+            prop_assert_eq!(u64::from(div_frac(a, b)), exact, "{} / {}", a, b);
+        }
+
+        #[test]
+        fn sqrt_rounds_down(x: u64, shift in 0u32..64, offset in -2i64..=2) {
+            let x = x >> shift;
+            prop_assert_eq!(u64::from(sqrt(x)), x.isqrt());
+            // Around squares.
+            let square = (x & 0xFFFF_FFFF).pow(2).saturating_add_signed(offset);
+            prop_assert_eq!(u64::from(sqrt(square)), square.isqrt());
         }
 
         #[test]

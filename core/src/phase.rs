@@ -93,9 +93,9 @@ impl Phase {
         // The leak keeps the integral branch from winding up on an angle that does not drift.
         self.drift += (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
         self.deviation += (error.abs() - self.deviation) >> config.proportional_shift;
-        let slack = Angle::from_bits((self.deviation.to_bits() >> 4) * i32::from(config.slack_16ths));
+        let slack = (self.deviation >> 4u32).saturating_mul_int(i32::from(config.slack_16ths));
         let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));
-        self.evidence = self.evidence.saturating_add(error - slack).max(Angle::ZERO);
+        self.evidence = self.evidence.saturating_add(error.saturating_sub(slack)).max(Angle::ZERO);
         if self.evidence > threshold {
             *self = Self { deviation: self.deviation, ..Self::new() };
             return true;

@@ -130,7 +130,7 @@ impl<'a> Router<'a> {
         let best = match self.scoring {
             Scoring::Softmax => {
                 let mut best = Best::<Logit, K>::new(self.k);
-                logits.iter().zip(0u16..=u16::MAX).for_each(|(&logit, expert)| best.offer(logit, expert));
+                best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)), |_| true);
                 best.ids()
             }
             Scoring::Sigmoid => self.grouped(logits),
@@ -172,13 +172,11 @@ impl<'a> Router<'a> {
         } else {
             groups.offer(0, 0);
         }
-        // Groups in ascending order keep the rule that the lower id wins a tie.
-        let mut order = groups.ids();
-        order.sort_unstable();
+        let open = groups.entries().iter().fold(0u32, |open, &(_, group)| open | 1 << (group % 32));
+        // In ascending order, as the lower id wins a tie.
         let mut best = Best::<i64, K>::new(self.k);
-        for group in order {
-            let first = usize::from(group) * size;
-            for (expert, &logit) in logits.iter().enumerate().skip(first).take(size) {
+        for (expert, &logit) in logits.iter().enumerate() {
+            if open >> ((expert / size.max(1)) % 32) & 1 != 0 {
                 best.offer(self.biased(expert, logit), expert as u16);
             }
         }
@@ -190,9 +188,12 @@ impl<'a> Router<'a> {
     /// # Errors
     /// [`RouterError::Capacity`], [`RouterError::Id`].
     pub fn ids_only<const K: usize>(ids: &[u16], experts: usize) -> Result<Vec<u16, K>, RouterError> {
-        let distinct = ids.iter().enumerate().all(|(i, id)| !ids.iter().take(i).any(|other| other == id));
-        if !distinct || ids.iter().any(|&id| usize::from(id) >= experts) {
-            return Err(RouterError::Id);
+        let mut rest = ids;
+        while let [id, others @ ..] = rest {
+            if usize::from(*id) >= experts || others.iter().any(|other| other == id) {
+                return Err(RouterError::Id);
+            }
+            rest = others;
         }
         Vec::from_slice(ids).map_err(|_| RouterError::Capacity)
     }

@@ -4,6 +4,7 @@
 //! the routing mass of the wanted ones, token by token and layer by layer: a guarantee, not a tendency. Mixing weights are taken
 //! from the raw scores afterwards ([`Router::weights`](crate::Router::weights)).
 
+use core::cmp::Reverse;
 use core::fmt;
 
 use heapless::Vec;
@@ -43,13 +44,6 @@ impl fmt::Display for SelectError {
 
 impl core::error::Error for SelectError {}
 
-/// One wanted expert that may be replaced: its routing mass and its rank.
-#[derive(Clone, Copy)]
-struct Missing {
-    mass: Gate,
-    rank: usize,
-}
-
 /// Chooses the experts to run.
 ///
 /// `wanted` is the model's own choice, best first; its first `keep_top` are never replaced. `sum mass(chosen) >= (1 - eps) * sum
@@ -79,21 +73,27 @@ pub fn select<const K: usize>(
     }
     let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
     let mut stand_ins = Best::<Logit, K>::new(missing);
-    for expert in resident.iter().take_while(|&expert| usize::from(expert) < logits.len()) {
-        if !wanted.contains(&expert) {
-            stand_ins.offer(logit(expert), expert);
-        }
-    }
+    let scored = resident.iter().filter_map(|expert| Some((*logits.get(usize::from(expert))?, expert)));
+    stand_ins.offer_all(scored, |expert| !wanted.contains(&expert));
     let Some(&(best_stand_in, _)) = stand_ins.entries().first() else {
         return Ok(Selection { experts, substituted: 0 });
     };
     let largest = wanted.iter().map(|&expert| logit(expert)).fold(best_stand_in, Ord::max);
-    let (least_first, wanted_mass) = missing_by_mass::<K>(router, keep_top, wanted, resident, largest, logit);
+    let mut least_first = Best::<Reverse<Gate>, K>::new(missing);
+    let mut wanted_mass = 0;
+    // From the last rank up, so that of equal masses the lower-ranked gives way first.
+    for (rank, &expert) in wanted.iter().enumerate().rev() {
+        let mass = router.mass(logit(expert), largest);
+        wanted_mass += u64::from(mass.to_bits());
+        if rank >= keep_top && !resident.contains(expert) {
+            least_first.offer(Reverse(mass), rank as u16);
+        }
+    }
     let mut budget = share_of(wanted_mass, eps);
     let mut substituted = 0;
-    for (entry, &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
-        let loss = u64::from(entry.mass.saturating_sub(router.mass(score, largest)).to_bits());
-        let (Some(left), Some(place)) = (budget.checked_sub(loss), experts.get_mut(entry.rank)) else { break };
+    for (&(Reverse(mass), rank), &(score, expert)) in least_first.entries().iter().zip(stand_ins.entries()) {
+        let loss = u64::from(mass.saturating_sub(router.mass(score, largest)).to_bits());
+        let (Some(left), Some(place)) = (budget.checked_sub(loss), experts.get_mut(usize::from(rank))) else { break };
         budget = left;
         *place = expert;
         substituted += 1;
@@ -105,29 +105,6 @@ pub fn select<const K: usize>(
 fn share_of(mass: u64, eps: Eps) -> u64 {
     let (high, low) = (mass >> 32, mass as u32);
     high * u64::from(eps.to_bits()) + u64::from(mul_frac(low, eps.to_bits()))
-}
-
-/// The replaceable wanted experts in ascending order of mass (of equal ones the lower-ranked first), and the mass of all wanted.
-fn missing_by_mass<const K: usize>(
-    router: &Router<'_>,
-    keep_top: usize,
-    wanted: &[u16],
-    resident: &Experts,
-    largest: Logit,
-    logit: impl Fn(u16) -> Logit,
-) -> (Vec<Missing, K>, u64) {
-    let mut least_first = Vec::<Missing, K>::new();
-    let mut wanted_mass = 0;
-    for (rank, &expert) in wanted.iter().enumerate() {
-        let mass = router.mass(logit(expert), largest);
-        wanted_mass += u64::from(mass.to_bits());
-        if rank >= keep_top && !resident.contains(expert) {
-            let place = least_first.iter().take_while(|other| other.mass < mass).count();
-            // There is room: `wanted` has at most K entries.
-            let _ = least_first.insert(place, Missing { mass, rank });
-        }
-    }
-    (least_first, wanted_mass)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is known of one layer: levels, their gain, phase and lock; and what follows from it, the expert to evict.
 
 use crate::level::{Kalman, KalmanConfig, Levels};
-use crate::num::{Angle, Gain, Gate, LogRatio, acos, log2_ratio, mul_frac};
+use crate::num::{Angle, Gain, Gate, LogRatio, acos, div_frac, log2_ratio, mul_frac, sqrt};
 use crate::phase::{Lock, Phase, PhaseConfig};
 use crate::set::Experts;
 
@@ -46,7 +46,7 @@ const POWER_BITS: u32 = 27;
 /// Largest number of wanted experts per token.
 pub const MAX_WANTED: usize = 16;
 
-/// Tracker of one layer in the caller's memory: `Tracker<[Levels; E]>`, 8 bytes per expert and 36 beside; `&Tracker` is the view of any
+/// Tracker of one layer in the caller's memory: `Tracker<[Levels; E]>`, 8 bytes per expert and 40 beside; `&Tracker` is the view of any
 /// size, to which references to the former coerce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracker<L: ?Sized = [Levels]> {
@@ -71,6 +71,14 @@ impl<const E: usize> Default for Tracker<[Levels; E]> {
 }
 
 impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
+    /// Forgets everything: as before the first token.
+    pub fn reset(&mut self) {
+        self.kalman = Kalman::new();
+        self.phase = Phase::new();
+        self.power = 0;
+        self.levels.as_mut().fill(Levels::ZERO);
+    }
+
     /// Levels of every expert.
     pub fn levels(&self) -> &[Levels] {
         self.levels.as_ref()
@@ -89,16 +97,22 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
 
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
-        let score =
-            |expert: u16| self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(Levels::ZERO).score();
-        resident.iter().filter(|expert| !keep.contains(expert)).min_by_key(|&expert| score(expert))
+        let mut least = None;
+        for expert in resident.iter() {
+            let score = self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(Levels::ZERO).score();
+            // The comparison first, as few experts get past it.
+            if least.is_none_or(|(lowest, _)| score < lowest) && !keep.contains(&expert) {
+                least = Some((score, expert));
+            }
+        }
+        least.map(|(_, expert)| expert)
     }
 
     /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and would confirm
     /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
     ///
-    /// Cost: a multiplication and a subtraction per expert and level, and about 300 instructions per layer: up to two 64-bit divisions
-    /// and two 64-bit integer square roots.
+    /// Cost: a multiplication and a subtraction per expert and level, and less than 1,000 instructions per layer (docs/firmware.md):
+    /// 32-bit divisions and two square roots, no 64-bit division.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = self.levels.as_mut();
@@ -117,9 +131,14 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
             self.kalman.reopen(&config.kalman);
         }
         let slow = self.kalman.step(&config.kalman);
-        for level in levels.iter_mut() {
-            level.decay(slow, config.fast_gain);
+        let (pairs, rest) = levels.as_chunks_mut::<2>();
+        // Two at a time, both loaded before one is stored: as many as the registers of an Arm core hold.
+        for pair in pairs {
+            let mut two = *pair;
+            two.iter_mut().for_each(|level| level.decay(slow, config.fast_gain));
+            *pair = two;
         }
+        rest.iter_mut().for_each(|level| level.decay(slow, config.fast_gain));
         for &expert in wanted {
             if let Some(level) = levels.get_mut(usize::from(expert)) {
                 level.raise(slow, config.fast_gain);
@@ -132,9 +151,13 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
 
 /// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with it is `dot`.
 fn angle(dot: u32, power: u32, known: u32) -> Angle {
-    let norm = ((u64::from(power) * u64::from(known)) << POWER_BITS).isqrt(); // sqrt(power * known), 27 fraction bits
-    let cosine = (u64::from(dot) << 31).checked_div(norm).unwrap_or(0).min(1 << 31);
-    acos(Gate::from_bits(cosine as u32))
+    let norm = sqrt((u64::from(power) * u64::from(known)) << POWER_BITS); // sqrt(power * known), 27 fraction bits
+    let cosine = match (dot, norm) {
+        (_, 0) => 0,
+        (dot, norm) if dot >= norm => 1 << 31,
+        (dot, norm) => div_frac(dot, norm) >> 1,
+    };
+    acos(Gate::from_bits(cosine))
 }
 
 /// `|x + K (y - x)|^2 = (1-K)^2 |x|^2 + 2 K (1-K) x.y + K^2 |y|^2`: the squared length of the levels after the step, without a pass
@@ -207,7 +230,7 @@ mod tests {
 
     #[test]
     fn size_is_what_the_documentation_says() {
-        assert_eq!(size_of::<Tracker<[Levels; 64]>>(), 64 * 8 + 36);
+        assert_eq!(size_of::<Tracker<[Levels; 64]>>(), 64 * 8 + 40);
     }
 
     proptest! {

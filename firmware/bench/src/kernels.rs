@@ -1,0 +1,139 @@
+//! What each kernel costs, over experts E and experts per token k.
+
+use core::fmt::Write;
+use core::hint::black_box;
+
+use cptr_core::num::exp_neg;
+use cptr_core::{Eps, ExpertSet, Experts, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
+use cptr_rt::{COUNTER_BITS, Console, cycles, instructions, to_instructions};
+
+use crate::random::{Random, fill};
+
+const MOST: usize = 512;
+const SIZES: [usize; 6] = [16, 32, 64, 128, 256, MOST];
+const TOP_K: [usize; 5] = [1, 2, 4, 8, 16];
+/// Tokens before the count starts, and tokens that are counted.
+const WARM: u32 = 8;
+const COUNTED: u32 = 16;
+
+/// Sums over the counted calls.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    instructions: u64,
+    cycles: u64,
+}
+
+impl Cost {
+    /// Adds what `work` takes, together with reading the counters.
+    #[inline(always)]
+    fn add<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (instructions_before, cycles_before) = (instructions(), cycles());
+        let result = work();
+        let (cycles_after, instructions_after) = (cycles(), instructions());
+        let difference = |after: u64, before: u64| after.wrapping_sub(before) & ((1 << COUNTER_BITS) - 1);
+        self.instructions += difference(instructions_after, instructions_before);
+        self.cycles += difference(cycles_after, cycles_before);
+        result
+    }
+
+    /// Prints the mean of a call, less what an empty one takes.
+    fn print(self, kernel: &str, experts: usize, k: usize, empty: Self) {
+        let mean = |sum: u64, empty: u64| {
+            (to_instructions(sum.saturating_sub(empty)) + u64::from(COUNTED) / 2) / u64::from(COUNTED)
+        };
+        let instructions = mean(self.instructions, empty.instructions);
+        let cycles = mean(self.cycles, empty.cycles);
+        let _ = writeln!(Console, "count {kernel} {experts} {k} {instructions} {cycles}");
+    }
+}
+
+#[inline(never)]
+fn top_k(router: &Router<'_>, logits: &[Logit], wanted: &mut [u16; 16]) -> usize {
+    let best = router.top_k::<16>(logits).unwrap_or_default();
+    wanted.iter_mut().zip(&best).for_each(|(to, from)| *to = *from);
+    best.len()
+}
+
+#[inline(never)]
+fn choose(router: &Router<'_>, logits: &[Logit], wanted: &[u16], resident: &Experts) -> usize {
+    select::<16>(router, Eps::from_bits(171_798_692), 1, logits, wanted, resident).map_or(0, |found| found.substituted)
+}
+
+#[inline(never)]
+fn update(tracker: &mut Tracker, config: &TrackerConfig, wanted: &[u16]) -> bool {
+    tracker.update(config, wanted).lost_lock
+}
+
+#[inline(never)]
+fn victim(tracker: &Tracker, resident: &Experts, keep: &[u16]) -> Option<u16> {
+    tracker.victim(resident, keep)
+}
+
+/// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last.
+pub(crate) fn report() {
+    if instructions() == 0 && cycles() == 0 {
+        return;
+    }
+    let mut empty = Cost::default();
+    (0..COUNTED).for_each(|_| empty.add(|| black_box(())));
+    calibrate(empty);
+    for experts in SIZES {
+        for k in TOP_K.into_iter().filter(|&k| 2 * k <= experts) {
+            match experts {
+                16 => layer::<16>(k, empty),
+                32 => layer::<32>(k, empty),
+                64 => layer::<64>(k, empty),
+                128 => layer::<128>(k, empty),
+                256 => layer::<256>(k, empty),
+                _ => layer::<MOST>(k, empty),
+            }
+        }
+    }
+}
+
+/// A loop of two instructions a thousand times, so that a counter that does not count instructions is noticed.
+fn calibrate(empty: Cost) {
+    let mut cost = Cost::default();
+    (0..COUNTED).for_each(|_| cost.add(|| cptr_rt::two_instructions_each(1000)));
+    cost.print("two_a_turn", 1000, 0, empty);
+    let mut cost = Cost::default();
+    (0..COUNTED).for_each(|i| _ = black_box(cost.add(|| exp_neg(black_box(Logit::from_bits(77_777 * i as i32))))));
+    cost.print("exp_neg", 1, 0, empty);
+}
+
+fn layer<const E: usize>(k: usize, empty: Cost) {
+    let mut tracker = Tracker::<[Levels; E]>::new();
+    tokens(&mut tracker, E, k, empty);
+}
+
+fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
+    let (router, config) = (Router::softmax_selected(k), TrackerConfig::default());
+    let mut resident = ExpertSet::<{ words_for(MOST) }>::new();
+    let mut random = Random(1);
+    let mut logits = [Logit::ZERO; MOST];
+    let logits = &mut logits[..experts];
+    let [mut for_top_k, mut for_select, mut for_victim, mut for_update] = [Cost::default(); 4];
+    let mut wanted = [0; 16];
+    for token in 0..WARM + COUNTED {
+        if token == WARM {
+            [for_top_k, for_select, for_victim, for_update] = [Cost::default(); 4];
+        }
+        fill(logits, &mut random, 1);
+        let found = for_top_k.add(|| top_k(&router, black_box(logits), &mut wanted));
+        let wanted = &wanted[..found];
+        for_select.add(|| black_box(choose(&router, black_box(logits), black_box(wanted), black_box(&resident))));
+        for_victim.add(|| black_box(victim(tracker, black_box(&resident), black_box(wanted))));
+        for_update.add(|| black_box(update(tracker, black_box(&config), black_box(wanted))));
+        wanted.iter().for_each(|&expert| {
+            resident.insert(expert);
+        });
+        while resident.len() > (experts / 4).max(k) {
+            let gone = tracker.victim(&resident, wanted);
+            gone.map(|expert| resident.remove(expert));
+        }
+    }
+    for_top_k.print("top_k", experts, k, empty);
+    for_select.print("select", experts, k, empty);
+    for_victim.print("victim", experts, k, empty);
+    for_update.print("update", experts, k, empty);
+}

@@ -1,0 +1,21 @@
+//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps.
+//!
+//! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`, `golden STEPS HASH`, `stack BYTES`.
+//! Corner and golden lines are the same on every machine.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod golden;
+mod kernels;
+mod random;
+
+use core::fmt::Write;
+
+use cptr_rt::Console;
+
+cptr_rt::entry!(image);
+
+fn image() -> bool {
+    kernels::report();
+    golden::report();
+    writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok()
+}

@@ -1,0 +1,375 @@
+/* CPTR: tracking of expert demand, bounded-loss selection and eviction for mixture-of-experts routers, in fixed point.
+ *
+ * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
+ *
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer and
+ * CPTR_CONFIG_SIZE for all, aligned to CPTR_ALIGN. Functions on different trackers may run at the same time; one tracker is for one
+ * thread at a time. Functions may be called from interrupts under the same rule.
+ *
+ * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */
+
+#ifndef CPTR_H
+#define CPTR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Version of this interface. Pass it to `cptr_config_init`.
+#define CPTR_VERSION 1
+
+// Most wanted experts of a token, and most experts that a selection holds.
+#define CPTR_MAX_WANTED 16
+
+// Most experts of a layer.
+#define CPTR_MAX_EXPERTS 4096
+
+// Alignment of trackers and configurations in bytes.
+#define CPTR_ALIGN 8
+
+// Bytes of a tracker beside 8 for each expert; `CPTR_TRACKER_SIZE(experts)` is the sum.
+#define CPTR_TRACKER_BASE 64
+
+// Bytes of a configuration.
+#define CPTR_CONFIG_SIZE 56
+
+// Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
+#define CPTR_FEATURE_SELECT 1
+
+// Feature: trackers.
+#define CPTR_FEATURE_TRACKER 2
+
+// Router: softmax over all experts, then the k largest; weights sum to less than 1 (OLMoE, DeepSeek-V2-Lite, Switch with k = 1).
+#define CPTR_ROUTER_SOFTMAX_ALL 0
+
+// Router: softmax over the k largest (Mixtral, Qwen3-MoE, gpt-oss).
+#define CPTR_ROUTER_SOFTMAX_SELECTED 1
+
+// Router: sigmoid, bias for the selection only, best groups first (DeepSeek-V3: k = 8, groups = 8, top_groups = 4).
+#define CPTR_ROUTER_SIGMOID_GROUPED 2
+
+// What a function returns: 0 or more for success, negative for an error after which nothing has been written.
+typedef int32_t cptr_status;
+
+// How a model's router turns logits into a choice. Not opaque: fill it in; it is checked at every call.
+typedef struct cptr_router {
+  // One of `CPTR_ROUTER_…`.
+  uint32_t kind;
+  // Experts per token, 1 to `CPTR_MAX_WANTED`.
+  uint32_t k;
+  // Groups of equal size into which the experts are cut, 1 to 32; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  uint32_t groups;
+  // Groups that take part, 1 to `groups`; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  uint32_t top_groups;
+  // Selection bias, one entry per expert in steps of 2^-16, or null for none; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  const int32_t *bias;
+  // Entries of `bias`; 0 for none.
+  size_t bias_count;
+} cptr_router;
+
+// Constants of the filter. Gains in steps of 2^-32.
+typedef struct cptr_parameters {
+  // Gain of the slow level once it has settled (default 1/64).
+  uint32_t slow_gain;
+  // Gain that a loss of lock opens to (default 1/20).
+  uint32_t reopened_gain;
+  // Gain of the fast level (default 1/8).
+  uint32_t fast_gain;
+  // Proportional gain of the phase loop, as a shift, 1 to 15 (default 6).
+  uint8_t proportional_shift;
+  // Integral gain of the phase loop, as a shift, 1 to 23 (default 12).
+  uint8_t integral_shift;
+  // Error that the lock detector takes as normal, in 1/16 of the mean absolute error (default 18).
+  uint8_t slack_16ths;
+  // Evidence that loses lock, in units of the mean absolute error (default 10).
+  uint8_t threshold;
+  // Tokens from unlock to the first possible lock (default 32).
+  uint16_t acquire_tokens;
+} cptr_parameters;
+
+// What an update saw.
+typedef struct cptr_step {
+  // log2 of the power of the tracked context over that of the innovation, in steps of 2^-24.
+  int32_t snr_log2;
+  // Angle between demand and context in radians, in steps of 2^-28.
+  int32_t angle;
+  // 0 unlocked, 1 transition, 2 locked.
+  uint8_t lock;
+  // 1 if lock was lost at this token: the context has changed.
+  uint8_t lost_lock;
+} cptr_step;
+
+// Done.
+#define CPTR_OK 0
+
+// Done, and there is no result: no expert may be evicted.
+#define CPTR_NONE 1
+
+// A pointer is null.
+#define CPTR_ERROR_NULL -1
+
+// A pointer is not aligned to what it points to (states: `CPTR_ALIGN`).
+#define CPTR_ERROR_ALIGN -2
+
+// A buffer or state is too short.
+#define CPTR_ERROR_SIZE -3
+
+// A number, an expert id or a count is out of range, or an id stands twice.
+#define CPTR_ERROR_RANGE -4
+
+// A state or configuration was never initialised, or has been overwritten.
+#define CPTR_ERROR_STATE -5
+
+// The header belongs to another version of the library.
+#define CPTR_ERROR_VERSION -6
+
+// The router's fields contradict each other or do not fit the number of experts.
+#define CPTR_ERROR_ROUTER -7
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Version of the library, to be compared with `CPTR_VERSION`.
+uint32_t cptr_version(void);
+
+// What the library can do: the sum of its `CPTR_FEATURE_…`.
+uint32_t cptr_features(void);
+
+// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
+//
+// `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE` (capacity), `RANGE` (experts), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps nothing.
+cptr_status cptr_router_top_k(const struct cptr_router *router,
+                              const int32_t *scores,
+                              size_t experts,
+                              uint16_t *wanted,
+                              size_t capacity);
+
+// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would give them.
+//
+// `weights` has `chosen_count` entries, at most `CPTR_MAX_WANTED`.
+//
+// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps nothing.
+cptr_status cptr_router_weights(const struct cptr_router *router,
+                                const int32_t *scores,
+                                size_t experts,
+                                const uint16_t *chosen,
+                                size_t chosen_count,
+                                uint32_t *weights);
+
+// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep at least
+// `1 - eps` of the wanted routing mass. The critical path.
+//
+// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the model's own choice, best
+// first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word `i / 32`. Writes `wanted_count` ids to `chosen`, a
+// stand-in in the place of the one it stands in for, and the number of stand-ins to `substituted`.
+//
+// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen` (`wanted_count` entries) and
+// `substituted` overlap nothing.
+cptr_status cptr_select(const struct cptr_router *router,
+                        uint32_t eps,
+                        size_t keep_top,
+                        const int32_t *scores,
+                        size_t experts,
+                        const uint16_t *wanted,
+                        size_t wanted_count,
+                        const uint32_t *resident,
+                        size_t resident_words,
+                        uint16_t *chosen,
+                        uint32_t *substituted);
+
+// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
+//
+// `version` is `CPTR_VERSION`; `parameters` may be null for the defaults.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE`, `VERSION`, `RANGE` (shifts).
+//
+// # Safety
+// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the configuration meanwhile.
+cptr_status cptr_config_init(uint8_t *memory,
+                             size_t size,
+                             uint32_t version,
+                             const struct cptr_parameters *parameters);
+
+// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`. Also starts it anew.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (experts 1 to `CPTR_MAX_EXPERTS`).
+//
+// # Safety
+// `size` bytes may be written at `memory`. Nobody uses the tracker meanwhile.
+cptr_status cptr_tracker_init(uint8_t *memory,
+                              size_t size,
+                              size_t experts);
+
+// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless it is null.
+//
+// Errors: `NULL`, `ALIGN`, `STATE` (tracker or configuration), `RANGE` (count, ids, an id twice).
+//
+// # Safety
+// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The other pointers that are
+// neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses the tracker meanwhile.
+cptr_status cptr_tracker_update(uint8_t *tracker,
+                                const uint8_t *config,
+                                const uint16_t *wanted,
+                                size_t wanted_count,
+                                struct cptr_step *step);
+
+// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals. Returns `CPTR_NONE`, and
+// writes nothing, if none may go.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (counts).
+//
+// # Safety
+// As `cptr_tracker_update`; others may read the tracker meanwhile.
+cptr_status cptr_tracker_victim(const uint8_t *tracker,
+                                const uint32_t *resident,
+                                size_t resident_words,
+                                const uint16_t *keep,
+                                size_t keep_count,
+                                uint16_t *victim);
+
+// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of 2^-31, at most 1.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (expert).
+//
+// # Safety
+// As `cptr_tracker_victim`.
+cptr_status cptr_tracker_level(const uint8_t *tracker,
+                               uint16_t expert,
+                               uint32_t *slow,
+                               uint32_t *fast);
+
+// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
+//
+// `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE` (capacity), `RANGE` (experts), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps nothing.
+cptr_status cptr_router_top_k(const struct cptr_router *router,
+                              const int32_t *scores,
+                              size_t experts,
+                              uint16_t *wanted,
+                              size_t capacity);
+
+// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would give them.
+//
+// `weights` has `chosen_count` entries, at most `CPTR_MAX_WANTED`.
+//
+// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps nothing.
+cptr_status cptr_router_weights(const struct cptr_router *router,
+                                const int32_t *scores,
+                                size_t experts,
+                                const uint16_t *chosen,
+                                size_t chosen_count,
+                                uint32_t *weights);
+
+// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep at least
+// `1 - eps` of the wanted routing mass. The critical path.
+//
+// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the model's own choice, best
+// first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word `i / 32`. Writes `wanted_count` ids to `chosen`, a
+// stand-in in the place of the one it stands in for, and the number of stand-ins to `substituted`.
+//
+// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice), `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen` (`wanted_count` entries) and
+// `substituted` overlap nothing.
+cptr_status cptr_select(const struct cptr_router *router,
+                        uint32_t eps,
+                        size_t keep_top,
+                        const int32_t *scores,
+                        size_t experts,
+                        const uint16_t *wanted,
+                        size_t wanted_count,
+                        const uint32_t *resident,
+                        size_t resident_words,
+                        uint16_t *chosen,
+                        uint32_t *substituted);
+
+// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
+//
+// `version` is `CPTR_VERSION`; `parameters` may be null for the defaults.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE`, `VERSION`, `RANGE` (shifts).
+//
+// # Safety
+// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the configuration meanwhile.
+cptr_status cptr_config_init(uint8_t *memory,
+                             size_t size,
+                             uint32_t version,
+                             const struct cptr_parameters *parameters);
+
+// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`. Also starts it anew.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (experts 1 to `CPTR_MAX_EXPERTS`).
+//
+// # Safety
+// `size` bytes may be written at `memory`. Nobody uses the tracker meanwhile.
+cptr_status cptr_tracker_init(uint8_t *memory,
+                              size_t size,
+                              size_t experts);
+
+// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless it is null.
+//
+// Errors: `NULL`, `ALIGN`, `STATE` (tracker or configuration), `RANGE` (count, ids, an id twice).
+//
+// # Safety
+// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The other pointers that are
+// neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses the tracker meanwhile.
+cptr_status cptr_tracker_update(uint8_t *tracker,
+                                const uint8_t *config,
+                                const uint16_t *wanted,
+                                size_t wanted_count,
+                                struct cptr_step *step);
+
+// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals. Returns `CPTR_NONE`, and
+// writes nothing, if none may go.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (counts).
+//
+// # Safety
+// As `cptr_tracker_update`; others may read the tracker meanwhile.
+cptr_status cptr_tracker_victim(const uint8_t *tracker,
+                                const uint32_t *resident,
+                                size_t resident_words,
+                                const uint16_t *keep,
+                                size_t keep_count,
+                                uint16_t *victim);
+
+// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of 2^-31, at most 1.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (expert).
+//
+// # Safety
+// As `cptr_tracker_victim`.
+cptr_status cptr_tracker_level(const uint8_t *tracker,
+                               uint16_t expert,
+                               uint32_t *slow,
+                               uint32_t *fast);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* CPTR_H */
+
+/* Bytes of a tracker of a layer with that many experts. */
+#define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
+/* Words of a bit field of that many experts. */
+#define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)

@@ -1,0 +1,74 @@
+//! The library for C. `include/cptr.h` is generated from this file (`cargo xtask firmware --bless`); its documentation is the one here.
+//!
+//! Every function checks its pointers (null, alignment), lengths, ids and the states it is given, and writes nothing unless it returns a
+//! status of at least 0. What it cannot check stands in each function's safety section: that a pointer and a length describe memory
+//! that is there, and that outputs do not overlap inputs.
+#![no_std]
+
+mod memory;
+pub mod router;
+pub mod tracker;
+
+/// What a function returns: 0 or more for success, negative for an error after which nothing has been written.
+pub type CptrStatus = i32;
+
+/// Done.
+pub const CPTR_OK: CptrStatus = 0;
+/// Done, and there is no result: no expert may be evicted.
+pub const CPTR_NONE: CptrStatus = 1;
+/// A pointer is null.
+pub const CPTR_ERROR_NULL: CptrStatus = -1;
+/// A pointer is not aligned to what it points to (states: `CPTR_ALIGN`).
+pub const CPTR_ERROR_ALIGN: CptrStatus = -2;
+/// A buffer or state is too short.
+pub const CPTR_ERROR_SIZE: CptrStatus = -3;
+/// A number, an expert id or a count is out of range, or an id stands twice.
+pub const CPTR_ERROR_RANGE: CptrStatus = -4;
+/// A state or configuration was never initialised, or has been overwritten.
+pub const CPTR_ERROR_STATE: CptrStatus = -5;
+/// The header belongs to another version of the library.
+pub const CPTR_ERROR_VERSION: CptrStatus = -6;
+/// The router's fields contradict each other or do not fit the number of experts.
+pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
+
+/// Version of this interface. Pass it to `cptr_config_init`.
+pub const CPTR_VERSION: u32 = 1;
+/// Most wanted experts of a token, and most experts that a selection holds.
+pub const CPTR_MAX_WANTED: usize = 16;
+/// Most experts of a layer.
+pub const CPTR_MAX_EXPERTS: usize = 4096;
+/// Alignment of trackers and configurations in bytes.
+pub const CPTR_ALIGN: usize = 8;
+/// Bytes of a tracker beside 8 for each expert; `CPTR_TRACKER_SIZE(experts)` is the sum.
+pub const CPTR_TRACKER_BASE: usize = 64;
+/// Bytes of a configuration.
+pub const CPTR_CONFIG_SIZE: usize = 56;
+
+/// Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
+pub const CPTR_FEATURE_SELECT: u32 = 1;
+/// Feature: trackers.
+pub const CPTR_FEATURE_TRACKER: u32 = 2;
+
+/// Version of the library, to be compared with `CPTR_VERSION`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cptr_version() -> u32 {
+    CPTR_VERSION
+}
+
+/// What the library can do: the sum of its `CPTR_FEATURE_…`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cptr_features() -> u32 {
+    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER
+}
+
+/// No function panics (the build checks that no panicking code is linked); a handler is needed to link all the same.
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+extern crate std;

@@ -1,0 +1,153 @@
+/* The library from C on the host: results, then everything that a caller can get wrong. Run under AddressSanitizer and UBSan. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "checks.h"
+
+static int failures;
+
+static void expect(int line, const char *what, long found, long expected) {
+    if (found == expected) return;
+    printf("host.c:%d: %s is %ld, not %ld\n", line, what, found, expected);
+    failures++;
+}
+#define EXPECT(call, expected) expect(__LINE__, #call, (long)(call), (long)(expected))
+
+static layer l;
+static uint8_t *const tracker = (uint8_t *)l.tracker;
+static uint8_t *const config = (uint8_t *)l.config;
+
+static void order(void) {
+    static const uint16_t wanted[2] = { 1, 2 };
+    uint16_t victim = 77;
+    uint32_t slow = 77, fast = 77;
+    uint64_t before[sizeof l.tracker / 8];
+    memset(l.tracker, 0xA5, sizeof l.tracker);
+    memcpy(before, l.tracker, sizeof before);
+    /* Never initialised. */
+    EXPECT(cptr_tracker_update(tracker, config, wanted, 2, NULL), CPTR_ERROR_STATE);
+    EXPECT(cptr_tracker_victim(tracker, l.resident, 2, NULL, 0, &victim), CPTR_ERROR_STATE);
+    EXPECT(cptr_tracker_level(tracker, 0, &slow, &fast), CPTR_ERROR_STATE);
+    EXPECT(memcmp(before, l.tracker, sizeof before), 0);
+    EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS), CPTR_OK);
+    /* The tracker is there, the configuration is not; or one stands for the other. */
+    memcpy(before, l.tracker, sizeof before);
+    EXPECT(cptr_tracker_update(tracker, config, wanted, 2, NULL), CPTR_ERROR_STATE);
+    EXPECT(cptr_tracker_update(tracker, tracker, wanted, 2, NULL), CPTR_ERROR_STATE);
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, NULL), CPTR_OK);
+    EXPECT(cptr_tracker_update(config, config, wanted, 2, NULL), CPTR_ERROR_STATE);
+    EXPECT(memcmp(before, l.tracker, sizeof before), 0);
+    EXPECT(victim, 77);
+    EXPECT(slow + fast, 154);
+    /* A header that was overwritten. */
+    l.tracker[0] ^= (uint64_t)1 << 40;
+    EXPECT(cptr_tracker_update(tracker, config, wanted, 2, NULL), CPTR_ERROR_STATE);
+    l.tracker[0] ^= (uint64_t)1 << 40;
+}
+
+static void states(void) {
+    static const uint16_t twice[2] = { 3, 3 }, far[2] = { 3, EXPERTS };
+    uint16_t many[CPTR_MAX_WANTED + 1];
+    uint64_t before[sizeof l.tracker / 8], small[2];
+    uint16_t victim = 77;
+    uint32_t slow = 77, fast = 77, i;
+    cptr_parameters p = { 1u << 26, 1u << 28, 1u << 29, 6, 12, 18, 10, 32 };
+    for (i = 0; i <= CPTR_MAX_WANTED; i++) many[i] = (uint16_t)i;
+    EXPECT(cptr_config_init(NULL, sizeof l.config, CPTR_VERSION, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_config_init(config + 1, sizeof l.config, CPTR_VERSION, NULL), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_config_init(config, CPTR_CONFIG_SIZE - 1, CPTR_VERSION, NULL), CPTR_ERROR_SIZE);
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION + 1, NULL), CPTR_ERROR_VERSION);
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, &p), CPTR_OK);
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, (const cptr_parameters *)((const uint8_t *)&p + 1)), CPTR_ERROR_ALIGN);
+    p.proportional_shift = 16;
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, &p), CPTR_ERROR_RANGE);
+    p.proportional_shift = 6, p.integral_shift = 0;
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, &p), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_init(NULL, sizeof l.tracker, EXPERTS), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_init(tracker + 4, sizeof l.tracker, EXPERTS), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS + 1), CPTR_ERROR_SIZE);
+    EXPECT(cptr_tracker_init((uint8_t *)small, sizeof small, 1), CPTR_ERROR_SIZE);
+    EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, 0), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_init(tracker, (size_t)-1, (size_t)-1), CPTR_ERROR_RANGE);
+    memcpy(before, l.tracker, sizeof before);
+    EXPECT(cptr_tracker_update(NULL, config, twice, 1, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_update(tracker + 1, config, twice, 1, NULL), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_tracker_update(tracker, NULL, twice, 1, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_update(tracker, config, NULL, 1, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_update(tracker, config, (const uint16_t *)((const uint8_t *)twice + 1), 1, NULL), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_tracker_update(tracker, config, twice, 2, NULL), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_update(tracker, config, far, 2, NULL), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_update(tracker, config, many, CPTR_MAX_WANTED + 1, NULL), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_update(tracker, config, many, (size_t)-1, NULL), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_update(tracker, config, twice, 1, (cptr_step *)(tracker + 1)), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_tracker_victim(tracker, NULL, 1, NULL, 0, &victim), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_victim(tracker, l.resident, 2, NULL, 1, &victim), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_victim(tracker, l.resident, 2, NULL, 0, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_tracker_victim(tracker, l.resident, (size_t)-1, NULL, 0, &victim), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_level(tracker, EXPERTS, &slow, &fast), CPTR_ERROR_RANGE);
+    EXPECT(cptr_tracker_level(tracker, 0, NULL, &fast), CPTR_ERROR_NULL);
+    EXPECT(memcmp(before, l.tracker, sizeof before), 0);
+    EXPECT(victim, 77);
+    EXPECT(slow + fast, 154);
+    /* None may go: nothing is resident. */
+    EXPECT(cptr_tracker_victim(tracker, NULL, 0, NULL, 0, &victim), CPTR_NONE);
+    EXPECT(victim, 77);
+    /* The empty demand is a demand. */
+    EXPECT(cptr_tracker_update(tracker, config, NULL, 0, NULL), CPTR_OK);
+}
+
+static void routers(void) {
+    cptr_router r = { CPTR_ROUTER_SOFTMAX_SELECTED, 2, 1, 1, NULL, 0 };
+    static const int32_t scores[4] = { 1 << 16, 3 << 16, 2 << 16, 0 };
+    static const uint16_t far[2] = { 1, 4 }, twice[2] = { 1, 1 }, good[2] = { 1, 2 };
+    uint16_t ids[2] = { 77, 77 };
+    uint32_t weights[2] = { 77, 77 }, substituted = 77;
+    EXPECT(cptr_router_top_k(NULL, scores, 4, ids, 2), CPTR_ERROR_NULL);
+    EXPECT(cptr_router_top_k(&r, NULL, 4, ids, 2), CPTR_ERROR_NULL);
+    EXPECT(cptr_router_top_k(&r, scores, 4, NULL, 2), CPTR_ERROR_NULL);
+    EXPECT(cptr_router_top_k(&r, (const int32_t *)((const uint8_t *)scores + 2), 3, ids, 2), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 1), CPTR_ERROR_SIZE);
+    EXPECT(cptr_router_top_k(&r, scores, 1, ids, 2), CPTR_ERROR_RANGE);
+    EXPECT(cptr_router_top_k(&r, scores, (size_t)-1, ids, 2), CPTR_ERROR_RANGE);
+    r.k = 0;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.k = CPTR_MAX_WANTED + 1;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.k = 2, r.kind = 9;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.kind = CPTR_ROUTER_SIGMOID_GROUPED, r.groups = 3;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.groups = 0xFFFFFFFFu;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.groups = 2, r.bias = scores, r.bias_count = 3;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.kind = CPTR_ROUTER_SOFTMAX_SELECTED;
+    EXPECT(cptr_router_weights(&r, scores, 4, far, 2, weights), CPTR_ERROR_RANGE);
+    EXPECT(cptr_router_weights(&r, scores, 4, good, 2, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, twice, 2, NULL, 0, ids, &substituted), CPTR_ERROR_RANGE);
+    EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, far, 2, NULL, 0, ids, &substituted), CPTR_ERROR_RANGE);
+    EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, good, CPTR_MAX_WANTED + 1, NULL, 0, ids, &substituted), CPTR_ERROR_RANGE);
+    EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, good, 2, NULL, 1, ids, &substituted), CPTR_ERROR_NULL);
+    EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, good, 2, NULL, 0, ids, NULL), CPTR_ERROR_NULL);
+    EXPECT(ids[0] + ids[1] + weights[0] + weights[1] + substituted, 5 * 77);
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_OK);
+    EXPECT(ids[0] * 10 + ids[1], 12);
+    EXPECT(cptr_router_weights(&r, scores, 4, ids, 2, weights), CPTR_OK);
+    /* e / (1 + e) in steps of 2^-31. */
+    EXPECT(weights[0] / 1000, 1569940);
+}
+
+int main(void) {
+    int i;
+    EXPECT(cptr_version(), CPTR_VERSION);
+    EXPECT(cptr_features() & (CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER);
+    order();
+    states();
+    routers();
+    EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, NULL), CPTR_OK);
+    EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS), CPTR_OK);
+    start(&l);
+    for (i = 0; i < TOKENS; i++) EXPECT(token(&l), CPTR_OK);
+    printf("c %d %08lx\n", TOKENS, (unsigned long)l.hash);
+    return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,88 @@
+//! `cptr-header`: prints the C header of `ffi/src`. `cptr-header --check` compares it with `ffi/include/cptr.h` instead, `--bless` writes it there.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use cbindgen::{Builder, Config, DocumentationStyle, ItemType, Language, RenameRule};
+
+const PREAMBLE: &str = "\
+/* CPTR: tracking of expert demand, bounded-loss selection and eviction for mixture-of-experts routers, in fixed point.
+ *
+ * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
+ *
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer and
+ * CPTR_CONFIG_SIZE for all, aligned to CPTR_ALIGN. Functions on different trackers may run at the same time; one tracker is for one
+ * thread at a time. Functions may be called from interrupts under the same rule.
+ *
+ * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */";
+
+const TRAILER: &str = "\
+/* Bytes of a tracker of a layer with that many experts. */
+#define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
+/* Words of a bit field of that many experts. */
+#define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
+";
+
+fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
+    let mut config = Config {
+        header: Some(PREAMBLE.to_owned()),
+        trailer: Some(TRAILER.to_owned()),
+        include_guard: Some("CPTR_H".to_owned()),
+        language: Language::C,
+        cpp_compat: true,
+        no_includes: true,
+        sys_includes: vec!["stddef.h".to_owned(), "stdint.h".to_owned()],
+        usize_is_size_t: true,
+        documentation_style: DocumentationStyle::C99,
+        line_length: 120,
+        ..Config::default()
+    };
+    for (rust, c) in [
+        ("CptrStatus", "cptr_status"),
+        ("CptrRouter", "cptr_router"),
+        ("CptrParameters", "cptr_parameters"),
+        ("CptrStep", "cptr_step"),
+    ] {
+        config.export.rename.insert(rust.to_owned(), c.to_owned());
+    }
+    config.export.item_types = vec![ItemType::Constants, ItemType::Structs, ItemType::Functions, ItemType::Typedefs];
+    config.function.rename_args = RenameRule::None;
+    let mut builder = Builder::new().with_config(config);
+    for file in ["lib.rs", "router.rs", "tracker.rs"] {
+        builder = builder.with_src(source.join(file));
+    }
+    let mut header = Vec::new();
+    builder.generate()?.write(&mut header);
+    Ok(header)
+}
+
+fn main() -> ExitCode {
+    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
+    let header = match generate(&ffi.join("src")) {
+        Ok(header) => header,
+        Err(error) => {
+            eprintln!("cptr-header: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let file = ffi.join("include/cptr.h");
+    let result = match std::env::args().nth(1).as_deref() {
+        Some("--bless") => std::fs::write(&file, header).map_err(|error| format!("{}: {error}", file.display())),
+        Some("--check") => match std::fs::read(&file) {
+            Ok(found) if found == header => Ok(()),
+            _ => Err(format!("{} is not what firmware/ffi/src says; `cargo xtask firmware --bless` writes it", file.display())),
+        },
+        _ => {
+            println!("{}", String::from_utf8_lossy(&header));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("cptr-header: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

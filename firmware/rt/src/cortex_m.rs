@@ -1,0 +1,71 @@
+//! QEMU's mps2 boards with a Cortex-M. Instructions are counted with SysTick: under `-icount shift=6` each takes 64 ns of virtual time.
+
+use core::arch::asm;
+use core::ptr;
+
+/// CMSDK UART 0: data, state, control, baud-rate divider.
+const UART: usize = if cfg!(secure) { 0x5020_0000 } else { 0x4000_4000 };
+/// Core clock of the board in MHz.
+const CLOCK_MHZ: u64 = if cfg!(secure) { 20 } else { 25 };
+/// SysTick: control, reload, current value.
+const SYSTICK: usize = 0xE000_E010;
+const NS_PER_INSTRUCTION: u64 = 64;
+
+fn store(address: usize, value: u32) {
+    // SAFETY: only called with the device registers above, which the board has at these addresses.
+    unsafe { ptr::write_volatile(ptr::with_exposed_provenance_mut(address), value) };
+}
+
+fn load(address: usize) -> u32 {
+    // SAFETY: as for `store`.
+    unsafe { ptr::read_volatile(ptr::with_exposed_provenance(address)) }
+}
+
+/// Starts the UART and SysTick (core clock, no interrupt).
+pub fn setup() {
+    store(UART + 0x10, 16);
+    store(UART + 8, 3);
+    store(SYSTICK + 4, 0xFF_FFFF);
+    store(SYSTICK + 8, 0);
+    store(SYSTICK, 5);
+}
+
+/// Writes to the UART, waiting for it.
+pub fn write(bytes: &[u8]) {
+    for &byte in bytes {
+        while load(UART + 4) & 1 != 0 {}
+        store(UART, u32::from(byte));
+    }
+}
+
+/// The next byte from the UART, if there is one.
+pub fn read() -> Option<u8> {
+    (load(UART + 4) & 2 != 0).then(|| load(UART) as u8)
+}
+
+/// The instruction counter, in ticks; wraps at [`COUNTER_BITS`].
+pub fn instructions() -> u64 {
+    u64::from(0xFF_FFFF - load(SYSTICK + 8))
+}
+
+/// Width of the counters.
+pub const COUNTER_BITS: u32 = 24;
+
+/// What a number of the counter's ticks means.
+pub fn to_instructions(ticks: u64) -> u64 {
+    (ticks * 1000 + CLOCK_MHZ * NS_PER_INSTRUCTION / 2) / (CLOCK_MHZ * NS_PER_INSTRUCTION)
+}
+
+/// The emulator has no cycles: the same as [`instructions`].
+pub fn cycles() -> u64 {
+    instructions()
+}
+
+/// Stops the emulator by semihosting: `SYS_EXIT_EXTENDED`, which carries the exit status.
+pub fn exit(success: bool) -> ! {
+    let block = [0x2_0026, u32::from(!success)];
+    loop {
+        // SAFETY: semihosting call 0x20 reads two words from the block and does not return.
+        unsafe { asm!("bkpt #0xab", in("r0") 0x20, in("r1") block.as_ptr(), options(nostack, readonly)) };
+    }
+}
