@@ -7,6 +7,7 @@ pub mod context;
 pub mod counts;
 mod layer;
 pub mod outcome;
+pub(crate) mod runner;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -114,7 +115,7 @@ pub fn run(trace: &Trace, plan: &Plan) -> Result<Outcome> {
     };
     for (index, (row, times)) in rows.iter().zip(token_ps).enumerate() {
         let times = times.into_iter().map(AtomicU64::into_inner).collect();
-        let parts: Vec<&layer::RowLayer> = layers.iter().map(|layer| &layer.rows[index]).collect();
+        let parts: Vec<&runner::RowLayer> = layers.iter().map(|layer| &layer.rows[index]).collect();
         let reference = outcome.rows.first().and_then(|row| row.token_time_us);
         outcome.rows.push(Row::new(trace, plan, row, &parts, times, reference));
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::context::Context;
-use super::layer::RowLayer;
+use super::runner::RowLayer;
 use super::{BINS, Plan, RowPlan};
 use crate::trace::{Knowledge, Trace};
 

@@ -1,0 +1,189 @@
+//! One row in one layer, token by token: what a policy chooses, what a placement loads, and the sums of both.
+
+use cptr_core::{Logit, Metrics, Router};
+use cptr_hw_model::LayerWork;
+
+use super::{BINS, RowPlan};
+use crate::placement::{self, Placement, Resident, Served};
+use crate::policy::{self, Policy, Token};
+use crate::trace::Convention;
+
+/// Sums of one row over one layer.
+#[derive(Debug, Default)]
+pub(crate) struct RowLayer {
+    /// Switches, misses, substitutions.
+    pub(crate) metrics: Metrics,
+    /// Sum over tokens of the share of the wanted mass given up.
+    pub(crate) mass_lost: f64,
+    /// Chosen experts that the model wanted.
+    pub(crate) agreed: u64,
+    /// Experts copied into fast memory.
+    pub(crate) loads: u64,
+    /// Busy time of GPU, link and near-data device.
+    pub(crate) busy_ps: [u64; 3],
+    /// Misses by part of the trace.
+    pub(crate) miss_bins: Vec<u32>,
+}
+
+/// One row in one layer: a policy, a placement and what is resident.
+pub(crate) struct Runner<'a> {
+    policy: Box<dyn Policy + 'a>,
+    placement: Box<dyn Placement + 'a>,
+    resident: Resident,
+    /// What a routing mass is.
+    convention: Convention,
+    /// Routed experts of the layer.
+    experts: usize,
+    /// Length of the run in tokens.
+    tokens: usize,
+    /// Whether the controller goes through the scores; the raw router's choice it takes as it is.
+    selects: bool,
+    chosen: Vec<u16>,
+    previous: Vec<u16>,
+    sums: RowLayer,
+}
+
+/// One token of one layer as a [`Runner`] takes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Routed<'a> {
+    /// Index of the token in the run.
+    pub(crate) index: usize,
+    /// The model's own choice, best first where the source says so.
+    pub(crate) wanted: &'a [u16],
+    /// The router's scores.
+    pub(crate) scores: &'a Scores,
+    /// Whether this is the first token of a sequence.
+    pub(crate) starts_sequence: bool,
+}
+
+/// Scores of one token in the forms that policies take; all empty where they are not known.
+#[derive(Default)]
+pub(crate) struct Scores {
+    /// As recorded.
+    raw: Vec<f32>,
+    /// What the router ranks by.
+    ranked: Vec<f32>,
+    /// In the controller's format.
+    fixed: Vec<Logit>,
+}
+
+/// What a [`Runner`] is made for.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes<'a> {
+    /// Experts, cache, and the future for oracles.
+    pub(crate) layer: placement::Layer<'a>,
+    /// The router in the controller's arithmetic.
+    pub(crate) router: Router<'a>,
+    /// What a routing mass is.
+    pub(crate) convention: Convention,
+    /// Length of the run in tokens.
+    pub(crate) tokens: usize,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(row: &RowPlan, sizes: Sizes<'a>) -> Self {
+        Self {
+            policy: row.policy.make(policy::Layer { experts: sizes.layer.experts, router: sizes.router }),
+            placement: row.placement.make(sizes.layer),
+            resident: Resident::new(),
+            convention: sizes.convention,
+            experts: sizes.layer.experts,
+            tokens: sizes.tokens,
+            selects: row.policy.kind.name != policy::RAW,
+            chosen: Vec::new(),
+            previous: Vec::new(),
+            sums: RowLayer { miss_bins: vec![0; BINS.min(sizes.tokens)], ..RowLayer::default() },
+        }
+    }
+
+    /// One token: chooses, counts, loads.
+    pub(crate) fn step(&mut self, token: Routed<'_>) -> LayerWork {
+        let Routed { index, wanted, scores, starts_sequence } = token;
+        self.chosen.clear();
+        let token =
+            Token { scores: &scores.ranked, logits: &scores.fixed, wanted, resident: &self.resident, starts_sequence };
+        self.policy.select(&token, &mut self.chosen);
+        let agreed = self.chosen.iter().filter(|expert| wanted.contains(expert)).count();
+        let cold = self.chosen.iter().filter(|&&expert| !self.resident.contains(expert)).count();
+        let previous = if starts_sequence { &[][..] } else { &self.previous };
+        self.sums.metrics.count(&self.chosen, previous, &self.resident, self.chosen.len() - agreed, false);
+        self.sums.agreed += agreed as u64;
+        if agreed < wanted.len() {
+            self.sums.mass_lost += mass_loss(self.convention, &scores.raw, wanted, &self.chosen);
+        }
+        let bins = self.sums.miss_bins.len();
+        self.sums.miss_bins[index * bins / self.tokens] += cold as u32;
+        let loads = self.placement.serve(&Served { index, wanted, chosen: &self.chosen }, &mut self.resident);
+        self.sums.loads += u64::from(loads);
+        std::mem::swap(&mut self.chosen, &mut self.previous);
+        LayerWork {
+            resident_runs: (self.previous.len() - cold) as u32,
+            cold_runs: cold as u32,
+            loads,
+            scored_experts: if self.selects { self.experts as u32 } else { 0 },
+        }
+    }
+
+    /// What the last token runs.
+    pub(crate) fn chosen(&self) -> &[u16] {
+        &self.previous
+    }
+
+    /// Sums so far.
+    pub(crate) fn sums(&mut self) -> &mut RowLayer {
+        &mut self.sums
+    }
+
+    /// Sums of the whole run.
+    pub(crate) fn into_sums(self) -> RowLayer {
+        self.sums
+    }
+}
+
+impl Scores {
+    /// Takes the scores of one token and layer `[E]`; `bias` is `[E]` or empty.
+    pub(crate) fn set(&mut self, raw: &[f32], convention: Convention, bias: &[f32]) {
+        self.raw.clear();
+        self.raw.extend_from_slice(raw);
+        self.fixed.clear();
+        self.fixed.extend(raw.iter().map(|&logit| Logit::saturating_from_num(logit)));
+        self.ranked.clear();
+        match convention {
+            Convention::Sigmoid { .. } => {
+                let bias = |expert: usize| bias.get(expert).copied().unwrap_or(0.0);
+                self.ranked.extend(raw.iter().enumerate().map(|(e, &z)| 1.0 / (1.0 + (-z).exp()) + bias(e)));
+            }
+            _ => self.ranked.extend_from_slice(raw),
+        }
+    }
+}
+
+/// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias was overruled).
+fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
+    let logit = |expert: u16| f64::from(logits[usize::from(expert)]);
+    let largest = wanted.iter().map(|&expert| logit(expert)).fold(f64::MIN, f64::max);
+    let mass = |expert: &u16| match router {
+        Convention::Sigmoid { .. } => 1.0 / (1.0 + (-logit(*expert)).exp()),
+        _ => (logit(*expert) - largest).exp(),
+    };
+    1.0 - chosen.iter().map(mass).sum::<f64>() / wanted.iter().map(mass).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mass_loss_by_hand() {
+        let logits = [2.0, 1.0, 0.0, -1.0];
+        let e = |z: f64| z.exp();
+        let expected = 1.0 - (e(2.0) + e(0.0)) / (e(2.0) + e(1.0));
+        for router in [Convention::SoftmaxAll, Convention::SoftmaxSelected, Convention::Unknown] {
+            assert!((mass_loss(router, &logits, &[0, 1], &[0, 2]) - expected).abs() < 1e-12);
+        }
+        let s = |z: f64| 1.0 / (1.0 + (-z).exp());
+        let router = Convention::Sigmoid { groups: 1, top_groups: 1 };
+        let expected = 1.0 - (s(2.0) + s(0.0)) / (s(2.0) + s(1.0));
+        assert!((mass_loss(router, &logits, &[0, 1], &[0, 2]) - expected).abs() < 1e-12);
+    }
+}
