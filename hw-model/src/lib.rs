@@ -4,7 +4,7 @@
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
 //! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]: picojoules;
-//! - [`breakdown`]: what the time of one expert is made of.
+//! - [`breakdown`]: what the time of one expert is made of; [`events`]: a layer piece by piece, for timelines.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`).
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod breakdown;
 pub mod controller;
 pub mod dram;
 pub mod energy;
+pub mod events;
 pub mod gpu;
 pub mod link;
 pub mod model;

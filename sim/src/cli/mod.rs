@@ -5,6 +5,7 @@ mod convert;
 mod demo;
 mod dram;
 mod inspect;
+mod layer;
 mod run;
 mod source;
 mod table;
@@ -36,6 +37,8 @@ enum Command {
     Convert(convert::Args),
     /// Run a trace through policies, placements and a system
     Run(Box<run::Args>),
+    /// Time one token in one layer on a system: total, busy times, energy, and what a cold expert costs and why
+    Layer(layer::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -51,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Layer(args) => layer::main(&args),
         Command::Dram(args) => dram::main(&args),
     };
     match result {

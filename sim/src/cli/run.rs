@@ -58,7 +58,8 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    fn system(&self) -> Result<System> {
+    /// The system with the bits asked for.
+    pub(super) fn system(&self) -> Result<System> {
         let mut system = self.system.clone();
         if let Some(bits) = self.bits {
             if !(1.0..=16.0).contains(&bits) {
@@ -69,17 +70,18 @@ impl Machine {
         Ok(system)
     }
 
-    fn model(&self, trace: &Trace) -> Result<Option<Model>> {
+    /// The sizes given, or those of the model called `name`; `None` if it is not known.
+    pub(super) fn model(&self, name: &str) -> Result<Option<Model>> {
         let size = 1..=1 << 20;
         match (self.hidden, self.expert_inner) {
             (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
-                Ok(Some(Model::new(&trace.meta.model, hidden, inner)))
+                Ok(Some(Model::new(name, hidden, inner)))
             }
             (Some(hidden), Some(inner)) => Err(Error::new(format!(
                 "--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}",
                 1 << 20
             ))),
-            _ => Ok(Model::find(&trace.meta.model).cloned()),
+            _ => Ok(Model::find(name).cloned()),
         }
     }
 }
@@ -112,7 +114,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<()> {
         rows: Plan::rows(&args.policy, &args.placement)?,
         cache: args.cache.unwrap_or_else(|| (2 * trace.shape.k).min(trace.shape.experts)),
         system: args.machine.system()?,
-        model: args.machine.model(trace)?,
+        model: args.machine.model(&trace.meta.model)?,
     };
     let outcome = run::run(trace, &plan)?;
     super::remark(&trace.notes);
