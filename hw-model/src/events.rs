@@ -244,10 +244,11 @@ mod tests {
         /// One computation, two views: ends and busy times are those of `layer_time`.
         #[test]
         fn events_are_the_layer_time(
-            resident_runs in 0u32..9, cold_runs in 0u32..9, loads in 0u32..9, scored_experts in 0u32..256, model in 0..Model::all().len(),
+            resident_runs in 0u32..9, cold_runs in 0u32..9, loads in 0u32..9, scored_experts in 0u32..256,
+            tracked_experts in 0u32..256, model in 0..Model::all().len(),
         ) {
             let model = &Model::all()[model];
-            let work = LayerWork { resident_runs, cold_runs, loads, scored_experts };
+            let work = LayerWork { resident_runs, cold_runs, loads, scored_experts, tracked_experts };
             for system in System::all() {
                 let (time, events) = (system.layer_time(model, work), system.layer_events(model, work));
                 prop_assert_eq!(events.iter().map(|event| event.end_ps).max(), Some(time.total_ps), "{} {:?}", system.name, work);

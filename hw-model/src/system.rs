@@ -94,8 +94,10 @@ pub struct LayerWork {
     pub cold_runs: u32,
     /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
     pub loads: u32,
-    /// Experts whose scores the controller goes through to select and update; 0 where the router's choice is taken as it is.
+    /// Experts whose scores the controller goes through to select; 0 where the router's choice is taken as it is.
     pub scored_experts: u32,
+    /// Experts whose levels the controller updates, behind the choice; 0 where nothing is tracked.
+    pub tracked_experts: u32,
 }
 
 /// Time and energy of one layer for one token; times in picoseconds.
@@ -294,12 +296,11 @@ impl System {
         let run_ps = self.gpu().kernel_ps(expert_bytes, model.expert_parameters() as f64).round() as u64;
         let dense_parameters = model.dense_parameters as f64;
         let dense = self.gpu().kernel_ps(dense_parameters * self.gpu_bits / 8.0, dense_parameters);
-        let (select_ps, update_ps) = match self.controller() {
-            Some(controller) if work.scored_experts > 0 => {
-                (controller.select_ps(work.scored_experts), controller.update_ps(work.scored_experts))
-            }
-            _ => (0, 0),
+        let cycles = |experts: u32, ps: fn(&Controller, u32) -> u64| {
+            self.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts))
         };
+        let select_ps = cycles(work.scored_experts, Controller::select_ps);
+        let update_ps = cycles(work.tracked_experts, Controller::update_ps);
         let (copied_runs, copies) = match self.cold {
             Cold::Gpu => (work.cold_runs, work.loads.max(work.cold_runs)),
             Cold::Ndp => (0, work.loads),

@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_last_slice_ends_with_the_layer() {
-        let work = LayerWork { resident_runs: 2, cold_runs: 3, loads: 1, scored_experts: 64 };
+        let work = LayerWork { resident_runs: 2, cold_runs: 3, loads: 1, scored_experts: 64, tracked_experts: 64 };
         for system in System::all() {
             let (picture, total_ps) = picture(&system.name, work);
             let last = picture.tracks.iter().flat_map(|track| &track.slices).map(|slice| slice.end).max();

@@ -28,9 +28,12 @@ pub(super) struct Args {
     /// Experts copied into GPU memory to stay there
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
     loads: u32,
-    /// Experts whose scores the filter goes through; 0: the router's choice is taken as it is
+    /// Experts whose scores the filter goes through to select; 0: the router's choice is taken as it is
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
     scored: u32,
+    /// Experts whose levels the filter updates; 0: nothing is tracked
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
+    tracked: u32,
     /// Write a trace for Perfetto (ui.perfetto.dev); 1 us there is one nanosecond
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
@@ -51,12 +54,16 @@ fn count() -> clap::builder::RangedI64ValueParser<u32> {
 
 pub(super) fn main(args: &Args) -> Result<()> {
     let system = args.machine.system()?;
+    if args.machine.sets_bits() && system.ndp().is_none() {
+        return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
+    }
     let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;
     let work = LayerWork {
         resident_runs: args.resident,
         cold_runs: args.cold,
         loads: args.loads,
         scored_experts: args.scored,
+        tracked_experts: args.tracked,
     };
     if args.timeline.is_some() || args.vcd.is_some() {
         let picture = Picture::new(&system, &model, work, args.timeline_cycles)?;
@@ -124,7 +131,7 @@ impl<'a> Report<'a> {
         let (system, model, work) = (self.system, self.model, self.work);
         let us = |ps: u64| format!("{:.3}", ps as f64 / 1e6);
         let mut text = format!(
-            "{}: {}\n{}: {} parameters an expert; {} bits in GPU memory{}\none token, one layer: {} resident, {} cold, {} copied to stay, {} scored\n\n",
+            "{}: {}\n{}: {} parameters an expert; {} bits in GPU memory{}\none token, one layer: {} resident, {} cold, {} copied to stay, {} scored, {} tracked\n\n",
             system.name,
             system.summary,
             model.name,
@@ -135,6 +142,7 @@ impl<'a> Report<'a> {
             work.cold_runs,
             work.loads,
             work.scored_experts,
+            work.tracked_experts,
         );
         let share = |ps: u64| crate::format::percent(ps as f64 / self.time.total_ps.max(1) as f64);
         let rows = self.busy.iter().map(|(name, ps)| vec![(*name).into(), us(*ps), share(*ps)]);
@@ -165,7 +173,7 @@ impl<'a> Report<'a> {
         json!({
             "system": self.system.name, "model": self.model.name, "time_method": System::METHOD,
             "gpu_bits": self.system.gpu_bits, "ndp_bits": self.system.ndp().map(|_| self.system.ndp_bits),
-            "resident": self.work.resident_runs, "cold": self.work.cold_runs, "loads": self.work.loads, "scored": self.work.scored_experts,
+            "resident": self.work.resident_runs, "cold": self.work.cold_runs, "loads": self.work.loads, "scored": self.work.scored_experts, "tracked": self.work.tracked_experts,
             "total_us": us(self.time.total_ps), "busy_us": busy,
             "energy_uj": us(self.time.energy.total_pj()), "energy_by_component_uj": energy,
             "cold_expert": parts.collect::<Vec<_>>(), "rates": rates,

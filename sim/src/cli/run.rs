@@ -70,6 +70,11 @@ impl Machine {
         Ok(system)
     }
 
+    /// Whether bits near the data were asked for.
+    pub(super) const fn sets_bits(&self) -> bool {
+        self.bits.is_some()
+    }
+
     /// The sizes given, or those of the model called `name`; `None` if it is not known.
     pub(super) fn model(&self, name: &str) -> Result<Option<Model>> {
         let size = 1..=1 << 20;
