@@ -43,9 +43,9 @@
 #[cfg(test)]
 extern crate std;
 
-pub mod expert;
 pub mod bits;
 pub mod context;
+pub mod expert;
 pub mod level;
 pub mod metrics;
 pub mod num;

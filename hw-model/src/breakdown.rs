@@ -1,5 +1,8 @@
-//! What the time of one expert near the data is made of, and why each part is there.
+//! What the time of one cold expert is made of, and why each part is there.
 use serde::Serialize;
+
+use crate::model::Model;
+use crate::system::{Cold, System};
 
 /// Parts in picoseconds; they add up to the time from the GPU's first flit to the arrival of the result's last.
 ///
@@ -21,7 +24,7 @@ pub struct Breakdown {
 }
 
 /// One part of a [`Breakdown`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Part {
     /// Name.
     pub name: &'static str,
@@ -56,5 +59,48 @@ impl Breakdown {
     /// Sum of the parts.
     pub const fn total_ps(&self) -> i64 {
         self.ideal_ps + self.rows_ps + self.refresh_ps + self.pipeline_ps + self.link_ps + self.launch_ps
+    }
+}
+
+impl System {
+    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`], else a copy and a run on
+    /// the GPU.
+    pub fn cold_expert_parts(&self, model: &Model) -> Vec<Part> {
+        match (self.cold, self.expert_breakdown(model)) {
+            (Cold::Ndp, Some(breakdown)) => breakdown.parts().to_vec(),
+            _ => self.copy_parts(model),
+        }
+    }
+
+    fn copy_parts(&self, model: &Model) -> Vec<Part> {
+        let (link, bytes) = (self.link(), model.expert_bytes(self.gpu_bits));
+        let ideal_ps = (bytes / link.coded_gb_s() * 1e3).round() as i64;
+        let launch_ps = (link.copy_launch_ns * 1e3).round() as i64;
+        let run_ps = self.gpu().kernel_ps(bytes, model.expert_parameters() as f64).round() as i64;
+        let part = |name, ps, why| Part { name, ps, why };
+        vec![
+            part("ideal", ideal_ps, "weight bytes over the bandwidth of the link after line coding"),
+            part("copy rate", link.copy_ps(bytes) as i64 - launch_ps - ideal_ps, "what copies reach of that bandwidth"),
+            part("copy start", launch_ps, "start of a batch of copies"),
+            part("run", run_ps, "the expert on the GPU, bound by its memory"),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::LayerWork;
+
+    #[test]
+    fn parts_add_up_to_what_one_cold_expert_costs() {
+        for system in System::all() {
+            for model in Model::all() {
+                let time =
+                    |cold_runs| system.layer_time(model, LayerWork { cold_runs, ..LayerWork::default() }).total_ps;
+                let sum: i64 = system.cold_expert_parts(model).iter().map(|part| part.ps).sum();
+                assert_eq!(sum, (time(1) - time(0)) as i64, "{} {}", system.name, model.name);
+            }
+        }
     }
 }

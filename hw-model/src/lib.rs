@@ -4,7 +4,8 @@
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
 //! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]: picojoules;
-//! - [`breakdown`]: what the time of one expert is made of; [`decode`]: a layer whose experts run at different bits, with copies behind it.
+//! - [`breakdown`]: what the time of one expert is made of; [`events`]: a layer piece by piece, for timelines; [`decode`]: a layer whose
+//!   experts run at different bits, with copies behind it.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`).
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ pub mod controller;
 pub mod decode;
 pub mod dram;
 pub mod energy;
+pub mod events;
 pub mod gpu;
 pub mod link;
 pub mod model;

@@ -119,8 +119,11 @@ const MEAN_EXPERTS: u64 = 8;
 const MEAN_REFRESHES: u64 = 256;
 
 impl Memory {
-    /// Device and controller by their names.
-    fn parts(&self) -> Result<(Device, Config), ConfigError> {
+    /// Device and controller of one channel by their names.
+    ///
+    /// # Errors
+    /// A name that does not exist, by its field.
+    pub fn parts(&self) -> Result<(Device, Config), ConfigError> {
         let list = |names: &[&str]| format!("must be one of {}", names.join(", "));
         let device = presets::by_name(&self.device)
             .ok_or_else(|| ConfigError::new("ndp.memory.device", &self.device, list(&presets::NAMES)))?;
@@ -332,7 +335,28 @@ impl Pipeline {
     }
 }
 
+/// A chunk on its way: when it is read and when it is worked on, in picoseconds from the first read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkTimes {
+    /// Which of the queued experts, from 0.
+    pub expert: u32,
+    /// Which of its chunks, from 0.
+    pub chunk: u64,
+    /// Start and end of reading.
+    pub read_ps: (u64, u64),
+    /// Start and end of the work.
+    pub work_ps: (u64, u64),
+}
+
 impl Expert {
+    /// When each of `experts` such experts, queued, is done, from the first read on. Cost: some steps for each.
+    pub fn queue_ends(&self, experts: u32) -> impl Iterator<Item = u64> {
+        (0..experts).scan(Pipeline::default(), |pipeline, _| {
+            *pipeline = pipeline.steps(self.full, self.chunks - 1).step(self.last);
+            Some(pipeline.worked)
+        })
+    }
+
     /// Time of `experts` such experts, queued, from the first read to the end of the last one's work. Cost: linear in `experts`.
     pub fn queue_ps(&self, experts: u32) -> u64 {
         Self::queue_of((0..experts).map(|_| self))
@@ -343,6 +367,18 @@ impl Expert {
         let expert =
             |pipeline: Pipeline, expert: &Self| pipeline.steps(expert.full, expert.chunks - 1).step(expert.last);
         experts.into_iter().fold(Pipeline::default(), expert).worked
+    }
+
+    /// Every chunk of `experts` such experts, queued.
+    pub fn queue_chunks(&self, experts: u32) -> impl Iterator<Item = ChunkTimes> {
+        let chunks = (0..experts).flat_map(|expert| (0..self.chunks).map(move |chunk| (expert, chunk)));
+        chunks.scan(Pipeline::default(), |pipeline, (expert, number)| {
+            let chunk = if number + 1 == self.chunks { self.last } else { self.full };
+            *pipeline = pipeline.step(chunk);
+            let (read, worked) = (pipeline.read, pipeline.worked);
+            let read_ps = (read.saturating_sub(chunk.load_ps), read);
+            Some(ChunkTimes { expert, chunk: number, read_ps, work_ps: (worked.saturating_sub(chunk.work_ps), worked) })
+        })
     }
 
     /// Time of one expert.

@@ -94,8 +94,10 @@ pub struct LayerWork {
     pub cold_runs: u32,
     /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
     pub loads: u32,
-    /// Experts whose scores the controller goes through to select and update; 0 where the router's choice is taken as it is.
+    /// Experts whose scores the controller goes through to select; 0 where the router's choice is taken as it is.
     pub scored_experts: u32,
+    /// Experts whose levels the controller updates, behind the choice; 0 where nothing is tracked.
+    pub tracked_experts: u32,
 }
 
 /// Time and energy of one layer for one token; times in picoseconds.
@@ -279,61 +281,73 @@ impl System {
     ///
     /// The dense part comes first, as the router needs it, then the controller's selection. After that resident experts on the GPU, copies on the
     /// link, cold experts on the device and the controller's update go on side by side; where cold experts run on the GPU, each starts
-    /// when it has arrived, so that only the last one's run shows behind the copies. Copies out of the device's memory take their share
-    /// of its bandwidth from the experts that run there.
+    /// when it has arrived, so that mostly only the last one's run shows behind the copies. Copies out of the device's memory take their
+    /// share of its bandwidth from the experts that run there. [`Self::layer_events`] shows the same layer piece by piece.
     pub fn layer_time(&self, model: &Model, work: LayerWork) -> LayerTime {
-        let expert_bytes = model.expert_bytes(self.gpu_bits);
-        let run = self.gpu().kernel_ps(expert_bytes, model.expert_parameters() as f64);
-        let dense_parameters = model.dense_parameters as f64;
-        let dense = self.gpu().kernel_ps(dense_parameters * self.gpu_bits / 8.0, dense_parameters);
-        let (select_ps, update_ps) = match self.controller() {
-            Some(controller) if work.scored_experts > 0 => {
-                (controller.select_ps(work.scored_experts), controller.update_ps(work.scored_experts))
-            }
-            _ => (0, 0),
-        };
-        let (runs, copies) = match self.cold {
-            Cold::Gpu => (work.resident_runs.saturating_add(work.cold_runs), work.loads.max(work.cold_runs)),
-            Cold::Ndp => (work.resident_runs, work.loads),
-        };
-        let copy_ps = self.link().copy_ps(f64::from(copies) * expert_bytes);
-        let on_gpu = (f64::from(runs) * run).round() as u64;
-        let side = match self.cold {
-            Cold::Gpu => {
-                let last = if work.cold_runs > 0 { run.round() as u64 } else { 0 };
-                Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copy_ps.saturating_add(last) }
-            }
-            Cold::Ndp => self.near_data(model, work.cold_runs, copy_ps),
-        };
-        let dense_ps = dense.round() as u64;
-        let last_end = on_gpu.max(side.end_ps).max(side.link_ps).max(update_ps);
+        let schedule = self.schedule(model, work);
         LayerTime {
-            gpu_ps: dense_ps.saturating_add(on_gpu),
-            link_ps: side.link_ps,
-            ndp_ps: side.ndp_ps,
-            controller_ps: select_ps.saturating_add(update_ps),
-            total_ps: dense_ps.saturating_add(select_ps).saturating_add(last_end),
-            energy: self.energy(model, runs, copies, work.cold_runs),
+            gpu_ps: schedule.dense_ps.saturating_add(schedule.on_gpu_ps()),
+            link_ps: schedule.side.link_ps,
+            ndp_ps: schedule.side.ndp_ps,
+            controller_ps: schedule.select_ps.saturating_add(schedule.update_ps),
+            total_ps: schedule.total_ps(),
+            energy: self.energy(model, schedule.gpu_runs(), schedule.copies, work.cold_runs),
         }
     }
 
-    /// Cold experts near the data, beside copies that take `copy_ps`.
-    fn near_data(&self, model: &Model, cold_runs: u32, copy_ps: u64) -> Side {
-        let Some(expert) = self.expert(model).filter(|_| cold_runs > 0) else {
-            return Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copy_ps };
+    /// When everything of a layer begins and ends.
+    pub(crate) fn schedule(&self, model: &Model, work: LayerWork) -> Schedule {
+        let expert_bytes = model.expert_bytes(self.gpu_bits);
+        let run_ps = self.gpu().kernel_ps(expert_bytes, model.expert_parameters() as f64).round() as u64;
+        let dense_parameters = model.dense_parameters as f64;
+        let dense = self.gpu().kernel_ps(dense_parameters * self.gpu_bits / 8.0, dense_parameters);
+        let cycles = |experts: u32, ps: fn(&Controller, u32) -> u64| {
+            self.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts))
         };
-        let link = self.link();
-        let trip = Trip::new(link, model, cold_runs);
+        let select_ps = cycles(work.scored_experts, Controller::select_ps);
+        let update_ps = cycles(work.tracked_experts, Controller::update_ps);
+        let (copied_runs, copies) = match self.cold {
+            Cold::Gpu => (work.cold_runs, work.loads.max(work.cold_runs)),
+            Cold::Ndp => (0, work.loads),
+        };
+        let copies_ps = |count: u32| self.link().copy_ps(f64::from(count) * expert_bytes);
+        let copy_ps = copies_ps(copies);
+        let near_data = self.near_data(model, work.cold_runs, copy_ps);
+        let side = match (&near_data, self.cold) {
+            (Some(near_data), _) => near_data.side(self.link()),
+            (None, Cold::Ndp) => Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copy_ps },
+            (None, Cold::Gpu) => {
+                Side { link_ps: copy_ps, ndp_ps: 0, end_ps: copied_end(copied_runs, copies, run_ps, copies_ps) }
+            }
+        };
+        Schedule {
+            dense_ps: dense.round() as u64,
+            select_ps,
+            update_ps,
+            run_ps,
+            resident_runs: work.resident_runs,
+            copied_runs,
+            copies,
+            side,
+            near_data,
+        }
+    }
+
+    /// Cold experts near the data, beside copies that take `copy_ps`; `None` if there are none.
+    fn near_data(&self, model: &Model, runs: u32, copy_ps: u64) -> Option<NearData> {
+        let expert = self.expert(model).filter(|_| runs > 0 && self.cold == Cold::Ndp)?;
+        let (link, trip) = (self.link(), Trip::new(self.link(), model, runs));
         let device_gb_s = expert.bytes as f64 / expert.stream_ps as f64 * 1e3;
         let taken = (link.copy_gb_s() / device_gb_s).min(0.9);
-        let shared = |alone_ps: u64| slowed(alone_ps, copy_ps, taken);
-        let ndp_ps = shared(expert.queue_ps(cold_runs));
-        // Results go back one by one: behind the last run, or behind one another.
-        let all_results_ps = trip.result_ps.saturating_mul(u64::from(cold_runs));
-        let end_ps = ndp_ps.saturating_add(trip.result_ps).max(shared(expert.run_ps()).saturating_add(all_results_ps));
-        let away_ps = (trip.there_ps + 2 * link.one_way_ps() + link.launch_ps()).saturating_add(end_ps);
-        let link_ps = link.both_ways_ps(copy_ps.saturating_add(all_results_ps), trip.there_ps);
-        Side { link_ps, ndp_ps, end_ps: away_ps }
+        Some(NearData {
+            expert,
+            runs,
+            trip,
+            one_way_ps: link.one_way_ps(),
+            launch_ps: link.launch_ps(),
+            copy_ps,
+            taken,
+        })
     }
 
     fn energy(&self, model: &Model, gpu_runs: u32, copies: u32, cold_runs: u32) -> Energy {
@@ -361,15 +375,110 @@ impl System {
     }
 }
 
-/// What goes on beside the GPU's resident experts.
-struct Side {
-    link_ps: u64,
+/// When everything of a layer happens. [`LayerTime`] and [`crate::events`] are two views of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Schedule {
+    pub(crate) dense_ps: u64,
+    pub(crate) select_ps: u64,
+    pub(crate) update_ps: u64,
+    /// One expert on the GPU.
+    pub(crate) run_ps: u64,
+    pub(crate) resident_runs: u32,
+    /// Cold experts that run on the GPU, each after its copy; copies that no run waits for go first.
+    pub(crate) copied_runs: u32,
+    pub(crate) copies: u32,
+    pub(crate) side: Side,
+    pub(crate) near_data: Option<NearData>,
+}
+
+/// What goes on beside the GPU's resident experts; times from the router's decision on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Side {
+    /// Link busy.
+    pub(crate) link_ps: u64,
+    /// Device busy.
     ndp_ps: u64,
-    /// From the router's decision to the last result on the GPU.
+    /// End of the last cold expert's run on the GPU, or arrival of its result there.
     end_ps: u64,
 }
 
+impl Schedule {
+    const fn gpu_runs(&self) -> u32 {
+        self.resident_runs.saturating_add(self.copied_runs)
+    }
+
+    const fn on_gpu_ps(&self) -> u64 {
+        self.run_ps.saturating_mul(self.gpu_runs() as u64)
+    }
+
+    /// From the start of the layer to the router's decision, as the controller has it.
+    pub(crate) const fn decided_ps(&self) -> u64 {
+        self.dense_ps.saturating_add(self.select_ps)
+    }
+
+    fn total_ps(&self) -> u64 {
+        let side = self.side.end_ps.max(self.side.link_ps);
+        self.decided_ps().saturating_add(self.on_gpu_ps().max(side).max(self.update_ps))
+    }
+}
+
+/// When the last of `runs` copied experts has run, if the GPU does nothing else: bound by the copies, or, from the first that is
+/// there, by the runs. `copies_ps` is the time of the first so many copies.
+fn copied_end(runs: u32, copies: u32, run_ps: u64, copies_ps: impl Fn(u32) -> u64) -> u64 {
+    if runs == 0 {
+        return 0;
+    }
+    let first = copies_ps(copies - runs + 1).saturating_add(run_ps.saturating_mul(u64::from(runs)));
+    first.max(copies_ps(copies).saturating_add(run_ps))
+}
+
+/// Cold experts of a layer near the data; times of the device from its first read on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NearData {
+    pub(crate) expert: Expert,
+    pub(crate) runs: u32,
+    pub(crate) trip: Trip,
+    pub(crate) one_way_ps: u64,
+    pub(crate) launch_ps: u64,
+    /// Copies out of the device's memory at the same time.
+    copy_ps: u64,
+    /// Share of the memory's rate that they take.
+    taken: f64,
+}
+
+impl NearData {
+    /// First read, from the router's decision on.
+    pub(crate) const fn start_ps(&self) -> u64 {
+        self.trip.there_ps.saturating_add(self.one_way_ps).saturating_add(self.launch_ps)
+    }
+
+    /// A time of the device that has its memory to itself, as it is beside the copies.
+    pub(crate) fn shared(&self, alone_ps: u64) -> u64 {
+        slowed(alone_ps, self.copy_ps, self.taken)
+    }
+
+    /// Start and end of each result on the wire: when its expert is done, behind the one before.
+    pub(crate) fn results(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.expert.queue_ends(self.runs).scan(0, |free, done| {
+            let start = self.shared(done).max(*free);
+            *free = start.saturating_add(self.trip.result_ps);
+            Some((start, *free))
+        })
+    }
+
+    fn side(&self, link: &Link) -> Side {
+        let (there_ps, runs) = (self.trip.there_ps, u64::from(self.runs));
+        let last_ps = self.results().last().map_or(0, |(_, end)| end);
+        Side {
+            link_ps: link.both_ways_ps(self.copy_ps.saturating_add(self.trip.result_ps.saturating_mul(runs)), there_ps),
+            ndp_ps: self.shared(self.expert.queue_ps(self.runs)),
+            end_ps: self.start_ps().saturating_add(last_ps).saturating_add(self.one_way_ps),
+        }
+    }
+}
+
 /// Messages of a layer: the token's activations once (all experts read the same), a descriptor for each expert, a result of each.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Trip {
     /// Activations and descriptors on the wire.
     pub(crate) there_ps: u64,

@@ -112,10 +112,13 @@ fn energy_is_bits_times_picojoules() {
 fn the_controller_stands_between_router_and_dispatch() {
     let system = system("ndp");
     let without = system.layer_time(mixtral(), cold(1));
-    let with = system.layer_time(mixtral(), LayerWork { scored_experts: 8, ..cold(1) });
+    let with = system.layer_time(mixtral(), LayerWork { scored_experts: 8, tracked_experts: 8, ..cold(1) });
     let controller = system.controller().unwrap();
     assert_eq!(with.total_ps - without.total_ps, controller.select_ps(8));
     assert_eq!(with.controller_ps, controller.select_ps(8) + controller.update_ps(8));
+    // The raw router with a tracked placement: an update beside the experts' runs.
+    let tracked = system.layer_time(mixtral(), LayerWork { tracked_experts: 8, ..cold(1) });
+    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8)));
 }
 
 #[test]
@@ -175,7 +178,13 @@ fn bad_files_are_refused_with_field_value_and_rule() {
 #[test]
 fn huge_models_and_huge_work_have_a_time() {
     let huge = Model::new("huge", 1 << 20, 1 << 20);
-    let work = LayerWork { resident_runs: 65_536, cold_runs: 300, loads: 65_536, scored_experts: 65_536 };
+    let work = LayerWork {
+        resident_runs: 65_536,
+        cold_runs: 300,
+        loads: 65_536,
+        scored_experts: 65_536,
+        tracked_experts: 65_536,
+    };
     for system in System::all() {
         assert!(system.layer_time(&huge, work).total_ps > 0);
     }
@@ -192,11 +201,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn no_part_is_busy_longer_than_the_layer_and_work_never_saves_time(
-        resident_runs in 0u32..16, cold_runs in 0u32..16, loads in 0u32..16, scored_experts in 0u32..256,
+        resident_runs in 0u32..16, cold_runs in 0u32..16, loads in 0u32..16, scored_experts in 0u32..256, tracked_experts in 0u32..256,
         model in 0..Model::all().len(),
     ) {
         let model = &Model::all()[model];
-        let work = LayerWork { resident_runs, cold_runs, loads, scored_experts };
+        let work = LayerWork { resident_runs, cold_runs, loads, scored_experts, tracked_experts };
         for system in System::all() {
             let time = system.layer_time(model, work);
             for part in [time.gpu_ps, time.link_ps, time.ndp_ps, time.controller_ps] {
@@ -207,6 +216,7 @@ proptest! {
                 LayerWork { cold_runs: cold_runs + 1, ..work },
                 LayerWork { loads: loads + 1, ..work },
                 LayerWork { scored_experts: scored_experts + 1, ..work },
+                LayerWork { tracked_experts: tracked_experts + 1, ..work },
             ] {
                 let slower = system.layer_time(model, more);
                 prop_assert!(slower.total_ps >= time.total_ps);

@@ -20,17 +20,26 @@ pub fn percent(share: f64) -> String {
 
 /// A time given in microseconds, with three significant digits in ns, µs, ms or s.
 pub fn microseconds(time_us: f64) -> String {
-    if !time_us.is_finite() {
+    scaled(time_us, ["ns", "µs", "ms", "s"])
+}
+
+/// An energy given in microjoules, with three significant digits in nJ, µJ, mJ or J.
+pub fn microjoules(energy_uj: f64) -> String {
+    scaled(energy_uj, ["nJ", "µJ", "mJ", "J"])
+}
+
+/// A value in the unit that suits it; `units` go up by a thousand each, and `value` is in the second.
+fn scaled(value: f64, units: [&str; 4]) -> String {
+    if !value.is_finite() {
         return NONE.into();
     }
-    if time_us == 0.0 {
-        return "0 µs".into();
+    if value == 0.0 {
+        return format!("0 {}", units[1]);
     }
-    let units = [("ns", 1e3), ("µs", 1.0), ("ms", 1e-3), ("s", 1e-6)];
+    let factors = [1e3, 1.0, 1e-3, 1e-6];
     // 999.5 would round to 1000, which is 1.00 of the next unit.
-    let (unit, factor) =
-        units.into_iter().find(|(_, factor)| (time_us * factor).abs() < 999.5).unwrap_or(units[units.len() - 1]);
-    format!("{} {unit}", three_digits(time_us * factor))
+    let fits = factors.iter().position(|factor| (value * factor).abs() < 999.5).unwrap_or(factors.len() - 1);
+    format!("{} {}", three_digits(value * factors[fits]), units[fits])
 }
 
 /// A ratio with two decimals, `0.83×`.
@@ -114,6 +123,11 @@ mod tests {
         ] {
             assert_eq!(microseconds(time_us), text, "{time_us}");
         }
+    }
+
+    #[test]
+    fn energies_by_magnitude() {
+        assert_eq!([0.0, 0.5, 1234.0, 2.5e6].map(microjoules), ["0 µJ", "500 nJ", "1.23 mJ", "2.50 J"]);
     }
 
     #[test]

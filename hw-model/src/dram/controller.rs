@@ -3,8 +3,9 @@
 //! Order in each cycle, as in Ramulator 2.1 (commit c5b1c3a), whose cycle counts this controller reproduces:
 //! 1. a request for which a row was opened (at most one a bank), oldest first among the ready ones;
 //! 2. a waiting refresh: it closes the open banks it needs, then refreshes;
-//! 3. only if no refresh waits, the read queue (or, in write mode, the write queue): ready commands first, then the oldest; a row
-//!    stays open while a request no younger than the one that wants another row still hits it.
+//! 3. the read queue (or, in write mode, the write queue): ready commands first, then the oldest; a row stays open while a request
+//!    no younger than the one that wants another row still hits it. While an all-bank refresh waits, nothing of the queue goes out;
+//!    while a bank-wise one waits, nothing for its banks does, and no activate that would delay it.
 //!
 //! One command a cycle (HBM: one on the row bus, one on the column bus). A request leaves its queue when its ACT or its RD/WR goes
 //! out. LPDDR5: ACT2 goes out when nothing else can, at the latest nAAD after ACT1, and no other ACT1 comes between.
@@ -395,6 +396,12 @@ impl<O: Observer> Controller<O> {
         }
         for bank in bits(open & !self.channel.open) {
             self.row_closed(bank as u16);
+        }
+        if command.kind == CommandKind::RefBank {
+            // The bounds were found without these banks.
+            for bank in bits(self.channel.refresh_mask(command.bank)) {
+                self.bounds.touch(&self.channel, bank as u16);
+            }
         }
     }
 

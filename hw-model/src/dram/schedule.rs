@@ -32,6 +32,39 @@ pub(super) enum Choice {
     Refresh(CommandKind, u16),
 }
 
+/// A refresh, and what it needs.
+struct RefreshTurn {
+    rank: usize,
+    /// Banks that must be closed, one bit each.
+    banks: u64,
+    refresh: Command,
+    /// What closes them.
+    precharge: CommandKind,
+}
+
+/// Where a waiting refresh stands.
+enum RefreshStep {
+    /// This command can go out: a precharge or the refresh itself.
+    Ready(Command),
+    /// The next command can go out in this cycle.
+    At(u64),
+    /// A row was opened for a request, which must be served first.
+    AfterBursts,
+}
+
+/// Banks that the queue must leave alone, one bit each.
+#[derive(Clone, Copy)]
+struct Held {
+    /// No command at all.
+    banks: u64,
+    /// No activate.
+    activates: u64,
+}
+
+impl Held {
+    const NOTHING: Self = Self { banks: 0, activates: 0 };
+}
+
 /// Lower bounds of the first cycle in which bank and group allow a candidate of one rank.
 #[derive(Debug, Clone, Copy, Default)]
 struct RankBounds {
@@ -76,11 +109,24 @@ impl<O: Observer> Controller<O> {
         {
             return Some(choice);
         }
+        let mut held = Held::NOTHING;
         if self.refreshes_waiting > 0 {
-            return if slot == Slot::Column { None } else { self.pick_refresh() };
+            let turn = self.refresh_turn();
+            match self.refresh_step(&turn) {
+                RefreshStep::Ready(command) if slot != Slot::Column => {
+                    return Some(Choice::Refresh(command.kind, command.bank));
+                }
+                RefreshStep::Ready(_) => {}
+                RefreshStep::At(cycle) => self.wake = self.wake.min(cycle),
+                RefreshStep::AfterBursts => {} // Which wake us.
+            }
+            if self.config.refresh != Refresh::SameBank {
+                return None;
+            }
+            held = self.held_for(&turn);
         }
         self.set_write_mode();
-        self.pick_queued(slot)
+        self.pick_queued(slot, held)
     }
 
     /// 1. Requests whose row was opened for them.
@@ -122,30 +168,41 @@ impl<O: Observer> Controller<O> {
         }
     }
 
-    /// 2. The oldest waiting refresh.
-    fn pick_refresh(&mut self) -> Option<Choice> {
+    /// 2. The waiting refresh whose turn it is.
+    fn refresh_turn(&self) -> RefreshTurn {
         let ranks = self.channel.ranks.len() as u64;
         let rank = (self.refresh_turn % ranks) as usize;
         let first = rank as u16 * (self.channel.bank_count() / ranks as u32) as u16;
-        let (banks, refresh, precharge) = match self.config.refresh {
-            Refresh::SameBank => {
-                let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
-                let bank = first + self.refresh_banks[round as usize];
-                (self.channel.refresh_mask(bank), Command::new(CommandKind::RefBank, bank), CommandKind::Pre)
-            }
-            _ => (self.channel.rank_mask(rank), Command::new(CommandKind::RefAll, first), CommandKind::PreAll),
-        };
-        if (self.channel.activating | self.active_banks) & banks != 0 {
-            return None; // The opened row must be used first; that wakes us.
+        if self.config.refresh != Refresh::SameBank {
+            let refresh = Command::new(CommandKind::RefAll, first);
+            return RefreshTurn { rank, banks: self.channel.rank_mask(rank), refresh, precharge: CommandKind::PreAll };
         }
-        let open = self.channel.open & banks;
-        let command = if open == 0 { refresh } else { Command::new(precharge, open.trailing_zeros() as u16) };
-        let ready = self.channel.probe(command).unwrap_or(u64::MAX);
-        if ready > self.now {
-            self.wake = self.wake.min(ready);
-            return None;
+        let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
+        let bank = first + self.refresh_banks[round as usize];
+        let refresh = Command::new(CommandKind::RefBank, bank);
+        RefreshTurn { rank, banks: self.channel.refresh_mask(bank), refresh, precharge: CommandKind::Pre }
+    }
+
+    fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
+        if (self.channel.activating | self.active_banks) & turn.banks != 0 {
+            return RefreshStep::AfterBursts;
         }
-        Some(Choice::Refresh(command.kind, command.bank))
+        let open = self.channel.open & turn.banks;
+        let command = if open == 0 { turn.refresh } else { Command::new(turn.precharge, open.trailing_zeros() as u16) };
+        match self.channel.probe(command) {
+            Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
+            Ok(_) => RefreshStep::Ready(command),
+            Err(_) => RefreshStep::AfterBursts,
+        }
+    }
+
+    /// What the queue must leave alone for a bank-wise refresh. An activate of another bank of the rank delays the refresh by
+    /// nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the refresh off for ever.
+    fn held_for(&self, turn: &RefreshTurn) -> Held {
+        let closed = (self.channel.open | self.channel.activating) & turn.banks == 0;
+        let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
+        let delays = self.now + self.channel.lat.act_other_refpb > ready;
+        Held { banks: turn.banks, activates: if delays { self.channel.rank_mask(turn.rank) } else { 0 } }
     }
 
     /// Writes are served in batches: from 80 % of the queue down to 20 %, or while there is nothing to read.
@@ -160,12 +217,12 @@ impl<O: Observer> Controller<O> {
     }
 
     /// 3. The oldest ready command of the queue.
-    fn pick_queued(&mut self, slot: Slot) -> Option<Choice> {
+    fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
         let queue = if self.write_mode { &self.writes } else { &self.reads };
         let (channel, writing) = (&self.channel, self.write_mode);
         let mut scan = Scan { now: self.now, wake: self.wake, age: u64::MAX, choice: Choice::Hit(0) };
         for (index, rank) in channel.ranks.iter().enumerate() {
-            let banks = channel.rank_mask(index);
+            let banks = channel.rank_mask(index) & !held.banks;
             let bounds = &mut self.bounds.ranks[index];
             if slot != Slot::Row {
                 let (gate, ready) = if writing { (rank.wr, &channel.banks.wr) } else { (rank.rd, &channel.banks.rd) };
@@ -182,7 +239,7 @@ impl<O: Observer> Controller<O> {
                     let times = (&channel.banks.pre, &queue.miss_age);
                     scan.look(free, gate, &mut bounds.precharge, times, Choice::Precharge);
                 }
-                let closed = if channel.activating == 0 { misses & !channel.open } else { 0 };
+                let closed = if channel.activating == 0 { misses & !channel.open & !held.activates } else { 0 };
                 let gate = rank.act.max(channel.bus[0]);
                 let times = (&channel.banks.act, &queue.miss_age);
                 scan.look(closed, gate, &mut bounds.activate, times, Choice::Activate);

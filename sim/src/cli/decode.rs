@@ -41,7 +41,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
         return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
     };
     let system = args.machine.system_or("ndp")?;
-    let model = args.machine.model(&trace)?.ok_or_else(|| {
+    let model = args.machine.model(&trace.meta.model)?.ok_or_else(|| {
         Error::new(format!(
             "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{}\"",
             trace.meta.model

@@ -13,7 +13,6 @@ use serde_json::{Map, Value, json};
 use super::table;
 use crate::dram::run::{Outcome, Plan, Source};
 use crate::dram::timeline::{Recording, Timeline};
-use crate::dram::{perfetto, waveform};
 use crate::error::{Error, Result};
 use crate::format;
 
@@ -199,10 +198,10 @@ impl Args {
         let outcome = plan.exact(|cycle: u64, command: Command| recording.see(cycle, command))?;
         let timeline = Timeline::new(plan.device, &recording);
         if let Some(path) = &self.timeline {
-            perfetto::write(&timeline, path)?;
+            timeline.trace().write(path)?;
         }
         if let Some(path) = &self.vcd {
-            waveform::write(&timeline, path)?;
+            timeline.waveform().write(path)?;
         }
         Ok(outcome)
     }

@@ -11,6 +11,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod quantize;
+mod layer;
 mod run;
 mod source;
 mod table;
@@ -52,6 +53,8 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
     Gen(generate::Args),
+    /// Time one token in one layer on a system: total, busy times, energy, and what a cold expert costs and why
+    Layer(layer::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::main(&args),
         Command::Decode(args) => decode::main(&args),
         Command::Gen(args) => generate::main(&args),
+        Command::Layer(args) => layer::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Quantize(args) => quantize::main(&args),
     };

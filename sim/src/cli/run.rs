@@ -71,17 +71,23 @@ impl Machine {
         Ok(system)
     }
 
-    pub(super) fn model(&self, trace: &Trace) -> Result<Option<Model>> {
+    /// Whether bits near the data were asked for.
+    pub(super) const fn sets_bits(&self) -> bool {
+        self.bits.is_some()
+    }
+
+    /// The sizes given, or those of the model called `name`; `None` if it is not known.
+    pub(super) fn model(&self, name: &str) -> Result<Option<Model>> {
         let size = 1..=1 << 20;
         match (self.hidden, self.expert_inner) {
             (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
-                Ok(Some(Model::new(&trace.meta.model, hidden, inner)))
+                Ok(Some(Model::new(name, hidden, inner)))
             }
             (Some(hidden), Some(inner)) => Err(Error::new(format!(
                 "--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}",
                 1 << 20
             ))),
-            _ => Ok(Model::find(&trace.meta.model).cloned()),
+            _ => Ok(Model::find(name).cloned()),
         }
     }
 }
@@ -114,7 +120,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<()> {
         rows: Plan::rows(&args.policy, &args.placement)?,
         cache: args.cache.unwrap_or_else(|| (2 * trace.shape.k).min(trace.shape.experts)),
         system: args.machine.system_or("offload")?,
-        model: args.machine.model(trace)?,
+        model: args.machine.model(&trace.meta.model)?,
     };
     let outcome = run::run(trace, &plan)?;
     super::remark(&trace.notes);

@@ -1,5 +1,7 @@
 //! Rows as tables for people.
 
+use std::ops::Range;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::eval;
@@ -125,9 +127,14 @@ pub(super) fn counts(rows: &[CountRow]) -> String {
 
 /// A table whose columns from `numbers` on are aligned to the right.
 pub(super) fn aligned(header: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<String>>) -> String {
+    with_numbers(header, numbers..header.len(), rows)
+}
+
+/// A table whose columns `numbers` are aligned to the right.
+pub(super) fn with_numbers(header: &[&str], numbers: Range<usize>, rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(header.to_vec()).add_rows(rows);
-    for column in table.column_iter_mut().skip(numbers) {
+    for column in table.column_iter_mut().take(numbers.end).skip(numbers.start) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     format!("{table}\n")

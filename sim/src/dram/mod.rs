@@ -2,8 +2,7 @@
 //!
 //! The model of the channel is [`cptr_hw_model::dram`]; here are the files around it.
 
-pub mod perfetto;
+pub mod draw;
 pub mod run;
 pub mod stream_file;
 pub mod timeline;
-pub mod waveform;

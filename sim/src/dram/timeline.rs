@@ -1,8 +1,12 @@
 //! What the first commands of a run did to banks, refresh and data wires: slices of time on tracks, in cycles of the command clock.
 //!
-//! [`super::perfetto`] and [`super::waveform`] write them to files.
+//! [`super::draw`] shows them to viewers.
+
+use std::borrow::Cow;
 
 use cptr_hw_model::dram::{Command, CommandKind, Device};
+
+use crate::timeline::{self, Shows};
 
 /// The commands of the first cycles of a run.
 #[derive(Debug, Clone, Default)]
@@ -37,29 +41,34 @@ pub enum What {
     Data(CommandKind),
 }
 
-/// A slice of time. Slices of a track overlap only where a row holds the commands that it was open for.
+/// What a slice shows, and where. Slices of a track overlap only where a row holds the commands that it was open for; a row comes before
+/// its commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slice {
-    /// What it shows.
+pub struct Shown {
+    /// Row, command or data.
     pub what: What,
-    /// First cycle.
-    pub start: u64,
-    /// First cycle after it, at least one later.
-    pub end: u64,
     /// Flat number of the bank.
     pub bank: u16,
     /// The row that is open or opened, if any.
     pub row: Option<u32>,
 }
 
-/// Slices in the order of their start; a row before its commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Track {
-    /// Name, such as `group 3 bank 1`.
-    pub name: String,
-    /// The slices.
-    pub slices: Vec<Slice>,
+impl Shows for Shown {
+    fn name(&self) -> Cow<'static, str> {
+        match (self.what, self.row) {
+            (What::Row, Some(row)) => format!("row {row}").into(),
+            (What::Row, None) => "row".into(),
+            (What::Command(kind) | What::Data(kind), _) => kind.name().into(),
+        }
+    }
+
+    fn numbers(&self) -> [Option<(&'static str, u64)>; 2] {
+        [Some(("bank", self.bank.into())), self.row.map(|row| ("row", row.into()))]
+    }
 }
+
+type Slice = timeline::Slice<Shown>;
+type Track = timeline::Track<Shown>;
 
 /// All tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +93,7 @@ impl Timeline {
     /// Lays the commands out. `device` is the one that they went to.
     pub fn new(device: &Device, recording: &Recording) -> Self {
         let o = &device.organisation;
-        let track = |name: String| Track { name, slices: Vec::new() };
+        let track = |name: String| Track::new(name);
         let of_rank = |name: &str, rank: u32| if o.ranks > 1 { format!("{name} rank {rank}") } else { name.into() };
         let buses = if device.pseudo_channels { o.ranks } else { 1 };
         let mut timeline = Self {
@@ -134,7 +143,7 @@ impl Timeline {
             Act => {
                 open[at] = Some(self.banks[at].slices.len());
                 // Its end is not known yet.
-                self.banks[at].push(Slice { what: What::Row, start: cycle, end: u64::MAX, bank, row: Some(row) });
+                push(&mut self.banks[at], slice(What::Row, cycle, u64::MAX, bank, Some(row)));
             }
             Pre => self.close(open, at, cycle),
             PreAll => {
@@ -143,18 +152,19 @@ impl Timeline {
             }
             _ => {}
         }
-        let row = if kind == Act { Some(row) } else { open[at].and_then(|slice| self.banks[at].slices[slice].row) };
+        let row =
+            if kind == Act { Some(row) } else { open[at].and_then(|slice| self.banks[at].slices[slice].shows.row) };
         let track = match kind {
             PreAll | RefAll | RefBank => &mut self.refresh[rank],
             _ => &mut self.banks[at],
         };
-        track.push(Slice { what: What::Command(kind), start: cycle, end, bank, row });
+        push(track, slice(What::Command(kind), cycle, end, bank, row));
         if matches!(kind, Rd | RdA | Wr | WrA) {
             let latency = if matches!(kind, Rd | RdA) { t.n_cl } else { t.n_cwl };
             let start = cycle + u64::from(latency);
             let bus = if device.pseudo_channels { rank } else { 0 };
             let burst = start + u64::from(t.n_bl);
-            self.data[bus].push(Slice { what: What::Data(kind), start, end: burst, bank, row });
+            push(&mut self.data[bus], slice(What::Data(kind), start, burst, bank, row));
             self.end = self.end.max(burst);
         }
         if matches!(kind, RdA | WrA) {
@@ -189,16 +199,18 @@ impl Timeline {
     }
 }
 
-impl Track {
-    /// Adds a slice; a command before it ends where it starts.
-    fn push(&mut self, slice: Slice) {
-        if let Some(last) = self.slices.last_mut()
-            && last.what != What::Row
-        {
-            last.end = last.end.min(slice.start);
-        }
-        self.slices.push(slice);
+const fn slice(what: What, start: u64, end: u64, bank: u16, row: Option<u32>) -> Slice {
+    Slice { shows: Shown { what, bank, row }, start, end }
+}
+
+/// Adds a slice; a command before it ends where it starts.
+fn push(track: &mut Track, slice: Slice) {
+    if let Some(last) = track.slices.last_mut()
+        && last.shows.what != What::Row
+    {
+        last.end = last.end.min(slice.start);
     }
+    track.slices.push(slice);
 }
 
 /// Levels above the bank only where there is more than one of them.
@@ -244,14 +256,14 @@ pub(super) mod tests {
                         let at = format!("{} {} {slice:?}", device.name, track.name);
                         assert!(slice.start < slice.end && slice.end <= timeline.end, "{at}");
                         assert!(slice.start >= last_end, "{at}");
-                        if slice.what == What::Row {
+                        if slice.shows.what == What::Row {
                             assert!(slice.start >= row_end, "{at}");
                             row_end = slice.end;
                             continue;
                         }
                         assert!(slice.end <= row_end || slice.start >= row_end, "{at}");
                         last_end = slice.end;
-                        commands += usize::from(matches!(slice.what, What::Command(_)));
+                        commands += usize::from(matches!(slice.shows.what, What::Command(_)));
                     }
                 }
                 assert_eq!(commands, recording.commands.len());

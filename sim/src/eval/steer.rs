@@ -85,7 +85,7 @@ impl MoeHook for Steering<'_> {
             let work = runner.step(Routed { index, wanted, scores: &known, starts_sequence });
             chosen.copy_from_slice(runner.chosen());
             self.resident.extend(chosen.iter().map(|expert| !runner.missed().contains(expert)));
-            self.token_ps[index] += times.get(work).map_or(0, |time| time[3]);
+            self.token_ps[index] += times.get(work).map_or(0, |time| time.total_ps);
         }
         self.layers.push(runner.into_sums());
         self.progress.advance(tokens as u64);

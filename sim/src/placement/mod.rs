@@ -60,6 +60,9 @@ pub struct Kind {
     pub make: for<'a> fn(&Values, Layer<'a>) -> Box<dyn Placement + 'a>,
 }
 
+/// Name of the placement whose tracker the controller keeps up to date.
+pub const TRACKED: &str = "tracked";
+
 /// Every placement, in the order of tables.
 pub const KINDS: &[&Kind] = &[&lru::KIND, &lfu::KIND, &tracked::KIND, &pinned::KIND, &belady::KIND];
 

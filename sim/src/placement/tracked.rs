@@ -6,7 +6,7 @@ use super::{Eviction, Kind, Layer, OnDemand, Placement, Resident, Served};
 use crate::spec::{Parameter, Values};
 
 pub(super) const KIND: Kind = Kind {
-    name: "tracked",
+    name: super::TRACKED,
     summary: "on demand, the expert goes that the tracked context wants least",
     parameters: &[
         Parameter { name: "slow", default: 1.0 / 64.0, range: (0.0, 0.8), summary: "steady gain of the context level" },

@@ -42,6 +42,7 @@ const TIMES: &[Column] = &[
     ("Token time", |row| format::optional(row.token_time_us, format::microseconds)),
     ("P95", |row| format::optional(row.token_time_p95_us, format::microseconds)),
     ("P99", |row| format::optional(row.token_time_p99_us, format::microseconds)),
+    ("Energy", |row| format::optional(row.energy_uj_per_token, format::microjoules)),
     ("Ratio to raw", |row| format::optional(row.ratio_to_raw, format::ratio)),
 ];
 

@@ -25,6 +25,9 @@ fn row(policy: &str, placement: &str, miss_rate: f64, mass_loss: f64) -> Row {
         gpu_us: Some(300.0),
         link_us: Some(850.0),
         ndp_us: Some(0.0),
+        controller_us: Some(20.0),
+        controller_share: Some(20.0 / 900.0),
+        energy_uj_per_token: Some(1500.0),
         ratio_to_raw: Some(0.9),
         time_method: "approximate: bytes over bandwidth",
         by_layer: (0..4)
@@ -187,6 +190,9 @@ fn without_model_sizes_there_are_no_times() {
             &mut row.gpu_us,
             &mut row.link_us,
             &mut row.ndp_us,
+            &mut row.controller_us,
+            &mut row.controller_share,
+            &mut row.energy_uj_per_token,
             &mut row.ratio_to_raw,
         ] {
             *time = None;

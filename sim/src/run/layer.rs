@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use cptr_core::{Logit, Router};
-use cptr_hw_model::LayerWork;
+use cptr_hw_model::{LayerTime, LayerWork};
 
 use super::context::LayerContext;
 use super::runner::{Routed, RowLayer, Runner, Scores, Sizes};
@@ -55,10 +55,8 @@ pub(super) fn run(
         for (runner, token_ps) in runners.iter_mut().zip(token_ps) {
             let work = runner.step(routed);
             if let Some(time) = times.get(work) {
-                add(&token_ps[index], time[3]);
-                for (busy, time) in runner.sums().busy_ps.iter_mut().zip(time) {
-                    *busy += time;
-                }
+                add(&token_ps[index], time.total_ps);
+                runner.sums().add_time(&time);
             }
         }
         if index % 1024 == 1023 {
@@ -73,28 +71,25 @@ pub(super) fn run(
 pub(crate) struct TimeTable<'a> {
     plan: &'a Plan,
     k: usize,
-    /// GPU, link, near-data device and total, in picoseconds, by cold runs, loads and whether the controller selects.
-    known: Vec<Option<[u64; 4]>>,
+    /// By cold runs, loads, and whether the controller selects and tracks.
+    known: Vec<Option<LayerTime>>,
 }
 
 impl<'a> TimeTable<'a> {
     /// Loads beyond k, as at the one migration of a pinned placement, are not kept in the table.
     pub(crate) fn new(plan: &'a Plan, k: usize) -> Self {
-        Self { plan, k, known: vec![None; 2 * (k + 1) * (k + 1)] }
+        Self { plan, k, known: vec![None; 4 * (k + 1) * (k + 1)] }
     }
 
-    pub(crate) fn get(&mut self, work: LayerWork) -> Option<[u64; 4]> {
+    pub(crate) fn get(&mut self, work: LayerWork) -> Option<LayerTime> {
         let model = self.plan.model.as_ref()?;
-        let compute = || {
-            let time = self.plan.system.layer_time(model, work);
-            [time.gpu_ps, time.link_ps, time.ndp_ps, time.total_ps]
-        };
+        let compute = || self.plan.system.layer_time(model, work);
         let (cold, loads) = (work.cold_runs as usize, work.loads as usize);
         if cold > self.k || loads > self.k {
             return Some(compute());
         }
-        let selects = usize::from(work.scored_experts > 0);
-        Some(*self.known[(cold * (self.k + 1) + loads) * 2 + selects].get_or_insert_with(compute))
+        let controller = usize::from(work.scored_experts > 0) * 2 + usize::from(work.tracked_experts > 0);
+        Some(*self.known[(cold * (self.k + 1) + loads) * 4 + controller].get_or_insert_with(compute))
     }
 }
 

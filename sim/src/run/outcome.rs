@@ -97,6 +97,12 @@ pub struct Row {
     pub link_us: Option<f64>,
     /// Mean busy time of the near-data device per token.
     pub ndp_us: Option<f64>,
+    /// Mean busy time of the controller per token: selection and update. 0 on systems without one.
+    pub controller_us: Option<f64>,
+    /// The same over the mean time of a token; the update goes on beside the experts' runs, so this is not what the controller adds.
+    pub controller_share: Option<f64>,
+    /// Mean energy of a token in microjoules, dynamic energy of all units.
+    pub energy_uj_per_token: Option<f64>,
     /// Token time over that of the first row, the raw router with LRU.
     pub ratio_to_raw: Option<f64>,
     /// How times were computed.
@@ -160,6 +166,8 @@ impl Row {
         let busy =
             |part: usize| microseconds(layers.iter().map(|sums| sums.busy_ps[part] as f64).sum::<f64>() / tokens);
         let token_time_us = microseconds(token_ps.iter().map(|&ps| ps as f64).sum::<f64>() / tokens);
+        let mean_of = |sum: fn(&RowLayer) -> u64| layers.iter().map(|sums| sum(sums) as f64).sum::<f64>() / tokens;
+        let controller_us = microseconds(mean_of(|sums| sums.controller_ps));
         token_ps.sort_unstable();
         let percentile = |share: f64| microseconds(nearest_rank(&token_ps, share) as f64);
         Self {
@@ -179,6 +187,9 @@ impl Row {
             gpu_us: busy(0),
             link_us: busy(1),
             ndp_us: busy(2),
+            controller_us,
+            controller_share: controller_us.zip(token_time_us).map(|(controller, token)| controller / token),
+            energy_uj_per_token: microseconds(mean_of(|sums| sums.energy_pj)), // Picojoules to microjoules likewise.
             ratio_to_raw: token_time_us.map(|time| time / reference_us.unwrap_or(time)),
             time_method: cptr_hw_model::System::METHOD,
             by_layer,

@@ -1,7 +1,7 @@
 //! One row in one layer, token by token: what a policy chooses, what a placement loads, and the sums of both.
 
 use cptr_core::{Logit, Metrics, Router};
-use cptr_hw_model::LayerWork;
+use cptr_hw_model::{LayerTime, LayerWork};
 
 use super::{BINS, RowPlan};
 use crate::placement::{self, Placement, Resident, Served};
@@ -21,8 +21,23 @@ pub(crate) struct RowLayer {
     pub(crate) loads: u64,
     /// Busy time of GPU, link and near-data device.
     pub(crate) busy_ps: [u64; 3],
+    /// Busy time of the controller.
+    pub(crate) controller_ps: u64,
+    /// Energy of all units.
+    pub(crate) energy_pj: u64,
     /// Misses by part of the trace.
     pub(crate) miss_bins: Vec<u32>,
+}
+
+impl RowLayer {
+    /// Adds busy times and energy of one token.
+    pub(crate) fn add_time(&mut self, time: &LayerTime) {
+        for (busy, time) in self.busy_ps.iter_mut().zip([time.gpu_ps, time.link_ps, time.ndp_ps]) {
+            *busy += time;
+        }
+        self.controller_ps += time.controller_ps;
+        self.energy_pj = self.energy_pj.saturating_add(time.energy.total_pj());
+    }
 }
 
 /// One row in one layer: a policy, a placement and what is resident.
@@ -38,6 +53,8 @@ pub(crate) struct Runner<'a> {
     tokens: usize,
     /// Whether the controller goes through the scores; the raw router's choice it takes as it is.
     selects: bool,
+    /// Whether the controller keeps levels of the experts: for its choice, or for the placement.
+    tracks: bool,
     chosen: Vec<u16>,
     previous: Vec<u16>,
     /// Those of the last token's experts that were not resident.
@@ -84,6 +101,7 @@ pub(crate) struct Sizes<'a> {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(row: &RowPlan, sizes: Sizes<'a>) -> Self {
+        let selects = row.policy.kind.name != policy::RAW;
         Self {
             policy: row.policy.make(policy::Layer { experts: sizes.layer.experts, router: sizes.router }),
             placement: row.placement.make(sizes.layer),
@@ -91,7 +109,8 @@ impl<'a> Runner<'a> {
             convention: sizes.convention,
             experts: sizes.layer.experts,
             tokens: sizes.tokens,
-            selects: row.policy.kind.name != policy::RAW,
+            selects,
+            tracks: selects || row.placement.kind.name == placement::TRACKED,
             chosen: Vec::new(),
             previous: Vec::new(),
             missed: Vec::new(),
@@ -126,6 +145,7 @@ impl<'a> Runner<'a> {
             cold_runs: cold as u32,
             loads,
             scored_experts: if self.selects { self.experts as u32 } else { 0 },
+            tracked_experts: if self.tracks { self.experts as u32 } else { 0 },
         }
     }
 

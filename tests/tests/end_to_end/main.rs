@@ -10,6 +10,7 @@ mod demo;
 mod dram;
 mod files;
 mod guarantees;
+mod layer;
 mod options;
 mod quantize;
 mod samples;

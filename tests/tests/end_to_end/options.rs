@@ -87,6 +87,26 @@ fn systems_bits_and_sizes() {
     assert!((1.999..=2.0).contains(&(twice / once)), "{}", twice / once);
 }
 
+/// The controller costs what it does: nothing for the router's own choice, an update for a tracked placement, both for the filter.
+#[test]
+fn the_controller_is_charged_for_what_it_does() {
+    let folder = bundled();
+    let at = |rest: &str| row(&folder, &format!("gpt-oss-20b.safetensors --domain-tokens 200 --system ndp {rest}"));
+    let raw = at("--policy raw --placement lru");
+    let tracked = at("--policy raw --placement tracked");
+    assert_eq!((number(&raw["controller_us"]), number(&raw["controller_share"])), (0.0, 0.0));
+    let update = |experts: &str| {
+        let layer = folder.json(&format!("layer --model gpt-oss-20b --system ndp --tracked {experts} --json"));
+        number(&layer["busy_us"]["controller"])
+    };
+    let layers = tracked["by_layer"].as_array().unwrap().len() as f64;
+    assert!(update("32") > update("16") && update("0") == 0.0);
+    assert!((number(&tracked["controller_us"]) - layers * update("32")).abs() < 1e-6, "{tracked}");
+    let share = number(&tracked["controller_us"]) / number(&tracked["token_time_us"]);
+    assert!((number(&tracked["controller_share"]) - share).abs() < 1e-12);
+    assert!(number(&raw["energy_uj_per_token"]) > 0.0);
+}
+
 #[test]
 fn wrong_options_are_one_sentence() {
     let folder = bundled();

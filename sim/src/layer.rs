@@ -1,0 +1,204 @@
+//! One layer on a machine, for viewers: a track for each unit, and the commands of one memory channel below.
+//!
+//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the mean rate over many refresh
+//! phases. The channel beside it is one such phase, command by command: its share of the first cold expert, from an idle start, without
+//! copies beside it.
+
+use std::borrow::Cow;
+
+use cptr_hw_model::dram::{Command, Controller, Until, stream};
+use cptr_hw_model::events::{Event, Unit};
+use cptr_hw_model::{LayerWork, Model, System};
+use serde_json::json;
+
+use crate::dram::timeline::{Recording, Timeline};
+use crate::error::{Error, Result};
+use crate::timeline::perfetto::Trace;
+use crate::timeline::waveform::{State, Waveform};
+use crate::timeline::{Shows, Slice, Track};
+
+impl Shows for Event {
+    fn name(&self) -> Cow<'static, str> {
+        match (self.expert, self.chunk) {
+            (Some(expert), Some(chunk)) => format!("{} {expert}.{chunk}", self.task.name()).into(),
+            (Some(expert), None) => format!("{} {expert}", self.task.name()).into(),
+            _ => self.task.name().into(),
+        }
+    }
+
+    fn numbers(&self) -> [Option<(&'static str, u64)>; 2] {
+        [self.expert.map(|expert| ("expert", expert.into())), self.chunk.map(|chunk| ("chunk", chunk))]
+    }
+}
+
+/// A layer laid out in time.
+#[derive(Debug)]
+pub struct Picture {
+    title: String,
+    /// Units that have something to do, in picoseconds.
+    tracks: Vec<Track<Event>>,
+    channel: Option<Channel>,
+}
+
+/// The first commands of one memory channel.
+#[derive(Debug)]
+struct Channel {
+    name: String,
+    timeline: Timeline,
+    /// Start of cycle 0.
+    start_ps: u64,
+    /// Of the nominal clock, which the layer's times are in.
+    clock_mhz: f64,
+}
+
+impl Channel {
+    fn ps(&self, cycle: u64) -> u64 {
+        self.start_ps + (cycle as f64 * 1e6 / self.clock_mhz).round() as u64
+    }
+}
+
+impl Picture {
+    /// Lays out the layer, and the first `cycles` cycles of one memory channel if a cold expert runs near the data.
+    ///
+    /// # Errors
+    /// A memory channel that cannot be run; files of systems are checked for that when they are read.
+    pub fn new(system: &System, model: &Model, work: LayerWork, cycles: u64) -> Result<Self> {
+        let events = system.layer_events(model, work);
+        let first_read = events.iter().find(|event| event.unit == Unit::Memory).map(|event| event.start_ps);
+        let channel = first_read.map(|start_ps| channel(system, model, start_ps, cycles)).transpose()?.flatten();
+        let track = |unit: Unit| {
+            let of_unit = events.iter().filter(|event| event.unit == unit);
+            let slices = of_unit.map(|&shows| Slice { shows, start: shows.start_ps, end: shows.end_ps });
+            Track { name: unit.name().into(), slices: slices.collect() }
+        };
+        let tracks = Unit::ALL.map(track).into_iter().filter(|track| !track.slices.is_empty()).collect();
+        Ok(Self { title: format!("{}, one layer of {}", system.name, model.name), tracks, channel })
+    }
+
+    /// A trace for Perfetto. One microsecond of the viewer is one nanosecond, so that no picosecond is lost.
+    pub fn trace(&self) -> Trace {
+        let mut about = serde_json::Map::new();
+        about.insert("layer".into(), json!(self.title));
+        about.insert("one_us_is".into(), json!("one nanosecond"));
+        let mut trace = Trace::new(about);
+        trace.process(&self.title, &self.tracks, |ps| ps);
+        if let Some(channel) = &self.channel {
+            trace.process(&channel.name, channel.timeline.tracks(), |cycle| channel.ps(cycle));
+        }
+        trace
+    }
+
+    /// A waveform for GTKWave: each unit shows what it does.
+    pub fn waveform(&self) -> Waveform {
+        let mut waveform = Waveform::new(self.title.clone());
+        waveform.scope("layer");
+        for track in &self.tracks {
+            let signal = waveform.signal(&track.name, State::NOTHING);
+            for slice in &track.slices {
+                waveform.show(signal, slice.start, slice.end, State::Name(slice.shows.name()));
+            }
+        }
+        if let Some(channel) = &self.channel {
+            channel.timeline.add_to(&mut waveform, "channel", |cycle| channel.ps(cycle));
+        }
+        waveform
+    }
+}
+
+/// One channel with its share of the first expert; all channels do the same.
+fn channel(system: &System, model: &Model, start_ps: u64, cycles: u64) -> Result<Option<Channel>> {
+    let (Some(ndp), Some(expert)) = (system.ndp(), system.expert(model)) else { return Ok(None) };
+    let memory = &ndp.memory;
+    let (device, config) = memory.parts().map_err(|error| Error::new(error.to_string()))?;
+    let mut recording = Recording::new(cycles);
+    let see = |cycle: u64, command: Command| recording.see(cycle, command);
+    let mut controller =
+        Controller::with_observer(&device, config, see).map_err(|error| Error::new(error.to_string()))?;
+    let access = device.organisation.access_bytes();
+    // No more than one access a cycle can be served, and none that the channel does not have.
+    let bytes =
+        (expert.bytes / u64::from(memory.channels)).min(cycles * access).min(device.organisation.capacity_bytes);
+    controller
+        .run(stream::contiguous(0, bytes, access), Until::Served)
+        .map_err(|error| Error::new(error.to_string()))?;
+    drop(controller);
+    let name = format!("one of {} channels, {}, first {cycles} cycles", memory.channels, device.name);
+    let timeline = Timeline::new(&device, &recording);
+    Ok(Some(Channel { name, timeline, start_ps, clock_mhz: memory.clock_mhz }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(name: &str, work: LayerWork) -> (Picture, u64) {
+        let (system, model) = (System::find(name).unwrap(), Model::find("olmoe").unwrap());
+        (Picture::new(system, model, work, 5_000).unwrap(), system.layer_time(model, work).total_ps)
+    }
+
+    fn json(trace: &Trace) -> serde_json::Value {
+        serde_json::to_value(trace).unwrap()
+    }
+
+    #[test]
+    fn the_last_slice_ends_with_the_layer() {
+        let work = LayerWork { resident_runs: 2, cold_runs: 3, loads: 1, scored_experts: 64, tracked_experts: 64 };
+        for system in System::all() {
+            let (picture, total_ps) = picture(&system.name, work);
+            let last = picture.tracks.iter().flat_map(|track| &track.slices).map(|slice| slice.end).max();
+            assert_eq!(last, Some(total_ps), "{}", system.name);
+            assert_eq!(picture.channel.is_some(), system.ndp().is_some());
+        }
+    }
+
+    /// Reads are the shortest times: picoseconds survive, and no two slices of a track overlap in the file.
+    #[test]
+    fn a_trace_keeps_picoseconds() {
+        let (picture, total_ps) = picture("ndp", LayerWork { cold_runs: 2, ..LayerWork::default() });
+        let trace = json(&picture.trace());
+        let ps = |value: &serde_json::Value| (value.as_f64().unwrap() * 1000.0).round() as u64;
+        let mut ends = std::collections::HashMap::new();
+        for event in
+            trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X" && event["pid"] == 1)
+        {
+            let end = ends.entry(event["tid"].as_u64().unwrap()).or_insert(0);
+            assert!(ps(&event["ts"]) >= *end, "{event}");
+            *end = ps(&event["ts"]) + ps(&event["dur"]);
+        }
+        assert_eq!(ends.values().max(), Some(&total_ps));
+        let second = |event: &&serde_json::Value| event["pid"] == 2 && event["name"] == "RD";
+        assert!(trace["traceEvents"].as_array().unwrap().iter().filter(second).count() > 100);
+    }
+
+    /// The command-level channel and the mean that the layer's time is made of agree but for the phase of refresh.
+    #[test]
+    fn the_channel_reads_as_fast_as_the_layer_says() {
+        let (system, model) = (System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
+        let found = channel(system, model, 0, 1_000_000).unwrap().unwrap();
+        let bursts: usize = found.timeline.data.iter().map(|track| track.slices.len()).sum();
+        let expert = system.expert(model).unwrap();
+        assert_eq!(bursts as u64 * 64 * 20, expert.bytes);
+        let share = found.ps(found.timeline.end) as f64 / expert.stream_ps as f64;
+        assert!((0.9..1.1).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn a_waveform_reads_back() {
+        let (picture, total_ps) =
+            picture("ndp", LayerWork { cold_runs: 1, scored_experts: 64, ..LayerWork::default() });
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layer.vcd");
+        picture.waveform().write(&path).unwrap();
+        let mut parser = vcd::Parser::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
+        let header = parser.parse_header().unwrap();
+        for name in ["GPU", "link_from_the_GPU", "link_to_the_GPU", "controller", "device_memory", "device_arrays"] {
+            assert!(header.find_var(&["layer", name]).is_some(), "{name}");
+        }
+        assert!(header.find_var(&["channel", "row_command"]).is_some());
+        let times = parser.filter_map(|command| match command.unwrap() {
+            vcd::Command::Timestamp(at) => Some(at),
+            _ => None,
+        });
+        assert_eq!(times.last(), Some(total_ps));
+    }
+}
