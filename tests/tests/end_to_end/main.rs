@@ -10,6 +10,7 @@ mod demo;
 mod dram;
 mod files;
 mod guarantees;
+mod models;
 mod options;
 mod samples;
 mod shared;
