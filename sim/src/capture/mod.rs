@@ -93,11 +93,15 @@ pub fn capture(model: &Model, name: &str, sequences: &[Sequence], options: Optio
     }
     let traces = (0..sequences.len()).map(|number| native::read(&parts.path(number))).collect::<Result<Vec<_>>>()?;
     let trace = concatenate(&traces)?;
-    Ok(Captured { trace: Trace { notes: notes(model, options), ..trace }, tokens, time, resumed })
+    Ok(Captured { trace: Trace { notes: notes(model, name, options), ..trace }, tokens, time, resumed })
 }
 
-fn notes(model: &Model, options: Options) -> Vec<String> {
+fn notes(model: &Model, name: &str, options: Options) -> Vec<String> {
     let mut notes = Vec::new();
+    let (hidden, inner) = (model.config.hidden, model.config.expert_inner);
+    if cptr_hw_model::Model::find(name).is_none() {
+        notes.push(format!("The model's sizes, for token times: --hidden {hidden} --expert-inner {inner}."));
+    }
     if model.config.router.scale != 1.0 {
         notes.push(format!(
             "The model multiplies its mixing weights by {}; here they are without.",

@@ -16,7 +16,7 @@ pub(super) struct Args {
     /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2, gpt-oss)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Text files, each a domain of the trace
+    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that they lie in
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     text: Vec<PathBuf>,
     /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in FILE.part, and a second
@@ -42,7 +42,10 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> Result<()> {
     check(args)?;
-    let texts = args.text.iter().map(|path| Ok((stem(path), read_text(path)?))).collect::<Result<Vec<_>>>()?;
+    let mut texts = Vec::new();
+    for path in &args.text {
+        add_texts(path, &mut texts)?;
+    }
     let loading = Progress::unknown("loading");
     let model = Model::load(&args.model)?;
     drop(loading);
@@ -105,6 +108,30 @@ fn check(args: &Args) -> Result<()> {
     }
     if args.generate > most {
         return Err(Error::new(format!("--generate: expected at most {most}, found {}", args.generate)));
+    }
+    Ok(())
+}
+
+/// Adds a text file, or those of a folder and the folders below it by name; each with its domain.
+fn add_texts(path: &Path, texts: &mut Vec<(String, String)>) -> Result<()> {
+    if !path.is_dir() {
+        texts.push((stem(path), read_text(path)?));
+        return Ok(());
+    }
+    let before = texts.len();
+    let entries = std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut entries: Vec<PathBuf> = entries.map_err(|error| Error::io(path, &error))?;
+    entries.sort_unstable();
+    let domain = path.canonicalize().as_deref().map_or_else(|_| stem(path), stem);
+    for entry in entries {
+        if entry.is_dir() {
+            add_texts(&entry, texts)?;
+        } else if entry.extension().is_some_and(|extension| extension == "txt") {
+            texts.push((domain.clone(), read_text(&entry)?));
+        }
+    }
+    if texts.len() == before {
+        return Err(Error::in_file(path, "expected .txt files in the folder, found none"));
     }
     Ok(())
 }

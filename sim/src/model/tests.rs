@@ -113,3 +113,114 @@ fn calls_in_parts_are_one_call() {
         assert_close(name, &last, &whole[whole.len() - model.config.vocab..]);
     }
 }
+
+/// Alters the choice by a function of layer, token and what the model wants, and runs all at `bits`.
+struct Altered<'a> {
+    model: &'a Model,
+    choose: fn(usize, usize, &mut [u16]),
+    bits: u8,
+}
+
+impl MoeHook for Altered<'_> {
+    fn route(&mut self, layer: usize, _scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
+        assert_eq!(wanted, chosen);
+        let k = self.model.config.k;
+        chosen.chunks_exact_mut(k).enumerate().for_each(|(token, chosen)| (self.choose)(layer, token, chosen));
+    }
+
+    fn bits(&mut self, _layer: usize, _chosen: &[u16], bits: &mut [u8]) {
+        bits.fill(self.bits);
+    }
+
+    fn replica(&mut self, layer: usize, expert: u16, bits: u8) -> Result<Expert> {
+        let own = self.model.expert(layer, expert.into())?;
+        // At 1 bit nothing at all is left of an expert.
+        let down = if bits == 1 { vec![0.0; own.down().len()] } else { own.down() };
+        Expert::new(self.model.config.hidden, &own.gate(), &own.up(), &down)
+    }
+}
+
+#[test]
+fn what_changes_nothing_changes_no_bit() {
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let mut model = Model::load(&folder(name)).unwrap();
+        let run = |model: &Model, choose, bits| {
+            let mut hook = Altered { model, choose, bits };
+            model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap()
+        };
+        let own = model.forward(&golden.tokens, &mut Cache::new(), &mut Unaltered).unwrap();
+        assert_eq!(run(&model, |_, _, _| (), 0), own, "{name}");
+        assert_eq!(run(&model, |_, _, chosen| chosen.reverse(), 0), own, "{name}");
+        assert_eq!(run(&model, |_, _, _| (), 4), own, "{name}: replicas that are equal");
+        assert_ne!(run(&model, |_, _, _| (), 1), own, "{name}: replicas that are not");
+        model.layers.iter_mut().for_each(|layer| {
+            if let Ffn::Moe { routed, .. } = &mut layer.block {
+                routed.read_when_run();
+            }
+        });
+        assert_eq!(run(&model, |_, _, _| (), 0), own, "{name}: experts from the file");
+    }
+}
+
+#[test]
+fn an_altered_choice_is_seen_from_its_token_on() {
+    let golden = Golden::read("olmoe");
+    let model = Model::load(&folder("olmoe")).unwrap();
+    let own = model.forward(&golden.tokens, &mut Cache::new(), &mut Unaltered).unwrap();
+    let choose = |layer: usize, token: usize, chosen: &mut [u16]| {
+        if layer == 0 && token == 9 {
+            chosen[0] = (0..8).find(|id| !chosen.contains(id)).unwrap();
+        }
+    };
+    let mut hook = Altered { model: &model, choose, bits: 0 };
+    let altered = model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap();
+    let rows = |logits: &[f32]| logits.chunks_exact(model.config.vocab).map(<[f32]>::to_vec).collect::<Vec<_>>();
+    let (own, altered) = (rows(&own), rows(&altered));
+    for token in 0..golden.tokens.len() {
+        // Other tokens run in groups of other sizes, which may round otherwise.
+        let same = own[token].iter().zip(&altered[token]).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert_eq!(same, token < 9, "token {token}");
+    }
+}
+
+#[test]
+fn impossible_calls_are_refused() {
+    let model = Model::load(&folder("olmoe")).unwrap();
+    let refused = |tokens: &[u32], choose: fn(usize, usize, &mut [u16]), bits| {
+        let mut hook = Altered { model: &model, choose, bits };
+        model.forward(tokens, &mut Cache::new(), &mut hook).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&[], |_, _, _| (), 0), "expected at least one token, found none");
+    assert_eq!(refused(&[3, 64], |_, _, _| (), 0), "token 1: expected token ids below 64, found 64");
+    let distinct = "expected a choice of distinct experts below 8, found ";
+    assert_eq!(refused(&[3], |_, _, chosen| chosen.fill(2), 0), format!("{distinct}[2, 2, 2]"));
+    assert_eq!(refused(&[3], |_, _, chosen| chosen.copy_from_slice(&[0, 8, 1]), 0), format!("{distinct}[0, 8, 1]"));
+    struct Missing;
+    impl MoeHook for Missing {
+        fn bits(&mut self, _: usize, _: &[u16], bits: &mut [u8]) {
+            bits.fill(2);
+        }
+    }
+    let error = model.forward(&[3], &mut Cache::new(), &mut Missing).unwrap_err().to_string();
+    assert!(error.starts_with("expected a replica of layer 0, expert "), "{error}");
+    assert!(model.expert(2, 0).is_err() && model.expert(0, 8).is_err() && model.expert(1, 7).is_ok());
+    assert!(Expert::new(16, &[0.0; 32], &[0.0; 32], &[0.0; 31]).is_err() && Expert::new(0, &[], &[], &[]).is_err());
+}
+
+#[test]
+fn a_model_in_memory_is_the_model_on_disk() {
+    let text = |name: &str| std::fs::read_to_string(folder("olmoe").join(name)).unwrap();
+    let bytes = std::fs::read(folder("olmoe/model.safetensors")).unwrap();
+    let model = Model::from_parts(&text("config.json"), bytes.clone(), &text("tokenizer.json")).unwrap();
+    let loaded = Model::load(&folder("olmoe")).unwrap();
+    let golden = Golden::read("olmoe");
+    let run = |model: &Model| model.forward(&golden.tokens, &mut Cache::new(), &mut Unaltered).unwrap();
+    assert_eq!(run(&model), run(&loaded));
+    assert_eq!(model.fingerprint(), loaded.fingerprint());
+    let tokens = model.encode("It is a test.").unwrap();
+    assert_eq!((tokens.len(), model.decode(&tokens).unwrap().as_str()), (13, "It is a test."));
+    let cut = bytes[..bytes.len() - 7].to_vec();
+    let error = Model::from_parts(&text("config.json"), cut, &text("tokenizer.json")).unwrap_err().to_string();
+    assert!(error.starts_with("model.safetensors: expected the tensors to fill the file"), "{error}");
+}

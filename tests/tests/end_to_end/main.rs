@@ -11,6 +11,7 @@ mod dram;
 mod files;
 mod guarantees;
 mod layer;
+mod models;
 mod options;
 mod quantize;
 mod samples;
