@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod decode;
+pub mod detect;
 pub mod dram;
 pub mod error;
 mod file;
@@ -11,8 +12,10 @@ pub mod generate;
 pub mod inspect;
 pub mod placement;
 pub mod policy;
+pub mod predict;
 pub mod progress;
 pub mod report;
+pub mod reproduce;
 pub mod run;
 pub mod scheme;
 pub mod spec;

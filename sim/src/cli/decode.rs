@@ -95,8 +95,19 @@ pub(super) fn text(outcome: &Outcome) -> String {
         outcome.time_method
     );
     let changes = outcome.rows.iter().any(|row| row.after_change.is_some());
-    let mut header =
-        vec!["scheme", "tokens/s", "to single", "P50", "P95", "P99", "full precision", "hit", "waited", "hidden", "link"];
+    let mut header = vec![
+        "scheme",
+        "tokens/s",
+        "to single",
+        "P50",
+        "P95",
+        "P99",
+        "full precision",
+        "hit",
+        "waited",
+        "hidden",
+        "link",
+    ];
     if changes {
         header.extend(["tokens/s after", "full after"]);
     }
@@ -135,7 +146,8 @@ fn cells(row: &Row, changes: bool) -> Vec<String> {
 fn help() -> String {
     let mut text = String::from("Schemes:\n");
     for kind in KINDS {
-        text += &format!("  {:<12} {} [needs {}]\n{}", kind.name, kind.summary, kind.needs, parameters(kind.parameters));
+        text +=
+            &format!("  {:<12} {} [needs {}]\n{}", kind.name, kind.summary, kind.needs, parameters(kind.parameters));
     }
     text
 }

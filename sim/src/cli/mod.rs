@@ -4,9 +4,12 @@
 mod convert;
 mod decode;
 mod demo;
+mod detect;
 mod dram;
 mod generate;
 mod inspect;
+mod predict;
+mod reproduce;
 mod run;
 mod source;
 mod table;
@@ -42,6 +45,12 @@ enum Command {
     Decode(Box<decode::Args>),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
     Gen(generate::Args),
+    /// How soon changes of context are seen, and how often one is seen where there is none
+    Detect(detect::Args),
+    /// Whether the prompt predicts the answer: cosine of expert counts, coverage of a placement
+    Predict(predict::Args),
+    /// Published figures on this model of the hardware, each marked in or out of its range
+    Reproduce(reproduce::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -59,6 +68,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Decode(args) => decode::main(&args),
         Command::Gen(args) => generate::main(&args),
+        Command::Detect(args) => detect::main(&args),
+        Command::Predict(args) => predict::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Dram(args) => dram::main(&args),
     };
     match result {

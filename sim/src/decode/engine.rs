@@ -3,11 +3,11 @@
 use cptr_core::{Eps, Logit, select};
 use cptr_hw_model::ExpertRun;
 
+use super::Plan;
 use super::costs::{Costs, Work};
 use super::queue::Queue;
 use super::streams::{Streams, mass};
 use super::sums::{StepSums, Sums};
-use super::Plan;
 use crate::error::Result;
 use crate::placement::Resident;
 use crate::progress::Progress;
@@ -15,7 +15,13 @@ use crate::run::layer::{fixed_bias, mass_loss, router};
 use crate::scheme::{Choice, Execution, FULL_BITS, Named, Place, Scheme, Setup, Step};
 use crate::trace::{MAX_TOP_K, Trace};
 
-pub(super) fn run(trace: &Trace, plan: &Plan<'_>, streams: &Streams, scheme: &Named, progress: &Progress) -> Result<Sums> {
+pub(super) fn run(
+    trace: &Trace,
+    plan: &Plan<'_>,
+    streams: &Streams,
+    scheme: &Named,
+    progress: &Progress,
+) -> Result<Sums> {
     let costs = Costs::new(plan.system, plan.model, trace.shape.experts, streams.sequences());
     let setup = Setup { trace, streams, hot: plan.hot, bits: plan.bits, losses: plan.losses, costs: &costs };
     let mut scheme = (scheme.kind.make)(&scheme.values, &setup)?;

@@ -67,7 +67,8 @@ impl Plan<'_> {
         };
         let gb = |bytes: f64| bytes / 1e9;
         let layers = shape.layers as f64;
-        let in_gpu = gb((self.hot as f64 * self.model.expert_bytes(16.0) + self.model.dense_parameters as f64 * 2.0) * layers);
+        let in_gpu =
+            gb((self.hot as f64 * self.model.expert_bytes(16.0) + self.model.dense_parameters as f64 * 2.0) * layers);
         if in_gpu > self.system.gpu().memory_gb {
             return Err(Error::new(format!(
                 "--hot: expected experts and dense layers that fit the {:.0} GB of {}, found {in_gpu:.1} GB for {} of {} experts a layer",

@@ -98,7 +98,13 @@ pub struct AfterChange {
 }
 
 impl Row {
-    pub(super) fn new(plan: &Plan<'_>, streams: &Streams, scheme: &scheme::Named, sums: &Sums, first: Option<usize>) -> Self {
+    pub(super) fn new(
+        plan: &Plan<'_>,
+        streams: &Streams,
+        scheme: &scheme::Named,
+        sums: &Sums,
+        first: Option<usize>,
+    ) -> Self {
         let sequences = streams.sequences() as f64;
         let steps = sums.steps.len() as f64;
         let time_ps: f64 = sums.steps.iter().map(|step| step.time_ps as f64).sum();

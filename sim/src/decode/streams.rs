@@ -57,7 +57,10 @@ pub fn mass(trace: &Trace, token: usize, layer: usize) -> impl Iterator<Item = f
         logits.read_row(token, layer, &mut row);
         let chosen = trace.chosen(token, layer);
         let largest = chosen.iter().map(|&expert| row[usize::from(expert)]).fold(f32::MIN, f32::max);
-        weights.iter_mut().zip(chosen).for_each(|(weight, &expert)| *weight = (row[usize::from(expert)] - largest).exp());
+        weights
+            .iter_mut()
+            .zip(chosen)
+            .for_each(|(weight, &expert)| *weight = (row[usize::from(expert)] - largest).exp());
     }
     let sum: f32 = weights.iter().sum();
     weights.into_iter().map(move |weight| if sum > 0.0 { weight / sum } else { 1.0 / k as f32 })

@@ -73,7 +73,9 @@ fn all_near_is_the_closed_form() {
 #[test]
 fn a_placement_that_covers_all_is_all_gpu_and_never_moves() {
     let trace = alternating(400, 1000);
-    let outcome = run(&trace, &plan(&["on-demand", "ctx-aware", "cptr:slack=100", "periodic:slack=100", "oracle:slack=100"])).unwrap();
+    let outcome =
+        run(&trace, &plan(&["on-demand", "ctx-aware", "cptr:slack=100", "periodic:slack=100", "oracle:slack=100"]))
+            .unwrap();
     for row in &outcome.rows {
         assert_eq!((row.full_precision, row.coverage, row.awaited_copies), (1.0, 1.0, 0.0), "{}", row.scheme);
         // The periodic one may exchange experts that nobody wants.
@@ -124,7 +126,8 @@ fn every_scheme_runs_any_batch() {
 #[test]
 fn full_precision_everywhere_is_full_precision() {
     let trace = alternating(300, 50);
-    let outcome = run(&trace, &Plan { bits: 16, ..plan(&["on-demand", "monde", "monde:hot=1", "best-split"]) }).unwrap();
+    let outcome =
+        run(&trace, &Plan { bits: 16, ..plan(&["on-demand", "monde", "monde:hot=1", "best-split"]) }).unwrap();
     assert!(outcome.rows.iter().all(|row| row.full_precision == 1.0));
     // The best of all divisions is not slower than one of them.
     assert!(row(&outcome, "best-split").tokens_per_s >= row(&outcome, "on-demand").tokens_per_s);

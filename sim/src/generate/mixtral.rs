@@ -101,8 +101,7 @@ struct Stickiness {
 }
 
 fn step(random: &mut Random, popularity: &[f64; EXPERTS], sticky: Stickiness, before: [usize; 2]) -> [usize; 2] {
-    let first =
-        if random.uniform() < sticky.first { before[0] } else { random.draw(popularity, |_| true) };
+    let first = if random.uniform() < sticky.first { before[0] } else { random.draw(popularity, |_| true) };
     let from_before = |expert: usize| expert != first && before.contains(&expert);
     let second = match random.uniform() < sticky.second.abs() {
         true if sticky.second > 0.0 => random.draw(popularity, from_before),

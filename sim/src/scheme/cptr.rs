@@ -22,14 +22,6 @@ use crate::placement::{Resident, boxed_tracker};
 use crate::spec::{Parameter, Values};
 use crate::trace::{Knowledge, Trace};
 
-/// Tokens over which a copy must pay for itself.
-pub(super) const HORIZON: Parameter = Parameter {
-    name: "horizon",
-    default: 256.0,
-    range: (1.0, 1e6),
-    summary: "tokens over which a copy must pay: how long a context is expected to last",
-};
-
 /// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a token.
 pub(super) const OUTSTANDING: usize = 8;
 
@@ -37,17 +29,37 @@ pub(super) const KIND: Kind = Kind {
     name: "cptr",
     summary: "placed anew as the tracked context moves, where that pays; copies behind decoding, rate-limited",
     parameters: &[
-        HORIZON,
-        Parameter { name: "rate", default: 1.0, range: (0.0, 1e4), summary: "copies per token that are allowed on average" },
+        Parameter {
+            name: "horizon",
+            default: 64.0,
+            range: (1.0, 1e6),
+            summary: "tokens over which a copy must pay: how long a context lasts at the least",
+        },
+        Parameter {
+            name: "rate",
+            default: 4.0,
+            range: (0.0, 1e4),
+            summary: "copies per token that are allowed on average",
+        },
         Parameter {
             name: "burst",
             default: 0.5,
             range: (0.0, 10.0),
             summary: "copies that may be saved up, as a share of all experts in GPU memory",
         },
-        Parameter { name: "gain", default: 1.0 / 64.0, range: (1e-4, 0.8), summary: "steady gain of the context level" },
+        Parameter {
+            name: "gain",
+            default: 1.0 / 128.0,
+            range: (1e-4, 0.8),
+            summary: "steady gain of the context level",
+        },
         Parameter { name: "reopened", default: 0.25, range: (0.0, 0.8), summary: "gain after a change of context" },
-        Parameter { name: "eps", default: 0.04, range: (0.0, 1.0), summary: "gate mass that stand-ins may cost, with all logits" },
+        Parameter {
+            name: "eps",
+            default: 0.04,
+            range: (0.0, 1.0),
+            summary: "gate mass that stand-ins may cost, with all logits",
+        },
         SLACK,
         ALPHA,
     ],
@@ -117,7 +129,7 @@ impl Cptr<'_> {
         }
     }
 
-    /// One sequence has one context; the contexts of a batch change one by one, and levels follow at their steady gain.
+    /// A sequence has one context at a time; the contexts of a batch change one by one, and levels follow at their steady gain.
     fn detect(&mut self, sequences: usize) {
         if sequences == 1 && self.detector.step(&ChangeConfig::default(), &mut self.angles) {
             self.trackers.iter_mut().for_each(|tracker| tracker.reopen(&self.reopened));
@@ -145,9 +157,12 @@ impl Scheme for Cptr<'_> {
         self.allowance.token();
         let Some(margin) = self.margin else { return };
         let levels = |layer: usize| self.trackers[layer].levels();
-        request(queue, resident, |layer, busy| swap(levels(layer), &resident[layer], busy, margin), || {
-            self.allowance.take()
-        });
+        request(
+            queue,
+            resident,
+            |layer, busy| swap(levels(layer), &resident[layer], busy, margin),
+            || self.allowance.take(),
+        );
     }
 
     fn eps(&self) -> f64 {

@@ -18,8 +18,18 @@ pub(super) const KIND: Kind = Kind {
     name: "hobbit",
     summary: "all on the GPU; missing experts are copied at 16 bits, at 4 bits or not at all, by gate mass",
     parameters: &[
-        Parameter { name: "t1", default: 0.6, range: (0.0, 1.0), summary: "unimportance up to which 16 bits are copied" },
-        Parameter { name: "t2", default: 0.9, range: (0.0, 1.0), summary: "unimportance up to which 4 bits are copied" },
+        Parameter {
+            name: "t1",
+            default: 0.6,
+            range: (0.0, 1.0),
+            summary: "unimportance up to which 16 bits are copied",
+        },
+        Parameter {
+            name: "t2",
+            default: 0.9,
+            range: (0.0, 1.0),
+            summary: "unimportance up to which 4 bits are copied",
+        },
         Parameter {
             name: "low",
             default: 0.25,

@@ -22,7 +22,12 @@ pub(super) const KIND: Kind = Kind {
             range: (-1.0, 1024.0),
             summary: "experts of a step and layer that run on the GPU; -1: by the ratio of bandwidths",
         },
-        Parameter { name: "keep", default: 1.0, range: (0.0, 1.0), summary: "whether copied experts stay in GPU memory" },
+        Parameter {
+            name: "keep",
+            default: 1.0,
+            range: (0.0, 1.0),
+            summary: "whether copied experts stay in GPU memory",
+        },
     ],
     needs: Knowledge::Ids,
     oracle: false,
