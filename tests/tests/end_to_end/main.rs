@@ -13,4 +13,5 @@ mod guarantees;
 mod options;
 mod samples;
 mod shared;
+mod systems;
 mod traces;
