@@ -89,13 +89,16 @@ impl Phase {
             return false;
         }
         let error = angle - self.angle - self.drift;
-        self.angle += self.drift + (error >> config.proportional_shift);
+        // Limits that only a configuration whose loop is not stable ever meets: they keep all sums within the format.
+        self.angle =
+            (self.angle + self.drift + (error >> config.proportional_shift)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
         // The leak keeps the integral branch from winding up on an angle that does not drift.
-        self.drift += (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        let drift = self.drift + (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        self.drift = drift.clamp(-Angle::ONE, Angle::ONE);
         self.deviation += (error.abs() - self.deviation) >> config.proportional_shift;
-        let slack = Angle::from_bits((self.deviation.to_bits() >> 4) * i32::from(config.slack_16ths));
+        let slack = Angle::from_bits((self.deviation.to_bits() >> 4).saturating_mul(i32::from(config.slack_16ths)));
         let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));
-        self.evidence = self.evidence.saturating_add(error - slack).max(Angle::ZERO);
+        self.evidence = self.evidence.saturating_add(error.saturating_sub(slack)).max(Angle::ZERO);
         if self.evidence > threshold {
             *self = Self { deviation: self.deviation, ..Self::new() };
             return true;
