@@ -117,7 +117,7 @@ mod tests {
         f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 23) - 1.0
     }
 
-    /// Sixteen layers around `mean`; the first alarm, counted from the start of the range.
+    /// Sixteen layers around `mean`, with noise of their own and noise that they share, as tokens turn all layers; the first alarm, counted from the start of the range.
     fn run(
         detector: &mut ChangeDetector,
         tokens: core::ops::Range<u32>,
@@ -128,7 +128,8 @@ mod tests {
             .clone()
             .find(|&token| {
                 let mut angles: [Angle; 16] = core::array::from_fn(|l| {
-                    Angle::from_num(mean(token, l as u32) + 0.1 * noise(token * 16 + l as u32))
+                    let own = 0.1 * noise(token * 16 + l as u32);
+                    Angle::from_num(mean(token, l as u32) + 0.15 * noise(token + 77) + own)
                 });
                 detector.step(&config, &mut angles)
             })

@@ -89,9 +89,12 @@ impl Phase {
             return false;
         }
         let error = angle - self.angle - self.drift;
-        self.angle += self.drift + (error >> config.proportional_shift);
+        // Limits that only a configuration whose loop is not stable ever meets: they keep all sums within the format.
+        self.angle =
+            (self.angle + self.drift + (error >> config.proportional_shift)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
         // The leak keeps the integral branch from winding up on an angle that does not drift.
-        self.drift += (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        let drift = self.drift + (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        self.drift = drift.clamp(-Angle::ONE, Angle::ONE);
         self.deviation += (error.abs() - self.deviation) >> config.proportional_shift;
         let slack = (self.deviation >> 4u32).saturating_mul_int(i32::from(config.slack_16ths));
         let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));

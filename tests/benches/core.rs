@@ -6,7 +6,9 @@
 use std::hint::black_box;
 use std::path::Path;
 
-use cptr_core::{Eps, ExpertSet, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
+use cptr_core::bits::{self, Losses, Split, scratch_for};
+use cptr_core::placement::{Demand, hot_in_layer, importance, rank};
+use cptr_core::{Eps, ExpertSet, Gate, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
 use cptr_sim::trace::import::{self, Options};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -101,5 +103,54 @@ fn traces(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, core, traces);
+/// Placement and bits of a whole model after prefill: 58 layers of 256 experts, a quarter hot, cold ones at 2 and 3 bits on average.
+fn placement(criterion: &mut Criterion) {
+    const LAYERS: usize = 58;
+    let mut bits = 7_u64;
+    let mut random = || {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (bits >> 40) as u32
+    };
+    let demand: Vec<Vec<Demand>> = (0..LAYERS)
+        .map(|_| (0..MOST).map(|_| Demand { count: random() >> 8, score: u64::from(random()) }).collect())
+        .collect();
+    let losses: Vec<Vec<Losses>> = (0..LAYERS)
+        .map(|_| (0..MOST).map(|_| [0, 2, 4, 6].map(|shift| (random() >> shift) as i32)).collect::<Vec<Losses>>())
+        .map(|layer| {
+            layer
+                .into_iter()
+                .map(|mut l| {
+                    l.sort_unstable_by(|a, b| b.cmp(a));
+                    l
+                })
+                .collect()
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("placement");
+    for average in [2_u32, 3] {
+        group.bench_function(BenchmarkId::new("58x256", average), |bencher| {
+            let (mut order, mut values) = ([0_u16; MOST], [Gate::ZERO; MOST]);
+            let mut cold = [[0; bits::MAX_BITS]; MOST];
+            let mut scratch = [0; scratch_for(MOST)];
+            bencher.iter(|| {
+                let mut found = Split::default();
+                for (demand, losses) in demand.iter().zip(&losses) {
+                    importance(black_box(demand), Eps::from_num(0.5), &mut values);
+                    rank(&values, &mut order);
+                    let hot = hot_in_layer(MOST, 1, MOST as u64 / 4);
+                    let rest = &order[hot..];
+                    for (slot, &expert) in cold.iter_mut().zip(rest) {
+                        *slot = losses[usize::from(expert)];
+                    }
+                    let increments = rest.len() as u32 * (average - 1);
+                    found = bits::split(&cold[..rest.len()], increments, &mut scratch).expect("losses fall");
+                }
+                found
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, core, placement, traces);
 criterion_main!(benches);

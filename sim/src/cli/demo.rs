@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use cptr_hw_model::{Model, System};
 
-use super::{run::remarks, table};
+use super::{decode, run::remarks, table};
+use crate::decode as systems;
 use crate::error::{Error, Result};
 use crate::policy;
 use crate::report::{self, Section};
@@ -66,6 +67,26 @@ const PARTS: [Part; 3] = [
     },
 ];
 
+/// Schemes of the comparison of whole systems.
+const SCHEMES: [&str; 7] = ["on-demand", "hobbit", "monde", "ctx-aware", "periodic", "cptr", "oracle"];
+const SYSTEMS_TITLE: &str =
+    "Systems: decoding with gpt-oss-20b, a quarter of the experts in GPU memory, the others at 4 bits near the data";
+
+/// The comparison of whole systems in JSON.
+#[derive(serde::Serialize)]
+struct JsonSystems<'a> {
+    title: &'a str,
+    systems: &'a systems::outcome::Outcome,
+}
+
+/// An element of the JSON.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Json<'a> {
+    Part(JsonPart<'a>),
+    Systems(JsonSystems<'a>),
+}
+
 /// A part in JSON.
 #[derive(serde::Serialize)]
 struct JsonPart<'a> {
@@ -81,10 +102,11 @@ pub(super) fn main(args: &Args) -> Result<()> {
         .map(|(part, outcome)| Section { title: part.title.into(), introduction: part.introduction.into(), outcome })
         .collect();
     report::write(&args.report, "cptr demo", &sections)?;
+    let systems = run_systems()?;
     if args.json {
-        return super::print_json(
-            &parts().map(|(part, outcome)| JsonPart { title: part.title, outcome }).collect::<Vec<_>>(),
-        );
+        let parts = parts().map(|(part, outcome)| Json::Part(JsonPart { title: part.title, outcome }));
+        let last = Json::Systems(JsonSystems { title: SYSTEMS_TITLE, systems: &systems });
+        return super::print_json(&parts.chain([last]).collect::<Vec<_>>());
     }
     let mut text = String::new();
     for (part, outcome) in parts() {
@@ -92,6 +114,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
         text += &remarks(outcome).iter().map(|sentence| format!("{sentence}\n")).collect::<String>();
         text.push('\n');
     }
+    text += &format!("{SYSTEMS_TITLE}\n\n{}\n", decode::text(&systems));
     text += &format!("Report with plots: {}\n", args.report.display());
     super::print(&text)
 }
@@ -110,6 +133,22 @@ fn run_part(part: &Part) -> Result<Outcome> {
     let plan =
         Plan { rows, cache: 2 * trace.shape.k, system: system.clone(), model: Model::find(&trace.meta.model).cloned() };
     run::run(&trace, &plan)
+}
+
+fn run_systems() -> Result<systems::outcome::Outcome> {
+    let trace = GPT_OSS.read()?;
+    let missing = || Error::new("no sizes of gpt-oss-20b, or no system ndp");
+    let plan = systems::Plan {
+        schemes: SCHEMES.iter().map(|name| crate::scheme::Named::parse(name)).collect::<Result<_>>()?,
+        hot: trace.shape.experts / 4,
+        prefill: 512,
+        batch: 1,
+        bits: 4,
+        system: System::find("ndp").ok_or_else(missing)?,
+        model: Model::find(&trace.meta.model).ok_or_else(missing)?,
+        losses: None,
+    };
+    systems::run(&trace, &plan)
 }
 
 impl Bundled {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::source::read_parts;
 use super::table;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::percent;
 use crate::generate::join::join;
 use crate::generate::mixtral::{self, Check, LIKE, Like};
@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// Tokens of a segment before the next trace has its turn
     #[arg(long, value_name = "TOKENS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     segment: u32,
+    /// Segments in all (default: until a trace has no whole one left)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    segments: Option<u32>,
     /// A model whose traces are not public: mixtral-8x7b or mixtral-8x22b
     #[arg(long, value_name = "MODEL", value_parser = like)]
     like: Option<Like>,
@@ -34,8 +37,8 @@ pub(super) struct Args {
     /// File to write in the native format (safetensors); replaced only once the whole of it is written
     #[arg(value_name = "OUT")]
     out: PathBuf,
-    /// Print JSON: the check against what is published (with --like)
-    #[arg(long)]
+    /// Print JSON: the check against what is published
+    #[arg(long, requires = "like")]
     json: bool,
 }
 
@@ -50,14 +53,12 @@ pub(super) fn main(args: &Args) -> Result<()> {
         for name in &args.join {
             parts.extend(read_parts(name)?);
         }
-        let joined = join(&parts, args.segment as usize)?;
+        let joined =
+            join(&parts, args.segment as usize, args.segments.map_or(usize::MAX, |segments| segments as usize))?;
         native::write(&joined, &args.out)?;
         super::remark(&joined.notes);
-        return if args.json { super::print_json(&serde_json::Value::Array(Vec::new())) } else { Ok(()) };
+        return Ok(());
     };
-    if args.out.as_os_str().is_empty() {
-        return Err(Error::new("OUT: expected a file, found nothing"));
-    }
     let (trace, checks) = mixtral::generate(like, args.prefill as usize, args.tokens as usize, args.seed);
     native::write(&trace, &args.out)?;
     if args.json { super::print_json(&checks) } else { super::print(&text(&checks)) }

@@ -6,12 +6,15 @@ mod capture;
 mod convert;
 mod decode;
 mod demo;
+mod detect;
 mod dram;
 mod eval;
 mod generate;
 mod inspect;
 mod quantize;
 mod layer;
+mod predict;
+mod reproduce;
 mod run;
 mod source;
 mod table;
@@ -55,6 +58,12 @@ enum Command {
     Gen(generate::Args),
     /// Time one token in one layer on a system: total, busy times, energy, and what a cold expert costs and why
     Layer(layer::Args),
+    /// How soon changes of context are seen, and how often one is seen where there is none
+    Detect(detect::Args),
+    /// Whether the prompt predicts the answer: cosine of expert counts, coverage of a placement
+    Predict(predict::Args),
+    /// Published figures on this model of the hardware, each marked in or out of its range
+    Reproduce(reproduce::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
 }
@@ -75,6 +84,9 @@ pub fn main() -> ExitCode {
         Command::Decode(args) => decode::main(&args),
         Command::Gen(args) => generate::main(&args),
         Command::Layer(args) => layer::main(&args),
+        Command::Detect(args) => detect::main(&args),
+        Command::Predict(args) => predict::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Quantize(args) => quantize::main(&args),
     };

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use cptr_hw_model::{DecodeTime, DecodeWork, ExpertRun, LayerWork, Model, System};
+use cptr_hw_model::{DecodeTime, DecodeWork, ExpertRun, Model, System};
 
 /// Bits that experts run at: those of the replicas near the data, and full precision.
 const BITS: [u8; 5] = [1, 2, 3, 4, 16];
@@ -157,10 +157,5 @@ impl<'a> Costs<'a> {
                 updated: counted(work.updates),
             },
         )
-    }
-
-    /// The dense part of all layers for a prompt is the same for every scheme; this is one layer without routed experts.
-    pub fn dense_ps(&self) -> u64 {
-        self.system.layer_time(self.model, LayerWork::default()).total_ps
     }
 }

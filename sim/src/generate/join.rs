@@ -5,14 +5,14 @@ use crate::trace::array::FloatArray;
 use crate::trace::{Meta, Shape, Trace};
 
 /// Segments of `segment` tokens from each part in turn, each going on where the last one of its part ended, until a part whose turn it is
-/// has no whole segment left.
+/// has no whole segment left, or until there are `segments` of them.
 ///
 /// Parts are traces of one domain each; their layers, experts and k must agree. The domain of a token is its part; sequences end where a
 /// segment does. Router inputs and token ids are left out, logits, weights and biases kept where all parts have them.
 ///
 /// # Errors
 /// Fewer than two parts, parts of different shape, a part shorter than a segment.
-pub fn join(parts: &[Trace], segment: usize) -> Result<Trace> {
+pub fn join(parts: &[Trace], segment: usize, segments: usize) -> Result<Trace> {
     let [first, rest @ ..] = parts else { return Err(Error::new("expected at least two traces to join, found none")) };
     if rest.is_empty() || segment == 0 {
         return Err(Error::new(format!(
@@ -44,7 +44,7 @@ pub fn join(parts: &[Trace], segment: usize) -> Result<Trace> {
     let rounds =
         (0..).take_while(|round| (round / parts.len() + 1) * segment <= parts[round % parts.len()].shape.tokens);
     let places: Vec<(usize, usize)> =
-        rounds.map(|round| (round % parts.len(), round / parts.len() * segment)).collect();
+        rounds.take(segments).map(|round| (round % parts.len(), round / parts.len() * segment)).collect();
     Ok(assemble(parts, &places, segment))
 }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn segments_go_on_where_they_ended() {
-        let joined = join(&[part("a", 7, 0), part("b", 5, 50)], 2).unwrap();
+        let joined = join(&[part("a", 7, 0), part("b", 5, 50)], 2, usize::MAX).unwrap();
         joined.validate().unwrap();
         assert_eq!(joined.ids, [0, 1, 50, 51, 2, 3, 52, 53, 4, 5]);
         assert_eq!(joined.domain, [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]);
@@ -134,11 +134,13 @@ mod tests {
         joined.weights.unwrap().read_row(7, 0, &mut row);
         assert_eq!(row, [3.0]);
         assert_eq!(joined.meta.domains, ["a", "b"]);
+        let two = join(&[part("a", 7, 0), part("b", 5, 50)], 2, 2).unwrap();
+        assert_eq!(two.ids, [0, 1, 50, 51]);
     }
 
     #[test]
     fn refuses_with_the_numbers() {
-        let refusal = |parts: &[Trace], segment| join(parts, segment).unwrap_err().to_string();
+        let refusal = |parts: &[Trace], segment| join(parts, segment, usize::MAX).unwrap_err().to_string();
         assert!(refusal(&[part("a", 7, 0)], 2).contains("found 1 and 2"));
         assert!(
             refusal(&[part("a", 7, 0), part("b", 5, 50)], 6)

@@ -74,11 +74,17 @@ impl Context {
             snr_db: sum(|layer| layer.snr) / seen * 10.0 * std::f64::consts::LOG10_2,
             locked_share: sum(|layer| layer.locked as f64) / (tokens * count),
             lost_locks_per_10k: events.len() as f64 / count / tokens * 1e4,
-            changes: coincidences(&events, (count * COINCIDENCE_SHARE).ceil().max(2.0).min(count) as usize),
+            changes: coincident(&events, trace.shape.layers),
             domain_order: [0].iter().chain(&domain_starts).map(|&t| trace.domain[t].into()).collect(),
             domain_starts,
         }
     }
+}
+
+/// Tokens at which a quarter of the layers (and at least two of several) have lost lock together; `events` are the tokens of all losses, sorted.
+pub(crate) fn coincident(events: &[u32], layers: usize) -> Vec<usize> {
+    let layers = layers as f64;
+    coincidences(events, (layers * COINCIDENCE_SHARE).ceil().max(2.0).min(layers) as usize)
 }
 
 /// Tokens at which `needed` events lie within the last [`COINCIDENCE_TOKENS`]; events already used do not count again.

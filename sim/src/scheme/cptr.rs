@@ -22,14 +22,6 @@ use crate::placement::{Resident, boxed_tracker};
 use crate::spec::{Parameter, Values};
 use crate::trace::{Knowledge, Trace};
 
-/// Tokens over which a copy must pay for itself.
-pub(super) const HORIZON: Parameter = Parameter {
-    name: "horizon",
-    default: 256.0,
-    range: (1.0, 1e6),
-    summary: "tokens over which a copy must pay: how long a context is expected to last",
-};
-
 /// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a token.
 pub(super) const OUTSTANDING: usize = 8;
 
@@ -37,10 +29,15 @@ pub(super) const KIND: Kind = Kind {
     name: "cptr",
     summary: "placed anew as the tracked context moves, where that pays; copies behind decoding, rate-limited",
     parameters: &[
-        HORIZON,
+        Parameter {
+            name: "horizon",
+            default: 64.0,
+            range: (1.0, 1e6),
+            summary: "tokens over which a copy must pay: how long a context lasts at the least",
+        },
         Parameter {
             name: "rate",
-            default: 1.0,
+            default: 4.0,
             range: (0.0, 1e4),
             summary: "copies per token that are allowed on average",
         },
@@ -52,7 +49,7 @@ pub(super) const KIND: Kind = Kind {
         },
         Parameter {
             name: "gain",
-            default: 1.0 / 64.0,
+            default: 1.0 / 128.0,
             range: (1e-4, 0.8),
             summary: "steady gain of the context level",
         },
@@ -132,7 +129,7 @@ impl Cptr<'_> {
         }
     }
 
-    /// One sequence has one context; the contexts of a batch change one by one, and levels follow at their steady gain.
+    /// A sequence has one context at a time; the contexts of a batch change one by one, and levels follow at their steady gain.
     fn detect(&mut self, sequences: usize) {
         if sequences == 1 && self.detector.step(&ChangeConfig::default(), &mut self.angles) {
             self.trackers.iter_mut().for_each(|tracker| tracker.reopen(&self.reopened));

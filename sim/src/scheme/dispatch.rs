@@ -20,7 +20,7 @@ pub(super) const ALPHA: Parameter = Parameter {
 /// Time that may be given up for precision.
 pub(super) const SLACK: Parameter = Parameter {
     name: "slack",
-    default: 0.05,
+    default: 0.15,
     range: (0.0, 100.0),
     summary: "share of the layer's least possible time that it may take longer for more experts at full precision",
 };

@@ -4,7 +4,7 @@
 use cptr_core::replace::swap;
 use cptr_core::{Level, Levels};
 
-use super::cptr::{HORIZON, request, rule};
+use super::cptr::{request, rule};
 use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};
 use super::{Execution, Kind, Scheme, Setup, Step};
 use crate::decode::queue::Queue;
@@ -18,7 +18,7 @@ pub(super) const KIND: Kind = Kind {
     name: "oracle",
     summary: "as cptr, with the true demand of the next tokens and no rate limit but the link",
     parameters: &[
-        HORIZON,
+        Parameter { name: "horizon", default: 256.0, range: (1.0, 1e6), summary: "tokens over which a copy must pay" },
         Parameter {
             name: "window",
             default: 256.0,

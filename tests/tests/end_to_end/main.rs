@@ -16,4 +16,5 @@ mod options;
 mod quantize;
 mod samples;
 mod shared;
+mod systems;
 mod traces;
