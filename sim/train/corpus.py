@@ -114,6 +114,11 @@ def is_fit(text: str) -> bool:
     return len(text) > 900 and is_prose_or_code(text) and not re.search(r"\w@\w", text)
 
 
+def short_name(name: str) -> str:
+    """The last two parts of a path, as a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(name.removesuffix(".gz").split("/")[-2:])).strip("-").lower()
+
+
 def write_excerpts(folder: Path, documents: list[dict], count: int) -> list[dict]:
     """Writes up to `count` excerpts, at most three of a group, and returns their index entries."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -125,8 +130,7 @@ def write_excerpts(folder: Path, documents: list[dict], count: int) -> list[dict
         if len(index) == count or of_group.get(document["group"], 0) == 3 or not is_fit(text):
             continue
         of_group[document["group"]] = of_group.get(document["group"], 0) + 1
-        stem = re.sub(r"[^A-Za-z0-9]+", "-", document["name"].removesuffix(".gz")).strip("-")[-60:].strip("-").lower()
-        file = folder / f"{len(index):02}-{stem}.txt"
+        file = folder / f"{len(index):02}-{short_name(document['name'])}.txt"
         file.write_text(text, "utf-8")
         index.append({"file": f"{folder.name}/{file.name}", "source": document["name"], "version": document["version"],
                       "licence": document["licence"]})
@@ -134,7 +138,7 @@ def write_excerpts(folder: Path, documents: list[dict], count: int) -> list[dict
 
 
 def train_tokenizer(texts: dict[str, list[dict]], path: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -143,6 +147,10 @@ def train_tokenizer(texts: dict[str, list[dict]], path: Path) -> None:
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     equal_parts = ("".join(d["text"] for d in documents)[:1_500_000] for documents in texts.values())
     tokenizer.train_from_iterator((line for part in equal_parts for line in part.splitlines(keepends=True)), trainer)
+    # Every document begins with the token that ends the one before, in training as in use.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
+    )
     tokenizer.save(str(path))
 
 

@@ -11,7 +11,7 @@ END_OF_TEXT = 0
 
 
 class Corpus:
-    """One token stream per domain, documents separated by END_OF_TEXT, and the sampling weights of the domains."""
+    """One token stream per domain, END_OF_TEXT before each document (the tokenizer adds it), and the sampling weights of the domains."""
 
     def __init__(self, work: Path):
         tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
@@ -39,16 +39,16 @@ def token_stream(tokenizer: Tokenizer, path: Path) -> np.ndarray:
         texts = [json.loads(line)["text"] for line in open(path, encoding="utf-8")]
         ids: list[int] = []
         for encoding in tokenizer.encode_batch(texts):
-            ids += [END_OF_TEXT, *encoding.ids]
+            ids += encoding.ids
         np.save(cache, np.array(ids, dtype=np.uint16))
     return np.load(cache)
 
 
 def documents(folder: Path, tokenizer: Tokenizer, context: int) -> dict[str, list[list[int]]]:
-    """Tokens of every document of DOMAIN/*.txt, END_OF_TEXT first, cut to `context` + 1 tokens."""
+    """Tokens of every document of DOMAIN/*.txt, END_OF_TEXT first (the tokenizer adds it), cut to `context` + 1 tokens."""
     return {
         domain.name: [
-            [END_OF_TEXT, *tokenizer.encode(path.read_text("utf-8")).ids][: context + 1] for path in sorted(domain.glob("*.txt"))
+            tokenizer.encode(path.read_text("utf-8")).ids[: context + 1] for path in sorted(domain.glob("*.txt"))
         ]
         for domain in sorted(folder.iterdir())
         if domain.is_dir()

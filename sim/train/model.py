@@ -129,6 +129,7 @@ class Experts(nn.Module):
         super().__init__()
         self.shape = shape
         self.gate_up_proj = nn.Parameter(torch.empty(shape.experts, 2 * shape.intermediate, shape.hidden))
+        self.gate_up_proj.stacked = 2  # for the optimizer: two matrices, not one
         self.down_proj = nn.Parameter(torch.empty(shape.experts, shape.hidden, shape.intermediate))
 
     def forward(self, x, chosen, weights):

@@ -4,8 +4,9 @@ Reaches the loss of AdamW in clearly fewer tokens, which is what counts on two C
 routers and norms stay with AdamW, as its author advises.
 """
 
+from collections.abc import Callable
+
 import torch
-import torch.distributed as dist
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of the reference description; five rounds bring all singular values near 1."""
@@ -25,22 +26,24 @@ def orthogonalize(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameters [m, n] or [B, m, n]. Each of the `workers` processes orthogonalizes its part of a parameter's matrices."""
+    """Parameters [m, n] or [B, m, n]; one with an attribute `stacked` = s holds s matrices one above the other in place of each.
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.05, rank: int = 0, workers: int = 1):
+    Each of the `workers` processes orthogonalizes its part of a parameter's matrices; `add_up` sums a tensor over the processes.
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.05, rank: int = 0, workers: int = 1,
+                 add_up: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.rank, self.workers = rank, workers
+        self.rank, self.workers, self.add_up = rank, workers, add_up
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
             updates = [self.direction(p, index, group["momentum"]) for index, p in enumerate(group["params"])]
-            if self.workers > 1:
-                flat = torch.cat([update.flatten() for update in updates])
-                dist.all_reduce(flat)
-                updates = flat.split([update.numel() for update in updates])
-            for parameter, update in zip(group["params"], updates):
-                scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
+            summed = self.add_up(torch.cat([update.flatten() for update in updates]))
+            for parameter, update in zip(group["params"], summed.split([update.numel() for update in updates])):
+                rows = parameter.shape[-2] // getattr(parameter, "stacked", 1)
+                scale = max(1.0, rows / parameter.shape[-1]) ** 0.5
                 parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
                 parameter.sub_(update.view_as(parameter), alpha=group["lr"] * scale)
 
@@ -51,7 +54,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         average = state["momentum"].mul_(momentum).add_(parameter.grad)
         wanted = parameter.grad.add(average, alpha=momentum)
-        matrices = wanted.view(-1, *wanted.shape[-2:])
+        matrices = wanted.view(-1, parameter.shape[-2] // getattr(parameter, "stacked", 1), parameter.shape[-1])
         mine = ((torch.arange(matrices.shape[0]) + index) % self.workers == self.rank).nonzero().flatten()
         update = torch.zeros_like(matrices)
         if len(mine):

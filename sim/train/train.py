@@ -36,11 +36,28 @@ EVALUATE_SECONDS = 300
 LOG_STEPS = 20
 
 
+class Exchange:
+    """Sums tensors over the processes through shared memory: several times cheaper than through sockets."""
+
+    def __init__(self, buffer: torch.Tensor, rank: int):
+        self.buffer, self.rank = buffer, rank
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if len(self.buffer) == 1:
+            return tensor
+        part = self.buffer[:, : tensor.numel()]
+        part[self.rank].copy_(tensor)
+        dist.barrier()
+        total = part.sum(0)
+        dist.barrier()
+        return total
+
+
 class Run:
     """Model, optimizer and everything that a checkpoint holds."""
 
-    def __init__(self, arguments: argparse.Namespace, rank: int, workers: int):
-        self.arguments, self.rank, self.workers = arguments, rank, workers
+    def __init__(self, arguments: argparse.Namespace, rank: int, workers: int, exchange: Exchange):
+        self.arguments, self.rank, self.workers, self.exchange = arguments, rank, workers, exchange
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.shape = Shape()
         torch.manual_seed(arguments.seed)
@@ -49,7 +66,7 @@ class Run:
         matrices = [p for n, p in self.model.named_parameters() if n in hidden]
         others = [p for n, p in self.model.named_parameters() if n not in hidden]
         self.optimizers = [
-            Muon(matrices, MUON_RATE, rank=rank, workers=workers),
+            Muon(matrices, MUON_RATE, rank=rank, workers=workers, add_up=exchange),
             torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.97), weight_decay=0.0, fused=True),
         ]
         self.attend, self.loss = (torch.compile(f, dynamic=False) for f in (attend_and_route, training_loss))
@@ -88,8 +105,7 @@ class Run:
         hidden, router_logits, choices = self.model(batch[:, :-1], self.attend)
         loss, cross_entropy = self.loss(self.model, hidden, batch[:, 1:], router_logits, choices, BALANCE, Z)
         loss.backward()
-        if self.workers > 1:
-            average_gradients(self.model, self.workers)
+        self.average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -99,6 +115,14 @@ class Run:
         self.step += 1
         self.tokens += windows * self.workers * length
         return cross_entropy.item()
+
+    def average_gradients(self):
+        if self.workers == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters()]
+        total = self.exchange(torch.cat([g.flatten() for g in gradients]))
+        for gradient, part in zip(gradients, total.split([g.numel() for g in gradients])):
+            torch.div(part.view_as(gradient), self.workers, out=gradient)
 
     @torch.no_grad()
     def evaluate(self) -> dict:
@@ -130,15 +154,6 @@ class Run:
         }
 
 
-def average_gradients(model: torch.nn.Module, workers: int):
-    gradients = [p.grad for p in model.parameters()]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= workers
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
-        gradient.copy_(part.view_as(gradient))
-
-
 def end_of(arguments: argparse.Namespace) -> float:
     """Seconds since 1970 at which training ends; infinite without --until."""
     if not arguments.until:
@@ -148,11 +163,11 @@ def end_of(arguments: argparse.Namespace) -> float:
     return (end if end > now else end + datetime.timedelta(days=1)).timestamp()
 
 
-def train(rank: int, workers: int, arguments: argparse.Namespace):
+def train(rank: int, workers: int, arguments: argparse.Namespace, buffer: torch.Tensor):
     torch.set_num_threads(1 if workers > 1 else os.cpu_count())
     if workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{arguments.work.resolve()}/rendezvous", rank=rank, world_size=workers)
-    run = Run(arguments, rank, workers)
+    run = Run(arguments, rank, workers, Exchange(buffer, rank))
     end, started, before = end_of(arguments), time.time(), run.seconds
     whole = before + end - started
     losses, logged, evaluated, log_time, log_tokens = [], 0, time.time(), time.time(), run.tokens
@@ -199,9 +214,11 @@ def main():
     data.Corpus(arguments.work)  # tokenizes once, before the processes start
     (arguments.work / "rendezvous").unlink(missing_ok=True)
     if arguments.workers > 1:
-        torch.multiprocessing.spawn(train, (arguments.workers, arguments), nprocs=arguments.workers)
+        size = sum(p.numel() for p in Olmoe(Shape()).parameters())
+        buffer = torch.zeros(arguments.workers, size).share_memory_()
+        torch.multiprocessing.spawn(train, (arguments.workers, arguments, buffer), nprocs=arguments.workers)
     else:
-        train(0, 1, arguments)
+        train(0, 1, arguments, torch.zeros(1, 0))
 
 
 if __name__ == "__main__":

@@ -46,13 +46,10 @@ class Window:
 
 
 def windows(documents: list[Document], domains: list[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Window]:
-    """Every document from its start, cut every `context` tokens; the context starts anew at each cut."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    """Every document, with the start token if the tokenizer adds one, cut every `context` tokens, where the context starts anew."""
     out = []
     for document in documents:
-        ids = tokenizer(document.text, add_special_tokens=False, verbose=False).input_ids
-        if start is not None:
-            ids = [start, *ids]
+        ids = tokenizer(document.text, verbose=False).input_ids
         for at in range(0, len(ids), context):
             out.append(Window(domains.index(document.domain), ids[at : at + context]))
     return out

@@ -1,7 +1,7 @@
 """Tiny random-weight models of every family, and a tokenizer for them."""
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 257
@@ -42,9 +42,11 @@ def model(name: str):
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and an end-of-text token."""
+    """One token per byte, and an end-of-text token before each text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_only = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
+    bytes_only.add_special_tokens(["<|endoftext|>"])
+    bytes_only.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)])
     return PreTrainedTokenizerFast(tokenizer_object=bytes_only, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
