@@ -45,7 +45,14 @@ def apt_options(folder: Path) -> list[str]:
     listing = folder / "sources.list"
     listing.write_text("deb-src http://deb.debian.org/debian bookworm main\n")
     (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
-    return ["-o", f"Dir::Etc::sourcelist={listing}", "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={folder / 'lists'}"]
+    return [
+        "-o",
+        f"Dir::Etc::sourcelist={listing}",
+        "-o",
+        "Dir::Etc::sourceparts=-",
+        "-o",
+        f"Dir::State::lists={folder / 'lists'}",
+    ]
 
 
 def fetch(folder: Path, source: sources.Source, options: list[str]) -> tuple[Path, str]:
@@ -85,8 +92,16 @@ def collect(domain: str, packages: Path, options: list[str], seen: set[int]) -> 
             if key in seen or not is_prose_or_code(text):
                 continue
             seen.add(key)
-            documents.append({"name": name, "group": group, "text": text[:DOCUMENT_CHARACTERS], "package": source.package,
-                              "version": version, "licence": source.licence})
+            documents.append(
+                {
+                    "name": name,
+                    "group": group,
+                    "text": text[:DOCUMENT_CHARACTERS],
+                    "package": source.package,
+                    "version": version,
+                    "licence": source.licence,
+                }
+            )
     documents.sort(key=lambda d: digest(d["name"]))
     total, kept = 0, []
     for document in documents:
@@ -132,8 +147,14 @@ def write_excerpts(folder: Path, documents: list[dict], count: int) -> list[dict
         of_group[document["group"]] = of_group.get(document["group"], 0) + 1
         file = folder / f"{len(index):02}-{short_name(document['name'])}.txt"
         file.write_text(text, "utf-8")
-        index.append({"file": f"{folder.name}/{file.name}", "source": document["name"], "version": document["version"],
-                      "licence": document["licence"]})
+        index.append(
+            {
+                "file": f"{folder.name}/{file.name}",
+                "source": document["name"],
+                "version": document["version"],
+                "licence": document["licence"],
+            }
+        )
     return index
 
 
@@ -143,8 +164,12 @@ def train_tokenizer(texts: dict[str, list[dict]], path: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     equal_parts = ("".join(d["text"] for d in documents)[:1_500_000] for documents in texts.values())
     tokenizer.train_from_iterator((line for part in equal_parts for line in part.splitlines(keepends=True)), trainer)
     # Every document begins with the token that ends the one before, in training as in use.
@@ -152,6 +177,22 @@ def train_tokenizer(texts: dict[str, list[dict]], path: Path) -> None:
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
     )
     tokenizer.save(str(path))
+
+
+def write_domain(arguments: argparse.Namespace, domain: str, documents: list[dict]) -> tuple[list, list, list]:
+    """Splits a domain and writes its three parts; returns the training documents and the two indices of excerpts."""
+    held_out = [d for d in documents if digest("split" + d["group"]) % HELD_OUT_SHARE == 0]
+    training = [d for d in documents if digest("split" + d["group"]) % HELD_OUT_SHARE != 0]
+    with open(arguments.work / "train" / f"{domain}.jsonl", "w", encoding="utf-8") as file:
+        for document in training:
+            file.write(json.dumps({"name": document["name"], "text": document["text"]}, ensure_ascii=False) + "\n")
+    size = sum(len(d["text"]) for d in training) / 1e6
+    print(f"{domain}: {len(training)} documents, {size:.1f} M characters; held out {len(held_out)} documents")
+    return (
+        training,
+        write_excerpts(arguments.data / "held-out" / domain, held_out, HELD_OUT_DOCUMENTS),
+        write_excerpts(arguments.data / "calibration" / domain, training, CALIBRATION_DOCUMENTS),
+    )
 
 
 def main() -> None:
@@ -162,21 +203,17 @@ def main() -> None:
     packages = (arguments.work / "packages").resolve()
     packages.mkdir(parents=True, exist_ok=True)
     (arguments.work / "train").mkdir(exist_ok=True)
+    for stale in (arguments.work / "train").glob("*.npy"):
+        stale.unlink()
     options = apt_options(packages)
     subprocess.run(["apt-get", *options, "update", "-q"], check=True)
     seen: set[int] = set()
     training, index = {}, {"held-out": [], "calibration": []}
     for domain in sources.DOMAINS:
         documents = collect(domain, packages, options, seen)
-        held_out = [d for d in documents if digest("split" + d["group"]) % HELD_OUT_SHARE == 0]
-        training[domain] = [d for d in documents if digest("split" + d["group"]) % HELD_OUT_SHARE != 0]
-        index["held-out"] += write_excerpts(arguments.data / "held-out" / domain, held_out, HELD_OUT_DOCUMENTS)
-        index["calibration"] += write_excerpts(arguments.data / "calibration" / domain, training[domain], CALIBRATION_DOCUMENTS)
-        with open(arguments.work / "train" / f"{domain}.jsonl", "w", encoding="utf-8") as file:
-            for document in training[domain]:
-                file.write(json.dumps({"name": document["name"], "text": document["text"]}, ensure_ascii=False) + "\n")
-        size = sum(len(d["text"]) for d in training[domain])
-        print(f"{domain}: {len(training[domain])} documents, {size / 1e6:.1f} M characters; held out {len(held_out)} documents")
+        training[domain], held_out, calibration = write_domain(arguments, domain, documents)
+        index["held-out"] += held_out
+        index["calibration"] += calibration
     for name, entries in index.items():
         (arguments.data / name / "documents.json").write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     train_tokenizer(training, arguments.work / "tokenizer.json")

@@ -11,7 +11,7 @@ END_OF_TEXT = 0
 
 
 class Corpus:
-    """One token stream per domain, END_OF_TEXT before each document (the tokenizer adds it), and the sampling weights of the domains."""
+    """One token stream per domain, and the domains' sampling weights. END_OF_TEXT precedes each document."""
 
     def __init__(self, work: Path):
         tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
@@ -45,7 +45,7 @@ def token_stream(tokenizer: Tokenizer, path: Path) -> np.ndarray:
 
 
 def documents(folder: Path, tokenizer: Tokenizer, context: int) -> dict[str, list[list[int]]]:
-    """Tokens of every document of DOMAIN/*.txt, END_OF_TEXT first (the tokenizer adds it), cut to `context` + 1 tokens."""
+    """Tokens of every document of DOMAIN/*.txt, END_OF_TEXT first, cut to `context` + 1 tokens."""
     return {
         domain.name: [
             tokenizer.encode(path.read_text("utf-8")).ids[: context + 1] for path in sorted(domain.glob("*.txt"))

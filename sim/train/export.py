@@ -1,4 +1,4 @@
-"""Writes the last checkpoint as a Hugging Face OLMoE folder: config.json, model.safetensors (f16), tokenizer files, log.
+"""Writes the last checkpoint as a Hugging Face OLMoE folder: model (f16), tokenizer, log.
 
     python export.py --work FOLDER --out ../data/model
 
@@ -45,8 +45,17 @@ def export(work: Path, out: Path) -> None:
     save_file(hugging_face_tensors(state["model"]), temporary / "model.safetensors", metadata={"format": "pt"})
     (temporary / "config.json").write_text(json.dumps(shape.config(data.END_OF_TEXT), indent=2) + "\n")
     shutil.copy(work / "tokenizer.json", temporary)
-    (temporary / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "model_max_length": shape.context}, indent=2) + "\n")
+    (temporary / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": "<|endoftext|>",
+                "model_max_length": shape.context,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     shutil.copy(work / "log.jsonl", temporary / "training-log.jsonl")
     if (out / "NOTICE.md").exists():
         shutil.copy(out / "NOTICE.md", temporary)

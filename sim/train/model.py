@@ -1,7 +1,8 @@
 """The OLMoE architecture for training, with the parameter names of `transformers`' OlmoeForCausalLM.
 
-Same function as `transformers`' implementation (`check.py` compares the logits), other order of work: the (token, expert)
-pairs are sorted by expert, so that each expert multiplies one contiguous block, with a backward pass written out.
+Same function as `transformers`' implementation (`check.py` compares the logits), other order of work: the (token,
+expert) pairs are sorted by expert, so that each expert multiplies one contiguous block, with a backward pass written
+out.
 """
 
 from dataclasses import dataclass
@@ -28,14 +29,33 @@ class Shape:
     def config(self, end_of_text: int) -> dict:
         """config.json as `transformers` and other readers of OLMoE checkpoints expect it."""
         return {
-            "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "vocab_size": self.vocabulary,
-            "hidden_size": self.hidden, "intermediate_size": self.intermediate, "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads, "num_key_value_heads": self.heads, "num_experts": self.experts,
-            "num_experts_per_tok": self.top_k, "norm_topk_prob": False, "hidden_act": "silu",
-            "max_position_embeddings": self.context, "rms_norm_eps": self.epsilon, "rope_theta": ROPE_THETA,
-            "rope_scaling": None, "attention_bias": False, "attention_dropout": 0.0, "clip_qkv": None,
-            "tie_word_embeddings": False, "router_aux_loss_coef": 0.01, "output_router_logits": False, "use_cache": True,
-            "initializer_range": 0.02, "bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": end_of_text,
+            "architectures": ["OlmoeForCausalLM"],
+            "model_type": "olmoe",
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "num_experts": self.experts,
+            "num_experts_per_tok": self.top_k,
+            "norm_topk_prob": False,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": self.epsilon,
+            "rope_theta": ROPE_THETA,
+            "rope_scaling": None,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "clip_qkv": None,
+            "tie_word_embeddings": False,
+            "router_aux_loss_coef": 0.01,
+            "output_router_logits": False,
+            "use_cache": True,
+            "initializer_range": 0.02,
+            "bos_token_id": None,
+            "eos_token_id": end_of_text,
+            "pad_token_id": end_of_text,
             "torch_dtype": "float16",
         }
 
@@ -167,7 +187,7 @@ class Layer(nn.Module):
 
 
 def attend_and_route(layer: Layer, x, cos, sin, top_k: int):
-    """All of a layer but its experts: x [B, S, H] -> x, the experts' input [N, H], router logits [N, E], weights, choice."""
+    """All but experts: x [B, S, H] -> x, the experts' input [N, H], router logits [N, E], weights, choice [N, k]."""
     x = x + layer.self_attn(layer.input_layernorm(x), cos, sin)
     normed = layer.post_attention_layernorm(x).view(-1, x.shape[-1])
     logits = F.linear(normed, layer.mlp.gate.weight)
@@ -221,7 +241,9 @@ class Olmoe(nn.Module):
 def training_loss(model: Olmoe, hidden, targets, router_logits, choices, balance: float, z: float):
     """Loss to minimize, and the cross-entropy in nats per token within it."""
     cross_entropy = F.cross_entropy(model.logits(hidden).flatten(0, 1), targets.flatten())
-    loss = cross_entropy + balance * balance_loss(router_logits, choices, model.shape.experts) + z * z_loss(router_logits)
+    loss = (
+        cross_entropy + balance * balance_loss(router_logits, choices, model.shape.experts) + z * z_loss(router_logits)
+    )
     return loss, cross_entropy
 
 

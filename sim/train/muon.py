@@ -26,13 +26,22 @@ def orthogonalize(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameters [m, n] or [B, m, n]; one with an attribute `stacked` = s holds s matrices one above the other in place of each.
+    """For parameters [m, n] or [B, m, n]; an attribute `stacked` = s says that each is s matrices one above the other.
 
-    Each of the `workers` processes orthogonalizes its part of a parameter's matrices; `add_up` sums a tensor over the processes.
+    Each of the `workers` processes orthogonalizes its part of a parameter's matrices; `add_up` sums a tensor over the
+    processes.
     """
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.05, rank: int = 0, workers: int = 1,
-                 add_up: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor):
+    def __init__(
+        self,
+        parameters,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+        rank: int = 0,
+        workers: int = 1,
+        add_up: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+    ):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.rank, self.workers, self.add_up = rank, workers, add_up
 

@@ -36,7 +36,16 @@ TRANSLATION = "translation GPL-3.0-or-later, the manpages-l10n team; originals u
 CODE_TABLES = r"/encodings/|/pydoc_data/|/lib2to3/tests/data|/unicode|tables\.|/cjkencodings|_data\.|badsyntax"
 
 DOMAINS: dict[str, list[Source]] = {
-    "rust": [Source("rust-src", "deb", RUST, "code", "**/*.rs", r"/src/test/|unicode_data|/core_arch/|/stdsimd/|tables\.rs|/vendor/")],
+    "rust": [
+        Source(
+            "rust-src",
+            "deb",
+            RUST,
+            "code",
+            "**/*.rs",
+            r"/src/test/|unicode_data|/core_arch/|/stdsimd/|tables\.rs|/vendor/",
+        )
+    ],
     "python": [
         Source("libpython3.11-stdlib", "deb", PYTHON, "code", "**/*.py", CODE_TABLES),
         Source("libpython3.11-minimal", "deb", PYTHON, "code", "**/*.py", CODE_TABLES),
@@ -47,7 +56,9 @@ DOMAINS: dict[str, list[Source]] = {
         Source("nginx", "dsc", "BSD-2-Clause, Igor Sysoev and Nginx, Inc.", "code", "**/*.[ch]"),
         Source("lua5.4", "dsc", "MIT, Lua.org, PUC-Rio", "code", "**/*.[ch]"),
         Source("zlib", "dsc", "Zlib, Jean-loup Gailly and Mark Adler", "code", "**/*.[ch]", "/contrib/|crc32.h"),
-        Source("redis", "dsc", "BSD-3-Clause, Salvatore Sanfilippo and contributors", "code", "**/src/*.[ch]", "/deps/"),
+        Source(
+            "redis", "dsc", "BSD-3-Clause, Salvatore Sanfilippo and contributors", "code", "**/src/*.[ch]", "/deps/"
+        ),
         Source("sqlite3", "dsc", "public domain, the SQLite authors", "code", "**/*.[ch]", "/autoconf/|sqlite3.c"),
     ],
     "man-en": [
@@ -71,14 +82,41 @@ DOMAINS: dict[str, list[Source]] = {
         Source("bible-kjv-text", "deb", "public domain (King James Version, 1611)", "bible", "usr/lib/bible.data"),
     ],
     "handbook": [
-        Source("debian-handbook", "deb", "GPL-2.0-or-later or CC-BY-SA-3.0, Raphaël Hertzog and Roland Mas", "html", "**/html/en-US/*.html", "index.html|ix01"),
+        Source(
+            "debian-handbook",
+            "deb",
+            "GPL-2.0-or-later or CC-BY-SA-3.0, Raphaël Hertzog and Roland Mas",
+            "html",
+            "**/html/en-US/*.html",
+            "index.html|ix01",
+        ),
         Source("debian-reference-en", "deb", "GPL-2.0-or-later, Osamu Aoki", "html", "**/*.en.html"),
-        Source("debian-policy", "deb", "GPL-2.0-or-later, the Debian policy authors", "html", "**/policy.html/*.html", "index|search"),
-        Source("developers-reference", "deb", "GPL-2.0-or-later, the Debian developers' reference authors", "html", "**/developers-reference/*.html", "index|search"),
+        Source(
+            "debian-policy",
+            "deb",
+            "GPL-2.0-or-later, the Debian policy authors",
+            "html",
+            "**/policy.html/*.html",
+            "index|search",
+        ),
+        Source(
+            "developers-reference",
+            "deb",
+            "GPL-2.0-or-later, the Debian developers' reference authors",
+            "html",
+            "**/developers-reference/*.html",
+            "index|search",
+        ),
         Source("debian-faq", "deb", "GPL-2.0-or-later, the Debian FAQ authors", "html", "**/*.en.html"),
     ],
     "dictionary": [
-        Source("dict-gcide", "deb", "GPL-3.0-or-later, Patrick J. Cassidy; text of Webster's dictionary of 1913", "dictionary", "**/gcide.dict.dz"),
+        Source(
+            "dict-gcide",
+            "deb",
+            "GPL-3.0-or-later, Patrick J. Cassidy; text of Webster's dictionary of 1913",
+            "dictionary",
+            "**/gcide.dict.dz",
+        ),
     ],
 }
 
@@ -134,8 +172,27 @@ def apply_macro(name: str, arguments: str) -> str | None:
     return None
 
 
-ROFF_CHARACTERS = {"aq": "'", "dq": '"', "lq": "“", "rq": "”", "oq": "‘", "cq": "’", "bu": "•", "em": "—", "en": "–",
-                   "ha": "^", "ti": "~", "rs": "\\", "co": "©", "Fo": "«", "Fc": "»", "mu": "×", "ga": "`", "<=": "≤", ">=": "≥"}
+ROFF_CHARACTERS = {
+    "aq": "'",
+    "dq": '"',
+    "lq": "“",
+    "rq": "”",
+    "oq": "‘",
+    "cq": "’",
+    "bu": "•",
+    "em": "—",
+    "en": "–",
+    "ha": "^",
+    "ti": "~",
+    "rs": "\\",
+    "co": "©",
+    "Fo": "«",
+    "Fc": "»",
+    "mu": "×",
+    "ga": "`",
+    "<=": "≤",
+    ">=": "≥",
+}
 
 
 def unescape_roff(line: str) -> str:

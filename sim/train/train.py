@@ -2,9 +2,10 @@
 
     python train.py --work FOLDER --held-out ../data/held-out --until 18:30        (or --tokens 20e6)
 
-FOLDER is the one that corpus.py filled. The learning rate warms up, stays, and falls linearly to zero over the last fifth
-of the time or of the tokens. Interrupt it when you like: the same command goes on from the last checkpoint, also with
-another --until or --tokens (a nearer one begins the fall at once). Uses CUDA where there is one, else one process per core.
+FOLDER is the one that corpus.py filled. The learning rate warms up, stays, and falls linearly to zero over the last
+fifth of the time or of the tokens. Interrupt it when you like: the same command goes on from the last checkpoint, also
+with another --until or --tokens (a nearer one begins the fall at once). Uses CUDA where there is one, else one process
+per core.
 """
 
 import argparse
@@ -86,8 +87,14 @@ class Run:
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
 
     def save(self):
-        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers], "step": self.step,
-                 "tokens": self.tokens, "seconds": self.seconds, "shape": asdict(self.shape)}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "shape": asdict(self.shape),
+        }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.path)
@@ -126,7 +133,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self) -> dict:
-        """Nats per token by domain, and how evenly the experts are used: each process takes its share of the documents."""
+        """Nats per token by domain, and how evenly the experts are used. Each process takes its share of documents."""
         domains = list(self.held_out)
         sums = torch.zeros(len(domains), 2)
         counts = torch.zeros(self.shape.layers, self.shape.experts)
@@ -154,6 +161,28 @@ class Run:
         }
 
 
+class Clock:
+    """How far training is, the same for all processes: the first one's clock counts."""
+
+    def __init__(self, arguments: argparse.Namespace, run: Run):
+        self.run, self.tokens = run, arguments.tokens
+        self.begin = time.time() - run.seconds
+        self.whole = end_of(arguments) - self.begin
+        self.evaluated = time.time()
+
+    def look(self) -> tuple[float, bool]:
+        """Progress from 0 to 1, and whether an evaluation is due."""
+        now = time.time()
+        self.run.seconds = now - self.begin
+        progress = max(self.run.tokens / self.tokens, self.run.seconds / self.whole)
+        told = torch.tensor([progress, float(progress >= 1 or now - self.evaluated > EVALUATE_SECONDS)])
+        if self.run.workers > 1:
+            dist.broadcast(told, 0)
+        if told[1]:
+            self.evaluated = now
+        return told[0].item(), bool(told[1])
+
+
 def end_of(arguments: argparse.Namespace) -> float:
     """Seconds since 1970 at which training ends; infinite without --until."""
     if not arguments.until:
@@ -163,37 +192,49 @@ def end_of(arguments: argparse.Namespace) -> float:
     return (end if end > now else end + datetime.timedelta(days=1)).timestamp()
 
 
+class Log:
+    """One JSON line every LOG_STEPS steps and at every evaluation."""
+
+    def __init__(self, path: Path, run: Run):
+        self.path, self.run = path, run
+        self.start()
+
+    def start(self):
+        self.losses, self.time, self.tokens = [], time.time(), self.run.tokens
+
+    def write(self, progress: float, evaluation: dict):
+        entry = {
+            "step": self.run.step,
+            "tokens": self.run.tokens,
+            "train": round(float(np.mean(self.losses)), 4) if self.losses else None,
+            "learning_rate_factor": round(self.run.schedule(progress), 4),
+            "tokens_per_s": round((self.run.tokens - self.tokens) / (time.time() - self.time)),
+            "minutes": round(self.run.seconds / 60, 1),
+            "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        }
+        with open(self.path, "a") as file:
+            file.write(json.dumps(entry | evaluation) + "\n")
+        self.start()
+
+
 def train(rank: int, workers: int, arguments: argparse.Namespace, buffer: torch.Tensor):
+    """What each process runs. The first one writes the log and the checkpoints."""
     torch.set_num_threads(1 if workers > 1 else os.cpu_count())
     if workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{arguments.work.resolve()}/rendezvous", rank=rank, world_size=workers)
+        meeting = f"file://{arguments.work.resolve()}/rendezvous"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
     run = Run(arguments, rank, workers, Exchange(buffer, rank))
-    end, started, before = end_of(arguments), time.time(), run.seconds
-    whole = before + end - started
-    losses, logged, evaluated, log_time, log_tokens = [], 0, time.time(), time.time(), run.tokens
+    clock, log = Clock(arguments, run), Log(arguments.work / "log.jsonl", run)
     while True:
-        run.seconds = before + time.time() - started
-        # All processes must agree on the end, so the first one's clock counts.
-        progress = torch.tensor([max(run.tokens / arguments.tokens, run.seconds / whole), time.time() - evaluated])
-        if workers > 1:
-            dist.broadcast(progress, 0)
-        finished, due = progress[0] >= 1, progress[1] > EVALUATE_SECONDS
-        if finished or due or run.step % LOG_STEPS == 0 and losses:
-            entry = {"step": run.step, "tokens": run.tokens, "train": round(float(np.mean(losses)), 4) if losses else None,
-                     "learning_rate_factor": round(run.schedule(progress[0].item()), 4), "tokens_per_s": round((run.tokens - log_tokens) / (time.time() - log_time)),
-                     "minutes": round(run.seconds / 60, 1), "date": datetime.datetime.now().isoformat(timespec="seconds")}
-            if finished or due:
-                entry |= run.evaluate()
-                evaluated = time.time()
-            if rank == 0:
-                if finished or due:
-                    run.save()
-                with open(arguments.work / "log.jsonl", "a") as file:
-                    file.write(json.dumps(entry) + "\n")
-            losses, log_time, log_tokens = [], time.time(), run.tokens
-        if finished:
+        progress, due = clock.look()
+        evaluation = run.evaluate() if due else {}
+        if rank == 0 and due:
+            run.save()
+        if rank == 0 and (due or len(log.losses) == LOG_STEPS):
+            log.write(progress, evaluation)
+        if progress >= 1:
             break
-        losses.append(run.train_step(progress[0].item()))
+        log.losses.append(run.train_step(progress))
     if workers > 1:
         dist.barrier()
         dist.destroy_process_group()

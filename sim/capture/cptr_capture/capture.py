@@ -45,8 +45,13 @@ class Window:
     tokens: list[int]
 
 
-def windows(documents: list[Document], domains: list[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Window]:
-    """Every document, with the start token if the tokenizer adds one, cut every `context` tokens, where the context starts anew."""
+def windows(
+    documents: list[Document], domains: list[str], tokenizer: PreTrainedTokenizerBase, context: int
+) -> list[Window]:
+    """Every document, with the start token if the tokenizer adds one, cut every `context` tokens.
+
+    The context starts anew at each cut.
+    """
     out = []
     for document in documents:
         ids = tokenizer(document.text, verbose=False).input_ids
@@ -83,9 +88,10 @@ def capture(
 ) -> Trace:
     """Runs every document through the model and returns its trace.
 
-    `context`: tokens per sequence, at most what the model takes (default: that, but no more than 4,096); `batch`: sequences of
-    equal length at a time; `generate`: tokens to decode greedily after each sequence, one at a time with the cache, recorded as
-    phase decode; `sketch`: see `Recorder`; `floats`: "f16" or "f32"; `progress` gets (sequences done, sequences in all).
+    `context`: tokens per sequence, at most what the model takes (default: that, but no more than 4,096).
+    `batch`: sequences of equal length at a time.
+    `generate`: tokens to decode greedily after each sequence, one at a time with the cache, recorded as phase decode.
+    `sketch`: see `Recorder`. `floats`: "f16" or "f32". `progress` gets (sequences done, sequences in all).
     """
     limit = getattr(model.config, "max_position_embeddings", None) or 4096
     context = context or min(limit - generate, 4096)
@@ -93,7 +99,9 @@ def capture(
         raise CaptureError(f"{context} + {generate} tokens per sequence do not fit into the model's {limit}")
     domains = list(dict.fromkeys(document.domain for document in documents))
     if len(domains) > MAX_DOMAINS:
-        raise CaptureError(f"{len(domains)} domains are given, a trace holds at most {MAX_DOMAINS}: put the files into one folder per domain")
+        raise CaptureError(
+            f"{len(domains)} domains are given, a trace holds at most {MAX_DOMAINS}: use one folder per domain"
+        )
     todo = windows(documents, domains, tokenizer, context)
     check_vocabulary(model, todo)
     model.eval()
@@ -110,19 +118,39 @@ def capture(
 def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
     highest = max((max(window.tokens, default=0) for window in todo), default=0)
     if highest >= model.config.vocab_size:
-        raise CaptureError(f"the tokenizer gave id {highest}, the model knows ids below {model.config.vocab_size}: they do not belong together")
+        raise CaptureError(
+            f"the tokenizer gave id {highest}, the model knows ids below {model.config.vocab_size}: another tokenizer?"
+        )
 
 
-def run_batch(model: PreTrainedModel, recorder: Recorder, trace: Trace, group: list[Window], first: int, generate: int) -> None:
+def run_batch(
+    model: PreTrainedModel, recorder: Recorder, trace: Trace, group: list[Window], first: int, generate: int
+) -> None:
     """Prefill of all windows of a batch, then decoding (of a single window)."""
     tokens = torch.tensor([window.tokens for window in group], device=model.device)
     output = model(tokens, use_cache=generate > 0)
     rows = recorder.take()
     length = tokens.shape[1]
     for index, window in enumerate(group):
-        part = type(rows)(*(None if t is None else t[index * length : (index + 1) * length] for t in vars(rows).values()))
-        trace.append(part, token=window.tokens, sequence=first + index, position=range(length), phase=[PREFILL] * length, domain=window.domain)
+        part = type(rows)(
+            *(None if t is None else t[index * length : (index + 1) * length] for t in vars(rows).values())
+        )
+        trace.append(
+            part,
+            token=window.tokens,
+            sequence=first + index,
+            position=range(length),
+            phase=[PREFILL] * length,
+            domain=window.domain,
+        )
     for step in range(generate):
         token = output.logits[:, -1:].argmax(-1)
         output = model(token, use_cache=True, past_key_values=output.past_key_values)
-        trace.append(recorder.take(), token=[token.item()], sequence=first, position=[length + step], phase=[DECODE], domain=group[0].domain)
+        trace.append(
+            recorder.take(),
+            token=[token.item()],
+            sequence=first,
+            position=[length + step],
+            phase=[DECODE],
+            domain=group[0].domain,
+        )

@@ -42,7 +42,9 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("mlp.gate", "num_local_experts", lambda config: SELECTED),
     "qwen2_moe": Family("mlp.gate", "num_experts", normalised),
     "qwen3_moe": Family("mlp.gate", "num_experts", normalised),
-    "deepseek_v2": Family("mlp.gate", "n_routed_experts", lambda config: ALL, lambda config: config.routed_scaling_factor),
+    "deepseek_v2": Family(
+        "mlp.gate", "n_routed_experts", lambda config: ALL, lambda config: config.routed_scaling_factor
+    ),
     "gpt_oss": Family("mlp.router", "num_local_experts", lambda config: SELECTED),
 }
 
@@ -85,4 +87,12 @@ def describe(model: PreTrainedModel) -> Description:
         notes.append(f"weights without the model's constant factor {scale:g}")
     if getattr(config, "topk_method", None) == "group_limited_greedy":
         notes.append(f"experts chosen within the best {config.topk_group} of {config.n_group} groups")
-    return Description(routers, layer_ids, getattr(config, family.experts), config.num_experts_per_tok, family.convention(config), scale, notes)
+    return Description(
+        routers,
+        layer_ids,
+        getattr(config, family.experts),
+        config.num_experts_per_tok,
+        family.convention(config),
+        scale,
+        notes,
+    )

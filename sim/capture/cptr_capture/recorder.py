@@ -48,7 +48,9 @@ class Recorder:
             logits, weights, experts = output
             hidden = inputs[0].reshape(-1, inputs[0].shape[-1])
             sketch = [] if self.projection is None else [(hidden.detach().float().cpu() @ self.projection)]
-            self.calls[number].append(tuple(t.detach().cpu() for t in (logits.float(), weights.float(), experts)) + tuple(sketch))
+            self.calls[number].append(
+                tuple(t.detach().cpu() for t in (logits.float(), weights.float(), experts)) + tuple(sketch)
+            )
 
         return record
 

@@ -26,7 +26,7 @@ class Trace:
     parts: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def append(self, rows: Rows, *, token, sequence, position, phase, domain: int) -> None:
-        """Adds N tokens; `token`, `position` and `phase` are sequences of N numbers, `sequence` and `domain` one each."""
+        """Adds N tokens: N numbers each in `token`, `position` and `phase`, one in `sequence` and `domain`."""
         count = len(token)
         if rows.experts.shape[0] != count:
             raise CaptureError(f"the routers saw {rows.experts.shape[0]} tokens where {count} were given")

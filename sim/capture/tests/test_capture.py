@@ -22,7 +22,9 @@ def read(path):
 
 
 def captured(name, tmp_path, **options):
-    capture(tiny.model(name), tiny.tokenizer(), DOCUMENTS, name="tiny", context=40, **options).write(tmp_path / "trace.safetensors")
+    capture(tiny.model(name), tiny.tokenizer(), DOCUMENTS, name="tiny", context=40, **options).write(
+        tmp_path / "trace.safetensors"
+    )
     return read(tmp_path / "trace.safetensors")
 
 
@@ -38,13 +40,23 @@ def test_shapes_and_metadata(name, tmp_path):
     tokens = sum(len(d.text) + 1 for d in DOCUMENTS)
     shape = (tokens, len(layers))
     assert {key: (value.dtype.name, value.shape) for key, value in tensors.items()} == {
-        "experts": ("uint16", (*shape, 3)), "logits": ("float32", (*shape, 8)), "weights": ("float32", (*shape, 3)),
-        "token": ("uint32", (tokens,)), "sequence": ("uint32", (tokens,)), "position": ("uint32", (tokens,)),
-        "phase": ("uint8", (tokens,)), "domain": ("uint8", (tokens,)),
+        "experts": ("uint16", (*shape, 3)),
+        "logits": ("float32", (*shape, 8)),
+        "weights": ("float32", (*shape, 3)),
+        "token": ("uint32", (tokens,)),
+        "sequence": ("uint32", (tokens,)),
+        "position": ("uint32", (tokens,)),
+        "phase": ("uint8", (tokens,)),
+        "domain": ("uint8", (tokens,)),
     }
     assert metadata["router"] == convention
     assert metadata["layer_ids"] == ",".join(map(str, layers))
-    assert (metadata["model"], metadata["experts"], metadata["top_k"], metadata["layers"]) == ("tiny", "8", "3", str(len(layers)))
+    assert (metadata["model"], metadata["experts"], metadata["top_k"], metadata["layers"]) == (
+        "tiny",
+        "8",
+        "3",
+        str(len(layers)),
+    )
     assert metadata["domains"] == "fox,dog"
     # 89 + 89 + 31 tokens, cut every 40: positions start anew at each cut.
     lengths = [40, 40, len(TEXT) + 1 - 80] * 2 + [31]
@@ -66,7 +78,11 @@ def test_ids_and_weights_follow_from_logits(name, tmp_path):
         allowed[np.repeat(best < third, 2, axis=-1)] = -np.inf
     assert (experts == np.argsort(-allowed, -1, kind="stable")[..., :3]).all()
     chosen = np.take_along_axis(logits, experts, -1)
-    expected = softmax(chosen) if metadata["router"] == "softmax-selected" else np.take_along_axis(softmax(logits), experts, -1)
+    expected = (
+        softmax(chosen)
+        if metadata["router"] == "softmax-selected"
+        else np.take_along_axis(softmax(logits), experts, -1)
+    )
     np.testing.assert_allclose(tensors["weights"], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -150,7 +166,23 @@ def test_command_line(tmp_path, capsys):
         (tmp_path / "law" / name).write_text(TEXT)
     (tmp_path / "poem.txt").write_text(TEXT)
     out = tmp_path / "trace.safetensors"
-    assert main([str(model), "--text", str(tmp_path / "law"), str(tmp_path / "poem.txt"), "--out", str(out), "--generate", "2", "--context", "60"]) == 0
+    assert (
+        main(
+            [
+                str(model),
+                "--text",
+                str(tmp_path / "law"),
+                str(tmp_path / "poem.txt"),
+                "--out",
+                str(out),
+                "--generate",
+                "2",
+                "--context",
+                "60",
+            ]
+        )
+        == 0
+    )
     tensors, metadata = read(out)
     assert metadata["domains"] == "law,poem" and metadata["model"] == "model"
     assert tensors["phase"].sum() == 2 * 6
@@ -182,9 +214,20 @@ def test_bad_input_is_one_sentence_and_no_file(arguments, message, tmp_path, cap
 def test_unknown_family():
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    dense = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+    dense = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            "llama", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+        )
+    )
     with pytest.raises(CaptureError, match="model type 'llama' is not supported"):
         describe(dense)
+
+
+def test_tokenizer_of_another_model():
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["fox"])
+    with pytest.raises(CaptureError, match="gave id 257, the model knows ids below 257"):
+        capture(tiny.model("olmoe"), tokenizer, [Document("a", "the fox")])
 
 
 def test_texts_without_tokens():
@@ -207,6 +250,8 @@ CPTR = os.environ.get("CPTR") or shutil.which("cptr")
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_cptr_inspect_reads_it(name, tmp_path):
     captured(name, tmp_path)
-    result = subprocess.run([CPTR, "inspect", str(tmp_path / "trace.safetensors"), "--json"], capture_output=True, text=True)
+    result = subprocess.run(
+        [CPTR, "inspect", str(tmp_path / "trace.safetensors"), "--json"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert '"tokens": 209' in result.stdout or '"tokens":209' in result.stdout
