@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors import safe_open
+
 from cptr_capture import CaptureError, Document, Recorder, capture, describe, read_documents
 from cptr_capture.__main__ import main
-from safetensors import safe_open
 
 TEXT = "The quick brown fox jumps over the lazy dog; then it sleeps, and dreams of a slower one."
 DOCUMENTS = [Document("fox", TEXT), Document("dog", TEXT[::-1]), Document("fox", TEXT[:30])]
