@@ -1,0 +1,156 @@
+"""From texts to a trace."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .families import CaptureError
+from .recorder import Recorder
+from .trace import DECODE, PREFILL, Trace
+
+MAX_DOMAINS = 256
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and the domain that it belongs to."""
+
+    domain: str
+    text: str
+
+
+def read_documents(paths: Iterable[Path]) -> list[Document]:
+    """A file is a document and a domain named after it; a folder is a domain, with each .txt file in it a document."""
+    documents = []
+    for path in paths:
+        files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        if not files:
+            raise CaptureError(f"{path}: the folder holds no .txt file")
+        for file in files:
+            try:
+                documents.append(Document(path.name if path.is_dir() else path.stem, file.read_text("utf-8")))
+            except UnicodeDecodeError as error:
+                raise CaptureError(f"{file}: not UTF-8 at byte {error.start}") from error
+    return documents
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sequence for the model: consecutive tokens of one document."""
+
+    domain: int
+    tokens: list[int]
+
+
+def windows(
+    documents: list[Document], domains: list[str], tokenizer: PreTrainedTokenizerBase, context: int
+) -> list[Window]:
+    """Every document, with the start token if the tokenizer adds one, cut every `context` tokens.
+
+    The context starts anew at each cut.
+    """
+    out = []
+    for document in documents:
+        ids = tokenizer(document.text, verbose=False).input_ids
+        for at in range(0, len(ids), context):
+            out.append(Window(domains.index(document.domain), ids[at : at + context]))
+    return out
+
+
+def batches(all_windows: list[Window], size: int) -> Iterator[list[Window]]:
+    """Neighbours of equal length, at most `size` at a time, so that nothing needs padding."""
+    batch: list[Window] = []
+    for window in all_windows:
+        if batch and (len(batch) == size or len(batch[0].tokens) != len(window.tokens)):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def capture(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: list[Document],
+    *,
+    name: str = "",
+    context: int | None = None,
+    batch: int = 1,
+    generate: int = 0,
+    sketch: int = 0,
+    floats: str = "f32",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Trace:
+    """Runs every document through the model and returns its trace.
+
+    `context`: tokens per sequence, at most what the model takes (default: that, but no more than 4,096).
+    `batch`: sequences of equal length at a time.
+    `generate`: tokens to decode greedily after each sequence, one at a time with the cache, recorded as phase decode.
+    `sketch`: see `Recorder`. `floats`: "f16" or "f32". `progress` gets (sequences done, sequences in all).
+    """
+    limit = getattr(model.config, "max_position_embeddings", None) or 4096
+    context = context or min(limit - generate, 4096)
+    if context < 1 or context + generate > limit:
+        raise CaptureError(f"{context} + {generate} tokens per sequence do not fit into the model's {limit}")
+    domains = list(dict.fromkeys(document.domain for document in documents))
+    if len(domains) > MAX_DOMAINS:
+        raise CaptureError(
+            f"{len(domains)} domains are given, a trace holds at most {MAX_DOMAINS}: use one folder per domain"
+        )
+    todo = windows(documents, domains, tokenizer, context)
+    check_vocabulary(model, todo)
+    model.eval()
+    done = 0
+    with Recorder(model, sketch) as recorder:
+        trace = Trace(recorder.model, name or model.config.name_or_path, "cptr_capture, transformers", floats, domains)
+        for group in batches(todo, 1 if generate else batch):
+            run_batch(model, recorder, trace, group, done, generate)
+            done += len(group)
+            progress(done, len(todo))
+    return trace
+
+
+def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
+    highest = max((max(window.tokens, default=0) for window in todo), default=0)
+    if highest >= model.config.vocab_size:
+        raise CaptureError(
+            f"the tokenizer gave id {highest}, the model knows ids below {model.config.vocab_size}: another tokenizer?"
+        )
+
+
+def run_batch(
+    model: PreTrainedModel, recorder: Recorder, trace: Trace, group: list[Window], first: int, generate: int
+) -> None:
+    """Prefill of all windows of a batch, then decoding (of a single window)."""
+    tokens = torch.tensor([window.tokens for window in group], device=model.device)
+    output = model(tokens, use_cache=generate > 0)
+    rows = recorder.take()
+    length = tokens.shape[1]
+    for index, window in enumerate(group):
+        part = type(rows)(
+            *(None if t is None else t[index * length : (index + 1) * length] for t in vars(rows).values())
+        )
+        trace.append(
+            part,
+            token=window.tokens,
+            sequence=first + index,
+            position=range(length),
+            phase=[PREFILL] * length,
+            domain=window.domain,
+        )
+    for step in range(generate):
+        token = output.logits[:, -1:].argmax(-1)
+        output = model(token, use_cache=True, past_key_values=output.past_key_values)
+        trace.append(
+            recorder.take(),
+            token=[token.item()],
+            sequence=first,
+            position=[length + step],
+            phase=[DECODE],
+            domain=group[0].domain,
+        )
