@@ -208,6 +208,15 @@ impl<'a> Router<'a> {
         }
     }
 
+    /// What a mass is divided by to be a mixing weight: the mass of all experts, or `wanted_mass` where the router renormalises. One
+    /// exponential for every expert in the first case; scores above `largest` count as `largest`.
+    pub(crate) fn total_mass(&self, logits: &[Logit], wanted_mass: u64, largest: Logit) -> u64 {
+        if self.renormalise {
+            return wanted_mass;
+        }
+        logits.iter().map(|&logit| u64::from(self.mass(logit.min(largest), largest).to_bits())).sum()
+    }
+
     /// Mixing weights of `chosen` from the raw scores, in the order of `chosen`; entries of `weights` beyond it stay as they are.
     ///
     /// Rounded down, absolute error below 2^-24 for up to 1,024 experts. One division for each chosen expert; an exponential for

@@ -44,20 +44,56 @@ impl fmt::Display for SelectError {
 
 impl core::error::Error for SelectError {}
 
+/// What a token may lose in a layer.
+///
+/// The mass bound is on *which* experts run; the error bound on what that does to the block's output. An [`Eps`] alone is the mass bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Share of the routing mass of the wanted experts that the chosen ones may lack.
+    pub mass: Eps,
+    /// Largest estimated error of the block's output, in units of an expert's output; `None` for no bound.
+    ///
+    /// Expert i with mixing weight w gives way to j with weight v: the output changes by `v f_j - w f_i`. For outputs of equal norm and
+    /// correlation 7/8 the square of that is `(w - v)^2 + w v / 4`, and the squares of several pairs add up. Mixing weights are
+    /// the model's ([`Router::weights`]): where they do not sum to 1, a token whose router is undecided weighs less, and may be
+    /// altered more.
+    pub error: Option<Eps>,
+}
+
+impl From<Eps> for Bounds {
+    fn from(mass: Eps) -> Self {
+        Self { mass, error: None }
+    }
+}
+
 /// Chooses the experts to run.
 ///
 /// `wanted` is the model's own choice, best first; its first `keep_top` are never replaced. `sum mass(chosen) >= (1 - eps) * sum
-/// mass(wanted)` holds in the arithmetic of [`Router::mass`] (`U1F31`; the budget is rounded down), and as many misses are avoided
-/// as one can under that bound: the missing expert with the least mass is paired with the resident stand-in of the most mass, and
-/// so on, which minimises the mass given up for every number of pairs. `eps = 0` returns `wanted` unchanged.
+/// mass(wanted)` holds in the arithmetic of [`Router::mass`] (`U1F31`; the budget is rounded down), and under this bound alone as many
+/// misses are avoided as one can: the missing expert with the least mass is paired with the resident stand-in of the most mass, and
+/// so on, which minimises the mass given up for every number of pairs. With an error bound the same pairs are taken until either
+/// budget is spent. A bound of 0 returns `wanted` unchanged.
 ///
-/// Cost: one comparison per resident expert and about two exponentials per missing one; none if nothing is missing.
+/// Cost: one comparison per resident expert and about two exponentials per missing one; none if nothing is missing. With an error bound
+/// one exponential per expert of the layer where the router does not renormalise.
 ///
 /// # Errors
 /// See [`SelectError`].
+#[inline]
 pub fn select<const K: usize>(
     router: &Router<'_>,
-    eps: Eps,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    wanted: &[u16],
+    resident: &Experts,
+) -> Result<Selection<K>, SelectError> {
+    within(router, bounds.into(), keep_top, logits, wanted, resident)
+}
+
+fn within<const K: usize>(
+    router: &Router<'_>,
+    bounds: Bounds,
     keep_top: usize,
     logits: &[Logit],
     wanted: &[u16],
@@ -68,7 +104,7 @@ pub fn select<const K: usize>(
         _ => SelectError::Id,
     })?;
     let missing = wanted.iter().skip(keep_top).filter(|&&expert| !resident.contains(expert)).count();
-    if eps == Eps::ZERO || missing == 0 {
+    if bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) || missing == 0 {
         return Ok(Selection { experts, substituted: 0 });
     }
     let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
@@ -89,16 +125,35 @@ pub fn select<const K: usize>(
             least_first.offer(Reverse(mass), rank as u16);
         }
     }
-    let mut budget = share_of(wanted_mass, eps);
+    let mut mass_left = share_of(wanted_mass, bounds.mass);
+    let mut error_left = bounds.error.map(|error| {
+        let error = share_of(router.total_mass(logits, wanted_mass, largest), error).min(u64::from(u32::MAX));
+        error * error
+    });
     let mut substituted = 0;
     for (&(Reverse(mass), rank), &(score, expert)) in least_first.entries().iter().zip(stand_ins.entries()) {
-        let loss = u64::from(mass.saturating_sub(router.mass(score, largest)).to_bits());
-        let (Some(left), Some(place)) = (budget.checked_sub(loss), experts.get_mut(usize::from(rank))) else { break };
-        budget = left;
+        let stand_in = router.mass(score, largest);
+        let loss = u64::from(mass.saturating_sub(stand_in).to_bits());
+        let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
+            break;
+        };
+        if let Some(budget) = &mut error_left {
+            let Some(left) = budget.checked_sub(squared_error(mass, stand_in)) else { break };
+            *budget = left;
+        }
+        mass_left = left;
         *place = expert;
         substituted += 1;
     }
     Ok(Selection { experts, substituted })
+}
+
+/// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
+/// below 2^63, as masses are at most 1.
+fn squared_error(w: Gate, v: Gate) -> u64 {
+    let (w, v) = (u64::from(w.to_bits()), u64::from(v.to_bits()));
+    let difference = w.abs_diff(v);
+    difference * difference + (w * v >> 2)
 }
 
 /// `mass * eps`, rounded down, for any number of masses that a selection can hold.
@@ -219,5 +274,35 @@ mod tests {
         resident.insert(31);
         let found = select::<1>(&Router::switch(), Eps::MAX, 0, &[Logit::ZERO; 4], &[2], &resident).unwrap();
         assert_eq!(found.experts, [2]);
+    }
+
+    /// The squared error of a choice by the definition, with the model's weights in 64-bit floating point.
+    fn error(logits: &[Logit], wanted: &[u16], chosen: &[u16], renormalise: bool) -> f64 {
+        let largest = logits.iter().max().unwrap().to_num::<f64>();
+        let e = |expert: u16| (logits[usize::from(expert)].to_num::<f64>() - largest).exp();
+        let all = (0..logits.len() as u16).map(e).sum::<f64>();
+        let total = if renormalise { wanted.iter().map(|&expert| e(expert)).sum() } else { all };
+        let pairs = wanted.iter().zip(chosen).filter(|(wanted, chosen)| wanted != chosen);
+        let squares = pairs.map(|(&w, &v)| (e(w) / total, e(v) / total));
+        squares.map(|(w, v)| (w - v).powi(2) + w * v / 4.0).sum::<f64>().sqrt()
+    }
+
+    proptest! {
+        #[test]
+        fn the_error_stays_within_its_bound(case in case(), share in 0.0f64..0.3, renormalise: bool) {
+            let router = if renormalise { Router::softmax_selected(K) } else { Router::softmax_all(K) };
+            let wanted = router.top_k::<K>(&case.logits).unwrap();
+            let bounds = Bounds { mass: case.eps, error: Some(Eps::from_num(share)) };
+            let run = |bounds: Bounds| select::<K>(&router, bounds, case.keep_top, &case.logits, &wanted, &case.resident).unwrap();
+            let (found, free) = (run(bounds), run(case.eps.into()));
+            prop_assert!(error(&case.logits, &wanted, &found.experts, renormalise) <= share + 1e-6);
+            prop_assert!(found.substituted <= free.substituted);
+            // One more pair would break the bound: what was left out is what the mass bound alone would do next.
+            if found.substituted < free.substituted {
+                prop_assert!(error(&case.logits, &wanted, &free.experts, renormalise) >= share - 1e-6);
+            }
+            let none = run(Bounds { error: Some(Eps::ZERO), ..bounds });
+            prop_assert_eq!(none.experts.as_slice(), wanted.as_slice());
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::run;
 const CALIBRATION_TOKENS: usize = 32_768;
 
 /// Rows where none are asked for: the frontier of cptr and its rivals, and the bounds.
-const FRONTIER: [(&str, &str); 30] = [
+const FRONTIER: [(&str, &str); 39] = [
     ("raw", "tracked"),
     ("raw", "belady"),
     ("smoothing:alpha=0.7", "lru"),
@@ -46,6 +46,15 @@ const FRONTIER: [(&str, &str); 30] = [
     ("cptr:eps=0.06", "tracked"),
     ("cptr:eps=0.08", "tracked"),
     ("cptr:eps=0.1", "tracked"),
+    ("cptr:eps=0.3:error=0.02", "tracked"),
+    ("cptr:eps=0.3:error=0.025", "tracked"),
+    ("cptr:eps=0.3:error=0.03", "tracked"),
+    ("cptr:eps=0.3:error=0.035", "tracked"),
+    ("cptr:eps=0.3:error=0.04", "tracked"),
+    ("cptr:eps=0.3:error=0.05", "tracked"),
+    ("cptr:eps=0.3:error=0.06", "tracked"),
+    ("cptr:eps=0.3:error=0.03", "belady"),
+    ("cptr:eps=0.3:error=0.04", "belady"),
     ("cptr:eps=0.02", "belady"),
     ("cptr:eps=0.04", "belady"),
     ("cptr:eps=0.06", "belady"),

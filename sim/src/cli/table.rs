@@ -68,8 +68,19 @@ pub(super) fn evaluation(outcome: &eval::outcome::Outcome) -> String {
         outcome.cache,
         outcome.system
     );
-    let header =
-        ["policy", "placement", "perplexity", "95 %", "divergence", "switch", "miss", "to raw", "mass loss", "token"];
+    let header = [
+        "policy",
+        "placement",
+        "bits",
+        "perplexity",
+        "95 %",
+        "divergence",
+        "switch",
+        "miss",
+        "to raw",
+        "mass loss",
+        "token",
+    ];
     let change = |change: f64| format!("{:+.2} %", change * 100.0);
     let cells = |row: &eval::outcome::Row| {
         let [low, high] = row.perplexity_change_interval;
