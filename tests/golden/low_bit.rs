@@ -13,20 +13,8 @@ const INNER: usize = 41;
 const ROWS: usize = 24;
 
 /// Formats in the order of [`EXPECTED`]: bits, group length.
-pub const FORMATS: [(u8, u8); 12] = [
-    (1, 32),
-    (1, 64),
-    (1, 128),
-    (2, 32),
-    (2, 64),
-    (2, 128),
-    (3, 32),
-    (3, 64),
-    (3, 128),
-    (4, 32),
-    (4, 64),
-    (4, 128),
-];
+pub const FORMATS: [(u8, u8); 12] =
+    [(1, 32), (1, 64), (1, 128), (2, 32), (2, 64), (2, 128), (3, 32), (3, 64), (3, 128), (4, 32), (4, 64), (4, 128)];
 
 /// FNV-1a hashes of the outputs, as computed on x86-64; a change of the format or of any rounding changes them.
 pub const EXPECTED: [u64; 12] = [0; 12];

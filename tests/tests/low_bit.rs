@@ -8,7 +8,12 @@ mod golden;
 fn hashes_are_those_of_every_machine() {
     let found = golden::hashes(&mut golden::Memory::new()).expect("the shapes fit");
     for ((format, found), expected) in golden::FORMATS.iter().zip(found).zip(golden::EXPECTED) {
-        assert_eq!(found, expected, "bits and group {format:?}: all hashes {:#x?}", golden::hashes(&mut golden::Memory::new()));
+        assert_eq!(
+            found,
+            expected,
+            "bits and group {format:?}: all hashes {:#x?}",
+            golden::hashes(&mut golden::Memory::new())
+        );
     }
 }
 

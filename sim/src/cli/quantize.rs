@@ -107,7 +107,8 @@ fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: PathBuf) ->
     for (place, &bits) in outcome.table.bits().iter().enumerate() {
         let expert_bytes = replicas.packed(0, 0, bits)?.iter().map(Vec::len).sum();
         let losses = || records.iter().map(|record| record.losses[place]);
-        let ratios: Vec<f64> = losses().filter(|loss| loss.rtn_mse > 0.0 && loss.mse > 0.0).map(|l| (l.mse / l.rtn_mse).ln()).collect();
+        let ratios: Vec<f64> =
+            losses().filter(|loss| loss.rtn_mse > 0.0 && loss.mse > 0.0).map(|l| (l.mse / l.rtn_mse).ln()).collect();
         let perplexity = perplexity(model, sample, &mut Uniform { replicas: &mut replicas, bits })?;
         rows.push(Row {
             bits,

@@ -65,7 +65,8 @@ fn text_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         return Ok(());
     }
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries: Vec<PathBuf> = entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
+    let mut entries: Vec<PathBuf> =
+        entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
     entries.retain(|entry| entry.is_dir() || entry.extension().is_some_and(|extension| extension == "txt"));
     entries.sort();
     entries.iter().try_for_each(|entry| text_files(entry, files))

@@ -98,7 +98,8 @@ impl Tokens<'_> {
 
     fn of_expert(&self, expert: usize, held_out: bool) -> Vec<f32> {
         let k = self.model.config.k;
-        let chose = |token: &usize| self.layer.chosen[token * k..(token + 1) * k].iter().any(|&e| usize::from(e) == expert);
+        let chose =
+            |token: &usize| self.layer.chosen[token * k..(token + 1) * k].iter().any(|&e| usize::from(e) == expert);
         self.inputs(self.all(held_out).filter(chose))
     }
 

@@ -58,7 +58,8 @@ pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> R
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
     let settings = settings(model, sample, plan);
     let layers = model.config.moe_layers.len();
-    let mut records = (0..layers).map(|layer| replicas::finished_layer(folder, layer, &settings)).collect::<Result<Vec<_>>>()?;
+    let mut records =
+        (0..layers).map(|layer| replicas::finished_layer(folder, layer, &settings)).collect::<Result<Vec<_>>>()?;
     let kept = records.iter().flatten().count();
     if kept < layers {
         let calibration = Calibration::run(model, sample)?;
@@ -117,7 +118,12 @@ fn write_table(table: &LossTable, records: &[Vec<ExpertRecord>], path: &Path) ->
         let record = &records[layer][expert];
         let place = table.bits().iter().position(|&b| b == bits).unwrap_or_default();
         let loss = &record.losses[place];
-        vec![loss.relative.to_string(), loss.rtn_mse.to_string(), record.tokens.to_string(), record.held_out.to_string()]
+        vec![
+            loss.relative.to_string(),
+            loss.rtn_mse.to_string(),
+            record.tokens.to_string(),
+            record.held_out.to_string(),
+        ]
     };
     table.write(path, (&names, &values))
 }

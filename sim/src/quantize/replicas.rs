@@ -144,8 +144,12 @@ fn different(found: &Settings, expected: &Settings) -> String {
         ("model", expected.model.clone(), found.model.clone()),
     ];
     let changed = pairs.iter().filter(|(_, expected, found)| expected != found);
-    let list: Vec<String> = changed.map(|(what, expected, found)| format!("{what} {found} instead of {expected}")).collect();
-    format!("expected replicas of this run to go on with, found {}: name another folder with --out, or remove this one", list.join(", "))
+    let list: Vec<String> =
+        changed.map(|(what, expected, found)| format!("{what} {found} instead of {expected}")).collect();
+    format!(
+        "expected replicas of this run to go on with, found {}: name another folder with --out, or remove this one",
+        list.join(", ")
+    )
 }
 
 /// Replicas in a folder, dequantised when they are first asked for and kept from then on.
@@ -158,7 +162,10 @@ pub struct Replicas {
 
 impl std::fmt::Debug for Replicas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replicas").field("folder", &self.folder).field("ready", &self.ready.len()).finish_non_exhaustive()
+        f.debug_struct("Replicas")
+            .field("folder", &self.folder)
+            .field("ready", &self.ready.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -174,7 +181,11 @@ impl Replicas {
             let file = LayerFile::open(&path).map_err(|error| error.or_file(&path))?;
             let wrong = |message: String| Err(Error::in_file(&path, message));
             if file.experts.len() != config.experts {
-                return wrong(format!("expected {} experts as the model has, found {}", config.experts, file.experts.len()));
+                return wrong(format!(
+                    "expected {} experts as the model has, found {}",
+                    config.experts,
+                    file.experts.len()
+                ));
             }
             if let Some(first) = layers.first().filter(|first| first.settings != file.settings) {
                 return wrong(different(&file.settings, &first.settings));
@@ -200,7 +211,9 @@ impl Replicas {
         let path = layer_file(&self.folder, layer);
         let packed = file.packed(expert.into(), bits).map_err(|error| error.or_file(&path))?;
         let (hidden, inner) = (self.config.hidden, self.config.expert_inner);
-        for ((matrix, bytes), shape) in MATRICES.iter().zip(&packed).zip([[inner, hidden], [inner, hidden], [hidden, inner]]) {
+        for ((matrix, bytes), shape) in
+            MATRICES.iter().zip(&packed).zip([[inner, hidden], [inner, hidden], [hidden, inner]])
+        {
             let place = |error: Error| error.at(format!("tensor {}", name(expert.into(), matrix, bits))).or_file(&path);
             let layout = Layout::read(bytes).map_err(|error| place(error.into()))?;
             let found = [layout.rows(), layout.columns()];
@@ -219,7 +232,9 @@ impl Replicas {
         if let Some(ready) = self.ready.get(&(layer, expert, bits)) {
             return Ok(ready.clone());
         }
-        let place = |error: Error| error.at(format!("expert {expert} at {bits} bits")).or_file(&layer_file(&self.folder, layer));
+        let place = |error: Error| {
+            error.at(format!("expert {expert} at {bits} bits")).or_file(&layer_file(&self.folder, layer))
+        };
         let made = expert_of(self.config.hidden, &self.packed(layer, expert, bits)?).map_err(place)?;
         self.ready.insert((layer, expert, bits), made.clone());
         Ok(made)

@@ -59,8 +59,12 @@ fn goes_on_where_it_was_interrupted_and_gives_the_same() {
     // Nothing but these three files: no half ones.
     assert_eq!(fs::read_dir(folder.path().join("replicas")).unwrap().count(), 3);
 
-    let refusal = folder.refusal("quantize model --bits 2,4 --group 32 --calibration text/a.txt --out replicas --tokens 1000");
-    assert!(refusal.contains("replicas/layer-000.safetensors: ") && refusal.contains("groups of 64 instead of 32"), "{refusal}");
+    let refusal =
+        folder.refusal("quantize model --bits 2,4 --group 32 --calibration text/a.txt --out replicas --tokens 1000");
+    assert!(
+        refusal.contains("replicas/layer-000.safetensors: ") && refusal.contains("groups of 64 instead of 32"),
+        "{refusal}"
+    );
     let refusal = folder.refusal("quantize model --bits 2,4 --calibration text/below --out replicas --tokens 1000");
     assert!(refusal.contains("calibration text"), "{refusal}");
 
