@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// How weights become codes
     #[arg(long, value_enum, default_value = "gptq")]
     method: Method,
-    /// Text that the experts are calibrated and judged on; a quarter is held out. Folders are read with all that is in them
+    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt are read
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     calibration: Vec<PathBuf>,
     /// Calibration tokens at most, held-out ones among them, spread over the files

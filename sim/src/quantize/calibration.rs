@@ -21,7 +21,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads text files, and all files below folders. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
+    /// Reads text files, and all files below folders that end in `.txt`. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
     ///
     /// # Errors
     /// If a file cannot be read or is no text, or if there are fewer than 8 tokens in all.
@@ -73,7 +73,7 @@ impl Sample {
     }
 }
 
-/// Files below a path, in the order of their names.
+/// The path, or the files below it that end in `.txt`, in the order of their names.
 fn text_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |error: &std::io::Error| Error::io(path, error);
     if !std::fs::metadata(path).map_err(|error| failed(&error))?.is_dir() {
@@ -83,6 +83,7 @@ fn text_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let mut entries: Vec<PathBuf> =
         entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
+    entries.retain(|entry| entry.is_dir() || entry.extension().is_some_and(|extension| extension == "txt"));
     entries.sort();
     entries.iter().try_for_each(|entry| text_files(entry, files))
 }

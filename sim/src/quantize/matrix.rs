@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn extreme_scales_and_zeros() {
-        for scale in [0.0, 1e-38, 1e-20, 1e30] {
+        for scale in [0.0, 1e-30, 1e-20, 1e30] {
             let values: Vec<f32> = (0..64).map(|i| (i as f32 - 31.5) * scale).collect();
             let packed =
                 round_to_nearest(Weights { values: &values, columns: 64 }, Format { bits: 4, group: 32 }).unwrap();
@@ -294,6 +294,13 @@ mod tests {
                 assert!((value - found).abs() <= 2.0 * scale, "{found} for {value}");
             }
         }
+    }
+
+    #[test]
+    fn weights_below_the_smallest_scale_are_zeros() {
+        let packed =
+            round_to_nearest(Weights { values: &[1e-42; 32], columns: 32 }, Format { bits: 4, group: 32 }).unwrap();
+        assert_eq!(dequantise(&packed).unwrap(), [0.0; 32]);
     }
 
     #[test]
