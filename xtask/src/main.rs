@@ -1,5 +1,8 @@
-//! What a person repeats: `cargo xtask test [GROUP]…` runs all checks, or the groups named, and reports every failure at the end.
+//! What a person repeats: `cargo xtask test [GROUP]…` runs all checks, or the groups named, and reports every failure at the end;
+//! `cargo xtask firmware [--bless]` builds, checks and runs the firmware; `cargo xtask rtl [--bless]` counts its cycles.
 #![forbid(unsafe_code)]
+
+mod firmware;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -14,7 +17,7 @@ struct Group {
     run: fn() -> bool,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group { name: "format", purpose: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"], &[]) },
     Group {
         name: "lint",
@@ -37,6 +40,11 @@ const GROUPS: [Group; 7] = [
         run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
     Group { name: "no_std", purpose: "the core builds for bare metal", run: no_std },
+    Group {
+        name: "firmware",
+        purpose: "library and images fit, do not panic, and give the host's bits in emulators",
+        run: || firmware::firmware(false),
+    },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
 
@@ -44,6 +52,15 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let names: Vec<String> = match arguments.next().as_deref() {
         Some("test") => arguments.collect(),
+        Some(task @ ("firmware" | "rtl")) => {
+            let options: Vec<String> = arguments.collect();
+            let bless = match options.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                [] => false,
+                ["--bless"] => true,
+                _ => return usage(),
+            };
+            return exit(if task == "rtl" { firmware::rtl(bless) } else { firmware::firmware(bless) });
+        }
         _ => return usage(),
     };
     if names.iter().any(|name| GROUPS.iter().all(|group| group.name != name)) {
@@ -62,11 +79,15 @@ fn main() -> ExitCode {
     }
     let failed = results.iter().filter(|(_, passed, _)| !passed).count();
     println!("{} passed, {failed} failed", results.len() - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    exit(failed == 0)
+}
+
+fn exit(success: bool) -> ExitCode {
+    if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: cargo xtask test [GROUP]…\n");
+    eprintln!("usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless]\n");
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);
     }

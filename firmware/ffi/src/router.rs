@@ -100,8 +100,9 @@ pub unsafe extern "C" fn cptr_router_top_k(
 ) -> CptrStatus {
     let run = || {
         // SAFETY: this function's contract.
-        let (router, scores, wanted) =
-            unsafe { (self::router(router)?, logits(scores, range(experts, CPTR_MAX_EXPERTS)?)?, outputs(wanted, capacity)?) };
+        let (router, scores, wanted) = unsafe {
+            (self::router(router)?, logits(scores, range(experts, CPTR_MAX_EXPERTS)?)?, outputs(wanted, capacity)?)
+        };
         if wanted.len() < router.k() {
             return Err(CPTR_ERROR_SIZE);
         }

@@ -8,8 +8,9 @@ use cptr_core::{Gain, KalmanConfig, Levels, Lock, PhaseConfig, Tracker, TrackerC
 use crate::memory::{list, output, status};
 use crate::router::experts;
 use crate::{
-    CPTR_ALIGN, CPTR_CONFIG_SIZE, CPTR_ERROR_ALIGN, CPTR_ERROR_NULL, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_ERROR_STATE,
-    CPTR_ERROR_VERSION, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED, CPTR_NONE, CPTR_OK, CPTR_TRACKER_BASE, CPTR_VERSION, CptrStatus,
+    CPTR_ALIGN, CPTR_CONFIG_SIZE, CPTR_ERROR_ALIGN, CPTR_ERROR_NULL, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE,
+    CPTR_ERROR_STATE, CPTR_ERROR_VERSION, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED, CPTR_NONE, CPTR_OK, CPTR_TRACKER_BASE,
+    CPTR_VERSION, CptrStatus,
 };
 
 /// Constants of the filter. Gains in steps of 2^-32.
@@ -272,9 +273,8 @@ pub unsafe extern "C" fn cptr_tracker_victim(
             return Err(CPTR_ERROR_RANGE);
         }
         // SAFETY: this function's contract.
-        let (state, resident, keep, victim) = unsafe {
-            (state(tracker)?, experts(resident, resident_words)?, list(keep, keep_count)?, output(victim)?)
-        };
+        let (state, resident, keep, victim) =
+            unsafe { (state(tracker)?, experts(resident, resident_words)?, list(keep, keep_count)?, output(victim)?) };
         // SAFETY: `state` has checked the header; nobody writes the tracker meanwhile.
         match unsafe { &(*state).tracker }.victim(resident, keep) {
             Some(expert) => {
@@ -294,7 +294,12 @@ pub unsafe extern "C" fn cptr_tracker_victim(
 /// # Safety
 /// As `cptr_tracker_victim`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cptr_tracker_level(tracker: *const u8, expert: u16, slow: *mut u32, fast: *mut u32) -> CptrStatus {
+pub unsafe extern "C" fn cptr_tracker_level(
+    tracker: *const u8,
+    expert: u16,
+    slow: *mut u32,
+    fast: *mut u32,
+) -> CptrStatus {
     let run = || {
         // SAFETY: this function's contract.
         let (state, slow, fast) = unsafe { (state(tracker)?, output(slow)?, output(fast)?) };

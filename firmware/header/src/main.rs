@@ -71,7 +71,10 @@ fn main() -> ExitCode {
         Some("--bless") => std::fs::write(&file, header).map_err(|error| format!("{}: {error}", file.display())),
         Some("--check") => match std::fs::read(&file) {
             Ok(found) if found == header => Ok(()),
-            _ => Err(format!("{} is not what firmware/ffi/src says; `cargo xtask firmware --bless` writes it", file.display())),
+            _ => Err(format!(
+                "{} is not what firmware/ffi/src says; `cargo xtask firmware --bless` writes it",
+                file.display()
+            )),
         },
         _ => {
             println!("{}", String::from_utf8_lossy(&header));

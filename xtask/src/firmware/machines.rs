@@ -1,0 +1,81 @@
+//! Where the images run: emulated boards, their targets, and how QEMU is started. The order is the one of tables.
+
+/// An emulated machine.
+pub(super) struct Machine {
+    /// Name in tables.
+    pub(super) core: &'static str,
+    pub(super) target: &'static str,
+    pub(super) qemu: &'static str,
+    pub(super) arguments: &'static str,
+}
+
+const ARM: &str = "qemu-system-arm";
+const SEMIHOSTING: &str = "-semihosting-config enable=on,target=native";
+
+/// Every image runs on each of them. Under `-icount` counters are exact (docs/firmware.md).
+pub(super) const MACHINES: [Machine; 7] = [
+    Machine {
+        core: "cortex-m4f",
+        target: "thumbv7em-none-eabihf",
+        qemu: ARM,
+        arguments: "-machine mps2-an386 -icount shift=6",
+    },
+    Machine {
+        core: "cortex-m7",
+        target: "thumbv7em-none-eabihf",
+        qemu: ARM,
+        arguments: "-machine mps2-an500 -icount shift=6",
+    },
+    Machine {
+        core: "cortex-m33",
+        target: "thumbv8m.main-none-eabihf",
+        qemu: ARM,
+        arguments: "-machine mps2-an505 -icount shift=6",
+    },
+    Machine {
+        core: "cortex-r5f",
+        target: "armv7r-none-eabihf",
+        qemu: ARM,
+        arguments: "-machine versatileab -cpu cortex-r5f -icount shift=0",
+    },
+    Machine {
+        core: "rv32imc",
+        target: "riscv32imc-unknown-none-elf",
+        qemu: "qemu-system-riscv32",
+        arguments: "-machine virt -bios none -icount shift=0",
+    },
+    Machine {
+        core: "rv32imac",
+        target: "riscv32imac-unknown-none-elf",
+        qemu: "qemu-system-riscv32",
+        arguments: "-machine virt -bios none -icount shift=0",
+    },
+    Machine {
+        core: "rv64gc",
+        target: "riscv64gc-unknown-none-elf",
+        qemu: "qemu-system-riscv64",
+        arguments: "-machine virt -bios none -icount shift=0",
+    },
+];
+
+impl Machine {
+    /// QEMU's arguments to run `image` with its UART on standard output.
+    pub(super) fn command_line(&self, image: &str) -> Vec<String> {
+        let common = "-nographic -monitor none -serial stdio";
+        let semihosting = if self.qemu == ARM { SEMIHOSTING } else { "" };
+        let words = [self.arguments, common, semihosting].join(" ");
+        words.split_whitespace().map(str::to_owned).chain(["-kernel".to_owned(), image.to_owned()]).collect()
+    }
+}
+
+/// Whether the target's core library must be built from source: rustup has no ready-made one for this release.
+pub(super) fn builds_core(target: &str) -> bool {
+    target == "armv7r-none-eabihf"
+}
+
+/// The targets, each once.
+pub(super) fn targets() -> Vec<&'static str> {
+    let mut targets: Vec<&str> = MACHINES.iter().map(|machine| machine.target).collect();
+    targets.dedup();
+    targets
+}

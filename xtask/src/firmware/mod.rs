@@ -1,0 +1,248 @@
+//! `cargo xtask firmware`: the library and the images for every target, checked, and run in emulators.
+//!
+//! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
+
+mod library;
+mod machines;
+mod rtl;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use machines::{MACHINES, Machine};
+pub(crate) use rtl::rtl;
+use table::Count;
+
+/// What each of these provides comes from Debian, if it is not there.
+const PACKAGES: [(&str, &str); 5] = [
+    ("qemu-system-arm", "qemu-system-arm"),
+    ("qemu-system-riscv32", "qemu-system-misc"),
+    ("arm-none-eabi-gcc", "gcc-arm-none-eabi"),
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+];
+
+/// Most bytes of a target.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budget {
+    /// Code and constants of the library with everything in it.
+    library_bytes: u64,
+    /// Static data of the library: it has none.
+    library_data_bytes: u64,
+    /// Stack of the image `cptr-bench`, which calls every kernel with its largest arguments.
+    stack_bytes: u64,
+}
+
+/// A step's failure, as a sentence.
+pub(crate) type Done<T = ()> = Result<T, String>;
+
+/// The folder of the firmware workspace.
+pub(crate) fn folder() -> PathBuf {
+    root().join("firmware")
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).to_path_buf()
+}
+
+/// Where the firmware workspace builds.
+pub(crate) fn target_folder() -> PathBuf {
+    let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    shared.join("firmware")
+}
+
+/// Everything; whether it went well. Goes on after a failure where that makes sense.
+pub(crate) fn firmware(bless: bool) -> bool {
+    let result = prepare().and_then(|()| {
+        let steps: [(&str, Done); 4] = [
+            ("format and lint", lint()),
+            ("header", header(bless)),
+            ("library", libraries()),
+            ("images", images(bless)),
+        ];
+        let failed: Vec<String> =
+            steps.into_iter().filter_map(|(name, done)| done.err().map(|error| format!("{name}: {error}"))).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    });
+    if let Err(error) = &result {
+        eprintln!("xtask firmware: {error}");
+    }
+    result.is_ok()
+}
+
+/// Targets from rustup, emulators and compilers from Debian.
+fn prepare() -> Done {
+    let ready: Vec<&str> = machines::targets().into_iter().filter(|target| !machines::builds_core(target)).collect();
+    execute(Command::new("rustup").args(["--quiet", "target", "add"]).args(ready))?;
+    execute(Command::new("rustup").args(["--quiet", "component", "add", "rust-src"]))?;
+    install(&PACKAGES)
+}
+
+/// Installs what provides the missing programs, as root; says what to install otherwise.
+pub(crate) fn install(packages: &[(&str, &str)]) -> Done {
+    let present = |program: &str| {
+        let tried = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let missing: Vec<&str> = packages.iter().filter(|(program, _)| !present(program)).map(|&(_, name)| name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let apt = |arguments: &[&str]| {
+        execute(Command::new("apt-get").args(["-qq", "-y", "--no-install-recommends"]).args(arguments))
+    };
+    let install: Vec<&str> = ["install"].into_iter().chain(missing.iter().copied()).collect();
+    apt(&["update"])
+        .and_then(|()| apt(&install))
+        .map_err(|error| format!("needs the packages {} (apt-get install as root): {error}", missing.join(", ")))
+}
+
+/// Runs a command in the firmware workspace; its output goes to the terminal.
+pub(crate) fn execute(command: &mut Command) -> Done {
+    let line = line(command);
+    let status = command.current_dir(folder()).status().map_err(|error| format!("{line}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+}
+
+/// Runs a command in the firmware workspace and returns its standard output.
+fn output(command: &mut Command) -> Done<String> {
+    let line = line(command);
+    let output = command.current_dir(folder()).stdin(Stdio::null()).stderr(Stdio::piped()).output();
+    let output = output.map_err(|error| format!("{line}: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    if output.status.success() {
+        return Ok(text);
+    }
+    Err(format!("{line}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).env("CARGO_TARGET_DIR", target_folder());
+    command
+}
+
+/// Builds a package for a target, in release.
+pub(crate) fn build(package: &str, target: &str) -> Done {
+    let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
+    if machines::builds_core(target) {
+        // A stable compiler takes -Z options only so.
+        command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
+    }
+    execute(&mut command)
+}
+
+/// What a build leaves for a target.
+pub(crate) fn built(target: &str, file: &str) -> PathBuf {
+    target_folder().join(target).join("release").join(file)
+}
+
+fn lint() -> Done {
+    // Not `--all`, which formats the core as well.
+    let members = ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi", "--package", "cptr-header"];
+    execute(cargo(&["fmt", "--check"]).args(members))?;
+    execute(&mut cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"]))?;
+    for target in ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"] {
+        let packages = ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi"];
+        execute(cargo(&["clippy", "--quiet", "--target", target]).args(packages).args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn header(bless: bool) -> Done {
+    let action = if bless { "--bless" } else { "--check" };
+    execute(&mut cargo(&["run", "--quiet", "--package", "cptr-header", "--", action]))
+}
+
+fn budgets() -> Done<BTreeMap<String, Budget>> {
+    let file = folder().join("budgets.toml");
+    let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Builds the library for every target, looks for panics, compares sizes, and runs the programs in C.
+fn libraries() -> Done {
+    let budgets = budgets()?;
+    println!("{:<30} {:>8} {:>8} {:>8}", "library, bytes", "code", "of", "data");
+    for target in machines::targets() {
+        build("cptr-ffi", target)?;
+        let sizes = library::check(target)?;
+        let budget = budgets.get(target).ok_or_else(|| format!("budgets.toml has no [{target}]"))?;
+        println!("{target:<30} {:>8} {:>8} {:>8}", sizes.code, budget.library_bytes, sizes.data);
+        if sizes.code > budget.library_bytes || sizes.data > budget.library_data_bytes {
+            return Err(format!("{target}: the library exceeds its budget in firmware/budgets.toml"));
+        }
+    }
+    library::c_programs()
+}
+
+/// Builds and runs the images; golden lines must be the host's, counts those of the table.
+fn images(bless: bool) -> Done {
+    let host = output(&mut cargo(&["run", "--quiet", "--release", "--package", "cptr-bench"]))?;
+    let golden = lines(&host, &["corner ", "golden "]);
+    let file = folder().join("golden/bench.out");
+    if bless {
+        fs::write(&file, &golden).map_err(|error| format!("{}: {error}", file.display()))?;
+    } else if fs::read_to_string(&file).ok().as_deref() != Some(&golden) {
+        return Err(format!("{} differs from the host:\n{golden}--bless takes it over", file.display()));
+    }
+    for target in machines::targets() {
+        build("cptr-bench", target)?;
+    }
+    let runs: Vec<Done<Run>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = MACHINES.iter().map(|machine| scope.spawn(|| run(machine, &golden))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
+    });
+    let (budgets, mut counts) = (budgets()?, Vec::new());
+    for (machine, run) in MACHINES.iter().zip(runs) {
+        let run = run.map_err(|error| format!("{}: {error}", machine.core))?;
+        let budget = budgets.get(machine.target).map_or(0, |budget| budget.stack_bytes);
+        println!("{:<12} golden steps equal the host's; stack {} of {budget} bytes", machine.core, run.stack);
+        if run.stack > budget {
+            return Err(format!("{}: more stack than firmware/budgets.toml allows", machine.core));
+        }
+        counts.extend(run.counts);
+    }
+    table::compare("instructions.tsv", &counts, bless)
+}
+
+/// What an emulated image printed.
+struct Run {
+    counts: Vec<Count>,
+    stack: u64,
+}
+
+fn run(machine: &Machine, golden: &str) -> Done<Run> {
+    let image = built(machine.target, "cptr-bench").to_string_lossy().into_owned();
+    // No sound card is asked for.
+    let text = output(Command::new(machine.qemu).args(machine.command_line(&image)).env("QEMU_AUDIO_DRV", "none"))?;
+    let found = lines(&text, &["corner ", "golden "]);
+    if found != golden {
+        return Err(format!("other results than on the host:\n{found}instead of\n{golden}"));
+    }
+    let counts = table::parse(machine.core, &text)?;
+    // 1,000 turns of two instructions, and the call.
+    let loops = counts.iter().find(|count| count.kernel == "two_a_turn").map_or(0, |count| count.instructions);
+    if !(2000..2020).contains(&loops) {
+        return Err(format!("the instruction counter is wrong: {loops} for a loop of 2,000"));
+    }
+    let stack = text.lines().find_map(|line| line.strip_prefix("stack ")?.parse().ok());
+    Ok(Run { counts, stack: stack.ok_or("no stack line")? })
+}
+
+/// The lines that begin with one of `starts`.
+fn lines(text: &str, starts: &[&str]) -> String {
+    let wanted = text.lines().filter(|line| starts.iter().any(|start| line.starts_with(start)));
+    wanted.map(|line| format!("{line}\n")).collect()
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles.
+//!
+//! The sources come from the Python package index into the build folder, pinned with their hashes in `firmware/rtl/requirements.txt`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use object::{Object, ObjectSegment};
+
+use super::table::{self, Count};
+use super::{Done, build, built, execute, folder, install, lines, target_folder};
+
+const TARGET: &str = "riscv32imc-unknown-none-elf";
+const RAM: u64 = 0x8000_0000;
+/// Where the table lies, which the hardware model reads: relative to the firmware workspace.
+const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
+/// The golden step at which a core may stop: the model takes a second for a million cycles.
+const LAST_LINE: &str = "golden 1000 ";
+const PACKAGES: [(&str, &str); 4] = [("verilator", "verilator"), ("make", "make"), ("g++", "g++"), ("pip3", "python3-pip")];
+const FLAGS: &str = "--cc --exe -O3 --x-assign fast --x-initial fast --noassert -DSYNTHESIS -Wno-fatal -Wno-lint -Wno-style \
+                     -Wno-BLKANDNBLK -Wno-COMBDLY -Wno-UNOPTFLAT --top-module top";
+
+/// A core with its set-up.
+struct Core {
+    /// Name in the table.
+    name: &'static str,
+    /// Verilator's arguments; `{ibex}`, `{prim}`, `{renamed}` and `{cv}` are folders of sources.
+    sources: &'static str,
+}
+
+const IBEX: &str = "-y {renamed} -y {ibex}/rtl -y {prim}/rtl +incdir+{prim}/rtl +incdir+{ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
+                    {ibex}/rtl/ibex_pkg.sv {prim}/rtl/prim_ram_1p_pkg.sv {prim}/rtl/prim_secded_pkg.sv {prim}/rtl/prim_count_pkg.sv \
+                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv top_ibex.sv main.cpp";
+const CV32E40P: &str = "-y {cv}/rtl +incdir+{cv}/rtl/include {cv}/rtl/include/cv32e40p_apu_core_pkg.sv {cv}/rtl/include/cv32e40p_fpu_pkg.sv \
+                        {cv}/rtl/include/cv32e40p_pkg.sv {cv}/bhv/cv32e40p_sim_clock_gate.sv {cv}/rtl/cv32e40p_register_file_ff.sv \
+                        memory.sv top_cv32e40p.sv main.cpp";
+/// Ibex with its default pipeline, Ibex with writeback stage, branch target ALU and single-cycle multiplier, CV32E40P.
+const CORES: [(Core, &str); 3] = [
+    (Core { name: "ibex", sources: IBEX }, "-GWB=0"),
+    (Core { name: "ibex-wb", sources: IBEX }, "-GWB=1"),
+    (Core { name: "cv32e40p", sources: CV32E40P }, ""),
+];
+
+/// Everything; whether it went well.
+pub(crate) fn rtl(bless: bool) -> bool {
+    let done = measure(bless);
+    if let Err(error) = &done {
+        eprintln!("xtask rtl: {error}");
+    }
+    done.is_ok()
+}
+
+fn measure(bless: bool) -> Done {
+    install(&PACKAGES)?;
+    execute(Command::new("rustup").args(["--quiet", "target", "add", TARGET]))?;
+    let work = target_folder().join("rtl");
+    let sources = fetch(&work)?;
+    build("cptr-bench", TARGET)?;
+    let image = work.join("cptr-bench.hex");
+    write(&image, &hex(&built(TARGET, "cptr-bench"))?)?;
+    let golden = fs::read_to_string(folder().join("golden/bench.out")).map_err(|error| format!("golden/bench.out: {error}"))?;
+    let mut counts = Vec::new();
+    for (core, parameters) in &CORES {
+        let model = verilate(core, parameters, &sources, &work)?;
+        let text = run(&model, &image)?;
+        let found = lines(&text, &["corner ", "golden "]);
+        if !golden.starts_with(&found) || !found.contains(LAST_LINE) {
+            return Err(format!("{}: other results than on the host:\n{found}instead of\n{golden}", core.name));
+        }
+        counts.extend(table::parse(core.name, &text)?);
+    }
+    print(&counts);
+    table::compare(TABLE, &counts, bless)
+}
+
+fn write(path: &Path, text: &str) -> Done {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Fetches and unpacks the packages.
+fn fetch(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
+    let wheels = work.join("wheels");
+    fs::create_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))?;
+    let there = fs::read_dir(&wheels).map_or(0, Iterator::count);
+    if there < 2 {
+        let options = ["download", "--quiet", "--no-deps", "--require-hashes", "-r", "rtl/requirements.txt", "-d"];
+        execute(Command::new("pip3").args(options).arg(&wheels))?;
+    }
+    let files = fs::read_dir(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))?;
+    for file in files.flatten() {
+        execute(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(file.path()).arg(work))?;
+    }
+    let ibex = work.join("pythondata_cpu_ibex/system_verilog");
+    let cv = work.join("pythondata_cpu_cv32e40p/system_verilog");
+    let prim = ibex.join("vendor/lowrisc_ip/ip/prim");
+    let renamed = work.join("prim");
+    fs::create_dir_all(&renamed).map_err(|error| format!("{}: {error}", renamed.display()))?;
+    // Ibex names primitives that its own build generates; the generic ones are their stand-ins.
+    for name in ["and2", "buf", "clock_gating", "clock_mux2", "flop", "ram_1p"] {
+        let generic = ibex.join(format!("vendor/lowrisc_ip/ip/prim_generic/rtl/prim_generic_{name}.sv"));
+        let text = fs::read_to_string(&generic).map_err(|error| format!("{}: {error}", generic.display()))?;
+        write(&renamed.join(format!("prim_{name}.sv")), &text.replace("prim_generic_", "prim_"))?;
+    }
+    Ok(vec![("{ibex}", ibex), ("{cv}", cv), ("{prim}", prim), ("{renamed}", renamed)])
+}
+
+/// Turns a core into a program.
+fn verilate(core: &Core, parameters: &str, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathBuf> {
+    let folder = work.join(core.name);
+    let place = |word: &str| {
+        let placed = sources.iter().fold(word.to_owned(), |word, (name, path)| word.replace(name, &path.to_string_lossy()));
+        // Our own files.
+        if placed.contains('/') || placed.starts_with('-') { placed } else { format!("rtl/{placed}") }
+    };
+    let mut verilator = Command::new("verilator");
+    verilator.args(FLAGS.split_whitespace()).args(parameters.split_whitespace()).arg("-Mdir").arg(&folder);
+    let main = super::folder().join("rtl/main.cpp");
+    for word in core.sources.split_whitespace() {
+        // The compiler runs in its own folder.
+        verilator.arg(if word == "main.cpp" { main.to_string_lossy().into_owned() } else { place(word) });
+    }
+    execute(&mut verilator)?;
+    execute(Command::new("make").arg("-s").arg("-C").arg(&folder).args(["-f", "Vtop.mk", "OPT_FAST=-O3", "Vtop"]))?;
+    Ok(folder.join("Vtop"))
+}
+
+/// Runs the image as far as [`LAST_LINE`].
+fn run(model: &Path, image: &Path) -> Done<String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", model.display());
+    let argument = format!("+image={}", image.display());
+    let mut child = Command::new(model).arg(argument).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let mut text = String::new();
+    for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
+        let line = line.map_err(failed)?;
+        let last = line.starts_with(LAST_LINE);
+        text.push_str(&line);
+        text.push('\n');
+        if last {
+            break;
+        }
+    }
+    child.kill().and_then(|()| child.wait()).map_err(failed)?;
+    Ok(text)
+}
+
+/// The image as words for the model's memory.
+fn hex(elf: &Path) -> Done<String> {
+    let failed = |error: String| format!("{}: {error}", elf.display());
+    let data = fs::read(elf).map_err(|error| failed(error.to_string()))?;
+    let file = object::File::parse(&*data).map_err(|error| failed(error.to_string()))?;
+    let mut memory = Vec::new();
+    for segment in file.segments() {
+        let bytes = segment.data().map_err(|error| failed(error.to_string()))?;
+        let start = segment.address().checked_sub(RAM).ok_or_else(|| failed("a segment outside of the RAM".into()))? as usize;
+        memory.resize(memory.len().max(start + bytes.len()).next_multiple_of(4), 0u8);
+        memory[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+    let mut text = String::new();
+    for word in memory.as_chunks::<4>().0 {
+        let _ = writeln!(text, "{:08x}", u32::from_le_bytes(*word));
+    }
+    Ok(text)
+}
+
+/// The part of the counts that fits a screen: k = 8, and what a further expert costs.
+fn print(counts: &[Count]) {
+    println!("cycles of a call, k = 8; last column: cycles per expert, from 256 to 512");
+    for (core, _) in &CORES {
+        for kernel in ["top_k", "select", "victim", "update"] {
+            let of: Vec<&Count> =
+                counts.iter().filter(|c| c.core == core.name && c.kernel == kernel && c.k == 8).collect();
+            let cells: String = of.iter().fold(String::new(), |text, c| format!("{text} {:>5}:{:>6}", c.experts, c.cycles));
+            let slope = match of[..] {
+                [.., a, b] => (b.cycles as f64 - a.cycles as f64) / (b.experts - a.experts) as f64,
+                _ => 0.0,
+            };
+            println!("{:<9} {kernel:<7}{cells} {slope:>6.1}", core.name);
+        }
+    }
+}
