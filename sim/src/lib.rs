@@ -24,5 +24,6 @@ pub mod reproduce;
 pub mod run;
 pub mod scheme;
 pub mod spec;
+pub mod text;
 pub mod timeline;
 pub mod trace;

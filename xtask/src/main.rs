@@ -87,7 +87,9 @@ fn exit(success: bool) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless]\n");
+    eprintln!(
+        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless]\n"
+    );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);
     }

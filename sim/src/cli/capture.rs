@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::{Options, Parts, capture, sequences};
 use crate::error::{Error, Result};
-use crate::model::{Model, read_text};
+use crate::model::Model;
 use crate::progress::Progress;
+use crate::text;
 use crate::trace::native;
 
 /// Longest sequence where none is asked for.
@@ -42,10 +43,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> Result<()> {
     check(args)?;
-    let mut texts = Vec::new();
-    for path in &args.text {
-        add_texts(path, &mut texts)?;
-    }
+    let texts: Vec<(String, String)> = text::read(&args.text)?.into_iter().map(|t| (t.domain, t.text)).collect();
     let loading = Progress::unknown("loading");
     let model = Model::load(&args.model)?;
     drop(loading);
@@ -110,35 +108,6 @@ fn check(args: &Args) -> Result<()> {
         return Err(Error::new(format!("--generate: expected at most {most}, found {}", args.generate)));
     }
     Ok(())
-}
-
-/// Adds a text file, or those of a folder and the folders below it by name; each with its domain.
-fn add_texts(path: &Path, texts: &mut Vec<(String, String)>) -> Result<()> {
-    if !path.is_dir() {
-        texts.push((stem(path), read_text(path)?));
-        return Ok(());
-    }
-    let before = texts.len();
-    let entries = std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut entries: Vec<PathBuf> = entries.map_err(|error| Error::io(path, &error))?;
-    entries.sort_unstable();
-    let domain = path.canonicalize().as_deref().map_or_else(|_| stem(path), stem);
-    for entry in entries {
-        if entry.is_dir() {
-            add_texts(&entry, texts)?;
-        } else if entry.extension().is_some_and(|extension| extension == "txt") {
-            texts.push((domain.clone(), read_text(&entry)?));
-        }
-    }
-    if texts.len() == before {
-        return Err(Error::in_file(path, "expected .txt files in the folder, found none"));
-    }
-    Ok(())
-}
-
-/// Domain of a text file.
-fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Name of a model: that of its folder.

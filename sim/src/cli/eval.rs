@@ -10,18 +10,19 @@ use crate::error::{Error, Result};
 use crate::eval::outcome::{Outcome, Row};
 use crate::eval::{self, Document, Plan, Precision, Quantised, RowPlan};
 use crate::file;
-use crate::model::{Model, read_text};
+use crate::model::Model;
 use crate::quantize::calibration::Sample;
 use crate::quantize::layer::Method;
 use crate::quantize::{self, quantise};
 use crate::report::frontier;
 use crate::run;
+use crate::text;
 
 /// Calibration tokens of the bundled model.
 const CALIBRATION_TOKENS: usize = 32_768;
 
 /// Rows where none are asked for: the frontier of cptr and its rivals, and the bounds.
-const FRONTIER: [(&str, &str); 39] = [
+const FRONTIER: [(&str, &str); 42] = [
     ("raw", "tracked"),
     ("raw", "belady"),
     ("smoothing:alpha=0.7", "lru"),
@@ -36,6 +37,7 @@ const FRONTIER: [(&str, &str); 39] = [
     ("cache-prior:lambda=0.1", "lru"),
     ("cache-prior:lambda=0.15", "lru"),
     ("cache-prior:lambda=0.2", "lru"),
+    ("cache-prior:lambda=0.3", "lru"),
     ("cache-prior:lambda=0.05", "tracked"),
     ("cache-prior:lambda=0.1", "tracked"),
     ("cptr:eps=0.01", "tracked"),
@@ -53,6 +55,8 @@ const FRONTIER: [(&str, &str); 39] = [
     ("cptr:eps=0.3:error=0.04", "tracked"),
     ("cptr:eps=0.3:error=0.05", "tracked"),
     ("cptr:eps=0.3:error=0.06", "tracked"),
+    ("cptr:eps=0.3:error=0.08", "tracked"),
+    ("cptr:eps=0.3:error=0.1", "tracked"),
     ("cptr:eps=0.3:error=0.03", "belady"),
     ("cptr:eps=0.3:error=0.04", "belady"),
     ("cptr:eps=0.02", "belady"),
@@ -68,7 +72,7 @@ pub(super) struct Args {
     /// Folder of a Hugging Face checkpoint (default: the bundled model)
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// Text to read: files, each a document, or folders, each a domain with its files (default: the bundled model's held-out text)
+    /// Text to read: files, each a document, or folders, each a domain with its .txt files (default: the bundled model's held-out text)
     #[arg(long, value_name = "PATH", num_args = 1..)]
     text: Vec<PathBuf>,
     /// Policies with their parameters (default: the frontier of cptr and its rivals)
@@ -194,33 +198,9 @@ impl Args {
     }
 }
 
-/// Every file as a document of its domain: the folder that was given, or the file's own name.
 fn read(model: &Model, paths: &[PathBuf], length: u32) -> Result<Vec<Document>> {
-    let mut documents = Vec::new();
-    for path in paths {
-        let name = |path: &Path| path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        for file in files(path)? {
-            let domain = file.parent().filter(|_| path.is_dir()).map_or_else(|| name(&file), name);
-            documents.push(document(model, &domain, &read_text(&file)?, length).map_err(|error| error.or_file(&file))?);
-        }
-    }
-    Ok(documents)
-}
-
-/// A file, or all files below a folder in the order of their paths.
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.into()]);
-    }
-    let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries: Vec<PathBuf> =
-        entries.map_err(|error| Error::io(path, &error))?.into_iter().map(|entry| entry.path()).collect();
-    entries.sort_unstable();
-    let files = entries.iter().map(|entry| files(entry)).collect::<Result<Vec<_>>>()?.concat();
-    if files.is_empty() {
-        return Err(Error::in_file(path, "expected text files in the folder, found none"));
-    }
-    Ok(files)
+    let texts = text::read(paths)?;
+    texts.iter().map(|t| document(model, &t.domain, &t.text, length).map_err(|e| e.or_file(&t.path))).collect()
 }
 
 fn document(model: &Model, domain: &str, text: &str, length: u32) -> Result<Document> {

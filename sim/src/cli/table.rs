@@ -103,13 +103,16 @@ pub(super) fn evaluation(outcome: &eval::outcome::Outcome) -> String {
         text += "* sees the future: a bound on misses, not a policy\n";
     }
     if !outcome.verdicts.is_empty() {
-        text += "\nMisses at the same perplexity, between the settings above:\n";
-        let header = ["policy", "placement", "perplexity", "miss", "fewer than raw LRU", "fewer than cache-prior LRU"];
+        text += "\nMisses at the same price, between the settings above:\n";
+        let header = ["policy", "placement", "price", "miss", "fewer than raw LRU", "fewer than cache-prior LRU"];
         let cells = |verdict: &eval::Verdict| {
             vec![
                 verdict.policy.clone(),
                 verdict.placement.clone(),
-                change(verdict.perplexity_change),
+                match verdict.price {
+                    eval::Price::PerplexityChange => format!("perplexity {}", change(verdict.paid)),
+                    eval::Price::DivergenceNats => format!("divergence {}", verdict.paid),
+                },
                 format::percent(verdict.miss_rate),
                 format::percent(verdict.fewer_than_raw),
                 format::optional(verdict.fewer_than_cache_prior, format::percent),

@@ -5,14 +5,34 @@ use serde::Serialize;
 use super::outcome::Row;
 
 /// Changes of perplexity at which curves are compared.
-const PRICES: [f64; 3] = [0.0025, 0.005, 0.01];
+const CHANGES: [f64; 3] = [0.0025, 0.005, 0.01];
+/// Divergences, in nats per token, at which they are compared. A change of perplexity is a difference of large numbers and can come out on
+/// either side of 0; the divergence adds up every deviation, so it tells settings apart that perplexity cannot.
+const DIVERGENCES: [f64; 3] = [0.005, 0.01, 0.02];
+
+/// What is paid for fewer misses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Price {
+    /// Relative change of perplexity; what comes out below 0 costs nothing.
+    PerplexityChange,
+    /// Divergence in nats per token.
+    DivergenceNats,
+}
+
+impl Price {
+    fn of(self, row: &Row) -> f64 {
+        match self {
+            Self::PerplexityChange => row.perplexity_change.max(0.0),
+            Self::DivergenceNats => row.divergence_nats,
+        }
+    }
+}
 
 /// A setting of a policy on its curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point {
-    /// Relative change of perplexity.
     price: f64,
-    /// Miss rate.
     misses: f64,
 }
 
@@ -23,8 +43,10 @@ pub struct Verdict {
     pub policy: String,
     /// Placement without its parameters.
     pub placement: String,
-    /// Relative change of perplexity.
-    pub perplexity_change: f64,
+    /// What is paid.
+    pub price: Price,
+    /// How much of it.
+    pub paid: f64,
     /// Miss rate, between the two nearest settings on the curve.
     pub miss_rate: f64,
     /// Share of the misses of the raw router with LRU that are gone.
@@ -35,12 +57,12 @@ pub struct Verdict {
 
 /// The curve of a policy and placement, named without their parameters: cheaper settings first, without those that cost more and miss
 /// more than another. The raw router with the same placement is its beginning.
-fn points(rows: &[Row], policy: &str, placement: &str) -> Vec<Point> {
+fn points(rows: &[Row], policy: &str, placement: &str, price: Price) -> Vec<Point> {
     let is = |text: &str, name: &str| text.split(':').next() == Some(name);
     let mut points: Vec<Point> = rows
         .iter()
         .filter(|row| (is(&row.policy, policy) || is(&row.policy, "raw")) && is(&row.placement, placement))
-        .map(|row| Point { price: row.perplexity_change.max(0.0), misses: row.miss_rate })
+        .map(|row| Point { price: price.of(row), misses: row.miss_rate })
         .collect();
     points.sort_by(|a, b| a.price.total_cmp(&b.price).then(a.misses.total_cmp(&b.misses)));
     let mut fewest = f64::INFINITY;
@@ -77,18 +99,20 @@ pub(super) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
             pairs.push(pair);
         }
     }
-    let cache_prior = points(rows, "cache-prior", "lru");
+    let prices = CHANGES.map(|paid| (Price::PerplexityChange, paid)).into_iter();
     let mut verdicts = Vec::new();
-    for price in PRICES {
+    for (price, paid) in prices.chain(DIVERGENCES.map(|paid| (Price::DivergenceNats, paid))) {
+        let cache_prior = at(&points(rows, "cache-prior", "lru", price), paid);
         for (policy, placement) in &pairs {
-            let Some(miss_rate) = at(&points(rows, policy, placement), price) else { continue };
+            let Some(miss_rate) = at(&points(rows, policy, placement, price), paid) else { continue };
             verdicts.push(Verdict {
                 policy: policy.clone(),
                 placement: placement.clone(),
-                perplexity_change: price,
+                price,
+                paid,
                 miss_rate,
                 fewer_than_raw: 1.0 - miss_rate / raw,
-                fewer_than_cache_prior: at(&cache_prior, price).map(|other| 1.0 - miss_rate / other),
+                fewer_than_cache_prior: cache_prior.map(|other| 1.0 - miss_rate / other),
             });
         }
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::run;
-pub use frontier::Verdict;
+pub use frontier::{Price, Verdict};
 use outcome::{Outcome, Row};
 use precision::Widths;
 pub use precision::{Precision, Quantised};

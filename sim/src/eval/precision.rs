@@ -72,7 +72,7 @@ impl FromStr for Precision {
             (.., Some(mean)) if (1.0..=4.0).contains(&mean) => Width::Mean(mean),
             _ => {
                 return Err(Error::new(format!(
-                    "--bits: expected own, 1 to 4, mean:1 to mean:4, or one of these but own behind cold:, found \"{text}\""
+                    "--expert-bits: expected own, 1 to 4, mean:1 to mean:4, or one of these but own behind cold:, found \"{text}\""
                 )));
             }
         };
@@ -107,9 +107,9 @@ impl Quantised {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         match replicas.bits() {
             there if there.contains(&bits) => Ok(()),
-            there => {
-                Err(Error::new(format!("--bits: expected bits that there are replicas for, {there:?}, found {bits}")))
-            }
+            there => Err(Error::new(format!(
+                "--expert-bits: expected bits that there are replicas for, {there:?}, found {bits}"
+            ))),
         }
     }
 

@@ -1,10 +1,11 @@
 //! What the experts of a model see on real text.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::model::{Cache, Model, MoeHook, read_text};
+use crate::model::{Cache, Model, MoeHook};
 use crate::progress::Progress;
+use crate::text;
 
 /// Tokens that are run together; no window sees another.
 const WINDOW: usize = 256;
@@ -21,16 +22,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads text files, and all files below folders that end in `.txt`. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
+    /// Reads texts as [`text::read`] does. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
     ///
     /// # Errors
     /// If a file cannot be read or is no text, or if there are fewer than 8 tokens in all.
     pub fn read(model: &Model, paths: &[PathBuf], tokens: usize) -> Result<Self> {
-        let mut files = Vec::new();
-        paths.iter().try_for_each(|path| text_files(path, &mut files))?;
-        let texts = files
+        let texts = text::read(paths)?
             .iter()
-            .map(|file| model.encode(&read_text(file)?).map_err(|error| error.or_file(file)))
+            .map(|text| model.encode(&text.text).map_err(|error| error.or_file(&text.path)))
             .collect::<Result<Vec<_>>>()?;
         Self::windowed(model, &texts, tokens)
     }
@@ -71,21 +70,6 @@ impl Sample {
     pub fn tokens(&self) -> usize {
         self.windows.iter().map(Vec::len).sum()
     }
-}
-
-/// The path, or the files below it that end in `.txt`, in the order of their names.
-fn text_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |error: &std::io::Error| Error::io(path, error);
-    if !std::fs::metadata(path).map_err(|error| failed(&error))?.is_dir() {
-        files.push(path.into());
-        return Ok(());
-    }
-    let entries = std::fs::read_dir(path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries: Vec<PathBuf> =
-        entries.map_err(|error| failed(&error))?.iter().map(std::fs::DirEntry::path).collect();
-    entries.retain(|entry| entry.is_dir() || entry.extension().is_some_and(|extension| extension == "txt"));
-    entries.sort();
-    entries.iter().try_for_each(|entry| text_files(entry, files))
 }
 
 /// Windows of `most` ids at the most, `share` ids in all, spread over the text; at least four of them where there are ids for it, so that

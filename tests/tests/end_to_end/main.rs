@@ -8,6 +8,7 @@ mod command;
 mod damage;
 mod demo;
 mod dram;
+mod eval;
 mod files;
 mod guarantees;
 mod layer;

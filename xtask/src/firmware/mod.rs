@@ -150,7 +150,8 @@ pub(crate) fn built(target: &str, file: &str) -> PathBuf {
 
 fn lint() -> Done {
     // Not `--all`, which formats the core as well.
-    let members = ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi", "--package", "cptr-header"];
+    let members =
+        ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi", "--package", "cptr-header"];
     execute(cargo(&["fmt", "--check"]).args(members))?;
     execute(&mut cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"]))?;
     for target in ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"] {

@@ -19,7 +19,8 @@ const RAM: u64 = 0x8000_0000;
 const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
 /// The golden step at which a core may stop: the model takes a second for a million cycles.
 const LAST_LINE: &str = "golden 1000 ";
-const PACKAGES: [(&str, &str); 4] = [("verilator", "verilator"), ("make", "make"), ("g++", "g++"), ("pip3", "python3-pip")];
+const PACKAGES: [(&str, &str); 4] =
+    [("verilator", "verilator"), ("make", "make"), ("g++", "g++"), ("pip3", "python3-pip")];
 const FLAGS: &str = "--cc --exe -O3 --x-assign fast --x-initial fast --noassert -DSYNTHESIS -Wno-fatal -Wno-lint -Wno-style \
                      -Wno-BLKANDNBLK -Wno-COMBDLY -Wno-UNOPTFLAT --top-module top";
 
@@ -61,7 +62,8 @@ fn measure(bless: bool) -> Done {
     build("cptr-bench", TARGET)?;
     let image = work.join("cptr-bench.hex");
     write(&image, &hex(&built(TARGET, "cptr-bench"))?)?;
-    let golden = fs::read_to_string(folder().join("golden/bench.out")).map_err(|error| format!("golden/bench.out: {error}"))?;
+    let golden =
+        fs::read_to_string(folder().join("golden/bench.out")).map_err(|error| format!("golden/bench.out: {error}"))?;
     let mut counts = Vec::new();
     for (core, parameters) in &CORES {
         let model = verilate(core, parameters, &sources, &work)?;
@@ -111,7 +113,8 @@ fn fetch(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
 fn verilate(core: &Core, parameters: &str, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathBuf> {
     let folder = work.join(core.name);
     let place = |word: &str| {
-        let placed = sources.iter().fold(word.to_owned(), |word, (name, path)| word.replace(name, &path.to_string_lossy()));
+        let placed =
+            sources.iter().fold(word.to_owned(), |word, (name, path)| word.replace(name, &path.to_string_lossy()));
         // Our own files.
         if placed.contains('/') || placed.starts_with('-') { placed } else { format!("rtl/{placed}") }
     };
@@ -154,7 +157,8 @@ fn hex(elf: &Path) -> Done<String> {
     let mut memory = Vec::new();
     for segment in file.segments() {
         let bytes = segment.data().map_err(|error| failed(error.to_string()))?;
-        let start = segment.address().checked_sub(RAM).ok_or_else(|| failed("a segment outside of the RAM".into()))? as usize;
+        let start =
+            segment.address().checked_sub(RAM).ok_or_else(|| failed("a segment outside of the RAM".into()))? as usize;
         memory.resize(memory.len().max(start + bytes.len()).next_multiple_of(4), 0u8);
         memory[start..start + bytes.len()].copy_from_slice(bytes);
     }
@@ -172,7 +176,8 @@ fn print(counts: &[Count]) {
         for kernel in ["top_k", "select", "victim", "update"] {
             let of: Vec<&Count> =
                 counts.iter().filter(|c| c.core == core.name && c.kernel == kernel && c.k == 8).collect();
-            let cells: String = of.iter().fold(String::new(), |text, c| format!("{text} {:>5}:{:>6}", c.experts, c.cycles));
+            let cells: String =
+                of.iter().fold(String::new(), |text, c| format!("{text} {:>5}:{:>6}", c.experts, c.cycles));
             let slope = match of[..] {
                 [.., a, b] => (b.cycles as f64 - a.cycles as f64) / (b.experts - a.experts) as f64,
                 _ => 0.0,
