@@ -162,7 +162,7 @@ impl<'a> Report<'a> {
     }
 
     fn json(&self) -> Value {
-        let key = |name: &str| name.to_ascii_lowercase().replace([',', '/'], "").replace([' ', '-'], "_");
+        let key = |name: &str| name.to_ascii_lowercase().replace(',', "").replace([' ', '-', '/'], "_");
         let us = |ps: u64| ps as f64 / 1e6;
         let busy: Map<String, Value> = self.busy.iter().map(|(name, ps)| (key(name), json!(us(*ps)))).collect();
         let energy: Map<String, Value> =

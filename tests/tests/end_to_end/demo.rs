@@ -112,6 +112,8 @@ fn figures(part: &Value) -> Value {
             "loads_per_token": figure("loads_per_token"),
             "token_time_us": figure("token_time_us"),
             "ratio_to_raw": figure("ratio_to_raw"),
+            "controller_us": figure("controller_us"),
+            "energy_uj_per_token": figure("energy_uj_per_token"),
         })
     };
     let skipped: Vec<&Value> = part["skipped"].as_array().unwrap().iter().map(|row| &row["policy"]).collect();
