@@ -69,7 +69,8 @@ pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> R
             let done = || progress.advance(1);
             let made = layer::quantise_layer(model, &calibration, layer, (&formats, plan.method), &done)?;
             replicas::write_layer(folder, layer, &settings, &made)?;
-            *records = Some(made.into_iter().map(|(record, _)| record).collect());
+            // As a later run would find them: numbers that went through a file.
+            *records = replicas::finished_layer(folder, layer, &settings)?;
         }
     }
     let records: Vec<Vec<ExpertRecord>> = records.into_iter().flatten().collect();
