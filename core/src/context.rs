@@ -5,7 +5,7 @@
 //! quartile* of the angles over the layers: three quarters of the layers point at least so far away. A one-sided cumulative sum (Page's CUSUM,
 //! Biometrika 1954) of its excess over its usual value, in units of its usual deviation, raises the alarm.
 //!
-//! The lock detector of one layer ([`crate::phase`]) serves the layer's own filter; this one decides about migrations. docs/systems.md has
+//! The lock detector of one layer ([`crate::phase`]) serves the layer's own filter; this one decides about migrations. docs/results.md has
 //! delay and false alarms of both on real traces.
 
 use crate::num::Angle;
@@ -28,7 +28,7 @@ pub struct ChangeConfig {
 }
 
 impl Default for ChangeConfig {
-    /// Median delay and false alarms of these values, and of others: docs/systems.md.
+    /// Median delay and false alarms of these values, and of others: docs/results.md.
     fn default() -> Self {
         Self { below_16ths: 4, gain_shift: 8, acquire_tokens: 64, hold_tokens: 32, slack_16ths: 24, threshold: 20 }
     }
