@@ -23,7 +23,7 @@ pub(super) struct Attention {
 }
 
 enum Kind {
-    Grouped { q: Linear, k: Linear, v: Linear, norms: Option<(RmsNorm, RmsNorm)>, sizes: Grouped },
+    Grouped { qkv: [Linear; 3], norms: Option<(RmsNorm, RmsNorm)>, sizes: Grouped },
     Latent { q: Query, kv_a: Linear, kv_norm: RmsNorm, kv_b: Linear, sizes: Latent },
 }
 
@@ -63,9 +63,11 @@ impl Attention {
                 let sinks = sizes.sinks.then(|| weights.values(&name("sinks"), &[sizes.heads])).transpose()?;
                 let window = sizes.window[layer].unwrap_or(usize::MAX);
                 let kind = Kind::Grouped {
-                    q: linear("q_proj", queries, hidden, sizes.qkv_bias)?,
-                    k: linear("k_proj", keys, hidden, sizes.qkv_bias)?,
-                    v: linear("v_proj", keys, hidden, sizes.qkv_bias)?,
+                    qkv: [
+                        linear("q_proj", queries, hidden, sizes.qkv_bias)?,
+                        linear("k_proj", keys, hidden, sizes.qkv_bias)?,
+                        linear("v_proj", keys, hidden, sizes.qkv_bias)?,
+                    ],
                     norms: norms.transpose()?,
                     sizes: sizes.clone(),
                 };
@@ -102,9 +104,7 @@ impl Attention {
     /// `x` `[T, D]` at the positions of `rotation`, which follow those in the cache.
     pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, cache: &mut KvCache) -> Result<Tensor> {
         let (q, k, v) = match &self.kind {
-            Kind::Grouped { q, k, v, norms, sizes } => {
-                grouped(x, [q, k, v].map(|part| part.forward(x)), norms.as_ref(), sizes, rotation)?
-            }
+            Kind::Grouped { qkv, norms, sizes } => grouped(x, qkv, norms.as_ref(), sizes, rotation)?,
             Kind::Latent { q, kv_a, kv_norm, kv_b, sizes } => latent(x, q, (kv_a, kv_norm, kv_b), sizes, rotation)?,
         };
         let (keys, values) = cache.append(&k, &v)?;
@@ -129,19 +129,18 @@ type Parts = (Tensor, Tensor, Tensor);
 /// Queries, keys and values `[H, T, d]` of new tokens.
 fn grouped(
     x: &Tensor,
-    [q, k, v]: [candle_core::Result<Tensor>; 3],
+    [q, k, v]: &[Linear; 3],
     norms: Option<&(RmsNorm, RmsNorm)>,
     sizes: &Grouped,
     rotation: &Rotation,
 ) -> Result<Parts> {
-    let (mut q, mut k, mut v) = (q?, k?, v?);
+    let (mut q, mut k, mut v) = (q.forward(x)?, k.forward(x)?, v.forward(x)?);
     if let (QkNorm::Whole, Some((q_norm, k_norm))) = (sizes.norm, norms) {
         (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
     }
     if let Some(clip) = sizes.clip {
         (q, k, v) = (q.clamp(-clip, clip)?, k.clamp(-clip, clip)?, v.clamp(-clip, clip)?);
     }
-    debug_assert_eq!(x.dims2()?.0, q.dims2()?.0);
     (q, k, v) = (heads(&q, sizes.heads)?, heads(&k, sizes.kv_heads)?, heads(&v, sizes.kv_heads)?);
     if let (QkNorm::PerHead, Some((q_norm, k_norm))) = (sizes.norm, norms) {
         (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);

@@ -19,8 +19,8 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// eˣ with a relative error of at most 3·10⁻⁷ where it is a normal number, 0 below; at most e⁸⁸. Written without branches and calls so that loops over it become
-/// vector instructions. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then the Taylor polynomial of degree 7, whose remainder is below
+/// eˣ, at most e⁸⁸, with a relative error of at most 3·10⁻⁷; 0 below e⁻⁸⁷. Without branches and calls, so that loops over it become vector
+/// instructions. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then the Taylor polynomial of degree 7, whose remainder is below
 /// r⁸/8! < 6·10⁻⁹.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
