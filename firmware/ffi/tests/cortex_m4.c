@@ -10,11 +10,18 @@ static void semihosting(uint32_t operation, const void *argument) {
     __asm__ volatile("bkpt #0xab" : "+r"(r0) : "r"(r1) : "memory");
 }
 
+/* Through the board's UART: data, state, control, baud-rate divider. */
 static void print_result(uint32_t hash) {
+    static volatile uint32_t *const uart = (volatile uint32_t *)0x40004000;
     char line[] = "c 2000 00000000\n";
     int i;
     for (i = 0; i < 8; i++) line[14 - i] = "0123456789abcdef"[(hash >> (4 * i)) & 15u];
-    semihosting(0x04, line);
+    uart[4] = 16;
+    uart[2] = 1;
+    for (i = 0; line[i]; i++) {
+        while (uart[1] & 1u) { }
+        uart[0] = (uint32_t)line[i];
+    }
 }
 
 static void leave(uint32_t status) {
@@ -40,6 +47,9 @@ static void fault(void) {
     leave(2);
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[] = {
-    &stack_top, (void *)reset, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault,
-};
+typedef void (*handler)(void);
+
+__attribute__((section(".vectors"), used)) static const struct {
+    uint32_t *stack;
+    handler handlers[6];
+} vectors = { &stack_top, { reset, fault, fault, fault, fault, fault } };

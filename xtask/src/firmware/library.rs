@@ -108,11 +108,11 @@ pub(super) fn c_programs() -> Done {
     execute(&mut Command::new(&cpp))?;
     let from_host = output(&mut Command::new(&host))?;
     print!("C on the host, sanitized: {from_host}");
-    let cpu = "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -nostdlib -ffreestanding";
+    let cpu = "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -nostdlib -ffreestanding -Wl,-z,noexecstack";
     let archive = built(M4F, "libcptr.a").to_string_lossy().into_owned();
     let script = "-Tffi/tests/cortex_m4.ld";
     compile("arm-none-eabi-gcc", &[common, cpu, script, "ffi/tests/cortex_m4.c"], &[&archive, "-o", &m4], "")?;
-    let arguments = "-machine mps2-an386 -nographic -monitor none -semihosting-config enable=on,target=native -kernel";
+    let arguments = "-machine mps2-an386 -nographic -monitor none -serial stdio -semihosting-config enable=on,target=native -kernel";
     let from_m4 = output(Command::new("qemu-system-arm").args(arguments.split(' ')).arg(&m4))?;
     if from_m4 == from_host {
         Ok(())
