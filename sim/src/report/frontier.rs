@@ -1,4 +1,7 @@
-//! Perplexity against misses: what an evaluation found, as one plot in a file of its own.
+//! Misses against what they cost in quality: an evaluation as one plot in a file of its own.
+//!
+//! The price is the divergence of the predictions, not the change of perplexity: it never comes out on the wrong side of 0, so settings of
+//! one policy lie on one line.
 
 use plotters::prelude::*;
 
@@ -8,7 +11,7 @@ use super::rows::Role;
 use crate::eval::outcome::{Outcome, Row};
 
 const HEIGHT: u32 = 1100;
-/// Rows that cost more than this change of perplexity are left out: nobody would pay it, and they would squeeze the rest.
+/// Rows that cost more than so many nats are left out: nobody would pay it, and they would squeeze the rest.
 const DEAREST: f64 = 0.05;
 
 /// The plot as a whole SVG file: down is gain, right is price.
@@ -16,18 +19,21 @@ const DEAREST: f64 = 0.05;
 /// # Errors
 /// If the library that draws fails, as a sentence.
 pub fn svg(outcome: &Outcome) -> Result<String, String> {
-    let rows: Vec<&Row> = outcome.rows.iter().filter(|row| row.perplexity_change <= DEAREST).collect();
+    let rows: Vec<&Row> =
+        outcome.rows.iter().filter(|row| row.divergence_nats <= DEAREST && row.mean_bits == 0.0).collect();
+    let curves = curves(&rows);
     let mark = |(index, row): (usize, &&Row)| Mark {
-        x: row.perplexity_change * 100.0,
+        x: row.divergence_nats,
         y: row.miss_rate * 100.0,
         role: role(index, row),
-        name: plot::short(&name(row), 40),
+        name: if curves.iter().any(|curve| curve.passes(row)) { String::new() } else { plot::short(&name(row), 40) },
     };
     let scatter = Scatter {
         marks: by_importance(rows.iter().enumerate().map(mark).collect()),
-        curves: curves(&rows),
+        curves: curves.iter().map(|curve| (curve.role, curve.points.clone())).collect(),
         bound: rows.iter().filter(|row| row.oracle && row.agreement == 1.0).map(|row| row.miss_rate * 100.0).next(),
-        price: "change of perplexity",
+        price: "divergence from the unaltered model, nats per token",
+        tick: |value| format!("{value:.3}"),
     };
     let mut svg = String::new();
     {
@@ -47,27 +53,47 @@ fn role(index: usize, row: &Row) -> Role {
     }
 }
 
-/// The policy, with the placement where it is not the one that policies of its kind come with.
+/// The policy, with the placement where it is not the one that it comes with.
 fn name(row: &Row) -> String {
     match row.policy.as_str() {
         "raw" => format!("raw, {}", row.placement),
-        policy => policy.into(),
+        policy if (row.placement == "tracked") == policy.starts_with("cptr") && !row.oracle => policy.into(),
+        policy => format!("{policy}, {}", row.placement),
     }
 }
 
-/// A line through the settings of every policy that has several with one placement.
-fn curves(rows: &[&Row]) -> Vec<(Role, Vec<(f64, f64)>)> {
-    let family = |row: &Row| (row.policy.split(':').next().map(str::to_owned), row.placement.clone());
-    let mut curves: Vec<(_, Role, Vec<(f64, f64)>)> = Vec::new();
+/// The settings of a policy with one placement, cheapest first.
+struct Curve {
+    /// Policy without its numbers, and placement.
+    of: (String, String),
+    role: Role,
+    points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// Whether the row lies on the curve and not at its end: the label at the end speaks for all.
+    fn passes(&self, row: &Row) -> bool {
+        self.of == family(row) && self.points.last().is_some_and(|last| last.0 > row.divergence_nats)
+    }
+}
+
+fn family(row: &Row) -> (String, String) {
+    (row.policy.chars().filter(|c| !c.is_ascii_digit() && *c != '.').collect(), row.placement.clone())
+}
+
+/// Every policy that has several settings with one placement.
+fn curves(rows: &[&Row]) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = Vec::new();
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.policy != "raw") {
-        let point = (row.perplexity_change * 100.0, row.miss_rate * 100.0);
-        match curves.iter_mut().find(|(of, ..)| *of == family(row)) {
-            Some((.., points)) => points.push(point),
-            None => curves.push((family(row), role(index, row), vec![point])),
+        let point = (row.divergence_nats, row.miss_rate * 100.0);
+        match curves.iter_mut().find(|curve| curve.of == family(row)) {
+            Some(curve) => curve.points.push(point),
+            None => curves.push(Curve { of: family(row), role: role(index, row), points: vec![point] }),
         }
     }
-    for (.., points) in &mut curves {
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for curve in &mut curves {
+        curve.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
-    curves.into_iter().filter(|(.., points)| points.len() > 1).map(|(_, role, points)| (role, points)).collect()
+    curves.retain(|curve| curve.points.len() > 1);
+    curves
 }

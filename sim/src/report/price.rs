@@ -33,11 +33,17 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
              mass loss.",
         );
     }
-    let scatter = Scatter { marks, curves: Vec::new(), bound, price: "mass loss: wanted routing mass given up" };
+    let scatter = Scatter {
+        marks,
+        curves: Vec::new(),
+        bound,
+        price: "mass loss: wanted routing mass given up",
+        tick: plot::percent_tick,
+    };
     plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| scatter.draw(area))
 }
 
-/// Misses over a price, both in percent.
+/// Misses in percent over a price.
 pub(super) struct Scatter<'a> {
     /// The most important first: they get the best places for their labels.
     pub(super) marks: Vec<Mark>,
@@ -47,9 +53,11 @@ pub(super) struct Scatter<'a> {
     pub(super) bound: Option<f64>,
     /// Name of the price.
     pub(super) price: &'a str,
+    /// One of its ticks in words.
+    pub(super) tick: fn(f64) -> String,
 }
 
-/// A row as a point, in percent.
+/// A row as a point; without a name it has no label.
 pub(super) struct Mark {
     pub(super) x: f64,
     pub(super) y: f64,
@@ -91,7 +99,7 @@ impl Scatter<'_> {
         let y = plot::padded(marks.iter().map(|mark| mark.y).chain(*bound), 0.1, 0.0);
         let mut chart = plot::axes(
             area,
-            Axis { range: x.clone(), name: self.price, tick: plot::percent_tick },
+            Axis { range: x.clone(), name: self.price, tick: self.tick },
             Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
         )?;
         if let Some(bound) = *bound {
@@ -112,7 +120,7 @@ impl Scatter<'_> {
             let (left, y) = chart.backend_coord(&(x.start, bound));
             taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
         }
-        for (mark, &centre) in shown.iter().zip(&centres) {
+        for (mark, &centre) in shown.iter().zip(&centres).filter(|(mark, _)| !mark.name.is_empty()) {
             let (place, ring) = place(centre, &mark.name, frame, &taken);
             taken.push(place);
             label(area, mark, centre, place, ring)?;
