@@ -153,7 +153,7 @@ fn within<const K: usize>(
 fn squared_error(w: Gate, v: Gate) -> u64 {
     let (w, v) = (u64::from(w.to_bits()), u64::from(v.to_bits()));
     let difference = w.abs_diff(v);
-    difference * difference + (w * v >> 2)
+    difference * difference + ((w * v) >> 2)
 }
 
 /// `mass * eps`, rounded down, for any number of masses that a selection can hold.
