@@ -9,7 +9,7 @@ fn alternating(tokens: usize, segment: usize) -> Trace {
     let mut ids = Vec::new();
     for token in 0..tokens {
         for layer in 0..shape.layers {
-            let half = if token / segment % 2 == 0 { 0 } else { 8 };
+            let half = if (token / segment).is_multiple_of(2) { 0 } else { 8 };
             let first = (token * 7 + layer * 3) % 4;
             let second = 4 + (token * 5 + layer) % 2;
             ids.extend([half + first as u16, half + second as u16]);

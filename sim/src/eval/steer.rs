@@ -83,7 +83,7 @@ impl MoeHook for Steering<'_> {
             known.set(scores, self.convention, &[]);
             let starts_sequence = self.starts[index];
             let work = runner.step(Routed { index, wanted, scores: &known, starts_sequence });
-            chosen.copy_from_slice(runner.chosen());
+            chosen.copy_from_slice(runner.last_run());
             self.resident.extend(chosen.iter().map(|expert| !runner.missed().contains(expert)));
             self.token_ps[index] += times.get(work).map_or(0, |time| time.total_ps);
         }

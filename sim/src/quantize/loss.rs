@@ -37,6 +37,9 @@ struct Line {
     tokens: Option<f64>,
 }
 
+/// Further columns of a table's file: their names, and their values for layer, expert and bits.
+pub type Columns<'a> = (&'a [&'a str], &'a dyn Fn(usize, usize, u8) -> Vec<String>);
+
 impl LossTable {
     /// A table from losses `[L, E, B]`, with `bits` ascending.
     ///
@@ -132,7 +135,7 @@ impl LossTable {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn write(&self, path: &Path, extra: (&[&str], &dyn Fn(usize, usize, u8) -> Vec<String>)) -> Result<()> {
+    pub fn write(&self, path: &Path, extra: Columns<'_>) -> Result<()> {
         file::replace(path, |out| {
             let names = ["layer", "expert", "bits", "loss"].iter().chain(extra.0);
             writeln!(out, "{}", names.copied().collect::<Vec<_>>().join(","))?;

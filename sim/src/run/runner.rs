@@ -150,7 +150,7 @@ impl<'a> Runner<'a> {
     }
 
     /// What the last token runs.
-    pub(crate) fn chosen(&self) -> &[u16] {
+    pub(crate) fn last_run(&self) -> &[u16] {
         &self.previous
     }
 
