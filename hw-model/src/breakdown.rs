@@ -80,7 +80,11 @@ impl System {
         let part = |name, ps, why| Part { name, ps, why };
         vec![
             part("ideal", ideal_ps, "weight bytes over the bandwidth of the link after line coding"),
-            part("copy rate", link.copy_ps(bytes) as i64 - launch_ps - ideal_ps, "copies reach only a part of that bandwidth"),
+            part(
+                "copy rate",
+                link.copy_ps(bytes) as i64 - launch_ps - ideal_ps,
+                "copies reach only a part of that bandwidth",
+            ),
             part("copy start", launch_ps, "start of a batch of copies"),
             part("run", run_ps, "the expert on the GPU, bound by its memory"),
         ]
