@@ -13,7 +13,7 @@ mod matrix;
 pub mod replicas;
 
 pub use hessian::Hessian;
-pub use loss::LossTable;
+pub use loss::{Columns, LossTable};
 pub use matrix::{Format, Inputs, Weights, dequantise, gptq, output_error, round_to_nearest};
 
 use std::path::Path;
