@@ -205,7 +205,7 @@ mod tests {
         #[test]
         fn agrees_with_the_plain_layer(resident in 0usize..9, cold in 0usize..9, scored in prop_oneof![Just(0u32), 1u32..256]) {
             let plain = machine().layer_time(qwen(), LayerWork {
-                resident_runs: resident as u32, cold_runs: cold as u32, loads: 0, scored_experts: scored,
+                resident_runs: resident as u32, cold_runs: cold as u32, loads: 0, scored_experts: scored, tracked_experts: scored,
             });
             let (gpu, near) = (runs(16.0, resident), runs(2.0, cold));
             let work = DecodeWork {
