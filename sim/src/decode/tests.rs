@@ -146,7 +146,7 @@ fn refuses_with_the_numbers() {
     let huge = Model::new("huge", 1 << 15, 1 << 17);
     let text = refusal(Plan { model: &huge, ..plan() });
     assert!(text.contains("fit the 80 GB of H100") && text.contains("GB for 6 of 16"), "{text}");
-    let wide = Model::new("wide", 1 << 14, 1 << 15);
+    let wide = Model::new("wide", 1 << 14, 1 << 17);
     let text = refusal(Plan { model: &wide, hot: 1, ..plan() });
     assert!(text.contains("expected a device for") && text.contains("found 512.0 GB"), "{text}");
     let short = vec![vec![[4, 3, 2, 1]; 16]; 2];
