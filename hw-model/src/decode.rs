@@ -212,10 +212,10 @@ mod tests {
                 tokens: 1, gpu: &gpu, near_data: &near, selected_from: scored, updated: scored, ..DecodeWork::default()
             };
             let found = machine().decode_time(qwen(), &work);
-            prop_assert_eq!(
-                (found.total_ps, found.gpu_ps, found.ndp_ps, found.energy),
-                (plain.total_ps, plain.gpu_ps, plain.ndp_ps, plain.energy)
-            );
+            // Each run is rounded to a picosecond there, their sum here.
+            let near = |found: u64, plain: u64| found.abs_diff(plain) <= (resident + cold) as u64;
+            prop_assert!(near(found.total_ps, plain.total_ps) && near(found.gpu_ps, plain.gpu_ps), "{:?} {:?}", found, plain);
+            prop_assert_eq!((found.ndp_ps, found.energy), (plain.ndp_ps, plain.energy));
         }
 
         /// A migration never makes a layer faster, and costs no more than the shares that it takes.
