@@ -37,7 +37,7 @@ impl Rope {
             None => None,
         };
         let theta = theta.map_or_else(|| fields.number("rope_theta", default_theta), Ok)?;
-        if dims == 0 || dims % 2 != 0 || theta <= 1.0 {
+        if dims == 0 || !dims.is_multiple_of(2) || theta <= 1.0 {
             return Err(Error::new(format!(
                 "expected an even number of rotated dimensions and rope_theta above 1, found {dims} and {theta}"
             )));
