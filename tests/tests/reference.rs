@@ -195,14 +195,16 @@ fn compare(trace: &Trace, layer: usize) -> [usize; 3] {
 
 fn traces() -> Vec<(String, Trace)> {
     let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data");
-    let folders = [Some(bundled), std::env::var_os("CPTR_TRACES").map(PathBuf::from)];
-    let mut paths: Vec<PathBuf> = folders
-        .iter()
-        .flatten()
-        .flat_map(|folder| std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())))
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir() || path.extension().is_some_and(|end| end == "safetensors"))
-        .collect();
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let is_file = |path: &PathBuf| path.extension().is_some_and(|end| end == "safetensors");
+    // The folders beside the bundled traces hold a model and texts.
+    let mut paths: Vec<PathBuf> = entries(&bundled).into_iter().filter(is_file).collect();
+    if let Some(folder) = std::env::var_os("CPTR_TRACES") {
+        paths.extend(entries(Path::new(&folder)).into_iter().filter(|path| path.is_dir() || is_file(path)));
+    }
     paths.sort();
     let read = |path: PathBuf| match import::read(&path, &Options::default()) {
         Ok(Recording::Tokens(trace)) => Some((path.file_name().unwrap().to_string_lossy().into_owned(), trace)),

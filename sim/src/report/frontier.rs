@@ -11,16 +11,13 @@ use super::rows::Role;
 use crate::eval::outcome::{Outcome, Row};
 
 const HEIGHT: u32 = 1100;
-/// Rows that cost more than so many nats are left out: nobody would pay it, and they would squeeze the rest.
-const DEAREST: f64 = 0.05;
 
 /// The plot as a whole SVG file: down is gain, right is price.
 ///
 /// # Errors
 /// If the library that draws fails, as a sentence.
 pub fn svg(outcome: &Outcome) -> Result<String, String> {
-    let rows: Vec<&Row> =
-        outcome.rows.iter().filter(|row| row.divergence_nats <= DEAREST && row.mean_bits == 0.0).collect();
+    let rows: Vec<&Row> = outcome.rows.iter().filter(|row| row.mean_bits == 0.0).collect();
     let curves = curves(&rows);
     let mark = |(index, row): (usize, &&Row)| Mark {
         x: row.divergence_nats,

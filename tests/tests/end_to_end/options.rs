@@ -114,7 +114,7 @@ fn wrong_options_are_one_sentence() {
     std::fs::write(folder.path().join("bad.toml"), "name = \n").unwrap();
     for (arguments, expected) in [
         (format!("run {TINY} --policy nonsense"), "expected a policy (raw, "),
-        (format!("run {TINY} --policy cptr:lambda=1"), "cptr: expected eps, keep, found \"lambda=1\""),
+        (format!("run {TINY} --policy cptr:lambda=1"), "cptr: expected eps, error, keep, found \"lambda=1\""),
         (format!("run {TINY} --policy cptr:eps=2"), "cptr: expected eps from 0 to 1, found \"2\""),
         (format!("run {TINY} --policy cptr:eps=NaN"), "found \"NaN\""),
         (format!("run {TINY} --policy cptr:eps"), "expected eps from 0 to 1"),

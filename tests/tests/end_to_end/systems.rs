@@ -112,7 +112,7 @@ fn refusals_have_the_numbers() {
         (format!("decode {GPT_OSS} --system offload"), "expected a machine with a near-data device, found offload"),
         (format!("decode {GPT_OSS} --scheme best"), "expected a scheme (on-demand, hobbit"),
         (format!("decode {GPT_OSS} --scheme cptr:rate=-1"), "expected rate from 0 to 10000, found \"-1\""),
-        (format!("decode {TINY}"), "expected one whose sizes are known"),
+        (format!("decode {GPT_OSS} --model nameless"), "expected one whose sizes are known"),
         (format!("gen --join {TINY}#rust out.safetensors"), "expected at least two traces"),
         (format!("gen --join {TINY}#rust,{TINY}#none out.safetensors"), "found \"none\""),
         (format!("gen --join {TINY}#rust,{GPT_OSS} out.safetensors"), "layers x"),
