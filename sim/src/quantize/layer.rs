@@ -52,7 +52,7 @@ pub type Packed = [Vec<u8>; 3];
 
 /// Quantises the experts of one layer; the result is per expert, then per number of bits.
 ///
-/// GPTQ's Hessian of an expert is that of the tokens that chose it, and of up to [`SHARED`] tokens of the whole layer that weigh as much as 32
+/// GPTQ's Hessian of an expert is that of the tokens that chose it, and of up to 512 tokens of the whole layer that weigh as much as 32
 /// of its own: so an expert that saw few tokens or none falls back on what the layer sees. Gate and up are quantised first; down
 /// then sees what the quantised ones give. The losses are those of the dequantised weights with activations in f32.
 ///

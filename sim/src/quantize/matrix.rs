@@ -31,7 +31,7 @@ pub struct Format {
     pub group: u8,
 }
 
-/// Every weight to the nearest level of its group ([`Fit`]).
+/// Every weight to the nearest level of its group.
 ///
 /// # Errors
 /// If a weight is not finite or the format has no such matrix.
