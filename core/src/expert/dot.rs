@@ -95,11 +95,11 @@ mod scalar {
 /// Eight lanes at a time; a sum is four lanes of pairs.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector {
-    use wide::{i16x8, i32x4};
+    use wide::{i16x8, i32x4, u16x8};
 
-    /// Signed, for the multiplication; codes are masked, so the sign that the shift drags in is not seen.
+    /// Unsigned, so that the last shift needs no mask.
     #[derive(Clone, Copy)]
-    pub(super) struct Words(i16x8);
+    pub(super) struct Words(u16x8);
 
     impl super::Words for Words {
         type Sum = i32x4;
@@ -107,8 +107,8 @@ mod vector {
         #[inline(always)]
         fn load(bytes: &[u8; 16]) -> Self {
             let mut words = [0; 8];
-            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = i16::from_le_bytes(*bytes));
-            Self(i16x8::new(words))
+            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = u16::from_le_bytes(*bytes));
+            Self(u16x8::new(words))
         }
 
         #[inline(always)]
@@ -118,7 +118,8 @@ mod vector {
 
         #[inline(always)]
         fn times(self, bits: usize, activations: &[i16; 8]) -> i32x4 {
-            (self.0 & i16x8::splat((1 << bits) - 1)).dot(i16x8::new(*activations))
+            let codes = self.0 & u16x8::splat((1 << bits) - 1);
+            i16x8::new(codes.to_array().map(u16::cast_signed)).dot(i16x8::new(*activations))
         }
 
         #[inline(always)]

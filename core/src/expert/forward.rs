@@ -1,7 +1,7 @@
 //! Matrix times vector, and a whole expert.
 
 use super::dot::kernel;
-use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix};
+use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix, Row};
 use crate::num::{Logit, sigmoid};
 
 /// Fraction bits of [`Logit`].
@@ -28,7 +28,9 @@ pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) ->
         return Err(ExpertError::Buffer);
     }
     let kernel = kernel(layout);
-    for (out, row) in out.iter_mut().zip(matrix.rows()) {
+    let ahead = matrix.rows().skip(1).map(Some).chain(core::iter::repeat(None));
+    for (out, (row, next)) in out.iter_mut().zip(matrix.rows().zip(ahead)) {
+        next.iter().for_each(Row::fetch);
         *out = kernel(&row, vector);
     }
     Ok(exponent_of(matrix, vector))

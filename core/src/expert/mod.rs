@@ -26,7 +26,7 @@
 //! 1. the codes, `n * b / 8` bytes, in blocks as below;
 //! 2. `G` scale mantissas `m`, u16;
 //! 3. for 2, 3 and 4 bits `G` zero points `z`, u8; for 1 bit there are none and `z = 64`;
-//! 4. zeros up to a multiple of 16, the width of a vector register, so that codes are aligned where the matrix is.
+//! 4. zeros up to a multiple of 4, so that codes are aligned to words where the matrix is.
 //!
 //! The weight of code `q` is `m * (q * 2^(8-b) - z) * 2^e`: a code is the upper `b` bits of an eight-bit number from which the zero point is
 //! taken. So the zero point is finer than a step of the grid, which matters at 2 bits; 1 bit gives `±64 m * 2^e`; and one arithmetic
