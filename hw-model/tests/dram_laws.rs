@@ -72,17 +72,19 @@ fn random_reads_of_the_reference_devices_are_within_one_percent_of_the_closed_fo
     }
 }
 
-/// While one bank is refreshed the others work: bank by bank, refresh costs less than all at once.
+/// While one bank is refreshed the others work: bank by bank, refresh costs less than all at once, if the queue holds requests for other
+/// banks for as long as a refresh takes. A queue of 32 does not everywhere: 364 clocks of DDR5-5600 are 46 bursts.
 #[test]
 fn refresh_bank_by_bank_costs_less_than_all_at_once() {
     for device in presets::all().into_iter().filter(|device| device.bank_refresh.is_some()) {
-        for random in [false, true] {
-            let [none, all, each] = [Refresh::None, Refresh::AllBank, Refresh::SameBank]
-                .map(|refresh| rate(&device, MappingKind::Mop4ClXor, refresh, random));
-            let losses = (1.0 - each / none, 1.0 - all / none);
-            // How refreshes meet eight experts read in turns depends on their spacing: a little more is lost at DDR5-5600.
-            let most = if random { losses.1 } else { 1.2 * losses.1 };
-            assert!(each <= none && losses.0 < most, "{}: {losses:?}", device.name);
+        for kind in StreamKind::ALL {
+            let [none, all, each] = [Refresh::None, Refresh::AllBank, Refresh::SameBank].map(|refresh| {
+                let config = Config { queue_depth: 128, ..Config::new(MappingKind::Mop4ClXor, refresh) };
+                let mut controller = Controller::new(&device, config).unwrap();
+                controller.run(kind.requests(60_000, device.organisation.access_bytes()), Until::Served).unwrap();
+                controller.cycle() as f64
+            });
+            assert!(none <= each && each < all, "{} {}: {none} {each} {all}", device.name, kind.name());
         }
     }
 }
