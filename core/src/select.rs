@@ -88,12 +88,19 @@ pub fn select<const K: usize>(
     wanted: &[u16],
     resident: &Experts,
 ) -> Result<Selection<K>, SelectError> {
-    within(router, bounds.into(), keep_top, logits, wanted, resident)
+    let bounds = bounds.into();
+    // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
+    match bounds.error {
+        None => within::<K, false>(router, bounds.mass, Eps::MAX, keep_top, logits, wanted, resident),
+        Some(error) => within::<K, true>(router, bounds.mass, error, keep_top, logits, wanted, resident),
+    }
 }
 
-fn within<const K: usize>(
+/// [`select()`] with both bounds if `ERROR`, else with the bound on mass alone.
+fn within<const K: usize, const ERROR: bool>(
     router: &Router<'_>,
-    bounds: Bounds,
+    eps: Eps,
+    error: Eps,
     keep_top: usize,
     logits: &[Logit],
     wanted: &[u16],
@@ -104,7 +111,7 @@ fn within<const K: usize>(
         _ => SelectError::Id,
     })?;
     let missing = wanted.iter().skip(keep_top).filter(|&&expert| !resident.contains(expert)).count();
-    if bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) || missing == 0 {
+    if eps == Eps::ZERO || error == Eps::ZERO || missing == 0 {
         return Ok(Selection { experts, substituted: 0 });
     }
     let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
@@ -125,11 +132,12 @@ fn within<const K: usize>(
             least_first.offer(Reverse(mass), rank as u16);
         }
     }
-    let mut mass_left = share_of(wanted_mass, bounds.mass);
-    let mut error_left = bounds.error.map(|error| {
+    let mut mass_left = share_of(wanted_mass, eps);
+    let mut error_left = 0;
+    if ERROR {
         let error = share_of(router.total_mass(logits, wanted_mass, largest), error).min(u64::from(u32::MAX));
-        error * error
-    });
+        error_left = error * error;
+    }
     let mut substituted = 0;
     for (&(Reverse(mass), rank), &(score, expert)) in least_first.entries().iter().zip(stand_ins.entries()) {
         let stand_in = router.mass(score, largest);
@@ -137,9 +145,9 @@ fn within<const K: usize>(
         let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
             break;
         };
-        if let Some(budget) = &mut error_left {
-            let Some(left) = budget.checked_sub(squared_error(mass, stand_in)) else { break };
-            *budget = left;
+        if ERROR {
+            let Some(left) = error_left.checked_sub(squared_error(mass, stand_in)) else { break };
+            error_left = left;
         }
         mass_left = left;
         *place = expert;

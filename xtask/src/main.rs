@@ -17,7 +17,7 @@ struct Group {
     run: fn() -> bool,
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 7] = [
     Group { name: "format", purpose: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"], &[]) },
     Group {
         name: "lint",
@@ -40,11 +40,6 @@ const GROUPS: [Group; 8] = [
         run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
     Group { name: "no_std", purpose: "the core builds for bare metal", run: no_std },
-    Group {
-        name: "firmware",
-        purpose: "library and images fit, do not panic, and give the host's bits in emulators",
-        run: || firmware::firmware(false),
-    },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
 
