@@ -56,7 +56,7 @@ pub(super) const KIND: Kind = Kind {
         Parameter { name: "reopened", default: 0.25, range: (0.0, 0.8), summary: "gain after a change of context" },
         Parameter {
             name: "eps",
-            default: 0.04,
+            default: 0.0,
             range: (0.0, 1.0),
             summary: "gate mass that stand-ins may cost, with all logits",
         },

@@ -115,7 +115,10 @@ fn refusals_have_the_numbers() {
         (format!("decode {GPT_OSS} --model nameless"), "expected one whose sizes are known"),
         (format!("gen --join {TINY}#rust out.safetensors"), "expected at least two traces"),
         (format!("gen --join {TINY}#rust,{TINY}#none out.safetensors"), "found \"none\""),
-        (format!("gen --join {TINY}#rust,{GPT_OSS} --segment 500 out.safetensors"), "layers x"),
+        (
+            format!("gen --join {TINY}#rust,{GPT_OSS} --segment 100 out.safetensors"),
+            "expected 4 layers x 32 experts, top-4",
+        ),
         ("gen out.safetensors".into(), "--join"),
         ("gen --like llama out.safetensors".into(), "expected one of mixtral-8x7b, mixtral-8x22b"),
         (format!("predict {GPT_OSS} --hot 40"), "expected 1 to 32 experts per layer, found 40"),
