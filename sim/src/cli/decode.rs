@@ -1,5 +1,7 @@
 //! `cptr decode`.
 
+use std::path::PathBuf;
+
 use cptr_hw_model::System;
 
 use super::run::{Machine, parameters};
@@ -9,6 +11,7 @@ use crate::decode::outcome::{Outcome, Row};
 use crate::decode::{self, Plan};
 use crate::error::{Error, Result};
 use crate::format;
+use crate::quantize::LossTable;
 use crate::scheme::{KINDS, Named};
 use crate::trace::import::Recording;
 
@@ -29,6 +32,9 @@ pub(super) struct Args {
     /// Sequences decoded side by side: equal parts of the trace
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// What each expert loses at 1 to 4 bits, as `cptr quantize` writes it: for the bit selector, and for the column "loss"
+    #[arg(long, value_name = "CSV")]
+    losses: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
     /// Print JSON
@@ -47,6 +53,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
             trace.meta.model
         ))
     })?;
+    let losses = args.losses.as_deref().map(LossTable::read).transpose()?;
     let plan = Plan {
         schemes: schemes(&args.scheme)?,
         hot: args.hot.unwrap_or(trace.shape.experts / 4).max(usize::from(args.hot.is_none())),
@@ -55,7 +62,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
         bits: bits(&system)?,
         system: &system,
         model: &model,
-        losses: None,
+        losses: losses.as_ref(),
     };
     let outcome = decode::run(&trace, &plan)?;
     super::remark(&trace.notes);
@@ -108,10 +115,14 @@ pub(super) fn text(outcome: &Outcome) -> String {
         "hidden",
         "link",
     ];
+    let losses = outcome.rows.iter().any(|row| row.loss.is_some());
+    if losses {
+        header.push("loss");
+    }
     if changes {
         header.extend(["tokens/s after", "full after"]);
     }
-    text += &table::aligned(&header, 1, outcome.rows.iter().map(|row| cells(row, changes)));
+    text += &table::aligned(&header, 1, outcome.rows.iter().map(|row| cells(row, losses, changes)));
     if outcome.rows.iter().any(|row| row.oracle) {
         text += "* sees the future: a bound, not a system\n";
     }
@@ -121,7 +132,7 @@ pub(super) fn text(outcome: &Outcome) -> String {
     text
 }
 
-fn cells(row: &Row, changes: bool) -> Vec<String> {
+fn cells(row: &Row, losses: bool, changes: bool) -> Vec<String> {
     let time = format::microseconds;
     let mut cells = vec![
         format!("{}{}", row.scheme, if row.oracle { " *" } else { "" }),
@@ -136,6 +147,9 @@ fn cells(row: &Row, changes: bool) -> Vec<String> {
         format!("{:.2}", row.hidden_copies),
         format::percent(row.link_busy),
     ];
+    if losses {
+        cells.push(format::optional(row.loss, |loss| format!("{loss:.5}")));
+    }
     if changes {
         cells.push(format::optional(row.after_change.map(|after| after.tokens_per_s), |rate| format!("{rate:.1}")));
         cells.push(format::optional(row.after_change.map(|after| after.full_precision), format::percent));

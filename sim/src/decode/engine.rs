@@ -11,6 +11,7 @@ use super::sums::{StepSums, Sums};
 use crate::error::Result;
 use crate::placement::Resident;
 use crate::progress::Progress;
+use crate::quantize::LossTable;
 use crate::run::layer::{fixed_bias, router};
 use crate::run::runner::mass_loss;
 use crate::scheme::{Choice, Execution, FULL_BITS, Named, Place, Scheme, Setup, Step};
@@ -28,17 +29,15 @@ pub(super) fn run(
     let mut scheme = (scheme.kind.make)(&scheme.values, &setup)?;
     let resident = scheme.place();
     let launch_bytes = plan.system.link().copy_launch_ns * plan.system.link().copy_gb_s();
-    let placed: usize = resident.iter().map(Resident::len).sum();
+    let placed = resident.iter().map(Resident::len).sum::<usize>() as f64 * scheme.placed_bits() / f64::from(FULL_BITS);
     let mut engine = Engine {
         trace,
         costs: &costs,
+        losses: plan.losses,
         resident,
         queue: Queue::new(trace.shape.layers, costs.expert_bytes() + launch_bytes),
         selection: Selection::new(trace, scheme.eps()),
-        sums: Sums {
-            placement_ps: plan.system.link().copy_ps(placed as f64 * costs.expert_bytes()),
-            ..Sums::default()
-        },
+        sums: Sums { placement_ps: plan.system.link().copy_ps(placed * costs.expert_bytes()), ..Sums::default() },
         choices: Vec::new(),
         executions: Vec::new(),
         work: Work::default(),
@@ -57,6 +56,7 @@ pub(super) fn run(
 struct Engine<'a> {
     trace: &'a Trace,
     costs: &'a Costs<'a>,
+    losses: Option<&'a LossTable>,
     resident: Vec<Resident>,
     queue: Queue,
     selection: Option<Selection>,
@@ -78,7 +78,7 @@ impl Engine<'_> {
             let before = self.resident[layer];
             scheme.dispatch(&step, &mut self.resident[layer], &mut self.executions);
             debug_assert_eq!(self.executions.len(), choices.len());
-            self.account(&choices, &before, &mut sums);
+            self.account(layer, &choices, &before, &mut sums);
             self.queue.start(&mut self.resident);
             self.fill_work(&choices);
             self.work.migrating = !self.queue.is_empty();
@@ -117,7 +117,7 @@ impl Engine<'_> {
         }
     }
 
-    fn account(&mut self, choices: &[Choice], resident: &Resident, step: &mut StepSums) {
+    fn account(&mut self, layer: usize, choices: &[Choice], resident: &Resident, step: &mut StepSums) {
         for (choice, execution) in choices.iter().zip(&self.executions) {
             let mass = f64::from(choice.mass);
             step.mass += mass;
@@ -133,6 +133,8 @@ impl Engine<'_> {
                 self.sums.near_mass += mass;
                 self.sums.near_bits += mass * f64::from(execution.bits);
             }
+            let loss = self.losses.and_then(|table| table.get(layer, usize::from(choice.expert), execution.bits));
+            self.sums.loss += mass * loss.unwrap_or(0.0);
         }
     }
 
@@ -145,9 +147,9 @@ impl Engine<'_> {
             let run = ExpertRun { bits: f64::from(execution.bits), tokens: choice.tokens };
             match execution.place {
                 Place::Gpu => gpu.push(run),
-                Place::Copied => {
+                Place::Copied { bits } => {
                     gpu.push(run);
-                    awaited.push(execution.bits);
+                    awaited.push(bits);
                 }
                 Place::NearData => near.push(run),
                 Place::Skipped => {}

@@ -10,12 +10,12 @@ pub mod queue;
 pub mod streams;
 mod sums;
 
-use cptr_core::bits::Losses;
 use cptr_hw_model::{Model, System};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::quantize::LossTable;
 use crate::run::outcome::TraceSummary;
 use crate::scheme;
 use crate::trace::Trace;
@@ -42,8 +42,8 @@ pub struct Plan<'a> {
     pub system: &'a System,
     /// Sizes of the model.
     pub model: &'a Model,
-    /// Measured losses by layer, expert and bits.
-    pub losses: Option<&'a [Vec<Losses>]>,
+    /// Measured losses of all experts at 1 to 4 bits.
+    pub losses: Option<&'a LossTable>,
 }
 
 impl Plan<'_> {
@@ -86,18 +86,24 @@ impl Plan<'_> {
                 ndp.capacity_gb, ndp.name
             )));
         }
-        match self.losses {
-            Some(losses) if losses.len() != shape.layers || losses.iter().any(|layer| layer.len() != shape.experts) => {
-                Err(Error::new(format!(
-                    "--losses: expected {} layers of {} experts as in the trace, found {} layers of {}",
-                    shape.layers,
-                    shape.experts,
-                    losses.len(),
-                    losses.iter().map(Vec::len).find(|&len| len != shape.experts).unwrap_or(shape.experts)
-                )))
-            }
-            _ => Ok(()),
-        }
+        self.losses.map_or(Ok(()), |losses| fits(losses, trace))
+    }
+}
+
+fn fits(losses: &LossTable, trace: &Trace) -> Result<()> {
+    let shape = trace.shape;
+    if (losses.layers(), losses.experts()) != (shape.layers, shape.experts) {
+        return Err(Error::new(format!(
+            "--losses: expected {} layers of {} experts as in the trace, found {} layers of {}",
+            shape.layers,
+            shape.experts,
+            losses.layers(),
+            losses.experts()
+        )));
+    }
+    match (1..=4).all(|bits| losses.bits().contains(&bits)) {
+        true => Ok(()),
+        false => Err(Error::new(format!("--losses: expected losses at 1, 2, 3 and 4 bits, found {:?}", losses.bits()))),
     }
 }
 

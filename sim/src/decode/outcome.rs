@@ -60,6 +60,8 @@ pub struct Row {
     pub coverage: f64,
     /// Mean bits per weight of the gate mass near the data, 16 where nothing ran there.
     pub mean_near_bits: f64,
+    /// Mean loss of the gate mass at the bits that it ran at, by the table given; 0 at full precision.
+    pub loss: Option<f64>,
     /// Share of the gate mass that was left out.
     pub skipped_mass: f64,
     /// Share of the wanted gate mass that stand-ins cost.
@@ -126,6 +128,7 @@ impl Row {
             full_precision: part(|step| step.full),
             coverage: part(|step| step.covered),
             mean_near_bits: if sums.near_mass > 0.0 { sums.near_bits / sums.near_mass } else { 16.0 },
+            loss: plan.losses.map(|_| share(sums.loss)),
             skipped_mass: share(sums.skipped),
             mass_loss: sums.mass_lost / layers,
             worst_mass_loss: sums.worst_mass_loss,

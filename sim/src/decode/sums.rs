@@ -19,6 +19,8 @@ pub(super) struct Sums {
     /// Mass near the data, and the same times its bits.
     pub(super) near_mass: f64,
     pub(super) near_bits: f64,
+    /// Mass times what its experts lose at their bits, where a table says.
+    pub(super) loss: f64,
     pub(super) skipped: f64,
     pub(super) mass_lost: f64,
     pub(super) worst_mass_loss: f64,

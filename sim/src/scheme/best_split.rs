@@ -4,7 +4,7 @@
 //! What is in GPU memory is placed once after prefill. Experts that the division copies do not stay.
 
 use super::dispatch::{ALPHA, Ranking};
-use super::{Execution, FULL_BITS, Kind, Place, Scheme, Setup, Step};
+use super::{Execution, FULL_BITS, Kind, Scheme, Setup, Step};
 use crate::decode::costs::Costs;
 use crate::error::Result;
 use crate::placement::Resident;
@@ -59,7 +59,7 @@ impl Scheme for BestSplit<'_> {
         for &index in order.iter().take(best.1) {
             executions[first + index] = match resident.contains(step.choices[index].expert) {
                 true => Execution::RESIDENT,
-                false => Execution { place: Place::Copied, bits: FULL_BITS },
+                false => Execution::COPIED,
             };
         }
     }

@@ -4,7 +4,7 @@
 //! selector each cold expert has its own number of bits, the average being that of the run; without it all have the same.
 
 use cptr_core::Gate;
-use cptr_core::bits::{Losses, scratch_for, split};
+use cptr_core::bits::{Losses, MAX_BITS, scratch_for, split};
 
 use super::dispatch::{ALPHA, Dispatch, Ranking};
 use super::{Execution, Kind, Scheme, Setup, Step};
@@ -22,6 +22,12 @@ pub(super) const KIND: Kind = Kind {
             default: 1.0,
             range: (0.0, 1.0),
             summary: "1: bits for each cold expert by loss; 0: the same for all",
+        },
+        Parameter {
+            name: "noise",
+            default: 0.0,
+            range: (0.0, 3.0),
+            summary: "error of the losses that the selector sees: standard deviation of their logarithm, each expert its own",
         },
         ALPHA,
     ],
@@ -41,20 +47,21 @@ fn make<'a>(values: &Values, setup: &Setup<'a>) -> Result<Box<dyn Scheme + 'a>> 
     let ranking = Ranking::of_prefill(setup, values.get("alpha"));
     let selects = values.get("selector") > 0.5 && (1..=4).contains(&setup.bits);
     let layer = |layer: usize| match selects {
-        true => selected(setup, &ranking, layer),
+        true => selected(setup, &ranking, layer, values.get("noise")),
         false => Ok(vec![setup.bits; setup.trace.shape.experts]),
     };
     let bits = (0..setup.trace.shape.layers).map(layer).collect::<Result<_>>()?;
-    // Where an expert lies, it runs.
-    let dispatch = Dispatch { costs: setup.costs, slack: f64::INFINITY };
-    Ok(Box::new(ContextAware { dispatch, hot: ranking.hot(setup.hot), bits }))
+    Ok(Box::new(ContextAware { dispatch: Dispatch::in_place(setup), hot: ranking.hot(setup.hot), bits }))
 }
 
+/// What quantisation costs at 1 to 4 bits where no table says: noise power falls to a quarter with each bit.
+const USUAL: [f64; MAX_BITS] = [1.0, 0.25, 0.0625, 0.015625];
+
 /// Bits of every expert of a layer; hot ones have the average, should they ever be cold.
-fn selected(setup: &Setup<'_>, ranking: &Ranking, layer: usize) -> Result<Vec<u8>> {
+fn selected(setup: &Setup<'_>, ranking: &Ranking, layer: usize, noise: f64) -> Result<Vec<u8>> {
     let mut bits = vec![setup.bits; setup.trace.shape.experts];
     let cold = &ranking.order[layer][setup.hot.min(bits.len())..];
-    let losses: Vec<Losses> = cold.iter().map(|&expert| losses(setup, ranking, layer, expert)).collect();
+    let losses = losses(setup, &ranking.importance[layer], layer, cold, noise);
     let mut scratch = vec![0; scratch_for(cold.len())];
     let increments = cold.len() as u32 * u32::from(setup.bits - 1);
     let split = split(&losses, increments, &mut scratch)
@@ -65,15 +72,21 @@ fn selected(setup: &Setup<'_>, ranking: &Ranking, layer: usize) -> Result<Vec<u8
     Ok(bits)
 }
 
-/// The measured losses, or without them what quantisation noise costs on average: a quarter for each bit more, as often as the expert is wanted.
-fn losses(setup: &Setup<'_>, ranking: &Ranking, layer: usize, expert: u16) -> Losses {
-    match setup.losses {
-        Some(losses) => losses[layer][usize::from(expert)],
-        None => {
-            let importance: Gate = ranking.importance[layer][usize::from(expert)];
-            [0, 2, 4, 6].map(|shift| (importance.to_bits() >> (1 + shift)) as i32)
-        }
-    }
+/// What the experts of a layer lose at 1 to 4 bits, each as often as it is wanted, the largest being 2^30. `noise` is as the parameter says.
+fn losses(setup: &Setup<'_>, importance: &[Gate], layer: usize, cold: &[u16], noise: f64) -> Vec<Losses> {
+    let mut random = fastrand::Rng::with_seed(layer as u64);
+    // Twelve uniform numbers add up to nearly a normal one.
+    let mut normal = || (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
+    let weighted = |&expert: &u16| {
+        let usual = |bits: usize| {
+            setup.losses.map_or(Some(USUAL[bits]), |table| table.get(layer, usize::from(expert), bits as u8 + 1))
+        };
+        let weight = f64::from(importance[usize::from(expert)]) * (noise * normal()).exp();
+        std::array::from_fn(|bits| usual(bits).unwrap_or(0.0) * weight)
+    };
+    let losses: Vec<[f64; MAX_BITS]> = cold.iter().map(weighted).collect();
+    let largest = losses.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
+    losses.iter().map(|losses| losses.map(|loss| (loss / largest * f64::from(1 << 30)) as i32)).collect()
 }
 
 impl Scheme for ContextAware<'_> {

@@ -90,7 +90,7 @@ fn make<'a>(values: &Values, setup: &Setup<'a>) -> Result<Box<dyn Scheme + 'a>> 
     let burst = values.get("burst") * (setup.hot * shape.layers) as f64;
     let mut scheme = Cptr {
         trace: setup.trace,
-        dispatch: Dispatch { costs: setup.costs, slack: values.get("slack") },
+        dispatch: Dispatch::new(setup, values.get("slack")),
         bits: setup.bits,
         eps: values.get("eps"),
         placed: Ranking::of_prefill(setup, values.get("alpha")).hot(setup.hot),

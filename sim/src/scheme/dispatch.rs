@@ -22,7 +22,8 @@ pub(super) const SLACK: Parameter = Parameter {
     name: "slack",
     default: 0.15,
     range: (0.0, 100.0),
-    summary: "share of the layer's least possible time that it may take longer for more experts at full precision",
+    summary: "share of a layer's least possible time that it may take longer, with cold experts at 2 bits, for more experts at full precision; \
+              half of it for each bit more",
 };
 
 /// Experts of every layer by falling importance in the prefill, `[L][E]`, and the importance itself.
@@ -80,12 +81,23 @@ impl Ranking {
 
 /// Who runs where among resident and cold experts.
 pub(super) struct Dispatch<'a> {
-    pub(super) costs: &'a Costs<'a>,
-    /// See [`SLACK`]; infinite: residents always run on the GPU.
-    pub(super) slack: f64,
+    costs: &'a Costs<'a>,
+    /// Share of the least possible time that a layer may take longer; infinite: residents always run on the GPU.
+    slack: f64,
 }
 
-impl Dispatch<'_> {
+impl<'a> Dispatch<'a> {
+    /// With [`SLACK`] as the user gave it. Precision is worth less where less is lost without it: the error of quantisation, and with it the time
+    /// that is given up, halves with each bit.
+    pub(super) fn new(setup: &Setup<'a>, slack: f64) -> Self {
+        Self { costs: setup.costs, slack: slack * 2.0_f64.powi(2 - i32::from(setup.bits)) }
+    }
+
+    /// Where an expert lies, it runs.
+    pub(super) const fn in_place(setup: &Setup<'a>) -> Self {
+        Self { costs: setup.costs, slack: f64::INFINITY }
+    }
+
     /// Residents run on the GPU, the most wanted first, as long as the layer takes at most `1 + slack` times what the fastest division would;
     /// all others near the data at `bits(expert)`, where replicas of all experts lie. Tries every division: one pass over the choices.
     pub(super) fn decide(

@@ -92,12 +92,12 @@ impl Scheme for Hobbit {
                 Execution::RESIDENT
             } else if unimportance <= self.t1 {
                 lru.load(resident, self.high, expert, since);
-                Execution { place: Place::Copied, bits: FULL_BITS }
+                Execution::COPIED
             } else if low.contains(expert) {
                 Execution { place: Place::Gpu, bits: LOW_BITS }
             } else if unimportance <= self.t2 {
                 lru.load(low, self.low, expert, since);
-                Execution { place: Place::Copied, bits: LOW_BITS }
+                Execution { place: Place::Copied { bits: LOW_BITS }, bits: LOW_BITS }
             } else {
                 continue;
             };

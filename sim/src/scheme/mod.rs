@@ -6,6 +6,7 @@
 mod best_split;
 mod context_aware;
 mod cptr;
+mod d2moe;
 mod dispatch;
 mod hobbit;
 mod monde;
@@ -14,13 +15,12 @@ mod on_demand;
 mod oracle;
 mod periodic;
 
-use cptr_core::bits::Losses;
-
 use crate::decode::costs::Costs;
 use crate::decode::queue::Queue;
 use crate::decode::streams::Streams;
 use crate::error::Result;
 use crate::placement::Resident;
+use crate::quantize::LossTable;
 use crate::spec::{self, Parameter, Values};
 use crate::trace::{Knowledge, Trace};
 
@@ -44,7 +44,10 @@ pub enum Place {
     /// On the GPU, from its memory.
     Gpu,
     /// On the GPU, after a copy that the layer waits for.
-    Copied,
+    Copied {
+        /// Bits per weight that are copied: all, or those that GPU memory lacks.
+        bits: u8,
+    },
     /// Near the data.
     NearData,
     /// Nowhere: left out.
@@ -63,6 +66,9 @@ pub struct Execution {
 impl Execution {
     /// On the GPU at full precision, from its memory.
     pub const RESIDENT: Self = Self { place: Place::Gpu, bits: FULL_BITS };
+
+    /// On the GPU at full precision, copied there first.
+    pub const COPIED: Self = Self { place: Place::Copied { bits: FULL_BITS }, bits: FULL_BITS };
 
     /// Near the data.
     pub const fn near(bits: u8) -> Self {
@@ -94,8 +100,13 @@ pub struct ControllerWork {
 
 /// A system in operation, all layers.
 pub trait Scheme {
-    /// What is in GPU memory when decoding begins, one set per layer, each of at most the setup's `hot` experts.
+    /// What is in GPU memory when decoding begins, one set per layer, each in the memory of the setup's `hot` experts.
     fn place(&mut self) -> Vec<Resident>;
+
+    /// Bits per weight at which experts are in GPU memory when decoding begins, on average.
+    fn placed_bits(&self) -> f64 {
+        f64::from(FULL_BITS)
+    }
 
     /// Decides for each of the step's choices, in their order. May change what is resident where it copies on demand.
     fn dispatch(&mut self, step: &Step<'_>, resident: &mut Resident, executions: &mut Vec<Execution>);
@@ -128,8 +139,8 @@ pub struct Setup<'a> {
     pub hot: usize,
     /// Average bits per weight of cold experts near the data, 1 to 4, or 16.
     pub bits: u8,
-    /// Losses by layer, expert and bits, `[L][E]`; without them the bit selector weighs a usual loss by importance.
-    pub losses: Option<&'a [Vec<Losses>]>,
+    /// Measured losses at 1 to 4 bits; without them the bit selector takes the usual ones for all experts.
+    pub losses: Option<&'a LossTable>,
     /// Times of experts on the machine.
     pub costs: &'a Costs<'a>,
 }
@@ -155,6 +166,7 @@ pub struct Kind {
 pub const KINDS: &[&Kind] = &[
     &on_demand::KIND,
     &hobbit::KIND,
+    &d2moe::KIND,
     &monde::KIND,
     &near::KIND,
     &best_split::KIND,

@@ -6,7 +6,7 @@
 //! allows, and the least recently used goes.
 
 use super::on_demand::{Lru, most_recent, warm_up};
-use super::{Execution, FULL_BITS, Kind, Place, Scheme, Setup, Step};
+use super::{Execution, FULL_BITS, Kind, Scheme, Setup, Step};
 use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
@@ -74,7 +74,7 @@ impl Scheme for Monde {
                 Execution::RESIDENT
             } else {
                 lru.load(resident, self.capacity, expert, since);
-                Execution { place: Place::Copied, bits: FULL_BITS }
+                Execution::COPIED
             };
         }
     }

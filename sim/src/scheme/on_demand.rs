@@ -1,7 +1,7 @@
 //! Offloading as engines without a near-data device do it: every expert runs on the GPU; one that is not there is copied first, and the least
 //! recently used one goes.
 
-use super::{ControllerWork, Execution, FULL_BITS, Kind, Place, Scheme, Setup, Step};
+use super::{ControllerWork, Execution, Kind, Scheme, Setup, Step};
 use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::Values;
@@ -40,13 +40,26 @@ impl Lru {
     /// Makes room in `resident` for `expert` among those that were not used since `since`, and puts it there; whether it could.
     pub(super) fn load(&mut self, resident: &mut Resident, capacity: usize, expert: u16, since: u64) -> bool {
         if resident.len() >= capacity {
-            let victim = resident.iter().min_by_key(|&expert| self.last_use[usize::from(expert)]);
-            match victim.filter(|&victim| self.last_use[usize::from(victim)] <= since) {
+            match self.least_recent(since, |expert| resident.contains(expert)) {
                 Some(victim) => resident.remove(victim),
                 None => return false,
             };
         }
         resident.insert(expert)
+    }
+
+    /// The least recently used of the experts that `holds` says are there, unless it was used after `since`.
+    pub(super) fn least_recent(&self, since: u64, holds: impl Fn(u16) -> bool) -> Option<u16> {
+        let experts = (0..self.last_use.len() as u16).filter(|&expert| holds(expert));
+        let least = experts.min_by_key(|&expert| self.last_use[usize::from(expert)]);
+        least.filter(|&expert| self.last_use[usize::from(expert)] <= since)
+    }
+
+    /// All experts, the most recently used one first.
+    pub(super) fn most_recent(&self) -> Vec<u16> {
+        let mut order: Vec<u16> = (0..self.last_use.len() as u16).collect();
+        order.sort_by_key(|&expert| std::cmp::Reverse(self.last_use[usize::from(expert)]));
+        order
     }
 
     /// The time of the last use so far.
@@ -76,10 +89,8 @@ pub(super) fn warm_up(setup: &Setup<'_>, layers: &mut [Lru]) {
 /// The most recently used experts of every layer.
 pub(super) fn most_recent(layers: &[Lru], hot: usize) -> Vec<Resident> {
     let set = |lru: &Lru| {
-        let mut order: Vec<u16> = (0..lru.last_use.len() as u16).collect();
-        order.sort_by_key(|&expert| std::cmp::Reverse(lru.last_use[usize::from(expert)]));
         let mut set = Resident::new();
-        order.iter().take(hot).for_each(|&expert| {
+        lru.most_recent().iter().take(hot).for_each(|&expert| {
             set.insert(expert);
         });
         set
@@ -97,7 +108,7 @@ impl Scheme for OnDemand {
         let before = lru.now();
         executions.extend(step.choices.iter().map(|choice| match resident.contains(choice.expert) {
             true => Execution::RESIDENT,
-            false => Execution { place: Place::Copied, bits: FULL_BITS },
+            false => Execution::COPIED,
         }));
         step.choices.iter().rev().for_each(|choice| lru.touch(choice.expert));
         for choice in step.choices {

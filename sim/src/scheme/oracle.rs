@@ -50,7 +50,7 @@ fn make<'a>(values: &Values, setup: &Setup<'a>) -> Result<Box<dyn Scheme + 'a>> 
     let mut oracle = Oracle {
         trace: setup.trace,
         streams: setup.streams,
-        dispatch: Dispatch { costs: setup.costs, slack: values.get("slack") },
+        dispatch: Dispatch::new(setup, values.get("slack")),
         bits: setup.bits,
         window: values.get("window") as usize,
         placed: Ranking::of_prefill(setup, values.get("alpha")).hot(setup.hot),

@@ -36,7 +36,7 @@ struct Periodic<'a> {
 fn make<'a>(values: &Values, setup: &Setup<'a>) -> Result<Box<dyn Scheme + 'a>> {
     let shape = setup.trace.shape;
     Ok(Box::new(Periodic {
-        dispatch: Dispatch { costs: setup.costs, slack: values.get("slack") },
+        dispatch: Dispatch::new(setup, values.get("slack")),
         bits: setup.bits,
         hot: setup.hot,
         interval: values.get("interval") as usize,
