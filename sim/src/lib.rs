@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cli;
 pub mod decode;
 pub mod detect;
+pub mod devices;
 pub mod dram;
 pub mod error;
 pub mod eval;

@@ -47,12 +47,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
         return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
     };
     let system = args.machine.system_or("ndp")?;
-    let model = args.machine.model(&trace.meta.model)?.ok_or_else(|| {
-        Error::new(format!(
-            "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{}\"",
-            trace.meta.model
-        ))
-    })?;
+    let model = args.machine.known_model(&trace.meta.model)?;
     let losses = args.losses.as_deref().map(LossTable::read).transpose()?;
     let plan = Plan {
         schemes: schemes(&args.scheme)?,
@@ -75,7 +70,8 @@ fn schemes(names: &[String]) -> Result<Vec<Named>> {
     (if names.is_empty() { &all } else { names }).iter().map(|name| Named::parse(name)).collect()
 }
 
-fn bits(system: &System) -> Result<u8> {
+/// Whole bits per weight near the data.
+pub(super) fn bits(system: &System) -> Result<u8> {
     match system.ndp_bits {
         bits if bits.fract() == 0.0 && (1.0..=16.0).contains(&bits) => Ok(bits as u8),
         bits => Err(Error::new(format!("--bits: expected 1 to 4, or 16, found {bits}"))),

@@ -7,6 +7,7 @@ mod convert;
 mod decode;
 mod demo;
 mod detect;
+mod devices;
 mod dram;
 mod eval;
 mod generate;
@@ -54,6 +55,8 @@ enum Command {
     Quantize(quantize::Args),
     /// Decode a trace on whole systems: what is in GPU memory, what runs near the data, what moves
     Decode(Box<decode::Args>),
+    /// Several near-data devices: where the experts should lie so that none waits for another
+    Devices(Box<devices::Args>),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
     Gen(generate::Args),
     /// Time one token in one layer on a system: total, busy times, energy, and what a cold expert costs and why
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Decode(args) => decode::main(&args),
+        Command::Devices(args) => devices::main(&args),
         Command::Gen(args) => generate::main(&args),
         Command::Layer(args) => layer::main(&args),
         Command::Detect(args) => detect::main(&args),

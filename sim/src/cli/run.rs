@@ -90,6 +90,15 @@ impl Machine {
             _ => Ok(Model::find(name).cloned()),
         }
     }
+
+    /// As [`Self::model`], for what cannot do without.
+    pub(super) fn known_model(&self, name: &str) -> Result<Model> {
+        self.model(name)?.ok_or_else(|| {
+            Error::new(format!(
+                "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{name}\""
+            ))
+        })
+    }
 }
 
 fn system_name(name: &str) -> std::result::Result<System, String> {
