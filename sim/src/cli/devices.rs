@@ -15,7 +15,7 @@ pub(super) struct Args {
     source: Source,
     /// Layouts with their parameters, such as balanced,overflow:replicated=0.5 (default: all)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…", value_delimiter = ',')]
-    layout: Vec<String>,
+    homes: Vec<String>,
     /// Near-data devices
     #[arg(long, value_name = "N", default_value_t = 4)]
     devices: usize,
@@ -39,7 +39,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let system = args.machine.system_or("ndp")?;
     let model = args.machine.known_model(&trace.meta.model)?;
     let all: Vec<String> = KINDS.iter().map(|kind| kind.name.into()).collect();
-    let names = if args.layout.is_empty() { &all } else { &args.layout };
+    let names = if args.homes.is_empty() { &all } else { &args.homes };
     let plan = Plan {
         layouts: names.iter().map(|name| Named::parse(name)).collect::<Result<_>>()?,
         devices: args.devices,

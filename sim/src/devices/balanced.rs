@@ -10,12 +10,15 @@ use rayon::prelude::*;
 use super::{Homes, Kind, Setup, single};
 use crate::spec::{Parameter, Values};
 
+/// Tokens of the prompts that exchanges are judged by; more take longer and change little.
+const MAX_TOKENS: usize = 1024;
+
 pub(super) const KIND: Kind = Kind {
     name: "balanced",
     summary: "experts that the prompt wanted together lie apart, each device holding as many",
     parameters: &[Parameter {
         name: "rounds",
-        default: 4.0,
+        default: 2.0,
         range: (0.0, 100.0),
         summary: "times that all pairs are looked at, at most",
     }],
@@ -28,7 +31,7 @@ fn make(values: &Values, setup: &Setup<'_>) -> Vec<Homes> {
         .into_par_iter()
         .map(|layer| {
             let mut devices = dealt(&setup.counts(layer), setup);
-            let prompt: Vec<&[u16]> = setup.prompt(layer).collect();
+            let prompt: Vec<&[u16]> = setup.prompt(layer).take(MAX_TOKENS).collect();
             Exchange::new(&prompt, &mut devices, setup.devices).improve(rounds);
             single(devices)
         })

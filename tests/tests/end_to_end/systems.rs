@@ -103,6 +103,44 @@ fn imitations_are_checked_against_what_is_published() {
 }
 
 #[test]
+fn measured_losses_give_a_column() {
+    let folder = bundled();
+    let table = |losing: fn(usize) -> f64| {
+        let lines = (0..24 * 32 * 4).map(|i| {
+            let (expert, bits) = (i / 4, i % 4 + 1);
+            format!("{},{},{bits},{}\n", expert / 32, expert % 32, losing(expert) * 0.25_f64.powi(bits as i32))
+        });
+        "layer,expert,bits,loss\n".to_owned() + &lines.collect::<String>()
+    };
+    folder.file("alike.csv", table(|_| 1.0));
+    folder.file("apart.csv", table(|expert| 1.0 + (expert * 7 % 32) as f64));
+    let loss = |arguments: &str, scheme: &str| {
+        let outcome = folder
+            .json(&format!("decode {GPT_OSS} --scheme ctx-aware,all-near,ctx-aware:selector=0 --json {arguments}"));
+        row(&outcome, scheme)["loss"].as_f64()
+    };
+    assert_eq!(loss("", "all-near"), None);
+    // All of the mass at 3 bits, all experts alike.
+    assert!((loss("--bits 3 --losses alike.csv", "all-near").unwrap() - 0.25_f64.powi(3)).abs() < 1e-9);
+    assert!(
+        loss("--bits 2 --losses apart.csv", "ctx-aware").unwrap()
+            < loss("--bits 2 --losses apart.csv", "all-near").unwrap()
+    );
+}
+
+#[test]
+fn replicas_balance_several_devices() {
+    let folder = bundled();
+    let rows = folder.json(&format!("devices {GPT_OSS} --devices 4 --json"));
+    let layer_us = |layout: &str| {
+        let row = rows.as_array().unwrap().iter().find(|row| row["layout"] == layout).unwrap();
+        number(&row["layer_us"])
+    };
+    assert!(layer_us("overflow") < layer_us("balanced") && layer_us("balanced") <= layer_us("round-robin") * 1.05);
+    assert!(folder.run(&format!("devices {GPT_OSS} --homes affinity")).ok().stdout.contains("affinity"));
+}
+
+#[test]
 fn refusals_have_the_numbers() {
     let folder = bundled();
     for (arguments, part) in [
@@ -112,6 +150,10 @@ fn refusals_have_the_numbers() {
         (format!("decode {GPT_OSS} --system offload"), "expected a machine with a near-data device, found offload"),
         (format!("decode {GPT_OSS} --scheme best"), "expected a scheme (on-demand, hobbit"),
         (format!("decode {GPT_OSS} --scheme cptr:rate=-1"), "expected rate from 0 to 10000, found \"-1\""),
+        (format!("decode {GPT_OSS} --losses {TINY}"), TINY),
+        (format!("decode {GPT_OSS} --losses none.csv"), "none.csv: "),
+        (format!("devices {GPT_OSS} --devices 33"), "expected 1 to 32, found 33"),
+        (format!("devices {GPT_OSS} --homes nowhere"), "expected a layout (round-robin"),
         (format!("decode {GPT_OSS} --model nameless"), "expected one whose sizes are known"),
         (format!("gen --join {TINY}#rust out.safetensors"), "expected at least two traces"),
         (format!("gen --join {TINY}#rust,{TINY}#none out.safetensors"), "found \"none\""),
