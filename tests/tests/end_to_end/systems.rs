@@ -22,7 +22,8 @@ fn row<'a>(outcome: &'a Value, scheme: &str) -> &'a Value {
 fn every_scheme_decodes_a_recording_with_weights() {
     let folder = bundled();
     let outcome = folder.json(&format!("decode {GPT_OSS} --bits 4 --json"));
-    let names = ["on-demand", "hobbit", "monde", "all-near", "best-split", "ctx-aware", "periodic", "cptr", "oracle"];
+    let names =
+        ["on-demand", "hobbit", "d2moe", "monde", "all-near", "best-split", "ctx-aware", "periodic", "cptr", "oracle"];
     assert_eq!(rows(&outcome).len(), names.len());
     for name in names {
         let row = row(&outcome, name);
