@@ -31,7 +31,7 @@ pub(super) const KIND: Kind = Kind {
     parameters: &[
         Parameter {
             name: "horizon",
-            default: 48.0,
+            default: 64.0,
             range: (1.0, 1e6),
             summary: "tokens over which a copy must pay: how long a context lasts at the least",
         },
