@@ -183,24 +183,17 @@ impl Terms<'_> {
         for a in increments.saturating_sub(2 * experts)..=(increments / 3).min(experts) {
             let left = increments - a;
             // b + c = left with b <= c <= E and b >= a.
-            let (low, high) = (a.max(left.saturating_sub(experts)), left / 2);
-            let Some((gain, b)) = self.best_second(left, low, high.min(experts)) else { continue };
-            let gain = gain + self.four[a];
-            if best.is_none_or(|best| gain > best) {
-                (best, ends) = (Some(gain), [a, b, left - b]);
+            let (low, high) = (a.max(left.saturating_sub(experts)), (left / 2).min(experts));
+            let Some(second) = self.three.get(low..=high).zip(self.two.get(left - high..=left - low)) else { continue };
+            // The sums for every b. The largest first and its place only where it wins: the first pass has no branch.
+            let sums = || second.0.iter().zip(second.1.iter().rev()).map(|(three, two)| three + two);
+            let most = sums().fold(0, u64::max);
+            if best.is_none_or(|best| most + self.four[a] > best) {
+                let b = low + sums().position(|sum| sum == most).unwrap_or(0);
+                (best, ends) = (Some(most + self.four[a]), [a, b, left - b]);
             }
         }
         self.split(ends)
-    }
-
-    /// The b in `low..=high` of the largest `three[b] + two[left - b]`, the first of equals.
-    fn best_second(&self, left: usize, low: usize, high: usize) -> Option<(u64, usize)> {
-        let three = self.three.get(low..=high)?;
-        let two = self.two.get(left - high..=left - low)?;
-        // The largest first, then its place: the first pass has no branch and is done several at a time.
-        let sums = || three.iter().zip(two.iter().rev()).map(|(three, two)| three + two);
-        let most = sums().fold(0, u64::max);
-        sums().position(|sum| sum == most).map(|at| (most, low + at))
     }
 
     /// The best ends if an increment costs `price`: the most gain minus price, of equals the one with the fewest increments. O(E).
