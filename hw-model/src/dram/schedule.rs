@@ -3,10 +3,10 @@
 //! The order is that of the module [`super::controller`]. To stay fast, each kind of command has a lower bound of the cycle in which
 //! a bank or its group allows one; while the bound lies in the future nothing is looked at. A bound may be too low, never too high:
 //! ready times only grow, and whatever gives a bank a new candidate lowers the bound again.
-use super::channel::{Channel, bits};
+use super::channel::bits;
 use super::command::{Command, CommandKind};
 use super::config::Refresh;
-use super::controller::{Controller, Observer};
+use super::controller::{Controller, Observer, READS, WRITES};
 use super::device::MAX_BANKS;
 
 /// Command buses that a choice may use.
@@ -65,7 +65,7 @@ impl Held {
     const NOTHING: Self = Self { banks: 0, activates: 0 };
 }
 
-/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank.
+/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any candidate.
 #[derive(Debug, Clone, Copy, Default)]
 struct RankBounds {
     column: u64,
@@ -86,15 +86,6 @@ impl Bounds {
         Self { active: 0, ranks: vec![RankBounds::default(); ranks] }
     }
 
-    /// `bank` may have a candidate that it did not have before.
-    pub(super) fn touch(&mut self, channel: &Channel, bank: u16) {
-        let bounds = &mut self.ranks[channel.rank_of(bank)];
-        let (banks, bank) = (&channel.banks, usize::from(bank));
-        bounds.column = bounds.column.min(banks.rd[bank]).min(banks.wr[bank]);
-        bounds.precharge = bounds.precharge.min(banks.pre[bank]);
-        bounds.activate = bounds.activate.min(banks.act[bank]);
-    }
-
     /// Nothing is known any more.
     pub(super) fn forget(&mut self) {
         self.active = 0;
@@ -103,6 +94,53 @@ impl Bounds {
 }
 
 impl<O: Observer> Controller<O> {
+    /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never too late.
+    pub(super) fn next_event(&self) -> u64 {
+        let channel = &self.channel;
+        let (row_bus, column_bus) = (channel.bus[0], channel.bus[usize::from(self.dual_bus)]);
+        if self.activating.is_some() || self.after_cas.is_some() {
+            return row_bus;
+        }
+        if self.write_mode_wanted() != self.write_mode {
+            return self.now + 1;
+        }
+        let mut next = self.bounds.active.max(column_bus);
+        if self.refreshes_waiting > 0 {
+            next = next.min(match self.refresh_step(&self.refresh_turn()) {
+                RefreshStep::Ready(_) => self.now + 1,
+                RefreshStep::At(cycle) => cycle,
+                RefreshStep::AfterBursts => u64::MAX,
+            });
+            if self.config.refresh != Refresh::SameBank {
+                return next;
+            }
+        }
+        for (rank, bounds) in channel.ranks.iter().zip(&self.bounds.ranks) {
+            let column = if self.write_mode { rank.wr } else { rank.rd };
+            let column = bounds.column.max(column).max(column_bus);
+            let row = bounds.precharge.max(rank.pre).min(bounds.activate.max(rank.act)).max(row_bus);
+            next = next.min(column).min(row);
+        }
+        next
+    }
+
+    /// `bank` may have a candidate of the queue that it did not have before.
+    pub(super) fn touch(&mut self, bank: u16) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+        let (banks, at) = (&channel.banks, usize::from(bank));
+        let has = |mask: u64| mask >> bank & 1 == 1;
+        if has(queue.hits) {
+            bounds.column = bounds.column.min(if self.write_mode { banks.wr[at] } else { banks.rd[at] });
+        }
+        if has(queue.misses & channel.open & !self.active_banks) {
+            bounds.precharge = bounds.precharge.min(banks.pre[at]);
+        }
+        if has(queue.misses & !channel.open) {
+            bounds.activate = bounds.activate.min(banks.act[at]);
+        }
+    }
+
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
         if slot != Slot::Row
             && let Some(choice) = self.pick_active()
@@ -112,48 +150,47 @@ impl<O: Observer> Controller<O> {
         let mut held = Held::NOTHING;
         if self.refreshes_waiting > 0 {
             let turn = self.refresh_turn();
-            match self.refresh_step(&turn) {
-                RefreshStep::Ready(command) if slot != Slot::Column => {
-                    return Some(Choice::Refresh(command.kind, command.bank));
-                }
-                RefreshStep::Ready(_) => {}
-                RefreshStep::At(cycle) => self.wake = self.wake.min(cycle),
-                RefreshStep::AfterBursts => {} // Which wake us.
+            if let RefreshStep::Ready(command) = self.refresh_step(&turn)
+                && slot != Slot::Column
+            {
+                return Some(Choice::Refresh(command.kind, command.bank));
             }
             if self.config.refresh != Refresh::SameBank {
                 return None;
             }
             held = self.held_for(&turn);
         }
-        self.set_write_mode();
+        let write_mode = self.write_mode_wanted();
+        if write_mode != self.write_mode {
+            self.write_mode = write_mode;
+            self.bounds.forget();
+        }
         self.pick_queued(slot, held)
     }
 
     /// 1. Requests whose row was opened for them.
     fn pick_active(&mut self) -> Option<Choice> {
-        if self.active_banks == 0 {
-            return None;
-        }
         if self.bounds.active > self.now {
-            self.wake = self.wake.min(self.bounds.active);
             return None;
         }
         let mut best = (u64::MAX, u64::MAX, 0);
-        let mut bound = u64::MAX;
         for bank in bits(self.active_banks) {
             let Some(active) = &self.active[bank] else { continue };
-            let ready = self.column_ready(bank, active.entry.is_write);
-            bound = bound.min(ready);
-            if ready <= self.now {
+            if self.column_ready(bank, active.entry.is_write) <= self.now {
                 best = best.min((active.entry.arrive, active.order, bank));
             }
         }
-        self.bounds.active = bound;
         if best.0 == u64::MAX {
-            self.wake = self.wake.min(bound);
+            self.bounds.active = self.next_active();
             return None;
         }
         Some(Choice::Active(best.2 as u16))
+    }
+
+    /// First cycle in which a burst of a request is legal whose row was opened for it.
+    pub(super) fn next_active(&self) -> u64 {
+        let ready = |bank: usize| self.active[bank].map_or(u64::MAX, |at| self.column_ready(bank, at.entry.is_write));
+        bits(self.active_banks).map(ready).min().unwrap_or(u64::MAX)
     }
 
     /// First cycle in which a burst of `bank` is legal, if its row is open.
@@ -206,101 +243,93 @@ impl<O: Observer> Controller<O> {
     }
 
     /// Writes are served in batches: from 80 % of the queue down to 20 %, or while there is nothing to read.
-    fn set_write_mode(&mut self) {
-        let (waiting, depth) = (self.writes.len() * 10, u32::from(self.config.queue_depth));
+    fn write_mode_wanted(&self) -> bool {
+        let (waiting, depth) = (self.queues[WRITES].len() * 10, u32::from(self.config.queue_depth));
         let enough = if self.write_mode { waiting >= 2 * depth } else { waiting > 8 * depth };
-        let mode = enough || self.reads.len() == 0;
-        if mode != self.write_mode {
-            self.write_mode = mode;
-            self.bounds.forget();
-        }
+        enough || self.queues[READS].is_empty()
     }
 
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
-        let queue = if self.write_mode { &self.writes } else { &self.reads };
-        let (channel, writing) = (&self.channel, self.write_mode);
-        let mut scan = Scan { now: self.now, wake: self.wake, age: u64::MAX, choice: Choice::Hit(0) };
-        for (index, rank) in channel.ranks.iter().enumerate() {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let (row_bus, column_bus) = (channel.bus[0], channel.bus[usize::from(self.dual_bus)]);
+        let mut scan = Scan { now: self.now, age: u64::MAX, choice: Choice::Hit(0), rest: 0 };
+        for (index, (rank, bounds)) in channel.ranks.iter().zip(&mut self.bounds.ranks).enumerate() {
             let banks = channel.rank_mask(index) & !held.banks;
-            let bounds = &mut self.bounds.ranks[index];
             if slot != Slot::Row {
-                let (gate, ready) = if writing { (rank.wr, &channel.banks.wr) } else { (rank.rd, &channel.banks.rd) };
-                let gate = gate.max(channel.bus[usize::from(self.dual_bus)]);
-                scan.look(queue.hits & banks, gate, &mut bounds.column, (ready, &queue.hit_age), Choice::Hit);
-            }
-            if slot != Slot::Column {
-                let misses = queue.misses & banks & !channel.activating;
-                let closable = misses & channel.open & !self.active_banks;
-                let gate = rank.pre.max(channel.bus[0]);
-                if scan.worth_a_look(closable, gate, bounds.precharge) {
-                    let guarded = bits(closable & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
-                    let free = closable & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-                    let times = (&channel.banks.pre, &queue.miss_age);
-                    scan.look(free, gate, &mut bounds.precharge, times, Choice::Precharge);
+                let (gate, ready) =
+                    if self.write_mode { (rank.wr, &channel.banks.wr) } else { (rank.rd, &channel.banks.rd) };
+                if gate.max(column_bus).max(bounds.column) <= self.now {
+                    scan.look(queue.hits & banks, &mut bounds.column, (ready, &queue.hit_age), Choice::Hit);
                 }
-                let closed = if channel.activating == 0 { misses & !channel.open & !held.activates } else { 0 };
-                let gate = rank.act.max(channel.bus[0]);
+            }
+            if slot != Slot::Column && rank.pre.max(row_bus).max(bounds.precharge) <= self.now {
+                let closable = queue.misses & banks & channel.open & !self.active_banks;
+                let guarded = bits(closable & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
+                let free = closable & !guarded.fold(0, |mask, bank| mask | 1 << bank);
+                let times = (&channel.banks.pre, &queue.miss_age);
+                scan.look(free, &mut bounds.precharge, times, Choice::Precharge);
+            }
+            let activates = channel.activating == 0 && held.activates & banks == 0;
+            if slot != Slot::Column && activates && rank.act.max(row_bus).max(bounds.activate) <= self.now {
+                let closed = queue.misses & banks & !channel.open;
                 let times = (&channel.banks.act, &queue.miss_age);
-                scan.look(closed, gate, &mut bounds.activate, times, Choice::Activate);
+                scan.look(closed, &mut bounds.activate, times, Choice::Activate);
             }
         }
-        self.wake = scan.wake;
-        (scan.age != u64::MAX).then_some(scan.choice)
+        if scan.age == u64::MAX {
+            return None;
+        }
+        let (Choice::Active(bank) | Choice::Hit(bank) | Choice::Activate(bank) | Choice::Precharge(bank) | Choice::Refresh(_, bank)) = scan.choice;
+        let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+        match scan.choice {
+            Choice::Hit(_) => bounds.column = scan.rest,
+            Choice::Precharge(_) => bounds.precharge = scan.rest,
+            _ => bounds.activate = scan.rest,
+        }
+        Some(scan.choice)
     }
 }
 
 /// Search for the oldest ready command.
 struct Scan {
     now: u64,
-    /// Earliest later cycle in which something becomes ready.
-    wake: u64,
     /// Running number of the best request so far.
     age: u64,
     choice: Choice,
+    /// Lower bound for the other banks that were looked at together with the best.
+    rest: u64,
 }
 
 /// One number a bank.
 type PerBank = [u64; MAX_BANKS as usize];
 
 impl Scan {
-    /// True if a bank of `mask` may be ready; otherwise notes when one may be.
-    #[inline(always)]
-    fn worth_a_look(&mut self, mask: u64, gate: u64, bound: u64) -> bool {
-        let earliest = gate.max(bound);
-        if mask != 0 && earliest > self.now {
-            self.wake = self.wake.min(earliest);
-        }
-        mask != 0 && earliest <= self.now
-    }
-
-    /// Looks at the banks of `mask`. `gate` is the first cycle that rank and bus allow; `ready` holds the first cycle that bank and
-    /// group allow, `age` the running number of the oldest request.
+    /// Looks at the banks of `mask`. `ready` holds the first cycle that bank and group allow, `age` the running number of the oldest
+    /// request.
     #[inline(always)]
     fn look(
         &mut self,
         mask: u64,
-        gate: u64,
         bound: &mut u64,
         (ready, age): (&PerBank, &PerBank),
         choice: impl Fn(u16) -> Choice,
     ) {
-        if !self.worth_a_look(mask, gate, *bound) {
-            return;
-        }
-        let (mut first, mut best, mut oldest) = (u64::MAX, usize::MAX, self.age);
+        let (mut later, mut count, mut best, mut oldest) = (u64::MAX, 0, usize::MAX, self.age);
         for bank in bits(mask) {
-            first = first.min(ready[bank]);
-            let candidate = if ready[bank] <= self.now { age[bank] } else { u64::MAX };
-            if candidate < oldest {
-                (oldest, best) = (candidate, bank);
+            if ready[bank] > self.now {
+                later = later.min(ready[bank]);
+                continue;
+            }
+            count += 1;
+            if age[bank] < oldest {
+                (oldest, best) = (age[bank], bank);
             }
         }
-        *bound = first;
-        if first > self.now {
-            self.wake = self.wake.min(first);
-        } else if best != usize::MAX {
-            (self.age, self.choice) = (oldest, choice(best as u16));
+        *bound = if count == 0 { later } else { self.now };
+        if best != usize::MAX {
+            let rest = if count == 1 { later } else { self.now };
+            (self.age, self.choice, self.rest) = (oldest, choice(best as u16), rest);
         }
     }
 }
