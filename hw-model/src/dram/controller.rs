@@ -67,6 +67,8 @@ pub struct Controller<O = ()> {
     /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
     pub(super) after_cas: Option<Choice>,
     pub(super) write_mode: bool,
+    /// More waiting writes than this make or keep it write mode: when in read mode, when in write mode.
+    pub(super) write_marks: [u32; 2],
     pub(super) refreshes_waiting: u64,
     pub(super) next_refresh: u64,
     /// Refreshes issued, to know whose turn it is.
@@ -116,6 +118,7 @@ impl<O: Observer> Controller<O> {
             activating: None,
             after_cas: None,
             write_mode: false,
+            write_marks: config.write_marks(),
             refreshes_waiting: 0,
             next_refresh: refresh_interval,
             refresh_turn: 0,
@@ -176,10 +179,11 @@ impl<O: Observer> Controller<O> {
         let mut index = 0;
         let mut pending = self.take(&mut stream, index)?;
         loop {
-            while let Some((request, entry)) = pending {
-                if self.offers_left == 0 || request.not_before > self.now || !self.offer(&entry) {
-                    break;
-                }
+            while let Some((not_before, entry)) = &pending
+                && self.offers_left > 0
+                && *not_before <= self.now
+                && self.offer(entry)
+            {
                 self.offers_left -= 1;
                 index += 1;
                 pending = self.take(&mut stream, index)?;
@@ -187,7 +191,7 @@ impl<O: Observer> Controller<O> {
             if pending.is_none() && (until == Until::Accepted || self.is_idle()) {
                 break;
             }
-            self.step(pending.map(|(request, entry)| (request.not_before, entry.is_write)));
+            self.step(pending.as_ref().map(|(not_before, entry)| (*not_before, entry.is_write)));
         }
         if until == Until::Served && self.last_data > self.now {
             self.idle_until(self.last_data);
@@ -202,14 +206,16 @@ impl<O: Observer> Controller<O> {
         }
     }
 
+    /// The next request: when it may be offered, and how the queue wants it.
+    #[inline(always)]
     fn take(
         &self,
         stream: &mut impl Iterator<Item = Request>,
         index: u64,
-    ) -> Result<Option<(Request, Entry)>, StreamError> {
-        let Some(request) = stream.next() else { return Ok(None) };
-        self.map.check(request.address).map_err(|error| StreamError { index, error })?;
-        Ok(Some((request, self.entry(request.address, request.kind == RequestKind::Write))))
+    ) -> Result<Option<(u64, Entry)>, StreamError> {
+        let Some(Request { address, kind, not_before }) = stream.next() else { return Ok(None) };
+        self.map.check(address).map_err(|error| StreamError { index, error })?;
+        Ok(Some((not_before, self.entry(address, kind == RequestKind::Write))))
     }
 
     /// A request as the queue wants it; age and number come with its acceptance.
@@ -251,7 +257,11 @@ impl<O: Observer> Controller<O> {
         queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
         self.sequence += 1;
         if request.is_write == self.write_mode {
-            self.touch(bank);
+            if open.is_some() {
+                self.touch_open(bank);
+            } else {
+                self.touch_closed(bank);
+            }
         }
         true
     }
@@ -343,35 +353,18 @@ impl<O: Observer> Controller<O> {
                 let Some(active) = self.active[usize::from(bank)].take() else { return };
                 self.active_banks &= !(1 << bank);
                 self.burst(active.entry);
-                self.bounds.active = self.next_active();
             }
             Choice::Hit(bank) => {
                 let row = self.channel.banks.row[usize::from(bank)];
-                let queue = &mut self.queues[usize::from(self.write_mode)];
-                let entry = queue.remove_hit(bank, row);
+                let entry = self.queues[usize::from(self.write_mode)].remove_hit(bank, row);
                 if !entry.counted {
                     self.statistics.row_hits += 1;
                 }
                 self.burst(entry);
             }
-            Choice::Activate(bank) => {
-                let queue = &mut self.queues[usize::from(self.write_mode)];
-                let mut entry = queue.remove_miss(bank);
-                if !entry.counted {
-                    self.statistics.row_misses += 1;
-                    entry.counted = true;
-                }
-                self.send(Command::act(bank, entry.row));
-                if self.split {
-                    self.row_closed(bank);
-                    self.activating = Some(entry);
-                } else {
-                    self.row_opened(entry);
-                }
-            }
+            Choice::Activate(bank) => self.activate(bank),
             Choice::Precharge(bank) => {
-                let queue = &mut self.queues[usize::from(self.write_mode)];
-                let entry = queue.miss(bank);
+                let entry = self.queues[usize::from(self.write_mode)].miss(bank);
                 if !entry.counted {
                     self.statistics.row_conflicts += 1;
                     entry.counted = true;
@@ -380,6 +373,22 @@ impl<O: Observer> Controller<O> {
                 self.row_closed(bank);
             }
             Choice::Refresh(kind, bank) => self.issue_refresh(Command::new(kind, bank)),
+        }
+    }
+
+    /// ACT for the oldest request of a closed bank.
+    fn activate(&mut self, bank: u16) {
+        let mut entry = self.queues[usize::from(self.write_mode)].remove_miss(bank);
+        if !entry.counted {
+            self.statistics.row_misses += 1;
+            entry.counted = true;
+        }
+        self.send(Command::act(bank, entry.row));
+        if self.split {
+            self.row_closed(bank);
+            self.activating = Some(entry);
+        } else {
+            self.row_opened(entry);
         }
     }
 
@@ -410,7 +419,7 @@ impl<O: Observer> Controller<O> {
         for queue in &mut self.queues {
             queue.row_changed(entry.bank, Some(entry.row));
         }
-        self.touch(entry.bank);
+        self.touch_open(entry.bank);
         self.bounds.active = self.bounds.active.min(self.column_ready(bank, entry.is_write));
     }
 
@@ -418,7 +427,7 @@ impl<O: Observer> Controller<O> {
         for queue in &mut self.queues {
             queue.row_changed(bank, None);
         }
-        self.touch(bank);
+        self.touch_closed(bank);
     }
 
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
@@ -436,8 +445,9 @@ impl<O: Observer> Controller<O> {
         if close {
             self.row_closed(bank);
         } else {
-            self.touch(bank);
+            self.touch_open(bank);
         }
+        self.bounds.active = self.next_active();
         if entry.is_write {
             self.statistics.writes_served += 1;
             self.last_data = self.last_data.max(self.now + self.write_latency);

@@ -166,6 +166,9 @@ impl Queue {
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
+        if (self.hits | self.misses) >> bank & 1 == 0 {
+            return; // There are none.
+        }
         let list = &mut self.lists[usize::from(bank)];
         let head = list.head;
         let Some(row) = open else {

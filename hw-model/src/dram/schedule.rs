@@ -9,6 +9,9 @@ use super::config::Refresh;
 use super::controller::{Controller, Observer, READS, WRITES};
 use super::device::MAX_BANKS;
 
+/// Room for the banks of the greatest channel.
+const BANKS: usize = MAX_BANKS as usize;
+
 /// Command buses that a choice may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
@@ -126,18 +129,34 @@ impl<O: Observer> Controller<O> {
 
     /// `bank` may have a candidate of the queue that it did not have before.
     pub(super) fn touch(&mut self, bank: u16) {
+        if self.channel.open >> bank & 1 == 1 {
+            self.touch_open(bank);
+        } else {
+            self.touch_closed(bank);
+        }
+    }
+
+    /// As [`Self::touch`], for a bank whose row is open.
+    #[inline(always)]
+    pub(super) fn touch_open(&mut self, bank: u16) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
         let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
-        let (banks, at) = (&channel.banks, usize::from(bank));
-        let has = |mask: u64| mask >> bank & 1 == 1;
-        if has(queue.hits) {
-            bounds.column = bounds.column.min(if self.write_mode { banks.wr[at] } else { banks.rd[at] });
+        let (bank, bit) = (usize::from(bank) % BANKS, 1 << bank);
+        if queue.hits & bit != 0 {
+            bounds.column = bounds.column.min(channel.column_ready(bank, self.write_mode));
         }
-        if has(queue.misses & channel.open & !self.active_banks) {
-            bounds.precharge = bounds.precharge.min(banks.pre[at]);
+        if queue.misses & !self.active_banks & bit != 0 {
+            bounds.precharge = bounds.precharge.min(channel.banks.pre[bank]);
         }
-        if has(queue.misses & !channel.open) {
-            bounds.activate = bounds.activate.min(banks.act[at]);
+    }
+
+    /// As [`Self::touch`], for a bank whose row is closed.
+    #[inline(always)]
+    pub(super) fn touch_closed(&mut self, bank: u16) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        if queue.misses >> bank & 1 == 1 {
+            let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+            bounds.activate = bounds.activate.min(channel.act_ready(usize::from(bank) % BANKS));
         }
     }
 
@@ -173,36 +192,35 @@ impl<O: Observer> Controller<O> {
         if self.bounds.active > self.now {
             return None;
         }
-        let mut best = (u64::MAX, u64::MAX, 0);
+        let mut best: Option<(u64, u64, u16)> = None;
         for bank in bits(self.active_banks) {
             let Some(active) = &self.active[bank] else { continue };
-            if self.column_ready(bank, active.entry.is_write) <= self.now {
-                best = best.min((active.entry.arrive, active.order, bank));
+            let candidate = (active.entry.arrive, active.order, bank as u16);
+            if self.column_ready(bank, active.entry.is_write) <= self.now && best.is_none_or(|best| candidate < best) {
+                best = Some(candidate);
             }
         }
-        if best.0 == u64::MAX {
+        if best.is_none() {
             self.bounds.active = self.next_active();
-            return None;
         }
-        Some(Choice::Active(best.2 as u16))
+        best.map(|(_, _, bank)| Choice::Active(bank))
     }
 
     /// First cycle in which a burst of a request is legal whose row was opened for it.
     pub(super) fn next_active(&self) -> u64 {
-        let ready = |bank: usize| self.active[bank].map_or(u64::MAX, |at| self.column_ready(bank, at.entry.is_write));
-        bits(self.active_banks).map(ready).min().unwrap_or(u64::MAX)
+        let ready = |bank: usize| match &self.active[bank] {
+            Some(active) => self.column_ready(bank, active.entry.is_write),
+            None => u64::MAX,
+        };
+        bits(self.active_banks).fold(u64::MAX, |next, bank| next.min(ready(bank)))
     }
 
     /// First cycle in which a burst of `bank` is legal, if its row is open.
     pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
         let channel = &self.channel;
         let rank = &channel.ranks[channel.rank_of(bank as u16)];
-        let bus = channel.bus[usize::from(self.dual_bus)];
-        if is_write {
-            channel.banks.wr[bank].max(rank.wr).max(bus)
-        } else {
-            channel.banks.rd[bank].max(rank.rd).max(bus)
-        }
+        let gate = if is_write { rank.wr } else { rank.rd };
+        channel.column_ready(bank, is_write).max(gate).max(channel.bus[usize::from(self.dual_bus)])
     }
 
     /// 2. The waiting refresh whose turn it is.
@@ -242,94 +260,104 @@ impl<O: Observer> Controller<O> {
         Held { banks: turn.banks, activates: if delays { self.channel.rank_mask(turn.rank) } else { 0 } }
     }
 
-    /// Writes are served in batches: from 80 % of the queue down to 20 %, or while there is nothing to read.
+    /// Writes are served in batches, or while there is nothing to read.
     fn write_mode_wanted(&self) -> bool {
-        let (waiting, depth) = (self.queues[WRITES].len() * 10, u32::from(self.config.queue_depth));
-        let enough = if self.write_mode { waiting >= 2 * depth } else { waiting > 8 * depth };
-        enough || self.queues[READS].is_empty()
+        let enough = self.write_marks[usize::from(self.write_mode)];
+        self.queues[WRITES].len() > enough || self.queues[READS].is_empty()
     }
 
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
         let (row_bus, column_bus) = (channel.bus[0], channel.bus[usize::from(self.dual_bus)]);
-        let mut scan = Scan { now: self.now, age: u64::MAX, choice: Choice::Hit(0), rest: 0 };
+        let (now, writing) = (self.now, self.write_mode);
+        let mut best = Best { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: 0 };
         for (index, (rank, bounds)) in channel.ranks.iter().zip(&mut self.bounds.ranks).enumerate() {
             let banks = channel.rank_mask(index) & !held.banks;
-            if slot != Slot::Row {
-                let (gate, ready) =
-                    if self.write_mode { (rank.wr, &channel.banks.wr) } else { (rank.rd, &channel.banks.rd) };
-                if gate.max(column_bus).max(bounds.column) <= self.now {
-                    scan.look(queue.hits & banks, &mut bounds.column, (ready, &queue.hit_age), Choice::Hit);
-                }
+            let gate = if writing { rank.wr } else { rank.rd };
+            if slot != Slot::Row && gate.max(column_bus).max(bounds.column) <= now {
+                let ready = |bank: usize| channel.column_ready(bank, writing);
+                let oldest = oldest_ready(queue.hits & banks, now, &queue.hit_age, ready);
+                bounds.column = best.meet(&oldest, Choice::Hit);
             }
-            if slot != Slot::Column && rank.pre.max(row_bus).max(bounds.precharge) <= self.now {
+            if slot == Slot::Column {
+                continue;
+            }
+            if rank.pre.max(row_bus).max(bounds.precharge) <= now {
                 let closable = queue.misses & banks & channel.open & !self.active_banks;
                 let guarded = bits(closable & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
                 let free = closable & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-                let times = (&channel.banks.pre, &queue.miss_age);
-                scan.look(free, &mut bounds.precharge, times, Choice::Precharge);
+                let oldest = oldest_ready(free, now, &queue.miss_age, |bank| channel.banks.pre[bank]);
+                bounds.precharge = best.meet(&oldest, Choice::Precharge);
             }
-            let activates = channel.activating == 0 && held.activates & banks == 0;
-            if slot != Slot::Column && activates && rank.act.max(row_bus).max(bounds.activate) <= self.now {
+            let may_activate = channel.activating == 0 && held.activates & banks == 0;
+            if may_activate && rank.act.max(row_bus).max(bounds.activate) <= now {
                 let closed = queue.misses & banks & !channel.open;
-                let times = (&channel.banks.act, &queue.miss_age);
-                scan.look(closed, &mut bounds.activate, times, Choice::Activate);
+                let oldest = oldest_ready(closed, now, &queue.miss_age, |bank| channel.act_ready(bank));
+                bounds.activate = best.meet(&oldest, Choice::Activate);
             }
         }
-        if scan.age == u64::MAX {
-            return None;
+        for bank in bits(best.beaten) {
+            self.touch(bank as u16);
         }
-        let (Choice::Active(bank) | Choice::Hit(bank) | Choice::Activate(bank) | Choice::Precharge(bank) | Choice::Refresh(_, bank)) = scan.choice;
-        let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
-        match scan.choice {
-            Choice::Hit(_) => bounds.column = scan.rest,
-            Choice::Precharge(_) => bounds.precharge = scan.rest,
-            _ => bounds.activate = scan.rest,
-        }
-        Some(scan.choice)
+        (best.age != u64::MAX).then_some(best.choice)
     }
 }
 
-/// Search for the oldest ready command.
-struct Scan {
-    now: u64,
-    /// Running number of the best request so far.
+/// One number a bank.
+type PerBank = [u64; BANKS];
+
+/// The bank with the oldest ready request.
+struct Oldest {
+    /// Running number of the request; `u64::MAX` if none is ready.
     age: u64,
-    choice: Choice,
-    /// Lower bound for the other banks that were looked at together with the best.
-    rest: u64,
+    bank: u16,
+    /// Lower bound of the first cycle in which one of the other banks is ready.
+    others: u64,
 }
 
-/// One number a bank.
-type PerBank = [u64; MAX_BANKS as usize];
+/// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the oldest request.
+#[inline(never)]
+fn oldest_ready(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+    let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
+    for bank in bits(mask) {
+        let ready = ready(bank);
+        if ready > now {
+            others = others.min(ready);
+            continue;
+        }
+        count += 1;
+        if age[bank] < oldest.age {
+            (oldest.age, oldest.bank) = (age[bank], bank as u16);
+        }
+    }
+    if count <= 1 {
+        oldest.others = others;
+    }
+    oldest
+}
 
-impl Scan {
-    /// Looks at the banks of `mask`. `ready` holds the first cycle that bank and group allow, `age` the running number of the oldest
-    /// request.
+/// The oldest ready request of all kinds of commands.
+struct Best {
+    age: u64,
+    bank: u16,
+    choice: Choice,
+    /// Banks that were ready and not the oldest of all, one bit each.
+    beaten: u64,
+}
+
+impl Best {
+    /// Compares with the oldest of one kind of command; returns the lower bound for that kind without it.
     #[inline(always)]
-    fn look(
-        &mut self,
-        mask: u64,
-        bound: &mut u64,
-        (ready, age): (&PerBank, &PerBank),
-        choice: impl Fn(u16) -> Choice,
-    ) {
-        let (mut later, mut count, mut best, mut oldest) = (u64::MAX, 0, usize::MAX, self.age);
-        for bank in bits(mask) {
-            if ready[bank] > self.now {
-                later = later.min(ready[bank]);
-                continue;
+    fn meet(&mut self, other: &Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
+        if other.age < self.age {
+            if self.age != u64::MAX {
+                self.beaten |= 1 << self.bank;
             }
-            count += 1;
-            if age[bank] < oldest {
-                (oldest, best) = (age[bank], bank);
-            }
+            (self.age, self.bank, self.choice) = (other.age, other.bank, choice(other.bank));
+        } else if other.age != u64::MAX {
+            self.beaten |= 1 << other.bank;
         }
-        *bound = if count == 0 { later } else { self.now };
-        if best != usize::MAX {
-            let rest = if count == 1 { later } else { self.now };
-            (self.age, self.choice, self.rest) = (oldest, choice(best as u16), rest);
-        }
+        other.others
     }
 }

@@ -82,6 +82,12 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
             words.push(ahead(time)?);
         }
     }
+    let groups = channel.group_count() as usize;
+    for times in [&channel.groups.act, &channel.groups.rd, &channel.groups.wr] {
+        for &time in &times[..groups] {
+            words.push(ahead(time)?);
+        }
+    }
     for bank in bits(channel.open) {
         let row = channel.banks.row[bank];
         let touched = (frame.first..frame.end).contains(&(i64::from(row) - frame.base_row));
@@ -156,6 +162,11 @@ pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: F
     let b = &mut channel.banks;
     for times in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
         times[..banks].fill_with(|| words.time());
+    }
+    let groups = channel.group_count() as usize;
+    let g = &mut channel.groups;
+    for times in [&mut g.act, &mut g.rd, &mut g.wr] {
+        times[..groups].fill_with(|| words.time());
     }
     for bank in bits(channel.open) {
         let row = words.next();
