@@ -82,12 +82,14 @@ pub struct Channel {
     banks_per_group: u32,
     /// Binary logarithm of `banks_per_group`.
     group_shift: u32,
-    groups_per_stack: u32,
-    groups_per_rank: u32,
+    groups_per_stack: usize,
+    groups_per_rank: usize,
 }
 
 fn raise(earliest: &mut u64, cycle: u64) {
-    *earliest = (*earliest).max(cycle);
+    if *earliest < cycle {
+        *earliest = cycle;
+    }
 }
 
 impl Channel {
@@ -120,8 +122,8 @@ impl Channel {
             rank_shift: o.banks_per_rank().ilog2(),
             banks_per_group: o.banks,
             group_shift: o.banks.ilog2(),
-            groups_per_stack: o.groups,
-            groups_per_rank: o.groups * o.stacks,
+            groups_per_stack: o.groups as usize,
+            groups_per_rank: (o.groups * o.stacks) as usize,
         })
     }
 
@@ -387,8 +389,10 @@ impl Channel {
         raise(&mut self.groups.rd[group], now + lat.group_rd_rd);
         raise(&mut self.groups.wr[group], now + lat.group_rd_wr);
         raise(&mut self.wck_until, now + lat.wck_after_rd);
-        for other in self.other_stacks(group) {
-            raise(&mut self.groups.rd[other], now + self.lat.stack_column);
+        if self.groups_per_stack < self.groups_per_rank {
+            for other in self.other_stacks(group) {
+                raise(&mut self.groups.rd[other], now + self.lat.stack_column);
+            }
         }
         self.delay_other_ranks(rank_index, now + self.lat.other_rd_rd, now + self.lat.other_rd_wr);
     }
@@ -411,21 +415,26 @@ impl Channel {
         raise(&mut self.groups.wr[group], now + lat.group_wr_wr);
         raise(&mut self.groups.rd[group], now + lat.group_wr_rd);
         raise(&mut self.wck_until, now + lat.wck_after_wr);
-        for other in self.other_stacks(group) {
-            raise(&mut self.groups.wr[other], now + self.lat.stack_column);
+        if self.groups_per_stack < self.groups_per_rank {
+            for other in self.other_stacks(group) {
+                raise(&mut self.groups.wr[other], now + self.lat.stack_column);
+            }
         }
         self.delay_other_ranks(rank_index, now + self.lat.other_wr_rd, now + self.lat.other_wr_wr);
     }
 
-    /// Groups of the other stacks of the rank of `group`.
+    /// Groups of the other stacks of the rank of `group`: those below its stack, those above.
     fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
-        let aligned = |size: u32| group & !(size as usize - 1);
+        let aligned = |size: usize| group & !(size - 1);
         let (stack, rank) = (aligned(self.groups_per_stack), aligned(self.groups_per_rank));
-        (rank..stack).chain(stack + self.groups_per_stack as usize..rank + self.groups_per_rank as usize)
+        (rank..stack).chain(stack + self.groups_per_stack..rank + self.groups_per_rank)
     }
 
     /// What a burst means for the other ranks of the channel, whose data go over the same wires.
     fn delay_other_ranks(&mut self, rank: usize, rd: u64, wr: u64) {
+        if self.ranks.len() == 1 {
+            return;
+        }
         for (_, other) in self.ranks.iter_mut().enumerate().filter(|&(index, _)| index != rank) {
             raise(&mut other.rd, rd);
             raise(&mut other.wr, wr);

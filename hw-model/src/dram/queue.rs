@@ -94,6 +94,7 @@ impl Queue {
     }
 
     /// Adds an entry; `open` is the open row of its bank. The queue must not be full.
+    #[inline(always)]
     pub(super) fn push(&mut self, entry: Entry, open: Option<u32>) {
         let at = self.free;
         let slot = &mut self.slots[usize::from(at)];
@@ -134,6 +135,7 @@ impl Queue {
     }
 
     /// Removes the oldest hit of `bank`, whose open row is `open`.
+    #[inline(always)]
     pub(super) fn remove_hit(&mut self, bank: u16, open: u32) -> Entry {
         let at = self.lists[usize::from(bank)].hit;
         let next = self.slots[usize::from(at)].next;
@@ -147,6 +149,7 @@ impl Queue {
         self.unlink(self.lists[usize::from(bank)].miss)
     }
 
+    #[inline(always)]
     fn unlink(&mut self, at: u16) -> Entry {
         let Slot { entry, next, previous } = self.slots[usize::from(at)];
         let list = &mut self.lists[usize::from(entry.bank)];
