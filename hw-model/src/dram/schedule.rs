@@ -100,14 +100,13 @@ impl<O: Observer> Controller<O> {
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never too late.
     pub(super) fn next_event(&self) -> u64 {
         let channel = &self.channel;
-        let (row_bus, column_bus) = (channel.bus[0], channel.bus[usize::from(self.dual_bus)]);
         if self.activating.is_some() || self.after_cas.is_some() {
-            return row_bus;
+            return channel.bus[0];
         }
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let mut next = self.bounds.active.max(column_bus);
+        let mut next = self.bounds.active;
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
                 RefreshStep::Ready(_) => self.now + 1,
@@ -118,13 +117,23 @@ impl<O: Observer> Controller<O> {
                 return next;
             }
         }
-        for (rank, bounds) in channel.ranks.iter().zip(&self.bounds.ranks) {
-            let column = if self.write_mode { rank.wr } else { rank.rd };
-            let column = bounds.column.max(column).max(column_bus);
-            let row = bounds.precharge.max(rank.pre).min(bounds.activate.max(rank.act)).max(row_bus);
-            next = next.min(column).min(row);
+        for rank in 0..channel.ranks.len() {
+            let due = self.due(rank);
+            next = next.min(due.column).min(due.precharge).min(due.activate);
         }
         next
+    }
+
+    /// The bounds of a rank with what the rank itself and the buses allow.
+    #[inline(always)]
+    fn due(&self, rank: usize) -> RankBounds {
+        let (bounds, rank, bus) = (&self.bounds.ranks[rank], &self.channel.ranks[rank], self.channel.bus);
+        let column = if self.write_mode { rank.wr } else { rank.rd };
+        RankBounds {
+            column: bounds.column.max(column).max(bus[usize::from(self.dual_bus)]),
+            precharge: bounds.precharge.max(rank.pre).max(bus[0]),
+            activate: bounds.activate.max(rank.act).max(bus[0]),
+        }
     }
 
     /// `bank` may have a candidate of the queue that it did not have before.
@@ -268,39 +277,56 @@ impl<O: Observer> Controller<O> {
 
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
-        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let (row_bus, column_bus) = (channel.bus[0], channel.bus[usize::from(self.dual_bus)]);
-        let (now, writing) = (self.now, self.write_mode);
         let mut best = Best { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: 0 };
-        for (index, (rank, bounds)) in channel.ranks.iter().zip(&mut self.bounds.ranks).enumerate() {
-            let banks = channel.rank_mask(index) & !held.banks;
-            let gate = if writing { rank.wr } else { rank.rd };
-            if slot != Slot::Row && gate.max(column_bus).max(bounds.column) <= now {
-                let ready = |bank: usize| channel.column_ready(bank, writing);
-                let oldest = oldest_ready(queue.hits & banks, now, &queue.hit_age, ready);
-                bounds.column = best.meet(&oldest, Choice::Hit);
+        for rank in 0..self.channel.ranks.len() {
+            let due = self.due(rank);
+            if slot != Slot::Row && due.column <= self.now {
+                self.look_at_hits(rank, held, &mut best);
             }
-            if slot == Slot::Column {
-                continue;
+            if slot != Slot::Column && due.precharge <= self.now {
+                self.look_at_conflicts(rank, held, &mut best);
             }
-            if rank.pre.max(row_bus).max(bounds.precharge) <= now {
-                let closable = queue.misses & banks & channel.open & !self.active_banks;
-                let guarded = bits(closable & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
-                let free = closable & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-                let oldest = oldest_ready(free, now, &queue.miss_age, |bank| channel.banks.pre[bank]);
-                bounds.precharge = best.meet(&oldest, Choice::Precharge);
-            }
-            let may_activate = channel.activating == 0 && held.activates & banks == 0;
-            if may_activate && rank.act.max(row_bus).max(bounds.activate) <= now {
-                let closed = queue.misses & banks & !channel.open;
-                let oldest = oldest_ready(closed, now, &queue.miss_age, |bank| channel.act_ready(bank));
-                bounds.activate = best.meet(&oldest, Choice::Activate);
+            if slot != Slot::Column && due.activate <= self.now {
+                self.look_at_misses(rank, held, &mut best);
             }
         }
         for bank in bits(best.beaten) {
             self.touch(bank as u16);
         }
         (best.age != u64::MAX).then_some(best.choice)
+    }
+
+    /// Bursts for requests that hit an open row.
+    #[inline(never)]
+    fn look_at_hits(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let hits = queue.hits & channel.rank_mask(rank) & !held.banks;
+        let ready = |bank: usize| channel.column_ready(bank, self.write_mode);
+        self.bounds.ranks[rank].column = best.meet(oldest_ready(hits, self.now, &queue.hit_age, ready), Choice::Hit);
+    }
+
+    /// Precharges for requests that want another row than the open one, unless an older request hits that.
+    #[inline(never)]
+    fn look_at_conflicts(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let conflicts = queue.misses & channel.open & !self.active_banks & channel.rank_mask(rank) & !held.banks;
+        let guarded = bits(conflicts & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
+        let free = conflicts & !guarded.fold(0, |mask, bank| mask | 1 << bank);
+        let oldest = oldest_ready(free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
+        self.bounds.ranks[rank].precharge = best.meet(oldest, Choice::Precharge);
+    }
+
+    /// Activates for requests whose bank is closed, unless an activate is under way or would delay a refresh.
+    #[inline(never)]
+    fn look_at_misses(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let banks = channel.rank_mask(rank) & !held.banks;
+        if channel.activating != 0 || held.activates & banks != 0 {
+            return;
+        }
+        let misses = queue.misses & !channel.open & banks;
+        let oldest = oldest_ready(misses, self.now, &queue.miss_age, |bank| channel.act_ready(bank));
+        self.bounds.ranks[rank].activate = best.meet(oldest, Choice::Activate);
     }
 }
 
@@ -317,7 +343,7 @@ struct Oldest {
 }
 
 /// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the oldest request.
-#[inline(never)]
+#[inline(always)]
 fn oldest_ready(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
     for bank in bits(mask) {
@@ -349,7 +375,7 @@ struct Best {
 impl Best {
     /// Compares with the oldest of one kind of command; returns the lower bound for that kind without it.
     #[inline(always)]
-    fn meet(&mut self, other: &Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
+    fn meet(&mut self, other: Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
         if other.age < self.age {
             if self.age != u64::MAX {
                 self.beaten |= 1 << self.bank;
