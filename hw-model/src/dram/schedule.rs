@@ -8,9 +8,12 @@ use super::command::{Command, CommandKind};
 use super::config::Refresh;
 use super::controller::{Controller, Observer, READS, WRITES};
 use super::device::MAX_BANKS;
+use super::queue::Queue;
 
 /// Room for the banks of the greatest channel.
 const BANKS: usize = MAX_BANKS as usize;
+/// Requests to look at, oldest first, before all banks are.
+const WALK: usize = 8;
 
 /// Command buses that a choice may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -302,7 +305,7 @@ impl<O: Observer> Controller<O> {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
         let hits = queue.hits & channel.rank_mask(rank) & !held.banks;
         let ready = |bank: usize| channel.column_ready(bank, self.write_mode);
-        self.bounds.ranks[rank].column = best.meet(oldest_ready(hits, self.now, &queue.hit_age, ready), Choice::Hit);
+        self.bounds.ranks[rank].column = best.meet(soonest(queue, hits, self.now, &queue.hit_age, ready), Choice::Hit);
     }
 
     /// Precharges for requests that want another row than the open one, unless an older request hits that.
@@ -325,7 +328,7 @@ impl<O: Observer> Controller<O> {
             return;
         }
         let misses = queue.misses & !channel.open & banks;
-        let oldest = oldest_ready(misses, self.now, &queue.miss_age, |bank| channel.act_ready(bank));
+        let oldest = soonest(queue, misses, self.now, &queue.miss_age, |bank| channel.act_ready(bank));
         self.bounds.ranks[rank].activate = best.meet(oldest, Choice::Activate);
     }
 }
@@ -361,6 +364,19 @@ fn oldest_ready(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64
         oldest.others = others;
     }
     oldest
+}
+
+/// As [`oldest_ready`], quicker where one of the oldest requests of the queue is the one.
+#[inline(always)]
+fn soonest(queue: &Queue, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+    let found = queue.by_age().take(WALK).find(|entry| {
+        let bank = usize::from(entry.bank) % BANKS;
+        mask >> bank & 1 == 1 && age[bank] == entry.sequence && ready(bank) <= now
+    });
+    match found {
+        Some(entry) => Oldest { age: entry.sequence, bank: entry.bank, others: now },
+        None => oldest_ready(mask, now, age, ready),
+    }
 }
 
 /// The oldest ready request of all kinds of commands.

@@ -118,11 +118,8 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
     for active in active {
         put(&mut words, &active.entry)?;
     }
-    let mut waiting: Vec<&Entry> =
-        bits(reads.hits | reads.misses).flat_map(|bank| reads.of_bank(bank as u16)).collect();
-    waiting.sort_unstable_by_key(|entry| entry.sequence);
-    words.push(waiting.len() as u32);
-    for entry in waiting {
+    words.push(reads.len());
+    for entry in reads.by_age() {
         put(&mut words, entry)?;
     }
     Some(words)
