@@ -336,6 +336,8 @@ impl<O: Observer> Controller<O> {
         self.row_opened(entry);
     }
 
+    /// Inlined, because callers know the kind.
+    #[inline(always)]
     fn send(&mut self, command: Command) {
         debug_assert!(
             self.channel.probe(command).is_ok_and(|earliest| earliest <= self.now),
