@@ -322,6 +322,7 @@ impl<O: Observer> Controller<O> {
             self.issue(choice);
         } else if self.activating.is_some() && self.channel.act2_deadline <= self.now + 1 {
             self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
+            self.bounds.active = self.now;
             self.touch(bank);
         } else {
             self.send(Command::new(CommandKind::Cas, bank));
@@ -449,7 +450,6 @@ impl<O: Observer> Controller<O> {
         } else {
             self.touch_open(bank);
         }
-        self.bounds.active = self.next_active();
         if entry.is_write {
             self.statistics.writes_served += 1;
             self.last_data = self.last_data.max(self.now + self.write_latency);

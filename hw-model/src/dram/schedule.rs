@@ -109,7 +109,8 @@ impl<O: Observer> Controller<O> {
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let mut next = self.bounds.active;
+        let burst = channel.ranks.iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
+        let mut next = self.bounds.active.max(burst);
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
                 RefreshStep::Ready(_) => self.now + 1,
@@ -204,27 +205,24 @@ impl<O: Observer> Controller<O> {
         if self.bounds.active > self.now {
             return None;
         }
-        let mut best: Option<(u64, u64, u16)> = None;
+        let (mut best, mut others) = (None, u64::MAX);
         for bank in bits(self.active_banks) {
             let Some(active) = &self.active[bank] else { continue };
+            let ready = self.column_ready(bank, active.entry.is_write);
+            if ready > self.now {
+                others = others.min(ready);
+                continue;
+            }
             let candidate = (active.entry.arrive, active.order, bank as u16);
-            if self.column_ready(bank, active.entry.is_write) <= self.now && best.is_none_or(|best| candidate < best) {
+            if let Some(best) = &mut best {
+                others = self.now;
+                *best = candidate.min(*best);
+            } else {
                 best = Some(candidate);
             }
         }
-        if best.is_none() {
-            self.bounds.active = self.next_active();
-        }
+        self.bounds.active = others;
         best.map(|(_, _, bank)| Choice::Active(bank))
-    }
-
-    /// First cycle in which a burst of a request is legal whose row was opened for it.
-    pub(super) fn next_active(&self) -> u64 {
-        let ready = |bank: usize| match &self.active[bank] {
-            Some(active) => self.column_ready(bank, active.entry.is_write),
-            None => u64::MAX,
-        };
-        bits(self.active_banks).fold(u64::MAX, |next, bank| next.min(ready(bank)))
     }
 
     /// First cycle in which a burst of `bank` is legal, if its row is open.
