@@ -84,6 +84,7 @@ pub struct Channel {
     group_shift: u32,
     groups_per_stack: usize,
     groups_per_rank: usize,
+    ranks_share_wires: bool,
 }
 
 fn raise(earliest: &mut u64, cycle: u64) {
@@ -124,6 +125,7 @@ impl Channel {
             group_shift: o.banks.ilog2(),
             groups_per_stack: o.groups as usize,
             groups_per_rank: (o.groups * o.stacks) as usize,
+            ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
         })
     }
 
@@ -389,10 +391,8 @@ impl Channel {
         raise(&mut self.groups.rd[group], now + lat.group_rd_rd);
         raise(&mut self.groups.wr[group], now + lat.group_rd_wr);
         raise(&mut self.wck_until, now + lat.wck_after_rd);
-        if self.groups_per_stack < self.groups_per_rank {
-            for other in self.other_stacks(group) {
-                raise(&mut self.groups.rd[other], now + self.lat.stack_column);
-            }
+        for other in self.other_stacks(group) {
+            raise(&mut self.groups.rd[other], now + self.lat.stack_column);
         }
         self.delay_other_ranks(rank_index, now + self.lat.other_rd_rd, now + self.lat.other_rd_wr);
     }
@@ -415,24 +415,24 @@ impl Channel {
         raise(&mut self.groups.wr[group], now + lat.group_wr_wr);
         raise(&mut self.groups.rd[group], now + lat.group_wr_rd);
         raise(&mut self.wck_until, now + lat.wck_after_wr);
-        if self.groups_per_stack < self.groups_per_rank {
-            for other in self.other_stacks(group) {
-                raise(&mut self.groups.wr[other], now + self.lat.stack_column);
-            }
+        for other in self.other_stacks(group) {
+            raise(&mut self.groups.wr[other], now + self.lat.stack_column);
         }
         self.delay_other_ranks(rank_index, now + self.lat.other_wr_rd, now + self.lat.other_wr_wr);
     }
 
-    /// Groups of the other stacks of the rank of `group`: those below its stack, those above.
+    /// Groups of the other stacks of the rank of `group`.
+    #[inline(always)]
     fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
-        let aligned = |size: usize| group & !(size - 1);
-        let (stack, rank) = (aligned(self.groups_per_stack), aligned(self.groups_per_rank));
-        (rank..stack).chain(stack + self.groups_per_stack..rank + self.groups_per_rank)
+        let (in_stack, in_rank) = (self.groups_per_stack, self.groups_per_rank);
+        let first = group & !(in_rank - 1);
+        let end = if in_stack < in_rank { first + in_rank } else { first };
+        (first..end).filter(move |other| (other ^ group) >= in_stack)
     }
 
     /// What a burst means for the other ranks of the channel, whose data go over the same wires.
     fn delay_other_ranks(&mut self, rank: usize, rd: u64, wr: u64) {
-        if self.ranks.len() == 1 {
+        if !self.ranks_share_wires {
             return;
         }
         for (_, other) in self.ranks.iter_mut().enumerate().filter(|&(index, _)| index != rank) {
