@@ -68,7 +68,9 @@ impl Queue {
     pub(super) fn new(depth: u16, banks: usize) -> Self {
         let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
-        let slots = (0..depth).map(|slot| Slot { entry, next: next(slot), previous: NONE, younger: NONE, older: NONE }).collect();
+        let slots = (0..depth)
+            .map(|slot| Slot { entry, next: next(slot), previous: NONE, younger: NONE, older: NONE })
+            .collect();
         Self {
             slots,
             free: 0,
