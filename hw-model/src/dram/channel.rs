@@ -21,7 +21,7 @@ pub enum BankState {
 /// Room for the greatest channel, so that a bank number masked to it needs no further check.
 const BANKS: usize = MAX_BANKS as usize;
 
-/// First legal cycle of each command, per bank, as far as the bank and its group are concerned.
+/// First legal cycle of each command, per bank, as far as the bank is concerned.
 #[derive(Debug, Clone)]
 pub(super) struct Banks {
     pub(super) act: [u64; BANKS],
@@ -30,6 +30,14 @@ pub(super) struct Banks {
     pub(super) pre: [u64; BANKS],
     pub(super) refresh: [u64; BANKS],
     pub(super) row: [u32; BANKS],
+}
+
+/// First legal cycle of each command, per bank group of the channel, as far as the group is concerned, and the stack.
+#[derive(Debug, Clone)]
+pub(super) struct Groups {
+    pub(super) act: [u64; BANKS],
+    pub(super) rd: [u64; BANKS],
+    pub(super) wr: [u64; BANKS],
 }
 
 /// First legal cycle of each command, as far as the rank is concerned.
@@ -52,6 +60,7 @@ pub(super) struct Rank {
 pub struct Channel {
     pub(super) lat: Latencies,
     pub(super) banks: Banks,
+    pub(super) groups: Groups,
     total_banks: u32,
     pub(super) ranks: Vec<Rank>,
     /// First free cycle of the command bus (row bus), and of the column bus of HBM.
@@ -68,12 +77,20 @@ pub struct Channel {
     refresh_set: Option<RefreshSet>,
     column_bus: usize,
     banks_per_rank: u32,
-    banks_per_stack: u32,
+    /// Binary logarithm of `banks_per_rank`.
+    rank_shift: u32,
     banks_per_group: u32,
+    /// Binary logarithm of `banks_per_group`.
+    group_shift: u32,
+    groups_per_stack: usize,
+    groups_per_rank: usize,
+    ranks_share_wires: bool,
 }
 
 fn raise(earliest: &mut u64, cycle: u64) {
-    *earliest = (*earliest).max(cycle);
+    if *earliest < cycle {
+        *earliest = cycle;
+    }
 }
 
 impl Channel {
@@ -91,6 +108,7 @@ impl Channel {
                 refresh: [0; BANKS],
                 row: [0; BANKS],
             },
+            groups: Groups { act: [0; BANKS], rd: [0; BANKS], wr: [0; BANKS] },
             total_banks: o.total_banks(),
             ranks: vec![Rank::default(); o.ranks as usize],
             bus: [0; 2],
@@ -102,8 +120,12 @@ impl Channel {
             refresh_set: device.bank_refresh.map(|refresh| refresh.set),
             column_bus: usize::from(device.dual_command_bus),
             banks_per_rank: o.banks_per_rank(),
-            banks_per_stack: o.groups * o.banks,
+            rank_shift: o.banks_per_rank().ilog2(),
             banks_per_group: o.banks,
+            group_shift: o.banks.ilog2(),
+            groups_per_stack: o.groups as usize,
+            groups_per_rank: (o.groups * o.stacks) as usize,
+            ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
         })
     }
 
@@ -131,9 +153,33 @@ impl Channel {
         self.total_banks
     }
 
+    /// Bank groups of the channel.
+    pub(super) const fn group_count(&self) -> u32 {
+        self.total_banks >> self.group_shift
+    }
+
+    /// Bank group of a bank, counted over the channel.
+    const fn group_of(&self, bank: usize) -> usize {
+        bank >> self.group_shift
+    }
+
+    /// First cycle of an ACT as far as bank and group are concerned.
+    #[inline(always)]
+    pub(super) fn act_ready(&self, bank: usize) -> u64 {
+        self.banks.act[bank].max(self.groups.act[self.group_of(bank)])
+    }
+
+    /// First cycle of a burst as far as bank and group are concerned.
+    #[inline(always)]
+    pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
+        let (banks, groups) =
+            if is_write { (&self.banks.wr, &self.groups.wr) } else { (&self.banks.rd, &self.groups.rd) };
+        banks[bank].max(groups[self.group_of(bank)])
+    }
+
     /// Rank of a bank.
     pub(super) const fn rank_of(&self, bank: u16) -> usize {
-        (bank as u32 >> self.banks_per_rank.trailing_zeros()) as usize
+        (bank >> self.rank_shift) as usize
     }
 
     /// Banks of `rank`, one bit each.
@@ -179,7 +225,7 @@ impl Channel {
         let earliest = match command.kind {
             CommandKind::Act => {
                 require(state == BankState::Closed, CommandError::BankNotClosed)?;
-                banks.act[bank].max(rank.act)
+                self.act_ready(bank).max(rank.act)
             }
             CommandKind::Act2 => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
@@ -196,11 +242,11 @@ impl Channel {
             }
             CommandKind::Rd | CommandKind::RdA => {
                 require(state == BankState::Open, CommandError::RowNotOpen)?;
-                banks.rd[bank].max(rank.rd)
+                self.column_ready(bank, false).max(rank.rd)
             }
             CommandKind::Wr | CommandKind::WrA => {
                 require(state == BankState::Open, CommandError::RowNotOpen)?;
-                banks.wr[bank].max(rank.wr)
+                self.column_ready(bank, true).max(rank.wr)
             }
             CommandKind::RefAll => {
                 require(closed(rank_banks), CommandError::BankNotClosed)?;
@@ -243,7 +289,8 @@ impl Channel {
         Ok(())
     }
 
-    /// As [`Self::issue`], for a caller that has made sure that the command is legal.
+    /// As [`Self::issue`], for a caller that has made sure that the command is legal. Inlined, because callers know the kind.
+    #[inline(always)]
     pub(super) fn apply(&mut self, command: Command, now: u64) {
         let bus = if command.kind.is_column() { self.column_bus } else { 0 };
         let cycles = match command.kind {
@@ -277,10 +324,10 @@ impl Channel {
 
     fn activate(&mut self, command: Command, now: u64) {
         let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let rank_index = self.rank_of(command.bank);
+        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
         let banks = &mut self.banks;
         banks.row[bank] = command.row;
-        raise_all(&mut banks.act, group_of(bank, self.banks_per_group), now + lat.group_act_act);
+        raise(&mut self.groups.act[group], now + lat.group_act_act);
         raise(&mut banks.act[bank], now + lat.act_act);
         raise(&mut banks.rd[bank], now + lat.act_rd);
         raise(&mut banks.wr[bank], now + lat.act_wr);
@@ -328,8 +375,7 @@ impl Channel {
 
     fn read(&mut self, command: Command, now: u64) {
         let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let rank_index = self.rank_of(command.bank);
-        let group = group_of(bank, self.banks_per_group);
+        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
         let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
         raise(&mut banks.pre[bank], now + lat.rd_pre);
         if command.kind == CommandKind::RdA {
@@ -342,18 +388,18 @@ impl Channel {
         }
         raise(&mut rank.rd, now + lat.rank_rd_rd);
         raise(&mut rank.wr, now + lat.rank_rd_wr);
-        raise_all(&mut banks.rd, group, now + lat.group_rd_rd);
-        raise_all(&mut banks.wr, group, now + lat.group_rd_wr);
+        raise(&mut self.groups.rd[group], now + lat.group_rd_rd);
+        raise(&mut self.groups.wr[group], now + lat.group_rd_wr);
         raise(&mut self.wck_until, now + lat.wck_after_rd);
-        let others = self.other_stacks(bank);
-        raise_all(&mut self.banks.rd, others, now + self.lat.stack_column);
+        for other in self.other_stacks(group) {
+            raise(&mut self.groups.rd[other], now + self.lat.stack_column);
+        }
         self.delay_other_ranks(rank_index, now + self.lat.other_rd_rd, now + self.lat.other_rd_wr);
     }
 
     fn write(&mut self, command: Command, now: u64) {
         let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let rank_index = self.rank_of(command.bank);
-        let group = group_of(bank, self.banks_per_group);
+        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
         let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
         raise(&mut banks.pre[bank], now + lat.wr_pre);
         if command.kind == CommandKind::WrA {
@@ -366,24 +412,29 @@ impl Channel {
         }
         raise(&mut rank.wr, now + lat.rank_wr_wr);
         raise(&mut rank.rd, now + lat.rank_wr_rd);
-        raise_all(&mut banks.wr, group, now + lat.group_wr_wr);
-        raise_all(&mut banks.rd, group, now + lat.group_wr_rd);
+        raise(&mut self.groups.wr[group], now + lat.group_wr_wr);
+        raise(&mut self.groups.rd[group], now + lat.group_wr_rd);
         raise(&mut self.wck_until, now + lat.wck_after_wr);
-        let others = self.other_stacks(bank);
-        raise_all(&mut self.banks.wr, others, now + self.lat.stack_column);
+        for other in self.other_stacks(group) {
+            raise(&mut self.groups.wr[other], now + self.lat.stack_column);
+        }
         self.delay_other_ranks(rank_index, now + self.lat.other_wr_rd, now + self.lat.other_wr_wr);
     }
 
-    /// Banks of the other stacks of the rank of `bank`.
-    fn other_stacks(&self, bank: usize) -> u64 {
-        if self.banks_per_stack == self.banks_per_rank {
-            return 0;
-        }
-        self.rank_mask(self.rank_of(bank as u16)) & !group_of(bank, self.banks_per_stack)
+    /// Groups of the other stacks of the rank of `group`.
+    #[inline(always)]
+    fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
+        let (in_stack, in_rank) = (self.groups_per_stack, self.groups_per_rank);
+        let first = group & !(in_rank - 1);
+        let end = if in_stack < in_rank { first + in_rank } else { first };
+        (first..end).filter(move |other| (other ^ group) >= in_stack)
     }
 
     /// What a burst means for the other ranks of the channel, whose data go over the same wires.
     fn delay_other_ranks(&mut self, rank: usize, rd: u64, wr: u64) {
+        if !self.ranks_share_wires {
+            return;
+        }
         for (_, other) in self.ranks.iter_mut().enumerate().filter(|&(index, _)| index != rank) {
             raise(&mut other.rd, rd);
             raise(&mut other.wr, wr);
@@ -392,8 +443,10 @@ impl Channel {
 
     fn refresh_banks(&mut self, flat: u16, now: u64) {
         let set = self.refresh_mask(flat);
-        raise_all(&mut self.banks.act, set, now + self.lat.refpb_act);
-        raise_all(&mut self.banks.refresh, set, now + self.lat.refpb_refab);
+        for bank in bits(set) {
+            raise(&mut self.banks.act[bank], now + self.lat.refpb_act);
+            raise(&mut self.banks.refresh[bank], now + self.lat.refpb_refab);
+        }
         let rank_index = self.rank_of(flat);
         let rank = &mut self.ranks[rank_index];
         raise(&mut rank.act, now + self.lat.refpb_other_act);
@@ -405,17 +458,6 @@ impl Channel {
 /// `width` bits from `shift` on.
 const fn block(width: u32, shift: u32) -> u64 {
     (u64::MAX >> (64 - width)) << shift
-}
-
-/// The aligned block of `size` banks that holds `bank`.
-const fn group_of(bank: usize, size: u32) -> u64 {
-    block(size, bank as u32 & !(size - 1))
-}
-
-fn raise_all(earliest: &mut [u64; BANKS], mask: u64, cycle: u64) {
-    for bank in bits(mask) {
-        raise(&mut earliest[bank % BANKS], cycle);
-    }
 }
 
 /// Indices of the set bits, lowest first.

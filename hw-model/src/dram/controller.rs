@@ -38,6 +38,10 @@ impl<F: FnMut(u64, Command)> Observer for F {
     }
 }
 
+/// Index of the read queue and of the write queue: `usize::from(is_write)`.
+pub(super) const READS: usize = 0;
+pub(super) const WRITES: usize = 1;
+
 /// A request whose row was opened for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Active {
@@ -52,8 +56,8 @@ pub struct Controller<O = ()> {
     pub(super) config: Config,
     pub(super) map: AddressMap,
     pub(super) channel: Channel,
-    pub(super) reads: Queue,
-    pub(super) writes: Queue,
+    /// Reads, then writes.
+    pub(super) queues: [Queue; 2],
     pub(super) active: Vec<Option<Active>>,
     pub(super) active_banks: u64,
     pub(super) activations: u64,
@@ -63,6 +67,8 @@ pub struct Controller<O = ()> {
     /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
     pub(super) after_cas: Option<Choice>,
     pub(super) write_mode: bool,
+    /// More waiting writes than this make or keep it write mode: when in read mode, when in write mode.
+    pub(super) write_marks: [u32; 2],
     pub(super) refreshes_waiting: u64,
     pub(super) next_refresh: u64,
     /// Refreshes issued, to know whose turn it is.
@@ -73,8 +79,6 @@ pub struct Controller<O = ()> {
     pub(super) now: u64,
     /// Offers that the front end may still make in this cycle.
     pub(super) offers_left: u32,
-    /// Earliest later cycle in which a known command becomes ready.
-    pub(super) wake: u64,
     pub(super) bounds: Bounds,
     /// End of the last data burst.
     pub(super) last_data: u64,
@@ -106,8 +110,7 @@ impl<O: Observer> Controller<O> {
         let (refresh_interval, refresh_banks) = super::config::refresh_plan(device, config.refresh);
         Ok(Self {
             map: AddressMap::new(config.mapping, device)?,
-            reads: Queue::new(config.queue_depth, banks),
-            writes: Queue::new(config.queue_depth, banks),
+            queues: [Queue::new(config.queue_depth, banks), Queue::new(config.queue_depth, banks)],
             active: vec![None; banks],
             active_banks: 0,
             activations: 0,
@@ -115,6 +118,7 @@ impl<O: Observer> Controller<O> {
             activating: None,
             after_cas: None,
             write_mode: false,
+            write_marks: config.write_marks(),
             refreshes_waiting: 0,
             next_refresh: refresh_interval,
             refresh_turn: 0,
@@ -123,7 +127,6 @@ impl<O: Observer> Controller<O> {
             now: 0,
             // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
             offers_left: 1,
-            wake: u64::MAX,
             bounds: Bounds::new(device.organisation.ranks as usize),
             last_data: 0,
             statistics: Statistics::default(),
@@ -176,10 +179,11 @@ impl<O: Observer> Controller<O> {
         let mut index = 0;
         let mut pending = self.take(&mut stream, index)?;
         loop {
-            while let Some((request, entry)) = pending {
-                if self.offers_left == 0 || request.not_before > self.now || !self.offer(&entry) {
-                    break;
-                }
+            while let Some((not_before, entry)) = &pending
+                && self.offers_left > 0
+                && *not_before <= self.now
+                && self.offer(entry)
+            {
                 self.offers_left -= 1;
                 index += 1;
                 pending = self.take(&mut stream, index)?;
@@ -187,7 +191,7 @@ impl<O: Observer> Controller<O> {
             if pending.is_none() && (until == Until::Accepted || self.is_idle()) {
                 break;
             }
-            self.step(pending.map(|(request, entry)| (request.not_before, entry.is_write)));
+            self.step(pending.as_ref().map(|(not_before, entry)| (*not_before, entry.is_write)));
         }
         if until == Until::Served && self.last_data > self.now {
             self.idle_until(self.last_data);
@@ -202,14 +206,16 @@ impl<O: Observer> Controller<O> {
         }
     }
 
+    /// The next request: when it may be offered, and how the queue wants it.
+    #[inline(always)]
     fn take(
         &self,
         stream: &mut impl Iterator<Item = Request>,
         index: u64,
-    ) -> Result<Option<(Request, Entry)>, StreamError> {
-        let Some(request) = stream.next() else { return Ok(None) };
-        self.map.check(request.address).map_err(|error| StreamError { index, error })?;
-        Ok(Some((request, self.entry(request.address, request.kind == RequestKind::Write))))
+    ) -> Result<Option<(u64, Entry)>, StreamError> {
+        let Some(Request { address, kind, not_before }) = stream.next() else { return Ok(None) };
+        self.map.check(address).map_err(|error| StreamError { index, error })?;
+        Ok(Some((not_before, self.entry(address, kind == RequestKind::Write))))
     }
 
     /// A request as the queue wants it; age and number come with its acceptance.
@@ -225,14 +231,15 @@ impl<O: Observer> Controller<O> {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.reads.len() == 0 && self.writes.len() == 0 && self.active_banks == 0 && self.activating.is_none()
+        self.queues.iter().all(Queue::is_empty) && self.active_banks == 0 && self.activating.is_none()
     }
 
     /// Takes a request into its queue; false if there is no room.
     pub(super) fn offer(&mut self, request: &Entry) -> bool {
         let bank = request.bank;
         // A write that waits answers a read of its address and swallows a write to it.
-        if self.writes.len() != 0 && self.writes.contains(bank, request.address) {
+        let writes = &self.queues[WRITES];
+        if !writes.is_empty() && writes.contains(bank, request.address) {
             if request.is_write {
                 self.statistics.writes_merged += 1;
             } else {
@@ -242,95 +249,96 @@ impl<O: Observer> Controller<O> {
             }
             return true;
         }
-        let queue = if request.is_write { &mut self.writes } else { &mut self.reads };
+        let queue = &mut self.queues[usize::from(request.is_write)];
         if queue.is_full() {
             return false;
         }
         let open = (self.channel.open >> bank & 1 == 1).then(|| self.channel.banks.row[usize::from(bank)]);
         queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
         self.sequence += 1;
-        self.bounds.touch(&self.channel, bank);
-        self.wake = self.wake.min(self.next_free_cycle());
+        if request.is_write == self.write_mode {
+            if open.is_some() {
+                self.touch_open(bank);
+            } else {
+                self.touch_closed(bank);
+            }
+        }
         true
     }
 
     /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of the
     /// stream: when it may be offered, and whether it is a write.
     pub(super) fn step(&mut self, pending: Option<(u64, bool)>) {
-        let mut next = self.wake.min(self.next_refresh);
-        if let Some((not_before, is_write)) = pending {
-            let queue = if is_write { &self.writes } else { &self.reads };
-            if !queue.is_full() {
-                next = next.min(not_before);
-            }
+        let mut next = self.next_event().min(self.next_refresh);
+        if let Some((not_before, is_write)) = pending
+            && !self.queues[usize::from(is_write)].is_full()
+        {
+            next = next.min(not_before);
         }
         debug_assert_ne!(next, u64::MAX, "nothing can ever happen again");
-        self.now = next.max(self.now + 1);
+        self.visit(next.max(self.now + 1));
+    }
+
+    /// Goes to `cycle` and lets happen what can happen then. Nothing can happen before.
+    pub(super) fn visit(&mut self, cycle: u64) {
+        self.now = cycle;
         self.offers_left = self.config.offers_per_cycle;
-        self.wake = u64::MAX;
         while self.next_refresh <= self.now {
             self.refreshes_waiting += self.channel.ranks.len() as u64;
             self.next_refresh += self.refresh_interval;
         }
-        let issued = if self.split {
-            self.tick_split_activate()
+        if self.split {
+            self.tick_split_activate();
         } else if self.dual_bus {
-            let column = self.pick(Slot::Column).map(|choice| self.issue(choice));
-            let row = self.pick(Slot::Row).map(|choice| self.issue(choice));
-            column.or(row).is_some()
-        } else {
-            self.pick(Slot::Any).map(|choice| self.issue(choice)).is_some()
-        };
-        if issued {
-            self.wake = self.next_free_cycle();
+            for slot in [Slot::Column, Slot::Row] {
+                if let Some(choice) = self.pick(slot) {
+                    self.issue(choice);
+                }
+            }
+        } else if let Some(choice) = self.pick(Slot::Any) {
+            self.issue(choice);
         }
-    }
-
-    /// Next cycle in which a command bus is free.
-    fn next_free_cycle(&self) -> u64 {
-        let bus = self.channel.bus[0];
-        let bus = if self.dual_bus { bus.min(self.channel.bus[1]) } else { bus };
-        bus.max(self.now + 1)
     }
 
     /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed, other ACT2.
-    fn tick_split_activate(&mut self) -> bool {
+    fn tick_split_activate(&mut self) {
         if let Some(choice) = self.after_cas.take() {
             self.issue(choice);
-            return true;
+            return;
         }
         if self.activating.is_some() && self.channel.act2_deadline <= self.now {
             self.issue_act2();
-            return true;
+            return;
         }
         let Some(choice) = self.pick(Slot::Any) else {
-            let waits = self.activating.is_some();
-            if waits {
-                self.issue_act2();
-            }
-            return waits;
+            self.issue_act2();
+            return;
         };
         let (Choice::Active(bank) | Choice::Hit(bank)) = choice else {
             self.issue(choice);
-            return true;
+            return;
         };
         if self.now < self.channel.wck_until {
             self.issue(choice);
         } else if self.activating.is_some() && self.channel.act2_deadline <= self.now + 1 {
             self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
+            self.bounds.active = self.now;
+            self.touch(bank);
         } else {
             self.send(Command::new(CommandKind::Cas, bank));
             self.after_cas = Some(choice);
         }
-        true
     }
 
+    /// ACT2, if one is due.
     fn issue_act2(&mut self) {
         let Some(entry) = self.activating.take() else { return };
         self.send(Command::new(CommandKind::Act2, entry.bank));
         self.row_opened(entry);
     }
 
+    /// Inlined, because callers know the kind.
+    #[inline(always)]
     fn send(&mut self, command: Command) {
         debug_assert!(
             self.channel.probe(command).is_ok_and(|earliest| earliest <= self.now),
@@ -351,31 +359,15 @@ impl<O: Observer> Controller<O> {
             }
             Choice::Hit(bank) => {
                 let row = self.channel.banks.row[usize::from(bank)];
-                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
-                let entry = queue.remove_hit(bank, row);
+                let entry = self.queues[usize::from(self.write_mode)].remove_hit(bank, row);
                 if !entry.counted {
                     self.statistics.row_hits += 1;
                 }
                 self.burst(entry);
             }
-            Choice::Activate(bank) => {
-                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
-                let mut entry = queue.remove_miss(bank);
-                if !entry.counted {
-                    self.statistics.row_misses += 1;
-                    entry.counted = true;
-                }
-                self.send(Command::act(bank, entry.row));
-                if self.split {
-                    self.row_closed(bank);
-                    self.activating = Some(entry);
-                } else {
-                    self.row_opened(entry);
-                }
-            }
+            Choice::Activate(bank) => self.activate(bank),
             Choice::Precharge(bank) => {
-                let queue = if self.write_mode { &mut self.writes } else { &mut self.reads };
-                let entry = queue.miss(bank);
+                let entry = self.queues[usize::from(self.write_mode)].miss(bank);
                 if !entry.counted {
                     self.statistics.row_conflicts += 1;
                     entry.counted = true;
@@ -384,6 +376,22 @@ impl<O: Observer> Controller<O> {
                 self.row_closed(bank);
             }
             Choice::Refresh(kind, bank) => self.issue_refresh(Command::new(kind, bank)),
+        }
+    }
+
+    /// ACT for the oldest request of a closed bank.
+    fn activate(&mut self, bank: u16) {
+        let mut entry = self.queues[usize::from(self.write_mode)].remove_miss(bank);
+        if !entry.counted {
+            self.statistics.row_misses += 1;
+            entry.counted = true;
+        }
+        self.send(Command::act(bank, entry.row));
+        if self.split {
+            self.row_closed(bank);
+            self.activating = Some(entry);
+        } else {
+            self.row_opened(entry);
         }
     }
 
@@ -400,7 +408,7 @@ impl<O: Observer> Controller<O> {
         if command.kind == CommandKind::RefBank {
             // The bounds were found without these banks.
             for bank in bits(self.channel.refresh_mask(command.bank)) {
-                self.bounds.touch(&self.channel, bank as u16);
+                self.touch(bank as u16);
             }
         }
     }
@@ -411,22 +419,24 @@ impl<O: Observer> Controller<O> {
         self.active[bank] = Some(Active { entry, order: self.activations });
         self.activations += 1;
         self.active_banks |= 1 << entry.bank;
-        self.reads.row_changed(entry.bank, Some(entry.row));
-        self.writes.row_changed(entry.bank, Some(entry.row));
-        self.bounds.touch(&self.channel, entry.bank);
+        for queue in &mut self.queues {
+            queue.row_changed(entry.bank, Some(entry.row));
+        }
+        self.touch_open(entry.bank);
         self.bounds.active = self.bounds.active.min(self.column_ready(bank, entry.is_write));
     }
 
     fn row_closed(&mut self, bank: u16) {
-        self.reads.row_changed(bank, None);
-        self.writes.row_changed(bank, None);
-        self.bounds.touch(&self.channel, bank);
+        for queue in &mut self.queues {
+            queue.row_changed(bank, None);
+        }
+        self.touch_closed(bank);
     }
 
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
     fn burst(&mut self, entry: Entry) {
         let bank = entry.bank;
-        let wanted = (self.reads.hits | self.writes.hits | self.active_banks) >> bank & 1 == 1;
+        let wanted = (self.queues[READS].hits | self.queues[WRITES].hits | self.active_banks) >> bank & 1 == 1;
         let close = self.config.page_policy == PagePolicy::Closed && !wanted;
         let kind = match (entry.is_write, close) {
             (false, false) => CommandKind::Rd,
@@ -438,7 +448,7 @@ impl<O: Observer> Controller<O> {
         if close {
             self.row_closed(bank);
         } else {
-            self.bounds.touch(&self.channel, bank);
+            self.touch_open(bank);
         }
         if entry.is_write {
             self.statistics.writes_served += 1;

@@ -26,7 +26,7 @@ const MAX_WORDS: usize = 3_000_000;
 const NODE_WORDS: usize = 64;
 
 /// Stretches that one refresh interval is cut into, about.
-const STRETCHES_PER_REFRESH: u64 = 12;
+const STRETCHES_PER_REFRESH: u64 = 48;
 
 /// From one checkpoint to the next of its kind.
 #[derive(Debug, Clone)]

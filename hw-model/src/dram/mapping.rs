@@ -111,11 +111,16 @@ struct Slice {
     shift: u32,
     mask: u64,
     width: u32,
+    /// First bit of the column that is XORed into these; [`NO_COLUMN`] if none is.
+    column_shift: u32,
 }
 
+/// No column has so many bits: shifted by this it is 0.
+const NO_COLUMN: u32 = 63;
+
 impl Slice {
-    const fn of(self, address: u64) -> u64 {
-        (address >> self.shift) & self.mask
+    const fn of(self, address: u64, column: u64) -> u64 {
+        (address >> self.shift ^ column >> self.column_shift) & self.mask
     }
 }
 
@@ -181,8 +186,15 @@ impl AddressMap {
                 Level::Bank => (&mut map.bank, o.banks.ilog2()),
                 Level::Row => (&mut map.row, o.rows.ilog2()),
             };
-            *slice = Slice { shift, mask: (1 << width) - 1, width };
+            *slice = Slice { shift, mask: (1 << width) - 1, width, column_shift: NO_COLUMN };
             shift += width;
+        }
+        if kind == MappingKind::Mop4ClXor {
+            let mut column_shift = 0;
+            for slice in [&mut map.rank, &mut map.stack, &mut map.group, &mut map.bank, &mut map.row] {
+                slice.column_shift = column_shift;
+                column_shift += slice.width;
+            }
         }
         Ok(map)
     }
@@ -215,21 +227,10 @@ impl AddressMap {
 
     /// Where `address` lies. Bits below one access and above the capacity are ignored; see [`Self::check`].
     pub const fn decode(&self, address: u64) -> Location {
-        let column = self.column_low.of(address) | self.column_high.of(address) << self.column_low.width;
-        let (mut rank, mut stack) = (self.rank.of(address), self.stack.of(address));
-        let (mut group, mut bank, mut row) = (self.group.of(address), self.bank.of(address), self.row.of(address));
-        if matches!(self.kind, MappingKind::Mop4ClXor) {
-            let mut rest = column;
-            rank ^= rest & self.rank.mask;
-            rest >>= self.rank.width;
-            stack ^= rest & self.stack.mask;
-            rest >>= self.stack.width;
-            group ^= rest & self.group.mask;
-            rest >>= self.group.width;
-            bank ^= rest & self.bank.mask;
-            rest >>= self.bank.width;
-            row ^= rest & self.row.mask;
-        }
+        let column = self.column_low.of(address, 0) | self.column_high.of(address, 0) << self.column_low.width;
+        let (rank, stack) = (self.rank.of(address, column), self.stack.of(address, column));
+        let (group, bank) = (self.group.of(address, column), self.bank.of(address, column));
+        let row = self.row.of(address, column);
         let flat = ((rank << self.stack.width | stack) << self.group.width | group) << self.bank.width | bank;
         Location { bank: flat as u16, row: row as u32, column: column as u32 }
     }
@@ -239,16 +240,12 @@ impl AddressMap {
     /// Two windows of a stream that lie a multiple of this apart look the same to the controller. `None` if the row bits
     /// are not the highest ones, or if the distance is the whole channel.
     pub(super) fn period(&self) -> Option<(u64, u32)> {
+        if self.kind == MappingKind::RowContiguous {
+            return None;
+        }
         // Bits of the row that the column is XORed into would not add up: the step lies above them.
-        let xored = match self.kind {
-            MappingKind::Mop4ClXor => {
-                let column_bits = self.column_low.width + self.column_high.width;
-                let used = self.rank.width + self.stack.width + self.group.width + self.bank.width;
-                column_bits.saturating_sub(used).min(self.row.width)
-            }
-            MappingKind::RowContiguous => return None,
-            _ => 0,
-        };
+        let column_bits = self.column_low.width + self.column_high.width;
+        let xored = column_bits.saturating_sub(self.row.column_shift).min(self.row.width);
         (xored < self.row.width).then(|| (1 << (self.row.shift + xored), 1 << xored))
     }
 }

@@ -30,6 +30,9 @@ struct Slot {
     /// Next younger entry of the bank; for a free slot the next free one.
     next: u16,
     previous: u16,
+    /// Next younger entry of all, next older one.
+    younger: u16,
+    older: u16,
 }
 
 /// List of one bank and its oldest entries.
@@ -47,6 +50,8 @@ const EMPTY: BankList = BankList { head: NONE, tail: NONE, hit: NONE, miss: NONE
 pub(super) struct Queue {
     slots: Vec<Slot>,
     free: u16,
+    oldest: u16,
+    youngest: u16,
     len: u32,
     lists: Vec<BankList>,
     /// Banks with an entry that hits the open row.
@@ -63,10 +68,14 @@ impl Queue {
     pub(super) fn new(depth: u16, banks: usize) -> Self {
         let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
-        let slots = (0..depth).map(|slot| Slot { entry, next: next(slot), previous: NONE }).collect();
+        let slots = (0..depth)
+            .map(|slot| Slot { entry, next: next(slot), previous: NONE, younger: NONE, older: NONE })
+            .collect();
         Self {
             slots,
             free: 0,
+            oldest: NONE,
+            youngest: NONE,
             len: 0,
             lists: vec![EMPTY; banks],
             hits: 0,
@@ -85,17 +94,26 @@ impl Queue {
         self.len
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub(super) const fn is_full(&self) -> bool {
         self.free == NONE
     }
 
     /// Adds an entry; `open` is the open row of its bank. The queue must not be full.
+    #[inline(always)]
     pub(super) fn push(&mut self, entry: Entry, open: Option<u32>) {
         let at = self.free;
         let slot = &mut self.slots[usize::from(at)];
         self.free = slot.next;
         let list = &mut self.lists[usize::from(entry.bank)];
-        *slot = Slot { entry, next: NONE, previous: list.tail };
+        *slot = Slot { entry, next: NONE, previous: list.tail, younger: NONE, older: self.youngest };
+        match std::mem::replace(&mut self.youngest, at) {
+            NONE => self.oldest = at,
+            older => self.slots[usize::from(older)].younger = at,
+        }
         let tail = std::mem::replace(&mut list.tail, at);
         if tail == NONE {
             list.head = at;
@@ -130,6 +148,7 @@ impl Queue {
     }
 
     /// Removes the oldest hit of `bank`, whose open row is `open`.
+    #[inline(always)]
     pub(super) fn remove_hit(&mut self, bank: u16, open: u32) -> Entry {
         let at = self.lists[usize::from(bank)].hit;
         let next = self.slots[usize::from(at)].next;
@@ -143,8 +162,9 @@ impl Queue {
         self.unlink(self.lists[usize::from(bank)].miss)
     }
 
+    #[inline(always)]
     fn unlink(&mut self, at: u16) -> Entry {
-        let Slot { entry, next, previous } = self.slots[usize::from(at)];
+        let Slot { entry, next, previous, younger, older } = self.slots[usize::from(at)];
         let list = &mut self.lists[usize::from(entry.bank)];
         match previous {
             NONE => list.head = next,
@@ -154,6 +174,14 @@ impl Queue {
             NONE => list.tail = previous,
             _ => self.slots[usize::from(next)].previous = previous,
         }
+        match older {
+            NONE => self.oldest = younger,
+            _ => self.slots[usize::from(older)].younger = younger,
+        }
+        match younger {
+            NONE => self.youngest = older,
+            _ => self.slots[usize::from(younger)].older = older,
+        }
         self.slots[usize::from(at)].next = self.free;
         self.free = at;
         self.len -= 1;
@@ -162,6 +190,9 @@ impl Queue {
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
+        if (self.hits | self.misses) >> bank & 1 == 0 {
+            return; // There are none.
+        }
         let list = &mut self.lists[usize::from(bank)];
         let head = list.head;
         let Some(row) = open else {
@@ -209,24 +240,24 @@ impl Queue {
 
     /// True if an entry has this address.
     pub(super) fn contains(&self, bank: u16, address: u64) -> bool {
-        let mut at = self.lists[usize::from(bank)].head;
-        while at != NONE {
-            let slot = &self.slots[usize::from(at)];
-            if slot.entry.address == address {
-                return true;
-            }
-            at = slot.next;
-        }
-        false
+        self.of_bank(bank).any(|entry| entry.address == address)
     }
 
     /// All entries of one bank, oldest first.
-    pub(super) fn of_bank(&self, bank: u16) -> impl Iterator<Item = &Entry> {
-        let mut at = self.lists[usize::from(bank)].head;
+    fn of_bank(&self, bank: u16) -> impl Iterator<Item = &Entry> {
+        self.entries(self.lists[usize::from(bank)].head, |slot| slot.next)
+    }
+
+    /// All entries, oldest first.
+    pub(super) fn by_age(&self) -> impl Iterator<Item = &Entry> {
+        self.entries(self.oldest, |slot| slot.younger)
+    }
+
+    fn entries(&self, mut at: u16, next: impl Fn(&Slot) -> u16) -> impl Iterator<Item = &Entry> {
         std::iter::from_fn(move || {
             (at != NONE).then(|| {
                 let slot = &self.slots[usize::from(at)];
-                at = slot.next;
+                at = next(slot);
                 &slot.entry
             })
         })

@@ -1,13 +1,19 @@
 //! Which command goes out next: the arbitration of the controller.
 //!
 //! The order is that of the module [`super::controller`]. To stay fast, each kind of command has a lower bound of the cycle in which
-//! a bank or its group allows one; while the bound lies in the future nothing is looked at. A bound may be too low, never too high:
-//! ready times only grow, and whatever gives a bank a new candidate lowers the bound again.
-use super::channel::{Channel, bits};
+//! a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then are looked at. A
+//! bound may be too low, never too high: ready times only grow, and whatever gives a bank a new candidate lowers the bound again.
+use super::channel::bits;
 use super::command::{Command, CommandKind};
 use super::config::Refresh;
-use super::controller::{Controller, Observer};
+use super::controller::{Controller, Observer, READS, WRITES};
 use super::device::MAX_BANKS;
+use super::queue::Queue;
+
+/// Room for the banks of the greatest channel.
+const BANKS: usize = MAX_BANKS as usize;
+/// Requests to look at, oldest first, before all banks are: measured, 4 and 16 are as good.
+const WALK: usize = 8;
 
 /// Command buses that a choice may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,7 +71,7 @@ impl Held {
     const NOTHING: Self = Self { banks: 0, activates: 0 };
 }
 
-/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank.
+/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any candidate.
 #[derive(Debug, Clone, Copy, Default)]
 struct RankBounds {
     column: u64,
@@ -86,15 +92,6 @@ impl Bounds {
         Self { active: 0, ranks: vec![RankBounds::default(); ranks] }
     }
 
-    /// `bank` may have a candidate that it did not have before.
-    pub(super) fn touch(&mut self, channel: &Channel, bank: u16) {
-        let bounds = &mut self.ranks[channel.rank_of(bank)];
-        let (banks, bank) = (&channel.banks, usize::from(bank));
-        bounds.column = bounds.column.min(banks.rd[bank]).min(banks.wr[bank]);
-        bounds.precharge = bounds.precharge.min(banks.pre[bank]);
-        bounds.activate = bounds.activate.min(banks.act[bank]);
-    }
-
     /// Nothing is known any more.
     pub(super) fn forget(&mut self) {
         self.active = 0;
@@ -103,6 +100,79 @@ impl Bounds {
 }
 
 impl<O: Observer> Controller<O> {
+    /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never too late.
+    pub(super) fn next_event(&self) -> u64 {
+        let channel = &self.channel;
+        if self.activating.is_some() || self.after_cas.is_some() {
+            return channel.bus[0];
+        }
+        if self.write_mode_wanted() != self.write_mode {
+            return self.now + 1;
+        }
+        let burst = channel.ranks.iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
+        let mut next = self.bounds.active.max(burst);
+        if self.refreshes_waiting > 0 {
+            next = next.min(match self.refresh_step(&self.refresh_turn()) {
+                RefreshStep::Ready(_) => self.now + 1,
+                RefreshStep::At(cycle) => cycle,
+                RefreshStep::AfterBursts => u64::MAX,
+            });
+            if self.config.refresh != Refresh::SameBank {
+                return next;
+            }
+        }
+        for rank in 0..channel.ranks.len() {
+            let due = self.due(rank);
+            next = next.min(due.column).min(due.precharge).min(due.activate);
+        }
+        next
+    }
+
+    /// The bounds of a rank with what the rank itself and the buses allow.
+    #[inline(always)]
+    fn due(&self, rank: usize) -> RankBounds {
+        let (bounds, rank, bus) = (&self.bounds.ranks[rank], &self.channel.ranks[rank], self.channel.bus);
+        let column = if self.write_mode { rank.wr } else { rank.rd };
+        RankBounds {
+            column: bounds.column.max(column).max(bus[usize::from(self.dual_bus)]),
+            precharge: bounds.precharge.max(rank.pre).max(bus[0]),
+            activate: bounds.activate.max(rank.act).max(bus[0]),
+        }
+    }
+
+    /// `bank` may have a candidate of the queue that it did not have before.
+    pub(super) fn touch(&mut self, bank: u16) {
+        if self.channel.open >> bank & 1 == 1 {
+            self.touch_open(bank);
+        } else {
+            self.touch_closed(bank);
+        }
+    }
+
+    /// As [`Self::touch`], for a bank whose row is open.
+    #[inline(always)]
+    pub(super) fn touch_open(&mut self, bank: u16) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+        let (bank, bit) = (usize::from(bank) % BANKS, 1 << bank);
+        if queue.hits & bit != 0 {
+            bounds.column = bounds.column.min(channel.column_ready(bank, self.write_mode));
+        }
+        if queue.misses & !self.active_banks & bit != 0 {
+            bounds.precharge = bounds.precharge.min(channel.banks.pre[bank]);
+        }
+    }
+
+    /// As [`Self::touch`], for a bank whose row is closed.
+    #[inline(always)]
+    pub(super) fn touch_closed(&mut self, bank: u16) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        if queue.misses >> bank & 1 == 1 {
+            let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+            bounds.activate = bounds.activate.min(channel.act_ready(usize::from(bank) % BANKS));
+        }
+    }
+
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
         if slot != Slot::Row
             && let Some(choice) = self.pick_active()
@@ -112,60 +182,55 @@ impl<O: Observer> Controller<O> {
         let mut held = Held::NOTHING;
         if self.refreshes_waiting > 0 {
             let turn = self.refresh_turn();
-            match self.refresh_step(&turn) {
-                RefreshStep::Ready(command) if slot != Slot::Column => {
-                    return Some(Choice::Refresh(command.kind, command.bank));
-                }
-                RefreshStep::Ready(_) => {}
-                RefreshStep::At(cycle) => self.wake = self.wake.min(cycle),
-                RefreshStep::AfterBursts => {} // Which wake us.
+            if let RefreshStep::Ready(command) = self.refresh_step(&turn)
+                && slot != Slot::Column
+            {
+                return Some(Choice::Refresh(command.kind, command.bank));
             }
             if self.config.refresh != Refresh::SameBank {
                 return None;
             }
             held = self.held_for(&turn);
         }
-        self.set_write_mode();
+        let write_mode = self.write_mode_wanted();
+        if write_mode != self.write_mode {
+            self.write_mode = write_mode;
+            self.bounds.forget();
+        }
         self.pick_queued(slot, held)
     }
 
     /// 1. Requests whose row was opened for them.
     fn pick_active(&mut self) -> Option<Choice> {
-        if self.active_banks == 0 {
-            return None;
-        }
         if self.bounds.active > self.now {
-            self.wake = self.wake.min(self.bounds.active);
             return None;
         }
-        let mut best = (u64::MAX, u64::MAX, 0);
-        let mut bound = u64::MAX;
+        let (mut best, mut others) = (None, u64::MAX);
         for bank in bits(self.active_banks) {
             let Some(active) = &self.active[bank] else { continue };
             let ready = self.column_ready(bank, active.entry.is_write);
-            bound = bound.min(ready);
-            if ready <= self.now {
-                best = best.min((active.entry.arrive, active.order, bank));
+            if ready > self.now {
+                others = others.min(ready);
+                continue;
+            }
+            let candidate = (active.entry.arrive, active.order, bank as u16);
+            if let Some(best) = &mut best {
+                others = self.now;
+                *best = candidate.min(*best);
+            } else {
+                best = Some(candidate);
             }
         }
-        self.bounds.active = bound;
-        if best.0 == u64::MAX {
-            self.wake = self.wake.min(bound);
-            return None;
-        }
-        Some(Choice::Active(best.2 as u16))
+        self.bounds.active = others;
+        best.map(|(_, _, bank)| Choice::Active(bank))
     }
 
     /// First cycle in which a burst of `bank` is legal, if its row is open.
     pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
         let channel = &self.channel;
         let rank = &channel.ranks[channel.rank_of(bank as u16)];
-        let bus = channel.bus[usize::from(self.dual_bus)];
-        if is_write {
-            channel.banks.wr[bank].max(rank.wr).max(bus)
-        } else {
-            channel.banks.rd[bank].max(rank.rd).max(bus)
-        }
+        let gate = if is_write { rank.wr } else { rank.rd };
+        channel.column_ready(bank, is_write).max(gate).max(channel.bus[usize::from(self.dual_bus)])
     }
 
     /// 2. The waiting refresh whose turn it is.
@@ -205,102 +270,136 @@ impl<O: Observer> Controller<O> {
         Held { banks: turn.banks, activates: if delays { self.channel.rank_mask(turn.rank) } else { 0 } }
     }
 
-    /// Writes are served in batches: from 80 % of the queue down to 20 %, or while there is nothing to read.
-    fn set_write_mode(&mut self) {
-        let (waiting, depth) = (self.writes.len() * 10, u32::from(self.config.queue_depth));
-        let enough = if self.write_mode { waiting >= 2 * depth } else { waiting > 8 * depth };
-        let mode = enough || self.reads.len() == 0;
-        if mode != self.write_mode {
-            self.write_mode = mode;
-            self.bounds.forget();
-        }
+    /// Writes are served in batches, or while there is nothing to read.
+    fn write_mode_wanted(&self) -> bool {
+        let enough = self.write_marks[usize::from(self.write_mode)];
+        self.queues[WRITES].len() > enough || self.queues[READS].is_empty()
     }
 
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
-        let queue = if self.write_mode { &self.writes } else { &self.reads };
-        let (channel, writing) = (&self.channel, self.write_mode);
-        let mut scan = Scan { now: self.now, wake: self.wake, age: u64::MAX, choice: Choice::Hit(0) };
-        for (index, rank) in channel.ranks.iter().enumerate() {
-            let banks = channel.rank_mask(index) & !held.banks;
-            let bounds = &mut self.bounds.ranks[index];
-            if slot != Slot::Row {
-                let (gate, ready) = if writing { (rank.wr, &channel.banks.wr) } else { (rank.rd, &channel.banks.rd) };
-                let gate = gate.max(channel.bus[usize::from(self.dual_bus)]);
-                scan.look(queue.hits & banks, gate, &mut bounds.column, (ready, &queue.hit_age), Choice::Hit);
+        let mut best = Best { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: 0 };
+        for rank in 0..self.channel.ranks.len() {
+            let due = self.due(rank);
+            if slot != Slot::Row && due.column <= self.now {
+                self.look_at_hits(rank, held, &mut best);
             }
-            if slot != Slot::Column {
-                let misses = queue.misses & banks & !channel.activating;
-                let closable = misses & channel.open & !self.active_banks;
-                let gate = rank.pre.max(channel.bus[0]);
-                if scan.worth_a_look(closable, gate, bounds.precharge) {
-                    let guarded = bits(closable & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
-                    let free = closable & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-                    let times = (&channel.banks.pre, &queue.miss_age);
-                    scan.look(free, gate, &mut bounds.precharge, times, Choice::Precharge);
-                }
-                let closed = if channel.activating == 0 { misses & !channel.open & !held.activates } else { 0 };
-                let gate = rank.act.max(channel.bus[0]);
-                let times = (&channel.banks.act, &queue.miss_age);
-                scan.look(closed, gate, &mut bounds.activate, times, Choice::Activate);
+            if slot != Slot::Column && due.precharge <= self.now {
+                self.look_at_conflicts(rank, held, &mut best);
+            }
+            if slot != Slot::Column && due.activate <= self.now {
+                self.look_at_misses(rank, held, &mut best);
             }
         }
-        self.wake = scan.wake;
-        (scan.age != u64::MAX).then_some(scan.choice)
+        for bank in bits(best.beaten) {
+            self.touch(bank as u16);
+        }
+        (best.age != u64::MAX).then_some(best.choice)
     }
-}
 
-/// Search for the oldest ready command.
-struct Scan {
-    now: u64,
-    /// Earliest later cycle in which something becomes ready.
-    wake: u64,
-    /// Running number of the best request so far.
-    age: u64,
-    choice: Choice,
+    /// Bursts for requests that hit an open row. Like the two below not inlined: together they want more registers than there are.
+    #[inline(never)]
+    fn look_at_hits(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let hits = queue.hits & channel.rank_mask(rank) & !held.banks;
+        let ready = |bank: usize| channel.column_ready(bank, self.write_mode);
+        self.bounds.ranks[rank].column =
+            best.meet(oldest_ready(queue, hits, self.now, &queue.hit_age, ready), Choice::Hit);
+    }
+
+    /// Precharges for requests that want another row than the open one, unless an older request hits that. Always a look at all banks:
+    /// nearly nothing else than the bank delays a precharge, so that an inexact bound would cost a visit for nothing.
+    #[inline(never)]
+    fn look_at_conflicts(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let conflicts = queue.misses & channel.open & !self.active_banks & channel.rank_mask(rank) & !held.banks;
+        let guarded = bits(conflicts & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
+        let free = conflicts & !guarded.fold(0, |mask, bank| mask | 1 << bank);
+        let oldest = oldest_of_banks(free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
+        self.bounds.ranks[rank].precharge = best.meet(oldest, Choice::Precharge);
+    }
+
+    /// Activates for requests whose bank is closed, unless an activate is under way or would delay a refresh.
+    #[inline(never)]
+    fn look_at_misses(&mut self, rank: usize, held: Held, best: &mut Best) {
+        let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
+        let banks = channel.rank_mask(rank) & !held.banks;
+        if channel.activating != 0 || held.activates & banks != 0 {
+            return;
+        }
+        let misses = queue.misses & !channel.open & banks;
+        let oldest = oldest_ready(queue, misses, self.now, &queue.miss_age, |bank| channel.act_ready(bank));
+        self.bounds.ranks[rank].activate = best.meet(oldest, Choice::Activate);
+    }
 }
 
 /// One number a bank.
-type PerBank = [u64; MAX_BANKS as usize];
+type PerBank = [u64; BANKS];
 
-impl Scan {
-    /// True if a bank of `mask` may be ready; otherwise notes when one may be.
-    #[inline(always)]
-    fn worth_a_look(&mut self, mask: u64, gate: u64, bound: u64) -> bool {
-        let earliest = gate.max(bound);
-        if mask != 0 && earliest > self.now {
-            self.wake = self.wake.min(earliest);
+/// The bank with the oldest ready request.
+struct Oldest {
+    /// Running number of the request; `u64::MAX` if none is ready.
+    age: u64,
+    bank: u16,
+    /// Lower bound of the first cycle in which one of the other banks is ready.
+    others: u64,
+}
+
+/// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the oldest request.
+#[inline(always)]
+fn oldest_of_banks(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+    let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
+    for bank in bits(mask) {
+        let ready = ready(bank);
+        if ready > now {
+            others = others.min(ready);
+            continue;
         }
-        mask != 0 && earliest <= self.now
+        count += 1;
+        if age[bank] < oldest.age {
+            (oldest.age, oldest.bank) = (age[bank], bank as u16);
+        }
     }
+    if count <= 1 {
+        oldest.others = others;
+    }
+    oldest
+}
 
-    /// Looks at the banks of `mask`. `gate` is the first cycle that rank and bus allow; `ready` holds the first cycle that bank and
-    /// group allow, `age` the running number of the oldest request.
+/// As [`oldest_of_banks`], quicker where one of the oldest requests of the queue is the one; then the bound for the others is `now`.
+#[inline(always)]
+fn oldest_ready(queue: &Queue, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+    let found = queue.by_age().take(WALK).find(|entry| {
+        let bank = usize::from(entry.bank) % BANKS;
+        mask >> bank & 1 == 1 && age[bank] == entry.sequence && ready(bank) <= now
+    });
+    match found {
+        Some(entry) => Oldest { age: entry.sequence, bank: entry.bank, others: now },
+        None => oldest_of_banks(mask, now, age, ready),
+    }
+}
+
+/// The oldest ready request of all kinds of commands.
+struct Best {
+    age: u64,
+    bank: u16,
+    choice: Choice,
+    /// Banks that were ready and not the oldest of all, one bit each.
+    beaten: u64,
+}
+
+impl Best {
+    /// Compares with the oldest of one kind of command; returns the lower bound for that kind without it.
     #[inline(always)]
-    fn look(
-        &mut self,
-        mask: u64,
-        gate: u64,
-        bound: &mut u64,
-        (ready, age): (&PerBank, &PerBank),
-        choice: impl Fn(u16) -> Choice,
-    ) {
-        if !self.worth_a_look(mask, gate, *bound) {
-            return;
-        }
-        let (mut first, mut best, mut oldest) = (u64::MAX, usize::MAX, self.age);
-        for bank in bits(mask) {
-            first = first.min(ready[bank]);
-            let candidate = if ready[bank] <= self.now { age[bank] } else { u64::MAX };
-            if candidate < oldest {
-                (oldest, best) = (candidate, bank);
+    fn meet(&mut self, other: Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
+        if other.age < self.age {
+            if self.age != u64::MAX {
+                self.beaten |= 1 << self.bank;
             }
+            (self.age, self.bank, self.choice) = (other.age, other.bank, choice(other.bank));
+        } else if other.age != u64::MAX {
+            self.beaten |= 1 << other.bank;
         }
-        *bound = first;
-        if first > self.now {
-            self.wake = self.wake.min(first);
-        } else if best != usize::MAX {
-            (self.age, self.choice) = (oldest, choice(best as u16));
-        }
+        other.others
     }
 }

@@ -4,7 +4,7 @@
 //! distance from a base that moves with the stream. An open row outside the rows of the whole read is "foreign": which one it is
 //! makes no difference to this read, and a bank that keeps such a row was not touched by it.
 use super::channel::bits;
-use super::controller::{Active, Controller, Observer};
+use super::controller::{Active, Controller, Observer, READS, WRITES};
 use super::queue::Entry;
 use super::schedule::Choice;
 
@@ -44,12 +44,13 @@ pub(super) enum Horizon {
 
 /// Writes the state of `c`; `None` if it holds writes or is out of the ordinary, so that it cannot be compared.
 pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Horizon) -> Option<Vec<u32>> {
-    if c.writes.len() != 0 || c.after_cas.is_some_and(|choice| matches!(choice, Choice::Refresh(..))) {
+    if !c.queues[WRITES].is_empty() || c.after_cas.is_some_and(|choice| matches!(choice, Choice::Refresh(..))) {
         return None;
     }
     let channel = &c.channel;
     let banks = channel.bank_count() as usize;
-    let mut words = Vec::with_capacity(16 + banks * 6 + 4 * c.reads.len() as usize);
+    let reads = &c.queues[READS];
+    let mut words = Vec::with_capacity(16 + banks * 6 + 4 * reads.len() as usize);
     let ahead = |time: u64| u32::try_from(time.saturating_sub(c.now)).ok();
     match horizon {
         Horizon::Refreshes => {
@@ -78,6 +79,12 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
     for times in [&channel.banks.act, &channel.banks.rd, &channel.banks.wr, &channel.banks.pre, &channel.banks.refresh]
     {
         for &time in &times[..banks] {
+            words.push(ahead(time)?);
+        }
+    }
+    let groups = channel.group_count() as usize;
+    for times in [&channel.groups.act, &channel.groups.rd, &channel.groups.wr] {
+        for &time in &times[..groups] {
             words.push(ahead(time)?);
         }
     }
@@ -111,11 +118,8 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
     for active in active {
         put(&mut words, &active.entry)?;
     }
-    let mut waiting: Vec<&Entry> =
-        bits(c.reads.hits | c.reads.misses).flat_map(|bank| c.reads.of_bank(bank as u16)).collect();
-    waiting.sort_unstable_by_key(|entry| entry.sequence);
-    words.push(waiting.len() as u32);
-    for entry in waiting {
+    words.push(reads.len());
+    for entry in reads.by_age() {
         put(&mut words, entry)?;
     }
     Some(words)
@@ -156,6 +160,11 @@ pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: F
     for times in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
         times[..banks].fill_with(|| words.time());
     }
+    let groups = channel.group_count() as usize;
+    let g = &mut channel.groups;
+    for times in [&mut g.act, &mut g.rd, &mut g.wr] {
+        times[..groups].fill_with(|| words.time());
+    }
     for bank in bits(channel.open) {
         let row = words.next();
         if row != FOREIGN {
@@ -181,13 +190,13 @@ pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: F
         c.active_banks |= 1 << entry.bank;
         c.activations += 1;
     }
-    c.reads.clear();
+    let reads = &mut c.queues[READS];
+    reads.clear();
     for _ in 0..words.next() {
         let entry = words.entry(c.sequence);
-        c.reads.push(entry, c.channel.open_row(entry.bank));
+        reads.push(entry, c.channel.open_row(entry.bank));
         c.sequence += 1;
     }
-    c.wake = now + 1;
     c.bounds.forget();
 }
 

@@ -29,10 +29,11 @@ fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool)
             break;
         }
         if every_cycle {
-            c.wake = c.now + 1;
             c.bounds.forget();
+            c.visit(c.now + 1);
+        } else {
+            c.step(entries.peek().map(|(not_before, entry)| (*not_before, entry.is_write)));
         }
-        c.step(entries.peek().map(|(not_before, entry)| (*not_before, entry.is_write)));
         visited += 1;
     }
     let end = c.last_data;

@@ -65,10 +65,21 @@ pub fn experts(lines: u64) -> impl Iterator<Item = Request> + Clone {
 
 /// Each 64-byte line as reads of `access_bytes`, lowest address first. A device that moves a line or more in one access gets one read
 /// a line.
-pub fn cut(lines: impl Iterator<Item = Request> + Clone, access_bytes: u64) -> impl Iterator<Item = Request> + Clone {
-    let pieces = (LINE / access_bytes).max(1);
-    lines.flat_map(move |line| {
-        (0..pieces).map(move |piece| Request { address: line.address + piece * access_bytes, ..line })
+pub fn cut(
+    mut lines: impl Iterator<Item = Request> + Clone,
+    access_bytes: u64,
+) -> impl Iterator<Item = Request> + Clone {
+    let mut next = Request::read(0);
+    let mut left = 0;
+    std::iter::from_fn(move || {
+        if left == 0 {
+            next = lines.next()?;
+            left = (LINE / access_bytes).max(1);
+        }
+        let piece = next;
+        next.address += access_bytes;
+        left -= 1;
+        Some(piece)
     })
 }
 
