@@ -15,7 +15,7 @@ use core::fmt;
 
 use heapless::Vec;
 
-use crate::num::{Gate, Logit, exp_neg, sigmoid};
+use crate::num::{Gate, Logit, exp_neg_bits, sigmoid};
 use crate::topk::Best;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl<'a> Router<'a> {
         let best = match self.scoring {
             Scoring::Softmax => {
                 let mut best = Best::<Logit, K>::new(self.k);
-                best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)), |_| true);
+                best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
                 best.ids()
             }
             Scoring::Sigmoid => self.grouped(logits),
@@ -199,11 +199,15 @@ impl<'a> Router<'a> {
     }
 
     /// Routing mass of an expert before any normalisation: `exp(logit - largest)` for softmax routers, with `largest` the
-    /// largest logit that takes part; the sigmoid of the logit otherwise.
+    /// largest logit that takes part (one above it counts as it); the sigmoid of the logit otherwise.
     #[inline]
     pub fn mass(&self, logit: Logit, largest: Logit) -> Gate {
         match self.scoring {
-            Scoring::Softmax => exp_neg(largest.saturating_sub(logit)),
+            // The difference may need 32 bits without a sign.
+            Scoring::Softmax if logit < largest => {
+                Gate::from_bits(exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()))
+            }
+            Scoring::Softmax => Gate::ONE,
             Scoring::Sigmoid => sigmoid(logit),
         }
     }

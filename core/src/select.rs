@@ -4,15 +4,18 @@
 //! the routing mass of the wanted ones, token by token and layer by layer: a guarantee, not a tendency. Mixing weights are taken
 //! from the raw scores afterwards ([`Router::weights`](crate::Router::weights)).
 
-use core::cmp::Reverse;
 use core::fmt;
 
 use heapless::Vec;
 
-use crate::num::{Eps, Gate, Logit, mul_frac};
+use crate::num::{Eps, Logit, mul_frac};
 use crate::router::Router;
-use crate::set::Experts;
+use crate::set::{Experts, words_for};
 use crate::topk::Best;
+use crate::tracker::MAX_WANTED;
+
+/// Most experts of a layer that a selection can go through.
+pub const MAX_EXPERTS: usize = 4096;
 
 /// The experts to run for one token in one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +30,10 @@ pub struct Selection<const K: usize> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// More wanted experts than the selection holds.
+    /// More wanted experts than the selection holds, or than [`MAX_WANTED`].
     Capacity,
+    /// More experts than [`MAX_EXPERTS`].
+    Experts,
     /// A wanted expert is out of range or stands twice.
     Id,
 }
@@ -37,6 +42,7 @@ impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Capacity => "more wanted experts than the selection holds",
+            Self::Experts => "more experts in the layer than a selection can go through",
             Self::Id => "a wanted expert is out of range or stands twice",
         })
     }
@@ -74,8 +80,7 @@ impl From<Eps> for Bounds {
 /// so on, which minimises the mass given up for every number of pairs. With an error bound the same pairs are taken until either
 /// budget is spent. A bound of 0 returns `wanted` unchanged.
 ///
-/// Cost: one comparison per resident expert and about two exponentials per missing one; none if nothing is missing. With an error bound
-/// one exponential per expert of the layer where the router does not renormalise.
+/// Cost: see [`select_in_place`].
 ///
 /// # Errors
 /// See [`SelectError`].
@@ -88,48 +93,64 @@ pub fn select<const K: usize>(
     wanted: &[u16],
     resident: &Experts,
 ) -> Result<Selection<K>, SelectError> {
+    let mut experts = Vec::from_slice(wanted).map_err(|_| SelectError::Capacity)?;
+    let substituted = select_in_place(router, bounds, keep_top, logits, &mut experts, resident)?;
+    Ok(Selection { experts, substituted })
+}
+
+/// [`select()`] for a caller with memory of its own: `experts` are the wanted ones before and the chosen ones after it. Returns the number of
+/// stand-ins; after an error nothing has been written.
+///
+/// Cost: a step per wanted expert, and if one is missing an exponential for each but the first, a comparison per resident expert, and an
+/// exponential for each resident that looks good enough and each stand-in. With an error bound one exponential per expert of the layer where
+/// the router does not renormalise.
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_in_place(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+) -> Result<usize, SelectError> {
     let bounds = bounds.into();
     // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
     match bounds.error {
-        None => within::<K, false>(router, bounds.mass, Eps::MAX, keep_top, logits, wanted, resident),
-        Some(error) => within::<K, true>(router, bounds.mass, error, keep_top, logits, wanted, resident),
+        None => within::<false>(router, bounds.mass, Eps::MAX, keep_top, logits, experts, resident),
+        Some(error) => within::<true>(router, bounds.mass, error, keep_top, logits, experts, resident),
     }
 }
 
-/// [`select()`] with both bounds if `ERROR`, else with the bound on mass alone.
-fn within<const K: usize, const ERROR: bool>(
+/// [`select_in_place`] with both bounds if `ERROR`, else with the bound on mass alone.
+fn within<const ERROR: bool>(
     router: &Router<'_>,
     eps: Eps,
     error: Eps,
     keep_top: usize,
     logits: &[Logit],
-    wanted: &[u16],
+    experts: &mut [u16],
     resident: &Experts,
-) -> Result<Selection<K>, SelectError> {
-    let mut experts = Router::ids_only::<K>(wanted, logits.len()).map_err(|error| match error {
-        crate::RouterError::Capacity => SelectError::Capacity,
-        _ => SelectError::Id,
-    })?;
-    let missing = wanted.iter().skip(keep_top).filter(|&&expert| !resident.contains(expert)).count();
+) -> Result<usize, SelectError> {
+    let mut marked = Words::new();
+    let Wanted { missing, largest } = wanted(&mut marked, keep_top, logits, experts, resident)?;
     if eps == Eps::ZERO || error == Eps::ZERO || missing == 0 {
-        return Ok(Selection { experts, substituted: 0 });
+        return Ok(0);
     }
-    let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
-    let mut stand_ins = Best::<Logit, K>::new(missing);
-    let scored = resident.iter().filter_map(|expert| Some((*logits.get(usize::from(expert))?, expert)));
-    stand_ins.offer_all(scored, |expert| !wanted.contains(&expert));
-    let Some(&(best_stand_in, _)) = stand_ins.entries().first() else {
-        return Ok(Selection { experts, substituted: 0 });
-    };
-    let largest = wanted.iter().map(|&expert| logit(expert)).fold(best_stand_in, Ord::max);
-    let mut least_first = Best::<Reverse<Gate>, K>::new(missing);
+    // The error counts stand-ins above all wanted ones for what they are.
+    let largest = if ERROR { logits.iter().copied().fold(largest, Ord::max) } else { largest };
+    let mut least_first = Best::<i32, MAX_WANTED>::new(MAX_WANTED);
     let mut wanted_mass = 0;
     // From the last rank up, so that of equal masses the lower-ranked gives way first.
-    for (rank, &expert) in wanted.iter().enumerate().rev() {
-        let mass = router.mass(logit(expert), largest);
-        wanted_mass += u64::from(mass.to_bits());
-        if rank >= keep_top && !resident.contains(expert) {
-            least_first.offer(Reverse(mass), rank as u16);
+    for (rank, &expert) in experts.iter().enumerate().rev() {
+        let logit = logits.get(usize::from(expert)).copied().unwrap_or(largest);
+        let mass = router.mass(logit, largest).to_bits();
+        wanted_mass += u64::from(mass);
+        if missing >> rank & 1 != 0 {
+            // At most 2^31: the order of the negative numbers is that of falling masses.
+            least_first.offer(mass.cast_signed().wrapping_neg(), rank as u16);
         }
     }
     let mut mass_left = share_of(wanted_mass, eps);
@@ -138,10 +159,15 @@ fn within<const K: usize, const ERROR: bool>(
         let error = share_of(router.total_mass(logits, wanted_mass, largest), error).min(u64::from(u32::MAX));
         error_left = error * error;
     }
+    let pairs = least_first.entries().iter().map(|&(mass, rank)| (mass.cast_unsigned().wrapping_neg(), rank));
+    // A stand-in with less is never taken: with the least missing one it would already exceed the budget.
+    let least_mass = pairs.clone().next().map_or(0, |(mass, _)| u64::from(mass).saturating_sub(mass_left) as u32);
+    let enough = |logit: Logit| least_mass == 0 || router.mass(logit, largest).to_bits() >= least_mass;
+    let stand_ins = stand_ins(pairs.len(), logits, resident, &marked, enough);
     let mut substituted = 0;
-    for (&(Reverse(mass), rank), &(score, expert)) in least_first.entries().iter().zip(stand_ins.entries()) {
-        let stand_in = router.mass(score, largest);
-        let loss = u64::from(mass.saturating_sub(stand_in).to_bits());
+    for ((mass, rank), &(score, expert)) in pairs.zip(stand_ins.entries()) {
+        let stand_in = router.mass(score, largest).to_bits();
+        let loss = u64::from(mass.saturating_sub(stand_in));
         let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
             break;
         };
@@ -153,13 +179,96 @@ fn within<const K: usize, const ERROR: bool>(
         *place = expert;
         substituted += 1;
     }
-    Ok(Selection { experts, substituted })
+    Ok(substituted)
+}
+
+/// One bit per expert of the layer.
+type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
+
+/// What a list of wanted experts says.
+struct Wanted {
+    /// Ranks that may be replaced as their experts are not resident, one bit each.
+    missing: u32,
+    /// The largest of their logits.
+    largest: Logit,
+}
+
+/// Checks the list and sets the bits of its experts in `marked`.
+#[inline(always)]
+fn wanted(
+    marked: &mut Words,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &[u16],
+    resident: &Experts,
+) -> Result<Wanted, SelectError> {
+    if experts.len() > MAX_WANTED {
+        return Err(SelectError::Capacity);
+    }
+    if logits.len() > MAX_EXPERTS {
+        return Err(SelectError::Experts);
+    }
+    for _ in 0..words_for(logits.len()) {
+        // There is room: no more words than those of `MAX_EXPERTS`.
+        _ = marked.push(0);
+    }
+    let mut wanted = Wanted { missing: 0, largest: Logit::MIN };
+    for (rank, &expert) in experts.iter().enumerate() {
+        let (word, bit) = (usize::from(expert / 32), 1 << (expert % 32));
+        let (Some(&logit), Some(mark)) = (logits.get(usize::from(expert)), marked.get_mut(word)) else {
+            return Err(SelectError::Id);
+        };
+        if *mark & bit != 0 {
+            return Err(SelectError::Id);
+        }
+        *mark |= bit;
+        wanted.largest = wanted.largest.max(logit);
+        if rank >= keep_top && !resident.contains(expert) {
+            wanted.missing |= 1 << rank;
+        }
+    }
+    Ok(wanted)
+}
+
+/// The best `count` residents whose logits are `enough`, which none below one that is not can be, and whose bits are not `marked`.
+#[inline(always)]
+fn stand_ins(
+    count: usize,
+    logits: &[Logit],
+    resident: &Experts,
+    marked: &Words,
+    enough: impl Fn(Logit) -> bool,
+) -> Best<Logit, MAX_WANTED> {
+    let mut best = Best::new(count);
+    // Those below are known not to make it.
+    let mut least = Logit::MIN;
+    for ((logits, (words, marked)), base) in
+        logits.chunks(32).zip(resident.words().iter().zip(marked)).zip((0u16..).step_by(32))
+    {
+        let mut open = words & !marked;
+        while open != 0 {
+            let bit = open.trailing_zeros();
+            open &= open - 1;
+            let Some(&logit) = logits.get(bit as usize) else { break };
+            if logit < least {
+                continue;
+            }
+            let bar = if enough(logit) {
+                best.offer(logit, base + bit as u16);
+                best.bar()
+            } else {
+                Some(logit)
+            };
+            least = bar.map_or(least, |bar| least.max(bar.saturating_add(Logit::DELTA)));
+        }
+    }
+    best
 }
 
 /// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
 /// below 2^63, as masses are at most 1.
-fn squared_error(w: Gate, v: Gate) -> u64 {
-    let (w, v) = (u64::from(w.to_bits()), u64::from(v.to_bits()));
+fn squared_error(w: u32, v: u32) -> u64 {
+    let (w, v) = (u64::from(w), u64::from(v));
     let difference = w.abs_diff(v);
     difference * difference + ((w * v) >> 2)
 }
