@@ -116,153 +116,236 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
-    let bounds = bounds.into();
-    // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
-    match bounds.error {
-        None => within::<false>(router, bounds.mass, Eps::MAX, keep_top, logits, experts, resident),
-        Some(error) => within::<true>(router, bounds.mass, error, keep_top, logits, experts, resident),
-    }
-}
-
-/// [`select_in_place`] with both bounds if `ERROR`, else with the bound on mass alone.
-fn within<const ERROR: bool>(
-    router: &Router<'_>,
-    eps: Eps,
-    error: Eps,
-    keep_top: usize,
-    logits: &[Logit],
-    experts: &mut [u16],
-    resident: &Experts,
-) -> Result<usize, SelectError> {
-    let mut marked = Words::new();
-    let Wanted { missing, largest } = wanted(&mut marked, keep_top, logits, experts, resident)?;
-    if eps == Eps::ZERO || error == Eps::ZERO || missing == 0 {
+    let missing = missing(keep_top, logits.len(), experts, resident)?;
+    let Bounds { mass, error } = bounds.into();
+    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
-    }
-    // The error counts stand-ins above all wanted ones for what they are.
-    let largest = if ERROR { logits.iter().copied().fold(largest, Ord::max) } else { largest };
-    let mut least_first = Best::<i32, MAX_WANTED>::new(MAX_WANTED);
-    let mut wanted_mass = 0;
-    // From the last rank up, so that of equal masses the lower-ranked gives way first.
-    for (rank, &expert) in experts.iter().enumerate().rev() {
-        let logit = logits.get(usize::from(expert)).copied().unwrap_or(largest);
-        let mass = router.mass(logit, largest).to_bits();
-        wanted_mass += u64::from(mass);
-        if missing >> rank & 1 != 0 {
-            // At most 2^31: the order of the negative numbers is that of falling masses.
-            least_first.offer(mass.cast_signed().wrapping_neg(), rank as u16);
-        }
-    }
-    let mut mass_left = share_of(wanted_mass, eps);
-    let mut error_left = 0;
-    if ERROR {
-        let error = share_of(router.total_mass(logits, wanted_mass, largest), error).min(u64::from(u32::MAX));
-        error_left = error * error;
-    }
-    let pairs = least_first.entries().iter().map(|&(mass, rank)| (mass.cast_unsigned().wrapping_neg(), rank));
-    // A stand-in with less is never taken: with the least missing one it would already exceed the budget.
-    let least_mass = pairs.clone().next().map_or(0, |(mass, _)| u64::from(mass).saturating_sub(mass_left) as u32);
-    let enough = |logit: Logit| least_mass == 0 || router.mass(logit, largest).to_bits() >= least_mass;
-    let stand_ins = stand_ins(pairs.len(), logits, resident, &marked, enough);
-    let mut substituted = 0;
-    for ((mass, rank), &(score, expert)) in pairs.zip(stand_ins.entries()) {
-        let stand_in = router.mass(score, largest).to_bits();
-        let loss = u64::from(mass.saturating_sub(stand_in));
-        let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
-            break;
-        };
-        if ERROR {
-            let Some(left) = error_left.checked_sub(squared_error(mass, stand_in)) else { break };
-            error_left = left;
-        }
-        mass_left = left;
-        *place = expert;
-        substituted += 1;
-    }
-    Ok(substituted)
-}
-
-/// One bit per expert of the layer.
-type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
-
-/// What a list of wanted experts says.
-struct Wanted {
-    /// Ranks that may be replaced as their experts are not resident, one bit each.
-    missing: u32,
-    /// The largest of their logits.
-    largest: Logit,
-}
-
-/// Checks the list and sets the bits of its experts in `marked`.
-#[inline(always)]
-fn wanted(
-    marked: &mut Words,
-    keep_top: usize,
-    logits: &[Logit],
-    experts: &[u16],
-    resident: &Experts,
-) -> Result<Wanted, SelectError> {
-    if experts.len() > MAX_WANTED {
-        return Err(SelectError::Capacity);
     }
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
     }
-    for _ in 0..words_for(logits.len()) {
-        // There is room: no more words than those of `MAX_EXPERTS`.
-        _ = marked.push(0);
-    }
-    let mut wanted = Wanted { missing: 0, largest: Logit::MIN };
-    for (rank, &expert) in experts.iter().enumerate() {
-        let (word, bit) = (usize::from(expert / 32), 1 << (expert % 32));
-        let (Some(&logit), Some(mark)) = (logits.get(usize::from(expert)), marked.get_mut(word)) else {
-            return Err(SelectError::Id);
-        };
-        if *mark & bit != 0 {
-            return Err(SelectError::Id);
-        }
-        *mark |= bit;
-        wanted.largest = wanted.largest.max(logit);
-        if rank >= keep_top && !resident.contains(expert) {
-            wanted.missing |= 1 << rank;
-        }
-    }
-    Ok(wanted)
+    let layer = Layer { router, logits, resident };
+    // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
+    Ok(match error {
+        None => layer.replace::<false>(missing, experts, mass, Eps::MAX),
+        Some(error) => layer.replace::<true>(missing, experts, mass, error),
+    })
 }
 
-/// The best `count` residents whose logits are `enough`, which none below one that is not can be, and whose bits are not `marked`.
-#[inline(always)]
-fn stand_ins(
-    count: usize,
-    logits: &[Logit],
-    resident: &Experts,
-    marked: &Words,
-    enough: impl Fn(Logit) -> bool,
-) -> Best<Logit, MAX_WANTED> {
-    let mut best = Best::new(count);
-    // Those below are known not to make it.
-    let mut least = Logit::MIN;
-    for ((logits, (words, marked)), base) in
-        logits.chunks(32).zip(resident.words().iter().zip(marked)).zip((0u16..).step_by(32))
-    {
-        let mut open = words & !marked;
-        while open != 0 {
-            let bit = open.trailing_zeros();
-            open &= open - 1;
-            let Some(&logit) = logits.get(bit as usize) else { break };
-            if logit < least {
-                continue;
-            }
-            let bar = if enough(logit) {
-                best.offer(logit, base + bit as u16);
-                best.bar()
-            } else {
-                Some(logit)
+/// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit each.
+#[inline]
+fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Experts) -> Result<u32, SelectError> {
+    if wanted.len() > MAX_WANTED {
+        return Err(SelectError::Capacity);
+    }
+    let (mut seen, mut missing) = (0u32, 0u32);
+    for &expert in wanted.iter().rev() {
+        let bit = 1 << (expert % 32);
+        // The list is searched only if another id has the same remainder.
+        if usize::from(expert) >= layer_experts || seen & bit != 0 && stands_twice(expert, wanted) {
+            return Err(SelectError::Id);
+        }
+        seen |= bit;
+        missing = missing << 1 | u32::from(!resident.contains(expert));
+    }
+    Ok(missing & u32::MAX.checked_shl(keep_top as u32).unwrap_or(0))
+}
+
+#[cold]
+fn stands_twice(expert: u16, list: &[u16]) -> bool {
+    list.iter().filter(|&&other| other == expert).count() > 1
+}
+
+/// One bit per expert of a layer.
+type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
+
+/// Mass and rank of missing experts, least mass first.
+type Missing = Vec<(u32, u16), MAX_WANTED>;
+
+/// What a selection goes by.
+struct Layer<'a> {
+    router: &'a Router<'a>,
+    /// At most [`MAX_EXPERTS`].
+    logits: &'a [Logit],
+    resident: &'a Experts,
+}
+
+/// Masses of the wanted experts.
+struct Masses {
+    /// Their sum.
+    all: u64,
+    /// Logit and mass of one of the least, the last.
+    last: (Logit, u32),
+}
+
+// The larger results of what follows are filled in place: moving them would cost more than the work.
+impl Layer<'_> {
+    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within both bounds if `ERROR`, else within that on mass alone.
+    #[inline(never)]
+    fn replace<const ERROR: bool>(&self, missing: u32, experts: &mut [u16], eps: Eps, error: Eps) -> usize {
+        let (mut others, mut least_first) = (Words::new(), Missing::new());
+        let mut largest = self.others(experts, &mut others);
+        if ERROR {
+            // It counts stand-ins above all wanted ones for what they are.
+            largest = self.logits.iter().copied().fold(largest, Ord::max);
+        }
+        let masses = self.masses(missing, experts, largest, &mut least_first);
+        let mut mass_left = share_of(masses.all, eps);
+        let mut error_left = 0;
+        if ERROR {
+            let total = self.router.total_mass(self.logits, masses.all, largest);
+            let error = share_of(total, error).min(u64::from(u32::MAX));
+            error_left = error * error;
+        }
+        let possible = possible_pairs(&least_first, masses.last.1, mass_left);
+        let mut stand_ins = Best::new(possible.max(1));
+        self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
+        let mut substituted = 0;
+        for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
+            let stand_in = self.router.mass(score, largest).to_bits();
+            let loss = u64::from(mass.saturating_sub(stand_in));
+            let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
+                break;
             };
-            least = bar.map_or(least, |bar| least.max(bar.saturating_add(Logit::DELTA)));
+            if ERROR {
+                let Some(left) = error_left.checked_sub(squared_error(mass, stand_in)) else { break };
+                error_left = left;
+            }
+            mass_left = left;
+            *place = expert;
+            substituted += 1;
+        }
+        substituted
+    }
+
+    /// Logit of a wanted expert, whose id has been checked.
+    #[inline(always)]
+    fn logit(&self, expert: u16) -> Logit {
+        self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
+    }
+
+    /// Fills `others` with the residents that are not `wanted`, and returns the largest logit of the wanted ones.
+    #[inline(always)]
+    fn others(&self, wanted: &[u16], others: &mut Words) -> Logit {
+        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
+            // There is room: no more words than those of `MAX_EXPERTS`.
+            _ = others.push(word);
+        }
+        let mut largest = Logit::MIN;
+        for &expert in wanted {
+            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                *word &= !(1 << (expert % 32));
+            }
+            largest = largest.max(self.logit(expert));
+        }
+        largest
+    }
+
+    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`.
+    #[inline(always)]
+    fn masses(&self, missing: u32, wanted: &[u16], largest: Logit, least_first: &mut Missing) -> Masses {
+        let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
+        let (mut most, mut in_order) = (0, true);
+        // From the last rank up, so that of equal masses the lower-ranked gives way first.
+        for (rank, &expert) in wanted.iter().enumerate().rev() {
+            let logit = self.logit(expert);
+            let mass = self.router.mass(logit, largest).to_bits();
+            if rank + 1 == wanted.len() {
+                masses.last = (logit, mass);
+            }
+            masses.all += u64::from(mass);
+            if missing >> rank & 1 != 0 {
+                in_order &= mass >= most;
+                most = mass;
+                // There is room: no more than the wanted ones.
+                _ = least_first.push((mass, rank as u16));
+            }
+        }
+        if !in_order {
+            sort(least_first);
+        }
+        masses
+    }
+
+    /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
+    ///
+    /// Two bounds keep the work small. A stand-in that exceeds the budget with the least missing expert is never taken. And if no stand-in is above
+    /// the last wanted one, as is so where the wanted are the best, no more than `possible` can be taken; every one above makes one more possible.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "part of one function")]
+    fn stand_ins(
+        &self,
+        others: &Words,
+        largest: Logit,
+        missing: &Missing,
+        possible: usize,
+        budget: u64,
+        (last, _): (Logit, u32),
+        best: &mut Best<Logit, MAX_WANTED>,
+    ) {
+        let enough = missing.first().map_or(0, |&(mass, _)| u64::from(mass).saturating_sub(budget) as u32);
+        // Logits from `good` on are known to have enough, logits below `least` to be of no use.
+        let mut good = match (enough, possible) {
+            (0, _) => Logit::MIN,
+            (_, 0) => Logit::MAX,
+            _ => last,
+        };
+        let mut least = Logit::MIN;
+        for (index, &word) in others.iter().enumerate() {
+            let base = 32 * index;
+            let (mut open, logits) = (word, self.logits.get(base..).unwrap_or(&[]));
+            while open != 0 {
+                let bit = open.trailing_zeros() as usize;
+                open &= open - 1;
+                let Some(&logit) = logits.get(bit) else { break };
+                if logit < least {
+                    continue;
+                }
+                if logit < good {
+                    if self.router.mass(logit, largest).to_bits() < enough {
+                        least = logit + Logit::DELTA; // `good` is above it
+                        continue;
+                    }
+                    good = logit;
+                }
+                if logit > last {
+                    best.widen(missing.len());
+                }
+                if let Some(bar) = best.insert(logit, (base + bit) as u16) {
+                    let Some(above) = bar.checked_add(Logit::DELTA) else { return };
+                    least = least.max(above);
+                }
+            }
         }
     }
-    best
+}
+
+/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass `stand_in` each.
+#[inline(always)]
+fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
+    let mut pairs = 0;
+    for &(mass, _) in missing {
+        let Some(left) = budget.checked_sub(u64::from(mass.saturating_sub(stand_in))) else { break };
+        budget = left;
+        pairs += 1;
+    }
+    pairs
+}
+
+/// Sorts by rising mass, in the order there is for equals. Only lists that are not the model's own order need it.
+#[cold]
+#[inline(never)]
+fn sort(missing: &mut [(u32, u16)]) {
+    for end in 1..=missing.len() {
+        let mut rest = missing.get_mut(..end).unwrap_or(&mut []);
+        while let [.., below, last] = rest
+            && below.0 > last.0
+        {
+            core::mem::swap(below, last);
+            let Some((_, sorted)) = rest.split_last_mut() else { break };
+            rest = sorted;
+        }
+    }
 }
 
 /// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;

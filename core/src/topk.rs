@@ -36,8 +36,7 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
         let Some(mut bar) = self.bar() else { return };
         for (score, expert) in offered {
             if score > bar {
-                self.insert(score, expert);
-                bar = self.bar().unwrap_or(bar);
+                bar = self.insert(score, expert).unwrap_or(bar);
             }
         }
     }
@@ -49,8 +48,14 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
         self.entries.last().filter(|_| full).map(|&(score, _)| score)
     }
 
-    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room.
-    fn insert(&mut self, score: S, expert: u16) {
+    /// Keeps one entry more from now on, up to `most` and `K`.
+    #[inline]
+    pub fn widen(&mut self, most: usize) {
+        self.limit = (self.limit + 1).min(most).min(K).max(self.limit);
+    }
+
+    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the new [`bar`](Self::bar).
+    pub(crate) fn insert(&mut self, score: S, expert: u16) -> Option<S> {
         if self.entries.len() < self.limit {
             // There is room: fewer than `limit <= K` entries.
             _ = self.entries.push((score, expert));
@@ -60,12 +65,12 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
             && next.0 < score
         {
             *free = *next;
-            let Some((_, rest)) = above.split_last_mut() else { return };
-            above = rest;
+            (_, above) = above.split_last_mut()?;
         }
         if let Some(free) = above.last_mut() {
             *free = (score, expert);
         }
+        self.bar()
     }
 
     /// The entries, best first.
