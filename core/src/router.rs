@@ -212,6 +212,12 @@ impl<'a> Router<'a> {
         }
     }
 
+    /// Whether masses depend on the largest logit.
+    #[inline]
+    pub(crate) const fn compares(&self) -> bool {
+        matches!(self.scoring, Scoring::Softmax)
+    }
+
     /// What a mass is divided by to be a mixing weight: the mass of all experts, or `wanted_mass` where the router renormalises. One
     /// exponential for every expert in the first case; scores above `largest` count as `largest`.
     pub(crate) fn total_mass(&self, logits: &[Logit], wanted_mass: u64, largest: Logit) -> u64 {

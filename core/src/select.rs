@@ -138,7 +138,7 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
     if wanted.len() > MAX_WANTED {
         return Err(SelectError::Capacity);
     }
-    let (mut seen, mut missing) = (0u32, 0u32);
+    let (mut seen, mut present) = (0u32, 0u32);
     for &expert in wanted.iter().rev() {
         let bit = 1 << (expert % 32);
         // The list is searched only if another id has the same remainder.
@@ -146,9 +146,11 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
             return Err(SelectError::Id);
         }
         seen |= bit;
-        missing = missing << 1 | u32::from(!resident.contains(expert));
+        let word = resident.words().get(usize::from(expert / 32)).copied().unwrap_or(0);
+        present = present << 1 | word.wrapping_shr(expert.into()) & 1;
     }
-    Ok(missing & u32::MAX.checked_shl(keep_top as u32).unwrap_or(0))
+    let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
+    Ok(!present & from(keep_top) & !from(wanted.len()))
 }
 
 #[cold]
@@ -184,12 +186,25 @@ impl Layer<'_> {
     #[inline(never)]
     fn replace<const ERROR: bool>(&self, missing: u32, experts: &mut [u16], eps: Eps, error: Eps) -> usize {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
-        let mut largest = self.others(experts, &mut others);
-        if ERROR {
-            // It counts stand-ins above all wanted ones for what they are.
-            largest = self.logits.iter().copied().fold(largest, Ord::max);
+        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
+            // There is room: no more words than those of `MAX_EXPERTS`.
+            _ = others.push(word);
         }
-        let masses = self.masses(missing, experts, largest, &mut least_first);
+        let greatest = |logits: &mut dyn Iterator<Item = Logit>| logits.fold(Logit::MIN, Ord::max);
+        let mut largest = if ERROR {
+            // It counts stand-ins above all wanted ones for what they are.
+            greatest(&mut self.logits.iter().copied())
+        } else {
+            self.logit(experts.first().copied().unwrap_or(0))
+        };
+        let masses = loop {
+            if let Some(masses) = self.masses(missing, experts, largest, &mut others, &mut least_first) {
+                break masses;
+            }
+            // The first is not the best: a list that is not the model's own.
+            largest = greatest(&mut experts.iter().map(|&expert| self.logit(expert)));
+            least_first.clear();
+        };
         let mut mass_left = share_of(masses.all, eps);
         let mut error_left = 0;
         if ERROR {
@@ -224,31 +239,28 @@ impl Layer<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Fills `others` with the residents that are not `wanted`, and returns the largest logit of the wanted ones.
+    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
+    /// above `largest`.
     #[inline(always)]
-    fn others(&self, wanted: &[u16], others: &mut Words) -> Logit {
-        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
-            // There is room: no more words than those of `MAX_EXPERTS`.
-            _ = others.push(word);
-        }
-        let mut largest = Logit::MIN;
-        for &expert in wanted {
-            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
-                *word &= !(1 << (expert % 32));
-            }
-            largest = largest.max(self.logit(expert));
-        }
-        largest
-    }
-
-    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`.
-    #[inline(always)]
-    fn masses(&self, missing: u32, wanted: &[u16], largest: Logit, least_first: &mut Missing) -> Masses {
+    fn masses(
+        &self,
+        missing: u32,
+        wanted: &[u16],
+        largest: Logit,
+        others: &mut Words,
+        least_first: &mut Missing,
+    ) -> Option<Masses> {
         let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
         let (mut most, mut in_order) = (0, true);
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
         for (rank, &expert) in wanted.iter().enumerate().rev() {
             let logit = self.logit(expert);
+            if logit > largest && self.router.compares() {
+                return None;
+            }
+            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                *word &= !(1 << (expert % 32));
+            }
             let mass = self.router.mass(logit, largest).to_bits();
             if rank + 1 == wanted.len() {
                 masses.last = (logit, mass);
@@ -264,7 +276,7 @@ impl Layer<'_> {
         if !in_order {
             sort(least_first);
         }
-        masses
+        Some(masses)
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
