@@ -32,7 +32,7 @@ impl Levels {
     }
 
     /// One step without being wanted: `x -= gain * x`, the product rounded down.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decay(&mut self, slow: Gain, fast: Gain) {
         let step =
             |level: Level, gain: Gain| Level::from_bits(level.to_bits() - mul_frac(level.to_bits(), gain.to_bits()));

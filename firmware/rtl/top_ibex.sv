@@ -8,6 +8,7 @@ module top #(parameter bit WB = 1'b0) (input logic clk, input logic rst_n);
 
   ibex_top #(
     .RV32M          (WB ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
+    .RV32B          (WB ? ibex_pkg::RV32BBalanced : ibex_pkg::RV32BNone),
     .WritebackStage (WB),
     .BranchTargetALU(WB)
   ) core (
