@@ -171,6 +171,39 @@ fn digit(rest: u32, divisor: u32) -> (u32, u32) {
     (digit, (rest << 16).wrapping_sub(digit.wrapping_mul(divisor)))
 }
 
+/// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same shift.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    /// The whole with its upper bit set, rounded up; 0 where there is nothing.
+    whole: u32,
+    /// Bits that it was shifted down; up if negative.
+    down: i32,
+}
+
+impl Share {
+    /// Shares of `whole`.
+    pub(crate) const fn of(whole: u64) -> Self {
+        let down = 32 - whole.leading_zeros().cast_signed();
+        if down <= 0 {
+            let up = if whole == 0 { 0 } else { -down };
+            return Self { whole: (whole as u32) << up, down: -up };
+        }
+        let rounded = (whole >> down) as u32;
+        let exact = (rounded as u64) << down == whole;
+        Self { whole: if exact { rounded } else { rounded.saturating_add(1) }, down }
+    }
+
+    /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is nothing.
+    pub(crate) fn share(self, part: u64) -> u32 {
+        let part = if self.down < 0 { part << -self.down } else { part >> self.down };
+        match (part as u32, self.whole) {
+            (_, 0) => 0,
+            (part, whole) if part >= whole => 1 << 31,
+            (part, whole) => div_frac(part, whole) >> 1,
+        }
+    }
+}
+
 /// `floor(sqrt(x))`. Two 32-bit divisions and those of a 32-bit square root, one multiplication (Zimmermann, Karatsuba Square Root, INRIA
 /// RR-3805, with 16-bit digits).
 #[inline]
@@ -288,6 +321,14 @@ mod tests {
             let (a, b) = (a >> shift_a, b >> shift_b);
             let exact = if a < b { (u64::from(a) << 32) / u64::from(b) } else { u64::from(u32::MAX) };
             prop_assert_eq!(u64::from(div_frac(a, b)), exact, "{} / {}", a, b);
+        }
+
+        #[test]
+        fn shares_are_parts_of_the_whole(whole: u64, part: u64, shift in 0u32..64) {
+            let whole = whole >> shift;
+            let part = part.checked_rem(whole).unwrap_or(0);
+            let error = part as f64 / (whole as f64).max(1.0) - f64::from(Share::of(whole).share(part)) / 2f64.powi(31);
+            prop_assert!((-1e-15..2f64.powi(-29)).contains(&error), "{error}");
         }
 
         #[test]

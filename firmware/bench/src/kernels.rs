@@ -132,9 +132,11 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
         let found = for_top_k.add(|| top_k(&softmax, black_box(logits), &mut wanted));
         let wanted = &wanted[..found];
         let mut others = ExpertSet::<{ words_for(MOST) }>::new();
-        (0..experts as u16).filter(|expert| expert % 4 == token as u16 % 4 && !wanted.contains(expert)).for_each(|expert| {
-            others.insert(expert);
-        });
+        (0..experts as u16).filter(|expert| expert % 4 == token as u16 % 4 && !wanted.contains(expert)).for_each(
+            |expert| {
+                others.insert(expert);
+            },
+        );
         let cases = [(&softmax, &resident), (&softmax, &others), (&sigmoid, &resident), (&sigmoid, &others)];
         for (cost, (router, resident)) in for_select.iter_mut().zip(cases) {
             let chosen = &mut chosen[..found];
