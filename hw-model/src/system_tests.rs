@@ -114,11 +114,11 @@ fn the_controller_stands_between_router_and_dispatch() {
     let without = system.layer_time(mixtral(), cold(1));
     let with = system.layer_time(mixtral(), LayerWork { scored_experts: 8, tracked_experts: 8, ..cold(1) });
     let controller = system.controller().unwrap();
-    assert_eq!(with.total_ps - without.total_ps, controller.select_ps(8));
-    assert_eq!(with.controller_ps, controller.select_ps(8) + controller.update_ps(8));
+    assert_eq!(with.total_ps - without.total_ps, controller.select_ps(8, 1));
+    assert_eq!(with.controller_ps, controller.select_ps(8, 1) + controller.update_ps(8, 1));
     // The raw router with a tracked placement: an update beside the experts' runs.
     let tracked = system.layer_time(mixtral(), LayerWork { tracked_experts: 8, ..cold(1) });
-    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8)));
+    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8, 1)));
 }
 
 #[test]
