@@ -219,7 +219,9 @@ proptest! {
                 LayerWork { tracked_experts: tracked_experts + 1, ..work },
             ] {
                 let slower = system.layer_time(model, more);
-                prop_assert!(slower.total_ps >= time.total_ps);
+                // Beside the controller's: its cycles are means over measured tokens, of which larger layers may miss fewer experts.
+                let saved = time.controller_ps.saturating_sub(slower.controller_ps);
+                prop_assert!(slower.total_ps.saturating_add(saved) >= time.total_ps);
                 prop_assert!(slower.energy.total_pj() >= time.energy.total_pj());
             }
         }
