@@ -32,7 +32,7 @@ impl Levels {
     }
 
     /// One step without being wanted: `x -= gain * x`, the product rounded down.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decay(&mut self, slow: Gain, fast: Gain) {
         let step =
             |level: Level, gain: Gain| Level::from_bits(level.to_bits() - mul_frac(level.to_bits(), gain.to_bits()));
@@ -68,18 +68,37 @@ impl KalmanConfig {
     /// `reopened` after a loss of lock (P = R K / (1 - K)). Q and P are limited to 7 R, which limits both
     /// gains to about 7/8; a `steady` of 0 never forgets.
     pub const fn from_gains(steady: Gain, reopened: Gain) -> Self {
-        let one = 1u64 << 32;
-        let k = steady.to_bits() as u64;
-        // K^2 has 64 fraction bits, 1 - K has 32: the quotient has 32.
-        let ratio = (((k * k) as u128 / (one - k) as u128) >> (32 - VARIANCE_BITS)) as u64;
-        let k = reopened.to_bits() as u64;
-        let variance = (k << VARIANCE_BITS) / (one - k);
-        Self { process: saturate(ratio), initial: LARGEST_VARIANCE, reopened: saturate(variance) }
+        // K^2 / (1 - K) = K / (1 - K) - K.
+        let process = odds(steady).saturating_sub(steady.to_bits() >> (32 - VARIANCE_BITS));
+        Self { process: limit(process), initial: LARGEST_VARIANCE, reopened: limit(odds(reopened)) }
     }
 }
 
-const fn saturate(bits: u64) -> u32 {
-    if bits > LARGEST_VARIANCE as u64 { LARGEST_VARIANCE } else { bits as u32 }
+const fn limit(variance: u32) -> u32 {
+    if variance < LARGEST_VARIANCE { variance } else { LARGEST_VARIANCE }
+}
+
+/// `K / (1 - K)`, `U4F28` bits, rounded down, saturating: bit by bit, as it is needed twice in a controller's life.
+const fn odds(gain: Gain) -> u32 {
+    let (mut rest, rest_of_one) = (gain.to_bits() as u64, (1 << 32) - gain.to_bits() as u64);
+    if rest / 16 >= rest_of_one {
+        return u32::MAX;
+    }
+    let (mut odds, mut bit) = (0, 0);
+    // The whole bits: subtractions of 8, 4, 2 and 1 times the rest of one; then the fraction.
+    while bit < u32::BITS {
+        let times = if bit < 4 { rest_of_one << (3 - bit) } else { rest_of_one };
+        if bit >= 4 {
+            rest <<= 1;
+        }
+        odds <<= 1;
+        if rest >= times {
+            rest -= times;
+            odds |= 1;
+        }
+        bit += 1;
+    }
+    odds
 }
 
 /// Error variance and gain shared by all experts of a layer.
@@ -138,6 +157,16 @@ mod tests {
 
     fn gain(value: f64) -> Gain {
         Gain::from_num(value)
+    }
+
+    #[test]
+    fn odds_are_a_quotient() {
+        for bits in
+            [0, 1, 77, 1 << 16, 1 << 26, u32::MAX / 20, 1 << 31, 0xE000_0000, 0xF000_0000, 0xF0F0_F0F0, u32::MAX]
+        {
+            let exact = (u64::from(bits) << VARIANCE_BITS) / ((1 << 32) - u64::from(bits));
+            assert_eq!(u64::from(odds(Gain::from_bits(bits))), exact.min(u32::MAX.into()), "{bits}");
+        }
     }
 
     #[test]

@@ -33,47 +33,67 @@ pub(crate) const fn mul_frac(a: u32, b: u32) -> u32 {
     ((a as u64 * b as u64) >> 32) as u32
 }
 
+/// Steps of [`POWERS`] to a factor of 2.
+const POWER_BITS: u32 = 6;
+
+/// `2^(-i / 64)`, `U1F31`, rounded.
+const POWERS: [u32; 1 << POWER_BITS] = {
+    const ROOT: u128 = 18_248_035_989_933_441_397; // 2^(-1 / 64), 64 fraction bits
+    let mut powers = [0; 1 << POWER_BITS];
+    let (mut power, mut i) = (1u128 << 64, 0);
+    while i < powers.len() {
+        powers[i] = ((power + (1 << 32)) >> 33) as u32;
+        power = (power * ROOT) >> 64;
+        i += 1;
+    }
+    powers
+};
+
 /// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
 ///
-/// Format `I16F16` in, `U1F31` out. Absolute error below 2^-26 (Taylor series of 2^-f to the seventh order on [0, 1/2), whose
-/// first omitted term is ln(2)^8/8!/2^8 = 5.2e-9). Distances above 21.5 give 0.
+/// Format `I16F16` in, `U1F31` out. Absolute error below 2^-25, never rising with the distance, exact at 0. Distances of 22 and more give 0.
 #[inline]
 pub fn exp_neg(distance: Logit) -> Gate {
-    // ln(2)^n / n! with 32 fraction bits, n = 7 .. 1.
-    const SERIES: [u32; 7] = [65_510, 661_577, 5_726_720, 41_309_550, 238_388_332, 1_031_764_991, 2_977_044_472];
-    const LOG2_E: u64 = 0xB8AA_3B29; // U1F31
-    const SQRT_HALF: u32 = 0xB504_F334; // U0F32
-    let bits = u64::from(distance.to_bits().max(0).unsigned_abs());
-    let exponent = (bits * LOG2_E) >> 15; // 32 fraction bits
-    let whole = (exponent >> 32) as u32;
-    if whole >= 32 {
-        return Gate::ZERO;
-    }
-    let fraction = exponent as u32;
-    let below_half = fraction & 0x7FFF_FFFF;
-    let mut sum = 0;
-    for term in SERIES {
-        sum = mul_frac(term - sum, below_half);
-    }
-    let mut power = 0x8000_0000 - (sum >> 1); // U1F31
-    if fraction != below_half {
-        power = mul_frac(power, SQRT_HALF);
-    }
-    Gate::from_bits(power >> whole)
+    Gate::from_bits(exp_neg_bits(distance.to_bits().max(0).unsigned_abs()))
 }
 
-/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-26. Two 32-bit divisions.
+/// [`exp_neg`] of a distance as `U16F16` bits. The power of two that it is comes in three parts: whole, 64ths from a table, and the rest from
+/// a polynomial (`2^-r = 1 - C1 r + C2 r^2` for r in [0, 1/64), minimax with the exact value at 0: error below 9e-9).
+#[inline]
+pub(crate) fn exp_neg_bits(distance: u32) -> u32 {
+    const LOG2_E: u32 = 0xB8AA_3B29; // U1F31
+    // Of r in 64ths, U0F32.
+    const C1: u32 = 46_515_928;
+    const C2: u32 = 250_630;
+    if distance >= 22 << 16 {
+        return 0;
+    }
+    let exponent = mul_frac(distance << 11, LOG2_E); // U6F26
+    let rest = exponent << (6 + POWER_BITS); // of a 64th, U0F32
+    let lacking = mul_frac(rest, C1 - mul_frac(rest, C2));
+    let power = POWERS[(exponent >> (26 - POWER_BITS)) as usize % POWERS.len()];
+    (power - mul_frac(power, lacking)) >> (exponent >> 26)
+}
+
+/// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-25. No division.
 // One copy of it: it is used once per expert at most, where the call hardly counts.
 #[inline(never)]
 pub fn sigmoid(logit: Logit) -> Gate {
     const ONE: u32 = 1 << 31;
-    let exp = exp_neg(logit.saturating_abs()).to_bits();
-    let numerator = if logit.is_negative() { exp } else { ONE };
-    match exp {
-        0 => Gate::from_bits(numerator),
-        ONE => Gate::from_bits(ONE / 2), // the denominator is 2
-        exp => Gate::from_bits(div_frac(numerator, ONE + exp) >> 1),
+    let exp = exp_neg_bits(logit.to_bits().unsigned_abs());
+    if exp == 0 || exp == ONE {
+        // x would be a half or 1, which the formats below cannot hold or invert.
+        let positive = ONE >> (exp >> 31);
+        return Gate::from_bits(if logit.is_negative() { ONE - positive } else { positive });
     }
+    // x = (1 + exp) / 2 is in [1/2, 1), U0F32; y = 1 / x in U1F31 by Newton's iteration `y (2 - x y)` from 48/17 - 32/17 x, whose error of at
+    // most 1/17 is squared three times.
+    let x = ONE + exp;
+    let mut y = 0x6969_6969u32.wrapping_sub(mul_frac(x, 0xF0F0_F0F0));
+    for _ in 0..3 {
+        y = mul_frac(y, mul_frac(x, y).wrapping_neg()) << 1;
+    }
+    Gate::from_bits(if logit.is_negative() { mul_frac(exp, y) } else { y >> 1 })
 }
 
 /// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:
@@ -151,6 +171,39 @@ fn digit(rest: u32, divisor: u32) -> (u32, u32) {
     (digit, (rest << 16).wrapping_sub(digit.wrapping_mul(divisor)))
 }
 
+/// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same shift.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    /// The whole with its upper bit set, rounded up; 0 where there is nothing.
+    whole: u32,
+    /// Bits that it was shifted down; up if negative.
+    down: i32,
+}
+
+impl Share {
+    /// Shares of `whole`.
+    pub(crate) const fn of(whole: u64) -> Self {
+        let down = 32 - whole.leading_zeros().cast_signed();
+        if down <= 0 {
+            let up = if whole == 0 { 0 } else { -down };
+            return Self { whole: (whole as u32) << up, down: -up };
+        }
+        let rounded = (whole >> down) as u32;
+        let exact = (rounded as u64) << down == whole;
+        Self { whole: if exact { rounded } else { rounded.saturating_add(1) }, down }
+    }
+
+    /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is nothing.
+    pub(crate) fn share(self, part: u64) -> u32 {
+        let part = if self.down < 0 { part << -self.down } else { part >> self.down };
+        match (part as u32, self.whole) {
+            (_, 0) => 0,
+            (part, whole) if part >= whole => 1 << 31,
+            (part, whole) => div_frac(part, whole) >> 1,
+        }
+    }
+}
+
 /// `floor(sqrt(x))`. Two 32-bit divisions and those of a 32-bit square root, one multiplication (Zimmermann, Karatsuba Square Root, INRIA
 /// RR-3805, with 16-bit digits).
 #[inline]
@@ -226,24 +279,26 @@ mod tests {
     }
 
     #[test]
-    fn series_constants_are_what_they_say() {
-        let ln2 = core::f64::consts::LN_2;
-        let mut term = 1.0;
-        for (n, constant) in
-            (1..=7).zip([2_977_044_472u32, 1_031_764_991, 238_388_332, 41_309_550, 5_726_720, 661_577, 65_510])
-        {
-            term *= ln2 / f64::from(n);
-            assert_eq!((term * 4_294_967_296.0 + 0.5) as u32, constant, "ln(2)^{n}/{n}!");
+    fn powers_are_what_they_say() {
+        for (i, power) in (0..).zip(POWERS) {
+            assert_eq!(f64::from(power), (2f64.powf(31.0 - f64::from(i) / 64.0)).round(), "2^(-{i} / 64)");
         }
     }
 
     #[test]
-    fn exp_neg_is_monotone_over_every_step_near_zero() {
-        let mut last = u32::MAX;
-        for bits in 0..200_000 {
-            let value = exp_neg(Logit::from_bits(bits)).to_bits();
-            assert!(value <= last, "at {bits}");
-            last = value;
+    fn exp_neg_and_sigmoid_meet_their_bounds_and_never_turn_at_every_step() {
+        let mut last = [u32::MAX, 0, u32::MAX];
+        for bits in 0..23 << 16 {
+            let x = Logit::from_bits(bits);
+            let exp = (-x.to_num::<f64>()).exp();
+            let found = [exp_neg(x), sigmoid(x), sigmoid(-x)];
+            for (found, exact) in found.iter().zip([exp, 1.0 / (1.0 + exp), exp / (1.0 + exp)]) {
+                let error = found.to_num::<f64>() - exact;
+                assert!(error.abs() < 2f64.powi(-25), "{bits}: {error}");
+            }
+            let found = found.map(Gate::to_bits);
+            assert!(found[0] <= last[0] && found[1] >= last[1] && found[2] <= last[2], "at {bits}");
+            last = found;
         }
     }
 
@@ -252,20 +307,6 @@ mod tests {
         fn mul_frac_rounds_down(a: u32, b: u32) {
             let exact = u128::from(a) * u128::from(b);
             prop_assert_eq!(u128::from(mul_frac(a, b)), exact / (1 << 32));
-        }
-
-        #[test]
-        fn exp_neg_meets_its_bound(bits in 0i32..(40 << 16)) {
-            let x = Logit::from_bits(bits);
-            let error = exp_neg(x).to_num::<f64>() - (-x.to_num::<f64>()).exp();
-            prop_assert!(error.abs() < 2f64.powi(-26), "{error}");
-        }
-
-        #[test]
-        fn sigmoid_meets_its_bound(bits: i32) {
-            let x = Logit::from_bits(bits);
-            let error = sigmoid(x).to_num::<f64>() - 1.0 / (1.0 + (-x.to_num::<f64>()).exp());
-            prop_assert!(error.abs() < 2f64.powi(-26), "{error}");
         }
 
         #[test]
@@ -280,6 +321,14 @@ mod tests {
             let (a, b) = (a >> shift_a, b >> shift_b);
             let exact = if a < b { (u64::from(a) << 32) / u64::from(b) } else { u64::from(u32::MAX) };
             prop_assert_eq!(u64::from(div_frac(a, b)), exact, "{} / {}", a, b);
+        }
+
+        #[test]
+        fn shares_are_parts_of_the_whole(whole: u64, part: u64, shift in 0u32..64) {
+            let whole = whole >> shift;
+            let part = part.checked_rem(whole).unwrap_or(0);
+            let error = part as f64 / (whole as f64).max(1.0) - f64::from(Share::of(whole).share(part)) / 2f64.powi(31);
+            prop_assert!((-1e-15..2f64.powi(-29)).contains(&error), "{error}");
         }
 
         #[test]

@@ -5,19 +5,18 @@
 //! order; [`hot_in_layer`] cuts it at a layer's own budget; [`hot_globally`] spends one budget over all layers, since layers differ in
 //! how unequal their experts are.
 //!
-//! All memory is the caller's. Cost: one pass per token for [`Demand`], one sort per layer.
+//! All memory is the caller's. Cost: one pass per token for [`Demand`], one heap sort per layer. No 64-bit division, nothing that can panic.
 
-use core::cmp::Reverse;
-
-use crate::num::{Eps, Gate, mul_frac};
+use crate::num::{Eps, Gate, Share, mul_frac};
 
 /// What prefill asked of one expert, 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Demand {
-    /// Tokens that chose it.
-    pub count: u32,
     /// Sum of its mixing weights, `U33F31`.
     pub score: u64,
+    /// Tokens that chose it.
+    pub count: u32,
 }
 
 impl Demand {
@@ -34,20 +33,18 @@ impl Demand {
     }
 }
 
-/// Share in [0, 1] of `part` in `whole`, rounded down; 0 where there is nothing.
-fn share(part: u64, whole: u128) -> u32 {
-    ((u128::from(part) << 31).checked_div(whole).unwrap_or(0)) as u32
-}
-
 /// Importance of every expert of a layer, `S = alpha P + (1 - alpha) W`, written to `importance` (`U1F31`, rounded down; the sum is at most 1).
 ///
 /// P and W are normalised by their sums over the layer. A layer that nobody asked anything of has importance 0 throughout. `alpha` as
-/// `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: two 128-bit divisions per expert.
+/// `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: four 32-bit divisions per expert.
 pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
-    let counts: u128 = layer.iter().map(|demand| u128::from(demand.count)).sum();
-    let scores: u128 = layer.iter().map(|demand| u128::from(demand.score)).sum();
+    // Scores so scaled that their sum fits; only sums beyond 2^64 lose bits by it.
+    let highest = layer.iter().fold(0, |highest, demand| highest | demand.score);
+    let most = (usize::BITS - layer.len().leading_zeros()).saturating_sub(highest.leading_zeros());
+    let counts = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.count.into())));
+    let scores = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.score >> most)));
     for (demand, importance) in layer.iter().zip(importance) {
-        let (count, score) = (share(u64::from(demand.count), counts), share(demand.score, scores));
+        let (count, score) = (counts.share(demand.count.into()), scores.share(demand.score >> most));
         // Whole at the ends, so that alpha = 0 and alpha = 1 are exactly one of the two.
         let mixed = match alpha.to_bits() {
             0 => score,
@@ -61,21 +58,30 @@ pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
 /// Fills `order` with expert ids by falling importance, of equals the lower id first. Stops at the shorter of the two slices.
 pub fn rank(importance: &[Gate], order: &mut [u16]) {
     let experts = importance.len().min(order.len());
-    let order = &mut order[..experts];
     for (slot, expert) in order.iter_mut().zip(0u16..) {
         *slot = expert;
     }
-    order.sort_unstable_by_key(|&expert| (Reverse(importance[usize::from(expert)]), expert));
+    let key = |&expert: &u16| (importance.get(usize::from(expert)).map_or(0, |s| !s.to_bits()), expert);
+    sort(order.get_mut(..experts).unwrap_or(&mut []), key);
 }
 
 /// How many of a layer's experts fit `budget_bytes`, if each takes `expert_bytes`: the first so many of [`rank`] are hot. All of them if an
-/// expert takes nothing.
+/// expert takes nothing. No division: one multiplication for each bit of the number of experts.
 pub fn hot_in_layer(experts: usize, expert_bytes: u64, budget_bytes: u64) -> usize {
-    budget_bytes.checked_div(expert_bytes).map_or(experts, |fit| usize::try_from(fit).unwrap_or(experts).min(experts))
+    let fits = |count: usize| expert_bytes.checked_mul(count as u64).is_some_and(|bytes| bytes <= budget_bytes);
+    let mut hot = 0;
+    for bit in (0..usize::BITS - experts.leading_zeros()).rev() {
+        let more = hot | 1 << bit;
+        if more <= experts && fits(more) {
+            hot = more;
+        }
+    }
+    hot
 }
 
 /// One expert of one layer in a choice over all layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
 pub struct Candidate {
     /// Its importance inside its layer.
     pub importance: Gate,
@@ -89,18 +95,69 @@ pub struct Candidate {
 /// (of equals the lower layer, then the lower id), as many as fit if each takes `expert_bytes`.
 ///
 /// As all experts are of one size this is the choice of the largest total importance. Every layer sees every token, so importances of
-/// different layers are in one unit. Cost: linear (a selection, no sort); the order inside the two parts is not defined.
+/// different layers are in one unit. The hot ones are a heap with the least important first; the order of the others is not defined. Cost:
+/// one comparison per candidate, and `log2(hot)` steps for each that makes it.
 pub fn hot_globally(candidates: &mut [Candidate], expert_bytes: u64, budget_bytes: u64) -> usize {
     let hot = hot_in_layer(candidates.len(), expert_bytes, budget_bytes);
-    if hot > 0 && hot < candidates.len() {
-        candidates.select_nth_unstable_by_key(hot - 1, |c| (Reverse(c.importance), c.layer, c.expert));
+    let key = |c: &Candidate| (!c.importance.to_bits(), c.layer, c.expert);
+    let Some((best, rest)) = candidates.split_at_mut_checked(hot) else { return 0 };
+    make_heap(best, key);
+    for candidate in rest {
+        if let Some(root) = best.first_mut()
+            && key(candidate) < key(root)
+        {
+            core::mem::swap(root, candidate);
+            sink(best, 0, key);
+        }
     }
     hot
+}
+
+/// Sorts by rising key: a heap sort (Williams 1964), as the library's own sorts link panics.
+fn sort<T: Copy, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K + Copy) {
+    make_heap(items, key);
+    let mut heap = items;
+    while let [first, .., last] = heap {
+        core::mem::swap(first, last);
+        let Some((_, rest)) = heap.split_last_mut() else { return };
+        heap = rest;
+        sink(heap, 0, key);
+    }
+}
+
+/// Orders the items so that none has a larger key than its parent: the largest comes first.
+fn make_heap<T: Copy, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K + Copy) {
+    (0..items.len() / 2).rev().for_each(|parent| sink(items, parent, key));
+}
+
+/// Moves the item at `parent` down to where it belongs.
+fn sink<T: Copy, K: Ord>(items: &mut [T], mut parent: usize, key: impl Fn(&T) -> K) {
+    let Some(&item) = items.get(parent) else { return };
+    loop {
+        let mut child = 2 * parent + 1;
+        let Some(&(mut larger)) = items.get(child) else { break };
+        if let Some(&right) = items.get(child + 1)
+            && key(&right) > key(&larger)
+        {
+            (child, larger) = (child + 1, right);
+        }
+        if key(&larger) <= key(&item) {
+            break;
+        }
+        if let Some(place) = items.get_mut(parent) {
+            *place = larger;
+        }
+        parent = child;
+    }
+    if let Some(place) = items.get_mut(parent) {
+        *place = item;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cmp::Reverse;
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -149,6 +206,22 @@ mod tests {
                 .map(|set| sum(&mut (0..layer.len()).filter(|e| set >> e & 1 != 0)))
                 .max();
             prop_assert_eq!(Some(found), best);
+        }
+
+        #[test]
+        fn ranks_as_a_sort_does(importance in prop::collection::vec((0u32..40).prop_map(Gate::from_bits), 0..200)) {
+            let mut order = std::vec![0; importance.len()];
+            rank(&importance, &mut order);
+            let mut sorted: Vec<u16> = (0..importance.len() as u16).collect();
+            sorted.sort_by_key(|&expert| Reverse(importance[usize::from(expert)]));
+            prop_assert_eq!(order, sorted);
+        }
+
+        #[test]
+        fn as_many_are_hot_as_a_division_says(experts in 0usize..5000, bytes in 1u64.., budget: u64, shift in 0u32..64) {
+            let bytes = bytes >> shift;
+            let fit = budget.checked_div(bytes).map_or(experts, |fit| usize::try_from(fit).unwrap_or(experts).min(experts));
+            prop_assert_eq!(hot_in_layer(experts, bytes, budget), fit);
         }
 
         #[test]

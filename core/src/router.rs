@@ -15,7 +15,7 @@ use core::fmt;
 
 use heapless::Vec;
 
-use crate::num::{Gate, Logit, exp_neg, sigmoid};
+use crate::num::{Gate, Logit, Share, exp_neg_bits, sigmoid};
 use crate::topk::Best;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl<'a> Router<'a> {
         let best = match self.scoring {
             Scoring::Softmax => {
                 let mut best = Best::<Logit, K>::new(self.k);
-                best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)), |_| true);
+                best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
                 best.ids()
             }
             Scoring::Sigmoid => self.grouped(logits),
@@ -199,13 +199,23 @@ impl<'a> Router<'a> {
     }
 
     /// Routing mass of an expert before any normalisation: `exp(logit - largest)` for softmax routers, with `largest` the
-    /// largest logit that takes part; the sigmoid of the logit otherwise.
+    /// largest logit that takes part (one above it counts as it); the sigmoid of the logit otherwise.
     #[inline]
     pub fn mass(&self, logit: Logit, largest: Logit) -> Gate {
         match self.scoring {
-            Scoring::Softmax => exp_neg(largest.saturating_sub(logit)),
+            // The difference may need 32 bits without a sign.
+            Scoring::Softmax if logit < largest => {
+                Gate::from_bits(exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()))
+            }
+            Scoring::Softmax => Gate::ONE,
             Scoring::Sigmoid => sigmoid(logit),
         }
+    }
+
+    /// Whether masses depend on the largest logit.
+    #[inline]
+    pub(crate) const fn compares(&self) -> bool {
+        matches!(self.scoring, Scoring::Softmax)
     }
 
     /// What a mass is divided by to be a mixing weight: the mass of all experts, or `wanted_mass` where the router renormalises. One
@@ -219,7 +229,7 @@ impl<'a> Router<'a> {
 
     /// Mixing weights of `chosen` from the raw scores, in the order of `chosen`; entries of `weights` beyond it stay as they are.
     ///
-    /// Rounded down, absolute error below 2^-24 for up to 1,024 experts. One division for each chosen expert; an exponential for
+    /// Rounded down, absolute error below 2^-24 for up to 1,024 experts. Two 32-bit divisions for each chosen expert; an exponential for
     /// every expert only where the convention sums over all. Ids out of range weigh 0.
     pub fn weights(&self, logits: &[Logit], chosen: &[u16], weights: &mut [Gate]) {
         let largest = logits.iter().copied().max().unwrap_or(Logit::ZERO);
@@ -229,9 +239,9 @@ impl<'a> Router<'a> {
         } else {
             logits.iter().map(|&logit| u64::from(self.mass(logit, largest).to_bits())).sum()
         };
+        let share = Share::of(sum);
         for (weight, &expert) in weights.iter_mut().zip(chosen) {
-            let share = (u64::from(mass(expert).to_bits()) << 31).checked_div(sum).unwrap_or(0);
-            *weight = Gate::from_bits(share as u32);
+            *weight = Gate::from_bits(share.share(mass(expert).to_bits().into()));
         }
     }
 }

@@ -4,15 +4,18 @@
 //! the routing mass of the wanted ones, token by token and layer by layer: a guarantee, not a tendency. Mixing weights are taken
 //! from the raw scores afterwards ([`Router::weights`](crate::Router::weights)).
 
-use core::cmp::Reverse;
 use core::fmt;
 
 use heapless::Vec;
 
-use crate::num::{Eps, Gate, Logit, mul_frac};
+use crate::num::{Eps, Logit, mul_frac};
 use crate::router::Router;
-use crate::set::Experts;
+use crate::set::{Experts, words_for};
 use crate::topk::Best;
+use crate::tracker::MAX_WANTED;
+
+/// Most experts of a layer that a selection can go through.
+pub const MAX_EXPERTS: usize = 4096;
 
 /// The experts to run for one token in one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +30,10 @@ pub struct Selection<const K: usize> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SelectError {
-    /// More wanted experts than the selection holds.
+    /// More wanted experts than the selection holds, or than [`MAX_WANTED`].
     Capacity,
+    /// More experts than [`MAX_EXPERTS`].
+    Experts,
     /// A wanted expert is out of range or stands twice.
     Id,
 }
@@ -37,6 +42,7 @@ impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Capacity => "more wanted experts than the selection holds",
+            Self::Experts => "more experts in the layer than a selection can go through",
             Self::Id => "a wanted expert is out of range or stands twice",
         })
     }
@@ -74,8 +80,7 @@ impl From<Eps> for Bounds {
 /// so on, which minimises the mass given up for every number of pairs. With an error bound the same pairs are taken until either
 /// budget is spent. A bound of 0 returns `wanted` unchanged.
 ///
-/// Cost: one comparison per resident expert and about two exponentials per missing one; none if nothing is missing. With an error bound
-/// one exponential per expert of the layer where the router does not renormalise.
+/// Cost: see [`select_in_place`].
 ///
 /// # Errors
 /// See [`SelectError`].
@@ -88,78 +93,277 @@ pub fn select<const K: usize>(
     wanted: &[u16],
     resident: &Experts,
 ) -> Result<Selection<K>, SelectError> {
-    let bounds = bounds.into();
+    let mut experts = Vec::from_slice(wanted).map_err(|_| SelectError::Capacity)?;
+    let substituted = select_in_place(router, bounds, keep_top, logits, &mut experts, resident)?;
+    Ok(Selection { experts, substituted })
+}
+
+/// [`select()`] for a caller with memory of its own: `experts` are the wanted ones before and the chosen ones after it. Returns the number of
+/// stand-ins; after an error nothing has been written.
+///
+/// Cost: a step per wanted expert, and if one is missing an exponential for each but the first, a comparison per resident expert, and an
+/// exponential for each resident that looks good enough and each stand-in. With an error bound one exponential per expert of the layer where
+/// the router does not renormalise.
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_in_place(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+) -> Result<usize, SelectError> {
+    let missing = missing(keep_top, logits.len(), experts, resident)?;
+    let Bounds { mass, error } = bounds.into();
+    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
+        return Ok(0);
+    }
+    if logits.len() > MAX_EXPERTS {
+        return Err(SelectError::Experts);
+    }
+    let layer = Layer { router, logits, resident };
     // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
-    match bounds.error {
-        None => within::<K, false>(router, bounds.mass, Eps::MAX, keep_top, logits, wanted, resident),
-        Some(error) => within::<K, true>(router, bounds.mass, error, keep_top, logits, wanted, resident),
+    Ok(match error {
+        None => layer.replace::<false>(missing, experts, mass, Eps::MAX),
+        Some(error) => layer.replace::<true>(missing, experts, mass, error),
+    })
+}
+
+/// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit each.
+#[inline]
+fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Experts) -> Result<u32, SelectError> {
+    if wanted.len() > MAX_WANTED {
+        return Err(SelectError::Capacity);
+    }
+    let (mut seen, mut present) = (0u32, 0u32);
+    for &expert in wanted.iter().rev() {
+        let bit = 1 << (expert % 32);
+        // The list is searched only if another id has the same remainder.
+        if usize::from(expert) >= layer_experts || seen & bit != 0 && stands_twice(expert, wanted) {
+            return Err(SelectError::Id);
+        }
+        seen |= bit;
+        let word = resident.words().get(usize::from(expert / 32)).copied().unwrap_or(0);
+        present = present << 1 | word.wrapping_shr(expert.into()) & 1;
+    }
+    let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
+    Ok(!present & from(keep_top) & !from(wanted.len()))
+}
+
+#[cold]
+fn stands_twice(expert: u16, list: &[u16]) -> bool {
+    list.iter().filter(|&&other| other == expert).count() > 1
+}
+
+/// One bit per expert of a layer.
+type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
+
+/// Mass and rank of missing experts, least mass first.
+type Missing = Vec<(u32, u16), MAX_WANTED>;
+
+/// What a selection goes by.
+struct Layer<'a> {
+    router: &'a Router<'a>,
+    /// At most [`MAX_EXPERTS`].
+    logits: &'a [Logit],
+    resident: &'a Experts,
+}
+
+/// Masses of the wanted experts.
+struct Masses {
+    /// Their sum.
+    all: u64,
+    /// Logit and mass of one of the least, the last.
+    last: (Logit, u32),
+}
+
+// The larger results of what follows are filled in place: moving them would cost more than the work.
+impl Layer<'_> {
+    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within both bounds if `ERROR`, else within that on mass alone.
+    #[inline(never)]
+    fn replace<const ERROR: bool>(&self, missing: u32, experts: &mut [u16], eps: Eps, error: Eps) -> usize {
+        let (mut others, mut least_first) = (Words::new(), Missing::new());
+        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
+            // There is room: no more words than those of `MAX_EXPERTS`.
+            _ = others.push(word);
+        }
+        let greatest = |logits: &mut dyn Iterator<Item = Logit>| logits.fold(Logit::MIN, Ord::max);
+        let mut largest = if ERROR {
+            // It counts stand-ins above all wanted ones for what they are.
+            greatest(&mut self.logits.iter().copied())
+        } else {
+            self.logit(experts.first().copied().unwrap_or(0))
+        };
+        let masses = loop {
+            if let Some(masses) = self.masses(missing, experts, largest, &mut others, &mut least_first) {
+                break masses;
+            }
+            // The first is not the best: a list that is not the model's own.
+            largest = greatest(&mut experts.iter().map(|&expert| self.logit(expert)));
+            least_first.clear();
+        };
+        let mut mass_left = share_of(masses.all, eps);
+        let mut error_left = 0;
+        if ERROR {
+            let total = self.router.total_mass(self.logits, masses.all, largest);
+            let error = share_of(total, error).min(u64::from(u32::MAX));
+            error_left = error * error;
+        }
+        let possible = possible_pairs(&least_first, masses.last.1, mass_left);
+        let mut stand_ins = Best::new(possible.max(1));
+        self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
+        let mut substituted = 0;
+        for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
+            let stand_in = self.router.mass(score, largest).to_bits();
+            let loss = u64::from(mass.saturating_sub(stand_in));
+            let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
+                break;
+            };
+            if ERROR {
+                let Some(left) = error_left.checked_sub(squared_error(mass, stand_in)) else { break };
+                error_left = left;
+            }
+            mass_left = left;
+            *place = expert;
+            substituted += 1;
+        }
+        substituted
+    }
+
+    /// Logit of a wanted expert, whose id has been checked.
+    #[inline(always)]
+    fn logit(&self, expert: u16) -> Logit {
+        self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
+    }
+
+    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
+    /// above `largest`.
+    #[inline(always)]
+    fn masses(
+        &self,
+        missing: u32,
+        wanted: &[u16],
+        largest: Logit,
+        others: &mut Words,
+        least_first: &mut Missing,
+    ) -> Option<Masses> {
+        let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
+        let (mut most, mut in_order) = (0, true);
+        // From the last rank up, so that of equal masses the lower-ranked gives way first.
+        for (rank, &expert) in wanted.iter().enumerate().rev() {
+            let logit = self.logit(expert);
+            if logit > largest && self.router.compares() {
+                return None;
+            }
+            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                *word &= !(1 << (expert % 32));
+            }
+            let mass = self.router.mass(logit, largest).to_bits();
+            if rank + 1 == wanted.len() {
+                masses.last = (logit, mass);
+            }
+            masses.all += u64::from(mass);
+            if missing >> rank & 1 != 0 {
+                in_order &= mass >= most;
+                most = mass;
+                // There is room: no more than the wanted ones.
+                _ = least_first.push((mass, rank as u16));
+            }
+        }
+        if !in_order {
+            sort(least_first);
+        }
+        Some(masses)
+    }
+
+    /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
+    ///
+    /// Two bounds keep the work small. A stand-in that exceeds the budget with the least missing expert is never taken. And if no stand-in is above
+    /// the last wanted one, as is so where the wanted are the best, no more than `possible` can be taken; every one above makes one more possible.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "part of one function")]
+    fn stand_ins(
+        &self,
+        others: &Words,
+        largest: Logit,
+        missing: &Missing,
+        possible: usize,
+        budget: u64,
+        (last, _): (Logit, u32),
+        best: &mut Best<Logit, MAX_WANTED>,
+    ) {
+        let enough = missing.first().map_or(0, |&(mass, _)| u64::from(mass).saturating_sub(budget) as u32);
+        // Logits from `good` on are known to have enough, logits below `least` to be of no use.
+        let mut good = match (enough, possible) {
+            (0, _) => Logit::MIN,
+            (_, 0) => Logit::MAX,
+            _ => last,
+        };
+        let mut least = Logit::MIN;
+        for (index, &word) in others.iter().enumerate() {
+            let base = 32 * index;
+            let (mut open, logits) = (word, self.logits.get(base..).unwrap_or(&[]));
+            while open != 0 {
+                let bit = open.trailing_zeros() as usize;
+                open &= open - 1;
+                let Some(&logit) = logits.get(bit) else { break };
+                if logit < least {
+                    continue;
+                }
+                if logit < good {
+                    if self.router.mass(logit, largest).to_bits() < enough {
+                        least = logit + Logit::DELTA; // `good` is above it
+                        continue;
+                    }
+                    good = logit;
+                }
+                if logit > last {
+                    best.widen(missing.len());
+                }
+                if let Some(bar) = best.insert(logit, (base + bit) as u16) {
+                    let Some(above) = bar.checked_add(Logit::DELTA) else { return };
+                    least = least.max(above);
+                }
+            }
+        }
     }
 }
 
-/// [`select()`] with both bounds if `ERROR`, else with the bound on mass alone.
-fn within<const K: usize, const ERROR: bool>(
-    router: &Router<'_>,
-    eps: Eps,
-    error: Eps,
-    keep_top: usize,
-    logits: &[Logit],
-    wanted: &[u16],
-    resident: &Experts,
-) -> Result<Selection<K>, SelectError> {
-    let mut experts = Router::ids_only::<K>(wanted, logits.len()).map_err(|error| match error {
-        crate::RouterError::Capacity => SelectError::Capacity,
-        _ => SelectError::Id,
-    })?;
-    let missing = wanted.iter().skip(keep_top).filter(|&&expert| !resident.contains(expert)).count();
-    if eps == Eps::ZERO || error == Eps::ZERO || missing == 0 {
-        return Ok(Selection { experts, substituted: 0 });
+/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass `stand_in` each.
+#[inline(always)]
+fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
+    let mut pairs = 0;
+    for &(mass, _) in missing {
+        let Some(left) = budget.checked_sub(u64::from(mass.saturating_sub(stand_in))) else { break };
+        budget = left;
+        pairs += 1;
     }
-    let logit = |expert: u16| logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN);
-    let mut stand_ins = Best::<Logit, K>::new(missing);
-    let scored = resident.iter().filter_map(|expert| Some((*logits.get(usize::from(expert))?, expert)));
-    stand_ins.offer_all(scored, |expert| !wanted.contains(&expert));
-    let Some(&(best_stand_in, _)) = stand_ins.entries().first() else {
-        return Ok(Selection { experts, substituted: 0 });
-    };
-    let largest = wanted.iter().map(|&expert| logit(expert)).fold(best_stand_in, Ord::max);
-    let mut least_first = Best::<Reverse<Gate>, K>::new(missing);
-    let mut wanted_mass = 0;
-    // From the last rank up, so that of equal masses the lower-ranked gives way first.
-    for (rank, &expert) in wanted.iter().enumerate().rev() {
-        let mass = router.mass(logit(expert), largest);
-        wanted_mass += u64::from(mass.to_bits());
-        if rank >= keep_top && !resident.contains(expert) {
-            least_first.offer(Reverse(mass), rank as u16);
+    pairs
+}
+
+/// Sorts by rising mass, in the order there is for equals. Only lists that are not the model's own order need it.
+#[cold]
+#[inline(never)]
+fn sort(missing: &mut [(u32, u16)]) {
+    for end in 1..=missing.len() {
+        let mut rest = missing.get_mut(..end).unwrap_or(&mut []);
+        while let [.., below, last] = rest
+            && below.0 > last.0
+        {
+            core::mem::swap(below, last);
+            let Some((_, sorted)) = rest.split_last_mut() else { break };
+            rest = sorted;
         }
     }
-    let mut mass_left = share_of(wanted_mass, eps);
-    let mut error_left = 0;
-    if ERROR {
-        let error = share_of(router.total_mass(logits, wanted_mass, largest), error).min(u64::from(u32::MAX));
-        error_left = error * error;
-    }
-    let mut substituted = 0;
-    for (&(Reverse(mass), rank), &(score, expert)) in least_first.entries().iter().zip(stand_ins.entries()) {
-        let stand_in = router.mass(score, largest);
-        let loss = u64::from(mass.saturating_sub(stand_in).to_bits());
-        let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
-            break;
-        };
-        if ERROR {
-            let Some(left) = error_left.checked_sub(squared_error(mass, stand_in)) else { break };
-            error_left = left;
-        }
-        mass_left = left;
-        *place = expert;
-        substituted += 1;
-    }
-    Ok(Selection { experts, substituted })
 }
 
 /// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
 /// below 2^63, as masses are at most 1.
-fn squared_error(w: Gate, v: Gate) -> u64 {
-    let (w, v) = (u64::from(w.to_bits()), u64::from(v.to_bits()));
+fn squared_error(w: u32, v: u32) -> u64 {
+    let (w, v) = (u64::from(w), u64::from(v));
     let difference = w.abs_diff(v);
     difference * difference + ((w * v) >> 2)
 }

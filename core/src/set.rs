@@ -70,6 +70,12 @@ impl<W: AsRef<[u32]> + AsMut<[u32]> + ?Sized> Experts<W> {
         self.words.as_ref().iter().all(|&word| word == 0)
     }
 
+    /// The set as it lies in memory.
+    #[inline]
+    pub fn words(&self) -> &[u32] {
+        self.words.as_ref()
+    }
+
     /// The experts in ascending order. Cost: one step per word and per member.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.words.as_ref().iter().zip(0u16..).flat_map(|(&word, index)| Bits { word, base: index * 32 })

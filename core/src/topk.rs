@@ -20,32 +20,57 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
     /// Considers `expert` with `score`.
     #[inline]
     pub fn offer(&mut self, score: S, expert: u16) {
-        self.offer_all([(score, expert)], |_| true);
+        if self.limit > 0 && self.bar().is_none_or(|bar| score > bar) {
+            self.insert(score, expert);
+        }
     }
 
-    /// Considers every entry whose expert `allowed` lets pass; it is asked only about those that would make it.
+    /// Considers every entry.
     #[inline]
-    pub fn offer_all(&mut self, offered: impl IntoIterator<Item = (S, u16)>, allowed: impl Fn(u16) -> bool) {
+    pub fn offer_all(&mut self, offered: impl IntoIterator<Item = (S, u16)>) {
         let mut offered = offered.into_iter();
         while self.entries.len() < self.limit {
-            match offered.next() {
-                // There is room: fewer than `limit <= K` entries.
-                Some(entry) if allowed(entry.1) => _ = self.entries.push(entry),
-                Some(_) => continue,
-                None => return,
-            }
-            rise(&mut self.entries);
+            let Some((score, expert)) = offered.next() else { return };
+            self.insert(score, expert);
         }
-        let Some(&(mut worst, _)) = self.entries.last() else { return };
+        let Some(mut bar) = self.bar() else { return };
         for (score, expert) in offered {
-            if score > worst && allowed(expert) {
-                if let Some(last) = self.entries.last_mut() {
-                    *last = (score, expert);
-                }
-                rise(&mut self.entries);
-                worst = self.entries.last().map_or(worst, |&(score, _)| score);
+            if score > bar {
+                bar = self.insert(score, expert).unwrap_or(bar);
             }
         }
+    }
+
+    /// What a score must be above to be kept; `None` as long as there is room, and where nothing is kept at all.
+    #[inline]
+    pub fn bar(&self) -> Option<S> {
+        let full = self.entries.len() == self.limit;
+        self.entries.last().filter(|_| full).map(|&(score, _)| score)
+    }
+
+    /// Keeps one entry more from now on, up to `most` and `K`.
+    #[inline]
+    pub fn widen(&mut self, most: usize) {
+        self.limit = (self.limit + 1).min(most).min(K).max(self.limit);
+    }
+
+    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the new [`bar`](Self::bar).
+    pub(crate) fn insert(&mut self, score: S, expert: u16) -> Option<S> {
+        if self.entries.len() < self.limit {
+            // There is room: fewer than `limit <= K` entries.
+            _ = self.entries.push((score, expert));
+        }
+        let mut above = &mut *self.entries;
+        while let [.., next, free] = above
+            && next.0 < score
+        {
+            *free = *next;
+            (_, above) = above.split_last_mut()?;
+        }
+        if let Some(free) = above.last_mut() {
+            *free = (score, expert);
+        }
+        self.bar()
     }
 
     /// The entries, best first.
@@ -59,18 +84,6 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
         // There is room: the same capacity. `collect` would link a panic.
         self.entries.iter().for_each(|&(_, expert)| _ = ids.push(expert));
         ids
-    }
-}
-
-/// Moves the last entry up to its rank, below its equals.
-#[inline]
-fn rise<S: Ord>(mut entries: &mut [(S, u16)]) {
-    while let [.., above, last] = entries
-        && above.0 < last.0
-    {
-        core::mem::swap(above, last);
-        let Some((_, rest)) = entries.split_last_mut() else { return };
-        entries = rest;
     }
 }
 
@@ -95,11 +108,10 @@ mod tests {
         #[test]
         fn all_at_once_equals_one_by_one(scores in prop::collection::vec(-20i32..20, 0..60), limit in 0usize..10) {
             let (mut all, mut each) = (Best::<i32, 8>::new(limit), Best::<i32, 8>::new(limit));
-            all.offer_all(scores.iter().copied().zip(0..), |expert| expert % 3 != 0);
-            for (&score, expert) in scores.iter().zip(0..).filter(|(_, expert)| expert % 3 != 0) {
-                each.offer(score, expert);
-            }
+            all.offer_all(scores.iter().copied().zip(0..));
+            scores.iter().zip(0..).for_each(|(&score, expert)| each.offer(score, expert));
             prop_assert_eq!(all.entries(), each.entries());
+            prop_assert_eq!(all.bar(), all.entries().get(limit.min(8).wrapping_sub(1)).map(|&(score, _)| score));
         }
     }
 }

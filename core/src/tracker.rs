@@ -131,14 +131,7 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
             self.kalman.reopen(&config.kalman);
         }
         let slow = self.kalman.step(&config.kalman);
-        let (pairs, rest) = levels.as_chunks_mut::<2>();
-        // Two at a time, both loaded before one is stored: as many as the registers of an Arm core hold.
-        for pair in pairs {
-            let mut two = *pair;
-            two.iter_mut().for_each(|level| level.decay(slow, config.fast_gain));
-            *pair = two;
-        }
-        rest.iter_mut().for_each(|level| level.decay(slow, config.fast_gain));
+        decay(levels, slow, config.fast_gain);
         for &expert in wanted {
             if let Some(level) = levels.get_mut(usize::from(expert)) {
                 level.raise(slow, config.fast_gain);
@@ -147,6 +140,20 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
         self.power = next_power(self.power, dot, known, slow.to_bits());
         Step { snr, angle, lock: self.phase.lock(), lost_lock }
     }
+}
+
+/// One step of every level without being wanted: the part of an update whose cost grows with the layer.
+fn decay(levels: &mut [Levels], slow: Gain, fast: Gain) {
+    let (pairs, rest) = levels.as_chunks_mut::<2>();
+    // Two at a time, both loaded before one is stored: as many as the registers of an Arm core hold. Written out, so that it is straight code
+    // also where the compiler is told to save space.
+    for [first, second] in pairs {
+        let (mut one, mut other) = (*first, *second);
+        one.decay(slow, fast);
+        other.decay(slow, fast);
+        (*first, *second) = (one, other);
+    }
+    rest.iter_mut().for_each(|level| level.decay(slow, fast));
 }
 
 /// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with it is `dot`.

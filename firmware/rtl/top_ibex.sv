@@ -1,5 +1,5 @@
-// Ibex. WB = 0: its default pipeline; WB = 1: writeback stage, branch target ALU, single-cycle multiplier.
-module top #(parameter bit WB = 1'b0) (input logic clk, input logic rst_n);
+// Ibex. FAST = 0: its default pipeline; FAST = 1: writeback stage, branch target ALU, single-cycle multiplier, bit manipulation.
+module top #(parameter bit FAST = 1'b0) (input logic clk, input logic rst_n);
   logic        instr_req, instr_rvalid, data_req, data_rvalid, data_we;
   logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;
   logic [3:0]  data_be;
@@ -7,9 +7,10 @@ module top #(parameter bit WB = 1'b0) (input logic clk, input logic rst_n);
   memory memory (.*);
 
   ibex_top #(
-    .RV32M          (WB ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
-    .WritebackStage (WB),
-    .BranchTargetALU(WB)
+    .RV32M          (FAST ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
+    .RV32B          (FAST ? ibex_pkg::RV32BBalanced : ibex_pkg::RV32BNone),
+    .WritebackStage (FAST),
+    .BranchTargetALU(FAST)
   ) core (
     .clk_i(clk), .rst_ni(rst_n), .test_en_i(1'b0), .ram_cfg_i('0), .hart_id_i('0), .boot_addr_i(32'h8000_0000),
     .instr_req_o(instr_req), .instr_gnt_i(instr_req), .instr_rvalid_i(instr_rvalid), .instr_addr_o(instr_addr),

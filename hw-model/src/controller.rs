@@ -1,47 +1,131 @@
 //! What the controller's processor takes: cycles of `select` before dispatch, cycles of `update` behind it.
 //!
-//! The cycles are measured elsewhere and given as data, one line `base + per expert` for each of the two.
+//! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k); `cargo xtask rtl` writes the table
+//! `data/controller_cycles.tsv`, docs/firmware.md says how. Between measured E this is linear, beyond the largest it goes on as between the last two,
+//! below the smallest it stays; of k the nearest measured one counts (of two equally near the larger).
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use serde::Deserialize;
 
 use crate::dram::ConfigError;
 use crate::validate::within;
 
-/// Cost table of a controller.
+/// What was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kernel {
+    /// Which experts a softmax router wants.
+    TopK,
+    /// The same of a router with sigmoid scores in eight groups.
+    TopKGrouped,
+    /// Selection with softmax masses; the residents are those wanted last: the mean over tokens that mostly find their experts.
+    Select,
+    /// Selection with softmax masses where nothing that is wanted is resident: the most work.
+    SelectCold,
+    /// As `Select`, with sigmoid masses.
+    SelectSigmoid,
+    /// As `SelectCold`, with sigmoid masses.
+    SelectSigmoidCold,
+    /// Which resident to evict.
+    Victim,
+    /// The filter's step.
+    Update,
+}
+
+impl Kernel {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::TopK,
+        Self::TopKGrouped,
+        Self::Select,
+        Self::SelectCold,
+        Self::SelectSigmoid,
+        Self::SelectSigmoidCold,
+        Self::Victim,
+        Self::Update,
+    ];
+
+    /// Its name in the table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TopK => "top_k",
+            Self::TopKGrouped => "top_k_grouped",
+            Self::Select => "select",
+            Self::SelectCold => "select_cold",
+            Self::SelectSigmoid => "select_sigmoid",
+            Self::SelectSigmoidCold => "select_sigmoid_cold",
+            Self::Victim => "victim",
+            Self::Update => "update",
+        }
+    }
+}
+
+/// Measured experts and cycles by rising experts, for each measured k.
+type Curves = BTreeMap<u32, Vec<(u32, f64)>>;
+
+/// Per core and kernel.
+static TABLE: LazyLock<BTreeMap<(&str, Kernel), Curves>> = LazyLock::new(|| {
+    let mut table = BTreeMap::<_, Curves>::new();
+    for line in include_str!("../data/controller_cycles.tsv").lines().skip(1) {
+        // A line that is not one is left out: a unit test reads them all.
+        if let Some((core, kernel, experts, k, cycles)) = parse(line) {
+            table.entry((core, kernel)).or_default().entry(k).or_default().push((experts, cycles));
+        }
+    }
+    table
+});
+
+/// Core, kernel, experts, k and cycles of a line; `None` also for what is no kernel of the token path.
+fn parse(line: &str) -> Option<(&str, Kernel, u32, u32, f64)> {
+    let mut fields = line.split('\t');
+    let (core, name) = (fields.next()?, fields.next()?);
+    let kernel = Kernel::ALL.into_iter().find(|kernel| kernel.name() == name)?;
+    let (experts, k) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((core, kernel, experts, k, fields.nth(1)?.parse().ok()?))
+}
+
+/// Names of the measured cores.
+pub fn cores() -> Vec<&'static str> {
+    let mut cores: Vec<&str> = TABLE.keys().map(|&(core, _)| core).collect();
+    cores.dedup();
+    cores
+}
+
+/// A processor at a clock.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Controller {
-    /// Core and its set-up.
-    pub name: String,
+    /// One of [`cores`].
+    pub core: String,
     /// Clock in MHz.
     pub clock_mhz: f64,
-    /// Cycles of one `select`, whatever the number of experts.
-    pub select_cycles: f64,
-    /// Further cycles of `select` for each expert of the layer.
-    pub select_cycles_per_expert: f64,
-    /// Cycles of one `update`, whatever the number of experts.
-    pub update_cycles: f64,
-    /// Further cycles of `update` for each expert of the layer.
-    pub update_cycles_per_expert: f64,
 }
 
 impl Controller {
     /// Refuses impossible values; fields are named below `controller`.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        within("controller.clock_mhz", self.clock_mhz, 0.001, 1e5)?;
-        within("controller.select_cycles", self.select_cycles, 0.0, 1e9)?;
-        within("controller.select_cycles_per_expert", self.select_cycles_per_expert, 0.0, 1e9)?;
-        within("controller.update_cycles", self.update_cycles, 0.0, 1e9)?;
-        within("controller.update_cycles_per_expert", self.update_cycles_per_expert, 0.0, 1e9)
+        if !cores().contains(&self.core.as_str()) {
+            let rule = format!("must be one of {}", cores().join(", "));
+            return Err(ConfigError::new("controller.core", &self.core, rule));
+        }
+        within("controller.clock_mhz", self.clock_mhz, 0.001, 1e5)
     }
 
-    /// One `select` over `experts` experts, in picoseconds: on the critical path, between router and dispatch.
-    pub fn select_ps(&self, experts: u32) -> u64 {
-        self.ps(self.select_cycles + self.select_cycles_per_expert * f64::from(experts))
+    /// Cycles of one call for a layer of `experts` experts of which a token takes `k`; 0 where the core or the kernel was not measured.
+    pub fn cycles(&self, kernel: Kernel, experts: u32, k: u32) -> f64 {
+        let curves = TABLE.get(&(self.core.as_str(), kernel));
+        let nearest = curves.and_then(|curves| curves.iter().min_by_key(|&(&at, _)| (at.abs_diff(k), u32::MAX - at)));
+        nearest.map_or(0.0, |(_, curve)| along(curve, f64::from(experts)))
     }
 
-    /// One `update` over `experts` experts, in picoseconds: after dispatch, beside the experts' runs.
-    pub fn update_ps(&self, experts: u32) -> u64 {
-        self.ps(self.update_cycles + self.update_cycles_per_expert * f64::from(experts))
+    /// One `select` for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between router and dispatch.
+    pub fn select_ps(&self, experts: u32, k: u32) -> u64 {
+        self.ps(self.cycles(Kernel::Select, experts, k))
+    }
+
+    /// One `update`, in picoseconds: after dispatch, beside the experts' runs.
+    pub fn update_ps(&self, experts: u32, k: u32) -> u64 {
+        self.ps(self.cycles(Kernel::Update, experts, k))
     }
 
     fn ps(&self, cycles: f64) -> u64 {
@@ -49,19 +133,78 @@ impl Controller {
     }
 }
 
+/// The value of a curve at `experts`, see the module.
+fn along(curve: &[(u32, f64)], experts: f64) -> f64 {
+    let [first, .., last] = curve else { return curve.first().map_or(0.0, |&(_, cycles)| cycles) };
+    if experts <= f64::from(first.0) {
+        return first.1;
+    }
+    let part = curve.windows(2).find(|part| experts <= f64::from(part[1].0)).unwrap_or(&curve[curve.len() - 2..]);
+    let (from, to) = (part[0], part[1]);
+    let slope = (to.1 - from.1) / f64::from(to.0 - from.0);
+    // Beyond the last a falling cost would become negative.
+    let slope = if experts > f64::from(last.0) { slope.max(0.0) } else { slope };
+    from.1 + slope * (experts - f64::from(from.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn fast() -> Controller {
+        Controller { core: "ibex-fast".into(), clock_mhz: 1000.0 }
+    }
+
     #[test]
-    fn whole_calls_of_the_measured_core() {
-        let controller = crate::System::find("ndp").unwrap().controller().unwrap();
-        let cycles = |experts| controller.update_ps(experts) as f64 * controller.clock_mhz / 1e6;
-        // Measured calls: 166, 1118 and 2206 cycles at 8, 64 and 128 experts.
-        for (experts, measured) in [(8, 166.0), (64, 1118.0), (128, 2206.0)] {
-            assert!((cycles(experts) - measured).abs() < 1.0, "{experts}: {}", cycles(experts));
+    fn every_line_of_the_table_is_read_and_every_core_has_every_kernel() {
+        let text = include_str!("../data/controller_cycles.tsv");
+        let own = |line: &&str| !line.contains("\ttwo_a_turn\t") && !line.contains("\texp_neg\t");
+        assert!(text.lines().skip(1).filter(own).all(|line| parse(line).is_some()));
+        for core in cores() {
+            for kernel in Kernel::ALL {
+                let curves = &TABLE[&(core, kernel)];
+                assert!(curves.values().all(|curve| curve.is_sorted_by(|a, b| a.0 < b.0)), "{core} {kernel:?}");
+                assert!(curves.values().flatten().all(|&(_, cycles)| cycles > 0.0), "{core} {kernel:?}");
+            }
         }
-        let stopped = Controller { clock_mhz: 0.0, ..controller.clone() };
-        assert_eq!(stopped.validate().unwrap_err().field, "controller.clock_mhz");
+        assert!(cores().len() >= 3);
+    }
+
+    #[test]
+    fn measured_points_are_exact_and_lines_go_between_them() {
+        let at = |experts, k| fast().cycles(Kernel::Update, experts, k);
+        let measured = |experts: u32, k: u32| {
+            let start = format!("ibex-fast\tupdate\t{experts}\t{k}\t");
+            let line = include_str!("../data/controller_cycles.tsv").lines().find(|line| line.starts_with(&start));
+            line.unwrap().rsplit('\t').next().unwrap().parse::<f64>().unwrap()
+        };
+        for (experts, k) in [(8, 2), (32, 4), (64, 6), (64, 8), (128, 8), (256, 8), (512, 16)] {
+            assert_eq!(at(experts, k), measured(experts, k));
+        }
+        assert_eq!(at(96, 8), (measured(64, 8) + measured(128, 8)) / 2.0);
+        assert_eq!(at(768, 8), 2.0 * measured(512, 8) - measured(256, 8));
+        // The smallest layer with k = 8 is 16; k = 7 is as near to 6 as to 8; k = 100 is nearest to 16.
+        assert_eq!(at(4, 8), measured(16, 8));
+        assert_eq!((at(64, 7), at(64, 100)), (measured(64, 8), measured(64, 16)));
+    }
+
+    #[test]
+    fn curves_of_few_points() {
+        assert_eq!(along(&[], 3.0), 0.0);
+        assert_eq!(along(&[(4, 7.0)], 3.0), 7.0);
+        assert_eq!(along(&[(4, 7.0), (8, 5.0)], 6.0), 6.0);
+        assert_eq!(along(&[(4, 7.0), (8, 5.0)], 80.0), 7.0);
+    }
+
+    #[test]
+    fn refuses_unknown_cores_and_stopped_clocks() {
+        assert_eq!(fast().validate(), Ok(()));
+        let unknown = Controller { core: "8086".into(), ..fast() };
+        let error = unknown.validate().unwrap_err();
+        assert_eq!(error.field, "controller.core");
+        assert!(error.to_string().contains("cv32e40p"), "{error}");
+        assert_eq!(unknown.cycles(Kernel::Select, 8, 2), 0.0);
+        assert_eq!(Controller { clock_mhz: 0.0, ..fast() }.validate().unwrap_err().field, "controller.clock_mhz");
+        assert_eq!(fast().select_ps(64, 8), (fast().cycles(Kernel::Select, 64, 8) * 1e3) as u64);
     }
 }

@@ -83,11 +83,14 @@ impl System {
         let dense_ps = whole(kernel(model.dense_parameters as f64, dense_run));
         let parameters = model.expert_parameters() as f64;
         let on_gpu_ps = whole(work.gpu.iter().map(|&run| kernel(parameters, run)).sum());
+        // Experts of one token: the mean of the batch.
+        let runs = work.gpu.iter().chain(work.near_data).fold(0u32, |runs, run| runs.saturating_add(run.tokens));
+        let k = runs.div_ceil(work.tokens.max(1));
         let (select_ps, update_ps) = self.controller().map_or((0, 0), |controller| {
             let unless_none = |experts: u32, ps: u64| if experts > 0 { ps } else { 0 };
             (
-                unless_none(work.selected_from, controller.select_ps(work.selected_from)),
-                unless_none(work.updated, controller.update_ps(work.updated)),
+                unless_none(work.selected_from, controller.select_ps(work.selected_from, k)),
+                unless_none(work.updated, controller.update_ps(work.updated, k)),
             )
         });
         let copy_ps = self.link().copy_ps(work.awaited_bytes);

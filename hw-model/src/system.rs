@@ -301,8 +301,9 @@ impl System {
         let run_ps = self.gpu().kernel_ps(expert_bytes, model.expert_parameters() as f64).round() as u64;
         let dense_parameters = model.dense_parameters as f64;
         let dense = self.gpu().kernel_ps(dense_parameters * self.gpu_bits / 8.0, dense_parameters);
-        let cycles = |experts: u32, ps: fn(&Controller, u32) -> u64| {
-            self.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts))
+        let k = work.resident_runs.saturating_add(work.cold_runs);
+        let cycles = |experts: u32, ps: fn(&Controller, u32, u32) -> u64| {
+            self.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k))
         };
         let select_ps = cycles(work.scored_experts, Controller::select_ps);
         let update_ps = cycles(work.tracked_experts, Controller::update_ps);

@@ -4,14 +4,14 @@ use core::fmt::Write;
 use core::hint::black_box;
 
 use cptr_core::num::exp_neg;
-use cptr_core::{Eps, ExpertSet, Experts, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
+use cptr_core::{Eps, ExpertSet, Experts, Levels, Logit, Router, Tracker, TrackerConfig, select_in_place, words_for};
 use cptr_rt::{COUNTER_BITS, Console, cycles, instructions, to_instructions};
 
 use crate::random::{Random, fill};
 
 const MOST: usize = 512;
-const SIZES: [usize; 6] = [16, 32, 64, 128, 256, MOST];
-const TOP_K: [usize; 5] = [1, 2, 4, 8, 16];
+const SIZES: [usize; 7] = [8, 16, 32, 64, 128, 256, MOST];
+const TOP_K: [usize; 6] = [1, 2, 4, 6, 8, 16];
 /// Tokens before the count starts, and tokens that are counted.
 const WARM: u32 = 8;
 const COUNTED: u32 = 16;
@@ -54,9 +54,10 @@ fn top_k(router: &Router<'_>, logits: &[Logit], wanted: &mut [u16; 16]) -> usize
     best.len()
 }
 
+/// `chosen` is what is wanted before, and what runs after.
 #[inline(never)]
-fn choose(router: &Router<'_>, logits: &[Logit], wanted: &[u16], resident: &Experts) -> usize {
-    select::<16>(router, Eps::from_bits(171_798_692), 1, logits, wanted, resident).map_or(0, |found| found.substituted)
+fn choose(router: &Router<'_>, logits: &[Logit], chosen: &mut [u16], resident: &Experts) -> usize {
+    select_in_place(router, Eps::from_bits(171_798_692), 1, logits, chosen, resident).unwrap_or(0)
 }
 
 #[inline(never)]
@@ -69,7 +70,8 @@ fn victim(tracker: &Tracker, resident: &Experts, keep: &[u16]) -> Option<u16> {
     tracker.victim(resident, keep)
 }
 
-/// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last.
+/// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last; for `_cold`, in which everything wanted
+/// is missing, every fourth of the others.
 pub(crate) fn report() {
     if instructions() == 0 && cycles() == 0 {
         return;
@@ -80,6 +82,7 @@ pub(crate) fn report() {
     for experts in SIZES {
         for k in TOP_K.into_iter().filter(|&k| 2 * k <= experts) {
             match experts {
+                8 => layer::<8>(k, empty),
                 16 => layer::<16>(k, empty),
                 32 => layer::<32>(k, empty),
                 64 => layer::<64>(k, empty),
@@ -106,22 +109,43 @@ fn layer<const E: usize>(k: usize, empty: Cost) {
     tokens(&mut tracker, E, k, empty);
 }
 
+/// The kernels in the order in which they are printed.
+const KERNELS: [&str; 8] =
+    ["top_k", "top_k_grouped", "select", "select_cold", "select_sigmoid", "select_sigmoid_cold", "victim", "update"];
+
 fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
-    let (router, config) = (Router::softmax_selected(k), TrackerConfig::default());
+    let (softmax, config) = (Router::softmax_selected(k), TrackerConfig::default());
+    let (grouped, sigmoid) = (Router::sigmoid_grouped(k, 8, 4, &[]), Router::sigmoid_grouped(k, 1, 1, &[]));
     let mut resident = ExpertSet::<{ words_for(MOST) }>::new();
     let mut random = Random(1);
     let mut logits = [Logit::ZERO; MOST];
     let logits = &mut logits[..experts];
-    let [mut for_top_k, mut for_select, mut for_victim, mut for_update] = [Cost::default(); 4];
-    let mut wanted = [0; 16];
+    let mut costs = [Cost::default(); KERNELS.len()];
+    let (mut wanted, mut chosen) = ([0; 16], [0; 16]);
     for token in 0..WARM + COUNTED {
         if token == WARM {
-            [for_top_k, for_select, for_victim, for_update] = [Cost::default(); 4];
+            costs = Default::default();
         }
+        let [for_top_k, for_grouped, for_select @ .., for_victim, for_update] = &mut costs;
         fill(logits, &mut random, 1);
-        let found = for_top_k.add(|| top_k(&router, black_box(logits), &mut wanted));
+        // Two sigmoids per expert take long on slow machines: only for layers like those of the models that have such routers.
+        if experts >= 64 && k == 8 {
+            for_grouped.add(|| top_k(&grouped, black_box(logits), &mut wanted));
+        }
+        let found = for_top_k.add(|| top_k(&softmax, black_box(logits), &mut wanted));
         let wanted = &wanted[..found];
-        for_select.add(|| black_box(choose(&router, black_box(logits), black_box(wanted), black_box(&resident))));
+        let mut others = ExpertSet::<{ words_for(MOST) }>::new();
+        (0..experts as u16).filter(|expert| expert % 4 == token as u16 % 4 && !wanted.contains(expert)).for_each(
+            |expert| {
+                others.insert(expert);
+            },
+        );
+        let cases = [(&softmax, &resident), (&softmax, &others), (&sigmoid, &resident), (&sigmoid, &others)];
+        for (cost, (router, resident)) in for_select.iter_mut().zip(cases) {
+            let chosen = &mut chosen[..found];
+            chosen.copy_from_slice(wanted);
+            cost.add(|| black_box(choose(router, black_box(logits), black_box(chosen), black_box(resident))));
+        }
         for_victim.add(|| black_box(victim(tracker, black_box(&resident), black_box(wanted))));
         for_update.add(|| black_box(update(tracker, black_box(&config), black_box(wanted))));
         wanted.iter().for_each(|&expert| {
@@ -132,8 +156,7 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
             gone.map(|expert| resident.remove(expert));
         }
     }
-    for_top_k.print("top_k", experts, k, empty);
-    for_select.print("select", experts, k, empty);
-    for_victim.print("victim", experts, k, empty);
-    for_update.print("update", experts, k, empty);
+    for (kernel, cost) in KERNELS.iter().zip(costs).filter(|(_, cost)| cost.instructions > 0) {
+        cost.print(kernel, experts, k, empty);
+    }
 }

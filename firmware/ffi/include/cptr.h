@@ -38,6 +38,9 @@
 // Feature: trackers.
 #define CPTR_FEATURE_TRACKER 2
 
+// Feature: demand statistics and placement.
+#define CPTR_FEATURE_PLACEMENT 4
+
 // Router: softmax over all experts, then the k largest; weights sum to less than 1 (OLMoE, DeepSeek-V2-Lite, Switch with k = 1).
 #define CPTR_ROUTER_SOFTMAX_ALL 0
 
@@ -49,6 +52,24 @@
 
 // What a function returns: 0 or more for success, negative for an error after which nothing has been written.
 typedef int32_t cptr_status;
+
+// What prefill asked of one expert. Set to zero before the first token.
+typedef struct cptr_demand {
+  // Sum of its mixing weights, in steps of 2^-31; saturates.
+  uint64_t score;
+  // Tokens that chose it; saturates.
+  uint32_t count;
+} cptr_demand;
+
+// One expert of one layer in a placement over all layers.
+typedef struct cptr_candidate {
+  // Its importance inside its layer, from `cptr_demand_importance`.
+  uint32_t importance;
+  // Index of its layer.
+  uint16_t layer;
+  // Its id in the layer.
+  uint16_t expert;
+} cptr_candidate;
 
 // How a model's router turns logits into a choice. Not opaque: fill it in; it is checked at every call.
 typedef struct cptr_router {
@@ -135,6 +156,64 @@ uint32_t cptr_version(void);
 // What the library can do: the sum of its `CPTR_FEATURE_…`.
 uint32_t cptr_features(void);
 
+// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
+// (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
+//
+// `demand`: one entry per expert of the layer. Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`: `chosen_count`). Nothing overlaps;
+// nobody else uses `demand` meanwhile.
+cptr_status cptr_demand_observe(struct cptr_demand *demand,
+                                size_t experts,
+                                const uint16_t *chosen,
+                                size_t chosen_count,
+                                const uint32_t *weights);
+
+// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the mixing weights.
+//
+// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they sum to at most 1, and are 0
+// where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes `demand` meanwhile.
+cptr_status cptr_demand_importance(const struct cptr_demand *demand,
+                                   size_t experts,
+                                   uint32_t alpha,
+                                   uint32_t *importance);
+
+// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the most important ones.
+//
+// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set to the first
+// `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`: the first `hot` of `order`.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE` (words), `RANGE` (experts).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps.
+cptr_status cptr_place_layer(const uint32_t *importance,
+                             size_t experts,
+                             uint64_t expert_bytes,
+                             uint64_t budget_bytes,
+                             uint16_t *order,
+                             uint32_t *resident,
+                             size_t resident_words,
+                             uint32_t *hot);
+
+// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most important candidates to the
+// front and writes their number to `hot`. The order inside the two parts is not defined.
+//
+// Errors: `NULL`, `ALIGN`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses
+// `candidates` meanwhile.
+cptr_status cptr_place_layers(struct cptr_candidate *candidates,
+                              size_t count,
+                              uint64_t expert_bytes,
+                              uint64_t budget_bytes,
+                              size_t *hot);
+
 // The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
 //
 // `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
@@ -362,6 +441,64 @@ cptr_status cptr_tracker_level(const uint8_t *tracker,
                                uint16_t expert,
                                uint32_t *slow,
                                uint32_t *fast);
+
+// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
+// (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
+//
+// `demand`: one entry per expert of the layer. Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`: `chosen_count`). Nothing overlaps;
+// nobody else uses `demand` meanwhile.
+cptr_status cptr_demand_observe(struct cptr_demand *demand,
+                                size_t experts,
+                                const uint16_t *chosen,
+                                size_t chosen_count,
+                                const uint32_t *weights);
+
+// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the mixing weights.
+//
+// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they sum to at most 1, and are 0
+// where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes `demand` meanwhile.
+cptr_status cptr_demand_importance(const struct cptr_demand *demand,
+                                   size_t experts,
+                                   uint32_t alpha,
+                                   uint32_t *importance);
+
+// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the most important ones.
+//
+// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set to the first
+// `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`: the first `hot` of `order`.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE` (words), `RANGE` (experts).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps.
+cptr_status cptr_place_layer(const uint32_t *importance,
+                             size_t experts,
+                             uint64_t expert_bytes,
+                             uint64_t budget_bytes,
+                             uint16_t *order,
+                             uint32_t *resident,
+                             size_t resident_words,
+                             uint32_t *hot);
+
+// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most important candidates to the
+// front and writes their number to `hot`. The order inside the two parts is not defined.
+//
+// Errors: `NULL`, `ALIGN`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses
+// `candidates` meanwhile.
+cptr_status cptr_place_layers(struct cptr_candidate *candidates,
+                              size_t count,
+                              uint64_t expert_bytes,
+                              uint64_t budget_bytes,
+                              size_t *hot);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -6,6 +6,7 @@
 #![no_std]
 
 mod memory;
+pub mod placement;
 pub mod router;
 pub mod tracker;
 
@@ -49,6 +50,9 @@ pub const CPTR_FEATURE_SELECT: u32 = 1;
 /// Feature: trackers.
 pub const CPTR_FEATURE_TRACKER: u32 = 2;
 
+/// Feature: demand statistics and placement.
+pub const CPTR_FEATURE_PLACEMENT: u32 = 4;
+
 /// Version of the library, to be compared with `CPTR_VERSION`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cptr_version() -> u32 {
@@ -58,7 +62,7 @@ pub extern "C" fn cptr_version() -> u32 {
 /// What the library can do: the sum of its `CPTR_FEATURE_…`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cptr_features() -> u32 {
-    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER
+    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT
 }
 
 /// No function panics (the build checks that no panicking code is linked); a handler is needed to link all the same.

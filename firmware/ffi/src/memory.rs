@@ -26,6 +26,19 @@ pub(crate) unsafe fn list<'a, T>(pointer: *const T, count: usize) -> Result<&'a 
     Ok(unsafe { slice::from_raw_parts(pointer, count) })
 }
 
+/// As [`list`], to be changed in place.
+///
+/// # Safety
+/// As [`list`], and nobody else uses the entries for `'a`; they need be initialised only where they are read.
+pub(crate) unsafe fn buffer<'a, T: Copy>(pointer: *mut T, count: usize) -> Result<&'a mut [T], CptrStatus> {
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    check(pointer)?;
+    // SAFETY: not null and aligned; the rest is the caller's contract, and integers from C always hold some value.
+    Ok(unsafe { slice::from_raw_parts_mut(pointer, count) })
+}
+
 /// Space for a result.
 ///
 /// # Safety

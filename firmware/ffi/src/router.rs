@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use cptr_core::{Eps, Experts, Gate, Logit, Router, RouterError, SelectError, select};
+use cptr_core::{Eps, Experts, Gate, Logit, Router, RouterError, SelectError, select_in_place};
 
 use crate::memory::{list, output, outputs, status};
 use crate::{
@@ -194,10 +194,13 @@ pub unsafe extern "C" fn cptr_select(
                 output(substituted)?,
             )
         };
-        let selection = select::<CPTR_MAX_WANTED>(&router, Eps::from_bits(eps), keep_top, scores, wanted, resident)
+        let mut experts = [0; CPTR_MAX_WANTED];
+        let experts = experts.get_mut(..wanted_count).ok_or(CPTR_ERROR_RANGE)?;
+        experts.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
+        let stand_ins = select_in_place(&router, Eps::from_bits(eps), keep_top, scores, experts, resident)
             .map_err(|_: SelectError| CPTR_ERROR_RANGE)?;
-        chosen.write(&selection.experts);
-        substituted.write(&[selection.substituted as u32]);
+        chosen.write(experts);
+        substituted.write(&[stand_ins as u32]);
         Ok(CPTR_OK)
     };
     status(run())

@@ -137,13 +137,64 @@ static void routers(void) {
     EXPECT(weights[0] / 1000, 1569936);
 }
 
+static void placement(void) {
+    static const uint16_t chosen[2] = { 2, 0 }, far[2] = { 2, 4 }, once[1] = { 1 };
+    static const uint32_t weights[2] = { 3u << 29, 1u << 29 };
+    cptr_demand demand[4], before[4];
+    cptr_candidate candidates[4] = { { 5, 0, 0 }, { 9, 0, 1 }, { 5, 1, 0 }, { 7, 1, 1 } };
+    uint32_t importance[4], resident[2] = { 77, 77 }, hot = 77;
+    uint16_t order[4] = { 77, 77, 77, 77 };
+    size_t hot_of_all = 77;
+    memset(demand, 0, sizeof demand);
+    memcpy(before, demand, sizeof before);
+    EXPECT(cptr_demand_observe(NULL, 4, chosen, 2, weights), CPTR_ERROR_NULL);
+    EXPECT(cptr_demand_observe((cptr_demand *)((uint8_t *)demand + 4), 3, chosen, 2, weights), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_demand_observe(demand, 4, NULL, 2, weights), CPTR_ERROR_NULL);
+    EXPECT(cptr_demand_observe(demand, 4, far, 2, weights), CPTR_ERROR_RANGE);
+    EXPECT(cptr_demand_observe(demand, (size_t)-1, chosen, 2, weights), CPTR_ERROR_RANGE);
+    EXPECT(cptr_demand_observe(demand, 4, chosen, CPTR_MAX_WANTED + 1, NULL), CPTR_ERROR_RANGE);
+    EXPECT(memcmp(before, demand, sizeof before), 0);
+    EXPECT(cptr_demand_observe(demand, 4, chosen, 2, weights), CPTR_OK);
+    EXPECT(cptr_demand_observe(demand, 4, once, 1, NULL), CPTR_OK);
+    EXPECT(demand[2].count, 1);
+    EXPECT(demand[2].score >> 29, 3);
+    EXPECT(cptr_demand_importance(demand, 4, 0, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_demand_importance(demand, (size_t)-1, 0, importance), CPTR_ERROR_RANGE);
+    /* By scores alone: 1/8, 1/2, 3/8 and none. */
+    EXPECT(cptr_demand_importance(demand, 4, 0, importance), CPTR_OK);
+    EXPECT(importance[0] >> 28, 1);
+    EXPECT(importance[1] >> 28, 4);
+    EXPECT(importance[2] >> 28, 3);
+    EXPECT(importance[3], 0);
+    EXPECT(cptr_place_layer(importance, 4, 10, 25, order, resident, 0, &hot), CPTR_ERROR_SIZE);
+    EXPECT(cptr_place_layer(NULL, 4, 10, 25, order, resident, 1, &hot), CPTR_ERROR_NULL);
+    EXPECT(cptr_place_layer(importance, 4, 10, 25, NULL, resident, 1, &hot), CPTR_ERROR_NULL);
+    EXPECT(cptr_place_layer(importance, 4, 10, 25, order, resident, 1, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_place_layer(importance, CPTR_MAX_EXPERTS + 1, 10, 25, order, resident, 1000, &hot), CPTR_ERROR_RANGE);
+    EXPECT(hot + order[0] + resident[0], 3 * 77);
+    EXPECT(cptr_place_layer(importance, 4, 10, 25, order, resident, 2, &hot), CPTR_OK);
+    EXPECT(hot, 2);
+    EXPECT(order[0] * 1000 + order[1] * 100 + order[2] * 10 + order[3], 1203);
+    EXPECT(resident[0], 1 << 1 | 1 << 2);
+    EXPECT(resident[1], 77);
+    EXPECT(cptr_place_layer(importance, 4, 0, 0, order, resident, 1, &hot), CPTR_OK);
+    EXPECT(hot, 4);
+    EXPECT(cptr_place_layers(NULL, 4, 10, 25, &hot_of_all), CPTR_ERROR_NULL);
+    EXPECT(cptr_place_layers(candidates, 4, 10, 25, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_place_layers(candidates, 4, 10, 39, &hot_of_all), CPTR_OK);
+    EXPECT(hot_of_all, 3);
+    /* Of the two equal ones that of the lower layer is hot. */
+    EXPECT(candidates[3].importance + candidates[3].layer, 6);
+}
+
 int main(void) {
     int i;
     EXPECT(cptr_version(), CPTR_VERSION);
-    EXPECT(cptr_features() & (CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER);
+    EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT);
     order();
     states();
     routers();
+    placement();
     EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, NULL), CPTR_OK);
     EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS), CPTR_OK);
     start(&l);

@@ -43,13 +43,15 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
         ("CptrRouter", "cptr_router"),
         ("CptrParameters", "cptr_parameters"),
         ("CptrStep", "cptr_step"),
+        ("CptrDemand", "cptr_demand"),
+        ("CptrCandidate", "cptr_candidate"),
     ] {
         config.export.rename.insert(rust.to_owned(), c.to_owned());
     }
     config.export.item_types = vec![ItemType::Constants, ItemType::Structs, ItemType::Functions, ItemType::Typedefs];
     config.function.rename_args = RenameRule::None;
     let mut builder = Builder::new().with_config(config);
-    for file in ["lib.rs", "router.rs", "tracker.rs"] {
+    for file in ["lib.rs", "router.rs", "tracker.rs", "placement.rs"] {
         builder = builder.with_src(source.join(file));
     }
     let mut header = Vec::new();

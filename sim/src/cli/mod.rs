@@ -1,6 +1,7 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
 //! and exit code 2.
 
+mod budget;
 mod bundled;
 mod capture;
 mod convert;
@@ -69,6 +70,8 @@ enum Command {
     Reproduce(reproduce::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
+    /// What share of the device's time the controller's processor takes, model by model
+    Budget(budget::Args),
 }
 
 /// Runs the command line of this process.
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Predict(args) => predict::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
         Command::Dram(args) => dram::main(&args),
+        Command::Budget(args) => budget::main(&args),
         Command::Quantize(args) => quantize::main(&args),
     };
     match result {
