@@ -1,0 +1,60 @@
+//! The board: what a port to another one writes anew. Here the serial port and the instruction counter of the emulated machines.
+
+use core::convert::Infallible;
+
+use cptr_protocol::InstructionCounter;
+use embedded_io::{ErrorType, Read, ReadReady, Write};
+
+/// The machine's serial port.
+#[derive(Debug, Default)]
+pub(crate) struct Port {
+    /// A byte that was there when somebody asked.
+    next: Option<u8>,
+}
+
+impl ErrorType for Port {
+    type Error = Infallible;
+}
+
+impl ReadReady for Port {
+    fn read_ready(&mut self) -> Result<bool, Infallible> {
+        self.next = self.next.or_else(cptr_rt::read);
+        Ok(self.next.is_some())
+    }
+}
+
+impl Read for Port {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Infallible> {
+        let Some(place) = bytes.first_mut() else { return Ok(0) };
+        while !self.read_ready()? {}
+        *place = self.next.take().unwrap_or(0);
+        Ok(1)
+    }
+}
+
+impl Write for Port {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        cptr_rt::write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// The machine's instruction counter.
+#[derive(Debug)]
+pub(crate) struct Counter;
+
+impl InstructionCounter for Counter {
+    const BITS: u32 = cptr_rt::COUNTER_BITS;
+
+    fn ticks(&self) -> u64 {
+        cptr_rt::instructions()
+    }
+
+    fn instructions(ticks: u64) -> u64 {
+        cptr_rt::to_instructions(ticks)
+    }
+}

@@ -1,0 +1,384 @@
+//! The engine: requests in, answers out.
+//!
+//! [`Controller::handle`] is the critical path: check, choose, say who goes, hand cold experts to the execution units. [`Controller::idle`] is what
+//! comes after the answer: the update of the layer's tracker, and the units' queue. What a request finds does not depend on how much idle time
+//! there was: `handle` does what `idle` has left over first.
+
+mod configuration;
+mod layer;
+#[cfg(test)]
+mod tests;
+
+use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue, dispatch};
+use cptr_core::{Gate, Logit, Metrics, Router, SelectError, select};
+use heapless::Vec;
+use zerocopy::little_endian::{I32, U16, U32};
+
+use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
+use configuration::Configuration;
+pub use layer::Layer;
+
+/// Jobs that may wait for the execution units.
+pub const QUEUE: usize = 64;
+
+/// A counter of the instructions that the processor has executed.
+pub trait InstructionCounter {
+    /// Bits after which it wraps, at most 63; 0: nothing is counted.
+    const BITS: u32;
+
+    /// Its value.
+    fn ticks(&self) -> u64;
+
+    /// Instructions in a number of ticks.
+    fn instructions(ticks: u64) -> u64;
+}
+
+/// No counter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uncounted;
+
+impl InstructionCounter for Uncounted {
+    const BITS: u32 = 0;
+
+    fn ticks(&self) -> u64 {
+        0
+    }
+
+    fn instructions(_: u64) -> u64 {
+        0
+    }
+}
+
+/// One execution unit in place of a device's: done with a job when it is asked for the next time.
+#[derive(Debug, Clone, Default)]
+pub struct Untimed {
+    running: Option<Job>,
+}
+
+impl ExecutionUnits for Untimed {
+    fn submit(&mut self, job: &Job) -> Result<(), Busy> {
+        if self.running.is_some() {
+            return Err(Busy);
+        }
+        self.running = Some(*job);
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Option<Job> {
+        self.running.take()
+    }
+}
+
+/// Ticks of each part of the work; sums saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Ticks {
+    select: u64,
+    decide: u64,
+    update: u64,
+}
+
+/// What is left to do for the last token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pending {
+    layer: usize,
+    wanted: Vec<u16, MAX_K>,
+}
+
+/// The controller: layers in the caller's memory, a driver of the execution units, a counter of instructions.
+#[derive(Debug)]
+pub struct Controller<'a, U, C, const E: usize> {
+    layers: &'a mut [Layer<E>],
+    units: U,
+    counter: C,
+    configuration: Option<Configuration>,
+    /// Sequence number that the next request must have; `None` after the start.
+    next: Option<u32>,
+    pending: Option<Pending>,
+    queue: Queue<QUEUE>,
+    ticks: Ticks,
+    jobs: u64,
+    refused: u32,
+    /// Logits of the last token.
+    logits: [Logit; E],
+}
+
+impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a, U, C, E> {
+    /// A controller for as many layers as there is memory for, of at most E experts ([`wire::MAX_EXPERTS`] count).
+    pub const fn new(layers: &'a mut [Layer<E>], units: U, counter: C) -> Self {
+        Self {
+            layers,
+            units,
+            counter,
+            configuration: None,
+            next: None,
+            pending: None,
+            queue: Queue::new(),
+            ticks: Ticks { select: 0, decide: 0, update: 0 },
+            jobs: 0,
+            refused: 0,
+            logits: [Logit::ZERO; E],
+        }
+    }
+
+    /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a refusal fits.
+    ///
+    /// A request that is refused changes nothing but the count of refusals.
+    pub fn handle(&mut self, request: &[u8], answer: &mut [u8]) -> usize {
+        self.idle();
+        let room = answer.len();
+        let mut writer = Writer::new(answer);
+        let (kind, sequence, result) = match Frame::open(request) {
+            Err((status, sequence)) => (0, sequence, Err(status)),
+            Ok(Frame { header, .. }) if room < wire::max_answer(E) => {
+                (header.kind, header.sequence.get(), Err(Status::Length))
+            }
+            Ok(frame) => (frame.header.kind, frame.header.sequence.get(), self.execute(frame, &mut writer)),
+        };
+        let status = result.err().unwrap_or(Status::Done);
+        if status != Status::Done {
+            writer.clear();
+            self.refused = self.refused.saturating_add(1);
+        }
+        writer.finish(kind | ANSWER, sequence, status).len()
+    }
+
+    /// Does what can wait until after the answer; returns whether there was anything to do.
+    pub fn idle(&mut self) -> bool {
+        let finished = self.queue.advance(&mut self.units);
+        self.jobs = self.jobs.saturating_add(finished as u64);
+        let (Some(Pending { layer, wanted }), Some(configuration)) = (self.pending.take(), &self.configuration) else {
+            return finished > 0;
+        };
+        let begin = self.counter.ticks();
+        if let Some(layer) = self.layers.get_mut(layer) {
+            layer.update(&configuration.tracker, &wanted);
+        }
+        let ticks = self.since(begin);
+        self.ticks.update = self.ticks.update.saturating_add(ticks);
+        true
+    }
+
+    fn since(&self, begin: u64) -> u64 {
+        self.counter.ticks().wrapping_sub(begin) & ((1 << C::BITS) - 1)
+    }
+
+    fn execute(&mut self, frame: Frame<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let Frame { header, body } = frame;
+        let (command, sequence) = (Command::try_from(header.kind)?, header.sequence.get());
+        if header.status.get() != 0 {
+            return Err(Status::Value);
+        }
+        let counts = !matches!(command, Command::Identify | Command::Reset);
+        if counts && self.next.is_some_and(|next| next != sequence) {
+            return Err(Status::Sequence);
+        }
+        match command {
+            Command::Identify => return self.identify(body, answer),
+            Command::Reset => self.reset(body)?,
+            Command::Configure => self.configure(body)?,
+            Command::Prefill => self.prefill(body)?,
+            Command::Place => self.place(body, answer)?,
+            Command::Token => self.token(sequence, body, answer)?,
+            Command::Counters => self.counters(body, answer)?,
+        }
+        self.next = Some(sequence.wrapping_add(1));
+        Ok(())
+    }
+
+    fn identify(&self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        body.end()?;
+        let limit = |value: usize, most: usize| U16::new(value.min(most) as u16);
+        answer.put(&wire::Identity {
+            layers: limit(self.layers.len(), usize::from(ALL_LAYERS)),
+            experts: limit(E, wire::MAX_EXPERTS),
+            k: MAX_K as u8,
+            counts: u8::from(C::BITS > 0),
+            queue: limit(QUEUE, usize::from(u16::MAX)),
+        });
+        Ok(())
+    }
+
+    fn reset(&mut self, body: Body<'_>) -> Result<(), Status> {
+        body.end()?;
+        self.configuration = None;
+        self.queue.clear();
+        Ok(())
+    }
+
+    fn configure(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Configure>()?;
+        body.end()?;
+        if self.configuration.is_some() {
+            return Err(Status::Order);
+        }
+        let configuration = Configuration::new(descriptor, self.layers.len(), E.min(wire::MAX_EXPERTS))?;
+        for layer in self.layers.iter_mut().take(configuration.layers) {
+            layer.clear(configuration.experts, configuration.bits);
+        }
+        (self.ticks, self.jobs) = (Ticks::default(), 0);
+        self.configuration = Some(configuration);
+        Ok(())
+    }
+
+    fn prefill(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Prefill>()?;
+        let (count, weighted) = (usize::from(descriptor.count), flag(descriptor.weighted)?);
+        let ids = body.take_all::<U16>(count)?;
+        let weights = body.take_all::<U32>(if weighted { count } else { 0 })?;
+        body.end()?;
+        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, descriptor.layer)?;
+        if count > configuration.router.k() {
+            return Err(Status::Length);
+        }
+        let chosen = experts(ids, configuration.experts)?;
+        let mut values = [Gate::ZERO; MAX_K];
+        for (value, weight) in values.iter_mut().zip(weights) {
+            *value = Some(Gate::from_bits(weight.get())).filter(|&weight| weight <= Gate::ONE).ok_or(Status::Value)?;
+        }
+        layer.observe(&chosen, values.get(..weights.len()).unwrap_or_default());
+        Ok(())
+    }
+
+    fn place(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Place>()?;
+        body.end()?;
+        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, descriptor.layer)?;
+        layer.place(descriptor, configuration, answer)
+    }
+
+    fn token(&mut self, sequence: u32, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let begin = self.counter.ticks();
+        let token = body.take::<wire::Token>()?;
+        let starts_sequence = flag(token.starts_sequence)?;
+        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, token.layer)?;
+        let (router, given) = (&configuration.router, usize::from(token.wanted));
+        if token.reserved.get() != 0 {
+            return Err(Status::Value);
+        }
+        if usize::from(token.experts.get()) != configuration.experts || (given != 0 && given != router.k()) {
+            return Err(Status::Length);
+        }
+        let scores = body.take_all::<I32>(configuration.experts)?;
+        let ids = body.take_all::<U16>(given)?;
+        body.end()?;
+        if !configuration.on_demand && !layer.placed() {
+            return Err(Status::Order);
+        }
+        let logits = self.logits.get_mut(..scores.len()).ok_or(Status::Capacity)?;
+        logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
+        let wanted = match given {
+            0 => router.top_k::<MAX_K>(logits).map_err(|_| Status::Value)?,
+            _ => experts(ids, configuration.experts)?,
+        };
+        let before = self.counter.ticks();
+        let selection =
+            select::<MAX_K>(router, configuration.bounds, configuration.keep, logits, &wanted, layer.resident());
+        let chosen =
+            selection.map_err(|error| if error == SelectError::Capacity { Status::Capacity } else { Status::Id })?;
+        let select_ticks = self.counter.ticks().wrapping_sub(before) & ((1 << C::BITS) - 1);
+        let mut weights = [Gate::ZERO; MAX_K];
+        router.weights(logits, &chosen.experts, &mut weights);
+        let runs = dispatch::<MAX_K>(&chosen.experts, layer.resident(), layer.bits()).map_err(|_| Status::Id)?;
+        let mut jobs = Vec::<Job, MAX_K>::new();
+        for run in &runs.near {
+            let weight = weights.get(usize::from(run.rank)).copied().unwrap_or(Gate::ZERO);
+            let (layer, expert) = (token.layer.get(), run.expert);
+            let _ = jobs.push(Job { token: sequence, layer, expert, bits: run.bits, weight });
+        }
+        // The last thing that can be refused: from here on the state changes.
+        self.queue.push(&jobs).map_err(|_| Status::Busy)?;
+        let bits = |expert: u16| runs.near.iter().find(|run| run.expert == expert).map_or(0, |run| run.bits);
+        let mut rows = Vec::<wire::Run, MAX_K>::new();
+        for (&expert, &weight) in chosen.experts.iter().zip(&weights) {
+            let _ = rows.push(wire::Run {
+                expert: expert.into(),
+                bits: bits(expert),
+                stand_in: u8::from(!wanted.contains(&expert)),
+                weight: weight.to_bits().into(),
+            });
+        }
+        layer.count(&chosen, starts_sequence);
+        let loads =
+            if configuration.on_demand { layer.load(&chosen.experts, configuration.capacity) } else { Vec::new() };
+        self.pending = Some(Pending { layer: usize::from(token.layer.get()), wanted });
+        let decide_ticks = self.since(begin);
+        self.ticks.select = self.ticks.select.saturating_add(select_ticks);
+        self.ticks.decide = self.ticks.decide.saturating_add(decide_ticks);
+        let instructions = |ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX));
+        answer.put(&wire::Decision {
+            layer: token.layer,
+            runs: rows.len() as u8,
+            substituted: chosen.substituted as u8,
+            loads: loads.len() as u8,
+            reserved: [0; 3],
+            select_instructions: instructions(select_ticks),
+            decide_instructions: instructions(decide_ticks),
+        });
+        answer.put(&rows[..]);
+        answer.put(&loads[..]);
+        Ok(())
+    }
+
+    fn counters(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let layer = *body.take::<U16>()?;
+        body.end()?;
+        let count = self.configuration.as_ref().ok_or(Status::Order)?.layers;
+        let layers = match usize::from(layer.get()) {
+            _ if layer.get() == ALL_LAYERS => self.layers.get(..count),
+            index if index < count => self.layers.get(index..=index),
+            _ => None,
+        };
+        let sum = |value: fn(&Metrics) -> u64| {
+            let values = layers.into_iter().flatten().map(|layer| value(layer.metrics()));
+            values.fold(0u64, u64::saturating_add).into()
+        };
+        layers.ok_or(Status::Layer)?;
+        answer.put(&wire::Counters {
+            tokens: sum(|m| m.tokens),
+            runs: sum(|m| m.runs),
+            misses: sum(|m| m.misses),
+            substituted: sum(|m| m.substituted),
+            runs_with_predecessor: sum(|m| m.runs_with_predecessor),
+            switches: sum(|m| m.switches),
+            lost_locks: sum(|m| m.lost_locks),
+            select_instructions: C::instructions(self.ticks.select).into(),
+            decide_instructions: C::instructions(self.ticks.decide).into(),
+            update_instructions: C::instructions(self.ticks.update).into(),
+            jobs: self.jobs.into(),
+            outstanding: (self.queue.outstanding() as u32).into(),
+            refused: self.refused.into(),
+        });
+        Ok(())
+    }
+}
+
+/// The configuration and the layer of a number.
+fn at<'l, const E: usize>(
+    configuration: Option<&Configuration>,
+    layers: &'l mut [Layer<E>],
+    index: U16,
+) -> Result<(Configuration, &'l mut Layer<E>), Status> {
+    let configuration = *configuration.ok_or(Status::Order)?;
+    let layer = layers.get_mut(..configuration.layers).and_then(|layers| layers.get_mut(usize::from(index.get())));
+    Ok((configuration, layer.ok_or(Status::Layer)?))
+}
+
+/// A list of distinct ids below `count`.
+fn experts(ids: &[U16], count: usize) -> Result<Vec<u16, MAX_K>, Status> {
+    let mut list = Vec::<u16, MAX_K>::new();
+    for id in ids {
+        list.push(id.get()).map_err(|_| Status::Length)?;
+    }
+    Router::ids_only::<MAX_K>(&list, count).map_err(|_| Status::Id)
+}
+
+fn flag(value: u8) -> Result<bool, Status> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Status::Value),
+    }
+}
+
+// The body of every answer fits what `handle` asks for.
+const _: () = assert!(wire::max_answer(0) >= OVERHEAD + size_of::<wire::Counters>());
