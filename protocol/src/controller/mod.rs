@@ -49,23 +49,19 @@ impl InstructionCounter for Uncounted {
     }
 }
 
-/// One execution unit in place of a device's: done with a job when it is asked for the next time.
+/// Execution units in place of a device's: done with every job when they are asked for the next time.
 #[derive(Debug, Clone, Default)]
 pub struct Untimed {
-    running: Option<Job>,
+    running: Vec<Job, MAX_K>,
 }
 
 impl ExecutionUnits for Untimed {
     fn submit(&mut self, job: &Job) -> Result<(), Busy> {
-        if self.running.is_some() {
-            return Err(Busy);
-        }
-        self.running = Some(*job);
-        Ok(())
+        self.running.push(*job).map_err(|_| Busy)
     }
 
     fn poll(&mut self) -> Option<Job> {
-        self.running.take()
+        self.running.pop()
     }
 }
 
