@@ -8,11 +8,12 @@ mod configuration;
 mod layer;
 #[cfg(test)]
 mod tests;
+mod token;
 
-use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue, dispatch};
-use cptr_core::{Gate, Logit, Metrics, Router, SelectError, select};
+use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue};
+use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
-use zerocopy::little_endian::{I32, U16, U32};
+use zerocopy::little_endian::{U16, U32};
 
 use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
 use configuration::Configuration;
@@ -149,13 +150,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         if let Some(layer) = self.layers.get_mut(layer) {
             layer.update(&configuration.tracker, &wanted);
         }
-        let ticks = self.since(begin);
-        self.ticks.update = self.ticks.update.saturating_add(ticks);
+        self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
         true
-    }
-
-    fn since(&self, begin: u64) -> u64 {
-        self.counter.ticks().wrapping_sub(begin) & ((1 << C::BITS) - 1)
     }
 
     fn execute(&mut self, frame: Frame<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
@@ -222,7 +218,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         let ids = body.take_all::<U16>(count)?;
         let weights = body.take_all::<U32>(if weighted { count } else { 0 })?;
         body.end()?;
-        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, descriptor.layer)?;
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let layer = layer(self.layers, &configuration, descriptor.layer)?;
         if count > configuration.router.k() {
             return Err(Status::Length);
         }
@@ -238,79 +235,46 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
     fn place(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
         let descriptor = body.take::<wire::Place>()?;
         body.end()?;
-        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, descriptor.layer)?;
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let layer = layer(self.layers, &configuration, descriptor.layer)?;
         layer.place(descriptor, configuration, answer)
     }
 
-    fn token(&mut self, sequence: u32, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    fn token(&mut self, sequence: u32, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
         let begin = self.counter.ticks();
-        let token = body.take::<wire::Token>()?;
-        let starts_sequence = flag(token.starts_sequence)?;
-        let (configuration, layer) = at(self.configuration.as_ref(), self.layers, token.layer)?;
-        let (router, given) = (&configuration.router, usize::from(token.wanted));
-        if token.reserved.get() != 0 {
-            return Err(Status::Value);
-        }
-        if usize::from(token.experts.get()) != configuration.experts || (given != 0 && given != router.k()) {
-            return Err(Status::Length);
-        }
-        let scores = body.take_all::<I32>(configuration.experts)?;
-        let ids = body.take_all::<U16>(given)?;
-        body.end()?;
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
+        let asked = token::Asked::read(body, &configuration, logits)?;
+        let layer = layer(self.layers, &configuration, asked.layer)?;
         if !configuration.on_demand && !layer.placed() {
             return Err(Status::Order);
         }
-        let logits = self.logits.get_mut(..scores.len()).ok_or(Status::Capacity)?;
-        logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
-        let wanted = match given {
-            0 => router.top_k::<MAX_K>(logits).map_err(|_| Status::Value)?,
-            _ => experts(ids, configuration.experts)?,
-        };
         let before = self.counter.ticks();
-        let selection =
-            select::<MAX_K>(router, configuration.bounds, configuration.keep, logits, &wanted, layer.resident());
-        let chosen =
-            selection.map_err(|error| if error == SelectError::Capacity { Status::Capacity } else { Status::Id })?;
-        let select_ticks = self.counter.ticks().wrapping_sub(before) & ((1 << C::BITS) - 1);
-        let mut weights = [Gate::ZERO; MAX_K];
-        router.weights(logits, &chosen.experts, &mut weights);
-        let runs = dispatch::<MAX_K>(&chosen.experts, layer.resident(), layer.bits()).map_err(|_| Status::Id)?;
-        let mut jobs = Vec::<Job, MAX_K>::new();
-        for run in &runs.near {
-            let weight = weights.get(usize::from(run.rank)).copied().unwrap_or(Gate::ZERO);
-            let (layer, expert) = (token.layer.get(), run.expert);
-            let _ = jobs.push(Job { token: sequence, layer, expert, bits: run.bits, weight });
-        }
+        let chosen = token::choose(&configuration, logits, &asked, layer.resident())?;
+        let select = elapsed::<C>(before, self.counter.ticks());
+        let (runs, jobs) = token::dispatch(&configuration, logits, &asked, &chosen.experts, layer, sequence)?;
         // The last thing that can be refused: from here on the state changes.
         self.queue.push(&jobs).map_err(|_| Status::Busy)?;
-        let bits = |expert: u16| runs.near.iter().find(|run| run.expert == expert).map_or(0, |run| run.bits);
-        let mut rows = Vec::<wire::Run, MAX_K>::new();
-        for (&expert, &weight) in chosen.experts.iter().zip(&weights) {
-            let _ = rows.push(wire::Run {
-                expert: expert.into(),
-                bits: bits(expert),
-                stand_in: u8::from(!wanted.contains(&expert)),
-                weight: weight.to_bits().into(),
-            });
-        }
-        layer.count(&chosen, starts_sequence);
+        layer.count(&chosen, asked.starts_sequence);
         let loads =
             if configuration.on_demand { layer.load(&chosen.experts, configuration.capacity) } else { Vec::new() };
-        self.pending = Some(Pending { layer: usize::from(token.layer.get()), wanted });
-        let decide_ticks = self.since(begin);
-        self.ticks.select = self.ticks.select.saturating_add(select_ticks);
-        self.ticks.decide = self.ticks.decide.saturating_add(decide_ticks);
-        let instructions = |ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX));
+        let layer = asked.layer;
+        self.pending = Some(Pending { layer: usize::from(layer.get()), wanted: asked.wanted });
+        let decide = elapsed::<C>(begin, self.counter.ticks());
+        self.ticks.select = self.ticks.select.saturating_add(select);
+        self.ticks.decide = self.ticks.decide.saturating_add(decide);
+        let [select_instructions, decide_instructions] =
+            [select, decide].map(|ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX)));
         answer.put(&wire::Decision {
-            layer: token.layer,
-            runs: rows.len() as u8,
+            layer,
+            runs: runs.len() as u8,
             substituted: chosen.substituted as u8,
             loads: loads.len() as u8,
             reserved: [0; 3],
-            select_instructions: instructions(select_ticks),
-            decide_instructions: instructions(decide_ticks),
+            select_instructions,
+            decide_instructions,
         });
-        answer.put(&rows[..]);
+        answer.put(&runs[..]);
         answer.put(&loads[..]);
         Ok(())
     }
@@ -324,11 +288,10 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
             index if index < count => self.layers.get(index..=index),
             _ => None,
         };
+        let layers = layers.ok_or(Status::Layer)?;
         let sum = |value: fn(&Metrics) -> u64| {
-            let values = layers.into_iter().flatten().map(|layer| value(layer.metrics()));
-            values.fold(0u64, u64::saturating_add).into()
+            layers.iter().map(|layer| value(layer.metrics())).fold(0u64, u64::saturating_add).into()
         };
-        layers.ok_or(Status::Layer)?;
         answer.put(&wire::Counters {
             tokens: sum(|m| m.tokens),
             runs: sum(|m| m.runs),
@@ -348,15 +311,19 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
     }
 }
 
-/// The configuration and the layer of a number.
-fn at<'l, const E: usize>(
-    configuration: Option<&Configuration>,
+/// The layer of a number.
+fn layer<'l, const E: usize>(
     layers: &'l mut [Layer<E>],
+    configuration: &Configuration,
     index: U16,
-) -> Result<(Configuration, &'l mut Layer<E>), Status> {
-    let configuration = *configuration.ok_or(Status::Order)?;
-    let layer = layers.get_mut(..configuration.layers).and_then(|layers| layers.get_mut(usize::from(index.get())));
-    Ok((configuration, layer.ok_or(Status::Layer)?))
+) -> Result<&'l mut Layer<E>, Status> {
+    let layers = layers.get_mut(..configuration.layers);
+    layers.and_then(|layers| layers.get_mut(usize::from(index.get()))).ok_or(Status::Layer)
+}
+
+/// Ticks from one reading of a counter to a later one.
+fn elapsed<C: InstructionCounter>(from: u64, to: u64) -> u64 {
+    to.wrapping_sub(from) & ((1 << C::BITS) - 1)
 }
 
 /// A list of distinct ids below `count`.

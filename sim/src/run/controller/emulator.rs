@@ -125,18 +125,28 @@ impl Emulator {
         Ok(Self { name, child, stdin, output, rest: Vec::new(), complaints, patience })
     }
 
-    /// Why there is no answer: the emulator has ended, and what it said last.
+    /// Why there is no answer: the emulator has ended, and what it said first, or the firmware last.
     fn ended(&mut self) -> Error {
-        // Its output has ended, so it is about to; if not, it is told to.
-        let _ = self.child.kill();
-        let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        // Its output has ended, so it is about to.
+        let status = (0..100).find_map(|_| match self.child.try_wait() {
+            Ok(None) => {
+                thread::sleep(Duration::from_millis(10));
+                None
+            }
+            status => Some(status),
+        });
+        let status = match status {
+            Some(Ok(Some(status))) => status.to_string(),
+            _ => "its output is closed".to_owned(),
+        };
         let mut said = String::new();
         let _ = self.complaints.seek(SeekFrom::Start(0));
         let _ = (&self.complaints).take(4096).read_to_string(&mut said);
         let console = String::from_utf8_lossy(&self.rest);
-        let last = said.lines().chain(console.lines()).map(str::trim).rfind(|line| !line.is_empty());
-        let last = last.map_or_else(String::new, |line| format!(": {line}"));
-        Error::new(format!("{} has ended without an answer ({status}){last}", self.name))
+        let said = said.lines().find(|line| !line.trim().is_empty());
+        let said = said.or_else(|| console.lines().rfind(|line| !line.trim().is_empty()));
+        let said = said.map_or_else(String::new, |line| format!(": {}", line.trim()));
+        Error::new(format!("{} has ended without an answer ({status}){said}", self.name))
     }
 }
 
@@ -159,8 +169,7 @@ impl Link for Emulator {
                 Ok(bytes) => self.rest.extend(bytes),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
                 Err(RecvTimeoutError::Timeout) => {
-                    let seconds = self.patience.as_secs();
-                    return Err(Error::new(format!("{} has not answered within {seconds} s", self.name)));
+                    return Err(Error::new(format!("{} has not answered within {:?}", self.name, self.patience)));
                 }
             }
         }
@@ -172,5 +181,46 @@ impl Drop for Emulator {
         // Where it has ended already there is nothing to do.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// A shell script in place of an emulator.
+    fn exchange(script: &str) -> Result<Vec<u8>> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Emulator::spawn(command, "sh", Duration::from_millis(300)).unwrap().exchange(&[1, 0, 2])
+    }
+
+    fn refusal(script: &str) -> String {
+        exchange(script).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn frames_go_there_and_back() {
+        assert_eq!(exchange("cat"), Ok(vec![1, 0, 2]));
+    }
+
+    #[test]
+    fn an_emulator_that_dies_says_why() {
+        assert_eq!(refusal("exit 3"), "sh has ended without an answer (exit status: 3)");
+        assert_eq!(
+            refusal("echo no such board >&2; echo more >&2; exit 1"),
+            "sh has ended without an answer (exit status: 1): no such board"
+        );
+        assert_eq!(
+            refusal("echo; echo panic: out of luck; exit 1"),
+            "sh has ended without an answer (exit status: 1): panic: out of luck"
+        );
+        assert_eq!(refusal("kill -9 $$"), "sh has ended without an answer (signal: 9 (SIGKILL))");
+    }
+
+    #[test]
+    fn silence_and_noise_are_errors() {
+        assert_eq!(refusal("exec sleep 60"), "sh has not answered within 300ms");
+        assert!(refusal("printf '\\377nonsense\\000'; exec sleep 60").starts_with("sh has sent no frame: "));
     }
 }
