@@ -1,9 +1,7 @@
 //! The board: what a port to another one writes anew. Here the serial port and the instruction counter of the emulated machines.
 
-use core::convert::Infallible;
-
 use cptr_protocol::InstructionCounter;
-use embedded_io::{ErrorType, Read, ReadReady, Write};
+use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
 
 /// The machine's serial port.
 #[derive(Debug, Default)]
@@ -13,18 +11,18 @@ pub(crate) struct Port {
 }
 
 impl ErrorType for Port {
-    type Error = Infallible;
+    type Error = ErrorKind;
 }
 
 impl ReadReady for Port {
-    fn read_ready(&mut self) -> Result<bool, Infallible> {
+    fn read_ready(&mut self) -> Result<bool, ErrorKind> {
         self.next = self.next.or_else(cptr_rt::read);
         Ok(self.next.is_some())
     }
 }
 
 impl Read for Port {
-    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Infallible> {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
         let Some(place) = bytes.first_mut() else { return Ok(0) };
         while !self.read_ready()? {}
         *place = self.next.take().unwrap_or(0);
@@ -33,12 +31,12 @@ impl Read for Port {
 }
 
 impl Write for Port {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
         cptr_rt::write(bytes);
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> Result<(), Infallible> {
+    fn flush(&mut self) -> Result<(), ErrorKind> {
         Ok(())
     }
 }
