@@ -1,6 +1,7 @@
-//! The board: what a port to another one writes anew. Here the serial port and the instruction counter of the emulated machines.
+//! The board: what a port to another one writes anew. Here the serial port, the instruction counter and the watchdog of the
+//! emulated machines.
 
-use cptr_protocol::InstructionCounter;
+use cptr_protocol::{InstructionCounter, Watchdog};
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
 
 /// The machine's serial port.
@@ -54,5 +55,25 @@ impl InstructionCounter for Counter {
 
     fn instructions(ticks: u64) -> u64 {
         cptr_rt::to_instructions(ticks)
+    }
+}
+
+/// The machine's watchdog; the mps2 boards have one, the others none.
+#[derive(Debug)]
+pub(crate) struct Dog;
+
+impl Dog {
+    /// Ticks of the core clock, half a second: a thousand times the longest turn of the main loop.
+    const TICKS: u32 = 12_500_000;
+
+    pub(crate) fn start() -> Self {
+        cptr_rt::start_watchdog(Self::TICKS);
+        Self
+    }
+}
+
+impl Watchdog for Dog {
+    fn feed(&mut self) {
+        cptr_rt::feed_watchdog();
     }
 }

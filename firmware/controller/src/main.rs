@@ -25,6 +25,6 @@ fn image() -> bool {
     let mut controller = Controller::new(layers, Untimed::default(), board::Counter);
     let mut mailbox = Serial::new(board::Port::default(), &mut incoming, &mut answer, &mut outgoing);
     // The port cannot fail.
-    let _ = serve(&mut controller, &mut mailbox, &mut ());
+    let _ = serve(&mut controller, &mut mailbox, &mut board::Dog::start());
     false
 }

@@ -91,6 +91,8 @@ impl Emulator {
         let mut command = Command::new(machine.emulator);
         command
             .args(machine.arguments.split(' '))
+            // How Arm images end the run where they fail; the others have a device for it.
+            .args(["-semihosting-config", "enable=on,target=native"])
             // The serial port alone on standard input and output.
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel"])
             .arg(image)
