@@ -33,11 +33,12 @@ const fn riscv(core: &'static str, target: &'static str, emulator: &'static str)
     Machine { core, target, emulator, package: "qemu-system-misc", arguments }
 }
 
-/// Every machine, in the order of tables; `-icount` makes the instruction counters exact (docs/firmware.md).
+/// Every machine, in the order of tables; `-icount` makes the instruction counters exact (docs/firmware.md), and by `-semihosting` Arm images end
+/// where they fail.
 pub(super) const MACHINES: &[Machine] = &[
-    arm("cortex-m4f", "thumbv7em-none-eabihf", "-machine mps2-an386 -icount shift=6"),
-    arm("cortex-m7", "thumbv7em-none-eabihf", "-machine mps2-an500 -icount shift=6"),
-    arm("cortex-m33", "thumbv8m.main-none-eabihf", "-machine mps2-an505 -icount shift=6"),
+    arm("cortex-m4f", "thumbv7em-none-eabihf", "-machine mps2-an386 -icount shift=6 -semihosting"),
+    arm("cortex-m7", "thumbv7em-none-eabihf", "-machine mps2-an500 -icount shift=6 -semihosting"),
+    arm("cortex-m33", "thumbv8m.main-none-eabihf", "-machine mps2-an505 -icount shift=6 -semihosting"),
     riscv("rv32imac", "riscv32imac-unknown-none-elf", "qemu-system-riscv32"),
     riscv("rv64gc", "riscv64gc-unknown-none-elf", "qemu-system-riscv64"),
 ];
@@ -91,8 +92,6 @@ impl Emulator {
         let mut command = Command::new(machine.emulator);
         command
             .args(machine.arguments.split(' '))
-            // How Arm images end the run where they fail; the others have a device for it.
-            .args(["-semihosting-config", "enable=on,target=native"])
             // The serial port alone on standard input and output.
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel"])
             .arg(image)
