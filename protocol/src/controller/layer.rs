@@ -9,7 +9,7 @@ use zerocopy::little_endian::U16;
 use super::configuration::Configuration;
 use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
 
-/// State of one layer of at most E experts: 25 bytes for each, and about 340 beside.
+/// State of one layer of at most E experts: 25 bytes for each, and 216 beside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer<const E: usize> {
     tracker: Tracker<Vec<Levels, E>>,
