@@ -219,11 +219,11 @@ mod tests {
     fn what_the_other_end_writes_is_not_believed() {
         let memory = memory(words(2, 8));
         let ring = Ring::new(&memory, 8).unwrap();
-        let mut frame = [0; 8];
+        let mut frame = [0; 64];
         memory[0].store(3, Ordering::Relaxed);
         assert_eq!((ring.len(), ring.take(&mut frame), ring.put(&[])), (Err(Corrupt), Err(Corrupt), Err(Corrupt)));
         memory[0].store(1, Ordering::Relaxed);
-        for length in [9, 12, u32::MAX] {
+        for length in [9, 64, 65, u32::MAX] {
             memory[1].store(0, Ordering::Relaxed);
             memory[2].store(length, Ordering::Relaxed);
             assert_eq!(ring.take(&mut frame), Err(Corrupt));

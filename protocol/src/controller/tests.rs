@@ -394,13 +394,16 @@ fn prefill_and_placement_out_of_range() {
     let mut steps = configured(0);
     steps.push((Command::Prefill, body(&Prefill { weighted: 0, ..prefill }, &[1, 0, 2, 0])));
     let place = Place { layer: 0.into(), hot: 5.into(), alpha: 0.into(), split: [4, 3, 0, 0].map(U16::new) };
-    let place_of = |place: Place| refusal(&steps, Command::Place, place.as_bytes());
+    let prepared = steps.clone();
+    let place_of = |place: Place| refusal(&prepared, Command::Place, place.as_bytes());
     assert_eq!(place_of(place), Status::Done);
     assert_eq!(place_of(Place { layer: 2.into(), ..place }), Status::Layer);
     assert_eq!(place_of(Place { layer: 1.into(), ..place }), Status::Order, "no prefill in this layer");
     assert_eq!(place_of(Place { hot: 6.into(), split: [6, 0, 0, 0].map(U16::new), ..place }), Status::Value);
     assert_eq!(place_of(Place { hot: 4.into(), ..place }), Status::Value);
     assert_eq!(place_of(Place { split: [u16::MAX; 4].map(U16::new), ..place }), Status::Value);
+    steps.push((Command::Place, place.as_bytes().to_vec()));
+    assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Order, "the prefill is used up");
     let counters_of = |layer: u16| refusal(&steps, Command::Counters, &layer.to_le_bytes());
     assert_eq!([0, 1, 2, ALL_LAYERS].map(counters_of), [Status::Done, Status::Done, Status::Layer, Status::Done]);
 }

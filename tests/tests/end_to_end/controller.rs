@@ -117,5 +117,8 @@ fn first_tokens() {
     assert_eq!((report["tokens"].as_u64(), report["sequences"].as_u64()), (Some(300), Some(2)));
     let whole = folder.json(&format!("inspect {TINY} --json"));
     assert_eq!(folder.json(&format!("inspect {TINY} --json --tokens 1000000")), whole);
-    assert_eq!(folder.refusal(&format!("inspect {TINY} --tokens 0")), "--tokens: expected at least 1, found 0");
+    assert_eq!(
+        folder.refusal(&format!("inspect {TINY} --tokens 0")),
+        format!("{TINY}: --tokens: expected at least 1, found 0")
+    );
 }
