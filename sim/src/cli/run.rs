@@ -112,6 +112,9 @@ fn system_name(name: &str) -> std::result::Result<System, String> {
 pub(super) fn main(args: &Args) -> Result<()> {
     match args.source.read()? {
         Recording::Tokens(trace) => tokens(args, &trace),
+        Recording::Counts(_) if args.controller.is_some() => {
+            Err(Error::new("--controller: expected a trace of tokens, found counts"))
+        }
         Recording::Counts(counts) => {
             let rows = run::counts::run(&counts, args.cache)?;
             super::remark(&counts.notes);
@@ -128,7 +131,7 @@ fn rows(args: &Args) -> Result<Vec<RowPlan>> {
     let Some(controller) = args.controller else { return Plan::rows(&args.policy, &args.placement) };
     let policies = if args.policy.is_empty() { &["cptr".to_owned()] } else { &args.policy[..] };
     let rows = Plan::rows(policies, &args.placement)?;
-    if rows.len() == 2 {
+    if rows.len() <= 2 {
         return Ok(rows);
     }
     Err(Error::new(format!(

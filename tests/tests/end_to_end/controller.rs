@@ -68,6 +68,7 @@ fn only_what_the_firmware_runs() {
         refusal(&format!("{TINY} --controller host --policy cptr,cptr:eps=0.1")),
         "--controller host: expected one policy with one placement, found 2"
     );
+    assert_eq!(refusal(&format!("{TINY} --controller host --policy raw")), format!("{expected}raw with lru"));
     assert_eq!(
         refusal("gpt-oss-20b.safetensors --controller host --domain-tokens 200"),
         "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"

@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cptr_protocol::{serial, wire};
+
 use super::session::Link;
 use crate::error::{Error, Result};
 
@@ -45,6 +47,8 @@ pub(super) const MACHINES: &[Machine] = &[
 
 /// File name of the image.
 const IMAGE: &str = "cptr-controller";
+/// Bytes of the longest answer on the line.
+const LONGEST: usize = serial::encoded(wire::max_answer(wire::MAX_EXPERTS));
 /// How long an answer may take: a thousand times what it does.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -166,6 +170,9 @@ impl Link for Emulator {
                     Error::new(format!("{} has sent no frame: {}", self.name, String::from_utf8_lossy(&answer)))
                 });
             }
+            if self.rest.len() > LONGEST {
+                return Err(Error::new(format!("{} has sent {LONGEST} bytes without a frame", self.name)));
+            }
             match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(bytes) => self.rest.extend(bytes),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.ended()),
@@ -222,6 +229,7 @@ mod tests {
     #[test]
     fn silence_and_noise_are_errors() {
         assert_eq!(refusal("exec sleep 60"), "sh has not answered within 300ms");
+        assert_eq!(refusal("yes"), format!("sh has sent {LONGEST} bytes without a frame"));
         assert!(refusal("printf '\\377nonsense\\000'; exec sleep 60").starts_with("sh has sent no frame: "));
     }
 }
