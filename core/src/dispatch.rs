@@ -31,7 +31,7 @@ pub struct NearRun {
     /// Its id in the layer.
     pub expert: u16,
     /// Its index in the list of chosen experts, which the mixing weights follow.
-    pub rank: u8,
+    pub rank: u16,
     /// Bits per weight of the replica to run, 1 to [`MOST_BITS`].
     pub bits: u8,
 }
@@ -87,7 +87,7 @@ pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8])
         _ => DispatchError::Id,
     })?;
     let mut found = Dispatch::default();
-    for (&expert, rank) in chosen.iter().zip(0u8..) {
+    for (&expert, rank) in chosen.iter().zip(0u16..) {
         if resident.contains(expert) {
             // There is room, here and below: both lists hold as many as there are chosen.
             let _ = found.gpu.push(expert);
