@@ -33,7 +33,7 @@
 //! # let _ = step;
 //! ```
 //!
-//! Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
+//! [`dispatch`] sends what runs near the data to the units there. Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
 //!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
 //! configuration serves all layers. Every operation names its number formats, rounding and saturation ([`num`]).
@@ -45,6 +45,7 @@ extern crate std;
 
 pub mod bits;
 pub mod context;
+pub mod dispatch;
 pub mod expert;
 pub mod level;
 pub mod metrics;

@@ -70,6 +70,14 @@ impl<const E: usize> Default for Tracker<[Levels; E]> {
     }
 }
 
+impl<L> Tracker<L> {
+    /// Before the first token, over the caller's levels, which are all [`Levels::ZERO`]: for a number of experts that is known at run time,
+    /// as in `Tracker<heapless::Vec<Levels, MOST>>`.
+    pub const fn over(levels: L) -> Self {
+        Self { kalman: Kalman::new(), phase: Phase::new(), power: 0, levels }
+    }
+}
+
 impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
     /// Forgets everything: as before the first token.
     pub fn reset(&mut self) {

@@ -7,7 +7,7 @@ mod firmware;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// Bare-metal targets that the core must build for.
+/// Bare-metal targets that core and protocol must build for.
 const BARE_METAL: [&str; 2] = ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"];
 
 /// A set of commands with one purpose.
@@ -39,7 +39,7 @@ const GROUPS: [Group; 7] = [
         purpose: "the documentation builds without warnings",
         run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
-    Group { name: "no_std", purpose: "the core builds for bare metal", run: no_std },
+    Group { name: "no_std", purpose: "core and protocol build for bare metal", run: no_std },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
 
@@ -94,7 +94,9 @@ fn usage() -> ExitCode {
 fn no_std() -> bool {
     let install: Vec<&str> = ["target", "add"].into_iter().chain(BARE_METAL).collect();
     run("rustup", &install, &[])
-        && BARE_METAL.iter().all(|target| cargo(&["build", "--package", "cptr-core", "--target", target], &[]))
+        && BARE_METAL.iter().all(|target| {
+            cargo(&["build", "--package", "cptr-core", "--package", "cptr-protocol", "--target", target], &[])
+        })
 }
 
 fn demo() -> bool {

@@ -17,6 +17,8 @@
 mod machine;
 #[cfg(not(machine = "host"))]
 mod stack;
+#[cfg(machine = "cortex-m")]
+mod watchdog;
 
 use core::fmt;
 
@@ -25,6 +27,14 @@ pub use cortex_m_rt::entry as start;
 pub use machine::{COUNTER_BITS, cycles, exit, instructions, read, setup, to_instructions, write};
 #[cfg(not(machine = "host"))]
 pub use stack::stack_used;
+#[cfg(machine = "cortex-m")]
+pub use watchdog::{feed_watchdog, start_watchdog};
+/// The machine has no watchdog: nothing is started.
+#[cfg(not(machine = "cortex-m"))]
+pub fn start_watchdog(_: u32) {}
+/// The machine has no watchdog: nothing to feed.
+#[cfg(not(machine = "cortex-m"))]
+pub fn feed_watchdog() {}
 /// Bytes of stack that were in use at most; unknown on the host.
 #[cfg(machine = "host")]
 pub fn stack_used() -> usize {

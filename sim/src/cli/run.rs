@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cptr_hw_model::{Model, System};
+use serde::Serialize;
 
 use super::source::Source;
 use super::table;
@@ -10,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::placement;
 use crate::policy;
 use crate::report::{self, Section};
-use crate::run::outcome::Outcome;
-use crate::run::{self, Plan};
+use crate::run::controller::{Controller, Report};
+use crate::run::outcome::{Outcome, Row};
+use crate::run::{self, Plan, RowPlan};
 use crate::spec::Parameter;
 use crate::trace::Trace;
 use crate::trace::import::Recording;
@@ -32,6 +34,12 @@ pub(super) struct Args {
     cache: Option<usize>,
     #[command(flatten)]
     machine: Machine,
+    /// Hold a controller to the policy cptr, token by token: its engine in this process, or its firmware on an emulated core
+    #[arg(long, value_name = "host|qemu:CORE", help_heading = "Controller")]
+    controller: Option<Controller>,
+    /// The controller's firmware, where it is not where `cargo xtask firmware` leaves it
+    #[arg(long, value_name = "FILE", requires = "controller", help_heading = "Controller")]
+    image: Option<PathBuf>,
     /// Write an HTML report
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -113,6 +121,9 @@ fn system_name(name: &str) -> std::result::Result<System, String> {
 pub(super) fn main(args: &Args) -> Result<()> {
     match args.source.read()? {
         Recording::Tokens(trace) => tokens(args, &trace),
+        Recording::Counts(_) if args.controller.is_some() => {
+            Err(Error::new("--controller: expected a trace of tokens, found counts"))
+        }
         Recording::Counts(counts) => {
             let rows = run::counts::run(&counts, args.cache)?;
             super::remark(&counts.notes);
@@ -124,21 +135,61 @@ pub(super) fn main(args: &Args) -> Result<()> {
     }
 }
 
+/// The rows: with a controller the one that it runs, behind the one that ratios refer to.
+fn rows(args: &Args) -> Result<Vec<RowPlan>> {
+    let Some(controller) = args.controller else { return Plan::rows(&args.policy, &args.placement) };
+    let policies = if args.policy.is_empty() { &["cptr".to_owned()] } else { &args.policy[..] };
+    let rows = Plan::rows(policies, &args.placement)?;
+    if rows.len() <= 2 {
+        return Ok(rows);
+    }
+    Err(Error::new(format!(
+        "--controller {controller}: expected one policy with one placement, found {}",
+        rows.len() - 1
+    )))
+}
+
 fn tokens(args: &Args, trace: &Trace) -> Result<()> {
     let plan = Plan {
-        rows: Plan::rows(&args.policy, &args.placement)?,
+        rows: rows(args)?,
         cache: args.cache.unwrap_or_else(|| (2 * trace.shape.k).min(trace.shape.experts)),
         system: args.machine.system_or("offload")?,
         model: args.machine.model(&trace.meta.model)?,
     };
     let outcome = run::run(trace, &plan)?;
+    let report = match (args.controller, plan.rows.last()) {
+        (Some(controller), Some(row)) => {
+            Some(run::controller::run(trace, &plan, row, controller, args.image.as_deref())?)
+        }
+        _ => None,
+    };
     super::remark(&trace.notes);
     super::remark(&remarks(&outcome));
     if let Some(path) = &args.report {
         let section = Section { title: "Run".into(), introduction: plan.system.summary.clone(), outcome: &outcome };
         report::write(path, "cptr run", &[section])?;
     }
-    if args.json { super::print_json(&outcome.rows) } else { super::print(&table::outcome(&outcome)) }
+    match (args.json, report) {
+        (false, None) => super::print(&table::outcome(&outcome)),
+        (false, Some(report)) => super::print(&(table::outcome(&outcome) + &table::controller(&report))),
+        (true, report) => {
+            // The report belongs to the last row.
+            let mut rows = outcome.rows.iter().map(|row| WithController { row, controller: None }).collect::<Vec<_>>();
+            if let Some(last) = rows.last_mut() {
+                last.controller = report.as_ref();
+            }
+            super::print_json(&rows)
+        }
+    }
+}
+
+/// A row, and what the controller that ran it has to say.
+#[derive(Serialize)]
+struct WithController<'a> {
+    #[serde(flatten)]
+    row: &'a Row,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    controller: Option<&'a Report>,
 }
 
 /// What a reader of the table should know beside it.

@@ -39,6 +39,9 @@ pub(super) struct Source {
     /// At most this many tokens of each domain, whole sequences only
     #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
     domain_tokens: Option<usize>,
+    /// Only the first tokens
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    tokens: Option<usize>,
 }
 
 fn format_name(name: &str) -> std::result::Result<String, String> {
@@ -84,15 +87,28 @@ impl Source {
         drop(reading);
         match recording {
             Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(&self.path))?)),
-            counts @ Recording::Counts(_) if self.domain.is_empty() && self.domain_tokens.is_none() => Ok(counts),
+            counts @ Recording::Counts(_)
+                if self.domain.is_empty() && self.domain_tokens.is_none() && self.tokens.is_none() =>
+            {
+                Ok(counts)
+            }
             Recording::Counts(_) => Err(Error::in_file(
                 &self.path,
-                "expected a trace of tokens for --domain and --domain-tokens, found counts",
+                "expected a trace of tokens for --domain, --domain-tokens and --tokens, found counts",
             )),
         }
     }
 
     fn part(&self, trace: Trace) -> Result<Trace> {
+        let trace = self.domains(trace)?;
+        match self.tokens {
+            Some(0) => Err(Error::new("--tokens: expected at least 1, found 0")),
+            Some(count) if count < trace.shape.tokens => Ok(trace.first(count)),
+            _ => Ok(trace),
+        }
+    }
+
+    fn domains(&self, trace: Trace) -> Result<Trace> {
         if self.domain.is_empty() && self.domain_tokens.is_none() {
             return Ok(trace);
         }

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::eval;
 use crate::format;
+use crate::run::controller::Report;
 use crate::run::counts::CountRow;
 use crate::run::outcome::{Outcome, Row};
 
@@ -36,6 +37,28 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
         format::percent(context.locked_share),
         context.changes.len()
     );
+    text
+}
+
+/// What a controller in the loop has done, below the table of its rows.
+pub(super) fn controller(report: &Report) -> String {
+    let mut text = format!(
+        "controller {}: {} requests for {} tokens x {} layers, every decision the policy's; {} jobs near the data, {} losses of lock\n",
+        report.controller,
+        format::count(report.requests as usize),
+        format::count(report.tokens),
+        report.layers,
+        format::count(report.jobs as usize),
+        report.lost_locks
+    );
+    let instructions = |mean: Option<f64>| mean.map(|mean| format::count(mean.round() as usize));
+    let counted =
+        [report.select_instructions, report.decide_instructions, report.update_instructions].map(instructions);
+    if let [Some(select), Some(decide), Some(update)] = counted {
+        text += &format!(
+            "instructions per token and layer: select {select}, request to answer {decide}, update {update}\n"
+        );
+    }
     text
 }
 

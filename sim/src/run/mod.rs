@@ -4,6 +4,7 @@
 //! parallel; results do not depend on the number of threads.
 
 pub mod context;
+pub mod controller;
 pub mod counts;
 pub(crate) mod layer;
 pub mod outcome;

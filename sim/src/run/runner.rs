@@ -159,6 +159,11 @@ impl<'a> Runner<'a> {
         &self.missed
     }
 
+    /// What is resident after the last token.
+    pub(crate) fn resident(&self) -> &Resident {
+        &self.resident
+    }
+
     /// Sums so far.
     pub(crate) fn sums(&mut self) -> &mut RowLayer {
         &mut self.sums
@@ -171,6 +176,11 @@ impl<'a> Runner<'a> {
 }
 
 impl Scores {
+    /// Logits in the controller's format.
+    pub(crate) fn fixed(&self) -> &[Logit] {
+        &self.fixed
+    }
+
     /// Takes the scores of one token and layer `[E]`; `bias` is `[E]` or empty.
     pub(crate) fn set(&mut self, raw: &[f32], convention: Convention, bias: &[f32]) {
         self.raw.clear();

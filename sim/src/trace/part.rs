@@ -17,6 +17,16 @@ impl Trace {
                 "expected a sequence of at most {domain_tokens} tokens, found longer ones only"
             )));
         }
+        Ok(self.pick(&kept))
+    }
+
+    /// The first `count` tokens, the last sequence perhaps cut off; domains that are gone lose their names.
+    pub fn first(&self, count: usize) -> Self {
+        self.pick(&(0..count.min(self.shape.tokens)).collect::<Vec<_>>())
+    }
+
+    /// The tokens `kept`, in order.
+    fn pick(&self, kept: &[usize]) -> Self {
         let mut names = vec![None; self.meta.domains.len()];
         let mut domains = Vec::new();
         let domain = kept.iter().map(|&token| {
@@ -30,10 +40,10 @@ impl Trace {
         let domain = domain.collect();
         let Shape { layers, k, .. } = self.shape;
         let pick = |values: &[u32]| kept.iter().map(|&token| values[token]).collect::<Vec<u32>>();
-        let rows = |array: &Option<FloatArray>| array.as_ref().map(|array| array.tokens(&kept));
+        let rows = |array: &Option<FloatArray>| array.as_ref().map(|array| array.tokens(kept));
         let mut meta = self.meta.clone();
         meta.domains = domains;
-        Ok(Self {
+        Self {
             shape: Shape { tokens: kept.len(), ..self.shape },
             meta,
             ids: kept
@@ -51,7 +61,7 @@ impl Trace {
             token: self.token.as_deref().map(pick),
             domain,
             notes: self.notes.clone(),
-        })
+        }
     }
 
     fn kept_tokens(&self, wanted: impl Fn(usize) -> bool, domain_tokens: usize) -> Vec<usize> {

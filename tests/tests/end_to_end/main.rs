@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod controller;
 mod damage;
 mod demo;
 mod dram;

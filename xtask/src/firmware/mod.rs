@@ -2,6 +2,7 @@
 //!
 //! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
 
+mod controller;
 mod library;
 mod machines;
 mod rtl;
@@ -60,11 +61,12 @@ pub(crate) fn target_folder() -> PathBuf {
 /// Everything; whether it went well. Goes on after a failure where that makes sense.
 pub(crate) fn firmware(bless: bool) -> bool {
     let result = prepare().and_then(|()| {
-        let steps: [(&str, Done); 4] = [
+        let steps: [(&str, Done); 5] = [
             ("format and lint", lint()),
             ("header", header(bless)),
             ("library", libraries()),
             ("images", images(bless)),
+            ("controller", controller::in_the_loop(bless)),
         ];
         let failed: Vec<String> =
             steps.into_iter().filter_map(|(name, done)| done.err().map(|error| format!("{name}: {error}"))).collect();
@@ -150,12 +152,12 @@ pub(crate) fn built(target: &str, file: &str) -> PathBuf {
 
 fn lint() -> Done {
     // Not `--all`, which formats the core as well.
-    let members =
-        ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi", "--package", "cptr-header"];
-    execute(cargo(&["fmt", "--check"]).args(members))?;
+    let members = ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi", "cptr-header"];
+    execute(cargo(&["fmt", "--check"]).args(members.iter().flat_map(|member| ["--package", member])))?;
     execute(&mut cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"]))?;
     for target in ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"] {
-        let packages = ["--package", "cptr-rt", "--package", "cptr-bench", "--package", "cptr-ffi"];
+        let packages =
+            ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi"].iter().flat_map(|name| ["--package", name]);
         execute(cargo(&["clippy", "--quiet", "--target", target]).args(packages).args(["--", "-D", "warnings"]))?;
     }
     Ok(())

@@ -1,0 +1,358 @@
+//! Where the chosen experts run: resident ones on the GPU, the others near the data, and a queue to the units there.
+//!
+//! [`dispatch()`] splits a token's experts of one layer; the near ones come longest first, so that several units finish close together.
+//! [`Queue`] holds them until the device's [`ExecutionUnits`] take them. Nothing here waits: [`Queue::advance`] is called when there is time.
+//!
+//! ```
+//! use cptr_core::dispatch::dispatch;
+//! use cptr_core::{ExpertSet, words_for};
+//!
+//! let mut resident = ExpertSet::<{ words_for(4) }>::new();
+//! resident.insert(2);
+//! let found = dispatch::<3>(&[0, 2, 3], &resident, &[1, 1, 1, 4]).unwrap();
+//! assert_eq!(found.gpu, [2]);
+//! assert!(found.near.iter().map(|run| (run.expert, run.bits)).eq([(3, 4), (0, 1)]));
+//! ```
+
+use core::fmt;
+
+use heapless::{Deque, Vec};
+
+use crate::num::Gate;
+use crate::router::{Router, RouterError};
+use crate::set::Experts;
+
+/// Most bits per weight of an expert near the data.
+pub const MOST_BITS: u8 = 16;
+
+/// An expert that runs near the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NearRun {
+    /// Its id in the layer.
+    pub expert: u16,
+    /// Its index in the list of chosen experts, which the mixing weights follow.
+    pub rank: u16,
+    /// Bits per weight of the replica to run, 1 to [`MOST_BITS`].
+    pub bits: u8,
+}
+
+/// A token's experts of one layer by where they run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dispatch<const K: usize> {
+    /// Resident experts, in the order of the chosen.
+    pub gpu: Vec<u16, K>,
+    /// The others, most bits first (which take longest: the time of an expert is that of its bytes), of equals in the order of the chosen.
+    pub near: Vec<NearRun, K>,
+}
+
+/// Why there is no dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DispatchError {
+    /// More experts than the lists hold.
+    Capacity,
+    /// An expert is out of range or stands twice.
+    Id,
+    /// An expert that is not resident has a replica of no, or of more than [`MOST_BITS`] bits.
+    Bits,
+    /// The queue has no room for all of the jobs.
+    Full,
+}
+
+impl fmt::Display for DispatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "more experts than the dispatch holds",
+            Self::Id => "an expert is out of range or stands twice",
+            Self::Bits => "an expert has no replica of 1 to 16 bits",
+            Self::Full => "the queue has no room for the jobs",
+        })
+    }
+}
+
+impl core::error::Error for DispatchError {}
+
+/// Splits the `chosen` experts of a token by residency; `bits[e]` is the width of expert e's replica near the data, one entry per expert of the
+/// layer.
+///
+/// Longest first is Graham's rule: on m units of one speed that each take the next job when they are free, the last one finishes within
+/// `4/3 - 1/(3m)` of the best order (SIAM Journal on Applied Mathematics 17, 1969). Cost: one insertion into a list of at most K per
+/// near expert.
+///
+/// # Errors
+/// [`DispatchError::Capacity`], [`DispatchError::Id`], [`DispatchError::Bits`].
+pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8]) -> Result<Dispatch<K>, DispatchError> {
+    let chosen = Router::ids_only::<K>(chosen, bits.len()).map_err(|error| match error {
+        RouterError::Capacity => DispatchError::Capacity,
+        _ => DispatchError::Id,
+    })?;
+    let mut found = Dispatch::default();
+    for (&expert, rank) in chosen.iter().zip(0u16..) {
+        if resident.contains(expert) {
+            // There is room, here and below: both lists hold as many as there are chosen.
+            let _ = found.gpu.push(expert);
+            continue;
+        }
+        let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
+        if bits == 0 || bits > MOST_BITS {
+            return Err(DispatchError::Bits);
+        }
+        let _ = found.near.push(NearRun { expert, rank, bits });
+        let mut runs = &mut found.near[..];
+        while let [.., above, last] = runs
+            && above.bits < last.bits
+        {
+            core::mem::swap(above, last);
+            let Some((_, rest)) = runs.split_last_mut() else { break };
+            runs = rest;
+        }
+    }
+    Ok(found)
+}
+
+/// One expert to run for one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// The caller's number of the token.
+    pub token: u32,
+    /// Layer.
+    pub layer: u16,
+    /// Expert of the layer.
+    pub expert: u16,
+    /// Bits per weight of the replica to run.
+    pub bits: u8,
+    /// What the result is multiplied with.
+    pub weight: Gate,
+}
+
+/// No unit is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy;
+
+/// The driver of the device's execution units, to be written for each device.
+pub trait ExecutionUnits {
+    /// Starts a job on a unit that is free; returns at once.
+    ///
+    /// # Errors
+    /// [`Busy`]: no unit is free, the job is not taken.
+    fn submit(&mut self, job: &Job) -> Result<(), Busy>;
+
+    /// A job that has finished and was not reported before; `None` if there is none yet.
+    fn poll(&mut self) -> Option<Job>;
+}
+
+/// Jobs on their way to the units: at most `N` wait, any number runs.
+#[derive(Debug, Clone, Default)]
+pub struct Queue<const N: usize> {
+    waiting: Deque<Job, N>,
+    running: usize,
+}
+
+impl<const N: usize> Queue<N> {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { waiting: Deque::new(), running: 0 }
+    }
+
+    /// How many more jobs may wait.
+    pub fn room(&self) -> usize {
+        N - self.waiting.len().min(N)
+    }
+
+    /// Jobs that have not been reported as done.
+    pub fn outstanding(&self) -> usize {
+        self.waiting.len() + self.running
+    }
+
+    /// Adds jobs, all or none.
+    ///
+    /// # Errors
+    /// [`DispatchError::Full`].
+    pub fn push(&mut self, jobs: &[Job]) -> Result<(), DispatchError> {
+        if jobs.len() > self.room() {
+            return Err(DispatchError::Full);
+        }
+        jobs.iter().for_each(|job| _ = self.waiting.push_back(*job));
+        Ok(())
+    }
+
+    /// Takes what has finished and starts what can be started, in order; returns how many have finished. A job that was never started
+    /// here does not count.
+    pub fn advance(&mut self, units: &mut impl ExecutionUnits) -> usize {
+        let mut finished = 0;
+        while self.running > 0 && units.poll().is_some() {
+            self.running -= 1;
+            finished += 1;
+        }
+        while let Some(job) = self.waiting.front() {
+            if units.submit(job).is_err() {
+                break;
+            }
+            let _ = self.waiting.pop_front();
+            self.running += 1;
+        }
+        finished
+    }
+
+    /// Forgets the jobs that wait; those that run are still reported when they finish.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::set::ExpertSet;
+    use proptest::prelude::*;
+    use std::vec::Vec as StdVec;
+
+    const E: usize = 16;
+
+    fn set(residents: u16) -> ExpertSet<1> {
+        let mut set = ExpertSet::new();
+        (0..E as u16).filter(|e| residents >> e & 1 != 0).for_each(|e| _ = set.insert(e));
+        set
+    }
+
+    #[test]
+    fn refuses_what_cannot_run() {
+        let none = set(0);
+        assert_eq!(dispatch::<2>(&[0, 1, 2], &none, &[2; E]), Err(DispatchError::Capacity));
+        assert_eq!(dispatch::<2>(&[0, 0], &none, &[2; E]), Err(DispatchError::Id));
+        assert_eq!(dispatch::<2>(&[0, 16], &none, &[2; E]), Err(DispatchError::Id));
+        assert_eq!(dispatch::<2>(&[0, 1], &none, &[2, 0]), Err(DispatchError::Bits));
+        assert_eq!(dispatch::<2>(&[0, 1], &none, &[2, 17]), Err(DispatchError::Bits));
+        // Experts on the GPU need no replica.
+        assert_eq!(dispatch::<2>(&[0, 1], &set(2), &[2, 0]).unwrap().gpu, [1]);
+        assert_eq!(dispatch::<2>(&[], &none, &[]), Ok(Dispatch::default()));
+    }
+
+    /// Units that take `speed` polls for a job.
+    struct Units {
+        running: StdVec<(Job, u32)>,
+        free: usize,
+        polls: u32,
+        done: StdVec<u16>,
+    }
+
+    impl ExecutionUnits for Units {
+        fn submit(&mut self, job: &Job) -> Result<(), Busy> {
+            if self.running.len() == self.free {
+                return Err(Busy);
+            }
+            self.running.push((*job, self.polls));
+            Ok(())
+        }
+
+        fn poll(&mut self) -> Option<Job> {
+            self.running.iter_mut().for_each(|(_, left)| *left = left.saturating_sub(1));
+            let index = self.running.iter().position(|(_, left)| *left == 0)?;
+            let (job, _) = self.running.remove(index);
+            self.done.push(job.expert);
+            Some(job)
+        }
+    }
+
+    fn job(expert: u16) -> Job {
+        Job { token: 0, layer: 0, expert, bits: 2, weight: Gate::ONE }
+    }
+
+    /// Time at which the last of `lengths` ends on `units` units that take them in order.
+    fn makespan(lengths: impl Iterator<Item = u32>, units: usize) -> u32 {
+        let mut free = std::vec![0; units];
+        for length in lengths {
+            *free.iter_mut().min().unwrap() += length;
+        }
+        free.into_iter().max().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_chosen_expert_runs_once_where_it_lies(
+            chosen in prop::collection::hash_set(0u16..E as u16, 0..=8),
+            residents: u16,
+            bits in prop::collection::vec(1u8..=4, E),
+            units in 1usize..4,
+        ) {
+            let (chosen, resident): (StdVec<u16>, _) = (chosen.into_iter().collect(), set(residents));
+            let found = dispatch::<8>(&chosen, &resident, &bits).unwrap();
+            let expected: StdVec<u16> = chosen.iter().copied().filter(|&e| resident.contains(e)).collect();
+            prop_assert_eq!(&found.gpu[..], &expected[..]);
+            prop_assert_eq!(found.gpu.len() + found.near.len(), chosen.len());
+            for run in &found.near {
+                prop_assert_eq!(chosen[usize::from(run.rank)], run.expert);
+                prop_assert!(!resident.contains(run.expert));
+                prop_assert_eq!(run.bits, bits[usize::from(run.expert)]);
+            }
+            prop_assert!(found.near.is_sorted_by_key(|run| (core::cmp::Reverse(run.bits), run.rank)));
+            // Graham's bound against the best assignment of jobs to units, by trying all of them.
+            let lengths: StdVec<u32> = found.near.iter().take(6).map(|run| run.bits.into()).collect();
+            let best = (0..units.pow(lengths.len() as u32)).map(|assignment| {
+                let mut load = std::vec![0; units];
+                let mut rest = assignment;
+                for length in &lengths {
+                    load[rest % units] += length;
+                    rest /= units;
+                }
+                load.into_iter().max().unwrap()
+            });
+            let (m, found) = (units as u32, makespan(lengths.iter().copied(), units));
+            prop_assert!(found * 3 * m <= best.min().unwrap() * (4 * m - 1), "{lengths:?} on {units}: {found}");
+        }
+
+        #[test]
+        fn jobs_are_done_once_in_order_and_never_lost(
+            batches in prop::collection::vec(0usize..5, 1..20),
+            free in 1usize..4,
+            polls in 1u32..4,
+        ) {
+            let mut units = Units { running: StdVec::new(), free, polls, done: StdVec::new() };
+            let mut queue = Queue::<6>::new();
+            let (mut pushed, mut finished) = (0, 0);
+            for batch in batches {
+                let room = queue.room();
+                let jobs: StdVec<Job> = (pushed..pushed + batch as u16).map(job).collect();
+                match queue.push(&jobs) {
+                    Ok(()) => pushed += batch as u16,
+                    Err(error) => {
+                        prop_assert_eq!(error, DispatchError::Full);
+                        prop_assert!(batch > room && queue.room() == room);
+                    }
+                }
+                finished += queue.advance(&mut units);
+                prop_assert_eq!(queue.outstanding(), usize::from(pushed) - finished);
+            }
+            for _ in 0..200 {
+                finished += queue.advance(&mut units);
+            }
+            prop_assert_eq!(queue.outstanding(), 0);
+            prop_assert_eq!(finished, usize::from(pushed));
+            let mut done = units.done;
+            if free == 1 || polls == 1 {
+                prop_assert!(done.is_sorted(), "{done:?}");
+            }
+            done.sort_unstable();
+            prop_assert!(done.into_iter().eq(0..pushed));
+        }
+    }
+
+    #[test]
+    fn a_driver_that_reports_too_much_is_not_believed() {
+        struct Liar;
+        impl ExecutionUnits for Liar {
+            fn submit(&mut self, _: &Job) -> Result<(), Busy> {
+                Ok(())
+            }
+            fn poll(&mut self) -> Option<Job> {
+                Some(job(9))
+            }
+        }
+        let mut queue = Queue::<2>::new();
+        queue.push(&[job(1), job(2)]).unwrap();
+        assert_eq!((queue.advance(&mut Liar), queue.advance(&mut Liar), queue.advance(&mut Liar)), (0, 2, 0));
+        queue.push(&[job(1)]).unwrap();
+        queue.clear();
+        assert_eq!((queue.outstanding(), queue.room()), (0, 2));
+    }
+}

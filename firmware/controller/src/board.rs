@@ -1,0 +1,79 @@
+//! The board: what a port to another one writes anew. Here the serial port, the instruction counter and the watchdog of the
+//! emulated machines.
+
+use cptr_protocol::{InstructionCounter, Watchdog};
+use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
+
+/// The machine's serial port.
+#[derive(Debug, Default)]
+pub(crate) struct Port {
+    /// A byte that was there when somebody asked.
+    next: Option<u8>,
+}
+
+impl ErrorType for Port {
+    type Error = ErrorKind;
+}
+
+impl ReadReady for Port {
+    fn read_ready(&mut self) -> Result<bool, ErrorKind> {
+        self.next = self.next.or_else(cptr_rt::read);
+        Ok(self.next.is_some())
+    }
+}
+
+impl Read for Port {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
+        let Some(place) = bytes.first_mut() else { return Ok(0) };
+        while !self.read_ready()? {}
+        *place = self.next.take().unwrap_or(0);
+        Ok(1)
+    }
+}
+
+impl Write for Port {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        cptr_rt::write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<(), ErrorKind> {
+        Ok(())
+    }
+}
+
+/// The machine's instruction counter.
+#[derive(Debug)]
+pub(crate) struct Counter;
+
+impl InstructionCounter for Counter {
+    const BITS: u32 = cptr_rt::COUNTER_BITS;
+
+    fn ticks(&self) -> u64 {
+        cptr_rt::instructions()
+    }
+
+    fn instructions(ticks: u64) -> u64 {
+        cptr_rt::to_instructions(ticks)
+    }
+}
+
+/// The machine's watchdog; the mps2 boards have one, the others none.
+#[derive(Debug)]
+pub(crate) struct Dog;
+
+impl Dog {
+    /// Ticks of the core clock, half a second: a thousand times the longest turn of the main loop.
+    const TICKS: u32 = 12_500_000;
+
+    pub(crate) fn start() -> Self {
+        cptr_rt::start_watchdog(Self::TICKS);
+        Self
+    }
+}
+
+impl Watchdog for Dog {
+    fn feed(&mut self) {
+        cptr_rt::feed_watchdog();
+    }
+}

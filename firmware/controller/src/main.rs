@@ -1,0 +1,30 @@
+//! A near-data controller on an emulated board: serves the descriptors of a host over the serial port, for ever.
+//!
+//! The engine is `cptr-protocol`; this image is its memory, the board and the main loop.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod board;
+
+use cptr_protocol::{Controller, Layer, Serial, Untimed, serial, serve, wire};
+
+cptr_rt::entry!(image);
+
+/// Layers and experts per layer that there is memory for: 6.5 KiB a layer.
+const LAYERS: usize = 64;
+const EXPERTS: usize = 256;
+const REQUEST: usize = wire::max_request(EXPERTS);
+const ANSWER: usize = wire::max_answer(EXPERTS);
+
+static mut MEMORY: [Layer<EXPERTS>; LAYERS] = [const { Layer::new() }; LAYERS];
+
+fn image() -> bool {
+    let memory = &raw mut MEMORY;
+    // SAFETY: this function is called once, and nobody else names the memory.
+    let layers = unsafe { &mut *memory };
+    let (mut incoming, mut answer, mut outgoing) = ([0; REQUEST], [0; ANSWER], [0; serial::encoded(ANSWER)]);
+    let mut controller = Controller::new(layers, Untimed::default(), board::Counter);
+    let mut mailbox = Serial::new(board::Port::default(), &mut incoming, &mut answer, &mut outgoing);
+    // The port cannot fail.
+    let _ = serve(&mut controller, &mut mailbox, &mut board::Dog::start());
+    false
+}

@@ -1,0 +1,65 @@
+//! Model and policy, checked.
+
+use cptr_core::{Bounds, Eps, Gain, KalmanConfig, PhaseConfig, Router, TrackerConfig};
+
+use super::flag;
+use crate::wire::{Configure, MAX_K, Status};
+
+/// What [`Configure`] says, in the types of the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Configuration {
+    pub(super) layers: usize,
+    pub(super) experts: usize,
+    pub(super) router: Router<'static>,
+    pub(super) keep: usize,
+    pub(super) bounds: Bounds,
+    pub(super) capacity: usize,
+    pub(super) bits: u8,
+    pub(super) on_demand: bool,
+    pub(super) tracker: TrackerConfig,
+}
+
+impl Configuration {
+    /// Checks a descriptor against the memory: at most so many layers and experts.
+    pub(super) fn new(descriptor: &Configure, most_layers: usize, most_experts: usize) -> Result<Self, Status> {
+        let [layers, experts, capacity] =
+            [descriptor.layers, descriptor.experts, descriptor.capacity].map(|value| usize::from(value.get()));
+        let k = usize::from(descriptor.k);
+        if layers > most_layers || experts > most_experts || k > MAX_K {
+            return Err(Status::Capacity);
+        }
+        let in_range = layers >= 1
+            && (1..=experts).contains(&k)
+            && (1..=experts).contains(&capacity)
+            && (1..=16).contains(&descriptor.bits)
+            && descriptor.threshold >= 1
+            && descriptor.reserved == [0; 3];
+        if !in_range {
+            return Err(Status::Value);
+        }
+        let router = match descriptor.scoring {
+            0 => Router::softmax_all(k),
+            1 => Router::softmax_selected(k),
+            2 => Router::sigmoid_grouped(k, 1, 1, &[]),
+            _ => return Err(Status::Value),
+        };
+        let error = flag(descriptor.bounds_error)?.then(|| Eps::from_bits(descriptor.error.get()));
+        let [slow, reopened, fast] =
+            [descriptor.slow, descriptor.reopened, descriptor.fast].map(|gain| Gain::from_bits(gain.get()));
+        Ok(Self {
+            layers,
+            experts,
+            router,
+            keep: descriptor.keep.into(),
+            bounds: Bounds { mass: Eps::from_bits(descriptor.eps.get()), error },
+            capacity,
+            bits: descriptor.bits,
+            on_demand: flag(descriptor.on_demand)?,
+            tracker: TrackerConfig {
+                kalman: KalmanConfig::from_gains(slow, reopened),
+                fast_gain: fast,
+                phase: PhaseConfig { threshold: descriptor.threshold, ..PhaseConfig::default() },
+            },
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! What the controller knows of one layer.
+
+use cptr_core::bits::Split;
+use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::{Eps, ExpertSet, Experts, Gate, Levels, Metrics, Selection, Tracker, TrackerConfig, words_for};
+use heapless::Vec;
+use zerocopy::little_endian::U16;
+
+use super::configuration::Configuration;
+use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
+
+/// State of one layer of at most E experts: 25 bytes for each, and 216 beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer<const E: usize> {
+    tracker: Tracker<Vec<Levels, E>>,
+    /// What the prefill asked of each expert.
+    demand: Vec<Demand, E>,
+    /// Bits per weight of each expert's replica near the data.
+    bits: Vec<u8, E>,
+    resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
+    /// Experts that the last token ran.
+    previous: Vec<u16, MAX_K>,
+    metrics: Metrics,
+    /// Whether experts were placed.
+    placed: bool,
+}
+
+impl<const E: usize> Default for Layer<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const E: usize> Layer<E> {
+    /// Nothing is known; no experts yet.
+    pub const fn new() -> Self {
+        Self {
+            tracker: Tracker::over(Vec::new()),
+            demand: Vec::new(),
+            bits: Vec::new(),
+            resident: ExpertSet::new(),
+            previous: Vec::new(),
+            metrics: Metrics {
+                tokens: 0,
+                runs: 0,
+                misses: 0,
+                substituted: 0,
+                runs_with_predecessor: 0,
+                switches: 0,
+                lost_locks: 0,
+            },
+            placed: false,
+        }
+    }
+
+    /// As new, for so many experts.
+    pub(super) fn clear(&mut self, experts: usize, bits: u8) {
+        let mut levels = Vec::new();
+        // All three hold as many: `experts` was checked against E.
+        let _ = levels.resize(experts, Levels::ZERO);
+        self.tracker = Tracker::over(levels);
+        self.demand.clear();
+        let _ = self.demand.resize(experts, Demand::default());
+        self.bits.clear();
+        let _ = self.bits.resize(experts, bits);
+        self.resident.clear();
+        self.previous.clear();
+        self.metrics = Metrics::default();
+        self.placed = false;
+    }
+
+    pub(super) const fn placed(&self) -> bool {
+        self.placed
+    }
+
+    pub(super) fn resident(&self) -> &Experts {
+        &self.resident
+    }
+
+    pub(super) fn bits(&self) -> &[u8] {
+        &self.bits
+    }
+
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Takes what a token of the prompt chose.
+    pub(super) fn observe(&mut self, chosen: &[u16], weights: &[Gate]) {
+        Demand::observe(&mut self.demand, chosen, weights);
+    }
+
+    /// Makes the most important experts resident and gives the others their bits; answers with the ids of the former.
+    pub(super) fn place(
+        &mut self,
+        descriptor: &Place,
+        configuration: Configuration,
+        answer: &mut Writer<'_>,
+    ) -> Result<(), Status> {
+        let hot = usize::from(descriptor.hot.get());
+        let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
+        let placed: usize = hot + split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        if hot > configuration.capacity || placed != configuration.experts {
+            return Err(Status::Value);
+        }
+        if self.demand.iter().all(|demand| demand.count == 0) {
+            return Err(Status::Order);
+        }
+        let (mut values, mut order) = ([Gate::ZERO; E], [0; E]);
+        let values = values.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
+        let order = order.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
+        importance(&self.demand, Eps::from_bits(descriptor.alpha.get()), values);
+        rank(values, order);
+        self.resident.clear();
+        for (place, &expert) in order.iter().enumerate() {
+            match place.checked_sub(hot) {
+                None => {
+                    self.resident.insert(expert);
+                    answer.put(&U16::new(expert));
+                }
+                Some(cold) => {
+                    if let (Some(to), Some(bits)) = (self.bits.get_mut(usize::from(expert)), split.bits(cold)) {
+                        *to = bits;
+                    }
+                }
+            }
+        }
+        // The next prompt begins with nothing.
+        self.demand.fill(Demand::default());
+        self.placed = true;
+        Ok(())
+    }
+
+    /// Counts what a token runs, before anything is loaded for it.
+    pub(super) fn count(&mut self, chosen: &Selection<MAX_K>, starts_sequence: bool) {
+        let previous = if starts_sequence { &[][..] } else { &self.previous };
+        self.metrics.count(&chosen.experts, previous, &self.resident, chosen.substituted, false);
+        self.previous.clone_from(&chosen.experts);
+    }
+
+    /// Makes the experts of a token resident, as long as there is room or somebody who may go.
+    pub(super) fn load(&mut self, chosen: &[u16], capacity: usize) -> Vec<Load, MAX_K> {
+        let mut loads = Vec::new();
+        let mut room = capacity.saturating_sub(self.resident.len());
+        for &expert in chosen {
+            if self.resident.contains(expert) {
+                continue;
+            }
+            let victim = if room > 0 {
+                room -= 1;
+                NOBODY
+            } else if let Some(victim) = self.tracker.victim(&self.resident, chosen) {
+                self.resident.remove(victim);
+                victim
+            } else {
+                continue;
+            };
+            self.resident.insert(expert);
+            // At most one for each of the chosen, which are as many.
+            let _ = loads.push(Load { expert: expert.into(), victim: victim.into() });
+        }
+        loads
+    }
+
+    /// Learns what a token wanted.
+    pub(super) fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) {
+        let step = self.tracker.update(config, wanted);
+        self.metrics.lost_locks = self.metrics.lost_locks.saturating_add(u64::from(step.lost_lock));
+    }
+}

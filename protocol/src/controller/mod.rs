@@ -1,0 +1,347 @@
+//! The engine: requests in, answers out.
+//!
+//! [`Controller::handle`] is the critical path: check, choose, say who goes, hand cold experts to the execution units. [`Controller::idle`] is what
+//! comes after the answer: the update of the layer's tracker, and the units' queue. What a request finds does not depend on how much idle time
+//! there was: `handle` does what `idle` has left over first.
+
+mod configuration;
+mod layer;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue};
+use cptr_core::{Gate, Logit, Metrics, Router};
+use heapless::Vec;
+use zerocopy::little_endian::{U16, U32};
+
+use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
+use configuration::Configuration;
+pub use layer::Layer;
+
+/// Jobs that may wait for the execution units.
+pub const QUEUE: usize = 64;
+
+/// A counter of the instructions that the processor has executed.
+pub trait InstructionCounter {
+    /// Bits after which it wraps, at most 63; 0: nothing is counted.
+    const BITS: u32;
+
+    /// Its value.
+    fn ticks(&self) -> u64;
+
+    /// Instructions in a number of ticks.
+    fn instructions(ticks: u64) -> u64;
+}
+
+/// No counter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uncounted;
+
+impl InstructionCounter for Uncounted {
+    const BITS: u32 = 0;
+
+    fn ticks(&self) -> u64 {
+        0
+    }
+
+    fn instructions(_: u64) -> u64 {
+        0
+    }
+}
+
+/// Execution units in place of a device's: done with every job when they are asked for the next time.
+#[derive(Debug, Clone, Default)]
+pub struct Untimed {
+    running: Vec<Job, MAX_K>,
+}
+
+impl ExecutionUnits for Untimed {
+    fn submit(&mut self, job: &Job) -> Result<(), Busy> {
+        self.running.push(*job).map_err(|_| Busy)
+    }
+
+    fn poll(&mut self) -> Option<Job> {
+        self.running.pop()
+    }
+}
+
+/// Ticks of each part of the work; sums saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Ticks {
+    select: u64,
+    decide: u64,
+    update: u64,
+}
+
+/// What is left to do for the last token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pending {
+    layer: usize,
+    wanted: Vec<u16, MAX_K>,
+}
+
+/// The controller: layers in the caller's memory, a driver of the execution units, a counter of instructions.
+#[derive(Debug)]
+pub struct Controller<'a, U, C, const E: usize> {
+    layers: &'a mut [Layer<E>],
+    units: U,
+    counter: C,
+    configuration: Option<Configuration>,
+    /// Sequence number that the next request must have; `None` after the start.
+    next: Option<u32>,
+    pending: Option<Pending>,
+    queue: Queue<QUEUE>,
+    ticks: Ticks,
+    jobs: u64,
+    refused: u32,
+    /// Logits of the last token.
+    logits: [Logit; E],
+}
+
+impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a, U, C, E> {
+    /// A controller for as many layers as there is memory for, of at most E experts ([`wire::MAX_EXPERTS`] count).
+    pub const fn new(layers: &'a mut [Layer<E>], units: U, counter: C) -> Self {
+        Self {
+            layers,
+            units,
+            counter,
+            configuration: None,
+            next: None,
+            pending: None,
+            queue: Queue::new(),
+            ticks: Ticks { select: 0, decide: 0, update: 0 },
+            jobs: 0,
+            refused: 0,
+            logits: [Logit::ZERO; E],
+        }
+    }
+
+    /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a refusal fits.
+    ///
+    /// A request that is refused changes nothing but the count of refusals.
+    pub fn handle(&mut self, request: &[u8], answer: &mut [u8]) -> usize {
+        self.idle();
+        let room = answer.len();
+        let mut writer = Writer::new(answer);
+        let (kind, sequence, result) = match Frame::open(request) {
+            Err((status, sequence)) => (0, sequence, Err(status)),
+            Ok(Frame { header, .. }) if room < wire::max_answer(E) => {
+                (header.kind, header.sequence.get(), Err(Status::Length))
+            }
+            Ok(frame) => (frame.header.kind, frame.header.sequence.get(), self.execute(frame, &mut writer)),
+        };
+        let status = result.err().unwrap_or(Status::Done);
+        if status != Status::Done {
+            writer.clear();
+            self.refused = self.refused.saturating_add(1);
+        }
+        writer.finish(kind | ANSWER, sequence, status).len()
+    }
+
+    /// Does what can wait until after the answer; returns whether there was anything to do.
+    pub fn idle(&mut self) -> bool {
+        let finished = self.queue.advance(&mut self.units);
+        self.jobs = self.jobs.saturating_add(finished as u64);
+        let (Some(Pending { layer, wanted }), Some(configuration)) = (self.pending.take(), &self.configuration) else {
+            return finished > 0;
+        };
+        let begin = self.counter.ticks();
+        if let Some(layer) = self.layers.get_mut(layer) {
+            layer.update(&configuration.tracker, &wanted);
+        }
+        self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
+        true
+    }
+
+    fn execute(&mut self, frame: Frame<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let Frame { header, body } = frame;
+        let (command, sequence) = (Command::try_from(header.kind)?, header.sequence.get());
+        if header.status.get() != 0 {
+            return Err(Status::Value);
+        }
+        let counts = !matches!(command, Command::Identify | Command::Reset);
+        if counts && self.next.is_some_and(|next| next != sequence) {
+            return Err(Status::Sequence);
+        }
+        match command {
+            Command::Identify => return self.identify(body, answer),
+            Command::Reset => self.reset(body)?,
+            Command::Configure => self.configure(body)?,
+            Command::Prefill => self.prefill(body)?,
+            Command::Place => self.place(body, answer)?,
+            Command::Token => self.token(sequence, body, answer)?,
+            Command::Counters => self.counters(body, answer)?,
+        }
+        self.next = Some(sequence.wrapping_add(1));
+        Ok(())
+    }
+
+    fn identify(&self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        body.end()?;
+        let limit = |value: usize, most: usize| U16::new(value.min(most) as u16);
+        answer.put(&wire::Identity {
+            layers: limit(self.layers.len(), usize::from(ALL_LAYERS)),
+            experts: limit(E, wire::MAX_EXPERTS),
+            k: MAX_K as u8,
+            counts: u8::from(C::BITS > 0),
+            queue: limit(QUEUE, usize::from(u16::MAX)),
+        });
+        Ok(())
+    }
+
+    fn reset(&mut self, body: Body<'_>) -> Result<(), Status> {
+        body.end()?;
+        self.configuration = None;
+        self.queue.clear();
+        Ok(())
+    }
+
+    fn configure(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Configure>()?;
+        body.end()?;
+        if self.configuration.is_some() {
+            return Err(Status::Order);
+        }
+        let configuration = Configuration::new(descriptor, self.layers.len(), E.min(wire::MAX_EXPERTS))?;
+        for layer in self.layers.iter_mut().take(configuration.layers) {
+            layer.clear(configuration.experts, configuration.bits);
+        }
+        (self.ticks, self.jobs) = (Ticks::default(), 0);
+        self.configuration = Some(configuration);
+        Ok(())
+    }
+
+    fn prefill(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Prefill>()?;
+        let (count, weighted) = (usize::from(descriptor.count), flag(descriptor.weighted)?);
+        let ids = body.take_all::<U16>(count)?;
+        let weights = body.take_all::<U32>(if weighted { count } else { 0 })?;
+        body.end()?;
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let layer = layer(self.layers, &configuration, descriptor.layer)?;
+        if count > configuration.router.k() {
+            return Err(Status::Length);
+        }
+        let chosen = experts(ids, configuration.experts)?;
+        let mut values = [Gate::ZERO; MAX_K];
+        for (value, weight) in values.iter_mut().zip(weights) {
+            *value = Some(Gate::from_bits(weight.get())).filter(|&weight| weight <= Gate::ONE).ok_or(Status::Value)?;
+        }
+        layer.observe(&chosen, values.get(..weights.len()).unwrap_or_default());
+        Ok(())
+    }
+
+    fn place(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Place>()?;
+        body.end()?;
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let layer = layer(self.layers, &configuration, descriptor.layer)?;
+        layer.place(descriptor, configuration, answer)
+    }
+
+    fn token(&mut self, sequence: u32, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let begin = self.counter.ticks();
+        let configuration = self.configuration.ok_or(Status::Order)?;
+        let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
+        let asked = token::Asked::read(body, &configuration, logits)?;
+        let layer = layer(self.layers, &configuration, asked.layer)?;
+        if !configuration.on_demand && !layer.placed() {
+            return Err(Status::Order);
+        }
+        let before = self.counter.ticks();
+        let chosen = token::choose(&configuration, logits, &asked, layer.resident())?;
+        let select = elapsed::<C>(before, self.counter.ticks());
+        let (runs, jobs) = token::dispatch(&configuration, logits, &asked, &chosen.experts, layer, sequence)?;
+        // The last thing that can be refused: from here on the state changes.
+        self.queue.push(&jobs).map_err(|_| Status::Busy)?;
+        layer.count(&chosen, asked.starts_sequence);
+        let loads =
+            if configuration.on_demand { layer.load(&chosen.experts, configuration.capacity) } else { Vec::new() };
+        let layer = asked.layer;
+        self.pending = Some(Pending { layer: usize::from(layer.get()), wanted: asked.wanted });
+        let decide = elapsed::<C>(begin, self.counter.ticks());
+        self.ticks.select = self.ticks.select.saturating_add(select);
+        self.ticks.decide = self.ticks.decide.saturating_add(decide);
+        let [select_instructions, decide_instructions] =
+            [select, decide].map(|ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX)));
+        answer.put(&wire::Decision {
+            layer,
+            runs: runs.len() as u8,
+            substituted: chosen.substituted as u8,
+            loads: loads.len() as u8,
+            reserved: [0; 3],
+            select_instructions,
+            decide_instructions,
+        });
+        answer.put(&runs[..]);
+        answer.put(&loads[..]);
+        Ok(())
+    }
+
+    fn counters(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let layer = *body.take::<U16>()?;
+        body.end()?;
+        let count = self.configuration.as_ref().ok_or(Status::Order)?.layers;
+        let layers = match usize::from(layer.get()) {
+            _ if layer.get() == ALL_LAYERS => self.layers.get(..count),
+            index if index < count => self.layers.get(index..=index),
+            _ => None,
+        };
+        let layers = layers.ok_or(Status::Layer)?;
+        let sum = |value: fn(&Metrics) -> u64| {
+            layers.iter().map(|layer| value(layer.metrics())).fold(0u64, u64::saturating_add).into()
+        };
+        answer.put(&wire::Counters {
+            tokens: sum(|m| m.tokens),
+            runs: sum(|m| m.runs),
+            misses: sum(|m| m.misses),
+            substituted: sum(|m| m.substituted),
+            runs_with_predecessor: sum(|m| m.runs_with_predecessor),
+            switches: sum(|m| m.switches),
+            lost_locks: sum(|m| m.lost_locks),
+            select_instructions: C::instructions(self.ticks.select).into(),
+            decide_instructions: C::instructions(self.ticks.decide).into(),
+            update_instructions: C::instructions(self.ticks.update).into(),
+            jobs: self.jobs.into(),
+            outstanding: (self.queue.outstanding() as u32).into(),
+            refused: self.refused.into(),
+        });
+        Ok(())
+    }
+}
+
+/// The layer of a number.
+fn layer<'l, const E: usize>(
+    layers: &'l mut [Layer<E>],
+    configuration: &Configuration,
+    index: U16,
+) -> Result<&'l mut Layer<E>, Status> {
+    let layers = layers.get_mut(..configuration.layers);
+    layers.and_then(|layers| layers.get_mut(usize::from(index.get()))).ok_or(Status::Layer)
+}
+
+/// Ticks from one reading of a counter to a later one.
+fn elapsed<C: InstructionCounter>(from: u64, to: u64) -> u64 {
+    to.wrapping_sub(from) & ((1 << C::BITS) - 1)
+}
+
+/// A list of distinct ids below `count`.
+fn experts(ids: &[U16], count: usize) -> Result<Vec<u16, MAX_K>, Status> {
+    let mut list = Vec::<u16, MAX_K>::new();
+    for id in ids {
+        list.push(id.get()).map_err(|_| Status::Length)?;
+    }
+    Router::ids_only::<MAX_K>(&list, count).map_err(|_| Status::Id)
+}
+
+fn flag(value: u8) -> Result<bool, Status> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Status::Value),
+    }
+}
+
+// The body of every answer fits what `handle` asks for.
+const _: () = assert!(wire::max_answer(0) >= OVERHEAD + size_of::<wire::Counters>());

@@ -1,0 +1,581 @@
+//! The engine from the outside: conversations, refusals, and bytes that no host would send.
+
+use cptr_core::dispatch::ExecutionUnits;
+use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::{Bounds, Eps, ExpertSet, Gate, Levels, Logit, Router, Tracker, TrackerConfig, select};
+use proptest::prelude::*;
+use std::vec::Vec;
+use zerocopy::little_endian::{I32, U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::*;
+use crate::wire::{Configure, Counters, Decision, Identity, Load, NOBODY, Place, Prefill, Run, Token};
+
+const E: usize = 16;
+const LAYERS: usize = 3;
+const K: usize = 4;
+
+type Engine<'a, U = Untimed> = Controller<'a, U, Uncounted, E>;
+
+fn memory() -> [Layer<E>; LAYERS] {
+    [const { Layer::new() }; LAYERS]
+}
+
+/// Two layers of 12 experts, 4 per token, 5 in fast memory.
+fn configuration() -> Configure {
+    Configure {
+        layers: 2.into(),
+        experts: 12.into(),
+        k: K as u8,
+        keep: 1,
+        scoring: 1,
+        on_demand: 1,
+        capacity: 5.into(),
+        bits: 2,
+        threshold: 10,
+        eps: (1 << 28).into(),
+        bounds_error: 0,
+        reserved: [0; 3],
+        error: 0.into(),
+        slow: (1 << 26).into(),
+        reopened: (u32::MAX / 20).into(),
+        fast: (1 << 29).into(),
+    }
+}
+
+fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut buffer = std::vec![0; OVERHEAD + body.len()];
+    let mut writer = Writer::new(&mut buffer);
+    writer.put(body);
+    writer.finish(kind, sequence, Status::Done).to_vec()
+}
+
+/// A descriptor and the bytes of what follows it.
+fn body<T: IntoBytes + Immutable>(descriptor: &T, rest: &[u8]) -> Vec<u8> {
+    [descriptor.as_bytes(), rest].concat()
+}
+
+/// The status and the body of the answer to a frame; checks what holds for every answer.
+fn answer<U: ExecutionUnits>(engine: &mut Engine<'_, U>, request: &[u8]) -> (Status, Vec<u8>) {
+    let mut buffer = [0; wire::max_answer(E)];
+    let length = engine.handle(request, &mut buffer);
+    let found = Frame::open(&buffer[..length]).expect("every answer is a frame");
+    let status = Status::from_number(found.header.status.get()).expect("a known status");
+    if let Ok(asked) = Frame::open(request) {
+        assert_eq!(found.header.kind, asked.header.kind | ANSWER);
+        assert_eq!(found.header.sequence, asked.header.sequence);
+    }
+    assert!(status == Status::Done || found.body.rest().is_empty());
+    (status, found.body.rest().to_vec())
+}
+
+fn ask<U: ExecutionUnits>(
+    engine: &mut Engine<'_, U>,
+    command: Command,
+    sequence: u32,
+    body: &[u8],
+) -> (Status, Vec<u8>) {
+    answer(engine, &frame(command as u8, sequence, body))
+}
+
+fn token(layer: u16, logits: &[Logit], wanted: &[u16], starts_sequence: bool) -> Vec<u8> {
+    let head = Token {
+        layer: layer.into(),
+        experts: (logits.len() as u16).into(),
+        wanted: wanted.len() as u8,
+        starts_sequence: starts_sequence.into(),
+        reserved: 0.into(),
+    };
+    let logits: Vec<I32> = logits.iter().map(|logit| I32::new(logit.to_bits())).collect();
+    let wanted: Vec<U16> = wanted.iter().copied().map(U16::new).collect();
+    body(&head, &[logits.as_bytes(), wanted.as_bytes()].concat())
+}
+
+fn decision(bytes: &[u8]) -> (Decision, Vec<Run>, Vec<Load>) {
+    let (head, rest) = Decision::read_from_prefix(bytes).unwrap();
+    let (runs, rest) = <[Run]>::ref_from_prefix_with_elems(rest, head.runs.into()).unwrap();
+    let (loads, rest) = <[Load]>::ref_from_prefix_with_elems(rest, head.loads.into()).unwrap();
+    assert!(rest.is_empty());
+    (head, runs.to_vec(), loads.to_vec())
+}
+
+/// Everything that a refusal must leave as it is.
+fn state<U: ExecutionUnits>(engine: &mut Engine<'_, U>) -> impl PartialEq + std::fmt::Debug + use<U> {
+    for _ in 0..10 {
+        engine.idle();
+    }
+    let queue = (engine.queue.room(), engine.queue.outstanding(), engine.jobs);
+    (engine.layers.to_vec(), engine.configuration, engine.next, engine.pending.clone(), queue, engine.ticks)
+}
+
+fn logits() -> impl Strategy<Value = Vec<Logit>> {
+    let small = (-40i32..40).prop_map(|v| Logit::from_num(v) / 16);
+    prop_oneof![prop::collection::vec(small, 12), prop::collection::vec(any::<i32>().prop_map(Logit::from_bits), 12),]
+}
+
+/// The policy written out with the core's functions.
+struct Policy {
+    tracker: Tracker<[Levels; 12]>,
+    resident: ExpertSet<1>,
+}
+
+impl Policy {
+    fn new() -> Self {
+        Self { tracker: Tracker::new(), resident: ExpertSet::new() }
+    }
+
+    fn step(&mut self, router: &Router<'_>, logits: &[Logit], wanted: &[u16]) -> (Vec<Run>, Vec<Load>) {
+        let bounds = Bounds::from(Eps::from_bits(1 << 28));
+        let chosen = select::<16>(router, bounds, 1, logits, wanted, &self.resident).unwrap().experts;
+        let mut weights = [Gate::ZERO; 16];
+        router.weights(logits, &chosen, &mut weights);
+        let run = |(&expert, weight): (&u16, Gate)| Run {
+            expert: expert.into(),
+            bits: if self.resident.contains(expert) { 0 } else { 2 },
+            stand_in: u8::from(!wanted.contains(&expert)),
+            weight: weight.to_bits().into(),
+        };
+        let runs = chosen.iter().zip(weights).map(run).collect();
+        let mut loads = Vec::new();
+        for &expert in &chosen {
+            if self.resident.insert(expert) {
+                let full = self.resident.len() > 5;
+                // The new one is among the chosen and stays.
+                let victim = if full { self.tracker.victim(&self.resident, &chosen).unwrap() } else { NOBODY };
+                self.resident.remove(victim);
+                loads.push(Load { expert: expert.into(), victim: victim.into() });
+            }
+        }
+        self.tracker.update(&TrackerConfig::default(), wanted);
+        (runs, loads)
+    }
+}
+
+proptest! {
+    #[test]
+    fn decisions_are_those_of_the_core(
+        tokens in prop::collection::vec((0u16..2, logits(), any::<bool>(), 0usize..3), 1..60),
+        scoring in 0u8..3,
+    ) {
+        let router = [Router::softmax_all(K), Router::softmax_selected(K), Router::sigmoid_grouped(K, 1, 1, &[])][usize::from(scoring)];
+        let mut memory = memory();
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+        prop_assert_eq!(ask(&mut engine, Command::Configure, 7, Configure { scoring, ..configuration() }.as_bytes()).0, Status::Done);
+        let mut policies = [Policy::new(), Policy::new()];
+        let mut misses = 0;
+        for ((layer, logits, given, idle), sequence) in tokens.iter().zip(8..) {
+            let wanted = router.top_k::<16>(logits).unwrap();
+            let list: &[u16] = if *given { &wanted } else { &[] };
+            let (status, bytes) = ask(&mut engine, Command::Token, sequence, &token(*layer, logits, list, false));
+            prop_assert_eq!(status, Status::Done);
+            let (head, runs, loads) = decision(&bytes);
+            let expected = policies[usize::from(*layer)].step(&router, logits, &wanted);
+            prop_assert_eq!(head.layer.get(), *layer);
+            prop_assert_eq!(head.substituted, runs.iter().map(|run| run.stand_in).sum::<u8>());
+            misses += runs.iter().filter(|run| run.bits > 0).count() as u64;
+            prop_assert_eq!((runs, loads), expected);
+            // Whatever there is of idle time.
+            for _ in 0..*idle {
+                engine.idle();
+            }
+        }
+        // After a reset the same tokens find the same.
+        let again = 8 + tokens.len() as u32;
+        let before = state(&mut engine);
+        prop_assert_eq!(ask(&mut engine, Command::Reset, 6, &[]).0, Status::Done);
+        ask(&mut engine, Command::Configure, 7, Configure { scoring, ..configuration() }.as_bytes());
+        for ((layer, logits, ..), sequence) in tokens.iter().zip(8..) {
+            prop_assert_eq!(ask(&mut engine, Command::Token, sequence, &token(*layer, logits, &[], false)).0, Status::Done);
+        }
+        prop_assert!(state(&mut engine) == before);
+        let (status, bytes) = ask(&mut engine, Command::Counters, again, &ALL_LAYERS.to_le_bytes());
+        prop_assert_eq!(status, Status::Done);
+        let counters = Counters::read_from_bytes(&bytes).unwrap();
+        prop_assert_eq!(counters.tokens.get(), tokens.len() as u64);
+        prop_assert_eq!((counters.misses.get(), counters.jobs.get(), counters.outstanding.get()), (misses, misses, 0));
+    }
+
+    #[test]
+    fn bytes_of_any_kind_are_refused_and_change_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200), configured: bool) {
+        let mut memory = memory();
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+        if configured {
+            ask(&mut engine, Command::Configure, 0, configuration().as_bytes());
+        }
+        let before = state(&mut engine);
+        let (status, _) = answer(&mut engine, &bytes);
+        prop_assert_eq!(status, Status::Frame);
+        prop_assert!(state(&mut engine) == before);
+    }
+
+    /// Frames with the right checksum and any contents, between requests that are right.
+    #[test]
+    fn whatever_is_refused_changes_nothing(
+        requests in prop::collection::vec((0usize..8, any::<u8>(), logits(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..3)), 1..40),
+        on_demand: bool,
+    ) {
+        let mut memory = memory();
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+        let configuration = Configure { on_demand: on_demand.into(), ..configuration() };
+        let mut sequence = 0;
+        for (kind, noise, logits, changes) in requests {
+            let layer = u16::from(noise % 3);
+            let ids = [noise % 12, (noise / 2) % 12, 5, 7].map(|id| U16::new(id.into()));
+            let (command, mut body) = match kind {
+                0 => (Command::Identify, Vec::new()),
+                1 => (Command::Reset, Vec::new()),
+                2 | 3 => (Command::Configure, configuration.as_bytes().to_vec()),
+                4 => (Command::Prefill, body(&Prefill { layer: layer.into(), count: 4, weighted: 0 }, ids.as_bytes())),
+                5 => (Command::Place, body(&Place { layer: layer.into(), hot: 4.into(), alpha: (1 << 31).into(), split: [2, 3, 2, 1].map(U16::new) }, &[])),
+                6 => (Command::Token, token(layer, &logits, &ids.map(U16::get), noise & 1 != 0)),
+                _ => (Command::Counters, layer.to_le_bytes().to_vec()),
+            };
+            for (index, byte) in changes {
+                if !body.is_empty() {
+                    let index = index.index(body.len());
+                    body[index] = byte;
+                }
+            }
+            let before = state(&mut engine);
+            let (status, _) = ask(&mut engine, command, sequence, &body);
+            if status == Status::Done {
+                sequence += u32::from(command != Command::Identify);
+            } else {
+                prop_assert!(state(&mut engine) == before, "{:?} {:?}", command, status);
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_of_any_length_are_checked(kind in 0u8..12, length in 0usize..120, configured: bool, byte: u8) {
+        let mut memory = memory();
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+        if configured {
+            ask(&mut engine, Command::Configure, 0, configuration().as_bytes());
+        }
+        let before = state(&mut engine);
+        let (status, _) = answer(&mut engine, &frame(kind, 1, &std::vec![byte; length]));
+        let empty = length == 0 && [Command::Identify as u8, Command::Reset as u8].contains(&kind);
+        if !empty && status != Status::Done {
+            prop_assert!(state(&mut engine) == before);
+        }
+        prop_assert!(Command::try_from(kind).is_ok() || status == Status::Command);
+    }
+}
+
+/// The status of a request to an engine in the state that `prepare` leaves it in; checks that a refusal changes nothing.
+fn refusal(prepare: &[(Command, Vec<u8>)], command: Command, body: &[u8]) -> Status {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    for ((command, body), sequence) in prepare.iter().zip(0..) {
+        assert_eq!(ask(&mut engine, *command, sequence, body).0, Status::Done, "{command:?}");
+    }
+    let before = state(&mut engine);
+    let (status, _) = ask(&mut engine, command, prepare.len() as u32, body);
+    assert!(status == Status::Done || state(&mut engine) == before);
+    status
+}
+
+fn configured(on_demand: u8) -> Vec<(Command, Vec<u8>)> {
+    std::vec![(Command::Configure, Configure { on_demand, ..configuration() }.as_bytes().to_vec())]
+}
+
+#[test]
+fn commands_out_of_order() {
+    let zeros = [Logit::ZERO; 12];
+    let counters = ALL_LAYERS.to_le_bytes().to_vec();
+    let prefill = body(&Prefill { layer: 0.into(), count: 1, weighted: 0 }, &[3, 0]);
+    let place = Place { layer: 0.into(), hot: 5.into(), alpha: 0.into(), split: [7, 0, 0, 0].map(U16::new) };
+    let place = place.as_bytes().to_vec();
+    let wanted = token(0, &zeros, &[], true);
+    for (command, body) in [
+        (Command::Prefill, &prefill),
+        (Command::Place, &place),
+        (Command::Token, &wanted),
+        (Command::Counters, &counters),
+    ] {
+        assert_eq!(refusal(&[], command, body), Status::Order, "{command:?} before it is configured");
+    }
+    assert_eq!(refusal(&configured(1), Command::Configure, configuration().as_bytes()), Status::Order);
+    assert_eq!(refusal(&configured(0), Command::Place, &place), Status::Order, "without a prefill");
+    assert_eq!(refusal(&configured(0), Command::Token, &wanted), Status::Order, "before anything is placed");
+    let mut steps = configured(0);
+    steps.push((Command::Prefill, prefill));
+    steps.push((Command::Place, place));
+    assert_eq!(refusal(&steps, Command::Token, &wanted), Status::Done);
+    steps.push((Command::Reset, Vec::new()));
+    assert_eq!(refusal(&steps, Command::Token, &wanted), Status::Order);
+    assert_eq!(refusal(&steps, Command::Configure, configuration().as_bytes()), Status::Done);
+}
+
+#[test]
+fn configurations_out_of_range() {
+    let good = configuration();
+    let try_one = |change: &dyn Fn(&mut Configure)| {
+        let mut configure = good;
+        change(&mut configure);
+        refusal(&[], Command::Configure, configure.as_bytes())
+    };
+    assert_eq!(try_one(&|_| ()), Status::Done);
+    let values: [&dyn Fn(&mut Configure); 13] = [
+        &|c| c.layers = 0.into(),
+        &|c| c.experts = 0.into(),
+        &|c| c.experts = 3.into(),
+        &|c| c.k = 0,
+        &|c| c.k = 13,
+        &|c| c.capacity = 0.into(),
+        &|c| c.capacity = 13.into(),
+        &|c| c.bits = 0,
+        &|c| c.bits = 17,
+        &|c| c.threshold = 0,
+        &|c| c.scoring = 3,
+        &|c| c.on_demand = 2,
+        &|c| (c.bounds_error, c.reserved[1]) = (2, 0),
+    ];
+    for (index, change) in values.iter().enumerate() {
+        assert_eq!(try_one(change), Status::Value, "{index}");
+    }
+    assert_eq!(try_one(&|c| c.reserved[2] = 1), Status::Value);
+    let capacities: [&dyn Fn(&mut Configure); 3] =
+        [&|c| c.layers = 4.into(), &|c| c.experts = 17.into(), &|c| c.k = 17];
+    for change in capacities {
+        assert_eq!(try_one(change), Status::Capacity);
+    }
+    // The largest of everything.
+    let largest = |c: &mut Configure| {
+        (c.layers, c.experts, c.k, c.capacity) = (3.into(), 16.into(), 16, 16.into());
+        (c.keep, c.bits, c.threshold, c.bounds_error) = (255, 16, 255, 1);
+        (c.eps, c.error, c.slow, c.reopened, c.fast) =
+            (u32::MAX.into(), u32::MAX.into(), u32::MAX.into(), u32::MAX.into(), u32::MAX.into());
+    };
+    assert_eq!(try_one(&largest), Status::Done);
+}
+
+#[test]
+fn tokens_out_of_range() {
+    let zeros = [Logit::ZERO; 12];
+    let wanted = [0, 1, 2, 3];
+    let token_of = |body: &[u8]| refusal(&configured(1), Command::Token, body);
+    let good = token(0, &zeros, &wanted, true);
+    assert_eq!(token_of(&good), Status::Done);
+    assert_eq!(token_of(&token(2, &zeros, &wanted, true)), Status::Layer, "there is memory, but no such layer");
+    assert_eq!(token_of(&token(u16::MAX, &zeros, &wanted, true)), Status::Layer);
+    assert_eq!(token_of(&token(0, &zeros, &[0, 1, 2, 12], true)), Status::Id);
+    assert_eq!(token_of(&token(0, &zeros, &[0, 1, 2, 2], true)), Status::Id);
+    assert_eq!(token_of(&token(0, &zeros, &[0, 1, 2], true)), Status::Length);
+    assert_eq!(token_of(&token(0, &zeros, &[0, 1, 2, 3, 4], true)), Status::Length);
+    assert_eq!(token_of(&token(0, &zeros[..11], &wanted, true)), Status::Length);
+    assert_eq!(token_of(&good[..good.len() - 1]), Status::Length);
+    assert_eq!(token_of(&[&good[..], &[0]].concat()), Status::Length);
+    for (place, value) in [(5, 2), (6, 1), (7, 1)] {
+        let mut bytes = good.clone();
+        bytes[place] = value;
+        assert_eq!(token_of(&bytes), Status::Value, "{place}");
+    }
+}
+
+#[test]
+fn prefill_and_placement_out_of_range() {
+    let prefill_of = |prefill: Prefill, ids: &[u16], weights: &[u32]| {
+        let ids: Vec<U16> = ids.iter().copied().map(U16::new).collect();
+        let weights: Vec<U32> = weights.iter().copied().map(U32::new).collect();
+        let body = body(&prefill, &[ids.as_bytes(), weights.as_bytes()].concat());
+        refusal(&configured(0), Command::Prefill, &body)
+    };
+    let prefill = Prefill { layer: 0.into(), count: 2, weighted: 1 };
+    assert_eq!(prefill_of(prefill, &[1, 2], &[1 << 31, 0]), Status::Done);
+    assert_eq!(prefill_of(prefill, &[1, 2], &[(1 << 31) + 1, 0]), Status::Value);
+    assert_eq!(prefill_of(prefill, &[1, 2], &[0]), Status::Length);
+    assert_eq!(prefill_of(prefill, &[1, 1], &[0, 0]), Status::Id);
+    assert_eq!(prefill_of(prefill, &[1, 12], &[0, 0]), Status::Id);
+    assert_eq!(prefill_of(Prefill { layer: 2.into(), ..prefill }, &[1, 2], &[0, 0]), Status::Layer);
+    assert_eq!(prefill_of(Prefill { weighted: 2, ..prefill }, &[1, 2], &[0, 0]), Status::Value);
+    assert_eq!(prefill_of(Prefill { count: 5, weighted: 0, ..prefill }, &[1, 2, 3, 4, 5], &[]), Status::Length);
+    let mut steps = configured(0);
+    steps.push((Command::Prefill, body(&Prefill { weighted: 0, ..prefill }, &[1, 0, 2, 0])));
+    let place = Place { layer: 0.into(), hot: 5.into(), alpha: 0.into(), split: [4, 3, 0, 0].map(U16::new) };
+    let prepared = steps.clone();
+    let place_of = |place: Place| refusal(&prepared, Command::Place, place.as_bytes());
+    assert_eq!(place_of(place), Status::Done);
+    assert_eq!(place_of(Place { layer: 2.into(), ..place }), Status::Layer);
+    assert_eq!(place_of(Place { layer: 1.into(), ..place }), Status::Order, "no prefill in this layer");
+    assert_eq!(place_of(Place { hot: 6.into(), split: [6, 0, 0, 0].map(U16::new), ..place }), Status::Value);
+    assert_eq!(place_of(Place { hot: 4.into(), ..place }), Status::Value);
+    assert_eq!(place_of(Place { split: [u16::MAX; 4].map(U16::new), ..place }), Status::Value);
+    steps.push((Command::Place, place.as_bytes().to_vec()));
+    assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Order, "the prefill is used up");
+    let counters_of = |layer: u16| refusal(&steps, Command::Counters, &layer.to_le_bytes());
+    assert_eq!([0, 1, 2, ALL_LAYERS].map(counters_of), [Status::Done, Status::Done, Status::Layer, Status::Done]);
+}
+
+#[test]
+fn a_placement_is_the_papers() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    ask(&mut engine, Command::Configure, 0, Configure { on_demand: 0, ..configuration() }.as_bytes());
+    let mut demand = [Demand::default(); 12];
+    for sequence in 1..=50u32 {
+        let ids = [sequence % 3, 3 + sequence % 4, 8, 11].map(|id| id as u16);
+        let weights = [3, 9, sequence, 77].map(|weight| Gate::from_bits(weight << 20));
+        Demand::observe(&mut demand, &ids, &weights);
+        let weights = weights.map(|weight| U32::new(weight.to_bits()));
+        let rest = [ids.map(U16::new).as_bytes(), weights.as_bytes()].concat();
+        let prefill = Prefill { layer: 1.into(), count: 4, weighted: 1 };
+        assert_eq!(ask(&mut engine, Command::Prefill, sequence, &body(&prefill, &rest)).0, Status::Done);
+    }
+    let (mut values, mut order) = ([Gate::ZERO; 12], [0; 12]);
+    importance(&demand, Eps::from_bits(1 << 31), &mut values);
+    rank(&values, &mut order);
+    let place = Place { layer: 1.into(), hot: 5.into(), alpha: (1 << 31).into(), split: [3, 2, 1, 1].map(U16::new) };
+    let (status, bytes) = ask(&mut engine, Command::Place, 51, place.as_bytes());
+    let expected: Vec<u8> = order[..5].iter().flat_map(|expert| expert.to_le_bytes()).collect();
+    assert_eq!((status, bytes), (Status::Done, expected));
+    let wanted = [order[0], order[5], order[6], order[11]];
+    let (status, bytes) = ask(&mut engine, Command::Token, 52, &token(1, &[Logit::ZERO; 12], &wanted, true));
+    assert_eq!(status, Status::Done);
+    let (_, runs, loads) = decision(&bytes);
+    assert!(loads.is_empty());
+    let bits = |expert: u16| runs.iter().find(|run| run.expert.get() == expert).map(|run| run.bits);
+    // Whoever was chosen: the hot ones run on the GPU, the others at the bits of their rank.
+    for run in &runs {
+        let place = order.iter().position(|&expert| expert == run.expert.get()).unwrap();
+        let expected = [0, 0, 0, 0, 0, 4, 3, 2, 2, 1, 1, 1][place];
+        assert_eq!(bits(run.expert.get()), Some(expected));
+    }
+}
+
+#[test]
+fn frames_lost_or_doubled_are_noticed() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let counters = ALL_LAYERS.to_le_bytes();
+    // Any number begins; the last one is followed by 0.
+    assert_eq!(ask(&mut engine, Command::Configure, u32::MAX, configuration().as_bytes()).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Counters, u32::MAX, &counters).0, Status::Sequence);
+    assert_eq!(ask(&mut engine, Command::Counters, 1, &counters).0, Status::Sequence);
+    assert_eq!(ask(&mut engine, Command::Counters, 0, &counters).0, Status::Done);
+    // A refusal does not count, nor does asking who is there.
+    assert_eq!(ask(&mut engine, Command::Counters, 1, &[7, 0]).0, Status::Layer);
+    assert_eq!(ask(&mut engine, Command::Identify, 99, &[]).0, Status::Done);
+    let (status, bytes) = ask(&mut engine, Command::Counters, 1, &counters);
+    assert_eq!((status, Counters::read_from_bytes(&bytes).unwrap().refused.get()), (Status::Done, 3));
+    assert_eq!(ask(&mut engine, Command::Reset, 500, &[]).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Configure, 2, configuration().as_bytes()).0, Status::Sequence);
+    assert_eq!(ask(&mut engine, Command::Configure, 501, configuration().as_bytes()).0, Status::Done);
+}
+
+#[test]
+fn damaged_frames_and_other_versions() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let good = frame(Command::Configure as u8, 3, configuration().as_bytes());
+    assert_eq!(answer(&mut engine, &[]).0, Status::Frame);
+    assert_eq!(answer(&mut engine, &good[..good.len() - 1]).0, Status::Frame);
+    let sealed = |change: &dyn Fn(&mut [u8])| {
+        let mut content = good[..good.len() - 4].to_vec();
+        change(&mut content);
+        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&content);
+        [content, crc.to_le_bytes().to_vec()].concat()
+    };
+    for (place, value, status) in [
+        (0, 0, Status::Frame),
+        (2, 2, Status::Version),
+        (3, 99, Status::Command),
+        (3, Command::Configure as u8 | ANSWER, Status::Command),
+        (8, 35, Status::Length),
+        (9, 1, Status::Length),
+        (10, 1, Status::Value),
+    ] {
+        let found = answer(&mut engine, &sealed(&|bytes| bytes[place] = value));
+        assert_eq!(found.0, status, "byte {place}");
+    }
+    assert_eq!(engine.refused, 9);
+    assert_eq!(answer(&mut engine, &sealed(&|_| ())).0, Status::Done);
+}
+
+#[test]
+fn too_little_memory_for_the_answer_changes_nothing() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let request = frame(Command::Configure as u8, 0, configuration().as_bytes());
+    let mut buffer = [0; wire::max_answer(E)];
+    for room in 0..buffer.len() {
+        let length = engine.handle(&request, &mut buffer[..room]);
+        assert_eq!(length, if room < OVERHEAD { 0 } else { OVERHEAD });
+        assert!(engine.configuration.is_none());
+    }
+    assert_eq!(engine.handle(&request, &mut buffer), OVERHEAD);
+    assert!(engine.configuration.is_some());
+}
+
+#[test]
+fn a_full_queue_is_busy_until_a_unit_is_free() {
+    /// Units that take jobs or not.
+    struct Stuck(bool);
+    impl ExecutionUnits for Stuck {
+        fn submit(&mut self, _: &Job) -> Result<(), Busy> {
+            if self.0 { Err(Busy) } else { Ok(()) }
+        }
+        fn poll(&mut self) -> Option<Job> {
+            None
+        }
+    }
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Stuck(true), Uncounted);
+    // One expert fits in fast memory: at least three of four run near the data.
+    let configure = Configure { capacity: 1.into(), eps: 0.into(), ..configuration() };
+    ask(&mut engine, Command::Configure, 0, configure.as_bytes());
+    let request = token(0, &[Logit::ZERO; 12], &[4, 5, 6, 7], true);
+    let mut sequence = 1;
+    while ask(&mut engine, Command::Token, sequence, &request).0 == Status::Done {
+        sequence += 1;
+        assert!(sequence < 100, "the queue is full at some time");
+    }
+    let before = state(&mut engine);
+    assert_eq!(ask(&mut engine, Command::Token, sequence, &request).0, Status::Busy);
+    assert!(state(&mut engine) == before);
+    engine.units.0 = false;
+    assert_eq!(ask(&mut engine, Command::Token, sequence, &request).0, Status::Done, "the same request");
+}
+
+#[test]
+fn says_what_it_can_hold() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let (status, bytes) = ask(&mut engine, Command::Identify, 0, &[]);
+    let identity = Identity::read_from_bytes(&bytes).unwrap();
+    assert_eq!(status, Status::Done);
+    assert_eq!((identity.layers.get(), identity.experts.get(), identity.k, identity.counts), (3, 16, 16, 0));
+    assert_eq!(ask(&mut engine, Command::Identify, 0, &[0]).0, Status::Length);
+}
+
+#[test]
+fn instructions_are_summed_over_a_counter_that_wraps() {
+    /// Eight bits, two ticks an instruction, ten instructions from one reading to the next.
+    #[derive(Default)]
+    struct Clock(std::cell::Cell<u64>);
+    impl InstructionCounter for Clock {
+        const BITS: u32 = 8;
+        fn ticks(&self) -> u64 {
+            self.0.set(self.0.get() + 20);
+            self.0.get() & 0xFF
+        }
+        fn instructions(ticks: u64) -> u64 {
+            ticks / 2
+        }
+    }
+    let mut memory = memory();
+    let mut engine = Controller::<_, _, E>::new(&mut memory, Untimed::default(), Clock::default());
+    let mut buffer = [0; wire::max_answer(E)];
+    engine.handle(&frame(Command::Configure as u8, 0, configuration().as_bytes()), &mut buffer);
+    for sequence in 1..=40 {
+        let request = frame(Command::Token as u8, sequence, &token(0, &[Logit::ZERO; 12], &[], false));
+        let length = engine.handle(&request, &mut buffer);
+        let (head, _, _) = decision(Frame::open(&buffer[..length]).unwrap().body.rest());
+        assert_eq!((head.select_instructions.get(), head.decide_instructions.get()), (10, 30));
+    }
+    let length = engine.handle(&frame(Command::Counters as u8, 41, &[0, 0]), &mut buffer);
+    let counters = Counters::read_from_bytes(Frame::open(&buffer[..length]).unwrap().body.rest()).unwrap();
+    assert_eq!((counters.select_instructions.get(), counters.decide_instructions.get()), (400, 1200));
+    assert_eq!(counters.update_instructions.get(), 400);
+}

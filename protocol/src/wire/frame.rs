@@ -1,0 +1,197 @@
+//! Frames: checked on the way in, sealed on the way out.
+
+use crc::{CRC_32_ISCSI, Crc, Table};
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Header, MAGIC, Status, VERSION};
+
+const CRC: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&CRC_32_ISCSI);
+
+/// A frame whose checksum, magic, version and length are right.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// Its header.
+    pub header: &'a Header,
+    /// Its body.
+    pub body: Body<'a>,
+}
+
+impl<'a> Frame<'a> {
+    /// Checks a frame.
+    ///
+    /// # Errors
+    /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with the sequence number if the checksum is right, else 0.
+    pub fn open(bytes: &'a [u8]) -> Result<Self, (Status, u32)> {
+        let damaged = (Status::Frame, 0);
+        let (rest, crc) = U32::ref_from_suffix(bytes).map_err(|_| damaged)?;
+        let (header, body) = Header::ref_from_prefix(rest).map_err(|_| damaged)?;
+        if header.magic.get() != MAGIC || CRC.checksum(rest) != crc.get() {
+            return Err(damaged);
+        }
+        let status = match () {
+            () if header.version != VERSION => Status::Version,
+            () if usize::from(header.length.get()) != body.len() => Status::Length,
+            () => return Ok(Self { header, body: Body(body) }),
+        };
+        Err((status, header.sequence.get()))
+    }
+}
+
+/// What is left to read of a body.
+#[derive(Debug, Clone, Copy)]
+pub struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    /// Takes a descriptor.
+    ///
+    /// # Errors
+    /// [`Status::Length`] if the body is too short.
+    pub fn take<T: FromBytes + KnownLayout + Immutable + Unaligned>(&mut self) -> Result<&'a T, Status> {
+        let (value, rest) = T::ref_from_prefix(self.0).map_err(|_| Status::Length)?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    /// Takes an array.
+    ///
+    /// # Errors
+    /// [`Status::Length`] if the body is too short.
+    pub fn take_all<T: FromBytes + Immutable + Unaligned>(&mut self, count: usize) -> Result<&'a [T], Status> {
+        let (values, rest) = <[T]>::ref_from_prefix_with_elems(self.0, count).map_err(|_| Status::Length)?;
+        self.0 = rest;
+        Ok(values)
+    }
+
+    /// Whether all was read.
+    ///
+    /// # Errors
+    /// [`Status::Length`] if something is left.
+    pub fn end(self) -> Result<(), Status> {
+        if self.0.is_empty() { Ok(()) } else { Err(Status::Length) }
+    }
+
+    /// The bytes that are left.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// Writes a frame into the caller's memory.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    buffer: &'a mut [u8],
+    length: usize,
+    fits: bool,
+}
+
+impl<'a> Writer<'a> {
+    /// A frame with an empty body so far.
+    pub const fn new(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, length: size_of::<Header>(), fits: true }
+    }
+
+    /// Appends a descriptor or an array of them to the body.
+    pub fn put<T: IntoBytes + Immutable + ?Sized>(&mut self, value: &T) {
+        let bytes = value.as_bytes();
+        match self.buffer.get_mut(self.length..).and_then(|rest| rest.get_mut(..bytes.len())) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            None => self.fits = false,
+        }
+    }
+
+    /// Takes the body back.
+    pub const fn clear(&mut self) {
+        self.length = size_of::<Header>();
+        self.fits = true;
+    }
+
+    /// Writes header and checksum and returns the frame; an empty one if the memory is too small or the body longer than 65,535 bytes.
+    pub fn finish(self, kind: u8, sequence: u32, status: Status) -> &'a [u8] {
+        let Self { buffer, length, fits } = self;
+        let header = size_of::<Header>();
+        let (Ok(body), true) = (u16::try_from(length.saturating_sub(header)), fits) else { return &[] };
+        let head = Header {
+            magic: MAGIC.into(),
+            version: VERSION,
+            kind,
+            sequence: sequence.into(),
+            length: body.into(),
+            status: (status as u16).into(),
+        };
+        let Some((frame, _)) = buffer.split_at_mut_checked(length + 4) else { return &[] };
+        let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
+        let Some(place) = content.get_mut(..header) else { return &[] };
+        place.copy_from_slice(head.as_bytes());
+        crc.copy_from_slice(&CRC.checksum(content).to_le_bytes());
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::OVERHEAD;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const CHECKSUM: u32 = 0xA4A2_0BA0;
+
+    /// A request with a body.
+    fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut buffer = std::vec![0; OVERHEAD + body.len()];
+        let mut writer = Writer::new(&mut buffer);
+        writer.put(body);
+        writer.finish(kind, sequence, Status::Done).to_vec()
+    }
+
+    #[test]
+    fn a_frame_byte_by_byte() {
+        // The checksum was computed with an independent program: CRC-32C of the first 14 bytes.
+        let expected = [0x63, 0x70, 1, 7, 4, 3, 2, 1, 2, 0, 0, 0, 0xFF, 0xFF].into_iter().chain(CHECKSUM.to_le_bytes());
+        assert!(frame(7, 0x0102_0304, &[0xFF, 0xFF]).into_iter().eq(expected));
+    }
+
+    #[test]
+    fn too_little_memory_is_an_empty_frame() {
+        let mut buffer = [0; 20];
+        let mut writer = Writer::new(&mut buffer);
+        writer.put(&[0u8; 5][..]);
+        assert!(writer.finish(1, 0, Status::Done).is_empty());
+        let mut writer = Writer::new(&mut buffer);
+        writer.put(&[0u8; 9][..]);
+        writer.clear();
+        assert_eq!(writer.finish(1, 0, Status::Done).len(), OVERHEAD);
+        for length in 0..OVERHEAD {
+            assert!(Writer::new(&mut buffer[..length]).finish(1, 0, Status::Done).is_empty());
+        }
+        assert!(frame(1, 0, &[0; 65_536]).is_empty() && frame(1, 0, &[0; 65_535]).len() == 65_535 + OVERHEAD);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive(kind: u8, sequence: u32, body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let bytes = frame(kind, sequence, &body);
+            let found = Frame::open(&bytes).unwrap();
+            prop_assert_eq!((found.header.kind, found.header.sequence.get()), (kind, sequence));
+            prop_assert_eq!(found.body.rest(), &body[..]);
+        }
+
+        #[test]
+        fn one_changed_bit_is_noticed(body in prop::collection::vec(any::<u8>(), 0..100), bit: prop::sample::Index) {
+            let mut bytes = frame(1, 2, &body);
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(Frame::open(&bytes).unwrap_err(), (Status::Frame, 0));
+        }
+
+        #[test]
+        fn a_frame_cut_off_is_noticed(body in prop::collection::vec(any::<u8>(), 0..100), length: prop::sample::Index) {
+            let bytes = frame(1, 2, &body);
+            prop_assert!(Frame::open(&bytes[..length.index(bytes.len())]).is_err());
+        }
+    }
+}

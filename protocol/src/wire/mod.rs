@@ -1,0 +1,344 @@
+//! The wire format: frames of a header, a descriptor with its arrays, and a checksum. Everything is little-endian; nothing needs alignment.
+//!
+//! | offset | field | |
+//! |---|---|---|
+//! | 0 | `u16` magic | [`MAGIC`] |
+//! | 2 | `u8` version | [`VERSION`] |
+//! | 3 | `u8` kind | a [`Command`]; in its answer 128 more |
+//! | 4 | `u32` sequence | one more than in the last frame that was not refused; the answer has the request's |
+//! | 8 | `u16` length | bytes of the body |
+//! | 10 | `u16` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
+//! | 12 | body | descriptor, then its arrays in the order of their documentation |
+//! | 12 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before |
+
+mod frame;
+
+use core::fmt;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+pub use frame::{Body, Frame, Writer};
+
+/// First two bytes of every frame: "cp".
+pub const MAGIC: u16 = 0x7063;
+/// Version of this format; another one is refused.
+pub const VERSION: u8 = 1;
+/// Most experts per layer that a descriptor may speak of.
+pub const MAX_EXPERTS: usize = 512;
+/// Most experts per token.
+pub const MAX_K: usize = 16;
+/// Bytes around the body.
+pub const OVERHEAD: usize = size_of::<Header>() + 4;
+/// Added to the kind of a request in its answer.
+pub const ANSWER: u8 = 128;
+/// No expert: nobody has to go for the one that is loaded.
+pub const NOBODY: u16 = u16::MAX;
+/// All layers, where a layer is named.
+pub const ALL_LAYERS: u16 = u16::MAX;
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Command {
+    /// Empty body; answered by [`Identity`]. With any sequence number.
+    Identify = 1,
+    /// Empty body: forget everything, as after the start. With any sequence number, from which the next ones count.
+    Reset = 2,
+    /// [`Configure`]: once after a start or a reset, before everything else.
+    Configure = 3,
+    /// [`Prefill`]: what one token of the prompt chose in one layer.
+    Prefill = 4,
+    /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
+    Place = 5,
+    /// [`Token`]: choose and dispatch the experts of a token in a layer; answered by a [`Decision`].
+    Token = 6,
+    /// `u16` layer or [`ALL_LAYERS`]; answered by [`Counters`].
+    Counters = 7,
+}
+
+impl TryFrom<u8> for Command {
+    type Error = Status;
+
+    fn try_from(kind: u8) -> Result<Self, Status> {
+        use Command::{Configure, Counters, Identify, Place, Prefill, Reset, Token};
+        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters];
+        all.into_iter().find(|&command| command as u8 == kind).ok_or(Status::Command)
+    }
+}
+
+/// How a request went. Everything but [`Done`](Self::Done) has changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Status {
+    /// As asked.
+    Done = 0,
+    /// The frame is cut off, its checksum or magic is wrong.
+    Frame = 1,
+    /// Another version of this format.
+    Version = 2,
+    /// No such command.
+    Command = 3,
+    /// The sequence number is not the next one: a frame was lost or came twice.
+    Sequence = 4,
+    /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
+    Length = 5,
+    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from.
+    Order = 6,
+    /// No such layer.
+    Layer = 7,
+    /// An expert is out of range or stands twice.
+    Id = 8,
+    /// A value is out of its range, or a reserved field is not 0.
+    Value = 9,
+    /// More layers, experts or experts per token than there is memory for.
+    Capacity = 10,
+    /// The queue to the execution units has no room; the same request later may succeed.
+    Busy = 11,
+}
+
+impl Status {
+    /// The status of a number; `None` for unknown ones.
+    pub fn from_number(number: u16) -> Option<Self> {
+        use Status::{Busy, Capacity, Command, Done, Frame, Id, Layer, Length, Order, Sequence, Value, Version};
+        let all = [Done, Frame, Version, Command, Sequence, Length, Order, Layer, Id, Value, Capacity, Busy];
+        all.into_iter().find(|&status| status as u16 == number)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Frame => "the frame is damaged",
+            Self::Version => "another version of the protocol",
+            Self::Command => "no such command",
+            Self::Sequence => "a frame was lost or came twice",
+            Self::Length => "lengths do not agree",
+            Self::Order => "the command cannot come now",
+            Self::Layer => "no such layer",
+            Self::Id => "an expert is out of range or stands twice",
+            Self::Value => "a value is out of its range",
+            Self::Capacity => "the controller has no memory for so many layers or experts",
+            Self::Busy => "the queue to the execution units is full",
+        })
+    }
+}
+
+impl core::error::Error for Status {}
+
+macro_rules! descriptors {
+    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+    )*};
+}
+
+descriptors! {
+    /// Start of a frame, 12 bytes.
+    struct Header {
+        /// [`MAGIC`].
+        magic: U16,
+        /// [`VERSION`].
+        version: u8,
+        /// [`Command`], 128 more in its answer.
+        kind: u8,
+        /// Number of the request.
+        sequence: U32,
+        /// Bytes of the body.
+        length: U16,
+        /// [`Status`].
+        status: U16,
+    }
+
+    /// What a controller can hold, 8 bytes.
+    struct Identity {
+        /// Most layers.
+        layers: U16,
+        /// Most experts per layer.
+        experts: U16,
+        /// Most experts per token.
+        k: u8,
+        /// 1 if it counts instructions.
+        counts: u8,
+        /// Jobs that may wait for the execution units.
+        queue: U16,
+    }
+
+    /// Model and policy, 36 bytes.
+    struct Configure {
+        /// Layers, at least 1.
+        layers: U16,
+        /// Experts per layer, at least 1.
+        experts: U16,
+        /// Experts per token, 1 to the experts of a layer.
+        k: u8,
+        /// Best experts that are always chosen.
+        keep: u8,
+        /// What a routing mass and a mixing weight are: 0 softmax over all, 1 softmax over the chosen, 2 sigmoid renormalised.
+        scoring: u8,
+        /// 0: experts stay where a [`Place`] has put them. 1: those that a token misses are loaded, in place of the tracked context's victim.
+        on_demand: u8,
+        /// Experts per layer in fast memory, 1 to the experts of a layer.
+        capacity: U16,
+        /// Bits per weight near the data of experts that nobody has placed, 1 to 16.
+        bits: u8,
+        /// Evidence that loses lock, at least 1.
+        threshold: u8,
+        /// Share of the routing mass that a token may lose in a layer, 2^-32; 0 is the raw router.
+        eps: U32,
+        /// Whether `error` is a bound (1) or ignored (0).
+        bounds_error: u8,
+        /// 0.
+        reserved: [u8; 3],
+        /// Estimated error of a layer's output that is allowed, 2^-32 of an expert's output.
+        error: U32,
+        /// Steady gain of the slow level, 2^-32.
+        slow: U32,
+        /// Gain after a loss of lock, 2^-32.
+        reopened: U32,
+        /// Gain of the fast level, 2^-32.
+        fast: U32,
+    }
+
+    /// 4 bytes, then `count` `u16` ids and, if `weighted`, `count` `u32` mixing weights (2^-31).
+    struct Prefill {
+        /// Layer.
+        layer: U16,
+        /// Experts that the token chose, at most the configured k.
+        count: u8,
+        /// Whether weights follow (1), or every choice counts as 1 (0).
+        weighted: u8,
+    }
+
+    /// 16 bytes.
+    struct Place {
+        /// Layer.
+        layer: U16,
+        /// Hot experts, at most the capacity.
+        hot: U16,
+        /// Share of the counts in the importance, 2^-32; the rest is the share of the weights.
+        alpha: U32,
+        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most; all others together.
+        split: [U16; 4],
+    }
+
+    /// 8 bytes, then `experts` `i32` logits (2^-16) and `wanted` `u16` ids, best first.
+    struct Token {
+        /// Layer.
+        layer: U16,
+        /// The configured experts per layer.
+        experts: U16,
+        /// The configured k: the model's own choice follows; or 0: the controller takes the best logits.
+        wanted: u8,
+        /// Whether the token starts a sequence (1) or has a predecessor (0).
+        starts_sequence: u8,
+        /// 0.
+        reserved: U16,
+    }
+
+    /// 16 bytes, then `runs` [`Run`]s and `loads` [`Load`]s.
+    struct Decision {
+        /// Layer.
+        layer: U16,
+        /// Experts to run, the configured k.
+        runs: u8,
+        /// How many of them stand in for a wanted one.
+        substituted: u8,
+        /// Experts to load for later tokens.
+        loads: u8,
+        /// 0.
+        reserved: [u8; 3],
+        /// Instructions of the choice alone, 0 where they are not counted.
+        select_instructions: U32,
+        /// Instructions from the checked frame to the answer.
+        decide_instructions: U32,
+    }
+
+    /// An expert that runs, 8 bytes.
+    struct Run {
+        /// Its id in the layer.
+        expert: U16,
+        /// Bits per weight near the data; 0: on the GPU.
+        bits: u8,
+        /// Whether it stands in for a wanted expert (1).
+        stand_in: u8,
+        /// Mixing weight, 2^-31.
+        weight: U32,
+    }
+
+    /// An expert to copy into fast memory, 4 bytes.
+    struct Load {
+        /// Its id in the layer.
+        expert: U16,
+        /// Who makes room, or [`NOBODY`].
+        victim: U16,
+    }
+
+    /// What was counted since the configuration, 96 bytes. All saturate.
+    struct Counters {
+        /// Tokens, once per layer.
+        tokens: U64,
+        /// Experts run.
+        runs: U64,
+        /// Of those, not resident.
+        misses: U64,
+        /// Of those, stand-ins.
+        substituted: U64,
+        /// Experts run by tokens with a predecessor.
+        runs_with_predecessor: U64,
+        /// Of those, experts that the predecessor did not run.
+        switches: U64,
+        /// Losses of lock.
+        lost_locks: U64,
+        /// Instructions of all choices, all layers together, as the two below; 0 where they are not counted.
+        select_instructions: U64,
+        /// Instructions from checked frames to answers.
+        decide_instructions: U64,
+        /// Instructions of all updates.
+        update_instructions: U64,
+        /// Jobs that the execution units have finished, all layers together.
+        jobs: U64,
+        /// Jobs not finished yet.
+        outstanding: U32,
+        /// Requests refused, since the start.
+        refused: U32,
+    }
+}
+
+/// Bytes of the longest request for layers of `experts` experts.
+pub const fn max_request(experts: usize) -> usize {
+    let token = size_of::<Token>() + 4 * experts + 2 * MAX_K;
+    let prefill = size_of::<Prefill>() + 6 * MAX_K;
+    OVERHEAD + if token > prefill { token } else { prefill }
+}
+
+/// Bytes of the longest answer for layers of `experts` experts.
+pub const fn max_answer(experts: usize) -> usize {
+    let decision = size_of::<Decision>() + MAX_K * (size_of::<Run>() + size_of::<Load>());
+    OVERHEAD + if 2 * experts > decision { 2 * experts } else { decision }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_the_table() {
+        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (12, 8, 36));
+        assert_eq!((size_of::<Prefill>(), size_of::<Place>(), size_of::<Token>()), (4, 16, 8));
+        assert_eq!((size_of::<Decision>(), size_of::<Run>(), size_of::<Load>()), (16, 8, 4));
+        assert_eq!(size_of::<Counters>(), 96);
+    }
+
+    #[test]
+    fn statuses_and_commands_survive_their_numbers() {
+        for number in 0..=255u16 {
+            assert!(Status::from_number(number).is_none_or(|status| status as u16 == number));
+            assert!(Command::try_from(number as u8).is_ok_and(|c| c as u16 == number) == (1..=7).contains(&number));
+        }
+        assert_eq!((0..=u16::MAX).filter(|&number| Status::from_number(number).is_some()).count(), 12);
+    }
+}

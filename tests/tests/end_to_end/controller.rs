@@ -1,0 +1,125 @@
+//! A controller in the loop: the engine in the process of the command, and what can go wrong with emulated firmware. The firmware itself runs in
+//! `cargo xtask firmware`.
+
+use serde_json::Value;
+
+use crate::command::{Folder, finish};
+use crate::traces::{bundled, number};
+
+const TINY: &str = "tiny-moe-8m.safetensors";
+
+fn last_row(folder: &Folder, arguments: &str) -> Value {
+    folder.json(&format!("run {TINY} --json {arguments}")).as_array().unwrap().last().unwrap().clone()
+}
+
+#[test]
+fn the_engine_decides_what_the_policy_decides() {
+    let folder = bundled();
+    // Whatever the policy and its placement are told.
+    for arguments in [
+        "--tokens 400",
+        "--tokens 150 --policy cptr:eps=0.3:keep=0 --cache 3",
+        "--tokens 150 --policy cptr:eps=1:error=0.1 --placement tracked:slow=0.2:fast=0.9:threshold=2 --cache 16",
+        "--tokens 100 --policy cptr:eps=0 --cache 32 --router softmax-selected",
+        "--tokens 100 --policy cptr:eps=0.2 --cache 1 --router sigmoid:1:1 --system ndp --bits 4",
+    ] {
+        let row = last_row(&folder, &format!("{arguments} --controller host"));
+        let report = &row["controller"];
+        let tokens: u64 = arguments.split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(
+            (&report["controller"], &report["tokens"], &report["layers"]),
+            (&"host".into(), &tokens.into(), &4.into())
+        );
+        // Who is there, reset, configuration; then one request per token and layer.
+        assert_eq!(report["requests"], 3 + tokens * 4, "{arguments}");
+        // Every expert that is not resident runs near the data.
+        let misses = number(&row["miss_rate"]) * (tokens * 4 * 4) as f64;
+        assert!((report["jobs"].as_u64().unwrap() as f64 - misses).abs() < 1e-6, "{arguments}: {misses}");
+        assert!(report["select_instructions"].is_null(), "the host counts none");
+        // The row itself is the policy's.
+        let policy =
+            if arguments.contains("--policy") { arguments.into() } else { format!("{arguments} --policy cptr") };
+        let mut row = row;
+        row.as_object_mut().unwrap().remove("controller");
+        assert_eq!(row, last_row(&folder, &policy), "{arguments}");
+    }
+    let table = folder.run(&format!("run {TINY} --tokens 50 --controller host")).ok().stdout;
+    assert!(
+        table.contains("controller host: 203 requests for 50 tokens x 4 layers, every decision the policy's"),
+        "{table}"
+    );
+    assert!(!table.contains("instructions"), "{table}");
+}
+
+#[test]
+fn only_what_the_firmware_runs() {
+    let folder = bundled();
+    let refusal = |arguments: &str| folder.refusal(&format!("run {arguments}"));
+    let expected = "--controller: expected policy cptr with placement tracked, which the firmware runs, found ";
+    assert_eq!(
+        refusal(&format!("{TINY} --controller host --policy raw --placement tracked")),
+        format!("{expected}raw with tracked")
+    );
+    assert_eq!(
+        refusal(&format!("{TINY} --controller host --policy cptr --placement lru")),
+        format!("{expected}cptr:eps=0.04 with lru")
+    );
+    assert_eq!(
+        refusal(&format!("{TINY} --controller host --policy cptr,cptr:eps=0.1")),
+        "--controller host: expected one policy with one placement, found 2"
+    );
+    assert_eq!(refusal(&format!("{TINY} --controller host --policy raw")), format!("{expected}raw with lru"));
+    assert_eq!(
+        refusal("gpt-oss-20b.safetensors --controller host --domain-tokens 200"),
+        "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"
+    );
+    assert!(refusal(&format!("{TINY} --controller qemu:z80")).contains(
+        "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:rv32imac, qemu:rv64gc), found \"qemu:z80\""
+    ));
+    assert!(refusal(&format!("{TINY} --image a.elf")).contains("--controller"));
+}
+
+#[test]
+fn missing_and_dying_emulators() {
+    let folder = bundled();
+    let line = format!("run {TINY} --tokens 10 --controller qemu:cortex-m4f --image image.elf");
+    assert_eq!(
+        folder.refusal(&line),
+        "no firmware image for cortex-m4f at image.elf; cargo xtask firmware builds it, --image names another place"
+    );
+    folder.file("image.elf", "not an image");
+    let refused = |path: &std::path::Path| {
+        let output = finish(folder.command(&line).env("PATH", path));
+        assert_eq!((output.code, &output.stdout[..]), (2, ""), "{output:#?}");
+        output.stderr
+    };
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    assert_eq!(
+        refused(&folder.path().join("empty")),
+        "cptr: qemu-system-arm is not installed; on Debian it is in the package qemu-system-arm\n"
+    );
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let program = folder.file("bin/qemu-system-arm", "#!/bin/sh\necho it has burnt down >&2\nexit 7\n");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(
+            refused(&folder.path().join("bin")),
+            "cptr: qemu-system-arm has ended without an answer (exit status: 7): it has burnt down\n"
+        );
+    }
+}
+
+#[test]
+fn first_tokens() {
+    let folder = bundled();
+    let report = folder.json(&format!("inspect {TINY} --json --tokens 300"));
+    // Windows of 192 tokens: the second one is cut off.
+    assert_eq!((report["tokens"].as_u64(), report["sequences"].as_u64()), (Some(300), Some(2)));
+    let whole = folder.json(&format!("inspect {TINY} --json"));
+    assert_eq!(folder.json(&format!("inspect {TINY} --json --tokens 1000000")), whole);
+    assert_eq!(
+        folder.refusal(&format!("inspect {TINY} --tokens 0")),
+        format!("{TINY}: --tokens: expected at least 1, found 0")
+    );
+}

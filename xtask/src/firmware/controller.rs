@@ -1,0 +1,78 @@
+//! The controller's image: built for every machine that `cptr run --controller` knows, and run there with a real trace.
+
+use std::fs;
+use std::process::Command;
+
+use super::machines::MACHINES;
+use super::table::{self, Count};
+use super::{Done, build, folder, lines, output, root};
+
+/// Machines with an image of the controller, as `cptr run --controller` names them.
+const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
+/// The trace, its experts per layer and per token, and how many of its tokens are decided.
+const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
+const TOKENS: &str = "200";
+
+/// Builds the images and runs each in the loop, where every decision must be the policy's. What each says of itself must be
+/// `firmware/golden/controller.out`, and its counts of instructions those of `firmware/controller.tsv`.
+pub(super) fn in_the_loop(bless: bool) -> Done {
+    for machine in MACHINES.iter().filter(|machine| CORES.contains(&machine.core)) {
+        build("cptr-controller", machine.target)?;
+    }
+    let (mut found, mut counts) = (String::new(), Vec::new());
+    for core in CORES {
+        let text = run(core)?;
+        found += &lines(&text, &["controller "]);
+        counts.extend(self::counts(core, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
+    }
+    print!("{found}");
+    let file = folder().join("golden/controller.out");
+    if bless {
+        fs::write(&file, &found).map_err(|error| format!("{}: {error}", file.display()))?;
+    } else if fs::read_to_string(&file).ok().as_deref() != Some(&found) {
+        return Err(format!("{} differs from\n{found}--bless takes it over", file.display()));
+    }
+    table::compare("controller.tsv", &counts, bless)
+}
+
+fn run(core: &str) -> Done<String> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "--release", "--package", "cptr-sim", "--manifest-path"]);
+    command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
+    output(command.args(["--tokens", TOKENS, "--controller", &format!("qemu:{core}")]))
+}
+
+/// The counts in `instructions per token and layer: select 1,726, request to answer 7,455, update 980`.
+fn counts(core: &str, text: &str) -> Option<[Count; 3]> {
+    let line = text.lines().find_map(|line| line.strip_prefix("instructions per token and layer: "))?;
+    let number = |name: &str| {
+        let digits = line.split(", ").find_map(|part| part.strip_prefix(name))?;
+        digits.trim().replace(',', "").parse::<u64>().ok()
+    };
+    let count = |kernel: &str, instructions| Count {
+        core: core.to_owned(),
+        kernel: kernel.to_owned(),
+        experts: TRACE.1,
+        k: TRACE.2,
+        instructions,
+        cycles: 0,
+    };
+    Some([
+        count("select", number("select ")?),
+        count("request_to_answer", number("request to answer ")?),
+        count("update", number("update ")?),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn counts_are_read_from_the_last_line() {
+        let text =
+            "controller qemu:z\ninstructions per token and layer: select 1,726, request to answer 7,455, update 980\n";
+        assert_eq!(counts("z", text).unwrap().map(|count| count.instructions), [1726, 7455, 980]);
+        assert_eq!(counts("z", "instructions per token and layer: select 1,726"), None);
+    }
+}
