@@ -32,7 +32,7 @@ pub struct Selection<const K: usize> {
 pub enum SelectError {
     /// More wanted experts than the selection holds, or than [`MAX_WANTED`].
     Capacity,
-    /// More experts than [`MAX_EXPERTS`].
+    /// More experts than [`MAX_EXPERTS`], and stand-ins to be found among them.
     Experts,
     /// A wanted expert is out of range or stands twice.
     Id,
@@ -467,6 +467,71 @@ mod tests {
             let misses = found.experts.iter().filter(|e| !case.resident.contains(**e)).count();
             prop_assert_eq!(misses, fewest);
         }
+    }
+
+    /// The definition, with sorted lists: what replaces what under both bounds.
+    fn plain(case: &Case, bounds: Bounds, wanted: &[u16]) -> StdVec<u16> {
+        let (router, mut chosen) = (router(case), wanted.to_vec());
+        let logit = |expert: u16| case.logits[usize::from(expert)];
+        let all = bounds.error.and(case.logits.iter().copied().max());
+        let largest = all.or(wanted.iter().map(|&expert| logit(expert)).max()).unwrap_or(Logit::ZERO);
+        let mass = |expert: u16| u64::from(router.mass(logit(expert), largest).to_bits());
+        let mut missing: StdVec<usize> =
+            (case.keep_top..wanted.len()).filter(|&r| !case.resident.contains(wanted[r])).collect();
+        missing.sort_by_key(|&rank| (mass(wanted[rank]), core::cmp::Reverse(rank)));
+        let mut others: StdVec<u16> =
+            case.resident.iter().filter(|&e| usize::from(e) < E && !wanted.contains(&e)).collect();
+        others.sort_by_key(|&expert| (core::cmp::Reverse(logit(expert)), expert));
+        let sum: u64 = wanted.iter().map(|&expert| mass(expert)).sum();
+        let share = |mass: u64, eps: Eps| ((u128::from(mass) * u128::from(eps.to_bits())) >> 32) as u64;
+        let mut left = share(sum, bounds.mass);
+        let mut error_left = bounds
+            .error
+            .map(|eps| share(router.total_mass(&case.logits, sum, largest), eps).min(u64::from(u32::MAX)).pow(2));
+        if bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) {
+            return chosen;
+        }
+        for (&rank, &other) in missing.iter().zip(&others) {
+            let (old, new) = (mass(wanted[rank]), mass(other));
+            let squared = squared_error(old as u32, new as u32);
+            if old.saturating_sub(new) > left || error_left.is_some_and(|left| squared > left) {
+                break;
+            }
+            left -= old.saturating_sub(new);
+            error_left = error_left.map(|left| left - squared);
+            chosen[rank] = other;
+        }
+        chosen
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        /// Any list of distinct experts may be wanted: recorded, biased, out of order.
+        #[test]
+        fn is_the_plain_algorithm_for_any_list(
+            case in case(), order in Just((0..E as u16).collect::<StdVec<_>>()).prop_shuffle(), k in 0..=E, share in prop::option::of(any::<u32>()),
+            best_first: bool,
+        ) {
+            let mut wanted = order[..k].to_vec();
+            if best_first {
+                wanted.sort_by_key(|&expert| core::cmp::Reverse(case.logits[usize::from(expert)]));
+            }
+            let bounds = Bounds { mass: case.eps, error: share.map(|bits| Eps::from_bits(bits >> 2)) };
+            let found = select::<E>(&router(&case), bounds, case.keep_top, &case.logits, &wanted, &case.resident).unwrap();
+            prop_assert_eq!(found.experts.as_slice(), plain(&case, bounds, &wanted));
+            prop_assert_eq!(found.substituted, found.experts.iter().zip(&wanted).filter(|(a, b)| a != b).count());
+        }
+    }
+
+    #[test]
+    fn more_experts_than_it_can_go_through() {
+        let logits = std::vec![Logit::ZERO; MAX_EXPERTS + 1];
+        let run = |logits| select::<1>(&Router::switch(), Eps::MAX, 0, logits, &[2], &ExpertSet::<1>::new());
+        assert_eq!(run(&logits), Err(SelectError::Experts));
+        assert_eq!(run(&logits[1..]).unwrap().experts, [2]);
+        let many: StdVec<u16> = (0..17).collect();
+        let found = select::<20>(&Router::switch(), Eps::MAX, 0, &logits, &many, &ExpertSet::<1>::new());
+        assert_eq!(found, Err(SelectError::Capacity));
     }
 
     #[test]

@@ -17,7 +17,7 @@ struct Group {
     run: fn() -> bool,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group { name: "format", purpose: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"], &[]) },
     Group {
         name: "lint",
@@ -40,6 +40,11 @@ const GROUPS: [Group; 7] = [
         run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
     Group { name: "no_std", purpose: "core and protocol build for bare metal", run: no_std },
+    Group {
+        name: "firmware",
+        purpose: "the firmware and the C library on emulated machines",
+        run: || firmware::firmware(false),
+    },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
 

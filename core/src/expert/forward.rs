@@ -93,7 +93,7 @@ impl<'a> Expert<'a> {
     /// input's group, `d_g`, `d_u` the units to which `g` and `u` are rounded, `c[i]` the half step of the hidden vector's group:
     ///
     /// - `|dg| <= sum_j |G[i][j]| a[j] + d_g / 2`, and `du` likewise;
-    /// - `|ds| <= 1.1 |dg| + (|g| + |dg|) * 2^-18 + d_g / 2`: the slope of `silu` is at most 1.0998; its sigmoid is off by 2^-26 and by a
+    /// - `|ds| <= 1.1 |dg| + (|g| + |dg|) * 2^-18 + d_g / 2`: the slope of `silu` is at most 1.0998; its sigmoid is off by 2^-25 and by a
     ///   quarter of the 2^-17 to which its argument is rounded;
     /// - `|dh| <= |ds| (|u| + |du|) + |s| |du|`;
     /// - `|dy[r]| <= sum_i |D[r][i]| (|dh[i]| + c[i])`.

@@ -96,7 +96,8 @@ fn the_controller_is_charged_for_what_it_does() {
     let tracked = at("--policy raw --placement tracked");
     assert_eq!((number(&raw["controller_us"]), number(&raw["controller_share"])), (0.0, 0.0));
     let update = |experts: &str| {
-        let layer = folder.json(&format!("layer --model gpt-oss-20b --system ndp --tracked {experts} --json"));
+        let layer = folder
+            .json(&format!("layer --model gpt-oss-20b --system ndp --resident 3 --cold 1 --tracked {experts} --json"));
         number(&layer["busy_us"]["controller"])
     };
     let layers = tracked["by_layer"].as_array().unwrap().len() as f64;
