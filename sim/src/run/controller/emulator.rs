@@ -132,7 +132,12 @@ impl Emulator {
 
     /// Why there is no answer: the emulator has ended, and what it said first, or the firmware last.
     fn ended(&mut self) -> Error {
-        // Its output has ended, so it is about to.
+        // What it wrote before that may still be on its way.
+        while self.rest.len() <= LONGEST
+            && let Ok(bytes) = self.output.recv_timeout(Duration::from_secs(1))
+        {
+            self.rest.extend(bytes);
+        }
         let status = (0..100).find_map(|_| match self.child.try_wait() {
             Ok(None) => {
                 thread::sleep(Duration::from_millis(10));
