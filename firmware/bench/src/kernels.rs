@@ -14,19 +14,26 @@ const SIZES: [usize; 7] = [8, 16, 32, 64, 128, 256, MOST];
 const TOP_K: [usize; 6] = [1, 2, 4, 6, 8, 16];
 /// Tokens before the count starts, and tokens that are counted.
 const WARM: u32 = 8;
-const COUNTED: u32 = 16;
+pub(crate) const COUNTED: u32 = 16;
 
 /// Sums over the counted calls.
 #[derive(Clone, Copy, Default)]
-struct Cost {
+pub(crate) struct Cost {
     instructions: u64,
     cycles: u64,
 }
 
 impl Cost {
+    /// What reading the counters takes.
+    pub(crate) fn empty() -> Self {
+        let mut empty = Self::default();
+        (0..COUNTED).for_each(|_| empty.add(|| black_box(())));
+        empty
+    }
+
     /// Adds what `work` takes, together with reading the counters.
     #[inline(always)]
-    fn add<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn add<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let (instructions_before, cycles_before) = (instructions(), cycles());
         let result = work();
         let (cycles_after, instructions_after) = (cycles(), instructions());
@@ -37,7 +44,7 @@ impl Cost {
     }
 
     /// Prints the mean of a call, less what an empty one takes.
-    fn print(self, kernel: &str, experts: usize, k: usize, empty: Self) {
+    pub(crate) fn print(self, kernel: &str, experts: usize, k: usize, empty: Self) {
         let mean = |sum: u64, empty: u64| {
             (to_instructions(sum.saturating_sub(empty)) + u64::from(COUNTED) / 2) / u64::from(COUNTED)
         };
@@ -70,14 +77,18 @@ fn victim(tracker: &Tracker, resident: &Experts, keep: &[u16]) -> Option<u16> {
     tracker.victim(resident, keep)
 }
 
+/// Whether the machine has counters.
+pub(crate) fn counts() -> bool {
+    instructions() != 0 || cycles() != 0
+}
+
 /// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last; for `_cold`, in which everything wanted
 /// is missing, every fourth of the others.
 pub(crate) fn report() {
-    if instructions() == 0 && cycles() == 0 {
+    if !counts() {
         return;
     }
-    let mut empty = Cost::default();
-    (0..COUNTED).for_each(|_| empty.add(|| black_box(())));
+    let empty = Cost::empty();
     calibrate(empty);
     for experts in SIZES {
         for k in TOP_K.into_iter().filter(|&k| 2 * k <= experts) {

@@ -1,4 +1,4 @@
-//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps.
+//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement.
 //!
 //! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`, `golden STEPS HASH`, `stack BYTES`.
 //! Corner and golden lines are the same on every machine.
@@ -6,6 +6,7 @@
 
 mod golden;
 mod kernels;
+mod placement;
 mod random;
 
 use core::fmt::Write;
@@ -17,5 +18,8 @@ cptr_rt::entry!(image);
 fn image() -> bool {
     kernels::report();
     golden::report();
-    writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok()
+    let done = writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok();
+    // Beyond that line: no token needs its memory.
+    placement::report();
+    done
 }
