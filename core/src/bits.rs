@@ -47,6 +47,7 @@ impl Split {
 }
 
 /// Why there is no split.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BitsError {

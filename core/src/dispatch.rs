@@ -46,6 +46,7 @@ pub struct Dispatch<const K: usize> {
 }
 
 /// Why there is no dispatch.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DispatchError {

@@ -9,6 +9,7 @@
 use crate::num::Angle;
 
 /// State of the lock detector.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lock {
     /// Acquiring: at the start and after a change of context. The levels are not to be trusted yet.

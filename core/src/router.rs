@@ -39,6 +39,7 @@ pub struct Router<'a> {
 }
 
 /// Why a router cannot choose.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouterError {

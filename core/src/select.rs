@@ -27,6 +27,7 @@ pub struct Selection<const K: usize> {
 }
 
 /// Why there is no selection.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SelectError {

@@ -100,7 +100,9 @@ fn no_std() -> bool {
     let install: Vec<&str> = ["target", "add"].into_iter().chain(BARE_METAL).collect();
     run("rustup", &install, &[])
         && BARE_METAL.iter().all(|target| {
-            cargo(&["build", "--package", "cptr-core", "--package", "cptr-protocol", "--target", target], &[])
+            let packages =
+                ["--package", "cptr-core", "--package", "cptr-protocol", "--features", "cptr-protocol/defmt"];
+            cargo(&[&["build", "--target", target], &packages[..]].concat(), &[])
         })
 }
 

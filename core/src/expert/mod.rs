@@ -56,6 +56,7 @@ pub use forward::{Expert, Scratch, matvec};
 use core::fmt;
 
 /// Why a packed matrix, a buffer or a vector is refused.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpertError {

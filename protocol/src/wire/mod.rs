@@ -38,6 +38,7 @@ pub const NOBODY: u16 = u16::MAX;
 pub const ALL_LAYERS: u16 = u16::MAX;
 
 /// What a request asks for.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Command {
@@ -68,6 +69,7 @@ impl TryFrom<u8> for Command {
 }
 
 /// How a request went. Everything but [`Done`](Self::Done) has changed nothing.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Status {
