@@ -36,7 +36,7 @@
 //! [`dispatch`] sends what runs near the data to the units there. Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
 //!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
-//! configuration serves all layers. Every operation names its number formats, rounding and saturation ([`num`]).
+//! configuration serves all layers. [`Tracker`] exists in `f32` too, behind the feature `f32`. Every operation names its number formats, rounding and saturation ([`num`]).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -47,6 +47,8 @@ pub mod bits;
 pub mod context;
 pub mod dispatch;
 pub mod expert;
+#[cfg(feature = "f32")]
+pub mod float;
 pub mod level;
 pub mod metrics;
 pub mod num;

@@ -1,9 +1,10 @@
-//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement.
+//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement and of the filter in f32.
 //!
 //! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`, `golden STEPS HASH`, `stack BYTES`.
 //! Corner and golden lines are the same on every machine.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+mod float;
 mod golden;
 mod kernels;
 mod placement;
@@ -21,5 +22,6 @@ fn image() -> bool {
     let done = writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok();
     // Beyond that line: no token needs its memory.
     placement::report();
+    float::report();
     done
 }
