@@ -33,7 +33,7 @@ const GROUPS: [Group; 8] = [
         name: "bench",
         purpose: "every benchmark runs, once",
         // In the profile of the tests: whether they run is the question here, not how fast.
-        run: || cargo(&["bench", "--workspace", "--benches", "--profile", "dev", "--", "--test"], &[]),
+        run: || cargo(&["bench", "--workspace", "--benches", "--profile", "test", "--", "--test"], &[]),
     },
     Group {
         name: "doc",
