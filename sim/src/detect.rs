@@ -164,7 +164,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{Meta, Phase, Shape};
+    use crate::trace::{Meta, Shape};
 
     /// Four layers of 32 experts, top-4: eight experts in use, another eight after every change.
     fn trace(tokens: usize, segment: usize) -> Trace {
@@ -185,23 +185,13 @@ mod tests {
             }
         }
         Trace {
-            shape: Shape { tokens, layers: 4, experts: 32, k: 4 },
             meta: Meta {
                 domains: ["a", "b", "c", "d"].map(String::from).into(),
                 layer_ids: vec![0; 4],
                 ..Meta::default()
             },
-            ids,
-            weights: None,
-            logits: None,
-            bias: None,
-            hidden: None,
-            sequence: vec![0; tokens],
-            position: (0..tokens as u32).collect(),
-            phase: vec![Phase::Decode; tokens],
-            token: None,
             domain: (0..tokens).map(|token| (token / segment % 4) as u8).collect(),
-            notes: Vec::new(),
+            ..Trace::of_ids(Shape { tokens, layers: 4, experts: 32, k: 4 }, ids)
         }
     }
 

@@ -1,7 +1,7 @@
 //! Schemes against each other and against closed forms on small generated traces.
 use super::*;
 use crate::quantize::LossTable;
-use crate::trace::{Meta, Phase, Shape};
+use crate::trace::{Meta, Shape};
 use proptest::prelude::*;
 
 /// Two domains of disjoint experts, `segment` tokens each in turn; ids are a fixed shuffle inside the domain's half.
@@ -17,19 +17,9 @@ fn alternating(tokens: usize, segment: usize) -> Trace {
         }
     }
     Trace {
-        shape,
         meta: Meta { domains: vec!["a".into(), "b".into()], layer_ids: vec![0, 1, 2], ..Meta::default() },
-        ids,
-        weights: None,
-        logits: None,
-        bias: None,
-        hidden: None,
-        sequence: vec![0; tokens],
-        position: (0..tokens as u32).collect(),
-        phase: vec![Phase::Decode; tokens],
-        token: None,
         domain: (0..tokens).map(|token| (token / segment % 2) as u8).collect(),
-        notes: Vec::new(),
+        ..Trace::of_ids(shape, ids)
     }
 }
 
@@ -163,18 +153,21 @@ fn refuses_with_the_numbers() {
 }
 
 #[test]
-fn the_selector_loses_less_and_noise_makes_it_lose_more() {
-    // Experts differ in what they lose, by up to 50 times, and all are wanted alike.
-    let mut trace = alternating(600, 1000);
-    for (index, id) in trace.ids.iter_mut().enumerate() {
-        *id = ((index * 7 + index / 16) % 16) as u16;
-    }
-    let losses = (0..48).flat_map(|i| (1..5).map(move |bits| (1.0 + f64::from(i * i % 50)) * 0.25_f64.powi(bits)));
-    let table = LossTable::new(3, 16, &[1, 2, 3, 4], losses.collect()).unwrap();
-    let schemes = ["ctx-aware", "ctx-aware:noise=1", "ctx-aware:selector=0", "all-near"];
-    let outcome = run(&trace, &Plan { hot: 4, bits: 2, losses: Some(&table), ..plan(&schemes) }).unwrap();
+fn the_selector_loses_less_and_a_wrong_table_makes_it_lose_more() {
+    // Four experts are wanted by a quarter of the tokens each and lose a thousand times as much as the twelve others.
+    let ids = (0..600 * 3).flat_map(|i| [i / 3 % 4, 4 + i / 3 % 12]).collect();
+    let trace = Trace::of_ids(Shape { tokens: 600, layers: 3, experts: 16, k: 2 }, ids);
+    let table = |weight: fn(u32) -> f64| {
+        let losses = (0..48).flat_map(|i| (1..5).map(move |bits| weight(i % 16) * 0.25_f64.powi(bits)));
+        LossTable::new(3, 16, &[1, 2, 3, 4], losses.collect()).unwrap()
+    };
+    let table = table(|expert| if expert < 4 { 1000.0 } else { 1.0 });
+    let schemes = ["ctx-aware", "ctx-aware:selector=0", "ctx-aware:noise=3", "all-near"];
+    let outcome = run(&trace, &Plan { hot: 1, bits: 2, losses: Some(&table), ..plan(&schemes) }).unwrap();
     let loss: Vec<f64> = outcome.rows.iter().map(|row| row.loss.unwrap()).collect();
-    assert!(loss[0] <= loss[1] && loss[1] <= loss[3] && loss[2] < loss[3], "{loss:?}");
+    assert!(loss[0] < loss[1] / 4.0 && loss[0] < loss[2] && loss[1] < loss[3], "{loss:?}");
+    // One of a token's two choices is lost a thousand times as much: the closed form of two bits for all.
+    assert!((loss[3] - (1000.0 + 1.0) / 2.0 / 16.0).abs() < 1e-9, "{loss:?}");
 }
 
 #[test]

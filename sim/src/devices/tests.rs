@@ -1,25 +1,11 @@
 //! Layouts against closed forms on small traces.
 use super::*;
-use crate::trace::{Meta, Phase, Shape};
+use crate::trace::Shape;
 use proptest::prelude::*;
 
 fn trace(ids: Vec<u16>, layers: usize, experts: usize, k: usize) -> Trace {
     let tokens = ids.len() / layers / k;
-    Trace {
-        shape: Shape { tokens, layers, experts, k },
-        meta: Meta { domains: vec!["a".into()], layer_ids: (0..layers as u32).collect(), ..Meta::default() },
-        ids,
-        weights: None,
-        logits: None,
-        bias: None,
-        hidden: None,
-        sequence: vec![0; tokens],
-        position: (0..tokens as u32).collect(),
-        phase: vec![Phase::Decode; tokens],
-        token: None,
-        domain: vec![0; tokens],
-        notes: Vec::new(),
-    }
+    Trace::of_ids(Shape { tokens, layers, experts, k }, ids)
 }
 
 fn plan(layouts: &[&str], devices: usize) -> Plan<'static> {

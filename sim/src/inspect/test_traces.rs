@@ -16,19 +16,11 @@ pub(super) fn trace(
     let tokens = lengths.iter().sum();
     let rows: Vec<Vec<u16>> = (0..tokens * layers).map(|i| choose(i / layers, i % layers)).collect();
     let trace = Trace {
-        shape: Shape { tokens, layers, experts, k: rows[0].len() },
         meta: Meta { domains: vec!["all".into()], layer_ids: (1..=layers as u32).collect(), ..Meta::default() },
-        ids: rows.concat(),
-        weights: None,
-        logits: None,
-        bias: None,
-        hidden: None,
         sequence: lengths.iter().zip(0..).flat_map(|(&n, id)| vec![id; n]).collect(),
         position: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
         phase: vec![Phase::Prefill; tokens],
-        token: None,
-        domain: vec![0; tokens],
-        notes: Vec::new(),
+        ..Trace::of_ids(Shape { tokens, layers, experts, k: rows[0].len() }, rows.concat())
     };
     trace.validate().expect("a valid test trace");
     trace

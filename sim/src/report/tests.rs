@@ -5,7 +5,7 @@ use crate::run::context::Context;
 use crate::run::outcome::{LayerRow, Row, Skipped, TraceSummary};
 use crate::run::{Plan, run};
 use crate::trace::array::FloatArray;
-use crate::trace::{Convention, Meta, Phase, Shape, Trace};
+use crate::trace::{Convention, Meta, Shape, Trace};
 
 fn row(policy: &str, placement: &str, miss_rate: f64, mass_loss: f64) -> Row {
     Row {
@@ -311,7 +311,6 @@ fn shows_a_real_run() {
     let logit = |t: usize, l: usize, e: usize| (0..k).find(|&i| id(t, l, i) == e).map_or(0.0, |i| 3.0 - i as f32);
     let logits = each().flat_map(|(t, l)| (0..experts).map(move |e| logit(t, l, e))).collect();
     let trace = Trace {
-        shape: Shape { tokens, layers, experts, k },
         meta: Meta {
             model: "synthetic".into(),
             router: Convention::SoftmaxAll,
@@ -319,17 +318,9 @@ fn shows_a_real_run() {
             domains: vec!["a".into(), "b".into()],
             layer_ids: vec![1, 2, 5],
         },
-        ids,
-        weights: None,
         logits: Some(FloatArray::owned([tokens, layers, experts], logits)),
-        bias: None,
-        hidden: None,
-        sequence: vec![0; tokens],
-        position: (0..tokens as u32).collect(),
-        phase: vec![Phase::Decode; tokens],
-        token: None,
         domain: (0..tokens).map(|t| domain(t) as u8).collect(),
-        notes: Vec::new(),
+        ..Trace::of_ids(Shape { tokens, layers, experts, k }, ids)
     };
     trace.validate().unwrap();
     let plan = Plan {

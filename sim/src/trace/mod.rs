@@ -169,6 +169,30 @@ pub struct Trace {
 }
 
 impl Trace {
+    /// What tests start from: one decoded sequence of one domain, ids only.
+    #[cfg(test)]
+    pub(crate) fn of_ids(shape: Shape, ids: Vec<u16>) -> Self {
+        Self {
+            shape,
+            meta: Meta {
+                domains: vec!["all".into()],
+                layer_ids: (0..shape.layers as u32).collect(),
+                ..Meta::default()
+            },
+            ids,
+            weights: None,
+            logits: None,
+            bias: None,
+            hidden: None,
+            sequence: vec![0; shape.tokens],
+            position: (0..shape.tokens as u32).collect(),
+            phase: vec![Phase::Decode; shape.tokens],
+            token: None,
+            domain: vec![0; shape.tokens],
+            notes: Vec::new(),
+        }
+    }
+
     /// What this trace recorded of the router's output.
     pub fn knowledge(&self) -> Knowledge {
         match (&self.logits, &self.weights) {

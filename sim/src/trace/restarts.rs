@@ -127,7 +127,7 @@ fn test(switches: &[f64], period: usize) -> Option<Restarts> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{Convention, Meta, Phase, Shape};
+    use crate::trace::{Phase, Shape};
 
     /// Numbers from a linear congruential generator (Knuth's MMIX constants).
     fn random(state: &mut u64, below: usize) -> usize {
@@ -155,26 +155,7 @@ mod tests {
                 ids.extend(chosen);
             }
         }
-        Trace {
-            shape,
-            meta: Meta {
-                router: Convention::Unknown,
-                domains: vec![String::new()],
-                layer_ids: (0..6).collect(),
-                ..Meta::default()
-            },
-            ids,
-            weights: None,
-            logits: None,
-            bias: None,
-            hidden: None,
-            sequence: vec![0; tokens],
-            position: (0..tokens as u32).collect(),
-            phase: vec![Phase::Prefill; tokens],
-            token: None,
-            domain: vec![0; tokens],
-            notes: Vec::new(),
-        }
+        Trace { phase: vec![Phase::Prefill; tokens], ..Trace::of_ids(shape, ids) }
     }
 
     #[test]

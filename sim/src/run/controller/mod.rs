@@ -260,7 +260,7 @@ mod tests {
 
     use crate::policy;
     use crate::trace::array::FloatArray;
-    use crate::trace::{Convention, Meta, Phase};
+    use crate::trace::{Convention, Meta};
 
     /// Three tokens, two layers, top-2 of four experts.
     fn trace() -> Trace {
@@ -268,24 +268,17 @@ mod tests {
         let ids = [[0, 2], [3, 2], [0, 2]];
         let (logits, ids) = (logits.map(|row| [row, row]), ids.map(|row| [row, row]));
         Trace {
-            shape: Shape { tokens: 3, layers: 2, experts: 4, k: 2 },
             meta: Meta {
                 router: Convention::SoftmaxSelected,
                 domains: vec![String::new()],
                 layer_ids: vec![5, 6],
                 ..Meta::default()
             },
-            ids: ids.into_iter().flatten().flatten().collect(),
-            weights: None,
             logits: Some(FloatArray::owned([3, 2, 4], logits.into_iter().flatten().flatten().collect())),
-            bias: None,
-            hidden: None,
-            sequence: vec![0; 3],
-            position: vec![0, 1, 2],
-            phase: vec![Phase::Decode; 3],
-            token: None,
-            domain: vec![0; 3],
-            notes: Vec::new(),
+            ..Trace::of_ids(
+                Shape { tokens: 3, layers: 2, experts: 4, k: 2 },
+                ids.into_iter().flatten().flatten().collect(),
+            )
         }
     }
 
