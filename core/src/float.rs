@@ -42,7 +42,7 @@ impl FloatConfig {
 /// Error variance before the first token, in that of the observation: a first gain of 7/8.
 const INITIAL: f32 = 7.0;
 
-/// Levels of one expert, 8 bytes, each 0 to 1.
+/// Levels of one expert, 8 bytes, each 0 to 1 but for rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct FloatLevels {
     /// The context.
@@ -51,20 +51,36 @@ pub struct FloatLevels {
     pub fast: f32,
 }
 
-impl FloatLevels {
-    /// Forecast as in [`crate::Levels::score`].
-    pub fn score(self) -> f32 {
-        self.slow + self.fast * 0.25
+/// What the stored levels of a layer are multiplied with, as in the fixed-point filter ([`crate::level`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct FloatScale(f32);
+
+impl FloatScale {
+    const START: Self = Self(1.0);
+    /// So small that the scale is seldom renewed, and so large that a level's quotient stays far from the largest number.
+    const SMALLEST: f32 = 1.0 / (1u64 << 40) as f32;
+
+    /// One token: returns what being wanted adds to a stored level.
+    fn step(&mut self, gain: f32, levels: &mut [FloatLevels], level: impl Fn(&mut FloatLevels) -> &mut f32) -> f32 {
+        self.0 *= 1.0 - gain;
+        if self.0 < Self::SMALLEST {
+            levels.iter_mut().for_each(|stored| *level(stored) *= self.0);
+            *self = Self::START;
+        }
+        gain / self.0
     }
 }
 
-/// The filter of one layer of `E` experts, 8 bytes per expert and 40 beside.
+/// The filter of one layer of `E` experts, 8 bytes per expert and 48 beside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FloatTracker<const E: usize> {
     variance: f32,
     phase: Phase,
     /// Sum of the squares of the slow levels.
     power: f32,
+    slow_scale: FloatScale,
+    fast_scale: FloatScale,
+    /// Divided by the scales.
     levels: [FloatLevels; E],
 }
 
@@ -77,27 +93,44 @@ impl<const E: usize> Default for FloatTracker<E> {
 impl<const E: usize> FloatTracker<E> {
     /// Before the first token.
     pub const fn new() -> Self {
-        Self { variance: INITIAL, phase: Phase::new(), power: 0.0, levels: [FloatLevels { slow: 0.0, fast: 0.0 }; E] }
+        Self {
+            variance: INITIAL,
+            phase: Phase::new(),
+            power: 0.0,
+            slow_scale: FloatScale::START,
+            fast_scale: FloatScale::START,
+            levels: [FloatLevels { slow: 0.0, fast: 0.0 }; E],
+        }
     }
 
     /// Levels of every expert.
-    pub const fn levels(&self) -> &[FloatLevels; E] {
-        &self.levels
+    pub fn levels(&self) -> impl Iterator<Item = FloatLevels> {
+        let scaled =
+            |l: &FloatLevels| FloatLevels { slow: l.slow * self.slow_scale.0, fast: l.fast * self.fast_scale.0 };
+        self.levels.iter().map(scaled)
+    }
+
+    /// Forecast as in [`Tracker::victim`](crate::Tracker::victim).
+    fn score(&self, expert: u16) -> f32 {
+        let levels = self.levels.get(usize::from(expert)).copied().unwrap_or_default();
+        levels.slow * self.slow_scale.0 + levels.fast * self.fast_scale.0 * 0.25
     }
 
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
-        let score = |expert: u16| self.levels.get(usize::from(expert)).map_or(0.0, |levels| levels.score());
-        resident.iter().filter(|expert| !keep.contains(expert)).min_by(|&a, &b| score(a).total_cmp(&score(b)))
+        let free = resident.iter().filter(|expert| !keep.contains(expert));
+        free.min_by(|&a, &b| self.score(a).total_cmp(&self.score(b)))
     }
 
     /// Takes what one token wanted; ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
     ///
-    /// Cost: two multiplications and a sum of squares per expert, and per token a division, a square root, an arc cosine and a logarithm.
+    /// Cost: that of the wanted experts, and per token three divisions, a square root, an arc cosine and a logarithm; when a scale is renewed, a
+    /// multiplication per expert on top.
     pub fn update(&mut self, config: &FloatConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = wanted.iter().filter_map(|&expert| self.levels.get(usize::from(expert)));
-        let (dot, known) = levels.fold((0.0_f32, 0.0_f32), |(dot, known), levels| (dot + levels.slow, known + 1.0));
+        let (sum, known) = levels.fold((0.0_f32, 0.0_f32), |(sum, known), levels| (sum + levels.slow, known + 1.0));
+        let dot = sum * self.slow_scale.0;
         let norm = F32Ext::sqrt(self.power * known);
         let cosine = if norm > 0.0 { (dot / norm).clamp(0.0, 1.0) } else { 0.0 };
         let angle = Angle::saturating_from_num(F32Ext::acos(cosine)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
@@ -110,27 +143,18 @@ impl<const E: usize> FloatTracker<E> {
         let predicted = self.variance + config.process;
         let gain = predicted / (predicted + 1.0);
         self.variance = (1.0 - gain) * predicted;
-        self.step(wanted, gain, config.fast_gain);
-        Step { snr, angle, lock: self.phase.lock(), lost_lock }
-    }
-
-    fn step(&mut self, wanted: &[u16], slow: f32, fast: f32) {
-        let (kept_slow, kept_fast) = (1.0 - slow, 1.0 - fast);
-        let mut power = 0.0;
-        for levels in &mut self.levels {
-            levels.slow *= kept_slow;
-            levels.fast *= kept_fast;
-            power += levels.slow * levels.slow;
-        }
+        let slow = self.slow_scale.step(gain, &mut self.levels, |stored| &mut stored.slow);
+        let fast = self.fast_scale.step(config.fast_gain, &mut self.levels, |stored| &mut stored.fast);
         for &expert in wanted {
-            if let Some(levels) = self.levels.get_mut(usize::from(expert)) {
-                let before = levels.slow;
-                levels.slow = (before + slow).min(1.0);
-                levels.fast = (levels.fast + fast).min(1.0);
-                power += levels.slow * levels.slow - before * before;
+            if let Some(stored) = self.levels.get_mut(usize::from(expert)) {
+                stored.slow += slow;
+                stored.fast += fast;
             }
         }
-        self.power = power;
+        // As in the fixed-point filter, without a pass over the levels.
+        let kept = 1.0 - gain;
+        self.power = kept * kept * self.power + gain * (2.0 * kept * dot + gain * known);
+        Step { snr, angle, lock: self.phase.lock(), lost_lock }
     }
 }
 
@@ -139,7 +163,7 @@ mod tests {
     use super::*;
     use crate::set::ExpertSet;
     use crate::tracker::{Tracker, TrackerConfig};
-    use crate::{Levels, Lock};
+    use crate::{Lock, ScaledLevels};
 
     /// Eight of 64 experts, around a centre that moves once.
     fn token(n: u32) -> [u16; 4] {
@@ -157,7 +181,7 @@ mod tests {
             fixed_config.fast_gain,
             fixed_config.phase,
         );
-        let (mut fixed, mut float) = (Tracker::<[Levels; 64]>::new(), FloatTracker::<64>::new());
+        let (mut fixed, mut float) = (Tracker::<[ScaledLevels; 64]>::new(), FloatTracker::<64>::new());
         let mut lost = [0, 0];
         for n in 0..1200 {
             let (a, b) = (fixed.update(&fixed_config, &token(n)), float.update(&config, &token(n)));
@@ -168,7 +192,7 @@ mod tests {
             assert!(!(500..600).contains(&n) || b.lock == Lock::Locked, "{n}: {b:?}");
         }
         assert!(lost[0] >= 1 && lost[1] >= 1, "{lost:?}");
-        for (a, b) in fixed.levels().iter().zip(float.levels()) {
+        for (a, b) in fixed.levels().zip(float.levels()) {
             assert!((a.slow.to_num::<f32>() - b.slow).abs() < 0.02 && (a.fast.to_num::<f32>() - b.fast).abs() < 0.001);
         }
         let mut resident = ExpertSet::<2>::new();
@@ -188,7 +212,7 @@ mod tests {
             tracker.update(&config, &[u16::MAX, 4]);
             tracker.update(&config, &[]);
         }
-        assert!(tracker.levels().iter().all(|l| (0.0..=1.0).contains(&l.slow) && (0.0..=1.0).contains(&l.fast)));
+        assert!(tracker.levels().all(|l| (0.0..=1.000001).contains(&l.slow) && (0.0..=1.000001).contains(&l.fast)));
         assert!(tracker.power.is_finite());
     }
 }

@@ -61,7 +61,7 @@ pub mod set;
 pub mod topk;
 pub mod tracker;
 
-pub use level::{Kalman, KalmanConfig, Levels};
+pub use level::{Kalman, KalmanConfig, Levels, ScaledLevels};
 pub use metrics::Metrics;
 pub use num::{Angle, Eps, Gain, Gate, Level, LogRatio, Logit};
 pub use phase::{Lock, Phase, PhaseConfig};

@@ -100,16 +100,15 @@ pub fn sigmoid(logit: Logit) -> Gate {
 /// Abramowitz and Stegun 4.4.46, `sqrt(1 - x)` times a polynomial of the seventh degree. One 64-bit integer square root.
 #[inline]
 pub fn acos(cosine: Gate) -> Angle {
-    // Coefficients a7 .. a0 with 30 fraction bits.
-    const COEFFICIENTS: [i64; 8] =
-        [-1_355_589, 7_161_955, -18_348_235, 33_169_905, -53_874_249, 95_540_460, -230_423_709, 1_686_629_690];
-    let x = cosine.to_bits().min(1 << 31);
-    let root = sqrt(u64::from((1 << 31) - x) << 29); // 30 fraction bits
-    let mut sum = 0i64;
-    for coefficient in COEFFICIENTS {
-        sum = ((sum * i64::from(x)) >> 31) + coefficient;
-    }
-    Angle::from_bits(((i64::from(root) * sum) >> 32) as i32)
+    let rest = (1u32 << 31).saturating_sub(cosine.to_bits());
+    let root = sqrt(u64::from(rest) << 31); // 31 fraction bits
+    // 32 fraction bits; what 1 becomes there does not matter, as the root is 0.
+    let x = cosine.to_bits() << 1;
+    // Magnitudes a7 .. a0 with 31 fraction bits; the signs alternate.
+    let next = |sum: u32, coefficient: u32| coefficient - mul_frac(sum, x);
+    let sum = next(next(next(next(2_711_179, 14_323_909), 36_696_470), 66_339_809), 107_748_499);
+    let sum = next(next(next(sum, 191_080_920), 460_847_417), 3_373_259_379);
+    Angle::from_bits((mul_frac(root, sum) >> 2) as i32)
 }
 
 /// Base-2 logarithm of `numerator / denominator`, both in the same format. 0/0 counts as 1/1, other zeros saturate at ±32.
@@ -129,46 +128,34 @@ pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
 /// the fifth degree; exact for powers of two).
 #[inline]
 fn log2_bits(x: u32) -> i32 {
-    // Magnitudes with 30 fraction bits, highest degree first; the signs alternate.
-    const COEFFICIENTS: [u32; 6] = [28_408_453, 132_554_975, 300_151_736, 492_064_504, 771_249_332, 1_548_929_645];
     let shift = x.leading_zeros();
     let t = (x << shift) << 1; // 32 fraction bits
-    let mut sum = 0;
-    for coefficient in COEFFICIENTS {
-        sum = coefficient - mul_frac(sum, t);
-    }
+    // Magnitudes with 30 fraction bits, highest degree first; the signs alternate.
+    let next = |sum: u32, coefficient: u32| coefficient - mul_frac(sum, t);
+    let sum = next(next(next(28_408_453, 132_554_975), 300_151_736), 492_064_504);
+    let sum = next(next(sum, 771_249_332), 1_548_929_645);
     (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
 }
 
-/// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. Two 32-bit divisions, where the
-/// general 64-bit division of a 32-bit core is a loop (Knuth, The Art of Computer Programming 2, 4.3.1, algorithm D with 16-bit digits).
+/// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. One 32-bit division, where the general
+/// 64-bit division of a 32-bit core is a loop: an inverse of 14 bits, and with it 14 bits of the quotient at a time from what is left of the
+/// numerator.
 #[inline]
 pub(crate) fn div_frac(numerator: u32, denominator: u32) -> u32 {
     if numerator >= denominator {
         return u32::MAX;
     }
     let shift = denominator.leading_zeros();
-    let (rest, divisor) = (numerator << shift, denominator << shift);
-    let (first, rest) = digit(rest, divisor);
-    let (second, _) = digit(rest, divisor);
-    (first << 16) | second
-}
-
-/// The next 16-bit digit of `rest / divisor` and the new rest; the divisor's upper bit is set and `rest < divisor`.
-#[inline]
-fn digit(rest: u32, divisor: u32) -> (u32, u32) {
-    let (high, low) = (divisor >> 16, divisor & 0xFFFF);
-    // `high` is at least 2^15; `max` says so to the compiler.
-    let mut digit = rest / high.max(1);
-    let mut left = rest - digit * high;
-    // The estimate is at most 2 too large.
-    for _ in 0..2 {
-        if left <= 0xFFFF && u64::from(digit) * u64::from(low) > u64::from(left) << 16 {
-            digit -= 1;
-            left += high;
-        }
-    }
-    (digit, (rest << 16).wrapping_sub(digit.wrapping_mul(divisor)))
+    let (numerator, denominator) = (numerator << shift, denominator << shift);
+    // 2^63 / denominator, at most 2^-14.4 of it too small; everything below is from below, too.
+    let inverse = (u32::MAX / ((denominator >> 16) + 1)) << 15;
+    let first = mul_frac(numerator, inverse) << 1;
+    let rest = (u64::from(numerator) << 32) - u64::from(first) * u64::from(denominator); // below 2^50
+    let second = mul_frac((rest >> 18) as u32, inverse) >> 13;
+    let rest = rest - u64::from(second) * u64::from(denominator); // below 2^36
+    let third = mul_frac((rest >> 4) as u32, inverse) >> 27;
+    let rest = rest - u64::from(third) * u64::from(denominator);
+    first + second + third + u32::from(rest >= u64::from(denominator))
 }
 
 /// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same shift.
@@ -204,8 +191,8 @@ impl Share {
     }
 }
 
-/// `floor(sqrt(x))`. Two 32-bit divisions and those of a 32-bit square root, one multiplication (Zimmermann, Karatsuba Square Root, INRIA
-/// RR-3805, with 16-bit digits).
+/// `floor(sqrt(x))`, without a division: the inverse root of the upper half from a polynomial and two steps of Newton's iteration
+/// `y (3 - x y^2) / 2`, the root from it, and what that leaves.
 #[inline]
 pub(crate) fn sqrt(x: u64) -> u32 {
     if x == 0 {
@@ -213,12 +200,20 @@ pub(crate) fn sqrt(x: u64) -> u32 {
     }
     let shift = x.leading_zeros() & !1;
     let x = x << shift; // at least 2^62
-    let high = (x >> 32) as u32;
-    let root = high.isqrt(); // at least 2^15
-    let rest = high - root * root; // at most 2 root
-    let half = (rest << 15) | ((x >> 17) as u32 & 0x7FFF);
-    let root = (root << 16).saturating_add(half / root.max(1));
-    let root = root - u32::from(u64::from(root) * u64::from(root) > x);
+    let high = (x >> 32) as u32; // as a fraction with 32 bits, at least 1/4
+    // 2.67084 - 3.28538 x + 1.63858 x^2 with 30 fraction bits, 2.5 % off at most; then 2^-10.2 and 2^-19.8 of it.
+    let mut inverse = 2_867_797_446 - mul_frac(high, 3_527_650_430 - mul_frac(high, 1_759_413_618));
+    for _ in 0..2 {
+        let near_one = mul_frac(high, mul_frac(inverse, inverse)); // 28 fraction bits
+        inverse = mul_frac(inverse, ((3 << 28) - near_one) << 2) << 1;
+    }
+    let root = mul_frac(high, inverse).min((1 << 30) - 1) << 2;
+    let rest = x.cast_signed().wrapping_sub((u64::from(root) * u64::from(root)).cast_signed()); // below 2^46 in magnitude
+    // A little too small rather than too large.
+    let missing = (((rest >> 16) * i64::from(inverse)) - (1 << 41)) >> 47;
+    let root = root.wrapping_add(missing as u32);
+    let rest = x - u64::from(root) * u64::from(root);
+    let root = root + u32::from(rest > 2 * u64::from(root));
     root >> (shift / 2)
 }
 

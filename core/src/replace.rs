@@ -11,7 +11,6 @@
 //! difference; one swap at a time keeps migration incremental. [`Allowance`] is the hard limit: whatever the input, no more copies
 //! than the allowance, so that contexts that alternate every few tokens cannot make the device thrash.
 
-use crate::level::Levels;
 use crate::num::Level;
 use crate::set::Experts;
 
@@ -46,22 +45,27 @@ pub struct Swap {
     pub gain: Level,
 }
 
-/// The swap with the largest gain, if that is above `margin`: the expert outside of the highest slow level against the resident one of the
-/// lowest; of equals the lowest ids. `busy` experts (on their way in) count neither as resident nor as outside.
+/// The swap with the largest gain, if that is above `margin`: the expert outside of the highest level against the resident one of the
+/// lowest; of equals the lowest ids. `slow` are the slow levels of all experts, in the order of ids. `busy` experts (on their way in) count neither as resident nor as outside.
 ///
 /// Cost: one pass over the levels.
-pub fn swap(levels: &[Levels], resident: &Experts, busy: &Experts, margin: Level) -> Option<Swap> {
+pub fn swap(
+    slow: impl IntoIterator<Item = Level>,
+    resident: &Experts,
+    busy: &Experts,
+    margin: Level,
+) -> Option<Swap> {
     let (mut load, mut evict) = (None::<(Level, u16)>, None::<(Level, u16)>);
-    for (level, expert) in levels.iter().zip(0u16..) {
+    for (level, expert) in slow.into_iter().zip(0u16..) {
         if busy.contains(expert) {
             continue;
         }
         if resident.contains(expert) {
-            if evict.is_none_or(|(lowest, _)| level.slow < lowest) {
-                evict = Some((level.slow, expert));
+            if evict.is_none_or(|(lowest, _)| level < lowest) {
+                evict = Some((level, expert));
             }
-        } else if load.is_none_or(|(highest, _)| level.slow > highest) {
-            load = Some((level.slow, expert));
+        } else if load.is_none_or(|(highest, _)| level > highest) {
+            load = Some((level, expert));
         }
     }
     let ((new, load), (old, evict)) = (load?, evict?);
@@ -109,7 +113,6 @@ mod tests {
     use super::*;
     use crate::set::ExpertSet;
     use proptest::prelude::*;
-    use std::vec::Vec;
 
     fn set(ids: &[u16]) -> ExpertSet<1> {
         let mut set = ExpertSet::new();
@@ -119,21 +122,19 @@ mod tests {
         set
     }
 
-    fn levels(slow: &[f64]) -> Vec<Levels> {
-        slow.iter().map(|&slow| Levels { slow: Level::from_num(slow), fast: Level::ZERO }).collect()
-    }
-
     #[test]
     fn swaps_the_best_outside_for_the_worst_inside() {
-        let levels = levels(&[0.5, 0.1, 0.9, 0.3]);
-        let found = swap(&levels, &set(&[0, 1]), &set(&[]), Level::ZERO).unwrap();
+        let swap = |resident: &[u16], busy: &[u16], margin| {
+            swap([0.5, 0.1, 0.9, 0.3].map(Level::from_num), &set(resident), &set(busy), margin)
+        };
+        let found = swap(&[0, 1], &[], Level::ZERO).unwrap();
         assert_eq!((found.load, found.evict), (2, 1));
         assert!((found.gain.to_num::<f64>() - 0.8).abs() < 1e-6);
-        assert_eq!(swap(&levels, &set(&[0, 1]), &set(&[]), Level::from_num(0.85)), None);
-        assert_eq!(swap(&levels, &set(&[0, 1]), &set(&[2]), Level::ZERO).unwrap().load, 3);
-        assert_eq!(swap(&levels, &set(&[0, 2]), &set(&[]), Level::ZERO), None);
-        assert_eq!(swap(&levels, &set(&[]), &set(&[]), Level::ZERO), None);
-        assert_eq!(swap(&levels, &set(&[0, 1, 2, 3]), &set(&[]), Level::ZERO), None);
+        assert_eq!(swap(&[0, 1], &[], Level::from_num(0.85)), None);
+        assert_eq!(swap(&[0, 1], &[2], Level::ZERO).unwrap().load, 3);
+        assert_eq!(swap(&[0, 2], &[], Level::ZERO), None);
+        assert_eq!(swap(&[], &[], Level::ZERO), None);
+        assert_eq!(swap(&[0, 1, 2, 3], &[], Level::ZERO), None);
     }
 
     #[test]

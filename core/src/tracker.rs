@@ -1,6 +1,6 @@
 //! What is known of one layer: levels, their gain, phase and lock; and what follows from it, the expert to evict.
 
-use crate::level::{Kalman, KalmanConfig, Levels};
+use crate::level::{Kalman, KalmanConfig, Levels, Scale, ScaledLevels};
 use crate::num::{Angle, Gain, Gate, LogRatio, acos, div_frac, log2_ratio, mul_frac, sqrt};
 use crate::phase::{Lock, Phase, PhaseConfig};
 use crate::set::Experts;
@@ -46,50 +46,74 @@ const POWER_BITS: u32 = 27;
 /// Largest number of wanted experts per token.
 pub const MAX_WANTED: usize = 16;
 
-/// Tracker of one layer in the caller's memory: `Tracker<[Levels; E]>`, 8 bytes per expert and 40 beside; `&Tracker` is the view of any
+/// Tracker of one layer in the caller's memory: `Tracker<[ScaledLevels; E]>`, 8 bytes per expert and 44 beside; `&Tracker` is the view of any
 /// size, to which references to the former coerce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tracker<L: ?Sized = [Levels]> {
+pub struct Tracker<L: ?Sized = [ScaledLevels]> {
     kalman: Kalman,
     phase: Phase,
     /// Sum of the squares of the slow levels, `U5F27` bits.
     power: u32,
+    slow_scale: Scale,
+    fast_scale: Scale,
     levels: L,
 }
 
-impl<const E: usize> Tracker<[Levels; E]> {
+impl<const E: usize> Tracker<[ScaledLevels; E]> {
     /// Before the first token.
     pub const fn new() -> Self {
-        Self { kalman: Kalman::new(), phase: Phase::new(), power: 0, levels: [Levels::ZERO; E] }
+        Self::over([ScaledLevels::ZERO; E])
     }
 }
 
-impl<const E: usize> Default for Tracker<[Levels; E]> {
+impl<const E: usize> Default for Tracker<[ScaledLevels; E]> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 impl<L> Tracker<L> {
-    /// Before the first token, over the caller's levels, which are all [`Levels::ZERO`]: for a number of experts that is known at run time,
-    /// as in `Tracker<heapless::Vec<Levels, MOST>>`.
+    /// Before the first token, over the caller's levels, which are all [`ScaledLevels::ZERO`]: for a number of experts that is known at run
+    /// time, as in `Tracker<heapless::Vec<ScaledLevels, MOST>>`.
     pub const fn over(levels: L) -> Self {
-        Self { kalman: Kalman::new(), phase: Phase::new(), power: 0, levels }
+        Self {
+            kalman: Kalman::new(),
+            phase: Phase::new(),
+            power: 0,
+            slow_scale: Scale::START,
+            fast_scale: Scale::START,
+            levels,
+        }
     }
 }
 
-impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
+impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// Forgets everything: as before the first token.
     pub fn reset(&mut self) {
         self.kalman = Kalman::new();
         self.phase = Phase::new();
         self.power = 0;
-        self.levels.as_mut().fill(Levels::ZERO);
+        (self.slow_scale, self.fast_scale) = (Scale::START, Scale::START);
+        self.levels.as_mut().fill(ScaledLevels::ZERO);
+    }
+
+    /// Number of experts.
+    pub fn experts(&self) -> usize {
+        self.levels.as_ref().len()
+    }
+
+    /// Levels of an expert; `None` if there is no such expert.
+    pub fn level(&self, expert: u16) -> Option<Levels> {
+        self.levels.as_ref().get(usize::from(expert)).map(|&stored| self.scaled(stored))
     }
 
     /// Levels of every expert.
-    pub fn levels(&self) -> &[Levels] {
-        self.levels.as_ref()
+    pub fn levels(&self) -> impl Iterator<Item = Levels> {
+        self.levels.as_ref().iter().map(|&stored| self.scaled(stored))
+    }
+
+    fn scaled(&self, stored: ScaledLevels) -> Levels {
+        Levels { slow: self.slow_scale.level(stored.slow), fast: self.fast_scale.level(stored.fast) }
     }
 
     /// The loop and its lock detector.
@@ -103,11 +127,20 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
         self.kalman.reopen(kalman);
     }
 
+    /// Forecast of the share of the next tokens that want an expert, as an order and not a probability: `slow + fast / 4`, `U4F28` bits, at
+    /// most 1.25; 0 for an expert that there is not.
+    fn score(&self, expert: u16) -> u32 {
+        let stored = self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(ScaledLevels::ZERO);
+        self.slow_scale.coarse(stored.slow).wrapping_add(self.fast_scale.coarse(stored.fast) >> 2)
+    }
+
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
+    ///
+    /// Cost: two multiplications per resident expert.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
         let mut least = None;
         for expert in resident.iter() {
-            let score = self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(Levels::ZERO).score();
+            let score = self.score(expert);
             // The comparison first, as few experts get past it.
             if least.is_none_or(|(lowest, _)| score < lowest) && !keep.contains(&expert) {
                 least = Some((score, expert));
@@ -119,18 +152,16 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
     /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and would confirm
     /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
     ///
-    /// Cost: a multiplication and a subtraction per expert and level, and less than 1,000 instructions per layer (docs/firmware.md):
-    /// 32-bit divisions and two square roots, no 64-bit division.
+    /// Cost: that of the wanted experts and less than 1,000 instructions per layer (docs/firmware.md): 32-bit divisions and two square
+    /// roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a load, a shift and a store per expert come on top.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = self.levels.as_mut();
-        let known = wanted.iter().filter(|&&expert| usize::from(expert) < levels.len()).count() as u32;
-        let dot: u64 = wanted
-            .iter()
-            .filter_map(|&expert| levels.get(usize::from(expert)))
-            .map(|l| u64::from(l.slow.to_bits()))
-            .sum();
-        let dot = (dot >> (31 - POWER_BITS)) as u32; // U5F27, at most 16
+        let stored = wanted.iter().filter_map(|&expert| levels.get(usize::from(expert)));
+        // The product of demand and context, `U5F27` bits and at most 16; and how many of the wanted there are.
+        let (dot, known) = stored.fold((0u32, 0u32), |(dot, known), stored| {
+            (dot.wrapping_add(self.slow_scale.coarse(stored.slow) >> (28 - POWER_BITS)), known + 1)
+        });
         let angle = angle(dot, self.power, known);
         let innovation = (known << POWER_BITS).saturating_add(self.power).saturating_sub(dot.saturating_mul(2));
         let snr = log2_ratio(self.power, innovation);
@@ -138,30 +169,38 @@ impl<L: AsRef<[Levels]> + AsMut<[Levels]> + ?Sized> Tracker<L> {
         if lost_lock {
             self.kalman.reopen(&config.kalman);
         }
-        let slow = self.kalman.step(&config.kalman);
-        decay(levels, slow, config.fast_gain);
+        let gain = self.kalman.step(&config.kalman);
+        let (slow, fast) = (self.slow_scale.step(gain), self.fast_scale.step(config.fast_gain));
+        shift(levels, slow.shift, |stored| &mut stored.slow);
+        shift(levels, fast.shift, |stored| &mut stored.fast);
         for &expert in wanted {
-            if let Some(level) = levels.get_mut(usize::from(expert)) {
-                level.raise(slow, config.fast_gain);
+            if let Some(stored) = levels.get_mut(usize::from(expert)) {
+                stored.slow = stored.slow.saturating_add(slow.raise);
+                stored.fast = stored.fast.saturating_add(fast.raise);
             }
         }
-        self.power = next_power(self.power, dot, known, slow.to_bits());
+        self.power = next_power(self.power, dot, known, gain.to_bits());
         Step { snr, angle, lock: self.phase.lock(), lost_lock }
     }
 }
 
-/// One step of every level without being wanted: the part of an update whose cost grows with the layer.
-fn decay(levels: &mut [Levels], slow: Gain, fast: Gain) {
-    let (pairs, rest) = levels.as_chunks_mut::<2>();
-    // Two at a time, both loaded before one is stored: as many as the registers of an Arm core hold. Written out, so that it is straight code
-    // also where the compiler is told to save space.
-    for [first, second] in pairs {
-        let (mut one, mut other) = (*first, *second);
-        one.decay(slow, fast);
-        other.decay(slow, fast);
-        (*first, *second) = (one, other);
+/// Shifts one of the two levels of every expert down, where there is something to shift.
+#[inline(always)]
+fn shift(levels: &mut [ScaledLevels], bits: u32, level: impl Fn(&mut ScaledLevels) -> &mut u32) {
+    match bits {
+        0 => {}
+        1..32 => {
+            let (fours, rest) = levels.as_chunks_mut::<4>();
+            // Four at a time, all loaded before one is stored. Written out, so that it is straight code also where the compiler is told to
+            // save space.
+            for [a, b, c, d] in fours {
+                let (a, b, c, d) = (level(a), level(b), level(c), level(d));
+                (*a, *b, *c, *d) = (*a >> bits, *b >> bits, *c >> bits, *d >> bits);
+            }
+            rest.iter_mut().for_each(|stored| *level(stored) >>= bits);
+        }
+        _ => levels.iter_mut().for_each(|stored| *level(stored) = 0),
     }
-    rest.iter_mut().for_each(|level| level.decay(slow, fast));
 }
 
 /// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with it is `dot`.
@@ -223,7 +262,7 @@ mod tests {
         for n in 1100..1160 {
             tracker.update(&config, &demand(n, 16, 4));
         }
-        assert!(tracker.levels()[16..24].iter().all(|new| tracker.levels()[..8].iter().all(|old| new.slow > old.slow)));
+        assert!(tracker.levels().skip(16).take(8).all(|new| tracker.levels().take(8).all(|old| new.slow > old.slow)));
     }
 
     #[test]
@@ -245,7 +284,7 @@ mod tests {
 
     #[test]
     fn size_is_what_the_documentation_says() {
-        assert_eq!(size_of::<Tracker<[Levels; 64]>>(), 64 * 8 + 40);
+        assert_eq!(size_of::<Tracker<[ScaledLevels; 64]>>(), 64 * 8 + 44);
     }
 
     proptest! {
@@ -261,7 +300,7 @@ mod tests {
             let mut tracker = Tracker::<[_; 32]>::new();
             for wanted in steps {
                 let wanted: Vec<u16> = wanted.into_iter().collect();
-                let x: Vec<f64> = tracker.levels().iter().map(|l| l.slow.to_num()).collect();
+                let x: Vec<f64> = tracker.levels().map(|l| l.slow.to_num()).collect();
                 let known: Vec<usize> = wanted.iter().map(|&e| usize::from(e)).filter(|&e| e < 32).collect();
                 let (dot, power) = (known.iter().map(|&e| x[e]).sum::<f64>(), x.iter().map(|v| v * v).sum::<f64>());
                 let step = tracker.update(&config, &wanted);
@@ -272,7 +311,7 @@ mod tests {
                     prop_assert!((step.angle.to_num::<f64>().cos() - cosine).abs() < 1e-4, "{} {}", step.angle, cosine.acos());
                 }
                 prop_assert!((f64::from(tracker.power) / f64::from(1 << POWER_BITS)
-                    - tracker.levels().iter().map(|l| l.slow.to_num::<f64>().powi(2)).sum::<f64>()).abs() < 1e-5);
+                    - tracker.levels().map(|l| l.slow.to_num::<f64>().powi(2)).sum::<f64>()).abs() < 1e-5);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use cptr_core::bits::{self, Losses, Split, scratch_for};
 use cptr_core::placement::{Demand, hot_in_layer, importance, rank};
-use cptr_core::{Eps, ExpertSet, Gate, Levels, Logit, Router, Tracker, TrackerConfig, select, words_for};
+use cptr_core::{Eps, ExpertSet, Gate, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select, words_for};
 use cptr_sim::trace::import::{self, Options};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -76,7 +76,7 @@ fn per_expert<const E: usize>(criterion: &mut Criterion) {
     });
     group.bench_function(BenchmarkId::new("update", E), |bencher| {
         let (mut turns, config) = (turns(), TrackerConfig::default());
-        let mut tracker = Tracker::<[Levels; E]>::new();
+        let mut tracker = Tracker::<[ScaledLevels; E]>::new();
         bencher.iter(|| turns.next().map(|t| tracker.update(&config, black_box(&layer.wanted[t]))));
     });
     group.finish();

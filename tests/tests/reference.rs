@@ -124,7 +124,7 @@ fn reference_select(logits: &[f32], wanted: &[u16], resident: &[bool]) -> Vec<u1
 /// The two sides of one layer.
 struct Pair {
     capacity: usize,
-    tracker: Tracker<[cptr_core::Levels; MAX_EXPERTS]>,
+    tracker: Tracker<[cptr_core::ScaledLevels; MAX_EXPERTS]>,
     resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
     reference: Reference,
     reference_resident: Vec<bool>,

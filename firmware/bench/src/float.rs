@@ -6,7 +6,7 @@ use cptr_core::float::{FloatConfig, FloatTracker};
 use cptr_core::{Gain, PhaseConfig};
 
 use crate::kernels::{COUNTED, Cost, counts};
-use crate::random::Random;
+use crate::random::{Random, spread};
 
 const K: usize = 8;
 
@@ -30,8 +30,8 @@ fn layer<const E: usize>() {
         if token == COUNTED {
             cost = Cost::default();
         }
-        let first = random.bits() >> 16;
-        let wanted: [u16; K] = core::array::from_fn(|i| ((first as usize + i * (E / K)) % E) as u16);
+        let mut wanted = [0; K];
+        spread(&mut wanted, &mut random, E);
         cost.add(|| black_box(tracker.update(black_box(&config), black_box(&wanted)).lost_lock));
     }
     cost.print("update_f32", E, K, Cost::empty());

@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use cptr_core::num::{acos, exp_neg, log2_ratio, sigmoid};
-use cptr_core::{Eps, ExpertSet, Gain, Gate, KalmanConfig, Levels, Logit, Router, Tracker, TrackerConfig, select};
+use cptr_core::{Eps, ExpertSet, Gain, Gate, KalmanConfig, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select};
 use cptr_rt::Console;
 
 use crate::random::{Random, fill};
@@ -48,7 +48,7 @@ pub(crate) fn report() {
 fn chain() {
     let (router, config) = (Router::softmax_selected(K), TrackerConfig::default());
     let eps = Eps::from_bits(343_597_384);
-    let mut tracker = Tracker::<[Levels; EXPERTS]>::new();
+    let mut tracker = Tracker::<[ScaledLevels; EXPERTS]>::new();
     let mut resident = ExpertSet::<1>::new();
     let (mut random, mut hash) = (Random(7), Hash::START);
     let mut logits = [Logit::ZERO; EXPERTS];
@@ -168,7 +168,7 @@ fn updates() -> Hash {
             fast_gain: Gain::from_bits(fast),
             ..TrackerConfig::default()
         };
-        let mut tracker = Tracker::<[Levels; 32]>::new();
+        let mut tracker = Tracker::<[ScaledLevels; 32]>::new();
         for round in 0..200u32 {
             let wanted: [u16; 20] = core::array::from_fn(|i| match round % 5 {
                 0 => i as u16,

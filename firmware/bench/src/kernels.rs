@@ -4,10 +4,10 @@ use core::fmt::Write;
 use core::hint::black_box;
 
 use cptr_core::num::exp_neg;
-use cptr_core::{Eps, ExpertSet, Experts, Levels, Logit, Router, Tracker, TrackerConfig, select_in_place, words_for};
+use cptr_core::{Eps, ExpertSet, Experts, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select_in_place, words_for};
 use cptr_rt::{COUNTER_BITS, Console, cycles, instructions, to_instructions};
 
-use crate::random::{Random, fill};
+use crate::random::{Random, fill, spread};
 
 const MOST: usize = 512;
 const SIZES: [usize; 7] = [8, 16, 32, 64, 128, 256, MOST];
@@ -16,11 +16,28 @@ const TOP_K: [usize; 6] = [1, 2, 4, 6, 8, 16];
 const WARM: u32 = 8;
 pub(crate) const COUNTED: u32 = 16;
 
-/// Sums over the counted calls.
+/// What a number of calls took.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cost {
+    sum: Counters,
+    most: Counters,
+    calls: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counters {
     instructions: u64,
     cycles: u64,
+}
+
+impl Counters {
+    fn map2(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Self { instructions: f(self.instructions, other.instructions), cycles: f(self.cycles, other.cycles) }
+    }
+
+    fn print(self, kernel: &str, experts: usize, k: usize) {
+        let _ = writeln!(Console, "count {kernel} {experts} {k} {} {}", self.instructions, self.cycles);
+    }
 }
 
 impl Cost {
@@ -38,19 +55,34 @@ impl Cost {
         let result = work();
         let (cycles_after, instructions_after) = (cycles(), instructions());
         let difference = |after: u64, before: u64| after.wrapping_sub(before) & ((1 << COUNTER_BITS) - 1);
-        self.instructions += difference(instructions_after, instructions_before);
-        self.cycles += difference(cycles_after, cycles_before);
+        self.record(Counters {
+            instructions: difference(instructions_after, instructions_before),
+            cycles: difference(cycles_after, cycles_before),
+        });
         result
+    }
+
+    #[inline(never)]
+    fn record(&mut self, call: Counters) {
+        self.sum = self.sum.map2(call, |a, b| a + b);
+        self.most = self.most.map2(call, u64::max);
+        self.calls += 1;
+    }
+
+    fn mean(self) -> Counters {
+        let calls = u64::from(self.calls.max(1));
+        self.sum.map2(Counters::default(), |sum, _| (to_instructions(sum) + calls / 2) / calls)
     }
 
     /// Prints the mean of a call, less what an empty one takes.
     pub(crate) fn print(self, kernel: &str, experts: usize, k: usize, empty: Self) {
-        let mean = |sum: u64, empty: u64| {
-            (to_instructions(sum.saturating_sub(empty)) + u64::from(COUNTED) / 2) / u64::from(COUNTED)
-        };
-        let instructions = mean(self.instructions, empty.instructions);
-        let cycles = mean(self.cycles, empty.cycles);
-        let _ = writeln!(Console, "count {kernel} {experts} {k} {instructions} {cycles}");
+        self.mean().map2(empty.mean(), u64::saturating_sub).print(kernel, experts, k);
+    }
+
+    /// Prints the call that took most, less what an empty one takes.
+    pub(crate) fn print_most(self, kernel: &str, experts: usize, k: usize, empty: Self) {
+        let most = self.most.map2(Counters::default(), |most, _| to_instructions(most));
+        most.map2(empty.mean(), u64::saturating_sub).print(kernel, experts, k);
     }
 }
 
@@ -116,13 +148,38 @@ fn calibrate(empty: Cost) {
 }
 
 fn layer<const E: usize>(k: usize, empty: Cost) {
-    let mut tracker = Tracker::<[Levels; E]>::new();
+    let mut tracker = Tracker::<[ScaledLevels; E]>::new();
     tokens(&mut tracker, E, k, empty);
+    tracker.reset();
+    updates(&mut tracker, E, k, empty);
+}
+
+/// Tokens before the count of updates starts: the gain has settled.
+const SETTLED: u32 = 512;
+/// Updates that are counted: both scales are renewed about as often as in the long run, which is every 20.8 and every 176 tokens.
+const UPDATES: u32 = 176;
+
+/// Prints the mean of an update, and the one that takes most: at which a scale is renewed.
+fn updates(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
+    let config = TrackerConfig::default();
+    let mut random = Random(3);
+    let (mut wanted, mut cost) = ([0; 16], Cost::default());
+    for token in 0..SETTLED + UPDATES {
+        let wanted = &mut wanted[..k];
+        spread(wanted, &mut random, experts);
+        if token < SETTLED {
+            tracker.update(&config, wanted);
+        } else {
+            cost.add(|| black_box(update(tracker, black_box(&config), black_box(wanted))));
+        }
+    }
+    cost.print("update", experts, k, empty);
+    cost.print_most("update_worst", experts, k, empty);
 }
 
 /// The kernels in the order in which they are printed.
-const KERNELS: [&str; 8] =
-    ["top_k", "top_k_grouped", "select", "select_cold", "select_sigmoid", "select_sigmoid_cold", "victim", "update"];
+const KERNELS: [&str; 7] =
+    ["top_k", "top_k_grouped", "select", "select_cold", "select_sigmoid", "select_sigmoid_cold", "victim"];
 
 fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
     let (softmax, config) = (Router::softmax_selected(k), TrackerConfig::default());
@@ -137,7 +194,7 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
         if token == WARM {
             costs = Default::default();
         }
-        let [for_top_k, for_grouped, for_select @ .., for_victim, for_update] = &mut costs;
+        let [for_top_k, for_grouped, for_select @ .., for_victim] = &mut costs;
         fill(logits, &mut random, 1);
         // Two sigmoids per expert take long on slow machines: only for layers like those of the models that have such routers.
         if experts >= 64 && k == 8 {
@@ -158,7 +215,7 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
             cost.add(|| black_box(choose(router, black_box(logits), black_box(chosen), black_box(resident))));
         }
         for_victim.add(|| black_box(victim(tracker, black_box(&resident), black_box(wanted))));
-        for_update.add(|| black_box(update(tracker, black_box(&config), black_box(wanted))));
+        tracker.update(&config, wanted);
         wanted.iter().for_each(|&expert| {
             resident.insert(expert);
         });
@@ -167,7 +224,7 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
             gone.map(|expert| resident.remove(expert));
         }
     }
-    for (kernel, cost) in KERNELS.iter().zip(costs).filter(|(_, cost)| cost.instructions > 0) {
+    for (kernel, cost) in KERNELS.iter().zip(costs).filter(|(_, cost)| cost.calls > 0) {
         cost.print(kernel, experts, k, empty);
     }
 }

@@ -26,3 +26,11 @@ pub(crate) fn fill(logits: &mut [Logit], random: &mut Random, context: u32) {
         *logit = slow.logit() + (random.logit() >> 1);
     }
 }
+
+/// Different experts, one in each of as many equal parts of the layer.
+pub(crate) fn spread(wanted: &mut [u16], random: &mut Random, experts: usize) {
+    let part = experts / wanted.len().max(1);
+    for (index, expert) in wanted.iter_mut().enumerate() {
+        *expert = (index * part + (random.bits() >> 16) as usize % part.max(1)) as u16;
+    }
+}

@@ -3,7 +3,7 @@
 use core::mem::{align_of, size_of};
 use core::ptr;
 
-use cptr_core::{Gain, KalmanConfig, Levels, Lock, PhaseConfig, Tracker, TrackerConfig};
+use cptr_core::{Gain, KalmanConfig, Lock, PhaseConfig, ScaledLevels, Tracker, TrackerConfig};
 
 use crate::memory::{list, output, status};
 use crate::router::experts;
@@ -59,13 +59,13 @@ struct Header {
     magic: u32,
     experts: u32,
     check: u32,
-    reserved: [u32; 3],
+    reserved: u32,
 }
 
 impl Header {
     const fn new(magic: u32, experts: u32) -> Self {
         let check = magic.rotate_left(9) ^ experts.wrapping_mul(0x9E37_79B9) ^ CPTR_VERSION;
-        Self { magic, experts, check, reserved: [0; 3] }
+        Self { magic, experts, check, reserved: 0 }
     }
 
     fn is_valid(&self, magic: u32) -> bool {
@@ -88,8 +88,8 @@ struct State<T: ?Sized = Tracker> {
 }
 
 const _: () = assert!(size_of::<Config>() <= CPTR_CONFIG_SIZE && align_of::<Config>() <= CPTR_ALIGN);
-const _: () = assert!(size_of::<State<Tracker<[Levels; 2]>>>() <= CPTR_TRACKER_BASE + 2 * size_of::<Levels>());
-const _: () = assert!(align_of::<State<Tracker<[Levels; 1]>>>() <= CPTR_ALIGN);
+const _: () = assert!(size_of::<State<Tracker<[ScaledLevels; 2]>>>() <= CPTR_TRACKER_BASE + 2 * size_of::<ScaledLevels>());
+const _: () = assert!(align_of::<State<Tracker<[ScaledLevels; 1]>>>() <= CPTR_ALIGN);
 
 fn aligned(pointer: *const u8) -> Result<(), CptrStatus> {
     match pointer {
@@ -122,7 +122,7 @@ unsafe fn config<'a>(pointer: *const u8) -> Result<&'a TrackerConfig, CptrStatus
 unsafe fn state(pointer: *const u8) -> Result<*mut State, CptrStatus> {
     // SAFETY: the caller's contract.
     let header = unsafe { header(pointer, TRACKER_MAGIC) }?;
-    Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<Levels>(), header.experts as usize) as *mut State)
+    Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<ScaledLevels>(), header.experts as usize) as *mut State)
 }
 
 /// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn cptr_tracker_init(memory: *mut u8, size: usize, experts
         if experts == 0 || experts > CPTR_MAX_EXPERTS {
             return Err(CPTR_ERROR_RANGE);
         }
-        let bytes = CPTR_TRACKER_BASE + experts * size_of::<Levels>();
+        let bytes = CPTR_TRACKER_BASE + experts * size_of::<ScaledLevels>();
         if size < bytes {
             return Err(CPTR_ERROR_SIZE);
         }
@@ -231,7 +231,7 @@ pub unsafe extern "C" fn cptr_tracker_update(
         let (state, config, wanted) = unsafe { (state(tracker)?, self::config(config)?, list(wanted, wanted_count)?) };
         // SAFETY: `state` has checked the header, which only `cptr_tracker_init` writes.
         let tracker = unsafe { &mut (*state).tracker };
-        cptr_core::Router::ids_only::<CPTR_MAX_WANTED>(wanted, tracker.levels().len()).map_err(|_| CPTR_ERROR_RANGE)?;
+        cptr_core::Router::ids_only::<CPTR_MAX_WANTED>(wanted, tracker.experts()).map_err(|_| CPTR_ERROR_RANGE)?;
         // SAFETY: this function's contract.
         let step = if step.is_null() { None } else { Some(unsafe { output(step) }?) };
         let seen = tracker.update(config, wanted);
@@ -304,7 +304,7 @@ pub unsafe extern "C" fn cptr_tracker_level(
         // SAFETY: this function's contract.
         let (state, slow, fast) = unsafe { (state(tracker)?, output(slow)?, output(fast)?) };
         // SAFETY: `state` has checked the header; nobody writes the tracker meanwhile.
-        let levels = unsafe { &(*state).tracker }.levels().get(usize::from(expert)).copied().ok_or(CPTR_ERROR_RANGE)?;
+        let levels = unsafe { &(*state).tracker }.level(expert).ok_or(CPTR_ERROR_RANGE)?;
         slow.write(&[levels.slow.to_bits()]);
         fast.write(&[levels.fast.to_bits()]);
         Ok(CPTR_OK)

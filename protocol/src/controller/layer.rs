@@ -2,7 +2,7 @@
 
 use cptr_core::bits::Split;
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Eps, ExpertSet, Experts, Gate, Levels, Metrics, Selection, Tracker, TrackerConfig, words_for};
+use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, ScaledLevels, Selection, Tracker, TrackerConfig, words_for};
 use heapless::Vec;
 use zerocopy::little_endian::U16;
 
@@ -12,7 +12,7 @@ use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
 /// State of one layer of at most E experts: 25 bytes for each, and 216 beside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer<const E: usize> {
-    tracker: Tracker<Vec<Levels, E>>,
+    tracker: Tracker<Vec<ScaledLevels, E>>,
     /// What the prefill asked of each expert.
     demand: Vec<Demand, E>,
     /// Bits per weight of each expert's replica near the data.
@@ -57,7 +57,7 @@ impl<const E: usize> Layer<E> {
     pub(super) fn clear(&mut self, experts: usize, bits: u8) {
         let mut levels = Vec::new();
         // All three hold as many: `experts` was checked against E.
-        let _ = levels.resize(experts, Levels::ZERO);
+        let _ = levels.resize(experts, ScaledLevels::ZERO);
         self.tracker = Tracker::over(levels);
         self.demand.clear();
         let _ = self.demand.resize(experts, Demand::default());

@@ -2,7 +2,7 @@
 
 use cptr_core::dispatch::ExecutionUnits;
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Bounds, Eps, ExpertSet, Gate, Levels, Logit, Router, Tracker, TrackerConfig, select};
+use cptr_core::{Bounds, Eps, ExpertSet, Gate, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select};
 use proptest::prelude::*;
 use std::vec::Vec;
 use zerocopy::little_endian::{I32, U16, U32};
@@ -115,7 +115,7 @@ fn logits() -> impl Strategy<Value = Vec<Logit>> {
 
 /// The policy written out with the core's functions.
 struct Policy {
-    tracker: Tracker<[Levels; 12]>,
+    tracker: Tracker<[ScaledLevels; 12]>,
     resident: ExpertSet<1>,
 }
 

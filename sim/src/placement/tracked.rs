@@ -1,6 +1,6 @@
 //! The core's tracker decides who goes: the expert that the tracked context is least likely to want.
 
-use cptr_core::{Gain, KalmanConfig, Levels, PhaseConfig, Tracker, TrackerConfig};
+use cptr_core::{Gain, KalmanConfig, PhaseConfig, ScaledLevels, Tracker, TrackerConfig};
 
 use super::{Eviction, Kind, Layer, OnDemand, Placement, Resident, Served};
 use crate::spec::{Parameter, Values};
@@ -36,7 +36,7 @@ fn make<'a>(values: &Values, layer: Layer<'a>) -> Box<dyn Placement + 'a> {
 /// A tracker for at least `experts` experts; levels beyond stay 0 and are never resident.
 pub(crate) fn boxed(experts: usize) -> Box<Tracker> {
     fn sized<const E: usize>() -> Box<Tracker> {
-        Box::new(Tracker::<[Levels; E]>::new())
+        Box::new(Tracker::<[ScaledLevels; E]>::new())
     }
     match experts {
         0..=8 => sized::<8>(),

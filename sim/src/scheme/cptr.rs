@@ -156,7 +156,7 @@ impl Scheme for Cptr<'_> {
     fn migrate(&mut self, _: usize, resident: &[Resident], queue: &mut Queue) {
         self.allowance.token();
         let Some(margin) = self.margin else { return };
-        let levels = |layer: usize| self.trackers[layer].levels();
+        let levels = |layer: usize| self.trackers[layer].levels().map(|levels| levels.slow);
         request(
             queue,
             resident,

@@ -2,7 +2,7 @@
 //! the same link, so it is what a perfect forecast would give, and no more.
 
 use cptr_core::replace::swap;
-use cptr_core::{Level, Levels};
+use cptr_core::Level;
 
 use super::cptr::{request, rule};
 use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};
@@ -93,10 +93,10 @@ impl Scheme for Oracle<'_> {
         self.count(index + self.window, 1);
         let Some(margin) = self.margin else { return };
         let ahead = (self.window.min(self.streams.length - index) * self.streams.sequences()).max(1) as u64;
-        let levels = |layer: usize| -> Vec<Levels> {
+        let levels = |layer: usize| {
             let level = |&count: &u32| Level::from_bits(((u64::from(count) << 31) / ahead).min(1 << 31) as u32);
-            self.counts[layer].iter().map(|count| Levels { slow: level(count), ..Levels::ZERO }).collect()
+            self.counts[layer].iter().map(level)
         };
-        request(queue, resident, |layer, busy| swap(&levels(layer), &resident[layer], busy, margin), || true);
+        request(queue, resident, |layer, busy| swap(levels(layer), &resident[layer], busy, margin), || true);
     }
 }
