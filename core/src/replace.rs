@@ -49,12 +49,7 @@ pub struct Swap {
 /// lowest; of equals the lowest ids. `slow` are the slow levels of all experts, in the order of ids. `busy` experts (on their way in) count neither as resident nor as outside.
 ///
 /// Cost: one pass over the levels.
-pub fn swap(
-    slow: impl IntoIterator<Item = Level>,
-    resident: &Experts,
-    busy: &Experts,
-    margin: Level,
-) -> Option<Swap> {
+pub fn swap(slow: impl IntoIterator<Item = Level>, resident: &Experts, busy: &Experts, margin: Level) -> Option<Swap> {
     let (mut load, mut evict) = (None::<(Level, u16)>, None::<(Level, u16)>);
     for (level, expert) in slow.into_iter().zip(0u16..) {
         if busy.contains(expert) {

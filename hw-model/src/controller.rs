@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn every_line_of_the_table_is_read_and_every_core_has_every_kernel() {
         let text = include_str!("../data/controller_cycles.tsv");
-        let own = |line: &&str| !line.contains("\ttwo_a_turn\t") && !line.contains("\texp_neg\t");
+        let own = |line: &&str| !["two_a_turn", "exp_neg", "update_worst"].contains(&line.split('\t').nth(1).unwrap());
         assert!(text.lines().skip(1).filter(own).all(|line| parse(line).is_some()));
         for core in cores() {
             for kernel in Kernel::ALL {

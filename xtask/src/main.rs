@@ -55,12 +55,16 @@ fn main() -> ExitCode {
         Some("test") => arguments.collect(),
         Some(task @ ("firmware" | "rtl")) => {
             let options: Vec<String> = arguments.collect();
-            let bless = match options.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-                [] => false,
-                ["--bless"] => true,
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let done = match (task, &options[..]) {
+                ("firmware", []) => firmware::firmware(false),
+                ("firmware", ["--bless"]) => firmware::firmware(true),
+                ("rtl", []) => firmware::rtl(false, firmware::GOLDEN_STEPS),
+                ("rtl", ["--bless"]) => firmware::rtl(true, firmware::GOLDEN_STEPS),
+                ("rtl", ["--golden", steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
             };
-            return exit(if task == "rtl" { firmware::rtl(bless) } else { firmware::firmware(bless) });
+            return exit(done);
         }
         _ => return usage(),
     };
@@ -89,7 +93,7 @@ fn exit(success: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless]\n"
+        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless | --golden STEPS]\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);

@@ -1,8 +1,8 @@
 //! Knows the future: as `cptr`, but levels are the true demand of the next tokens, and no rate limit but the link. It pays for the same copies over
 //! the same link, so it is what a perfect forecast would give, and no more.
 
-use cptr_core::replace::swap;
 use cptr_core::Level;
+use cptr_core::replace::swap;
 
 use super::cptr::{request, rule};
 use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};

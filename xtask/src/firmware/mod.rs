@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use machines::{MACHINES, Machine};
-pub(crate) use rtl::rtl;
+pub(crate) use rtl::{GOLDEN_STEPS, rtl};
 use table::Count;
 
 /// What each of these provides comes from Debian, if it is not there.

@@ -17,8 +17,8 @@ const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
 /// Where the table lies, which the hardware model reads: relative to the firmware workspace.
 const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
-/// The golden step at which a core may stop: the model takes a second for a million cycles.
-const LAST_LINE: &str = "golden 1000 ";
+/// The golden step at which a core stops unless more are asked for: the model takes a second for a million cycles, which are some 250 steps.
+pub(crate) const GOLDEN_STEPS: &str = "1000";
 const PACKAGES: [(&str, &str); 4] =
     [("verilator", "verilator"), ("make", "make"), ("g++", "g++"), ("pip3", "python3-pip")];
 const FLAGS: &str = "--cc --exe -O3 --x-assign fast --x-initial fast --noassert -DSYNTHESIS -Wno-fatal -Wno-lint -Wno-style \
@@ -52,25 +52,29 @@ const CORES: [Core; 3] = [
     Core { name: "cv32e40p", sources: CV32E40P, parameters: "", flags: "" },
 ];
 
-/// Everything; whether it went well.
-pub(crate) fn rtl(bless: bool) -> bool {
-    let done = measure(bless);
+/// Everything, as far as one of the golden steps that the image prints; whether it went well.
+pub(crate) fn rtl(bless: bool, golden_steps: &str) -> bool {
+    let done = measure(bless, golden_steps);
     if let Err(error) = &done {
         eprintln!("xtask rtl: {error}");
     }
     done.is_ok()
 }
 
-fn measure(bless: bool) -> Done {
+fn measure(bless: bool, golden_steps: &str) -> Done {
     install(&PACKAGES)?;
     execute(Command::new("rustup").args(["--quiet", "target", "add", TARGET]))?;
     let work = target_folder().join("rtl");
     let sources = fetch(&work)?;
     let golden =
         fs::read_to_string(folder().join("golden/bench.out")).map_err(|error| format!("golden/bench.out: {error}"))?;
+    let last = format!("golden {golden_steps} ");
+    if !golden.lines().any(|line| line.starts_with(&last)) {
+        return Err(format!("the image prints no golden step {golden_steps}"));
+    }
     let measured: Vec<Done<Vec<Count>>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            CORES.iter().map(|core| scope.spawn(|| measure_on(core, &sources, &work, &golden))).collect();
+            CORES.iter().map(|core| scope.spawn(|| measure_on(core, &sources, &work, &golden, &last))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
     });
     let counts: Vec<Count> = measured.into_iter().collect::<Done<Vec<_>>>()?.concat();
@@ -82,13 +86,13 @@ fn write(path: &Path, text: &str) -> Done {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Builds a core and its image, runs it, and compares its results with the host's.
-fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &str) -> Done<Vec<Count>> {
+/// Builds a core and its image, runs it as far as the line that starts with `last`, and compares its results with the host's.
+fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &str, last: &str) -> Done<Vec<Count>> {
     let image = image(core, work)?;
     let model = verilate(core, sources, work)?;
-    let text = run(&model, &image)?;
+    let text = run(&model, &image, last)?;
     let found = lines(&text, &["corner ", "golden "]);
-    if !golden.starts_with(&found) || !found.contains(LAST_LINE) {
+    if !golden.starts_with(&found) || !found.contains(last) {
         return Err(format!("{}: other results than on the host:\n{found}instead of\n{golden}", core.name));
     }
     table::parse(core.name, &text)
@@ -156,18 +160,18 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
     Ok(folder.join("Vtop"))
 }
 
-/// Runs the image as far as [`LAST_LINE`].
-fn run(model: &Path, image: &Path) -> Done<String> {
+/// Runs the image until a line starts with `last`.
+fn run(model: &Path, image: &Path, last: &str) -> Done<String> {
     let failed = |error: std::io::Error| format!("{}: {error}", model.display());
     let argument = format!("+image={}", image.display());
     let mut child = Command::new(model).arg(argument).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut text = String::new();
     for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
         let line = line.map_err(failed)?;
-        let last = line.starts_with(LAST_LINE);
+        let ended = line.starts_with(last);
         text.push_str(&line);
         text.push('\n');
-        if last {
+        if ended {
             break;
         }
     }
@@ -199,7 +203,7 @@ fn hex(elf: &Path) -> Done<String> {
 fn print(counts: &[Count]) {
     println!("cycles of a call, k = 8; last column: cycles per expert, from 256 to 512");
     for core in &CORES {
-        for kernel in ["top_k", "select", "select_cold", "select_sigmoid", "victim", "update"] {
+        for kernel in ["top_k", "select", "select_cold", "select_sigmoid", "victim", "update", "update_worst"] {
             let of: Vec<&Count> =
                 counts.iter().filter(|c| c.core == core.name && c.kernel == kernel && c.k == 8).collect();
             let cells: String =
