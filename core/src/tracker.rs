@@ -136,14 +136,22 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
 
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
     ///
-    /// Cost: two multiplications per resident expert.
+    /// Cost: two multiplications per resident expert, and a pass over `keep` for every 32 experts.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
         let mut least = None;
-        for expert in resident.iter() {
-            let score = self.score(expert);
-            // The comparison first, as few experts get past it.
-            if least.is_none_or(|(lowest, _)| score < lowest) && !keep.contains(&expert) {
-                least = Some((score, expert));
+        for (&word, index) in resident.words().iter().zip(0u16..).filter(|(word, _)| **word != 0) {
+            let mut open = word;
+            for &expert in keep {
+                let bit = if expert / 32 == index { 1 << (expert % 32) } else { 0 };
+                open &= !bit;
+            }
+            while open != 0 {
+                let expert = 32 * index + open.trailing_zeros() as u16;
+                open &= open - 1;
+                let score = self.score(expert);
+                if least.is_none_or(|(lowest, _)| score < lowest) {
+                    least = Some((score, expert));
+                }
             }
         }
         least.map(|(_, expert)| expert)
