@@ -3,7 +3,9 @@
 use core::fmt::Write;
 
 use cptr_core::num::{acos, exp_neg, log2_ratio, sigmoid};
-use cptr_core::{Eps, ExpertSet, Gain, Gate, KalmanConfig, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select};
+use cptr_core::{
+    Eps, ExpertSet, Gain, Gate, KalmanConfig, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select,
+};
 use cptr_rt::Console;
 
 use crate::random::{Random, fill};

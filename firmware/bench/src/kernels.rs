@@ -4,7 +4,9 @@ use core::fmt::Write;
 use core::hint::black_box;
 
 use cptr_core::num::exp_neg;
-use cptr_core::{Eps, ExpertSet, Experts, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select_in_place, words_for};
+use cptr_core::{
+    Eps, ExpertSet, Experts, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select_in_place, words_for,
+};
 use cptr_rt::{COUNTER_BITS, Console, cycles, instructions, to_instructions};
 
 use crate::random::{Random, fill, spread};

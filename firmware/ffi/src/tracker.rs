@@ -88,7 +88,8 @@ struct State<T: ?Sized = Tracker> {
 }
 
 const _: () = assert!(size_of::<Config>() <= CPTR_CONFIG_SIZE && align_of::<Config>() <= CPTR_ALIGN);
-const _: () = assert!(size_of::<State<Tracker<[ScaledLevels; 2]>>>() <= CPTR_TRACKER_BASE + 2 * size_of::<ScaledLevels>());
+const _: () =
+    assert!(size_of::<State<Tracker<[ScaledLevels; 2]>>>() <= CPTR_TRACKER_BASE + 2 * size_of::<ScaledLevels>());
 const _: () = assert!(align_of::<State<Tracker<[ScaledLevels; 1]>>>() <= CPTR_ALIGN);
 
 fn aligned(pointer: *const u8) -> Result<(), CptrStatus> {
