@@ -91,7 +91,7 @@ pub struct Controller<'a, U, C, const E: usize> {
     /// Sequence number that the next request must have; `None` after the start.
     next: Option<u32>,
     pending: Option<Pending>,
-    queue: Queue<QUEUE>,
+    queue: Queue<[Job; QUEUE]>,
     ticks: Ticks,
     jobs: u64,
     refused: u32,
