@@ -99,8 +99,8 @@ impl<const E: usize> Layer<E> {
     ) -> Result<(), Status> {
         let hot = usize::from(descriptor.hot.get());
         let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
-        let placed: usize = hot + split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
-        if hot > configuration.capacity || placed != configuration.experts {
+        let cold = split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        if hot > configuration.capacity || (cold > 0 && hot + cold != configuration.experts) {
             return Err(Status::Value);
         }
         if self.demand.iter().all(|demand| demand.count == 0) {
@@ -119,8 +119,8 @@ impl<const E: usize> Layer<E> {
                     answer.put(&U16::new(expert));
                 }
                 Some(cold) => {
-                    if let (Some(to), Some(bits)) = (self.bits.get_mut(usize::from(expert)), split.bits(cold)) {
-                        *to = bits;
+                    if let Some(bits) = self.bits.get_mut(usize::from(expert)) {
+                        *bits = split.bits(cold).unwrap_or(configuration.bits);
                     }
                 }
             }

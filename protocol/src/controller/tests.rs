@@ -401,6 +401,7 @@ fn prefill_and_placement_out_of_range() {
     assert_eq!(place_of(Place { layer: 1.into(), ..place }), Status::Order, "no prefill in this layer");
     assert_eq!(place_of(Place { hot: 6.into(), split: [6, 0, 0, 0].map(U16::new), ..place }), Status::Value);
     assert_eq!(place_of(Place { hot: 4.into(), ..place }), Status::Value);
+    assert_eq!(place_of(Place { hot: 4.into(), split: [0; 4].map(U16::new), ..place }), Status::Done);
     assert_eq!(place_of(Place { split: [u16::MAX; 4].map(U16::new), ..place }), Status::Value);
     steps.push((Command::Place, place.as_bytes().to_vec()));
     assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Order, "the prefill is used up");

@@ -223,7 +223,8 @@ descriptors! {
         hot: U16,
         /// Share of the counts in the importance, 2^-32; the rest is the share of the weights.
         alpha: U32,
-        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most; all others together.
+        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most: all others together. Or all 0: the others
+        /// keep the configured bits.
         split: [U16; 4],
     }
 
