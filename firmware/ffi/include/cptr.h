@@ -98,10 +98,9 @@ typedef struct cptr_units {
 
 // What prefill asked of one expert. Set to zero before the first token.
 typedef struct cptr_demand {
-  // Sum of its mixing weights, in steps of 2^-31; saturates.
-  uint64_t score;
-  // Tokens that chose it; saturates.
-  uint32_t count;
+  // Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of 2^-20 (`CPTR_DEMAND_SCORE`). Both
+  // saturate, after 2^22 tokens at the earliest.
+  uint64_t sums;
 } cptr_demand;
 
 // One expert of one layer in a placement over all layers.
@@ -455,5 +454,8 @@ cptr_status cptr_tracker_level(const uint8_t *tracker,
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
 /* Bytes of a queue for that many jobs. */
 #define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+/* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
+#define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
+#define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)

@@ -156,8 +156,8 @@ static void placement(void) {
     EXPECT(memcmp(before, demand, sizeof before), 0);
     EXPECT(cptr_demand_observe(demand, 4, chosen, 2, weights), CPTR_OK);
     EXPECT(cptr_demand_observe(demand, 4, once, 1, NULL), CPTR_OK);
-    EXPECT(demand[2].count, 1);
-    EXPECT(demand[2].score >> 29, 3);
+    EXPECT(CPTR_DEMAND_COUNT(demand[2]), 1);
+    EXPECT(CPTR_DEMAND_SCORE(demand[2]) >> 18, 3);
     EXPECT(cptr_demand_importance(demand, 4, 0, NULL), CPTR_ERROR_NULL);
     EXPECT(cptr_demand_importance(demand, (size_t)-1, 0, importance), CPTR_ERROR_RANGE);
     /* By scores alone: 1/8, 1/2, 3/8 and none. */

@@ -22,6 +22,9 @@ const TRAILER: &str = "\
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
 /* Bytes of a queue for that many jobs. */
 #define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+/* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
+#define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
+#define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
 ";

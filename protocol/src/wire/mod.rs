@@ -48,7 +48,7 @@ pub enum Command {
     Reset = 2,
     /// [`Configure`]: once after a start or a reset, before everything else.
     Configure = 3,
-    /// [`Prefill`]: what one token of the prompt chose in one layer.
+    /// [`Prefill`]: what one token of the prompt chose in one layer, where experts are placed. Until the next [`Place`] the layer tracks no tokens.
     Prefill = 4,
     /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
     Place = 5,
@@ -85,7 +85,8 @@ pub enum Status {
     Sequence = 4,
     /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
     Length = 5,
-    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from.
+    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from, a prefill where
+    /// experts are loaded on demand.
     Order = 6,
     /// No such layer.
     Layer = 7,
