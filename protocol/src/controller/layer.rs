@@ -12,10 +12,11 @@ use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
 /// What is known of what a layer's experts are wanted for: one memory, as a prompt is over when its layer is placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wanted<const E: usize> {
-    /// What a prompt has asked of each expert so far.
-    Prompt(Vec<Demand, E, u16>),
+    // The first one, which a new layer has: its bytes are all 0, and static layers take no flash.
     /// What tokens ask.
     Tokens(Tracker<Vec<Levels, E, u16>>),
+    /// What a prompt has asked of each expert so far.
+    Prompt(Vec<Demand, E, u16>),
 }
 
 impl<const E: usize> Wanted<E> {
