@@ -346,6 +346,16 @@ static void queues(void) {
     EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
     EXPECT(count, 0);
     EXPECT(u.order, 12345);
+    /* Memory behind the header that somebody has overwritten: nothing sensible, but nothing outside of it either. */
+    memset(queue + 24, 0xFF, sizeof memory - 24);
+    u.running = 0;
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_FULL);
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
+    EXPECT(count, 0);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
+    EXPECT(cptr_queue_clear(queue), CPTR_OK);
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_OK);
+    EXPECT(u.order, 12345);
 }
 
 int main(void) {

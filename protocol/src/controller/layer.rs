@@ -12,8 +12,7 @@ use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
 /// What is known of what a layer's experts are wanted for: one memory, as a prompt is over when its layer is placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wanted<const E: usize> {
-    // The first one, which a new layer has: its bytes are all 0, and static layers take no flash.
-    /// What tokens ask.
+    /// What tokens ask. It comes first and a new layer has it: its bytes are all 0, so that static layers take no flash.
     Tokens(Tracker<Vec<Levels, E, u16>>),
     /// What a prompt has asked of each expert so far.
     Prompt(Vec<Demand, E, u16>),
@@ -191,7 +190,7 @@ impl<const E: usize> Layer<E> {
         loads
     }
 
-    /// Learns what a token wanted, unless the layer hears a prompt.
+    /// Learns what a token wanted; nothing while a prompt is observed.
     pub(super) fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) {
         if let Wanted::Tokens(tracker) = &mut self.wanted {
             let step = tracker.update(config, wanted);
