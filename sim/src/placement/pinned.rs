@@ -14,7 +14,8 @@ pub(super) const KIND: Kind = Kind {
         Parameter {
             name: "tokens",
             default: 512.0,
-            range: (1.0, 1e9),
+            // What a demand counts exactly.
+            range: (1.0, 4_194_303.0),
             summary: "tokens that are watched before the one migration; nothing is resident until then",
         },
         Parameter {
