@@ -16,7 +16,7 @@
 
 use core::fmt;
 
-use heapless::{Deque, Vec};
+use heapless::Vec;
 
 use crate::num::Gate;
 use crate::router::{Router, RouterError};
@@ -27,6 +27,7 @@ pub const MOST_BITS: u8 = 16;
 
 /// An expert that runs near the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct NearRun {
     /// Its id in the layer.
     pub expert: u16,
@@ -111,8 +112,9 @@ pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8])
     Ok(found)
 }
 
-/// One expert to run for one token.
+/// One expert to run for one token, 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Job {
     /// The caller's number of the token.
     pub token: u32,
@@ -124,6 +126,11 @@ pub struct Job {
     pub bits: u8,
     /// What the result is multiplied with.
     pub weight: Gate,
+}
+
+impl Job {
+    /// Nobody's job: what an empty queue's memory holds.
+    pub const NONE: Self = Self { token: 0, layer: 0, expert: 0, bits: 0, weight: Gate::ZERO };
 }
 
 /// No unit is free.
@@ -142,27 +149,40 @@ pub trait ExecutionUnits {
     fn poll(&mut self) -> Option<Job>;
 }
 
-/// Jobs on their way to the units: at most `N` wait, any number runs.
-#[derive(Debug, Clone, Default)]
-pub struct Queue<const N: usize> {
-    waiting: Deque<Job, N>,
+/// Jobs on their way to the units, in the caller's memory: `Queue<[Job; N]>`, of which at most N wait while any number runs; `&Queue` is the
+/// view of any size, to which references to the former coerce. 16 bytes a job, and three words beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue<J: ?Sized = [Job]> {
+    /// Index of the job that waits longest.
+    first: usize,
+    waiting: usize,
     running: usize,
+    /// A ring: the jobs that wait begin at `first`.
+    jobs: J,
 }
 
-impl<const N: usize> Queue<N> {
+impl<const N: usize> Queue<[Job; N]> {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { waiting: Deque::new(), running: 0 }
+        Self { first: 0, waiting: 0, running: 0, jobs: [Job::NONE; N] }
     }
+}
 
+impl<const N: usize> Default for Queue<[Job; N]> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
     /// How many more jobs may wait.
     pub fn room(&self) -> usize {
-        N - self.waiting.len().min(N)
+        self.jobs.as_ref().len().saturating_sub(self.waiting)
     }
 
     /// Jobs that have not been reported as done.
     pub fn outstanding(&self) -> usize {
-        self.waiting.len() + self.running
+        self.waiting.saturating_add(self.running)
     }
 
     /// Adds jobs, all or none.
@@ -173,7 +193,13 @@ impl<const N: usize> Queue<N> {
         if jobs.len() > self.room() {
             return Err(DispatchError::Full);
         }
-        jobs.iter().for_each(|job| _ = self.waiting.push_back(*job));
+        for job in jobs {
+            let end = self.after_first(self.waiting);
+            if let Some(place) = self.jobs.as_mut().get_mut(end) {
+                *place = *job;
+                self.waiting += 1;
+            }
+        }
         Ok(())
     }
 
@@ -185,11 +211,12 @@ impl<const N: usize> Queue<N> {
             self.running -= 1;
             finished += 1;
         }
-        while let Some(job) = self.waiting.front() {
-            if units.submit(job).is_err() {
-                break;
-            }
-            let _ = self.waiting.pop_front();
+        while self.waiting > 0
+            && let Some(job) = self.jobs.as_ref().get(self.first)
+            && units.submit(job).is_ok()
+        {
+            self.first = self.after_first(1);
+            self.waiting -= 1;
             self.running += 1;
         }
         finished
@@ -197,7 +224,13 @@ impl<const N: usize> Queue<N> {
 
     /// Forgets the jobs that wait; those that run are still reported when they finish.
     pub fn clear(&mut self) {
-        self.waiting.clear();
+        self.waiting = 0;
+    }
+
+    /// The place so many jobs after the first one that waits.
+    fn after_first(&self, jobs: usize) -> usize {
+        let (place, places) = (self.first.saturating_add(jobs), self.jobs.as_ref().len());
+        if place >= places { place - places } else { place }
     }
 }
 
@@ -309,7 +342,7 @@ mod tests {
             polls in 1u32..4,
         ) {
             let mut units = Units { running: StdVec::new(), free, polls, done: StdVec::new() };
-            let mut queue = Queue::<6>::new();
+            let mut queue = Queue::<[Job; 6]>::new();
             let (mut pushed, mut finished) = (0, 0);
             for batch in batches {
                 let room = queue.room();
@@ -349,7 +382,7 @@ mod tests {
                 Some(job(9))
             }
         }
-        let mut queue = Queue::<2>::new();
+        let mut queue = Queue::<[Job; 2]>::new();
         queue.push(&[job(1), job(2)]).unwrap();
         assert_eq!((queue.advance(&mut Liar), queue.advance(&mut Liar), queue.advance(&mut Liar)), (0, 2, 0));
         queue.push(&[job(1)]).unwrap();

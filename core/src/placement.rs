@@ -9,27 +9,53 @@
 
 use crate::num::{Eps, Gate, Share, mul_frac};
 
-/// What prefill asked of one expert, 16 bytes.
+/// What prefill asked of one expert, 8 bytes: the tokens that chose it in the lowest 22 bits, the sum of its mixing weights (`U22F20`) in the others.
+///
+/// Both saturate, after 2^22 tokens at the earliest. Each weight is rounded to the nearest step of 2^-20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Demand {
-    /// Sum of its mixing weights, `U33F31`.
-    pub score: u64,
-    /// Tokens that chose it.
-    pub count: u32,
-}
+#[repr(transparent)]
+pub struct Demand(u64);
+
+/// Bits of a [`Demand`] that count tokens.
+const COUNT_BITS: u32 = 22;
+const MOST_COUNTED: u32 = (1 << COUNT_BITS) - 1;
+const MOST_SCORED: u64 = u64::MAX >> COUNT_BITS;
+/// Bits of a weight (`U1F31`) below a step of the sum.
+const DROPPED_BITS: u32 = 31 - 20;
 
 impl Demand {
+    /// From both sums; what is too large is cut.
+    pub const fn new(count: u32, score: u64) -> Self {
+        let count = if count < MOST_COUNTED { count } else { MOST_COUNTED };
+        let score = if score < MOST_SCORED { score } else { MOST_SCORED };
+        Self(score << COUNT_BITS | count as u64)
+    }
+
+    /// Tokens that chose the expert.
+    pub const fn count(self) -> u32 {
+        self.0 as u32 & MOST_COUNTED
+    }
+
+    /// Sum of its mixing weights, `U22F20`.
+    pub const fn score(self) -> u64 {
+        self.0 >> COUNT_BITS
+    }
+
     /// Counts one token of a layer: the experts it chose and their weights in the same order. Where weights are not known (`weights` is
-    /// shorter), every choice counts as 1. Ids beyond `layer` are ignored; counts and sums saturate.
+    /// shorter), every choice counts as 1. Ids beyond `layer` are ignored.
     pub fn observe(layer: &mut [Self], chosen: &[u16], weights: &[Gate]) {
         for (rank, &expert) in chosen.iter().enumerate() {
             if let Some(demand) = layer.get_mut(usize::from(expert)) {
-                let weight = weights.get(rank).copied().unwrap_or(Gate::ONE);
-                demand.count = demand.count.saturating_add(1);
-                demand.score = demand.score.saturating_add(u64::from(weight.to_bits()));
+                let weight = u64::from(weights.get(rank).copied().unwrap_or(Gate::ONE).to_bits());
+                let steps = (weight + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS;
+                demand.add(1, steps);
             }
         }
+    }
+
+    /// Adds tokens, and the sum of their weights (`U22F20`).
+    pub const fn add(&mut self, tokens: u32, score: u64) {
+        *self = Self::new(self.count().saturating_add(tokens), self.score().saturating_add(score));
     }
 }
 
@@ -38,13 +64,11 @@ impl Demand {
 /// P and W are normalised by their sums over the layer. A layer that nobody asked anything of has importance 0 throughout. `alpha` as
 /// `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: four 32-bit divisions per expert.
 pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
-    // Scores so scaled that their sum fits; only sums beyond 2^64 lose bits by it.
-    let highest = layer.iter().fold(0, |highest, demand| highest | demand.score);
-    let most = (usize::BITS - layer.len().leading_zeros()).saturating_sub(highest.leading_zeros());
-    let counts = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.count.into())));
-    let scores = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.score >> most)));
+    // Scores have 42 bits: their sum fits for up to 2^22 experts.
+    let counts = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.count().into())));
+    let scores = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.score())));
     for (demand, importance) in layer.iter().zip(importance) {
-        let (count, score) = (counts.share(demand.count.into()), scores.share(demand.score >> most));
+        let (count, score) = (counts.share(demand.count().into()), scores.share(demand.score()));
         // Whole at the ends, so that alpha = 0 and alpha = 1 are exactly one of the two.
         let mixed = match alpha.to_bits() {
             0 => score,
@@ -164,18 +188,18 @@ mod tests {
     fn demand() -> impl Strategy<Value = Vec<Demand>> {
         let weights = prop_oneof![Just(0u32), 0u32..1 << 20, any::<u32>()];
         prop::collection::vec((weights.clone(), weights), 1..9).prop_map(|layer| {
-            layer.into_iter().map(|(count, score)| Demand { count, score: u64::from(score) << 8 }).collect()
+            layer.into_iter().map(|(count, score)| Demand::new(count >> 10, u64::from(score) << 10)).collect()
         })
     }
 
     /// The definition in floating point.
     fn plain(layer: &[Demand], alpha: f64) -> Vec<f64> {
-        let counts: f64 = layer.iter().map(|d| f64::from(d.count)).sum();
-        let scores: f64 = layer.iter().map(|d| d.score as f64).sum();
+        let counts: f64 = layer.iter().map(|d| f64::from(d.count())).sum();
+        let scores: f64 = layer.iter().map(|d| d.score() as f64).sum();
         let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         layer
             .iter()
-            .map(|d| alpha * over(f64::from(d.count), counts) + (1.0 - alpha) * over(d.score as f64, scores))
+            .map(|d| alpha * over(f64::from(d.count()), counts) + (1.0 - alpha) * over(d.score() as f64, scores))
             .collect()
     }
 
@@ -249,16 +273,34 @@ mod tests {
         Demand::observe(&mut layer, &[2, 0], &[Gate::from_num(0.75), Gate::from_num(0.25)]);
         Demand::observe(&mut layer, &[2, 7], &[Gate::from_num(0.5), Gate::ONE]);
         Demand::observe(&mut layer, &[1], &[]);
-        assert_eq!(layer.map(|d| d.count), [1, 1, 2]);
-        assert_eq!(layer.map(|d| d.score >> 29), [1, 4, 5]);
-        let mut full = [Demand { count: u32::MAX, score: u64::MAX }];
+        assert_eq!(layer.map(Demand::count), [1, 1, 2]);
+        assert_eq!(layer.map(|d| d.score() >> 18), [1, 4, 5]);
+        // Weights are rounded to 2^-20.
+        let mut rounded = [Demand::default(); 2];
+        Demand::observe(&mut rounded, &[0, 1], &[(1 << 10) - 1, 1 << 10].map(Gate::from_bits));
+        assert_eq!(rounded.map(Demand::score), [0, 1]);
+    }
+
+    #[test]
+    fn the_longest_prompts_fit_and_longer_ones_saturate() {
+        let mut one = [Demand::default()];
+        for _ in 0..1 << 20 {
+            Demand::observe(&mut one, &[0], &[]);
+        }
+        assert_eq!((one[0].count(), one[0].score()), (1 << 20, 1 << 40));
+        let mut full = [Demand::new(u32::MAX, u64::MAX)];
+        assert_eq!((full[0].count(), full[0].score()), (MOST_COUNTED, MOST_SCORED));
         Demand::observe(&mut full, &[0], &[]);
-        assert_eq!(full[0], Demand { count: u32::MAX, score: u64::MAX });
+        assert_eq!(full[0], Demand::new(u32::MAX, u64::MAX));
+        // One sum that is full leaves the other alone.
+        let mut half = [Demand::new(u32::MAX, 5), Demand::new(5, u64::MAX)];
+        Demand::observe(&mut half, &[0, 1], &[]);
+        assert_eq!(half, [Demand::new(u32::MAX, 5 + (1 << 20)), Demand::new(6, u64::MAX)]);
     }
 
     #[test]
     fn ends_of_alpha_are_counts_and_scores() {
-        let layer = [Demand { count: 3, score: 1 }, Demand { count: 1, score: 3 }];
+        let layer = [Demand::new(3, 1), Demand::new(1, 3)];
         let mut found = [Gate::ZERO; 2];
         importance(&layer, Eps::MAX, &mut found);
         assert_eq!(found, [Gate::from_num(0.75), Gate::from_num(0.25)]);

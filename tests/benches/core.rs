@@ -111,9 +111,8 @@ fn placement(criterion: &mut Criterion) {
         bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (bits >> 40) as u32
     };
-    let demand: Vec<Vec<Demand>> = (0..LAYERS)
-        .map(|_| (0..MOST).map(|_| Demand { count: random() >> 8, score: u64::from(random()) }).collect())
-        .collect();
+    let demand: Vec<Vec<Demand>> =
+        (0..LAYERS).map(|_| (0..MOST).map(|_| Demand::new(random() >> 10, random().into())).collect()).collect();
     let losses: Vec<Vec<Losses>> = (0..LAYERS)
         .map(|_| (0..MOST).map(|_| [0, 2, 4, 6].map(|shift| (random() >> shift) as i32)).collect::<Vec<Losses>>())
         .map(|layer| {

@@ -34,7 +34,7 @@ fn layer(experts: usize, random: &mut Random, costs: &mut [Cost; 3]) {
     let (mut demand, mut values, mut order) = ([Demand::default(); MOST], [Gate::ZERO; MOST], [0; MOST]);
     let (mut losses, mut scratch) = ([Losses::default(); MOST], [0; scratch_for(MOST)]);
     let (demand, values, order) = (&mut demand[..experts], &mut values[..experts], &mut order[..experts]);
-    demand.fill_with(|| Demand { count: random.bits() >> 8, score: u64::from(random.bits()) });
+    demand.fill_with(|| Demand::new(random.bits() >> 10, random.bits().into()));
     let losses = &mut losses[..experts - experts / 4];
     losses.fill_with(|| {
         let least = random.bits() >> 4;

@@ -2,9 +2,9 @@
  *
  * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
  *
- * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer and
- * CPTR_CONFIG_SIZE for all, aligned to CPTR_ALIGN. Functions on different trackers may run at the same time; one tracker is for one
- * thread at a time. Functions may be called from interrupts under the same rule.
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer,
+ * CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different states may run at the
+ * same time; one state is for one thread at a time. Functions may be called from interrupts under the same rule.
  *
  * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */
 
@@ -23,7 +23,10 @@
 // Most experts of a layer.
 #define CPTR_MAX_EXPERTS 4096
 
-// Alignment of trackers and configurations in bytes.
+// Most jobs that a queue holds.
+#define CPTR_MAX_JOBS 4096
+
+// Alignment of trackers, configurations and queues in bytes.
 #define CPTR_ALIGN 8
 
 // Bytes of a tracker beside 8 for each expert; `CPTR_TRACKER_SIZE(experts)` is the sum.
@@ -31,6 +34,9 @@
 
 // Bytes of a configuration.
 #define CPTR_CONFIG_SIZE 56
+
+// Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
+#define CPTR_QUEUE_BASE 48
 
 // Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
 #define CPTR_FEATURE_SELECT 1
@@ -40,6 +46,9 @@
 
 // Feature: demand statistics and placement.
 #define CPTR_FEATURE_PLACEMENT 4
+
+// Feature: dispatch and queues to execution units.
+#define CPTR_FEATURE_DISPATCH 8
 
 // Router: softmax over all experts, then the k largest; weights sum to less than 1 (OLMoE, DeepSeek-V2-Lite, Switch with k = 1).
 #define CPTR_ROUTER_SOFTMAX_ALL 0
@@ -53,12 +62,45 @@
 // What a function returns: 0 or more for success, negative for an error after which nothing has been written.
 typedef int32_t cptr_status;
 
+// An expert that runs near the data.
+typedef struct cptr_near_run {
+  // Its id in the layer.
+  uint16_t expert;
+  // Its index in the list of chosen experts, which the mixing weights follow.
+  uint16_t rank;
+  // Bits per weight of the replica to run, 1 to 16.
+  uint8_t bits;
+} cptr_near_run;
+
+// One expert to run near the data for one token.
+typedef struct cptr_job {
+  // Your number of the token.
+  uint32_t token;
+  // Layer.
+  uint16_t layer;
+  // Expert of the layer.
+  uint16_t expert;
+  // Bits per weight of the replica to run, 1 to 16.
+  uint8_t bits;
+  // What the result is multiplied with, in steps of 2^-31, at most 1 (2^31).
+  uint32_t weight;
+} cptr_job;
+
+// Your driver of the execution units. Its functions return at once and do not use the queue.
+typedef struct cptr_units {
+  // Handed to both functions; may be null.
+  void *context;
+  // Starts a job on a unit that is free: 1 if one has taken it, 0 if none is free. `job` is there for the call only.
+  int32_t (*submit)(void *context, const struct cptr_job *job);
+  // 1 if a job has finished that was not reported before, 0 if there is none yet.
+  int32_t (*poll)(void *context);
+} cptr_units;
+
 // What prefill asked of one expert. Set to zero before the first token.
 typedef struct cptr_demand {
-  // Sum of its mixing weights, in steps of 2^-31; saturates.
-  uint64_t score;
-  // Tokens that chose it; saturates.
-  uint32_t count;
+  // Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of 2^-20 (`CPTR_DEMAND_SCORE`). Both
+  // saturate, after 2^22 tokens at the earliest.
+  uint64_t sums;
 } cptr_demand;
 
 // One expert of one layer in a placement over all layers.
@@ -146,6 +188,9 @@ typedef struct cptr_step {
 // The router's fields contradict each other or do not fit the number of experts.
 #define CPTR_ERROR_ROUTER -7
 
+// The queue has no room for all of the jobs; the same call later may succeed.
+#define CPTR_ERROR_FULL -8
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -156,6 +201,77 @@ uint32_t cptr_version(void);
 // What the library can do: the sum of its `CPTR_FEATURE_…`.
 uint32_t cptr_features(void);
 
+// Splits the chosen experts of a token by residency: those in fast memory run there, the others near the data.
+//
+// `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`: bits per weight of each
+// expert's replica near the data, `experts` entries, 1 to 16 for those that are not resident. Writes the residents to `gpu` in the order of `chosen`,
+// the others to `near_data`, most bits first (they take longest), of equals in the order of `chosen`, and how many they are to `gpu_count` and
+// `near_count`; both lists have room for `chosen_count` entries.
+//
+// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice, bits).
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. The four outputs overlap nothing.
+cptr_status cptr_dispatch(const uint16_t *chosen,
+                          size_t chosen_count,
+                          const uint32_t *resident,
+                          size_t resident_words,
+                          const uint8_t *bits,
+                          size_t experts,
+                          uint16_t *gpu,
+                          uint32_t *gpu_count,
+                          struct cptr_near_run *near_data,
+                          uint32_t *near_count);
+
+// Makes an empty queue in the caller's memory: `CPTR_QUEUE_SIZE(jobs)` bytes, aligned to `CPTR_ALIGN`, for at most `jobs` jobs that wait. Any number
+// may run. Also starts it anew.
+//
+// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (jobs 1 to `CPTR_MAX_JOBS`).
+//
+// # Safety
+// `size` bytes may be written at `memory`. Nobody uses the queue meanwhile.
+cptr_status cptr_queue_init(uint8_t *memory,
+                            size_t size,
+                            size_t jobs);
+
+// Adds jobs behind those that wait, all or none.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`, `FULL`, `RANGE` (bits, weight).
+//
+// # Safety
+// `queue` is null, misaligned, or points to the memory that its `init` was given (or would be). `jobs` points to `count` entries, or to as many as fit
+// if those are fewer, unless it is null or misaligned. Nothing overlaps; nobody else uses the queue meanwhile.
+cptr_status cptr_queue_push(uint8_t *queue,
+                            const struct cptr_job *jobs,
+                            size_t count);
+
+// Asks the driver what has finished, and hands it the jobs that wait, in their order, until it has no unit free. Waits for nothing: call it when there
+// is time. Writes how many jobs have finished to `finished`; more than were started here are not believed.
+//
+// Errors: `NULL` (also one of the driver's functions), `ALIGN`, `STATE`; then no function of the driver was called.
+//
+// # Safety
+// As `cptr_queue_push`. The driver's functions may be called with its context, and do not touch the queue.
+cptr_status cptr_queue_advance(uint8_t *queue,
+                               const struct cptr_units *units,
+                               size_t *finished);
+
+// Jobs that wait or run: those that have not been reported as finished.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`.
+//
+// # Safety
+// As `cptr_queue_push`; others may read the queue meanwhile.
+cptr_status cptr_queue_outstanding(const uint8_t *queue, size_t *outstanding);
+
+// Forgets the jobs that wait; those that run are still counted when they finish.
+//
+// Errors: `NULL`, `ALIGN`, `STATE`.
+//
+// # Safety
+// As `cptr_queue_push`.
+cptr_status cptr_queue_clear(uint8_t *queue);
+
 // Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
 // (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
 //
@@ -327,178 +443,6 @@ cptr_status cptr_tracker_level(const uint8_t *tracker,
                                uint16_t expert,
                                uint32_t *slow,
                                uint32_t *fast);
-
-// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
-//
-// `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
-//
-// Errors: `NULL`, `ALIGN`, `SIZE` (capacity), `RANGE` (experts), `ROUTER`.
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps nothing.
-cptr_status cptr_router_top_k(const struct cptr_router *router,
-                              const int32_t *scores,
-                              size_t experts,
-                              uint16_t *wanted,
-                              size_t capacity);
-
-// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would give them.
-//
-// `weights` has `chosen_count` entries, at most `CPTR_MAX_WANTED`.
-//
-// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids), `ROUTER`.
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps nothing.
-cptr_status cptr_router_weights(const struct cptr_router *router,
-                                const int32_t *scores,
-                                size_t experts,
-                                const uint16_t *chosen,
-                                size_t chosen_count,
-                                uint32_t *weights);
-
-// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep at least
-// `1 - eps` of the wanted routing mass. The critical path.
-//
-// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the model's own choice, best
-// first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word `i / 32`. Writes `wanted_count` ids to `chosen`, a
-// stand-in in the place of the one it stands in for, and the number of stand-ins to `substituted`.
-//
-// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice), `ROUTER`.
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen` (`wanted_count` entries) and
-// `substituted` overlap nothing.
-cptr_status cptr_select(const struct cptr_router *router,
-                        uint32_t eps,
-                        size_t keep_top,
-                        const int32_t *scores,
-                        size_t experts,
-                        const uint16_t *wanted,
-                        size_t wanted_count,
-                        const uint32_t *resident,
-                        size_t resident_words,
-                        uint16_t *chosen,
-                        uint32_t *substituted);
-
-// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
-//
-// `version` is `CPTR_VERSION`; `parameters` may be null for the defaults.
-//
-// Errors: `NULL`, `ALIGN`, `SIZE`, `VERSION`, `RANGE` (shifts).
-//
-// # Safety
-// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the configuration meanwhile.
-cptr_status cptr_config_init(uint8_t *memory,
-                             size_t size,
-                             uint32_t version,
-                             const struct cptr_parameters *parameters);
-
-// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`. Also starts it anew.
-//
-// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (experts 1 to `CPTR_MAX_EXPERTS`).
-//
-// # Safety
-// `size` bytes may be written at `memory`. Nobody uses the tracker meanwhile.
-cptr_status cptr_tracker_init(uint8_t *memory,
-                              size_t size,
-                              size_t experts);
-
-// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless it is null.
-//
-// Errors: `NULL`, `ALIGN`, `STATE` (tracker or configuration), `RANGE` (count, ids, an id twice).
-//
-// # Safety
-// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The other pointers that are
-// neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses the tracker meanwhile.
-cptr_status cptr_tracker_update(uint8_t *tracker,
-                                const uint8_t *config,
-                                const uint16_t *wanted,
-                                size_t wanted_count,
-                                struct cptr_step *step);
-
-// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals. Returns `CPTR_NONE`, and
-// writes nothing, if none may go.
-//
-// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (counts).
-//
-// # Safety
-// As `cptr_tracker_update`; others may read the tracker meanwhile.
-cptr_status cptr_tracker_victim(const uint8_t *tracker,
-                                const uint32_t *resident,
-                                size_t resident_words,
-                                const uint16_t *keep,
-                                size_t keep_count,
-                                uint16_t *victim);
-
-// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of 2^-31, at most 1.
-//
-// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (expert).
-//
-// # Safety
-// As `cptr_tracker_victim`.
-cptr_status cptr_tracker_level(const uint8_t *tracker,
-                               uint16_t expert,
-                               uint32_t *slow,
-                               uint32_t *fast);
-
-// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
-// (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
-//
-// `demand`: one entry per expert of the layer. Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids).
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`: `chosen_count`). Nothing overlaps;
-// nobody else uses `demand` meanwhile.
-cptr_status cptr_demand_observe(struct cptr_demand *demand,
-                                size_t experts,
-                                const uint16_t *chosen,
-                                size_t chosen_count,
-                                const uint32_t *weights);
-
-// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the mixing weights.
-//
-// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they sum to at most 1, and are 0
-// where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes `demand` meanwhile.
-cptr_status cptr_demand_importance(const struct cptr_demand *demand,
-                                   size_t experts,
-                                   uint32_t alpha,
-                                   uint32_t *importance);
-
-// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the most important ones.
-//
-// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set to the first
-// `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`: the first `hot` of `order`.
-//
-// Errors: `NULL`, `ALIGN`, `SIZE` (words), `RANGE` (experts).
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps.
-cptr_status cptr_place_layer(const uint32_t *importance,
-                             size_t experts,
-                             uint64_t expert_bytes,
-                             uint64_t budget_bytes,
-                             uint16_t *order,
-                             uint32_t *resident,
-                             size_t resident_words,
-                             uint32_t *hot);
-
-// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most important candidates to the
-// front and writes their number to `hot`. The order inside the two parts is not defined.
-//
-// Errors: `NULL`, `ALIGN`.
-//
-// # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses
-// `candidates` meanwhile.
-cptr_status cptr_place_layers(struct cptr_candidate *candidates,
-                              size_t count,
-                              uint64_t expert_bytes,
-                              uint64_t budget_bytes,
-                              size_t *hot);
 
 #ifdef __cplusplus
 }  // extern "C"
@@ -508,5 +452,10 @@ cptr_status cptr_place_layers(struct cptr_candidate *candidates,
 
 /* Bytes of a tracker of a layer with that many experts. */
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
+/* Bytes of a queue for that many jobs. */
+#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+/* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
+#define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
+#define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)

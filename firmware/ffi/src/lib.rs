@@ -5,6 +5,7 @@
 //! that is there, and that outputs do not overlap inputs.
 #![no_std]
 
+pub mod dispatch;
 mod memory;
 pub mod placement;
 pub mod router;
@@ -31,6 +32,8 @@ pub const CPTR_ERROR_STATE: CptrStatus = -5;
 pub const CPTR_ERROR_VERSION: CptrStatus = -6;
 /// The router's fields contradict each other or do not fit the number of experts.
 pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
+/// The queue has no room for all of the jobs; the same call later may succeed.
+pub const CPTR_ERROR_FULL: CptrStatus = -8;
 
 /// Version of this interface. Pass it to `cptr_config_init`.
 pub const CPTR_VERSION: u32 = 1;
@@ -38,20 +41,25 @@ pub const CPTR_VERSION: u32 = 1;
 pub const CPTR_MAX_WANTED: usize = 16;
 /// Most experts of a layer.
 pub const CPTR_MAX_EXPERTS: usize = 4096;
-/// Alignment of trackers and configurations in bytes.
+/// Most jobs that a queue holds.
+pub const CPTR_MAX_JOBS: usize = 4096;
+/// Alignment of trackers, configurations and queues in bytes.
 pub const CPTR_ALIGN: usize = 8;
 /// Bytes of a tracker beside 8 for each expert; `CPTR_TRACKER_SIZE(experts)` is the sum.
 pub const CPTR_TRACKER_BASE: usize = 64;
 /// Bytes of a configuration.
 pub const CPTR_CONFIG_SIZE: usize = 56;
+/// Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
+pub const CPTR_QUEUE_BASE: usize = 48;
 
 /// Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
 pub const CPTR_FEATURE_SELECT: u32 = 1;
 /// Feature: trackers.
 pub const CPTR_FEATURE_TRACKER: u32 = 2;
-
 /// Feature: demand statistics and placement.
 pub const CPTR_FEATURE_PLACEMENT: u32 = 4;
+/// Feature: dispatch and queues to execution units.
+pub const CPTR_FEATURE_DISPATCH: u32 = 8;
 
 /// Version of the library, to be compared with `CPTR_VERSION`.
 #[unsafe(no_mangle)]
@@ -62,7 +70,7 @@ pub extern "C" fn cptr_version() -> u32 {
 /// What the library can do: the sum of its `CPTR_FEATURE_…`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cptr_features() -> u32 {
-    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT
+    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH
 }
 
 /// No function panics (the build checks that no panicking code is linked); a handler is needed to link all the same.

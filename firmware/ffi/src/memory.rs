@@ -1,8 +1,11 @@
-//! Pointers from C, checked as far as they can be.
+//! Pointers from C, checked as far as they can be, and what stands before every state.
 
 use core::slice;
 
-use crate::{CPTR_ERROR_ALIGN, CPTR_ERROR_NULL, CptrStatus};
+use crate::{
+    CPTR_ALIGN, CPTR_ERROR_ALIGN, CPTR_ERROR_NULL, CPTR_ERROR_STATE, CPTR_MAX_EXPERTS, CPTR_MAX_JOBS, CPTR_VERSION,
+    CptrStatus,
+};
 
 fn check<T>(pointer: *const T) -> Result<(), CptrStatus> {
     match pointer {
@@ -79,6 +82,48 @@ impl<T: Copy> Output<'_, T> {
             unsafe { self.pointer.add(i).write(value) };
         }
     }
+}
+
+/// Stands before every state. `check` ties magic, version and size together.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    magic: u32,
+    /// Experts of a tracker, jobs of a queue, 0 for a configuration.
+    pub(crate) count: u32,
+    check: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(align_of::<Header>() == CPTR_ALIGN);
+
+impl Header {
+    pub(crate) const fn new(magic: u32, count: u32) -> Self {
+        let check = magic.rotate_left(9) ^ count.wrapping_mul(0x9E37_79B9) ^ CPTR_VERSION;
+        Self { magic, count, check, reserved: 0 }
+    }
+
+    fn is_valid(&self, magic: u32) -> bool {
+        let expected = Self::new(magic, self.count);
+        let most = CPTR_MAX_EXPERTS.max(CPTR_MAX_JOBS);
+        self.magic == magic && self.check == expected.check && self.count as usize <= most
+    }
+}
+
+/// Whether a state may lie at `pointer`.
+pub(crate) fn aligned(pointer: *const u8) -> Result<(), CptrStatus> {
+    check(pointer.cast::<Header>())
+}
+
+/// The header of a state that was initialised with this `magic`.
+///
+/// # Safety
+/// `pointer` is null, misaligned, or points to at least a header's bytes that are readable.
+pub(crate) unsafe fn header(pointer: *const u8, magic: u32) -> Result<Header, CptrStatus> {
+    aligned(pointer)?;
+    // SAFETY: aligned, and readable by the caller's contract; every content is a header.
+    let header = unsafe { pointer.cast::<Header>().read_volatile() };
+    if header.is_valid(magic) { Ok(header) } else { Err(CPTR_ERROR_STATE) }
 }
 
 /// The result of a function as C sees it.

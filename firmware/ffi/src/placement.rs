@@ -11,10 +11,9 @@ use crate::{CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED
 /// What prefill asked of one expert. Set to zero before the first token.
 #[repr(C)]
 pub struct CptrDemand {
-    /// Sum of its mixing weights, in steps of 2^-31; saturates.
-    pub score: u64,
-    /// Tokens that chose it; saturates.
-    pub count: u32,
+    /// Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of 2^-20 (`CPTR_DEMAND_SCORE`). Both
+    /// saturate, after 2^22 tokens at the earliest.
+    pub sums: u64,
 }
 
 /// One expert of one layer in a placement over all layers.
@@ -30,8 +29,6 @@ pub struct CptrCandidate {
 
 const _: () =
     assert!(size_of::<CptrDemand>() == size_of::<Demand>() && align_of::<CptrDemand>() == align_of::<Demand>());
-const _: () = assert!(offset_of!(CptrDemand, score) == offset_of!(Demand, score));
-const _: () = assert!(offset_of!(CptrDemand, count) == offset_of!(Demand, count));
 const _: () = assert!(size_of::<CptrCandidate>() == size_of::<Candidate>());
 const _: () = assert!(align_of::<CptrCandidate>() == align_of::<Candidate>());
 const _: () = assert!(offset_of!(CptrCandidate, importance) == offset_of!(Candidate, importance));

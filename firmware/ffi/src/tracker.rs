@@ -5,12 +5,11 @@ use core::ptr;
 
 use cptr_core::{Gain, KalmanConfig, Lock, PhaseConfig, ScaledLevels, Tracker, TrackerConfig};
 
-use crate::memory::{list, output, status};
+use crate::memory::{Header, aligned, header, list, output, status};
 use crate::router::experts;
 use crate::{
-    CPTR_ALIGN, CPTR_CONFIG_SIZE, CPTR_ERROR_ALIGN, CPTR_ERROR_NULL, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE,
-    CPTR_ERROR_STATE, CPTR_ERROR_VERSION, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED, CPTR_NONE, CPTR_OK, CPTR_TRACKER_BASE,
-    CPTR_VERSION, CptrStatus,
+    CPTR_ALIGN, CPTR_CONFIG_SIZE, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_ERROR_VERSION, CPTR_MAX_EXPERTS,
+    CPTR_MAX_WANTED, CPTR_NONE, CPTR_OK, CPTR_TRACKER_BASE, CPTR_VERSION, CptrStatus,
 };
 
 /// Constants of the filter. Gains in steps of 2^-32.
@@ -52,28 +51,6 @@ pub struct CptrStep {
 const CONFIG_MAGIC: u32 = u32::from_be_bytes(*b"cptC");
 const TRACKER_MAGIC: u32 = u32::from_be_bytes(*b"cptT");
 
-/// Stands before every state. `check` ties magic, version and size together.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Header {
-    magic: u32,
-    experts: u32,
-    check: u32,
-    reserved: u32,
-}
-
-impl Header {
-    const fn new(magic: u32, experts: u32) -> Self {
-        let check = magic.rotate_left(9) ^ experts.wrapping_mul(0x9E37_79B9) ^ CPTR_VERSION;
-        Self { magic, experts, check, reserved: 0 }
-    }
-
-    fn is_valid(&self, magic: u32) -> bool {
-        let expected = Self::new(magic, self.experts);
-        self.magic == magic && self.check == expected.check && self.experts as usize <= CPTR_MAX_EXPERTS
-    }
-}
-
 #[repr(C)]
 struct Config {
     header: Header,
@@ -92,23 +69,6 @@ const _: () =
     assert!(size_of::<State<Tracker<[ScaledLevels; 2]>>>() <= CPTR_TRACKER_BASE + 2 * size_of::<ScaledLevels>());
 const _: () = assert!(align_of::<State<Tracker<[ScaledLevels; 1]>>>() <= CPTR_ALIGN);
 
-fn aligned(pointer: *const u8) -> Result<(), CptrStatus> {
-    match pointer {
-        pointer if pointer.is_null() => Err(CPTR_ERROR_NULL),
-        pointer if pointer.addr() % CPTR_ALIGN != 0 => Err(CPTR_ERROR_ALIGN),
-        _ => Ok(()),
-    }
-}
-
-/// # Safety
-/// `pointer` is null, misaligned, or points to at least a header's bytes that are readable.
-unsafe fn header(pointer: *const u8, magic: u32) -> Result<Header, CptrStatus> {
-    aligned(pointer)?;
-    // SAFETY: aligned, and readable by the caller's contract; every content is a header.
-    let header = unsafe { pointer.cast::<Header>().read_volatile() };
-    if header.is_valid(magic) { Ok(header) } else { Err(CPTR_ERROR_STATE) }
-}
-
 /// # Safety
 /// `pointer` is null, misaligned, or points to [`CPTR_CONFIG_SIZE`] readable bytes, and nobody writes them for `'a`.
 unsafe fn config<'a>(pointer: *const u8) -> Result<&'a TrackerConfig, CptrStatus> {
@@ -123,7 +83,7 @@ unsafe fn config<'a>(pointer: *const u8) -> Result<&'a TrackerConfig, CptrStatus
 unsafe fn state(pointer: *const u8) -> Result<*mut State, CptrStatus> {
     // SAFETY: the caller's contract.
     let header = unsafe { header(pointer, TRACKER_MAGIC) }?;
-    Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<ScaledLevels>(), header.experts as usize) as *mut State)
+    Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<ScaledLevels>(), header.count as usize) as *mut State)
 }
 
 /// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.

@@ -37,8 +37,9 @@ void reset(void) {
     start(&l);
     good = cptr_tracker_update((uint8_t *)l.tracker, (uint8_t *)l.config, NULL, 0, NULL) == CPTR_ERROR_STATE
         && cptr_config_init((uint8_t *)l.config, sizeof l.config, CPTR_VERSION, NULL) == CPTR_OK
-        && cptr_tracker_init((uint8_t *)l.tracker, sizeof l.tracker, EXPERTS) == CPTR_OK;
-    for (i = 0; good && i < TOKENS; i++) good = token(&l) == CPTR_OK;
+        && cptr_tracker_init((uint8_t *)l.tracker, sizeof l.tracker, EXPERTS) == CPTR_OK
+        && cptr_queue_init((uint8_t *)l.queue, sizeof l.queue, JOBS) == CPTR_OK;
+    for (i = 0; good && i < TOKENS; i++) good = token(&l, (uint32_t)i) == CPTR_OK;
     print_result(l.hash);
     leave(good ? 0 : 1);
 }

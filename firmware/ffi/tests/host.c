@@ -156,8 +156,8 @@ static void placement(void) {
     EXPECT(memcmp(before, demand, sizeof before), 0);
     EXPECT(cptr_demand_observe(demand, 4, chosen, 2, weights), CPTR_OK);
     EXPECT(cptr_demand_observe(demand, 4, once, 1, NULL), CPTR_OK);
-    EXPECT(demand[2].count, 1);
-    EXPECT(demand[2].score >> 29, 3);
+    EXPECT(CPTR_DEMAND_COUNT(demand[2]), 1);
+    EXPECT(CPTR_DEMAND_SCORE(demand[2]) >> 18, 3);
     EXPECT(cptr_demand_importance(demand, 4, 0, NULL), CPTR_ERROR_NULL);
     EXPECT(cptr_demand_importance(demand, (size_t)-1, 0, importance), CPTR_ERROR_RANGE);
     /* By scores alone: 1/8, 1/2, 3/8 and none. */
@@ -187,18 +187,192 @@ static void placement(void) {
     EXPECT(candidates[3].importance + candidates[3].layer, 6);
 }
 
+static void dispatch(void) {
+    static const uint16_t chosen[4] = { 3, 0, 2, 1 }, twice[2] = { 1, 1 }, far[2] = { 1, 4 };
+    static const uint8_t bits[4] = { 1, 4, 0, 4 }, none[2] = { 2, 0 }, many[2] = { 2, 17 };
+    static const uint32_t resident[1] = { 1u << 2 };
+    uint16_t gpu[4] = { 77, 77, 77, 77 };
+    cptr_near_run near_data[4], before[4];
+    uint32_t gpu_count = 77, near_count = 77;
+    memset(near_data, 0xA5, sizeof near_data);
+    memcpy(before, near_data, sizeof before);
+    EXPECT(cptr_dispatch(NULL, 4, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, NULL, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, NULL, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, NULL, &gpu_count, near_data, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, gpu, NULL, near_data, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, gpu, &gpu_count, NULL, &near_count), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, gpu, &gpu_count, near_data, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_dispatch((const uint16_t *)((const uint8_t *)chosen + 1), 3, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, gpu, (uint32_t *)((uint8_t *)&gpu_count + 2), near_data, &near_count), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_dispatch(chosen, CPTR_MAX_WANTED + 1, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(chosen, 4, resident, (size_t)-1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, (size_t)-1, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 3, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(twice, 2, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(far, 2, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(twice, 1, resident, 1, none, 2, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(cptr_dispatch(twice, 1, resident, 1, many, 2, gpu, &gpu_count, near_data, &near_count), CPTR_ERROR_RANGE);
+    EXPECT(gpu[0] + gpu[1] + gpu[2] + gpu[3] + gpu_count + near_count, 6 * 77);
+    EXPECT(memcmp(before, near_data, sizeof before), 0);
+    /* Expert 2 is resident and needs no replica. Most bits first; 3 and 1 have as many, 3 was chosen first. */
+    EXPECT(cptr_dispatch(chosen, 4, resident, 1, bits, 4, gpu, &gpu_count, near_data, &near_count), CPTR_OK);
+    EXPECT(gpu_count * 10 + near_count, 13);
+    EXPECT(gpu[0], 2);
+    EXPECT(gpu[1], 77);
+    EXPECT(near_data[0].expert * 100 + near_data[1].expert * 10 + near_data[2].expert, 310);
+    EXPECT(near_data[0].rank * 100 + near_data[1].rank * 10 + near_data[2].rank, 31);
+    EXPECT(near_data[0].bits * 100 + near_data[1].bits * 10 + near_data[2].bits, 441);
+    EXPECT(memcmp(before + 3, near_data + 3, sizeof before[3]), 0);
+    /* Nobody chosen, nobody there. */
+    EXPECT(cptr_dispatch(NULL, 0, NULL, 0, NULL, 0, NULL, &gpu_count, NULL, &near_count), CPTR_OK);
+    EXPECT(gpu_count + near_count, 0);
+}
+
+/* Units that finish a job at the next poll; at most `most` at a time. */
+typedef struct {
+    int most, running, calls;
+    uint32_t order;
+} units;
+
+static int32_t start_job(void *context, const cptr_job *job) {
+    units *u = (units *)context;
+    u->calls++;
+    if (u->running == u->most) return 0;
+    u->running++;
+    u->order = u->order * 10 + job->expert;
+    return 1;
+}
+
+static int32_t end_job(void *context) {
+    units *u = (units *)context;
+    u->calls++;
+    if (u->running == 0) return 0;
+    u->running--;
+    return 1;
+}
+
+/* Reports more than it was given. */
+static int32_t boast(void *context) {
+    ((units *)context)->calls++;
+    return 1;
+}
+
+static void queue_refuses(uint8_t *queue, size_t size) {
+    units u = { 1, 0, 0, 0 };
+    const cptr_units driver = { &u, start_job, end_job }, no_submit = { &u, NULL, end_job }, no_poll = { &u, start_job, NULL };
+    cptr_job jobs[4] = { { 1, 2, 3, 4, 5 }, { 1, 2, 4, 4, 5 }, { 1, 2, 5, 4, 5 }, { 1, 2, 6, 4, 5 } };
+    uint64_t before[CPTR_QUEUE_SIZE(3) / 8];
+    size_t count = 77;
+    memset(queue, 0xA5, size);
+    memcpy(before, queue, size);
+    /* Never initialised. */
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_clear(queue), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_init(NULL, size, 3), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_init(queue + 4, size, 3), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_queue_init(queue, size - 1, 3), CPTR_ERROR_SIZE);
+    EXPECT(cptr_queue_init(queue, size, 4), CPTR_ERROR_SIZE);
+    EXPECT(cptr_queue_init(queue, size, 0), CPTR_ERROR_RANGE);
+    EXPECT(cptr_queue_init(queue, (size_t)-1, (size_t)-1), CPTR_ERROR_RANGE);
+    EXPECT(memcmp(before, queue, size), 0);
+    EXPECT(cptr_queue_init(queue, size, 3), CPTR_OK);
+    EXPECT(cptr_queue_push(queue, jobs, 2), CPTR_OK);
+    memcpy(before, queue, size);
+    /* A queue is no tracker, a tracker no queue. */
+    EXPECT(cptr_tracker_update(queue, config, NULL, 0, NULL), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_clear(tracker), CPTR_ERROR_STATE);
+    EXPECT(cptr_queue_push(NULL, jobs, 1), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_push(queue + 1, jobs, 1), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_queue_push(queue, NULL, 1), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_push(queue, (const cptr_job *)((const uint8_t *)jobs + 2), 1), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_queue_push(queue, jobs, 2), CPTR_ERROR_FULL);
+    EXPECT(cptr_queue_push(queue, jobs, (size_t)-1), CPTR_ERROR_FULL);
+    jobs[0].bits = 0;
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_RANGE);
+    jobs[0].bits = 17;
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_RANGE);
+    jobs[0].bits = 4, jobs[0].weight = (1u << 31) + 1;
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_RANGE);
+    EXPECT(cptr_queue_advance(NULL, &driver, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_advance(queue, NULL, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_advance(queue, &no_submit, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_advance(queue, &no_poll, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_advance(queue, &driver, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_outstanding(NULL, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_outstanding(queue, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_queue_clear(NULL), CPTR_ERROR_NULL);
+    EXPECT(memcmp(before, queue, size), 0);
+    EXPECT(count, 77);
+    EXPECT(u.calls, 0);
+    /* A header that was overwritten. */
+    queue[4] ^= 1;
+    EXPECT(cptr_queue_clear(queue), CPTR_ERROR_STATE);
+    /* Nothing to add. */
+    queue[4] ^= 1;
+    EXPECT(cptr_queue_push(queue, NULL, 0), CPTR_OK);
+}
+
+static void queues(void) {
+    uint64_t memory[CPTR_QUEUE_SIZE(3) / 8];
+    uint8_t *const queue = (uint8_t *)memory;
+    units u = { 2, 0, 0, 0 };
+    const cptr_units driver = { &u, start_job, end_job }, boaster = { &u, start_job, boast };
+    const cptr_job jobs[6] = { { 0, 0, 1, 16, 1u << 31 }, { 0, 0, 2, 1, 0 }, { 0, 0, 3, 2, 9 }, { 0, 0, 4, 2, 9 }, { 0, 0, 5, 2, 9 }, { 0, 0, 6, 2, 9 } };
+    size_t count = 77;
+    queue_refuses(queue, sizeof memory);
+    EXPECT(cptr_queue_init(queue, sizeof memory, 3), CPTR_OK);
+    EXPECT(cptr_queue_push(queue, jobs, 3), CPTR_OK);
+    /* Two start; then both are done, the third starts. */
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
+    EXPECT(count, 0);
+    EXPECT(u.order, 12);
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
+    EXPECT(count, 2);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
+    EXPECT(count, 1);
+    /* Around the end of the ring. */
+    EXPECT(cptr_queue_push(queue, jobs + 3, 3), CPTR_OK);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
+    EXPECT(count, 4);
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
+    EXPECT(count, 1);
+    EXPECT(u.order, 12345);
+    EXPECT(cptr_queue_clear(queue), CPTR_OK);
+    EXPECT(cptr_queue_advance(queue, &boaster, &count), CPTR_OK);
+    EXPECT(count, 2);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
+    EXPECT(count, 0);
+    EXPECT(u.order, 12345);
+    /* Memory behind the header that somebody has overwritten: nothing sensible, but nothing outside of it either. */
+    memset(queue + 24, 0xFF, sizeof memory - 24);
+    u.running = 0;
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_FULL);
+    EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
+    EXPECT(count, 0);
+    EXPECT(cptr_queue_outstanding(queue, &count), CPTR_OK);
+    EXPECT(cptr_queue_clear(queue), CPTR_OK);
+    EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_OK);
+    EXPECT(u.order, 12345);
+}
+
 int main(void) {
     int i;
     EXPECT(cptr_version(), CPTR_VERSION);
-    EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT);
+    EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH);
     order();
     states();
     routers();
     placement();
+    dispatch();
+    queues();
     EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, NULL), CPTR_OK);
     EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS), CPTR_OK);
+    EXPECT(cptr_queue_init((uint8_t *)l.queue, sizeof l.queue, JOBS), CPTR_OK);
     start(&l);
-    for (i = 0; i < TOKENS; i++) EXPECT(token(&l), CPTR_OK);
+    for (i = 0; i < TOKENS; i++) EXPECT(token(&l, (uint32_t)i), CPTR_OK);
     printf("c %d %08lx\n", TOKENS, (unsigned long)l.hash);
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -11,15 +11,20 @@ const PREAMBLE: &str = "\
  *
  * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
  *
- * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer and
- * CPTR_CONFIG_SIZE for all, aligned to CPTR_ALIGN. Functions on different trackers may run at the same time; one tracker is for one
- * thread at a time. Functions may be called from interrupts under the same rule.
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer,
+ * CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different states may run at the
+ * same time; one state is for one thread at a time. Functions may be called from interrupts under the same rule.
  *
  * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */";
 
 const TRAILER: &str = "\
 /* Bytes of a tracker of a layer with that many experts. */
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
+/* Bytes of a queue for that many jobs. */
+#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+/* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
+#define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
+#define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
 ";
@@ -45,15 +50,16 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
         ("CptrStep", "cptr_step"),
         ("CptrDemand", "cptr_demand"),
         ("CptrCandidate", "cptr_candidate"),
+        ("CptrNearRun", "cptr_near_run"),
+        ("CptrJob", "cptr_job"),
+        ("CptrUnits", "cptr_units"),
     ] {
         config.export.rename.insert(rust.to_owned(), c.to_owned());
     }
     config.export.item_types = vec![ItemType::Constants, ItemType::Structs, ItemType::Functions, ItemType::Typedefs];
     config.function.rename_args = RenameRule::None;
-    let mut builder = Builder::new().with_config(config);
-    for file in ["lib.rs", "router.rs", "tracker.rs", "placement.rs"] {
-        builder = builder.with_src(source.join(file));
-    }
+    // The modules that it declares are read, too.
+    let builder = Builder::new().with_config(config).with_src(source.join("lib.rs"));
     let mut header = Vec::new();
     builder.generate()?.write(&mut header);
     Ok(header)

@@ -9,21 +9,46 @@ use zerocopy::little_endian::U16;
 use super::configuration::Configuration;
 use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
 
-/// State of one layer of at most E experts: 25 bytes for each, and 216 beside.
+/// What is known of what a layer's experts are wanted for: one memory, as a prompt is over when its layer is placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted<const E: usize> {
+    /// What tokens ask. It comes first and a new layer has it: its bytes are all 0, so that static layers take no flash.
+    Tokens(Tracker<Vec<ScaledLevels, E, u16>>),
+    /// What a prompt has asked of each expert so far.
+    Prompt(Vec<Demand, E, u16>),
+}
+
+impl<const E: usize> Wanted<E> {
+    /// No prompt yet, no token; `experts` is at most E.
+    fn tokens(experts: usize) -> Self {
+        let mut levels = Vec::new();
+        let _ = levels.resize(experts, ScaledLevels::ZERO);
+        Self::Tokens(Tracker::over(levels))
+    }
+
+    fn prompt(experts: usize) -> Self {
+        let mut demand = Vec::new();
+        let _ = demand.resize(experts, Demand::default());
+        Self::Prompt(demand)
+    }
+}
+
+/// State of one layer of at most E experts: 9 bytes for each, and 208 beside (tracker 48, resident set 64, counters 56, the last token's experts 34).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer<const E: usize> {
-    tracker: Tracker<Vec<ScaledLevels, E>>,
-    /// What the prefill asked of each expert.
-    demand: Vec<Demand, E>,
+    wanted: Wanted<E>,
     /// Bits per weight of each expert's replica near the data.
-    bits: Vec<u8, E>,
+    bits: Vec<u8, E, u16>,
     resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
     /// Experts that the last token ran.
-    previous: Vec<u16, MAX_K>,
+    previous: Vec<u16, MAX_K, u8>,
     metrics: Metrics,
     /// Whether experts were placed.
     placed: bool,
 }
+
+// What a controller may take for a layer of many experts; checked on every target.
+const _: () = assert!(size_of::<Layer<64>>() <= 12 * 64 + 64 && size_of::<Layer<256>>() <= 12 * 256 + 64);
 
 impl<const E: usize> Default for Layer<E> {
     fn default() -> Self {
@@ -35,8 +60,7 @@ impl<const E: usize> Layer<E> {
     /// Nothing is known; no experts yet.
     pub const fn new() -> Self {
         Self {
-            tracker: Tracker::over(Vec::new()),
-            demand: Vec::new(),
+            wanted: Wanted::Tokens(Tracker::over(Vec::new())),
             bits: Vec::new(),
             resident: ExpertSet::new(),
             previous: Vec::new(),
@@ -55,13 +79,9 @@ impl<const E: usize> Layer<E> {
 
     /// As new, for so many experts.
     pub(super) fn clear(&mut self, experts: usize, bits: u8) {
-        let mut levels = Vec::new();
-        // All three hold as many: `experts` was checked against E.
-        let _ = levels.resize(experts, ScaledLevels::ZERO);
-        self.tracker = Tracker::over(levels);
-        self.demand.clear();
-        let _ = self.demand.resize(experts, Demand::default());
+        self.wanted = Wanted::tokens(experts);
         self.bits.clear();
+        // There is room: `experts` was checked against E.
         let _ = self.bits.resize(experts, bits);
         self.resident.clear();
         self.previous.clear();
@@ -85,9 +105,14 @@ impl<const E: usize> Layer<E> {
         &self.metrics
     }
 
-    /// Takes what a token of the prompt chose.
+    /// Takes what a token of the prompt chose. The first one ends what was tracked: another prompt is another context.
     pub(super) fn observe(&mut self, chosen: &[u16], weights: &[Gate]) {
-        Demand::observe(&mut self.demand, chosen, weights);
+        if let Wanted::Tokens(_) = self.wanted {
+            self.wanted = Wanted::prompt(self.bits.len());
+        }
+        if let Wanted::Prompt(demand) = &mut self.wanted {
+            Demand::observe(demand, chosen, weights);
+        }
     }
 
     /// Makes the most important experts resident and gives the others their bits; answers with the ids of the former.
@@ -99,17 +124,18 @@ impl<const E: usize> Layer<E> {
     ) -> Result<(), Status> {
         let hot = usize::from(descriptor.hot.get());
         let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
-        let placed: usize = hot + split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
-        if hot > configuration.capacity || placed != configuration.experts {
+        let cold = split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        if hot > configuration.capacity || (cold > 0 && hot + cold != configuration.experts) {
             return Err(Status::Value);
         }
-        if self.demand.iter().all(|demand| demand.count == 0) {
+        let Wanted::Prompt(demand) = &self.wanted else { return Err(Status::Order) };
+        if demand.iter().all(|demand| demand.count() == 0) {
             return Err(Status::Order);
         }
         let (mut values, mut order) = ([Gate::ZERO; E], [0; E]);
         let values = values.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
         let order = order.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
-        importance(&self.demand, Eps::from_bits(descriptor.alpha.get()), values);
+        importance(demand, Eps::from_bits(descriptor.alpha.get()), values);
         rank(values, order);
         self.resident.clear();
         for (place, &expert) in order.iter().enumerate() {
@@ -119,14 +145,13 @@ impl<const E: usize> Layer<E> {
                     answer.put(&U16::new(expert));
                 }
                 Some(cold) => {
-                    if let (Some(to), Some(bits)) = (self.bits.get_mut(usize::from(expert)), split.bits(cold)) {
-                        *to = bits;
+                    if let Some(bits) = self.bits.get_mut(usize::from(expert)) {
+                        *bits = split.bits(cold).unwrap_or(configuration.bits);
                     }
                 }
             }
         }
-        // The next prompt begins with nothing.
-        self.demand.fill(Demand::default());
+        self.wanted = Wanted::tokens(configuration.experts);
         self.placed = true;
         Ok(())
     }
@@ -135,12 +160,15 @@ impl<const E: usize> Layer<E> {
     pub(super) fn count(&mut self, chosen: &Selection<MAX_K>, starts_sequence: bool) {
         let previous = if starts_sequence { &[][..] } else { &self.previous };
         self.metrics.count(&chosen.experts, previous, &self.resident, chosen.substituted, false);
-        self.previous.clone_from(&chosen.experts);
+        self.previous.clear();
+        // There is room for the chosen: both hold as many.
+        let _ = self.previous.extend_from_slice(&chosen.experts);
     }
 
     /// Makes the experts of a token resident, as long as there is room or somebody who may go.
     pub(super) fn load(&mut self, chosen: &[u16], capacity: usize) -> Vec<Load, MAX_K> {
         let mut loads = Vec::new();
+        let Wanted::Tokens(tracker) = &self.wanted else { return loads };
         let mut room = capacity.saturating_sub(self.resident.len());
         for &expert in chosen {
             if self.resident.contains(expert) {
@@ -149,7 +177,7 @@ impl<const E: usize> Layer<E> {
             let victim = if room > 0 {
                 room -= 1;
                 NOBODY
-            } else if let Some(victim) = self.tracker.victim(&self.resident, chosen) {
+            } else if let Some(victim) = tracker.victim(&self.resident, chosen) {
                 self.resident.remove(victim);
                 victim
             } else {
@@ -162,9 +190,11 @@ impl<const E: usize> Layer<E> {
         loads
     }
 
-    /// Learns what a token wanted.
+    /// Learns what a token wanted; nothing while a prompt is observed.
     pub(super) fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) {
-        let step = self.tracker.update(config, wanted);
-        self.metrics.lost_locks = self.metrics.lost_locks.saturating_add(u64::from(step.lost_lock));
+        if let Wanted::Tokens(tracker) = &mut self.wanted {
+            let step = tracker.update(config, wanted);
+            self.metrics.lost_locks = self.metrics.lost_locks.saturating_add(u64::from(step.lost_lock));
+        }
     }
 }

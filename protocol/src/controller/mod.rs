@@ -91,7 +91,7 @@ pub struct Controller<'a, U, C, const E: usize> {
     /// Sequence number that the next request must have; `None` after the start.
     next: Option<u32>,
     pending: Option<Pending>,
-    queue: Queue<QUEUE>,
+    queue: Queue<[Job; QUEUE]>,
     ticks: Ticks,
     jobs: u64,
     refused: u32,
@@ -218,7 +218,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         let ids = body.take_all::<U16>(count)?;
         let weights = body.take_all::<U32>(if weighted { count } else { 0 })?;
         body.end()?;
-        let configuration = self.configuration.ok_or(Status::Order)?;
+        let configuration = self.configuration.filter(|known| !known.on_demand).ok_or(Status::Order)?;
         let layer = layer(self.layers, &configuration, descriptor.layer)?;
         if count > configuration.router.k() {
             return Err(Status::Length);

@@ -298,6 +298,8 @@ fn commands_out_of_order() {
     }
     assert_eq!(refusal(&configured(1), Command::Configure, configuration().as_bytes()), Status::Order);
     assert_eq!(refusal(&configured(0), Command::Place, &place), Status::Order, "without a prefill");
+    assert_eq!(refusal(&configured(1), Command::Prefill, &prefill), Status::Order, "nothing is placed on demand");
+    assert_eq!(refusal(&configured(1), Command::Place, &place), Status::Order);
     assert_eq!(refusal(&configured(0), Command::Token, &wanted), Status::Order, "before anything is placed");
     let mut steps = configured(0);
     steps.push((Command::Prefill, prefill));
@@ -401,6 +403,7 @@ fn prefill_and_placement_out_of_range() {
     assert_eq!(place_of(Place { layer: 1.into(), ..place }), Status::Order, "no prefill in this layer");
     assert_eq!(place_of(Place { hot: 6.into(), split: [6, 0, 0, 0].map(U16::new), ..place }), Status::Value);
     assert_eq!(place_of(Place { hot: 4.into(), ..place }), Status::Value);
+    assert_eq!(place_of(Place { hot: 4.into(), split: [0; 4].map(U16::new), ..place }), Status::Done);
     assert_eq!(place_of(Place { split: [u16::MAX; 4].map(U16::new), ..place }), Status::Value);
     steps.push((Command::Place, place.as_bytes().to_vec()));
     assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Order, "the prefill is used up");
@@ -442,6 +445,43 @@ fn a_placement_is_the_papers() {
         let expected = [0, 0, 0, 0, 0, 4, 3, 2, 2, 1, 1, 1][place];
         assert_eq!(bits(run.expert.get()), Some(expected));
     }
+}
+
+#[test]
+fn a_second_prompt_is_heard_while_tokens_run() {
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let configure = Configure { on_demand: 0, bits: 7, eps: 0.into(), ..configuration() };
+    let mut sequence = 0;
+    let mut asked = |command, body: &[u8]| {
+        sequence += 1;
+        let (status, bytes) = ask(&mut engine, command, sequence - 1, body);
+        assert_eq!(status, Status::Done, "{command:?}");
+        bytes
+    };
+    let prompt =
+        |ids: [u16; 4]| body(&Prefill { layer: 0.into(), count: 4, weighted: 0 }, ids.map(U16::new).as_bytes());
+    let place = |hot: u16, split: [u16; 4]| Place {
+        layer: 0.into(),
+        hot: hot.into(),
+        alpha: 0.into(),
+        split: split.map(U16::new),
+    };
+    let wanted = token(0, &[Logit::ZERO; 12], &[1, 4, 7, 11], true);
+    let bits = |bytes: &[u8]| decision(bytes).1.iter().map(|run| run.bits).collect::<Vec<_>>();
+    asked(Command::Configure, configure.as_bytes());
+    asked(Command::Prefill, &prompt([4, 5, 6, 7]));
+    asked(Command::Place, place(4, [4, 4, 0, 0]).as_bytes());
+    // Of those that nobody wanted the lower ids get more bits: 0 to 3 two, 8 to 11 one.
+    assert_eq!(bits(&asked(Command::Token, &wanted)), [2, 0, 0, 1]);
+    asked(Command::Prefill, &prompt([0, 1, 2, 3]));
+    assert_eq!(bits(&asked(Command::Token, &wanted)), [2, 0, 0, 1], "placed by the first prompt until the second is");
+    asked(Command::Prefill, &prompt([0, 1, 2, 4]));
+    // A token does not make the controller forget the prompt.
+    assert_eq!(asked(Command::Place, place(3, [0; 4]).as_bytes()), [0, 0, 1, 0, 2, 0]);
+    assert_eq!(bits(&asked(Command::Token, &wanted)), [0, 7, 7, 7], "without a split all have the configured bits");
+    let bytes = asked(Command::Counters, &[0, 0]);
+    assert_eq!(Counters::read_from_bytes(&bytes).unwrap().tokens.get(), 3);
 }
 
 #[test]

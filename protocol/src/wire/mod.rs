@@ -48,7 +48,7 @@ pub enum Command {
     Reset = 2,
     /// [`Configure`]: once after a start or a reset, before everything else.
     Configure = 3,
-    /// [`Prefill`]: what one token of the prompt chose in one layer.
+    /// [`Prefill`]: what one token of the prompt chose in one layer, where experts are placed. Until the next [`Place`] the layer tracks no tokens.
     Prefill = 4,
     /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
     Place = 5,
@@ -85,7 +85,8 @@ pub enum Status {
     Sequence = 4,
     /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
     Length = 5,
-    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from.
+    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from, a prefill where
+    /// experts are loaded on demand.
     Order = 6,
     /// No such layer.
     Layer = 7,
@@ -223,7 +224,8 @@ descriptors! {
         hot: U16,
         /// Share of the counts in the importance, 2^-32; the rest is the share of the weights.
         alpha: U32,
-        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most; all others together.
+        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most: all others together. Or all 0: the others
+        /// keep the configured bits.
         split: [U16; 4],
     }
 

@@ -42,8 +42,12 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
 
 /// What a controller in the loop has done, below the table of its rows.
 pub(super) fn controller(report: &Report) -> String {
+    let after = match report.prompt_tokens {
+        0 => String::new(),
+        prompt => format!(" after a prompt of {}", format::count(prompt)),
+    };
     let mut text = format!(
-        "controller {}: {} requests for {} tokens x {} layers, every decision the policy's; {} jobs near the data, {} losses of lock\n",
+        "controller {}: {} requests for {} tokens{after} x {} layers, every decision the policy's; {} jobs near the data, {} losses of lock\n",
         report.controller,
         format::count(report.requests as usize),
         format::count(report.tokens),

@@ -72,9 +72,9 @@ impl MoeHook for Steering<'_> {
             Convention::SoftmaxAll => Router::softmax_all(k),
             _ => Router::softmax_selected(k),
         };
-        let layer = placement::Layer { experts, capacity: self.plan.machine.cache, next_use: &next_use };
+        let layer = placement::Layer { experts, capacity: self.plan.machine.cache, next_use: &next_use, router };
         let tokens = self.starts.len();
-        let mut runner = Runner::new(&self.row.run, Sizes { layer, router, convention: self.convention, tokens });
+        let mut runner = Runner::new(&self.row.run, Sizes { layer, convention: self.convention, tokens });
         let mut times = TimeTable::new(&self.plan.machine, k);
         let mut known = Scores::default();
         self.resident.clear();

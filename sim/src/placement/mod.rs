@@ -7,9 +7,10 @@ mod pinned;
 mod tracked;
 
 pub(crate) use belady::next_use;
+pub(crate) use pinned::ranking;
 pub(crate) use tracked::boxed as boxed_tracker;
 
-use cptr_core::{ExpertSet, words_for};
+use cptr_core::{ExpertSet, Logit, Router, words_for};
 
 use crate::spec::{self, Parameter, Values};
 use crate::trace::MAX_EXPERTS;
@@ -26,6 +27,8 @@ pub struct Served<'a> {
     pub wanted: &'a [u16],
     /// What runs.
     pub chosen: &'a [u16],
+    /// Logits `[E]` in the controller's format. Empty where the trace has none.
+    pub logits: &'a [Logit],
 }
 
 /// Keeps the resident experts of one layer.
@@ -43,6 +46,8 @@ pub struct Layer<'a> {
     pub capacity: usize,
     /// For every token and wanted expert `[T, k]` the next token that wants the same expert, `u32::MAX` for none. Only oracles look.
     pub next_use: &'a [u32],
+    /// The router's convention, for mixing weights.
+    pub router: Router<'a>,
 }
 
 /// A placement as the command line knows it.
@@ -62,6 +67,8 @@ pub struct Kind {
 
 /// Name of the placement whose tracker the controller keeps up to date.
 pub const TRACKED: &str = "tracked";
+/// Name of the placement that the controller makes once, after the prompt.
+pub const PINNED: &str = "pinned";
 
 /// Every placement, in the order of tables.
 pub const KINDS: &[&Kind] = &[&lru::KIND, &lfu::KIND, &tracked::KIND, &pinned::KIND, &belady::KIND];
@@ -140,12 +147,13 @@ mod tests {
         let ids: Vec<u16> = tokens.concat();
         let next_use = next_use(&ids, tokens[0].len(), 16);
         let choice = Choice::parse(name).unwrap();
-        let mut placement = choice.make(Layer { experts: 16, capacity, next_use: &next_use });
+        let mut placement =
+            choice.make(Layer { experts: 16, capacity, next_use: &next_use, router: Router::softmax_all(1) });
         let mut resident = Resident::new();
         let mut misses = 0;
         for (index, wanted) in tokens.iter().enumerate() {
             misses += wanted.iter().filter(|&&expert| !resident.contains(expert)).count();
-            placement.serve(&Served { index, wanted, chosen: wanted }, &mut resident);
+            placement.serve(&Served { index, wanted, chosen: wanted, logits: &[] }, &mut resident);
             assert!(resident.len() <= capacity, "{name}");
         }
         misses
@@ -219,5 +227,23 @@ mod tests {
         // Three tokens cold, then 0 and 1 are pinned and nothing else ever is.
         assert_eq!(misses("pinned:tokens=3", &tokens, 2), 6 + 10);
         assert_eq!(misses("pinned:tokens=4", &tokens, 3), 6 + 2 + 4);
+    }
+
+    #[test]
+    fn pinned_by_counts_or_by_weights() {
+        // Expert 1 is wanted twice and weighs little, expert 2 once and weighs much.
+        let tokens = [([0u16, 1], [4, 0, -9, -9]), ([0, 1], [4, 0, -9, -9]), ([2, 3], [-9, -9, 5, 4])];
+        let resident = |name: &str| {
+            let router = Router::softmax_selected(2);
+            let layer = Layer { experts: 4, capacity: 2, next_use: &[], router };
+            let (mut placement, mut resident) = (Choice::parse(name).unwrap().make(layer), Resident::new());
+            for (index, (wanted, logits)) in tokens.iter().enumerate() {
+                let logits = logits.map(Logit::from_num);
+                placement.serve(&Served { index, wanted, chosen: wanted, logits: &logits }, &mut resident);
+            }
+            resident.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(resident("pinned:tokens=3"), [0, 1]);
+        assert_eq!(resident("pinned:tokens=3:alpha=0"), [0, 2]);
     }
 }

@@ -1,44 +1,71 @@
 //! Placed once: after the first tokens the experts that they wanted most stay for good (the single migration of arXiv 2512.04476).
 
+use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::{Eps, Gate};
+
 use super::{Kind, Layer, Placement, Resident, Served};
 use crate::spec::{Parameter, Values};
+use crate::trace::MAX_TOP_K;
 
 pub(super) const KIND: Kind = Kind {
-    name: "pinned",
+    name: super::PINNED,
     summary: "the experts that the first tokens wanted most stay for good",
-    parameters: &[Parameter {
-        name: "tokens",
-        default: 512.0,
-        range: (1.0, 1e9),
-        summary: "tokens that are watched before the one migration; nothing is resident until then",
-    }],
+    parameters: &[
+        Parameter {
+            name: "tokens",
+            default: 512.0,
+            // What a demand counts exactly.
+            range: (1.0, 4_194_303.0),
+            summary: "tokens that are watched before the one migration; nothing is resident until then",
+        },
+        Parameter {
+            name: "alpha",
+            default: 1.0,
+            range: (0.0, 1.0),
+            summary: "weight of the share of choices in what is wanted most; the rest is the share of mixing weights, where logits are known",
+        },
+    ],
     oracle: false,
     make,
 };
 
-struct Pinned {
+struct Pinned<'a> {
     tokens: usize,
-    capacity: usize,
-    counts: Vec<u32>,
+    alpha: Eps,
+    layer: Layer<'a>,
+    demand: Vec<Demand>,
 }
 
 fn make<'a>(values: &Values, layer: Layer<'a>) -> Box<dyn Placement + 'a> {
-    Box::new(Pinned { tokens: values.get("tokens") as usize, capacity: layer.capacity, counts: vec![0; layer.experts] })
+    Box::new(Pinned {
+        tokens: values.get("tokens") as usize,
+        alpha: Eps::saturating_from_num(values.get("alpha")),
+        layer,
+        demand: vec![Demand::default(); layer.experts],
+    })
 }
 
-impl Placement for Pinned {
+impl Placement for Pinned<'_> {
     fn serve(&mut self, token: &Served<'_>, resident: &mut Resident) -> u32 {
         if token.index >= self.tokens {
             return 0;
         }
-        for &expert in token.wanted {
-            self.counts[usize::from(expert)] += 1;
-        }
+        let mut weights = [Gate::ZERO; MAX_TOP_K];
+        let weights = &mut weights[..if token.logits.is_empty() { 0 } else { token.wanted.len() }];
+        self.layer.router.weights(token.logits, token.wanted, weights);
+        Demand::observe(&mut self.demand, token.wanted, weights);
         if token.index + 1 < self.tokens {
             return 0;
         }
-        let mut order: Vec<u16> = (0..self.counts.len() as u16).collect();
-        order.sort_by_key(|&expert| std::cmp::Reverse(self.counts[usize::from(expert)]));
-        order.iter().take(self.capacity).filter(|&&expert| resident.insert(expert)).count() as u32
+        let (_, order) = ranking(&self.demand, self.alpha);
+        order.iter().take(self.layer.capacity).filter(|&&expert| resident.insert(expert)).count() as u32
     }
+}
+
+/// Importance of every expert of a layer, and the experts by falling importance.
+pub(crate) fn ranking(demand: &[Demand], alpha: Eps) -> (Vec<Gate>, Vec<u16>) {
+    let (mut values, mut order) = (vec![Gate::ZERO; demand.len()], vec![0; demand.len()]);
+    importance(demand, alpha, &mut values);
+    rank(&values, &mut order);
+    (values, order)
 }

@@ -32,8 +32,7 @@ pub(super) fn run(
     let router = router(trace, &fixed_bias);
     let next_use = next_use(trace, rows, layer);
     let sizes = Sizes {
-        layer: placement::Layer { experts, capacity: plan.cache, next_use: &next_use },
-        router,
+        layer: placement::Layer { experts, capacity: plan.cache, next_use: &next_use, router },
         convention: trace.meta.router,
         tokens,
     };

@@ -1,6 +1,6 @@
 //! One row in one layer, token by token: what a policy chooses, what a placement loads, and the sums of both.
 
-use cptr_core::{Logit, Metrics, Router};
+use cptr_core::{Logit, Metrics};
 use cptr_hw_model::{LayerTime, LayerWork};
 
 use super::{BINS, RowPlan};
@@ -89,10 +89,8 @@ pub(crate) struct Scores {
 /// What a [`Runner`] is made for.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes<'a> {
-    /// Experts, cache, and the future for oracles.
+    /// Experts, cache, the router in the controller's arithmetic, and the future for oracles.
     pub(crate) layer: placement::Layer<'a>,
-    /// The router in the controller's arithmetic.
-    pub(crate) router: Router<'a>,
     /// What a routing mass is.
     pub(crate) convention: Convention,
     /// Length of the run in tokens.
@@ -103,7 +101,7 @@ impl<'a> Runner<'a> {
     pub(crate) fn new(row: &RowPlan, sizes: Sizes<'a>) -> Self {
         let selects = row.policy.kind.name != policy::RAW;
         Self {
-            policy: row.policy.make(policy::Layer { experts: sizes.layer.experts, router: sizes.router }),
+            policy: row.policy.make(policy::Layer { experts: sizes.layer.experts, router: sizes.layer.router }),
             placement: row.placement.make(sizes.layer),
             resident: Resident::new(),
             convention: sizes.convention,
@@ -137,7 +135,8 @@ impl<'a> Runner<'a> {
         }
         let bins = self.sums.miss_bins.len();
         self.sums.miss_bins[index * bins / self.tokens] += cold as u32;
-        let loads = self.placement.serve(&Served { index, wanted, chosen: &self.chosen }, &mut self.resident);
+        let served = Served { index, wanted, chosen: &self.chosen, logits: &scores.fixed };
+        let loads = self.placement.serve(&served, &mut self.resident);
         self.sums.loads += u64::from(loads);
         std::mem::swap(&mut self.chosen, &mut self.previous);
         LayerWork {

@@ -4,11 +4,12 @@
 //! selector each cold expert has its own number of bits, the average being that of the run; without it all have the same.
 
 use cptr_core::Gate;
-use cptr_core::bits::{Losses, MAX_BITS, scratch_for, split};
+use cptr_core::bits::MAX_BITS;
 
 use super::dispatch::{ALPHA, Dispatch, Ranking};
+use super::selector::{self, USUAL};
 use super::{Execution, Kind, Scheme, Setup, Step};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
 use crate::trace::Knowledge;
@@ -54,26 +55,20 @@ fn make<'a>(values: &Values, setup: &Setup<'a>) -> Result<Box<dyn Scheme + 'a>> 
     Ok(Box::new(ContextAware { dispatch: Dispatch::in_place(setup), hot: ranking.hot(setup.hot), bits }))
 }
 
-/// What quantisation costs at 1 to 4 bits where no table says: noise power falls to a quarter with each bit.
-const USUAL: [f64; MAX_BITS] = [1.0, 0.25, 0.0625, 0.015625];
-
 /// Bits of every expert of a layer; hot ones have the average, should they ever be cold.
 fn selected(setup: &Setup<'_>, ranking: &Ranking, layer: usize, noise: f64) -> Result<Vec<u8>> {
     let mut bits = vec![setup.bits; setup.trace.shape.experts];
     let cold = &ranking.order[layer][setup.hot.min(bits.len())..];
     let losses = losses(setup, &ranking.importance[layer], layer, cold, noise);
-    let mut scratch = vec![0; scratch_for(cold.len())];
-    let increments = cold.len() as u32 * u32::from(setup.bits - 1);
-    let split = split(&losses, increments, &mut scratch)
-        .map_err(|error| Error::new(error.to_string()).at(format!("layer {layer}")))?;
+    let split = selector::split(&losses, setup.bits).map_err(|error| error.at(format!("layer {layer}")))?;
     for (rank, &expert) in cold.iter().enumerate() {
         bits[usize::from(expert)] = split.bits(rank).unwrap_or(setup.bits);
     }
     Ok(bits)
 }
 
-/// What the experts of a layer lose at 1 to 4 bits, each as often as it is wanted, the largest being 2^30. `noise` is as the parameter says.
-fn losses(setup: &Setup<'_>, importance: &[Gate], layer: usize, cold: &[u16], noise: f64) -> Vec<Losses> {
+/// What the experts of a layer lose at 1 to 4 bits, each as often as it is wanted. `noise` is as the parameter says.
+fn losses(setup: &Setup<'_>, importance: &[Gate], layer: usize, cold: &[u16], noise: f64) -> Vec<[f64; MAX_BITS]> {
     let mut random = fastrand::Rng::with_seed(layer as u64);
     // Twelve uniform numbers add up to nearly a normal one.
     let mut normal = || (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
@@ -84,9 +79,7 @@ fn losses(setup: &Setup<'_>, importance: &[Gate], layer: usize, cold: &[u16], no
         let weight = f64::from(importance[usize::from(expert)]) * (noise * normal()).exp();
         std::array::from_fn(|bits| usual(bits).unwrap_or(0.0) * weight)
     };
-    let losses: Vec<[f64; MAX_BITS]> = cold.iter().map(weighted).collect();
-    let largest = losses.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
-    losses.iter().map(|losses| losses.map(|loss| (loss / largest * f64::from(1 << 30)) as i32)).collect()
+    cold.iter().map(weighted).collect()
 }
 
 impl Scheme for ContextAware<'_> {

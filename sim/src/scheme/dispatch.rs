@@ -1,12 +1,12 @@
 //! What schemes with a near-data device share: the prefill's demand, the hot sets that follow from it, and who runs where.
 
-use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::placement::Demand;
 use cptr_core::{Eps, Gate};
 
 use super::{Choice, Execution, Setup};
 use crate::decode::costs::Costs;
 use crate::decode::streams::mass;
-use crate::placement::Resident;
+use crate::placement::{self, Resident};
 use crate::spec::Parameter;
 
 /// Weight of counts against score sums in the importance.
@@ -56,12 +56,9 @@ impl Ranking {
         let alpha = Eps::saturating_from_num(alpha);
         let mut ranking = Self { order: Vec::new(), importance: Vec::new() };
         for demand in demand {
-            let mut values = vec![Gate::ZERO; demand.len()];
-            importance(&demand, alpha, &mut values);
-            let mut order = vec![0; demand.len()];
-            rank(&values, &mut order);
+            let (importance, order) = placement::ranking(&demand, alpha);
             ranking.order.push(order);
-            ranking.importance.push(values);
+            ranking.importance.push(importance);
         }
         ranking
     }

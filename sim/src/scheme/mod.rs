@@ -14,6 +14,7 @@ mod near;
 mod on_demand;
 mod oracle;
 mod periodic;
+pub(crate) mod selector;
 
 use crate::decode::costs::Costs;
 use crate::decode::queue::Queue;

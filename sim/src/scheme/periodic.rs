@@ -57,9 +57,8 @@ impl Scheme for Periodic<'_> {
 
     fn observe(&mut self, step: &Step<'_>) {
         for choice in step.choices {
-            let demand = &mut self.demand[step.layer][usize::from(choice.expert)];
-            demand.count += choice.tokens;
-            demand.score += (f64::from(choice.mass) * f64::from(1u32 << 31)) as u64;
+            let score = (f64::from(choice.mass) * f64::from(1u32 << 20)).round() as u64;
+            self.demand[step.layer][usize::from(choice.expert)].add(choice.tokens, score);
         }
     }
 

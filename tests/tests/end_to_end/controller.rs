@@ -52,10 +52,48 @@ fn the_engine_decides_what_the_policy_decides() {
 }
 
 #[test]
+fn the_engine_places_what_the_policy_places() {
+    let folder = bundled();
+    // Replicas of 1 to 4 bits on average, of more, and experts that are copied; few and many of them in fast memory.
+    for (prompt, tokens, arguments) in [
+        (60, 300, "--placement pinned:tokens=60"),
+        (100, 220, "--placement pinned:tokens=100:alpha=0.5 --policy cptr:eps=0.2 --cache 12 --system ndp --bits 2"),
+        (40, 150, "--placement pinned:tokens=40:alpha=0 --policy cptr:eps=0.1:keep=0 --cache 1 --system ndp --bits 3"),
+        (1, 100, "--placement pinned:tokens=1 --policy cptr:eps=0 --cache 32 --system ndp --bits 1"),
+        (50, 120, "--placement pinned:tokens=50:alpha=0.5 --policy cptr --router sigmoid:1:1 --system ndp --bits 8"),
+        (
+            50,
+            120,
+            "--placement pinned:tokens=50:alpha=0.5 --policy cptr --router softmax-selected --system ndp --bits 4",
+        ),
+    ] {
+        let arguments = format!("--tokens {tokens} {arguments}");
+        let row = last_row(&folder, &format!("{arguments} --controller host"));
+        let report = &row["controller"];
+        assert_eq!((&report["tokens"], &report["prompt_tokens"]), (&(tokens - prompt).into(), &prompt.into()));
+        // Beside those of all tokens: who is there, reset, configuration, and four layers to place.
+        assert_eq!(report["requests"], 3 + 4 + tokens * 4, "{arguments}");
+        // The row counts the prompt, too, in which nothing is resident; the controller counts what it has decided.
+        let misses = number(&row["miss_rate"]) * f64::from(tokens * 4 * 4);
+        let jobs = report["jobs"].as_u64().unwrap() as f64;
+        assert!((jobs + f64::from(prompt * 4 * 4) - misses).abs() < 1e-6, "{arguments}: {jobs}, {misses}");
+        if !arguments.contains("--cache 32") {
+            assert!(jobs > 0.0, "{arguments}");
+        }
+    }
+    let line = format!("run {TINY} --tokens 50 --placement pinned:tokens=20 --controller host");
+    let table = folder.run(&line).ok().stdout;
+    let expected =
+        "controller host: 207 requests for 30 tokens after a prompt of 20 x 4 layers, every decision the policy's; ";
+    assert!(table.contains(expected), "{table}");
+}
+
+#[test]
 fn only_what_the_firmware_runs() {
     let folder = bundled();
     let refusal = |arguments: &str| folder.refusal(&format!("run {arguments}"));
-    let expected = "--controller: expected policy cptr with placement tracked, which the firmware runs, found ";
+    let expected =
+        "--controller: expected policy cptr with placement tracked or pinned, which the firmware runs, found ";
     assert_eq!(
         refusal(&format!("{TINY} --controller host --policy raw --placement tracked")),
         format!("{expected}raw with tracked")
@@ -69,6 +107,10 @@ fn only_what_the_firmware_runs() {
         "--controller host: expected one policy with one placement, found 2"
     );
     assert_eq!(refusal(&format!("{TINY} --controller host --policy raw")), format!("{expected}raw with lru"));
+    assert_eq!(
+        refusal(&format!("{TINY} --controller host --placement pinned --tokens 100")),
+        "--controller: expected a prompt (pinned:tokens=N) shorter than the 100 tokens of the trace, found 512"
+    );
     assert_eq!(
         refusal("gpt-oss-20b.safetensors --controller host --domain-tokens 200"),
         "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"

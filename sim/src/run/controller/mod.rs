@@ -3,10 +3,14 @@
 //!
 //! The host side sends the logits and the model's own choice of each token and layer, in the order of time, and waits for the answer.
 //! Experts, where they run, stand-ins, mixing weights, loads and victims must equal those of policy `cptr` with placement `tracked` bit for bit.
+//! With placement `pinned` the first tokens are the prompt: the controller is told what they chose, says once what is hot, and decides the others.
 
 mod emulator;
 mod host;
+mod prompt;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +27,7 @@ use crate::placement::{self, Resident};
 use crate::progress::Progress;
 use crate::trace::{Knowledge, Shape, Trace};
 use emulator::{Emulator, MACHINES, Machine};
+use prompt::Prompt;
 use session::{Link, Session};
 
 /// Where the controller runs.
@@ -66,6 +71,8 @@ pub struct Report {
     pub controller: String,
     /// Tokens decided.
     pub tokens: usize,
+    /// Tokens before them, from which it has placed the experts; 0 where they are loaded on demand.
+    pub prompt_tokens: usize,
     /// Layers of each.
     pub layers: usize,
     /// Requests answered.
@@ -85,12 +92,12 @@ pub struct Report {
 /// Runs a row of a plan on a controller; `image` is its firmware where that is not in its usual place.
 ///
 /// # Errors
-/// A row that is not `cptr` with `tracked`, a trace without logits or larger than the controller's memory; an emulator or image that is
-/// missing, ends early or does not answer; a decision that is not the policy's, with its token and layer.
+/// A row that is not `cptr` with `tracked` or `pinned`, a prompt as long as the trace, a trace without logits or larger than the controller's
+/// memory; an emulator or image that is missing, ends early or does not answer; a decision that is not the policy's, with its token and layer.
 pub fn run(trace: &Trace, plan: &Plan, row: &RowPlan, controller: Controller, image: Option<&Path>) -> Result<Report> {
-    if row.policy.kind.name != "cptr" || row.placement.kind.name != placement::TRACKED {
+    if row.policy.kind.name != "cptr" || ![placement::TRACKED, placement::PINNED].contains(&row.placement.kind.name) {
         return Err(Error::new(format!(
-            "--controller: expected policy cptr with placement tracked, which the firmware runs, found {} with {}",
+            "--controller: expected policy cptr with placement tracked or pinned, which the firmware runs, found {} with {}",
             row.policy, row.placement
         )));
     }
@@ -100,7 +107,8 @@ pub fn run(trace: &Trace, plan: &Plan, row: &RowPlan, controller: Controller, im
             trace.knowledge()
         )));
     }
-    let in_loop = |link: &mut dyn Link| Loop::new(trace, plan, row, Session::new(link)).run();
+    let prompt = Prompt::new(row, trace.shape)?;
+    let in_loop = |link: &mut dyn Link| Loop::new(trace, plan, row, prompt, Session::new(link)).run();
     let mut report = match controller {
         Controller::Host => host::with(trace.shape.layers, in_loop)?,
         Controller::Emulated(machine) => {
@@ -123,21 +131,25 @@ struct Loop<'a> {
     runners: Vec<Runner<'a>>,
     /// What is resident by the controller's answers, layer by layer.
     resident: Vec<Resident>,
+    /// The tokens before those that are decided, where they place the experts.
+    prompt: Option<Prompt>,
+    /// Bits near the data of every expert, layer by layer.
+    bits: Vec<Vec<u8>>,
 }
 
 impl<'a> Loop<'a> {
-    fn new(trace: &'a Trace, plan: &'a Plan, row: &'a RowPlan, session: Session<'a>) -> Self {
+    fn new(trace: &'a Trace, plan: &'a Plan, row: &'a RowPlan, prompt: Option<Prompt>, session: Session<'a>) -> Self {
         let Shape { tokens, layers, experts, .. } = trace.shape;
         // The bias of a router's selection is in the recorded choice already.
         let router = layer::router(trace, &[]);
         let sizes = Sizes {
-            layer: placement::Layer { experts, capacity: plan.cache, next_use: &[] },
-            router,
+            layer: placement::Layer { experts, capacity: plan.cache, next_use: &[], router },
             convention: trace.meta.router,
             tokens,
         };
         let runners = (0..layers).map(|_| Runner::new(row, sizes)).collect();
-        Self { trace, plan, row, session, router, runners, resident: vec![Resident::new(); layers] }
+        let (resident, bits) = (vec![Resident::new(); layers], vec![vec![near_bits(plan); experts]; layers]);
+        Self { trace, plan, row, session, router, runners, resident, prompt, bits }
     }
 
     fn run(mut self) -> Result<Report> {
@@ -151,7 +163,8 @@ impl<'a> Loop<'a> {
                     logits.read_row(token, index, &mut raw);
                     scores.set(&raw, self.trace.meta.router, &[]);
                 }
-                self.step(token, index, &scores).map_err(|error| {
+                let step = if token < self.prompt_tokens() { Self::prefill } else { Self::step };
+                step(&mut self, token, index, &scores).map_err(|error| {
                     error.at(format!("layer {}", self.trace.meta.layer_ids[index])).at(format!("token {token}"))
                 })?;
             }
@@ -161,13 +174,49 @@ impl<'a> Loop<'a> {
         self.report()
     }
 
+    /// Tokens that are not decided.
+    fn prompt_tokens(&self) -> usize {
+        self.prompt.as_ref().map_or(0, |prompt| prompt.tokens)
+    }
+
+    /// One token of the prompt in one layer; after the last one the placement, the controller's against the policy's.
+    fn prefill(&mut self, token: usize, index: usize, scores: &Scores) -> Result<()> {
+        let Some(prompt) = &mut self.prompt else { return Ok(()) };
+        let (wanted, starts_sequence) = (self.trace.chosen(token, index), self.trace.starts_sequence(token));
+        let weights = weights(&self.router, scores.fixed(), wanted);
+        self.session.prefill(index, wanted, &weights)?;
+        prompt.observe(index, wanted, &weights);
+        let runner = &mut self.runners[index];
+        runner.step(Routed { index: token, wanted, scores, starts_sequence });
+        if token + 1 < prompt.tokens {
+            return Ok(());
+        }
+        let placed = prompt.place(index, self.plan.cache, near_bits(self.plan))?;
+        let hot = self.session.place(index, placed.hot.len(), prompt.alpha, placed.split)?;
+        let resident = &mut self.resident[index];
+        hot.iter().for_each(|&expert| _ = resident.insert(expert));
+        if hot != placed.hot || resident != runner.resident() {
+            return Err(Error::new(format!(
+                "the controller places experts {}, the policy {}",
+                list(&hot),
+                list(&placed.hot)
+            )));
+        }
+        self.bits[index] = placed.bits;
+        // From here on the controller counts.
+        runner.sums().metrics = Metrics::default();
+        Ok(())
+    }
+
     /// One token in one layer: the controller's decision against the policy's.
     fn step(&mut self, token: usize, index: usize, scores: &Scores) -> Result<()> {
-        let (wanted, starts_sequence) = (self.trace.chosen(token, index), self.trace.starts_sequence(token));
+        // The controller has not seen what the prompt's last token ran.
+        let starts_sequence = self.trace.starts_sequence(token) || token == self.prompt_tokens();
+        let wanted = self.trace.chosen(token, index);
         let found = self.session.token(index, scores.fixed(), wanted, starts_sequence)?;
         let runner = &mut self.runners[index];
         let work = runner.step(Routed { index: token, wanted, scores, starts_sequence });
-        let expected = expected(&self.router, scores.fixed(), wanted, runner, near_bits(self.plan));
+        let expected = expected(&self.router, scores.fixed(), wanted, runner, &self.bits[index]);
         if found.runs != expected {
             return Err(Error::new(format!(
                 "the controller decides {}, the policy {}",
@@ -181,18 +230,16 @@ impl<'a> Loop<'a> {
             resident.insert(load.expert.get());
         }
         if found.loads.len() != work.loads as usize || resident != runner.resident() {
-            let list = |set: &Resident| set.iter().map(|expert| expert.to_string()).collect::<Vec<_>>().join(" ");
-            return Err(Error::new(format!(
-                "the controller keeps experts {}, the policy {}",
-                list(resident),
-                list(runner.resident())
-            )));
+            let [found, expected] = [&*resident, runner.resident()].map(|set| list(&set.iter().collect::<Vec<_>>()));
+            return Err(Error::new(format!("the controller keeps experts {found}, the policy {expected}")));
         }
         Ok(())
     }
 
     fn report(mut self) -> Result<Report> {
         let Shape { tokens, layers, .. } = self.trace.shape;
+        let prompt_tokens = self.prompt_tokens();
+        let tokens = tokens - prompt_tokens;
         let requests = self.session.requests();
         let counters = self.session.counters()?;
         let sums: Vec<RowLayer> = self.runners.into_iter().map(Runner::into_sums).collect();
@@ -212,6 +259,7 @@ impl<'a> Loop<'a> {
         Ok(Report {
             controller: String::new(),
             tokens,
+            prompt_tokens,
             layers,
             requests,
             jobs: counters.jobs.get(),
@@ -228,18 +276,29 @@ fn near_bits(plan: &Plan) -> u8 {
     plan.system.ndp_bits.ceil().clamp(1.0, 16.0) as u8
 }
 
-/// What the policy has just decided, as a controller says it.
-fn expected(router: &Router<'_>, logits: &[Logit], wanted: &[u16], runner: &Runner<'_>, bits: u8) -> Vec<wire::Run> {
-    let chosen = runner.last_run();
+/// Mixing weights of the chosen experts.
+fn weights(router: &Router<'_>, logits: &[Logit], chosen: &[u16]) -> Vec<Gate> {
     let mut weights = vec![Gate::ZERO; chosen.len()];
     router.weights(logits, chosen, &mut weights);
+    weights
+}
+
+/// What the policy has just decided, as a controller says it.
+fn expected(router: &Router<'_>, logits: &[Logit], wanted: &[u16], runner: &Runner<'_>, bits: &[u8]) -> Vec<wire::Run> {
+    let chosen = runner.last_run();
+    let weights = weights(router, logits, chosen);
     let run = |(&expert, weight): (&u16, Gate)| wire::Run {
         expert: expert.into(),
-        bits: if runner.missed().contains(&expert) { bits } else { 0 },
+        bits: if runner.missed().contains(&expert) { bits[usize::from(expert)] } else { 0 },
         stand_in: u8::from(!wanted.contains(&expert)),
         weight: weight.to_bits().into(),
     };
     chosen.iter().zip(weights).map(run).collect()
+}
+
+/// Ids for a sentence.
+fn list(experts: &[u16]) -> String {
+    experts.iter().map(u16::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs for a sentence: id, bits near the data, weight.
@@ -250,123 +309,4 @@ fn runs(runs: &[wire::Run]) -> String {
         format!("{} ({site}, {:#010x}{stand_in})", run.expert, run.weight)
     };
     runs.iter().map(run).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cptr_protocol::wire::{Frame, Status, Writer};
-    use zerocopy::{FromBytes, IntoBytes};
-
-    use crate::policy;
-    use crate::trace::array::FloatArray;
-    use crate::trace::{Convention, Meta};
-
-    /// Three tokens, two layers, top-2 of four experts.
-    fn trace() -> Trace {
-        let logits = [[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 0.5, 0.9, 0.0]];
-        let ids = [[0, 2], [3, 2], [0, 2]];
-        let (logits, ids) = (logits.map(|row| [row, row]), ids.map(|row| [row, row]));
-        Trace {
-            meta: Meta {
-                router: Convention::SoftmaxSelected,
-                domains: vec![String::new()],
-                layer_ids: vec![5, 6],
-                ..Meta::default()
-            },
-            logits: Some(FloatArray::owned([3, 2, 4], logits.into_iter().flatten().flatten().collect())),
-            ..Trace::of_ids(
-                Shape { tokens: 3, layers: 2, experts: 4, k: 2 },
-                ids.into_iter().flatten().flatten().collect(),
-            )
-        }
-    }
-
-    /// Alters the answer to one request.
-    struct Liar<'a> {
-        link: &'a mut dyn Link,
-        request: usize,
-        lie: &'a dyn Fn(&mut Vec<u8>),
-    }
-
-    impl Link for Liar<'_> {
-        fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>> {
-            let answer = self.link.exchange(request)?;
-            let (at, now) = (self.request, self.request.wrapping_sub(1));
-            self.request = now;
-            if at != 0 {
-                return Ok(answer);
-            }
-            let Frame { header, body } = Frame::open(&answer).unwrap();
-            let mut bytes = body.rest().to_vec();
-            (self.lie)(&mut bytes);
-            let mut buffer = vec![0; bytes.len() + wire::OVERHEAD];
-            let mut writer = Writer::new(&mut buffer);
-            writer.put(&bytes[..]);
-            Ok(writer.finish(header.kind, header.sequence.get(), Status::Done).to_vec())
-        }
-    }
-
-    /// The loop with a lie in the answer to a request, counted from 0.
-    fn with_lie(request: usize, lie: &dyn Fn(&mut Vec<u8>)) -> Result<Report> {
-        let trace = trace();
-        let row = RowPlan {
-            policy: policy::Choice::parse("cptr:eps=0.1").unwrap(),
-            placement: placement::Choice::parse("tracked").unwrap(),
-        };
-        let system = cptr_hw_model::System::find("offload").unwrap().clone();
-        let plan = Plan { rows: vec![row.clone()], cache: 2, system, model: None };
-        host::with(2, |link| {
-            let mut liar = Liar { link, request, lie };
-            Loop::new(&trace, &plan, &row, Session::new(&mut liar)).run()
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn the_truth_passes() {
-        let report = with_lie(0, &|_| ()).unwrap();
-        assert_eq!((report.tokens, report.layers, report.requests), (3, 2, 9));
-    }
-
-    #[test]
-    fn every_lie_is_noticed() {
-        // Requests 3 to 8 are the tokens, two layers each.
-        let decides = with_lie(6, &|bytes| bytes[20] ^= 1).unwrap_err().to_string();
-        assert!(decides.starts_with("token 1, layer 6: the controller decides 3 ("), "{decides}");
-        for byte in 16..32 {
-            // The first of two runs and the second: expert, bits, stand-in, weight.
-            assert!(with_lie(5, &|bytes| bytes[byte] ^= 1).is_err(), "byte {byte}");
-        }
-        let keeps = with_lie(5, &|bytes| {
-            let (load, _) = wire::Load::mut_from_prefix(&mut bytes[32..]).unwrap();
-            load.expert = 1.into();
-        });
-        let keeps = keeps.unwrap_err().to_string();
-        assert_eq!(keeps, "token 1, layer 5: the controller keeps experts 1 2, the policy 2 3");
-        let counts = with_lie(9, &|bytes| {
-            let mut counters = wire::Counters::read_from_bytes(bytes).unwrap();
-            counters.switches = 99.into();
-            *bytes = counters.as_bytes().to_vec();
-        });
-        assert!(counts.unwrap_err().to_string().starts_with("the controller counts 99 switches, the policy "));
-    }
-
-    #[test]
-    fn answers_that_are_no_answers() {
-        let error = |request, lie: &dyn Fn(&mut Vec<u8>)| with_lie(request, lie).unwrap_err().to_string();
-        assert_eq!(
-            error(0, &|bytes| bytes[0] = 1),
-            "--controller: expected at most 1 layers of 512 experts and 16 experts per token, found 2, 4 and 2"
-        );
-        assert_eq!(error(0, &|bytes| bytes.push(0)), "the controller's answer has another length than its descriptor");
-        let too_short = "token 0, layer 5: the controller's answer is too short";
-        assert_eq!(error(3, &|bytes| bytes.truncate(10)), too_short);
-        // More runs, more loads than there are.
-        assert_eq!(error(3, &|bytes| bytes[2] = 9), too_short);
-        assert_eq!(error(3, &|bytes| bytes[4] = 9), too_short);
-        let wrong = "token 0, layer 5: the controller's answer is not of its request's layer, or too long";
-        assert_eq!(error(3, &|bytes| bytes.push(0)), wrong);
-        assert_eq!(error(3, &|bytes| bytes[0] = 1), wrong);
-    }
 }

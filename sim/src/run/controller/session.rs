@@ -1,12 +1,13 @@
 //! The host's side of the protocol: one request at a time, checked answers.
 
-use cptr_core::{Eps, Gain, Logit};
+use cptr_core::{Eps, Gain, Gate, Logit};
 use cptr_protocol::wire::{self, Command, Frame, Status, Writer};
-use zerocopy::little_endian::{I32, U16};
+use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::near_bits;
 use crate::error::{Error, Result};
+use crate::placement;
 use crate::run::{Plan, RowPlan};
 use crate::trace::{Convention, Trace};
 
@@ -103,8 +104,11 @@ impl<'a> Session<'a> {
         }
         self.counts = limits.counts != 0;
         self.request(Command::Reset, |_| ())?;
-        let (policy, placement) = (&row.policy.values, &row.placement.values);
-        let gain = |name| Gain::from_num(placement.get(name)).to_bits().into();
+        // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
+        let on_demand = row.placement.kind.name == placement::TRACKED;
+        let tracker = if on_demand { row.placement.clone() } else { placement::Choice::parse(placement::TRACKED)? };
+        let (policy, tracker) = (&row.policy.values, &tracker.values);
+        let gain = |name| Gain::from_num(tracker.get(name)).to_bits().into();
         let error = policy.get("error");
         // All below their limits: sizes were compared, values are in their parameters' ranges.
         let descriptor = wire::Configure {
@@ -117,10 +121,10 @@ impl<'a> Session<'a> {
                 Convention::SoftmaxSelected | Convention::Unknown => 1,
                 Convention::Sigmoid { .. } => 2,
             },
-            on_demand: 1,
+            on_demand: on_demand.into(),
             capacity: (plan.cache as u16).into(),
             bits: near_bits(plan),
-            threshold: placement.get("threshold") as u8,
+            threshold: tracker.get("threshold") as u8,
             eps: Eps::saturating_from_num(policy.get("eps")).to_bits().into(),
             bounds_error: u8::from(error < 1.0),
             reserved: [0; 3],
@@ -130,6 +134,29 @@ impl<'a> Session<'a> {
             fast: gain("fast"),
         };
         self.request(Command::Configure, |body| body.put(&descriptor)).map(drop)
+    }
+
+    /// Says what a token of the prompt chose in a layer.
+    pub(super) fn prefill(&mut self, layer: usize, chosen: &[u16], weights: &[Gate]) -> Result<()> {
+        let answer = self.request(Command::Prefill, |body| {
+            body.put(&wire::Prefill { layer: (layer as u16).into(), count: chosen.len() as u8, weighted: 1 });
+            chosen.iter().for_each(|&expert| body.put(&U16::new(expert)));
+            weights.iter().for_each(|weight| body.put(&U32::new(weight.to_bits())));
+        })?;
+        if answer.is_empty() { Ok(()) } else { Err(broken("is too long")) }
+    }
+
+    /// Has a layer's experts placed; returns the hot ones, the most important first.
+    pub(super) fn place(&mut self, layer: usize, hot: usize, alpha: Eps, split: [u16; 4]) -> Result<Vec<u16>> {
+        let descriptor = wire::Place {
+            layer: (layer as u16).into(),
+            hot: (hot as u16).into(),
+            alpha: alpha.to_bits().into(),
+            split: split.map(U16::new),
+        };
+        let answer = self.request(Command::Place, |body| body.put(&descriptor))?;
+        let (ids, rest) = array::<U16>(&answer, hot)?;
+        if rest.is_empty() { Ok(ids.into_iter().map(U16::get).collect()) } else { Err(broken("is too long")) }
     }
 
     /// Has a token's experts of a layer decided.
