@@ -19,7 +19,7 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::num::Gate;
-use crate::router::{Router, RouterError};
+use crate::router::Router;
 use crate::set::Experts;
 
 /// Most bits per weight of an expert near the data.
@@ -84,23 +84,41 @@ impl core::error::Error for DispatchError {}
 /// # Errors
 /// [`DispatchError::Capacity`], [`DispatchError::Id`], [`DispatchError::Bits`].
 pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8]) -> Result<Dispatch<K>, DispatchError> {
-    let chosen = Router::ids_only::<K>(chosen, bits.len()).map_err(|error| match error {
-        RouterError::Capacity => DispatchError::Capacity,
-        _ => DispatchError::Id,
-    })?;
     let mut found = Dispatch::default();
+    dispatch_in_place(chosen, resident, bits, &mut found)?;
+    Ok(found)
+}
+
+/// [`dispatch()`] for a caller with memory of its own, as moving the lists would cost more than the work. What was in them before does not matter;
+/// after an error they hold nothing.
+///
+/// # Errors
+/// As [`dispatch()`].
+pub fn dispatch_in_place<const K: usize>(
+    chosen: &[u16],
+    resident: &Experts,
+    bits: &[u8],
+    found: &mut Dispatch<K>,
+) -> Result<(), DispatchError> {
+    let Dispatch { gpu, near } = found;
+    gpu.clear();
+    near.clear();
+    if chosen.len() > K {
+        return Err(DispatchError::Capacity);
+    }
+    Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
+    let width = |expert: u16| bits.get(usize::from(expert)).copied().unwrap_or(0);
+    if chosen.iter().any(|&expert| !resident.contains(expert) && !(1..=MOST_BITS).contains(&width(expert))) {
+        return Err(DispatchError::Bits);
+    }
     for (&expert, rank) in chosen.iter().zip(0u16..) {
         if resident.contains(expert) {
             // There is room, here and below: both lists hold as many as there are chosen.
-            let _ = found.gpu.push(expert);
+            let _ = gpu.push(expert);
             continue;
         }
-        let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
-        if bits == 0 || bits > MOST_BITS {
-            return Err(DispatchError::Bits);
-        }
-        let _ = found.near.push(NearRun { expert, rank, bits });
-        let mut runs = &mut found.near[..];
+        let _ = near.push(NearRun { expert, rank, bits: width(expert) });
+        let mut runs = &mut near[..];
         while let [.., above, last] = runs
             && above.bits < last.bits
         {
@@ -109,7 +127,7 @@ pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8])
             runs = rest;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// One expert to run for one token, 16 bytes.

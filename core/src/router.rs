@@ -189,14 +189,23 @@ impl<'a> Router<'a> {
     /// # Errors
     /// [`RouterError::Capacity`], [`RouterError::Id`].
     pub fn ids_only<const K: usize>(ids: &[u16], experts: usize) -> Result<Vec<u16, K>, RouterError> {
+        Self::check_ids(ids, experts)?;
+        Vec::from_slice(ids).map_err(|_| RouterError::Capacity)
+    }
+
+    /// Whether a list of ids may be a choice: all below `experts` and distinct. Cost: a comparison for each pair.
+    ///
+    /// # Errors
+    /// [`RouterError::Id`].
+    pub fn check_ids(ids: &[u16], experts: usize) -> Result<(), RouterError> {
         let mut rest = ids;
         while let [id, others @ ..] = rest {
-            if usize::from(*id) >= experts || others.iter().any(|other| other == id) {
+            if usize::from(*id) >= experts || others.contains(id) {
                 return Err(RouterError::Id);
             }
             rest = others;
         }
-        Vec::from_slice(ids).map_err(|_| RouterError::Capacity)
+        Ok(())
     }
 
     /// Routing mass of an expert before any normalisation: `exp(logit - largest)` for softmax routers, with `largest` the

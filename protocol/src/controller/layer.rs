@@ -2,7 +2,7 @@
 
 use cptr_core::bits::Split;
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, ScaledLevels, Selection, Tracker, TrackerConfig, words_for};
+use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, ScaledLevels, Tracker, TrackerConfig, words_for};
 use heapless::Vec;
 use zerocopy::little_endian::U16;
 
@@ -157,18 +157,17 @@ impl<const E: usize> Layer<E> {
     }
 
     /// Counts what a token runs, before anything is loaded for it.
-    pub(super) fn count(&mut self, chosen: &Selection<MAX_K>, starts_sequence: bool) {
+    pub(super) fn count(&mut self, chosen: &[u16], substituted: usize, starts_sequence: bool) {
         let previous = if starts_sequence { &[][..] } else { &self.previous };
-        self.metrics.count(&chosen.experts, previous, &self.resident, chosen.substituted, false);
+        self.metrics.count(chosen, previous, &self.resident, substituted, false);
         self.previous.clear();
         // There is room for the chosen: both hold as many.
-        let _ = self.previous.extend_from_slice(&chosen.experts);
+        let _ = self.previous.extend_from_slice(chosen);
     }
 
-    /// Makes the experts of a token resident, as long as there is room or somebody who may go.
-    pub(super) fn load(&mut self, chosen: &[u16], capacity: usize) -> Vec<Load, MAX_K> {
-        let mut loads = Vec::new();
-        let Wanted::Tokens(tracker) = &self.wanted else { return loads };
+    /// Makes the experts of a token resident, as long as there is room or somebody who may go; says so in `loads`.
+    pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, loads: &mut Vec<Load, MAX_K>) {
+        let Wanted::Tokens(tracker) = &self.wanted else { return };
         let mut room = capacity.saturating_sub(self.resident.len());
         for &expert in chosen {
             if self.resident.contains(expert) {
@@ -187,7 +186,6 @@ impl<const E: usize> Layer<E> {
             // At most one for each of the chosen, which are as many.
             let _ = loads.push(Load { expert: expert.into(), victim: victim.into() });
         }
-        loads
     }
 
     /// Learns what a token wanted; nothing while a prompt is observed.

@@ -18,6 +18,7 @@ use zerocopy::little_endian::{U16, U32};
 use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
 use configuration::Configuration;
 pub use layer::Layer;
+use token::Turn;
 
 /// Jobs that may wait for the execution units.
 pub const QUEUE: usize = 64;
@@ -77,7 +78,8 @@ struct Ticks {
 /// What is left to do for the last token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pending {
-    layer: usize,
+    /// `None`: nothing.
+    layer: Option<usize>,
     wanted: Vec<u16, MAX_K>,
 }
 
@@ -90,7 +92,7 @@ pub struct Controller<'a, U, C, const E: usize> {
     configuration: Option<Configuration>,
     /// Sequence number that the next request must have; `None` after the start.
     next: Option<u32>,
-    pending: Option<Pending>,
+    pending: Pending,
     queue: Queue<[Job; QUEUE]>,
     ticks: Ticks,
     jobs: u64,
@@ -108,7 +110,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
             counter,
             configuration: None,
             next: None,
-            pending: None,
+            pending: Pending { layer: None, wanted: Vec::new() },
             queue: Queue::new(),
             ticks: Ticks { select: 0, decide: 0, update: 0 },
             jobs: 0,
@@ -143,12 +145,12 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
     pub fn idle(&mut self) -> bool {
         let finished = self.queue.advance(&mut self.units);
         self.jobs = self.jobs.saturating_add(finished as u64);
-        let (Some(Pending { layer, wanted }), Some(configuration)) = (self.pending.take(), &self.configuration) else {
+        let (Some(layer), Some(configuration)) = (self.pending.layer.take(), &self.configuration) else {
             return finished > 0;
         };
         let begin = self.counter.ticks();
         if let Some(layer) = self.layers.get_mut(layer) {
-            layer.update(&configuration.tracker, &wanted);
+            layer.update(&configuration.tracker, &self.pending.wanted);
         }
         self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
         true
@@ -223,7 +225,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         if count > configuration.router.k() {
             return Err(Status::Length);
         }
-        let chosen = experts(ids, configuration.experts)?;
+        let mut chosen = Vec::new();
+        experts(ids, configuration.experts, &mut chosen)?;
         let mut values = [Gate::ZERO; MAX_K];
         for (value, weight) in values.iter_mut().zip(weights) {
             *value = Some(Gate::from_bits(weight.get())).filter(|&weight| weight <= Gate::ONE).ok_or(Status::Value)?;
@@ -242,39 +245,42 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
 
     fn token(&mut self, sequence: u32, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
         let begin = self.counter.ticks();
-        let configuration = self.configuration.ok_or(Status::Order)?;
+        let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
         let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
-        let asked = token::Asked::read(body, &configuration, logits)?;
-        let layer = layer(self.layers, &configuration, asked.layer)?;
+        let mut turn = Turn::default();
+        turn.read(body, configuration, logits)?;
+        let layer = layer(self.layers, configuration, turn.layer)?;
         if !configuration.on_demand && !layer.placed() {
             return Err(Status::Order);
         }
         let before = self.counter.ticks();
-        let chosen = token::choose(&configuration, logits, &asked, layer.resident())?;
+        turn.choose(configuration, logits, layer.resident())?;
         let select = elapsed::<C>(before, self.counter.ticks());
-        let (runs, jobs) = token::dispatch(&configuration, logits, &asked, &chosen.experts, layer, sequence)?;
+        turn.dispatch(configuration, logits, layer, sequence)?;
         // The last thing that can be refused: from here on the state changes.
-        self.queue.push(&jobs).map_err(|_| Status::Busy)?;
-        layer.count(&chosen, asked.starts_sequence);
-        let loads =
-            if configuration.on_demand { layer.load(&chosen.experts, configuration.capacity) } else { Vec::new() };
-        let layer = asked.layer;
-        self.pending = Some(Pending { layer: usize::from(layer.get()), wanted: asked.wanted });
+        self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
+        layer.count(&turn.chosen, turn.substituted, turn.starts_sequence);
+        let mut loads = Vec::<_, MAX_K>::new();
+        if configuration.on_demand {
+            layer.load(&turn.chosen, configuration.capacity, &mut loads);
+        }
+        self.pending.layer = Some(usize::from(turn.layer.get()));
+        self.pending.wanted.clone_from(&turn.wanted);
         let decide = elapsed::<C>(begin, self.counter.ticks());
         self.ticks.select = self.ticks.select.saturating_add(select);
         self.ticks.decide = self.ticks.decide.saturating_add(decide);
         let [select_instructions, decide_instructions] =
             [select, decide].map(|ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX)));
         answer.put(&wire::Decision {
-            layer,
-            runs: runs.len() as u8,
-            substituted: chosen.substituted as u8,
+            layer: turn.layer,
+            runs: turn.runs.len() as u8,
+            substituted: turn.substituted as u8,
             loads: loads.len() as u8,
             reserved: [0; 3],
             select_instructions,
             decide_instructions,
         });
-        answer.put(&runs[..]);
+        answer.put(&turn.runs[..]);
         answer.put(&loads[..]);
         Ok(())
     }
@@ -326,13 +332,12 @@ fn elapsed<C: InstructionCounter>(from: u64, to: u64) -> u64 {
     to.wrapping_sub(from) & ((1 << C::BITS) - 1)
 }
 
-/// A list of distinct ids below `count`.
-fn experts(ids: &[U16], count: usize) -> Result<Vec<u16, MAX_K>, Status> {
-    let mut list = Vec::<u16, MAX_K>::new();
+/// Fills an empty list with distinct ids below `count`.
+fn experts(ids: &[U16], count: usize, list: &mut Vec<u16, MAX_K>) -> Result<(), Status> {
     for id in ids {
         list.push(id.get()).map_err(|_| Status::Length)?;
     }
-    Router::ids_only::<MAX_K>(&list, count).map_err(|_| Status::Id)
+    Router::check_ids(list, count).map_err(|_| Status::Id)
 }
 
 fn flag(value: u8) -> Result<bool, Status> {

@@ -1,7 +1,7 @@
 //! One token in one layer: what is asked, what is chosen, who runs where. Nothing here changes the controller's state.
 
-use cptr_core::dispatch::{Job, dispatch as by_residency};
-use cptr_core::{Experts, Gate, Logit, SelectError, Selection, select};
+use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
+use cptr_core::{Experts, Gate, Logit, SelectError, select_in_place};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16};
 
@@ -9,22 +9,36 @@ use super::configuration::Configuration;
 use super::{Layer, experts, flag};
 use crate::wire::{Body, MAX_K, Run, Status, Token};
 
-/// A request, checked against the configuration.
-pub(super) struct Asked {
+/// One token on its way through the controller. Filled in place: moving its lists would cost more than the work.
+#[derive(Default)]
+pub(super) struct Turn {
     pub(super) layer: U16,
     pub(super) starts_sequence: bool,
+    /// The model's own choice, or the best logits.
     pub(super) wanted: Vec<u16, MAX_K>,
+    /// What runs.
+    pub(super) chosen: Vec<u16, MAX_K>,
+    /// Stand-ins among them.
+    pub(super) substituted: usize,
+    /// Where and how the chosen run, in their order.
+    pub(super) runs: Vec<Run, MAX_K>,
+    sites: Dispatch<MAX_K>,
+    /// The runs near the data, longest first.
+    pub(super) jobs: Vec<Job, MAX_K>,
 }
 
-impl Asked {
-    /// Reads a request; its logits go to `logits`, one for each configured expert.
+impl Turn {
+    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured expert.
     pub(super) fn read(
+        &mut self,
         mut body: Body<'_>,
         configuration: &Configuration,
         logits: &mut [Logit],
-    ) -> Result<Self, Status> {
+    ) -> Result<(), Status> {
         let token = body.take::<Token>()?;
-        let (starts_sequence, given) = (flag(token.starts_sequence)?, usize::from(token.wanted));
+        let given = usize::from(token.wanted);
+        self.starts_sequence = flag(token.starts_sequence)?;
+        self.layer = token.layer;
         if token.reserved.get() != 0 {
             return Err(Status::Value);
         }
@@ -36,52 +50,53 @@ impl Asked {
         let ids = body.take_all::<U16>(given)?;
         body.end()?;
         logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
-        let wanted = match given {
-            0 => router.top_k::<MAX_K>(logits).map_err(|_| Status::Value)?,
-            _ => experts(ids, configuration.experts)?,
-        };
-        Ok(Self { layer: token.layer, starts_sequence, wanted })
-    }
-}
-
-/// Chooses the experts.
-pub(super) fn choose(
-    configuration: &Configuration,
-    logits: &[Logit],
-    asked: &Asked,
-    resident: &Experts,
-) -> Result<Selection<MAX_K>, Status> {
-    let Configuration { router, bounds, keep, .. } = configuration;
-    select::<MAX_K>(router, *bounds, *keep, logits, &asked.wanted, resident).map_err(|error| match error {
-        SelectError::Capacity => Status::Capacity,
-        _ => Status::Id,
-    })
-}
-
-/// Where the chosen experts run, in their order, and the jobs near the data, longest first.
-pub(super) fn dispatch<const E: usize>(
-    configuration: &Configuration,
-    logits: &[Logit],
-    asked: &Asked,
-    chosen: &[u16],
-    layer: &Layer<E>,
-    token: u32,
-) -> Result<(Vec<Run, MAX_K>, Vec<Job, MAX_K>), Status> {
-    let mut weights = [Gate::ZERO; MAX_K];
-    configuration.router.weights(logits, chosen, &mut weights);
-    let sites = by_residency::<MAX_K>(chosen, layer.resident(), layer.bits()).map_err(|_| Status::Id)?;
-    let (mut runs, mut jobs) = (Vec::<Run, MAX_K>::new(), Vec::new());
-    // There is room in both: as much as for the chosen.
-    for (&expert, weight) in chosen.iter().zip(weights) {
-        let stand_in = u8::from(!asked.wanted.contains(&expert));
-        let _ = runs.push(Run { expert: expert.into(), bits: 0, stand_in, weight: weight.to_bits().into() });
-    }
-    for near in &sites.near {
-        if let Some(run) = runs.get_mut(usize::from(near.rank)) {
-            run.bits = near.bits;
-            let weight = Gate::from_bits(run.weight.get());
-            let _ = jobs.push(Job { token, layer: asked.layer.get(), expert: near.expert, bits: near.bits, weight });
+        if given == 0 {
+            self.wanted = router.top_k(logits).map_err(|_| Status::Value)?;
+            return Ok(());
         }
+        experts(ids, configuration.experts, &mut self.wanted)
     }
-    Ok((runs, jobs))
+
+    /// Chooses the experts.
+    pub(super) fn choose(
+        &mut self,
+        configuration: &Configuration,
+        logits: &[Logit],
+        resident: &Experts,
+    ) -> Result<(), Status> {
+        let Configuration { router, bounds, keep, .. } = configuration;
+        self.chosen.clone_from(&self.wanted);
+        let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
+        self.substituted = done.map_err(|error| match error {
+            SelectError::Capacity => Status::Capacity,
+            _ => Status::Id,
+        })?;
+        Ok(())
+    }
+
+    /// Says where the chosen run; `token` is the number of the jobs.
+    pub(super) fn dispatch<const E: usize>(
+        &mut self,
+        configuration: &Configuration,
+        logits: &[Logit],
+        layer: &Layer<E>,
+        token: u32,
+    ) -> Result<(), Status> {
+        let mut weights = [Gate::ZERO; MAX_K];
+        configuration.router.weights(logits, &self.chosen, &mut weights);
+        dispatch_in_place(&self.chosen, layer.resident(), layer.bits(), &mut self.sites).map_err(|_| Status::Id)?;
+        // There is room for runs and jobs: as much as for the chosen.
+        for (&expert, weight) in self.chosen.iter().zip(weights) {
+            let stand_in = u8::from(self.substituted > 0 && !self.wanted.contains(&expert));
+            let _ = self.runs.push(Run { expert: expert.into(), bits: 0, stand_in, weight: weight.to_bits().into() });
+        }
+        for &NearRun { expert, rank, bits } in &self.sites.near {
+            if let Some(run) = self.runs.get_mut(usize::from(rank)) {
+                run.bits = bits;
+                let weight = Gate::from_bits(run.weight.get());
+                let _ = self.jobs.push(Job { token, layer: self.layer.get(), expert, bits, weight });
+            }
+        }
+        Ok(())
+    }
 }
