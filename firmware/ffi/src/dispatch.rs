@@ -5,7 +5,7 @@ use core::mem::{align_of, offset_of, size_of};
 use core::ptr;
 
 use cptr_core::Gate;
-use cptr_core::dispatch::{Busy, ExecutionUnits, Job, MOST_BITS, NearRun, Queue, dispatch};
+use cptr_core::dispatch::{Busy, Dispatch, ExecutionUnits, Job, MOST_BITS, NearRun, Queue, dispatch_in_place};
 
 use crate::memory::{Header, aligned, header, list, output, outputs, status};
 use crate::router::experts;
@@ -103,7 +103,8 @@ pub unsafe extern "C" fn cptr_dispatch(
                 output(near_count)?,
             )
         };
-        let found = dispatch::<CPTR_MAX_WANTED>(chosen, resident, bits).map_err(|_| CPTR_ERROR_RANGE)?;
+        let mut found = Dispatch::<CPTR_MAX_WANTED>::default();
+        dispatch_in_place(chosen, resident, bits, &mut found).map_err(|_| CPTR_ERROR_RANGE)?;
         gpu.write(&found.gpu);
         gpu_count.write(&[found.gpu.len() as u32]);
         near.write(&found.near);

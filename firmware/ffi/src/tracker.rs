@@ -192,7 +192,7 @@ pub unsafe extern "C" fn cptr_tracker_update(
         let (state, config, wanted) = unsafe { (state(tracker)?, self::config(config)?, list(wanted, wanted_count)?) };
         // SAFETY: `state` has checked the header, which only `cptr_tracker_init` writes.
         let tracker = unsafe { &mut (*state).tracker };
-        cptr_core::Router::ids_only::<CPTR_MAX_WANTED>(wanted, tracker.experts()).map_err(|_| CPTR_ERROR_RANGE)?;
+        cptr_core::Router::check_ids(wanted, tracker.experts()).map_err(|_| CPTR_ERROR_RANGE)?;
         // SAFETY: this function's contract.
         let step = if step.is_null() { None } else { Some(unsafe { output(step) }?) };
         let seen = tracker.update(config, wanted);
