@@ -19,17 +19,27 @@ enum Wanted<const E: usize> {
 }
 
 impl<const E: usize> Wanted<E> {
-    /// No prompt yet, no token; `experts` is at most E.
-    fn tokens(experts: usize) -> Self {
+    /// Before the first token; `experts` is at most E.
+    // Its copy of the levels is on the stack here, rarely, and not in the frame of the main loop.
+    #[inline(never)]
+    fn begin_tokens(&mut self, experts: usize) {
         let mut levels = Vec::new();
         let _ = levels.resize(experts, ScaledLevels::ZERO);
-        Self::Tokens(Tracker::over(levels))
+        *self = Self::Tokens(Tracker::over(levels));
     }
 
-    fn prompt(experts: usize) -> Self {
-        let mut demand = Vec::new();
-        let _ = demand.resize(experts, Demand::default());
-        Self::Prompt(demand)
+    /// The demand of a prompt: of the one that has begun, or of a new one of at most E experts.
+    fn prompt(&mut self, experts: usize) -> &mut [Demand] {
+        if let Self::Tokens(_) = self {
+            *self = Self::Prompt(Vec::new());
+        }
+        match self {
+            Self::Prompt(demand) => {
+                let _ = demand.resize(experts, Demand::default());
+                demand
+            }
+            Self::Tokens(_) => &mut [],
+        }
     }
 }
 
@@ -79,7 +89,7 @@ impl<const E: usize> Layer<E> {
 
     /// As new, for so many experts.
     pub(super) fn clear(&mut self, experts: usize, bits: u8) {
-        self.wanted = Wanted::tokens(experts);
+        self.wanted.begin_tokens(experts);
         self.bits.clear();
         // There is room: `experts` was checked against E.
         let _ = self.bits.resize(experts, bits);
@@ -107,12 +117,7 @@ impl<const E: usize> Layer<E> {
 
     /// Takes what a token of the prompt chose. The first one ends what was tracked: another prompt is another context.
     pub(super) fn observe(&mut self, chosen: &[u16], weights: &[Gate]) {
-        if let Wanted::Tokens(_) = self.wanted {
-            self.wanted = Wanted::prompt(self.bits.len());
-        }
-        if let Wanted::Prompt(demand) = &mut self.wanted {
-            Demand::observe(demand, chosen, weights);
-        }
+        Demand::observe(self.wanted.prompt(self.bits.len()), chosen, weights);
     }
 
     /// Makes the most important experts resident and gives the others their bits; answers with the ids of the former.
@@ -151,7 +156,7 @@ impl<const E: usize> Layer<E> {
                 }
             }
         }
-        self.wanted = Wanted::tokens(configuration.experts);
+        self.wanted.begin_tokens(configuration.experts);
         self.placed = true;
         Ok(())
     }
