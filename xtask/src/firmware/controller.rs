@@ -3,9 +3,10 @@
 use std::fs;
 use std::process::Command;
 
+use super::linked::Linked;
 use super::machines::MACHINES;
 use super::table::{self, Count};
-use super::{Done, build, folder, lines, output, root};
+use super::{Done, budget, build, built, folder, lines, output, root};
 
 /// Machines with an image of the controller, as `cptr run --controller` names them.
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
@@ -13,12 +14,15 @@ const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "
 const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
 const TOKENS: &str = "200";
 
-/// Builds the images and runs each in the loop, where every decision must be the policy's. What each says of itself must be
-/// `firmware/golden/controller.out`, and its counts of instructions those of `firmware/controller.tsv`.
-pub(super) fn in_the_loop(bless: bool) -> Done {
-    for machine in MACHINES.iter().filter(|machine| CORES.contains(&machine.core)) {
-        build("cptr-controller", machine.target)?;
-    }
+/// Builds and checks the images, and runs each in the loop.
+pub(super) fn check(bless: bool) -> Done {
+    images()?;
+    in_the_loop(bless)
+}
+
+/// Every decision of a real trace must be the policy's. What each core says of itself must be `firmware/golden/controller.out`, and its counts
+/// of instructions those of `firmware/controller.tsv`.
+fn in_the_loop(bless: bool) -> Done {
     let (mut found, mut counts) = (String::new(), Vec::new());
     for core in CORES {
         let text = run(core)?;
@@ -33,6 +37,28 @@ pub(super) fn in_the_loop(bless: bool) -> Done {
         return Err(format!("{} differs from\n{found}--bless takes it over", file.display()));
     }
     table::compare("controller.tsv", &counts, bless)
+}
+
+/// Builds the images; none may panic, or take more memory than its budget.
+fn images() -> Done {
+    println!("{:<30} {:>8} {:>8} {:>8} {:>8}", "controller, bytes", "flash", "of", "RAM", "of");
+    for target in targets() {
+        build("cptr-controller", target)?;
+        let budget = budget(target)?.controller.ok_or_else(|| format!("{target}: budgets.toml has no controller"))?;
+        let image = Linked::read(&built(target, "cptr-controller"))?;
+        let memory = image.memory;
+        println!("{target:<30} {:>8} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram, budget.ram);
+        image.check(&format!("{target}: the controller's image"), budget)?;
+    }
+    Ok(())
+}
+
+/// The targets of [`CORES`], each once.
+fn targets() -> Vec<&'static str> {
+    let machines = MACHINES.iter().filter(|machine| CORES.contains(&machine.core));
+    let mut targets: Vec<&str> = machines.map(|machine| machine.target).collect();
+    targets.dedup();
+    targets
 }
 
 fn run(core: &str) -> Done<String> {
