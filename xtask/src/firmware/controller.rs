@@ -3,13 +3,18 @@
 use std::fs;
 use std::process::Command;
 
+use super::emulator::Emulator;
 use super::linked::Linked;
-use super::machines::MACHINES;
+use super::machines::{MACHINES, Machine};
 use super::table::{self, Count};
 use super::{Done, budget, build, built, folder, lines, output, root};
 
 /// Machines with an image of the controller, as `cptr run --controller` names them.
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
+/// Those with a watchdog.
+const WATCHED: [&str; 3] = ["cortex-m4f", "cortex-m7", "cortex-m33"];
+/// What `cptr-watchdog` prints.
+const BITTEN: &str = "the main loop ran for three times the watchdog's time, and hangs\nthe watchdog was not fed\n";
 /// The trace, its experts per layer and per token, and how many of its tokens are decided.
 const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
 const TOKENS: &str = "200";
@@ -17,7 +22,29 @@ const TOKENS: &str = "200";
 /// Builds and checks the images, and runs each in the loop.
 pub(super) fn check(bless: bool) -> Done {
     images()?;
+    watchdog()?;
     in_the_loop(bless)
+}
+
+/// An image whose main loop hangs must end as a failure, and not before it does.
+fn watchdog() -> Done {
+    for machine in machines().filter(|machine| WATCHED.contains(&machine.core)) {
+        let image = built(machine.target, "cptr-watchdog");
+        let ended = Emulator::start(machine, &image, None)?.finish();
+        match ended.map_err(|error| format!("{}: the watchdog: {error}", machine.core))? {
+            (text, false) if text == BITTEN => {
+                println!("{:<12} the watchdog ends a main loop that hangs", machine.core)
+            }
+            (text, success) => {
+                let end = if success { "success" } else { "failure" };
+                return Err(format!(
+                    "{}: the watchdog: {end} after\n{text}instead of failure after\n{BITTEN}",
+                    machine.core
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every decision of a real trace must be the policy's. What each core says of itself must be `firmware/golden/controller.out`, and its counts
@@ -53,10 +80,14 @@ fn images() -> Done {
     Ok(())
 }
 
-/// The targets of [`CORES`], each once.
+/// The machines of [`CORES`].
+fn machines() -> impl Iterator<Item = &'static Machine> {
+    MACHINES.iter().filter(|machine| CORES.contains(&machine.core))
+}
+
+/// Their targets, each once.
 fn targets() -> Vec<&'static str> {
-    let machines = MACHINES.iter().filter(|machine| CORES.contains(&machine.core));
-    let mut targets: Vec<&str> = machines.map(|machine| machine.target).collect();
+    let mut targets: Vec<&str> = machines().map(|machine| machine.target).collect();
     targets.dedup();
     targets
 }

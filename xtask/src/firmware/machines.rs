@@ -1,5 +1,8 @@
 //! Where the images run: emulated boards, their targets, and how QEMU is started. The order is the one of tables.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 /// An emulated machine.
 pub(super) struct Machine {
     /// Name in tables.
@@ -10,7 +13,8 @@ pub(super) struct Machine {
 }
 
 const ARM: &str = "qemu-system-arm";
-const SEMIHOSTING: &str = "-semihosting-config enable=on,target=native";
+const SEMIHOSTING: &str = "-semihosting-config";
+const NATIVE: &str = "enable=on,target=native";
 
 /// Every image runs on each of them. Under `-icount` counters are exact (docs/firmware.md).
 pub(super) const MACHINES: [Machine; 7] = [
@@ -59,12 +63,21 @@ pub(super) const MACHINES: [Machine; 7] = [
 ];
 
 impl Machine {
-    /// QEMU's arguments to run `image` with its UART on standard output.
-    pub(super) fn command_line(&self, image: &str) -> Vec<String> {
+    /// QEMU's arguments to run `image` with its UART on standard streams, and what it logs by semihosting in the file `log`.
+    pub(super) fn command_line(&self, image: &Path, log: Option<&Path>) -> Vec<OsString> {
         let common = "-nographic -monitor none -serial stdio";
-        let semihosting = if self.qemu == ARM { SEMIHOSTING } else { "" };
-        let words = [self.arguments, common, semihosting].join(" ");
-        words.split_whitespace().map(str::to_owned).chain(["-kernel".to_owned(), image.to_owned()]).collect()
+        let mut words: Vec<OsString> =
+            [self.arguments, common].iter().flat_map(|words| words.split(' ')).map(OsString::from).collect();
+        if let Some(log) = log {
+            let file = format!("file,id=log,path={}", log.display());
+            words.extend(["-chardev".into(), file.into()]);
+            words.extend([SEMIHOSTING.into(), format!("{NATIVE},chardev=log").into()]);
+        } else if self.qemu == ARM {
+            // Arm's images end by semihosting, those for RISC-V by a device.
+            words.extend([SEMIHOSTING, NATIVE].map(OsString::from));
+        }
+        words.extend(["-kernel".into(), image.into()]);
+        words
     }
 }
 

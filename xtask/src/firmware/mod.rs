@@ -3,6 +3,7 @@
 //! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
 
 mod controller;
+mod emulator;
 mod library;
 mod linked;
 mod machines;
@@ -234,9 +235,10 @@ struct Run {
 }
 
 fn run(machine: &Machine, golden: &str) -> Done<Run> {
-    let image = built(machine.target, "cptr-bench").to_string_lossy().into_owned();
+    let image = built(machine.target, "cptr-bench");
     // No sound card is asked for.
-    let text = output(Command::new(machine.qemu).args(machine.command_line(&image)).env("QEMU_AUDIO_DRV", "none"))?;
+    let text =
+        output(Command::new(machine.qemu).args(machine.command_line(&image, None)).env("QEMU_AUDIO_DRV", "none"))?;
     let found = lines(&text, &["corner ", "golden "]);
     if found != golden {
         return Err(format!("other results than on the host:\n{found}instead of\n{golden}"));
