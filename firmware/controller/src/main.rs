@@ -4,6 +4,8 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod board;
+#[cfg(all(feature = "defmt", target_os = "none"))]
+mod log;
 
 use cptr_protocol::{Controller, Layer, Serial, Untimed, serial, serve, wire};
 

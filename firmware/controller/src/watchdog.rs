@@ -5,6 +5,8 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod board;
+#[cfg(all(feature = "defmt", target_os = "none"))]
+mod log;
 
 use core::fmt::Write;
 

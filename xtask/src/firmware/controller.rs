@@ -1,13 +1,12 @@
 //! The controller's image: built for every machine that `cptr run --controller` knows, and run there with a real trace.
 
-use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::emulator::Emulator;
 use super::linked::Linked;
 use super::machines::{MACHINES, Machine};
 use super::table::{self, Count};
-use super::{Done, budget, build, built, folder, lines, output, root};
+use super::{Done, budget, build, built, golden, lines, output, root};
 
 /// Machines with an image of the controller, as `cptr run --controller` names them.
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
@@ -19,21 +18,20 @@ const BITTEN: &str = "the main loop ran for three times the watchdog's time, and
 const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
 const TOKENS: &str = "200";
 
-/// Builds and checks the images, and runs each in the loop.
-pub(super) fn check(bless: bool) -> Done {
+/// Builds and checks the images, and lets the watchdog bite.
+pub(super) fn check() -> Done {
     images()?;
-    watchdog()?;
-    in_the_loop(bless)
+    watchdog()
 }
 
 /// An image whose main loop hangs must end as a failure, and not before it does.
 fn watchdog() -> Done {
     for machine in machines().filter(|machine| WATCHED.contains(&machine.core)) {
         let image = built(machine.target, "cptr-watchdog");
-        let ended = Emulator::start(machine, &image, None)?.finish();
+        let ended = Emulator::start(machine, &image, Stdio::inherit())?.finish();
         match ended.map_err(|error| format!("{}: the watchdog: {error}", machine.core))? {
             (text, false) if text == BITTEN => {
-                println!("{:<12} the watchdog ends a main loop that hangs", machine.core)
+                println!("{:<12} the watchdog ends a main loop that hangs", machine.core);
             }
             (text, success) => {
                 let end = if success { "success" } else { "failure" };
@@ -49,7 +47,8 @@ fn watchdog() -> Done {
 
 /// Every decision of a real trace must be the policy's. What each core says of itself must be `firmware/golden/controller.out`, and its counts
 /// of instructions those of `firmware/controller.tsv`.
-fn in_the_loop(bless: bool) -> Done {
+pub(super) fn in_the_loop(bless: bool) -> Done {
+    targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());
     for core in CORES {
         let text = run(core)?;
@@ -57,12 +56,7 @@ fn in_the_loop(bless: bool) -> Done {
         counts.extend(self::counts(core, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
     }
     print!("{found}");
-    let file = folder().join("golden/controller.out");
-    if bless {
-        fs::write(&file, &found).map_err(|error| format!("{}: {error}", file.display()))?;
-    } else if fs::read_to_string(&file).ok().as_deref() != Some(&found) {
-        return Err(format!("{} differs from\n{found}--bless takes it over", file.display()));
-    }
+    golden("controller.out", &found, bless)?;
     table::compare("controller.tsv", &counts, bless)
 }
 

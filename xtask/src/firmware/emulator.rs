@@ -20,13 +20,13 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts an image; what it logs by semihosting goes to the file `log`.
-    pub(super) fn start(machine: &Machine, image: &Path, log: Option<&Path>) -> Done<Self> {
+    /// Starts an image; its log goes to `log`.
+    pub(super) fn start(machine: &Machine, image: &Path, log: Stdio) -> Done<Self> {
         let failed = |error: std::io::Error| format!("{}: {error}", machine.qemu);
         let mut command = Command::new(machine.qemu);
         // No sound card is asked for.
-        command.args(machine.command_line(image, log)).env("QEMU_AUDIO_DRV", "none");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+        command.args(machine.command_line(image)).env("QEMU_AUDIO_DRV", "none");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().map_err(failed)?;
         let output = child.stdout.take().ok_or("no standard output")?;
         let (sender, line) = channel();
         std::thread::spawn(move || {

@@ -13,8 +13,6 @@ pub(super) struct Machine {
 }
 
 const ARM: &str = "qemu-system-arm";
-const SEMIHOSTING: &str = "-semihosting-config";
-const NATIVE: &str = "enable=on,target=native";
 
 /// Every image runs on each of them. Under `-icount` counters are exact (docs/firmware.md).
 pub(super) const MACHINES: [Machine; 7] = [
@@ -63,21 +61,12 @@ pub(super) const MACHINES: [Machine; 7] = [
 ];
 
 impl Machine {
-    /// QEMU's arguments to run `image` with its UART on standard streams, and what it logs by semihosting in the file `log`.
-    pub(super) fn command_line(&self, image: &Path, log: Option<&Path>) -> Vec<OsString> {
-        let common = "-nographic -monitor none -serial stdio";
-        let mut words: Vec<OsString> =
-            [self.arguments, common].iter().flat_map(|words| words.split(' ')).map(OsString::from).collect();
-        if let Some(log) = log {
-            let file = format!("file,id=log,path={}", log.display());
-            words.extend(["-chardev".into(), file.into()]);
-            words.extend([SEMIHOSTING.into(), format!("{NATIVE},chardev=log").into()]);
-        } else if self.qemu == ARM {
-            // Arm's images end by semihosting, those for RISC-V by a device.
-            words.extend([SEMIHOSTING, NATIVE].map(OsString::from));
-        }
-        words.extend(["-kernel".into(), image.into()]);
-        words
+    /// QEMU's arguments to run `image` with its UART on standard input and output. Semihosting: Arm's images end by it, and logs go to standard
+    /// error.
+    pub(super) fn command_line(&self, image: &Path) -> Vec<OsString> {
+        let common = "-nographic -monitor none -serial stdio -semihosting-config enable=on,target=native -kernel";
+        let words = [self.arguments, common].into_iter().flat_map(|words| words.split(' ')).map(OsString::from);
+        words.chain([image.into()]).collect()
     }
 }
 

@@ -6,6 +6,7 @@ mod controller;
 mod emulator;
 mod library;
 mod linked;
+mod log;
 mod machines;
 mod rtl;
 mod table;
@@ -65,12 +66,14 @@ pub(crate) fn target_folder() -> PathBuf {
 type Step = (&'static str, fn(bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 5] = [
+pub(crate) const STEPS: [Step; 7] = [
     ("lint", |_| lint()),
     ("header", header),
     ("library", |_| libraries()),
     ("bench", images),
-    ("controller", controller::check),
+    ("controller", |_| controller::check()),
+    ("log", log::check),
+    ("loop", controller::in_the_loop),
 ];
 
 /// The steps named, or all; whether they went well. Goes on after a failure.
@@ -146,12 +149,25 @@ fn cargo(arguments: &[&str]) -> Command {
 
 /// Builds a package for a target, in release.
 pub(crate) fn build(package: &str, target: &str) -> Done {
+    build_with(package, target, &[])
+}
+
+/// The same with arguments of cargo's.
+fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
+    command.args(arguments);
     if machines::builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
     }
     execute(&mut command)
+}
+
+/// Builds an image with its log, in a folder of its own: the image without stays where it is. Returns the file.
+fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
+    let folder = target_folder().join("log");
+    build_with(package, target, &["--features", "defmt", "--target-dir", &folder.to_string_lossy()])?;
+    Ok(folder.join(target).join("release").join(package))
 }
 
 /// What a build leaves for a target.
@@ -161,13 +177,14 @@ pub(crate) fn built(target: &str, file: &str) -> PathBuf {
 
 fn lint() -> Done {
     // Not `--all`, which formats the core as well.
-    let members = ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi", "cptr-header"];
+    let members = ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi", "cptr-header", "cptr-log"];
     execute(cargo(&["fmt", "--check"]).args(members.iter().flat_map(|member| ["--package", member])))?;
     execute(&mut cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"]))?;
     for target in ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"] {
         let packages =
             ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi"].iter().flat_map(|name| ["--package", name]);
-        execute(cargo(&["clippy", "--quiet", "--target", target]).args(packages).args(["--", "-D", "warnings"]))?;
+        let lint = ["clippy", "--quiet", "--features", "cptr-controller/defmt", "--target", target];
+        execute(cargo(&lint).args(packages).args(["--", "-D", "warnings"]))?;
     }
     Ok(())
 }
@@ -202,12 +219,7 @@ fn libraries() -> Done {
 fn images(bless: bool) -> Done {
     let host = output(&mut cargo(&["run", "--quiet", "--release", "--package", "cptr-bench"]))?;
     let golden = lines(&host, &["corner ", "golden "]);
-    let file = folder().join("golden/bench.out");
-    if bless {
-        fs::write(&file, &golden).map_err(|error| format!("{}: {error}", file.display()))?;
-    } else if fs::read_to_string(&file).ok().as_deref() != Some(&golden) {
-        return Err(format!("{} differs from the host:\n{golden}--bless takes it over", file.display()));
-    }
+    self::golden("bench.out", &golden, bless)?;
     for target in machines::targets() {
         build("cptr-bench", target)?;
     }
@@ -228,6 +240,18 @@ fn images(bless: bool) -> Done {
     table::compare("instructions.tsv", &counts, bless)
 }
 
+/// Compares with `firmware/golden/FILE`, or writes it.
+fn golden(file: &str, found: &str, bless: bool) -> Done {
+    let file = folder().join("golden").join(file);
+    if bless {
+        fs::write(&file, found).map_err(|error| format!("{}: {error}", file.display()))
+    } else if fs::read_to_string(&file).ok().as_deref() == Some(found) {
+        Ok(())
+    } else {
+        Err(format!("{} differs from\n{found}--bless takes it over", file.display()))
+    }
+}
+
 /// What an emulated image printed.
 struct Run {
     counts: Vec<Count>,
@@ -237,8 +261,7 @@ struct Run {
 fn run(machine: &Machine, golden: &str) -> Done<Run> {
     let image = built(machine.target, "cptr-bench");
     // No sound card is asked for.
-    let text =
-        output(Command::new(machine.qemu).args(machine.command_line(&image, None)).env("QEMU_AUDIO_DRV", "none"))?;
+    let text = output(Command::new(machine.qemu).args(machine.command_line(&image)).env("QEMU_AUDIO_DRV", "none"))?;
     let found = lines(&text, &["corner ", "golden "]);
     if found != golden {
         return Err(format!("other results than on the host:\n{found}instead of\n{golden}"));
