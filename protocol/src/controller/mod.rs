@@ -152,15 +152,14 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         let (Some(Pending { layer, wanted }), Some(configuration)) = (self.pending.take(), &self.configuration) else {
             return finished > 0;
         };
+        let lost_locks = |layers: &[Layer<E>]| layers.get(layer).map_or(0, |layer| layer.metrics().lost_locks);
+        let before = lost_locks(self.layers);
         let begin = self.counter.ticks();
-        let mut lost_lock = false;
         if let Some(layer) = self.layers.get_mut(layer) {
-            let before = layer.metrics().lost_locks;
             layer.update(&configuration.tracker, &wanted);
-            lost_lock = layer.metrics().lost_locks != before;
         }
         self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
-        if lost_lock {
+        if lost_locks(self.layers) != before {
             Log::lost_lock(layer);
         }
         true

@@ -28,6 +28,9 @@ const K: u16 = 4;
 /// Tokens of one context: enough for lock before it changes.
 const CONTEXT: usize = 48;
 
+/// What must be in the log at least once.
+const KINDS: [&str; 4] = ["configured", "placed", "refused", "lost lock"];
+
 /// Runs the conversation on each of [`CORES`]: every machine must log the same.
 pub(super) fn check(bless: bool) -> Done {
     let mut found: Option<String> = None;
@@ -38,7 +41,11 @@ pub(super) fn check(bless: bool) -> Done {
             return Err(format!("{}: logs\n{text}", machine.core));
         }
     }
-    golden("log.out", &found.unwrap_or_default(), bless)
+    let found = found.unwrap_or_default();
+    match KINDS.iter().find(|kind| !found.contains(**kind)) {
+        Some(kind) => Err(format!("there is no \"{kind}\" in\n{found}")),
+        None => golden("log.out", &found, bless),
+    }
 }
 
 /// The decoded log of the conversation.
