@@ -1,5 +1,5 @@
 //! What a person repeats: `cargo xtask test [GROUP]…` runs all checks, or the groups named, and reports every failure at the end;
-//! `cargo xtask firmware [--bless]` builds, checks and runs the firmware; `cargo xtask rtl [--bless]` counts its cycles.
+//! `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware; `cargo xtask rtl [--bless]` counts its cycles.
 #![forbid(unsafe_code)]
 
 mod firmware;
@@ -44,7 +44,7 @@ const GROUPS: [Group; 8] = [
     Group {
         name: "firmware",
         purpose: "the firmware and the C library on emulated machines",
-        run: || firmware::firmware(false),
+        run: || firmware::firmware(false, &[]),
     },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
@@ -54,17 +54,17 @@ fn main() -> ExitCode {
     let names: Vec<String> = match arguments.next().as_deref() {
         Some("test") => arguments.collect(),
         Some(task @ ("firmware" | "rtl")) => {
-            let options: Vec<String> = arguments.collect();
+            let (options, words): (Vec<String>, Vec<String>) = arguments.partition(|word| word.starts_with('-'));
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            let done = match (task, &options[..]) {
-                ("firmware", []) => firmware::firmware(false),
-                ("firmware", ["--bless"]) => firmware::firmware(true),
-                ("rtl", []) => firmware::rtl(false, firmware::GOLDEN_STEPS),
-                ("rtl", ["--bless"]) => firmware::rtl(true, firmware::GOLDEN_STEPS),
-                ("rtl", ["--golden", steps]) => firmware::rtl(false, steps),
+            let steps = words.iter().all(|word| firmware::STEPS.iter().any(|(name, _)| name == word));
+            return exit(match (task, &options[..], &words[..]) {
+                ("firmware", [], _) if steps => firmware::firmware(false, &words),
+                ("firmware", ["--bless"], _) if steps => firmware::firmware(true, &words),
+                ("rtl", [], []) => firmware::rtl(false, firmware::GOLDEN_STEPS),
+                ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::GOLDEN_STEPS),
+                ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
-            };
-            return exit(done);
+            });
         }
         _ => return usage(),
     };
@@ -93,11 +93,12 @@ fn exit(success: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless]\n       cargo xtask rtl [--bless | --golden STEPS]\n"
+        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);
     }
+    eprintln!("\nsteps: {}", firmware::STEPS.map(|(name, _)| name).join(" "));
     ExitCode::from(2)
 }
 

@@ -1,4 +1,5 @@
-//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement and of the filter in f32.
+//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement, of the
+//! filter in f32, and of a rival.
 //!
 //! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`, `golden STEPS HASH`, `stack BYTES`.
 //! Corner and golden lines are the same on every machine.
@@ -9,6 +10,7 @@ mod golden;
 mod kernels;
 mod placement;
 mod random;
+mod rival;
 
 use core::fmt::Write;
 
@@ -23,5 +25,6 @@ fn image() -> bool {
     // Beyond that line: no token needs its memory.
     placement::report();
     float::report();
+    rival::report();
     done
 }

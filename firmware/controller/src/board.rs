@@ -64,7 +64,7 @@ pub(crate) struct Dog;
 
 impl Dog {
     /// Ticks of the core clock, half a second: a thousand times the longest turn of the main loop.
-    const TICKS: u32 = 12_500_000;
+    pub(crate) const TICKS: u32 = 12_500_000;
 
     pub(crate) fn start() -> Self {
         cptr_rt::start_watchdog(Self::TICKS);

@@ -4,12 +4,14 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod board;
+#[cfg(all(feature = "defmt", target_os = "none"))]
+mod log;
 
 use cptr_protocol::{Controller, Layer, Serial, Untimed, serial, serve, wire};
 
 cptr_rt::entry!(image);
 
-/// Layers and experts per layer that there is memory for: 6.5 KiB a layer.
+/// Layers and experts per layer that there is memory for: 2.5 KiB a layer.
 const LAYERS: usize = 64;
 const EXPERTS: usize = 256;
 const REQUEST: usize = wire::max_request(EXPERTS);

@@ -193,11 +193,11 @@ impl<const E: usize> Layer<E> {
         }
     }
 
-    /// Learns what a token wanted; nothing while a prompt is observed.
-    pub(super) fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) {
-        if let Wanted::Tokens(tracker) = &mut self.wanted {
-            let step = tracker.update(config, wanted);
-            self.metrics.lost_locks = self.metrics.lost_locks.saturating_add(u64::from(step.lost_lock));
-        }
+    /// Learns what a token wanted, and returns whether lock was lost at it; nothing while a prompt is observed.
+    pub(super) fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> bool {
+        let Wanted::Tokens(tracker) = &mut self.wanted else { return false };
+        let step = tracker.update(config, wanted);
+        self.metrics.lost_locks = self.metrics.lost_locks.saturating_add(u64::from(step.lost_lock));
+        step.lost_lock
     }
 }

@@ -6,6 +6,7 @@
 
 mod configuration;
 mod layer;
+mod log;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -18,6 +19,7 @@ use zerocopy::little_endian::{U16, U32};
 use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
 use configuration::Configuration;
 pub use layer::Layer;
+use log::{Event, Log};
 use token::Turn;
 
 /// Jobs that may wait for the execution units.
@@ -97,6 +99,7 @@ pub struct Controller<'a, U, C, const E: usize> {
     ticks: Ticks,
     jobs: u64,
     refused: u32,
+    log: Log,
     /// Logits of the last token.
     logits: [Logit; E],
 }
@@ -115,6 +118,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
             ticks: Ticks { select: 0, decide: 0, update: 0 },
             jobs: 0,
             refused: 0,
+            log: Log::new(),
             logits: [Logit::ZERO; E],
         }
     }
@@ -137,22 +141,26 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         if status != Status::Done {
             writer.clear();
             self.refused = self.refused.saturating_add(1);
+            self.log.note(Event::Refused { kind, sequence, status });
         }
         writer.finish(kind | ANSWER, sequence, status).len()
     }
 
     /// Does what can wait until after the answer; returns whether there was anything to do.
     pub fn idle(&mut self) -> bool {
+        self.log.write();
         let finished = self.queue.advance(&mut self.units);
         self.jobs = self.jobs.saturating_add(finished as u64);
         let (Some(layer), Some(configuration)) = (self.pending.layer.take(), &self.configuration) else {
             return finished > 0;
         };
         let begin = self.counter.ticks();
-        if let Some(layer) = self.layers.get_mut(layer) {
-            layer.update(&configuration.tracker, &self.pending.wanted);
-        }
+        let known = self.layers.get_mut(layer);
+        let lost_lock = known.is_some_and(|layer| layer.update(&configuration.tracker, &self.pending.wanted));
         self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
+        if lost_lock {
+            Log::lost_lock(layer);
+        }
         true
     }
 
@@ -211,6 +219,13 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         }
         (self.ticks, self.jobs) = (Ticks::default(), 0);
         self.configuration = Some(configuration);
+        self.log.note(Event::Configured {
+            layers: descriptor.layers.get(),
+            experts: descriptor.experts.get(),
+            k: descriptor.k,
+            capacity: descriptor.capacity.get(),
+            on_demand: configuration.on_demand,
+        });
         Ok(())
     }
 
@@ -240,7 +255,9 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
         body.end()?;
         let configuration = self.configuration.ok_or(Status::Order)?;
         let layer = layer(self.layers, &configuration, descriptor.layer)?;
-        layer.place(descriptor, configuration, answer)
+        layer.place(descriptor, configuration, answer)?;
+        self.log.note(Event::Placed { layer: descriptor.layer.get(), hot: descriptor.hot.get() });
+        Ok(())
     }
 
     fn token(&mut self, sequence: u32, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {

@@ -1,49 +1,104 @@
 //! The controller's image: built for every machine that `cptr run --controller` knows, and run there with a real trace.
 
-use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use super::machines::MACHINES;
+use super::emulator::Emulator;
+use super::linked::Linked;
+use super::machines::{MACHINES, Machine};
 use super::table::{self, Count};
-use super::{Done, build, folder, lines, output, root};
+use super::{Done, budget, build, built, golden, lines, output, root};
 
 /// Machines with an image of the controller, as `cptr run --controller` names them.
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
+/// Those with a watchdog.
+const WATCHED: [&str; 3] = ["cortex-m4f", "cortex-m7", "cortex-m33"];
+/// What `cptr-watchdog` prints.
+const BITTEN: &str = "the main loop ran for three times the watchdog's time, and hangs\nthe watchdog was not fed\n";
 /// The trace, its experts per layer and per token, and how many of its tokens are decided.
 const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
 const TOKENS: &str = "200";
+/// How experts are held: what to add to a kernel's name, and the placement.
+const PLACEMENTS: [(&str, &str); 2] = [("", "tracked"), ("_placed", "pinned:tokens=60")];
 
-/// Builds the images and runs each in the loop, where every decision must be the policy's. What each says of itself must be
-/// `firmware/golden/controller.out`, and its counts of instructions those of `firmware/controller.tsv`.
-pub(super) fn in_the_loop(bless: bool) -> Done {
-    for machine in MACHINES.iter().filter(|machine| CORES.contains(&machine.core)) {
-        build("cptr-controller", machine.target)?;
+/// Builds and checks the images, and lets the watchdog bite.
+pub(super) fn check() -> Done {
+    images()?;
+    watchdog()
+}
+
+/// An image whose main loop hangs must end as a failure, and not before it does.
+fn watchdog() -> Done {
+    for machine in machines().filter(|machine| WATCHED.contains(&machine.core)) {
+        let image = built(machine.target, "cptr-watchdog");
+        let ended = Emulator::start(machine, &image, Stdio::inherit())?.finish();
+        match ended.map_err(|error| format!("{}: the watchdog: {error}", machine.core))? {
+            (text, false) if text == BITTEN => {
+                println!("{:<12} the watchdog ends a main loop that hangs", machine.core);
+            }
+            (text, success) => {
+                let end = if success { "success" } else { "failure" };
+                return Err(format!(
+                    "{}: the watchdog: {end} after\n{text}instead of failure after\n{BITTEN}",
+                    machine.core
+                ));
+            }
+        }
     }
+    Ok(())
+}
+
+/// Every decision of a real trace must be the policy's. What each core says of itself must be `firmware/golden/controller.out`, and its counts
+/// of instructions those of `firmware/controller.tsv`.
+pub(super) fn in_the_loop(bless: bool) -> Done {
+    targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());
     for core in CORES {
-        let text = run(core)?;
-        found += &lines(&text, &["controller "]);
-        counts.extend(self::counts(core, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
+        for (suffix, placement) in PLACEMENTS {
+            let text = run(core, placement)?;
+            found += &lines(&text, &["controller "]);
+            counts.extend(self::counts(core, suffix, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
+        }
     }
     print!("{found}");
-    let file = folder().join("golden/controller.out");
-    if bless {
-        fs::write(&file, &found).map_err(|error| format!("{}: {error}", file.display()))?;
-    } else if fs::read_to_string(&file).ok().as_deref() != Some(&found) {
-        return Err(format!("{} differs from\n{found}--bless takes it over", file.display()));
-    }
+    golden("controller.out", &found, bless)?;
     table::compare("controller.tsv", &counts, bless)
 }
 
-fn run(core: &str) -> Done<String> {
+/// Builds the images; none may panic, or take more memory than its budget.
+fn images() -> Done {
+    println!("{:<30} {:>8} {:>8} {:>8} {:>8}", "controller, bytes", "flash", "of", "RAM", "of");
+    for target in targets() {
+        build("cptr-controller", target)?;
+        let budget = budget(target)?.controller.ok_or_else(|| format!("{target}: budgets.toml has no controller"))?;
+        let image = Linked::read(&built(target, "cptr-controller"))?;
+        let memory = image.memory;
+        println!("{target:<30} {:>8} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram, budget.ram);
+        image.check(&format!("{target}: the controller's image"), budget)?;
+    }
+    Ok(())
+}
+
+/// The machines of [`CORES`].
+fn machines() -> impl Iterator<Item = &'static Machine> {
+    MACHINES.iter().filter(|machine| CORES.contains(&machine.core))
+}
+
+/// Their targets, each once.
+fn targets() -> Vec<&'static str> {
+    let mut targets: Vec<&str> = machines().map(|machine| machine.target).collect();
+    targets.dedup();
+    targets
+}
+
+fn run(core: &str, placement: &str) -> Done<String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--release", "--package", "cptr-sim", "--manifest-path"]);
     command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
-    output(command.args(["--tokens", TOKENS, "--controller", &format!("qemu:{core}")]))
+    output(command.args(["--tokens", TOKENS, "--placement", placement, "--controller", &format!("qemu:{core}")]))
 }
 
 /// The counts in `instructions per token and layer: select 1,726, request to answer 7,455, update 980`.
-fn counts(core: &str, text: &str) -> Option<[Count; 3]> {
+fn counts(core: &str, suffix: &str, text: &str) -> Option<[Count; 3]> {
     let line = text.lines().find_map(|line| line.strip_prefix("instructions per token and layer: "))?;
     let number = |name: &str| {
         let digits = line.split(", ").find_map(|part| part.strip_prefix(name))?;
@@ -51,7 +106,7 @@ fn counts(core: &str, text: &str) -> Option<[Count; 3]> {
     };
     let count = |kernel: &str, instructions| Count {
         core: core.to_owned(),
-        kernel: kernel.to_owned(),
+        kernel: format!("{kernel}{suffix}"),
         experts: TRACE.1,
         k: TRACE.2,
         instructions,
@@ -72,7 +127,9 @@ mod tests {
     fn counts_are_read_from_the_last_line() {
         let text =
             "controller qemu:z\ninstructions per token and layer: select 1,726, request to answer 7,455, update 980\n";
-        assert_eq!(counts("z", text).unwrap().map(|count| count.instructions), [1726, 7455, 980]);
-        assert_eq!(counts("z", "instructions per token and layer: select 1,726"), None);
+        let found = counts("z", "_x", text).unwrap();
+        assert_eq!(found.each_ref().map(|count| count.instructions), [1726, 7455, 980]);
+        assert_eq!(found[0].kernel, "select_x");
+        assert_eq!(counts("z", "", "instructions per token and layer: select 1,726"), None);
     }
 }

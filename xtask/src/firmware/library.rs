@@ -4,58 +4,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
-
+use super::linked::{Linked, Memory};
 use super::{Done, build, built, cargo, execute, folder, output, target_folder};
-
-/// Bytes of everything that the functions of the library reach.
-pub(super) struct Sizes {
-    /// Code and constants.
-    pub(super) code: u64,
-    /// Static data, initialised or not.
-    pub(super) data: u64,
-}
 
 const M4F: &str = "thumbv7em-none-eabihf";
 
-/// Links all functions of the target's library and nothing else, and looks at the result.
-pub(super) fn check(target: &str) -> Done<Sizes> {
-    let linked = link(target)?;
-    let data = fs::read(&linked).map_err(|error| format!("{}: {error}", linked.display()))?;
-    let file = object::File::parse(&*data).map_err(|error| format!("{}: {error}", linked.display()))?;
-    let panics = panics(&file);
-    if !panics.is_empty() {
-        return Err(format!("{target}: the library can panic: {}", panics.join(", ")));
-    }
+/// Links all functions of the target's library and nothing else, and looks at the result: no panics, no more memory than `budget`.
+pub(super) fn check(target: &str, budget: Memory) -> Done<Memory> {
+    let library = link(target)?;
+    library.check(&format!("{target}: the library"), budget)?;
     if target == M4F {
         // That the names are still the ones looked for: an image that formats text does hold them.
         build("cptr-bench", target)?;
-        let data = fs::read(built(target, "cptr-bench")).map_err(|error| format!("cptr-bench: {error}"))?;
-        let image = object::File::parse(&*data).map_err(|error| format!("cptr-bench: {error}"))?;
-        if self::panics(&image).is_empty() {
+        if Linked::read(&built(target, "cptr-bench"))?.panics().is_empty() {
             return Err(
                 "the check for panics finds none in an image that has some: the compiler's names have changed".into()
             );
         }
     }
-    let sum = |kinds: &[SectionKind]| file.sections().filter(|s| kinds.contains(&s.kind())).map(|s| s.size()).sum();
-    Ok(Sizes {
-        code: sum(&[SectionKind::Text, SectionKind::ReadOnlyData, SectionKind::ReadOnlyString]),
-        data: sum(&[SectionKind::Data, SectionKind::UninitializedData]),
-    })
+    Ok(library.memory)
 }
 
-/// Symbols of the core library's panics.
-fn panics(file: &object::File<'_>) -> Vec<String> {
-    let names = file.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned));
-    names
-        .filter(|name| {
-            ["panick", "rust_begin_unwind", "slice_index_fail", "expect_failed"].iter().any(|p| name.contains(p))
-        })
-        .collect()
-}
-
-fn link(target: &str) -> Done<PathBuf> {
+fn link(target: &str) -> Done<Linked> {
     let archive = built(target, "libcptr.a");
     let linked = target_folder().join(format!("{target}.elf"));
     let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
@@ -64,12 +34,10 @@ fn link(target: &str) -> Done<PathBuf> {
     lld.args(["-flavor", "gnu", "--gc-sections", "--entry=cptr_version"]);
     functions.iter().for_each(|name| _ = lld.args(["-u", name]));
     execute(lld.arg(archive).arg("-o").arg(&linked))?;
-    let data = fs::read(&linked).map_err(|error| format!("{}: {error}", linked.display()))?;
-    let file = object::File::parse(&*data).map_err(|error| format!("{}: {error}", linked.display()))?;
-    let there = |name: &&str| file.symbols().any(|symbol| symbol.name() == Ok(*name) && symbol.is_definition());
-    match functions.iter().find(|name| !there(name)) {
+    let library = Linked::read(&linked)?;
+    match functions.iter().find(|name| !library.defines(name)) {
         Some(name) => Err(format!("{target}: cptr.h declares {name}, the library has none")),
-        None => Ok(linked),
+        None => Ok(library),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Where the images run: emulated boards, their targets, and how QEMU is started. The order is the one of tables.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 /// An emulated machine.
 pub(super) struct Machine {
     /// Name in tables.
@@ -10,7 +13,6 @@ pub(super) struct Machine {
 }
 
 const ARM: &str = "qemu-system-arm";
-const SEMIHOSTING: &str = "-semihosting-config enable=on,target=native";
 
 /// Every image runs on each of them. Under `-icount` counters are exact (docs/firmware.md).
 pub(super) const MACHINES: [Machine; 7] = [
@@ -59,12 +61,12 @@ pub(super) const MACHINES: [Machine; 7] = [
 ];
 
 impl Machine {
-    /// QEMU's arguments to run `image` with its UART on standard output.
-    pub(super) fn command_line(&self, image: &str) -> Vec<String> {
-        let common = "-nographic -monitor none -serial stdio";
-        let semihosting = if self.qemu == ARM { SEMIHOSTING } else { "" };
-        let words = [self.arguments, common, semihosting].join(" ");
-        words.split_whitespace().map(str::to_owned).chain(["-kernel".to_owned(), image.to_owned()]).collect()
+    /// QEMU's arguments to run `image` with its UART on standard input and output. Semihosting: Arm's images end by it, and logs go to standard
+    /// error.
+    pub(super) fn command_line(&self, image: &Path) -> Vec<OsString> {
+        let common = "-nographic -monitor none -serial stdio -semihosting-config enable=on,target=native -kernel";
+        let words = [self.arguments, common].into_iter().flat_map(|words| words.split(' ')).map(OsString::from);
+        words.chain([image.into()]).collect()
     }
 }
 

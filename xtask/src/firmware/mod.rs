@@ -3,7 +3,10 @@
 //! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
 
 mod controller;
+mod emulator;
 mod library;
+mod linked;
+mod log;
 mod machines;
 mod rtl;
 mod table;
@@ -15,6 +18,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
+use linked::Memory;
 use machines::{MACHINES, Machine};
 pub(crate) use rtl::{GOLDEN_STEPS, rtl};
 use table::Count;
@@ -32,12 +36,12 @@ const PACKAGES: [(&str, &str); 5] = [
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {
-    /// Code and constants of the library with everything in it.
-    library_bytes: u64,
-    /// Static data of the library: it has none.
-    library_data_bytes: u64,
+    /// The library with everything in it.
+    library: Memory,
+    /// The controller's image, where there is one.
+    controller: Option<Memory>,
     /// Stack of the image `cptr-bench`, which calls every kernel with its largest arguments.
-    stack_bytes: u64,
+    bench_stack: u64,
 }
 
 /// A step's failure, as a sentence.
@@ -58,18 +62,26 @@ pub(crate) fn target_folder() -> PathBuf {
     shared.join("firmware")
 }
 
-/// Everything; whether it went well. Goes on after a failure where that makes sense.
-pub(crate) fn firmware(bless: bool) -> bool {
+/// A name, and what is done; the argument is whether to bless.
+type Step = (&'static str, fn(bool) -> Done);
+
+/// What is done, in this order.
+pub(crate) const STEPS: [Step; 7] = [
+    ("lint", |_| lint()),
+    ("header", header),
+    ("library", |_| libraries()),
+    ("bench", images),
+    ("controller", |_| controller::check()),
+    ("log", log::check),
+    ("loop", controller::in_the_loop),
+];
+
+/// The steps named, or all; whether they went well. Goes on after a failure.
+pub(crate) fn firmware(bless: bool, names: &[String]) -> bool {
     let result = prepare().and_then(|()| {
-        let steps: [(&str, Done); 5] = [
-            ("format and lint", lint()),
-            ("header", header(bless)),
-            ("library", libraries()),
-            ("images", images(bless)),
-            ("controller", controller::in_the_loop(bless)),
-        ];
+        let steps = STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
         let failed: Vec<String> =
-            steps.into_iter().filter_map(|(name, done)| done.err().map(|error| format!("{name}: {error}"))).collect();
+            steps.filter_map(|(name, step)| step(bless).err().map(|error| format!("{name}: {error}"))).collect();
         if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
     });
     if let Err(error) = &result {
@@ -137,12 +149,25 @@ fn cargo(arguments: &[&str]) -> Command {
 
 /// Builds a package for a target, in release.
 pub(crate) fn build(package: &str, target: &str) -> Done {
+    build_with(package, target, &[])
+}
+
+/// The same with arguments of cargo's.
+fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
+    command.args(arguments);
     if machines::builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
     }
     execute(&mut command)
+}
+
+/// Builds an image with its log, in a folder of its own: the image without stays where it is. Returns the file.
+fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
+    let folder = target_folder().join("log");
+    build_with(package, target, &["--features", "defmt", "--target-dir", &folder.to_string_lossy()])?;
+    Ok(folder.join(target).join("release").join(package))
 }
 
 /// What a build leaves for a target.
@@ -152,13 +177,14 @@ pub(crate) fn built(target: &str, file: &str) -> PathBuf {
 
 fn lint() -> Done {
     // Not `--all`, which formats the core as well.
-    let members = ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi", "cptr-header"];
+    let members = ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi", "cptr-header", "cptr-log"];
     execute(cargo(&["fmt", "--check"]).args(members.iter().flat_map(|member| ["--package", member])))?;
     execute(&mut cargo(&["clippy", "--quiet", "--workspace", "--", "-D", "warnings"]))?;
     for target in ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"] {
         let packages =
             ["cptr-rt", "cptr-bench", "cptr-controller", "cptr-ffi"].iter().flat_map(|name| ["--package", name]);
-        execute(cargo(&["clippy", "--quiet", "--target", target]).args(packages).args(["--", "-D", "warnings"]))?;
+        let lint = ["clippy", "--quiet", "--features", "cptr-controller/defmt", "--target", target];
+        execute(cargo(&lint).args(packages).args(["--", "-D", "warnings"]))?;
     }
     Ok(())
 }
@@ -168,24 +194,23 @@ fn header(bless: bool) -> Done {
     execute(&mut cargo(&["run", "--quiet", "--package", "cptr-header", "--", action]))
 }
 
-fn budgets() -> Done<BTreeMap<String, Budget>> {
+/// The budget of a target.
+fn budget(target: &str) -> Done<Budget> {
     let file = folder().join("budgets.toml");
     let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+    let mut budgets: BTreeMap<String, Budget> =
+        toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    budgets.remove(target).ok_or_else(|| format!("{} has no [{target}]", file.display()))
 }
 
 /// Builds the library for every target, looks for panics, compares sizes, and runs the programs in C.
 fn libraries() -> Done {
-    let budgets = budgets()?;
-    println!("{:<30} {:>8} {:>8} {:>8}", "library, bytes", "code", "of", "data");
+    println!("{:<30} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM");
     for target in machines::targets() {
         build("cptr-ffi", target)?;
-        let sizes = library::check(target)?;
-        let budget = budgets.get(target).ok_or_else(|| format!("budgets.toml has no [{target}]"))?;
-        println!("{target:<30} {:>8} {:>8} {:>8}", sizes.code, budget.library_bytes, sizes.data);
-        if sizes.code > budget.library_bytes || sizes.data > budget.library_data_bytes {
-            return Err(format!("{target}: the library exceeds its budget in firmware/budgets.toml"));
-        }
+        let budget = budget(target)?.library;
+        let memory = library::check(target, budget)?;
+        println!("{target:<30} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram);
     }
     library::c_programs()
 }
@@ -194,12 +219,7 @@ fn libraries() -> Done {
 fn images(bless: bool) -> Done {
     let host = output(&mut cargo(&["run", "--quiet", "--release", "--package", "cptr-bench"]))?;
     let golden = lines(&host, &["corner ", "golden "]);
-    let file = folder().join("golden/bench.out");
-    if bless {
-        fs::write(&file, &golden).map_err(|error| format!("{}: {error}", file.display()))?;
-    } else if fs::read_to_string(&file).ok().as_deref() != Some(&golden) {
-        return Err(format!("{} differs from the host:\n{golden}--bless takes it over", file.display()));
-    }
+    self::golden("bench.out", &golden, bless)?;
     for target in machines::targets() {
         build("cptr-bench", target)?;
     }
@@ -207,10 +227,10 @@ fn images(bless: bool) -> Done {
         let threads: Vec<_> = MACHINES.iter().map(|machine| scope.spawn(|| run(machine, &golden))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
     });
-    let (budgets, mut counts) = (budgets()?, Vec::new());
+    let mut counts = Vec::new();
     for (machine, run) in MACHINES.iter().zip(runs) {
         let run = run.map_err(|error| format!("{}: {error}", machine.core))?;
-        let budget = budgets.get(machine.target).map_or(0, |budget| budget.stack_bytes);
+        let budget = budget(machine.target)?.bench_stack;
         println!("{:<12} golden steps equal the host's; stack {} of {budget} bytes", machine.core, run.stack);
         if run.stack > budget {
             return Err(format!("{}: more stack than firmware/budgets.toml allows", machine.core));
@@ -220,6 +240,18 @@ fn images(bless: bool) -> Done {
     table::compare("instructions.tsv", &counts, bless)
 }
 
+/// Compares with `firmware/golden/FILE`, or writes it.
+fn golden(file: &str, found: &str, bless: bool) -> Done {
+    let file = folder().join("golden").join(file);
+    if bless {
+        fs::write(&file, found).map_err(|error| format!("{}: {error}", file.display()))
+    } else if fs::read_to_string(&file).ok().as_deref() == Some(found) {
+        Ok(())
+    } else {
+        Err(format!("{} differs from\n{found}--bless takes it over", file.display()))
+    }
+}
+
 /// What an emulated image printed.
 struct Run {
     counts: Vec<Count>,
@@ -227,7 +259,7 @@ struct Run {
 }
 
 fn run(machine: &Machine, golden: &str) -> Done<Run> {
-    let image = built(machine.target, "cptr-bench").to_string_lossy().into_owned();
+    let image = built(machine.target, "cptr-bench");
     // No sound card is asked for.
     let text = output(Command::new(machine.qemu).args(machine.command_line(&image)).env("QEMU_AUDIO_DRV", "none"))?;
     let found = lines(&text, &["corner ", "golden "]);
