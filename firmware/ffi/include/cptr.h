@@ -36,7 +36,7 @@
 #define CPTR_CONFIG_SIZE 56
 
 // Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
-#define CPTR_QUEUE_BASE 48
+#define CPTR_QUEUE_BASE 40
 
 // Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
 #define CPTR_FEATURE_SELECT 1

@@ -50,7 +50,7 @@ pub const CPTR_TRACKER_BASE: usize = 64;
 /// Bytes of a configuration.
 pub const CPTR_CONFIG_SIZE: usize = 56;
 /// Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
-pub const CPTR_QUEUE_BASE: usize = 48;
+pub const CPTR_QUEUE_BASE: usize = 40;
 
 /// Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
 pub const CPTR_FEATURE_SELECT: u32 = 1;

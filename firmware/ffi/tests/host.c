@@ -347,7 +347,7 @@ static void queues(void) {
     EXPECT(count, 0);
     EXPECT(u.order, 12345);
     /* Memory behind the header that somebody has overwritten: nothing sensible, but nothing outside of it either. */
-    memset(queue + 24, 0xFF, sizeof memory - 24);
+    memset(queue + 16, 0xFF, sizeof memory - 16);
     u.running = 0;
     EXPECT(cptr_queue_push(queue, jobs, 1), CPTR_ERROR_FULL);
     EXPECT(cptr_queue_advance(queue, &driver, &count), CPTR_OK);
