@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use super::conversation::converse;
 use super::emulator::Emulator;
 use super::linked::Linked;
 use super::machines::{MACHINES, Machine};
@@ -12,6 +13,8 @@ use super::{Done, budget, build, built, golden, lines, output, root};
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
 /// Those with a watchdog.
 const WATCHED: [&str; 3] = ["cortex-m4f", "cortex-m7", "cortex-m33"];
+/// What the unused stack is painted with, in `firmware/rt/src/stack.rs`.
+const PAINT: u32 = 0x5AFE_57AC;
 /// What `cptr-watchdog` prints.
 const BITTEN: &str = "the main loop ran for three times the watchdog's time, and hangs\nthe watchdog was not fed\n";
 /// The trace, its experts per layer and per token, and how many of its tokens are decided.
@@ -23,7 +26,34 @@ const PLACEMENTS: [(&str, &str); 2] = [("", "tracked"), ("_placed", "pinned:toke
 /// Builds and checks the images, and lets the watchdog bite.
 pub(super) fn check() -> Done {
     images()?;
+    stack()?;
     watchdog()
+}
+
+/// Stack that each image uses for a conversation of the largest sizes, in which its answers must be the host's.
+fn stack() -> Done {
+    for machine in machines() {
+        let used = stack_of(machine).map_err(|error| format!("{}: {error}", machine.core))?;
+        let budget = budget(machine.target)?.controller_stack.unwrap_or(0);
+        println!("{:<12} answers equal the host's; stack {used} of {budget} bytes", machine.core);
+        if used > budget {
+            return Err(format!("{}: more stack than firmware/budgets.toml allows", machine.core));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes above what has kept its paint: `cptr_rt` paints the unused stack at the start.
+fn stack_of(machine: &Machine) -> Done<u64> {
+    let image = built(machine.target, "cptr-controller");
+    let linked = Linked::read(&image)?;
+    let symbol = |name: &str| linked.address(name).ok_or_else(|| format!("the image has no {name}"));
+    let (low, high) = (symbol("_stack_end")?.next_multiple_of(4), symbol("_stack_start")?);
+    let mut emulator = Emulator::start(machine, &image, Stdio::inherit())?;
+    converse(&mut emulator)?;
+    let memory = emulator.memory(low, high)?;
+    let painted = memory.chunks_exact(4).take_while(|word| **word == PAINT.to_le_bytes()).count() as u64;
+    if painted == 0 { Err("the stack is not painted, or full".into()) } else { Ok(high - low - 4 * painted) }
 }
 
 /// An image whose main loop hangs must end as a failure, and not before it does.

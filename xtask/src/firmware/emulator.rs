@@ -1,7 +1,9 @@
 //! An image that runs in an emulator, and the other end of its serial line.
 
-use std::io::{BufReader, Read, Write};
-use std::path::Path;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -15,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Ends when it is dropped.
 pub(super) struct Emulator {
     child: Child,
+    /// The socket of its monitor.
+    monitor: PathBuf,
     /// What comes from the serial line; disconnected at the end.
     line: Receiver<u8>,
 }
@@ -23,7 +27,10 @@ impl Emulator {
     /// Starts an image; its log goes to `log`.
     pub(super) fn start(machine: &Machine, image: &Path, log: Stdio) -> Done<Self> {
         let failed = |error: std::io::Error| format!("{}: {error}", machine.qemu);
+        // A socket's name is short, as that of a folder for builds may not be.
+        let monitor = std::env::temp_dir().join(format!("cptr-{}-{}.qmp", machine.core, std::process::id()));
         let mut command = Command::new(machine.qemu);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         // No sound card is asked for.
         command.args(machine.command_line(image)).env("QEMU_AUDIO_DRV", "none");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().map_err(failed)?;
@@ -32,7 +39,7 @@ impl Emulator {
         std::thread::spawn(move || {
             BufReader::new(output).bytes().map_while(Result::ok).try_for_each(|byte| sender.send(byte))
         });
-        Ok(Self { child, line })
+        Ok(Self { child, monitor, line })
     }
 
     /// Puts bytes on the serial line.
@@ -50,6 +57,32 @@ impl Emulator {
         }
     }
 
+    /// What lies in the machine's memory, while it runs.
+    pub(super) fn memory(&self, from: u64, to: u64) -> Done<Vec<u8>> {
+        let failed = |error: std::io::Error| format!("the emulator's monitor: {error}");
+        let dump = self.monitor.with_extension("memory");
+        let stream = UnixStream::connect(&self.monitor).map_err(failed)?;
+        let (mut writer, mut reader) = (&stream, BufReader::new(&stream));
+        let name = dump.display();
+        let save =
+            format!(r#"{{"execute":"memsave","arguments":{{"val":{from},"size":{},"filename":"{name}"}}}}"#, to - from);
+        writeln!(writer, r#"{{"execute":"qmp_capabilities"}}"#)
+            .and_then(|()| writeln!(writer, "{save}"))
+            .map_err(failed)?;
+        // Its greeting, and two answers.
+        let mut answer = String::new();
+        for _ in 0..3 {
+            answer.clear();
+            reader.read_line(&mut answer).map_err(failed)?;
+        }
+        if !answer.contains("\"return\"") {
+            return Err(format!("the emulator's monitor: {answer}"));
+        }
+        let memory = fs::read(&dump).map_err(failed);
+        fs::remove_file(&dump).map_err(failed)?;
+        memory
+    }
+
     /// Waits for the end: everything that the image prints, and whether it ended well.
     pub(super) fn finish(mut self) -> Done<(String, bool)> {
         let mut bytes = Vec::new();
@@ -63,8 +96,9 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have ended already, and its socket with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = fs::remove_file(&self.monitor);
     }
 }

@@ -35,7 +35,7 @@ fn link(target: &str) -> Done<Linked> {
     functions.iter().for_each(|name| _ = lld.args(["-u", name]));
     execute(lld.arg(archive).arg("-o").arg(&linked))?;
     let library = Linked::read(&linked)?;
-    match functions.iter().find(|name| !library.defines(name)) {
+    match functions.iter().find(|name| library.address(name).is_none()) {
         Some(name) => Err(format!("{target}: cptr.h declares {name}, the library has none")),
         None => Ok(library),
     }

@@ -1,5 +1,6 @@
 //! A linked file: the flash and RAM that it takes, and what of the core library's panics is in it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -31,8 +32,8 @@ impl Memory {
 /// What is known of a linked file.
 pub(super) struct Linked {
     pub(super) memory: Memory,
-    /// Names of what it defines.
-    symbols: Vec<String>,
+    /// What it defines, and where.
+    symbols: BTreeMap<String, u64>,
 }
 
 impl Linked {
@@ -42,7 +43,7 @@ impl Linked {
         let file = object::File::parse(&*data).map_err(|error| failed(error.to_string()))?;
         let bytes =
             |kinds: &[SectionKind]| file.sections().filter(|s| kinds.contains(&s.kind())).map(|s| s.size()).sum();
-        let symbols = file.symbols().filter(ObjectSymbol::is_definition);
+        let symbols = file.symbols().filter(|symbol| !symbol.is_undefined());
         Ok(Self {
             memory: Memory {
                 flash: bytes(&[
@@ -53,17 +54,18 @@ impl Linked {
                 ]),
                 ram: bytes(&[SectionKind::Data, SectionKind::UninitializedData]),
             },
-            symbols: symbols.filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect(),
+            symbols: symbols.filter_map(|symbol| Some((symbol.name().ok()?.to_owned(), symbol.address()))).collect(),
         })
     }
 
-    pub(super) fn defines(&self, name: &str) -> bool {
-        self.symbols.iter().any(|symbol| symbol == name)
+    /// Where a symbol is; `None` if it is not defined.
+    pub(super) fn address(&self, name: &str) -> Option<u64> {
+        self.symbols.get(name).copied()
     }
 
     /// Symbols of the core library's panics.
     pub(super) fn panics(&self) -> Vec<&str> {
-        let names = self.symbols.iter().map(String::as_str);
+        let names = self.symbols.keys().map(String::as_str);
         names.filter(|name| PANICS.iter().any(|panic| name.contains(panic))).collect()
     }
 
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     fn linked(flash: u64, ram: u64, symbols: &[&str]) -> Linked {
-        Linked { memory: Memory { flash, ram }, symbols: symbols.iter().map(|&name| name.to_owned()).collect() }
+        Linked { memory: Memory { flash, ram }, symbols: symbols.iter().map(|&name| (name.to_owned(), 1)).collect() }
     }
 
     #[test]
@@ -99,11 +101,11 @@ mod tests {
 
     #[test]
     fn panics_are_found_by_their_names() {
-        let names = ["main", "_ZN4core9panicking9panic_fmt17h0", "_RNvCs_7___rustc17rust_begin_unwind"];
+        let names = ["main", "_RNvCs_7___rustc17rust_begin_unwind", "_ZN4core9panicking9panic_fmt17h0"];
         let linked = linked(0, 0, &names);
         assert_eq!(linked.panics(), names[1..]);
         assert!(linked.check("it", Memory { flash: 1, ram: 1 }).unwrap_err().contains("panic_fmt"));
-        assert!(linked.defines("main") && !linked.defines("mai"));
+        assert_eq!((linked.address("main"), linked.address("mai")), (Some(1), None));
     }
 
     // Elsewhere programs are not in ELF.

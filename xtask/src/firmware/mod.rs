@@ -3,6 +3,7 @@
 //! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
 
 mod controller;
+mod conversation;
 mod emulator;
 mod library;
 mod linked;
@@ -40,6 +41,8 @@ pub(super) struct Budget {
     library: Memory,
     /// The controller's image, where there is one.
     controller: Option<Memory>,
+    /// Stack of that image after a conversation of the largest sizes.
+    controller_stack: Option<u64>,
     /// Stack of the image `cptr-bench`, which calls every kernel with its largest arguments.
     bench_stack: u64,
 }

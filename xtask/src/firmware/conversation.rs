@@ -1,0 +1,191 @@
+//! A conversation with a controller, with everything in it that it logs, and at the largest sizes that it has memory for.
+//!
+//! The answers must be those of the same engine on the host.
+
+use cptr_protocol::wire::{self, Command, Configure, Frame, Place, Prefill, Status, Token, Writer};
+use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{I32, U16};
+
+use super::Done;
+use super::emulator::Emulator;
+
+/// Of the image's memory, as in `firmware/controller/src/main.rs`.
+const MOST_LAYERS: usize = 64;
+const MOST_EXPERTS: usize = 256;
+/// Of the conversation.
+const LAYERS: u16 = 2;
+const EXPERTS: u16 = MOST_EXPERTS as u16;
+const K: u16 = wire::MAX_K as u16;
+/// Tokens of one context: enough for lock before it changes.
+const CONTEXT: usize = 48;
+
+/// Sends all requests, each after the answer to the one before.
+pub(super) fn converse(emulator: &mut Emulator) -> Done {
+    let mut layers = vec![Layer::<MOST_EXPERTS>::new(); MOST_LAYERS];
+    let mut host = Controller::new(&mut layers, Untimed::default(), Still);
+    for (number, request) in requests().into_iter().enumerate() {
+        let mut expected = vec![0; wire::max_answer(MOST_EXPERTS)];
+        let length = host.handle(&request, &mut expected);
+        host.idle();
+        expected.truncate(length);
+        let answer = ask(emulator, &request)?;
+        if uncounted(&answer)? != uncounted(&expected)? {
+            return Err(format!("request {number} has another answer than on the host"));
+        }
+    }
+    Ok(())
+}
+
+fn ask(emulator: &mut Emulator, request: &[u8]) -> Done<Vec<u8>> {
+    let mut line = cobs::encode_vec(request);
+    line.push(0);
+    emulator.send(&line)?;
+    let mut answer = Vec::new();
+    loop {
+        match emulator.byte()?.ok_or("the emulator has ended")? {
+            0 => return cobs::decode_vec(&answer).map_err(|error| format!("the answer is not in COBS: {error}")),
+            byte => answer.push(byte),
+        }
+    }
+}
+
+/// Kind, number, status and body of an answer, less counts of instructions and of jobs, which depend on the machine and its idle time.
+fn uncounted(answer: &[u8]) -> Done<(u8, u32, u16, Vec<u8>)> {
+    let frame = Frame::open(answer).map_err(|(status, _)| format!("an answer is refused: {status}"))?;
+    let (header, mut body) = (frame.header, frame.body.rest().to_vec());
+    match Command::try_from(header.kind & !wire::ANSWER) {
+        Ok(Command::Token) if !body.is_empty() => drop(body.drain(8..16)),
+        Ok(Command::Counters) => body.truncate(56),
+        _ => {}
+    }
+    Ok((header.kind, header.sequence.get(), header.status.get(), body))
+}
+
+/// A counter that stands still.
+struct Still;
+
+impl InstructionCounter for Still {
+    const BITS: u32 = 1;
+
+    fn ticks(&self) -> u64 {
+        0
+    }
+
+    fn instructions(_: u64) -> u64 {
+        0
+    }
+}
+
+/// Requests, and the sequence number of the next.
+struct Script {
+    requests: Vec<Vec<u8>>,
+    sequence: u32,
+}
+
+impl Script {
+    /// A request that is done.
+    fn put(&mut self, command: Command, body: &[u8]) {
+        self.refuse(command as u8, body);
+        self.sequence += 1;
+    }
+
+    /// A request that takes no number: one that is refused, or asks who is there.
+    fn refuse(&mut self, kind: u8, body: &[u8]) {
+        self.requests.push(frame(kind, self.sequence, body));
+    }
+}
+
+fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let mut memory = vec![0; wire::OVERHEAD + body.len()];
+    let mut writer = Writer::new(&mut memory);
+    writer.put(body);
+    writer.finish(kind, sequence, Status::Done).to_vec()
+}
+
+/// What a host does, and in between what it may not.
+fn requests() -> Vec<Vec<u8>> {
+    let mut script = Script { requests: Vec::new(), sequence: 1 };
+    let [configure_kind, place_kind, token_kind] =
+        [Command::Configure, Command::Place, Command::Token].map(|c| c as u8);
+    script.refuse(token_kind, &token(0, 0));
+    script.refuse(configure_kind, configuration(EXPERTS + 1).as_bytes());
+    script.put(Command::Configure, configuration(EXPERTS).as_bytes());
+    script.refuse(configure_kind, configuration(EXPERTS).as_bytes());
+    script.refuse(place_kind, &place(0));
+    script.refuse(99, &[]);
+    let mut damaged = frame(token_kind, script.sequence, &token(0, 0));
+    damaged[19] ^= 1;
+    script.requests.push(damaged);
+    for layer in 0..LAYERS {
+        script.put(Command::Prefill, &prefill(layer));
+        script.put(Command::Place, &place(layer));
+    }
+    script.refuse(token_kind, &token(LAYERS, 0));
+    // A context that the filter locks on, and then another one.
+    for first in [0, EXPERTS / 2] {
+        (0..CONTEXT).for_each(|_| script.put(Command::Token, &token(1, first)));
+    }
+    script.requests.push(frame(token_kind, script.sequence + 7, &token(0, 0)));
+    // The other way to hold experts and the other scores; the controller takes the best logits itself.
+    script.put(Command::Reset, &[]);
+    let on_demand = Configure { scoring: 2, on_demand: 1, ..configuration(EXPERTS) };
+    script.put(Command::Configure, on_demand.as_bytes());
+    for first in (0..EXPERTS).step_by(usize::from(K)) {
+        let mut token = token(0, first);
+        token.truncate(token.len() - 2 * usize::from(K));
+        token[4] = 0;
+        script.put(Command::Token, &token);
+    }
+    script.put(Command::Counters, &wire::ALL_LAYERS.to_le_bytes());
+    // Its answer says that everything before is in the log.
+    script.refuse(Command::Identify as u8, &[]);
+    script.requests
+}
+
+fn configuration(experts: u16) -> Configure {
+    let share = |percent: u32| (u32::MAX / 100 * percent).into();
+    Configure {
+        layers: LAYERS.into(),
+        experts: experts.into(),
+        k: K as u8,
+        keep: 1,
+        scoring: 0,
+        on_demand: 0,
+        capacity: (EXPERTS / 4).into(),
+        bits: 4,
+        threshold: 4,
+        eps: share(4),
+        bounds_error: 0,
+        reserved: [0; 3],
+        error: 0.into(),
+        slow: share(2),
+        reopened: share(10),
+        fast: share(20),
+    }
+}
+
+fn prefill(layer: u16) -> Vec<u8> {
+    let head = Prefill { layer: layer.into(), count: K as u8, weighted: 0 };
+    [head.as_bytes(), experts(0).as_bytes()].concat()
+}
+
+fn place(layer: u16) -> Vec<u8> {
+    let cold = EXPERTS - K;
+    let split = [0, cold, 0, 0].map(U16::new);
+    Place { layer: layer.into(), hot: K.into(), alpha: u32::MAX.into(), split }.as_bytes().to_vec()
+}
+
+/// A token that wants the experts from `first` on, the first most; what it wants least others may stand in for.
+fn token(layer: u16, first: u16) -> Vec<u8> {
+    let head =
+        Token { layer: layer.into(), experts: EXPERTS.into(), wanted: K as u8, starts_sequence: 0, reserved: 0.into() };
+    let wanted = first..first + K;
+    let score = |id| if wanted.contains(&id) { i32::from(wanted.end - id) << 15 } else { 0 };
+    let logits: Vec<I32> = (0..EXPERTS).map(|id| I32::new(score(id))).collect();
+    [head.as_bytes(), logits.as_bytes(), experts(first).as_bytes()].concat()
+}
+
+fn experts(first: u16) -> [U16; K as usize] {
+    std::array::from_fn(|i| U16::new(first + i as u16))
+}
