@@ -213,11 +213,7 @@ impl<'a> Router<'a> {
     #[inline]
     pub fn mass(&self, logit: Logit, largest: Logit) -> Gate {
         match self.scoring {
-            // The difference may need 32 bits without a sign.
-            Scoring::Softmax if logit < largest => {
-                Gate::from_bits(exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()))
-            }
-            Scoring::Softmax => Gate::ONE,
+            Scoring::Softmax => softmax_mass(logit, largest),
             Scoring::Sigmoid => sigmoid(logit),
         }
     }
@@ -254,6 +250,16 @@ impl<'a> Router<'a> {
             *weight = Gate::from_bits(share.share(mass(expert).to_bits().into()));
         }
     }
+}
+
+/// [`Router::mass`] of softmax routers.
+#[inline(always)]
+pub(crate) fn softmax_mass(logit: Logit, largest: Logit) -> Gate {
+    if logit >= largest {
+        return Gate::ONE;
+    }
+    // The difference may need 32 bits without a sign.
+    Gate::from_bits(exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use core::fmt;
 use heapless::Vec;
 
 use crate::num::{Eps, Logit, mul_frac};
-use crate::router::Router;
+use crate::router::{Router, softmax_mass};
 use crate::set::{Experts, words_for};
 use crate::topk::Best;
 use crate::tracker::MAX_WANTED;
@@ -126,10 +126,11 @@ pub fn select_in_place(
         return Err(SelectError::Experts);
     }
     let layer = Layer { router, logits, resident };
-    // Two functions, so that who never asks for a bound on the error does not link its arithmetic.
+    // Three functions: who never asks for a bound on the error does not link its arithmetic, and most routers are a softmax.
     Ok(match error {
-        None => layer.replace::<false>(missing, experts, mass, Eps::MAX),
-        Some(error) => layer.replace::<true>(missing, experts, mass, error),
+        None if router.compares() => layer.replace::<false, true>(missing, experts, mass, Eps::MAX),
+        None => layer.replace::<false, false>(missing, experts, mass, Eps::MAX),
+        Some(error) => layer.replace::<true, false>(missing, experts, mass, error),
     })
 }
 
@@ -184,8 +185,15 @@ struct Masses {
 // The larger results of what follows are filled in place: moving them would cost more than the work.
 impl Layer<'_> {
     /// Lets residents stand in for those of `experts` whose ranks are `missing`, within both bounds if `ERROR`, else within that on mass alone.
+    /// `SOFTMAX`: the router is known to be one.
     #[inline(never)]
-    fn replace<const ERROR: bool>(&self, missing: u32, experts: &mut [u16], eps: Eps, error: Eps) -> usize {
+    fn replace<const ERROR: bool, const SOFTMAX: bool>(
+        &self,
+        missing: u32,
+        experts: &mut [u16],
+        eps: Eps,
+        error: Eps,
+    ) -> usize {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
         for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
             // There is room: no more words than those of `MAX_EXPERTS`.
@@ -199,7 +207,7 @@ impl Layer<'_> {
             self.logit(experts.first().copied().unwrap_or(0))
         };
         let masses = loop {
-            if let Some(masses) = self.masses(missing, experts, largest, &mut others, &mut least_first) {
+            if let Some(masses) = self.masses::<SOFTMAX>(missing, experts, largest, &mut others, &mut least_first) {
                 break masses;
             }
             // The first is not the best: a list that is not the model's own.
@@ -215,10 +223,10 @@ impl Layer<'_> {
         }
         let possible = possible_pairs(&least_first, masses.last.1, mass_left);
         let mut stand_ins = Best::new(possible.max(1));
-        self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
+        self.stand_ins::<SOFTMAX>(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
         let mut substituted = 0;
         for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
-            let stand_in = self.router.mass(score, largest).to_bits();
+            let stand_in = self.mass::<SOFTMAX>(score, largest);
             let loss = u64::from(mass.saturating_sub(stand_in));
             let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
                 break;
@@ -234,6 +242,12 @@ impl Layer<'_> {
         substituted
     }
 
+    /// Mass of an expert, `U1F31` bits.
+    #[inline(always)]
+    fn mass<const SOFTMAX: bool>(&self, logit: Logit, largest: Logit) -> u32 {
+        if SOFTMAX { softmax_mass(logit, largest) } else { self.router.mass(logit, largest) }.to_bits()
+    }
+
     /// Logit of a wanted expert, whose id has been checked.
     #[inline(always)]
     fn logit(&self, expert: u16) -> Logit {
@@ -243,7 +257,7 @@ impl Layer<'_> {
     /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
     /// above `largest`.
     #[inline(always)]
-    fn masses(
+    fn masses<const SOFTMAX: bool>(
         &self,
         missing: u32,
         wanted: &[u16],
@@ -256,13 +270,13 @@ impl Layer<'_> {
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
         for (rank, &expert) in wanted.iter().enumerate().rev() {
             let logit = self.logit(expert);
-            if logit > largest && self.router.compares() {
+            if logit > largest && (SOFTMAX || self.router.compares()) {
                 return None;
             }
             if let Some(word) = others.get_mut(usize::from(expert / 32)) {
                 *word &= !(1 << (expert % 32));
             }
-            let mass = self.router.mass(logit, largest).to_bits();
+            let mass = self.mass::<SOFTMAX>(logit, largest);
             if rank + 1 == wanted.len() {
                 masses.last = (logit, mass);
             }
@@ -286,7 +300,7 @@ impl Layer<'_> {
     /// the last wanted one, as is so where the wanted are the best, no more than `possible` can be taken; every one above makes one more possible.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "part of one function")]
-    fn stand_ins(
+    fn stand_ins<const SOFTMAX: bool>(
         &self,
         others: &Words,
         largest: Logit,
@@ -315,7 +329,7 @@ impl Layer<'_> {
                     continue;
                 }
                 if logit < good {
-                    if self.router.mass(logit, largest).to_bits() < enough {
+                    if self.mass::<SOFTMAX>(logit, largest) < enough {
                         least = logit + Logit::DELTA; // `good` is above it
                         continue;
                     }
