@@ -4,11 +4,13 @@
 
 mod controller;
 mod emulator;
+mod instructions;
 mod library;
 mod linked;
 mod log;
 mod machines;
 mod rtl;
+mod stack;
 mod table;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,8 @@ const PACKAGES: [(&str, &str); 5] = [
 pub(super) struct Budget {
     /// The library with everything in it.
     library: Memory,
+    /// Stack of the function of the library that needs most.
+    library_stack: u64,
     /// The controller's image, where there is one.
     controller: Option<Memory>,
     /// Stack of the image `cptr-bench`, which calls every kernel with its largest arguments.
@@ -203,14 +207,11 @@ fn budget(target: &str) -> Done<Budget> {
     budgets.remove(target).ok_or_else(|| format!("{} has no [{target}]", file.display()))
 }
 
-/// Builds the library for every target, looks for panics, compares sizes, and runs the programs in C.
+/// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
 fn libraries() -> Done {
-    println!("{:<30} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM");
+    println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM", "stack", "of");
     for target in machines::targets() {
-        build("cptr-ffi", target)?;
-        let budget = budget(target)?.library;
-        let memory = library::check(target, budget)?;
-        println!("{target:<30} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram);
+        library::check(target, &budget(target)?)?;
     }
     library::c_programs()
 }
