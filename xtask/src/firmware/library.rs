@@ -9,7 +9,7 @@ use super::instructions::Encoding;
 use super::linked::{Linked, Memory};
 use super::machines::builds_core;
 use super::stack::Graph;
-use super::{Budget, Done, build, built, cargo, execute, folder, output, target_folder};
+use super::{Budget, Done, build, build_folder, built, cargo, execute, folder, output, target_folder};
 
 const M4F: &str = "thumbv7em-none-eabihf";
 
@@ -44,24 +44,26 @@ pub(super) fn check(target: &str, budget: &Budget) -> Done {
     library.check(&format!("{target}: the library"), budget.library)
 }
 
-/// Builds the library with a record of each function's frame, in a folder of its own: the compiler takes the option only if it is told to, and
-/// everything would be built anew at each change between this and the other packages. The code is the same without.
+/// Builds the library with a record of each function's frame. The code is the same without: the compiler takes the option only with
+/// `RUSTC_BOOTSTRAP`, after which it would name symbols in another way.
 fn build_library(target: &str) -> Done {
-    let folder = library_folder();
     let mut command = cargo(&["rustc", "--quiet", "--release", "--package", "cptr-ffi", "--target", target]);
-    command.arg("--target-dir").arg(&folder).env("RUSTC_BOOTSTRAP", "cptr");
+    command.env("CARGO_TARGET_DIR", library_folder(target));
     if builds_core(target) {
-        command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
+        command.args(["-Zbuild-std=core", "--"]).env("RUSTC_BOOTSTRAP", "1");
+    } else {
+        command.args(["--", "-Zunstable-options", "-Csymbol-mangling-version=legacy"]).env("RUSTC_BOOTSTRAP", "cptr");
     }
-    execute(command.args(["--", "-Zemit-stack-sizes", "-Zunstable-options", "-Csymbol-mangling-version=legacy"]))
+    execute(command.arg("-Zemit-stack-sizes"))
 }
 
-fn library_folder() -> PathBuf {
-    target_folder().join("library")
+/// A folder for each value of `RUSTC_BOOTSTRAP`.
+fn library_folder(target: &str) -> PathBuf {
+    build_folder(target).join("library")
 }
 
 fn archive(target: &str) -> PathBuf {
-    library_folder().join(target).join("release").join("libcptr.a")
+    library_folder(target).join(target).join("release").join("libcptr.a")
 }
 
 /// The stack that each function needs, in bytes, and its name; the one that needs most is first.
@@ -73,6 +75,7 @@ fn stacks<'a>(target: &str, functions: &[&'a str]) -> Done<Vec<(u64, &'a str)>> 
     let needs = functions.iter().map(|&name| graph.need(name).map(|bytes| (bytes, name)));
     let mut stacks = needs.collect::<Done<Vec<_>>>().map_err(|error| failed(&error))?;
     stacks.sort_unstable_by(|a, b| b.cmp(a));
+    stacks.dedup();
     Ok(stacks)
 }
 

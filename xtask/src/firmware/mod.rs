@@ -60,10 +60,15 @@ pub(crate) fn root() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).to_path_buf()
 }
 
-/// Where the firmware workspace builds.
+/// Where the firmware workspace builds, but for [`build_folder`].
 pub(crate) fn target_folder() -> PathBuf {
     let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     shared.join("firmware")
+}
+
+/// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it cargo builds everything anew.
+fn build_folder(target: &str) -> PathBuf {
+    if machines::builds_core(target) { target_folder().join("core") } else { target_folder() }
 }
 
 /// A name, and what is done; the argument is whether to bless.
@@ -159,7 +164,7 @@ pub(crate) fn build(package: &str, target: &str) -> Done {
 /// The same with arguments of cargo's.
 fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
-    command.args(arguments);
+    command.args(arguments).env("CARGO_TARGET_DIR", build_folder(target));
     if machines::builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
@@ -176,7 +181,7 @@ fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
 
 /// What a build leaves for a target.
 pub(crate) fn built(target: &str, file: &str) -> PathBuf {
-    target_folder().join(target).join("release").join(file)
+    build_folder(target).join(target).join("release").join(file)
 }
 
 fn lint() -> Done {
