@@ -1,4 +1,4 @@
-//! The static library as a linker sees it: which code its functions reach, how long that is, and that none of it panics.
+//! The static library as a linker sees it: which code its functions reach, how long that is, that none of it panics, and the stack that it needs.
 
 use std::fmt::Display;
 use std::fs;

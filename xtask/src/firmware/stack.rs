@@ -47,10 +47,11 @@ impl Graph {
     /// Reads a static library.
     pub(super) fn read(library: &[u8], encoding: Encoding) -> Result<Self, Box<dyn Error>> {
         let mut graph = Self::default();
+        let mut records = 0;
         for member in ArchiveFile::parse(library)?.members() {
-            graph.add(&File::parse(member?.data(library)?)?, encoding)?;
+            records += graph.add(&File::parse(member?.data(library)?)?, encoding)?;
         }
-        Ok(graph)
+        if records == 0 { Err("no record of frames".into()) } else { Ok(graph) }
     }
 
     /// The most stack that a function needs, in bytes.
@@ -75,8 +76,8 @@ impl Graph {
         Ok(frame + callees)
     }
 
-    /// Adds an object file: its sections, its names, and what they refer to.
-    fn add(&mut self, file: &File<'_>, encoding: Encoding) -> Result<(), Box<dyn Error>> {
+    /// Adds an object file: its sections, its names, and what they refer to. Returns how many functions have a record.
+    fn add(&mut self, file: &File<'_>, encoding: Encoding) -> Result<usize, Box<dyn Error>> {
         let recorded = recorded(file)?;
         let mut nodes = HashMap::new();
         for section in file.sections() {
@@ -108,7 +109,7 @@ impl Graph {
                 self.nodes[node_of(section.index())?].refers_to.push(to);
             }
         }
-        Ok(())
+        Ok(recorded.len())
     }
 
     fn push(&mut self, name: &str, frame: Option<u64>) -> usize {
