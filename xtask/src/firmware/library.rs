@@ -1,18 +1,28 @@
-//! The static library as a linker sees it: which code its functions reach, how long that is, and that none of it panics.
+//! The static library as a linker sees it: which code its functions reach, how long that is, that none of it panics, and the stack that it needs.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::instructions::Encoding;
 use super::linked::{Linked, Memory};
-use super::{Done, build, built, cargo, execute, folder, output, target_folder};
+use super::machines::builds_core;
+use super::stack::Graph;
+use super::{Budget, Done, build, build_folder, built, cargo, execute, folder, output, target_folder};
 
 const M4F: &str = "thumbv7em-none-eabihf";
 
-/// Links all functions of the target's library and nothing else, and looks at the result: no panics, no more memory than `budget`.
-pub(super) fn check(target: &str, budget: Memory) -> Done<Memory> {
-    let library = link(target)?;
-    library.check(&format!("{target}: the library"), budget)?;
+/// Functions printed with the stack that they need.
+const DEEPEST: usize = 3;
+
+/// Builds the library for a target, links all of its functions and nothing else, and looks at the result: no panics, no more memory or stack than
+/// `budget`.
+pub(super) fn check(target: &str, budget: &Budget) -> Done {
+    build_library(target)?;
+    let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
+    let functions = functions(&header);
+    let library = link(target, &functions)?;
     if target == M4F {
         // That the names are still the ones looked for: an image that formats text does hold them.
         build("cptr-bench", target)?;
@@ -22,18 +32,59 @@ pub(super) fn check(target: &str, budget: Memory) -> Done<Memory> {
             );
         }
     }
-    Ok(library.memory)
+    let stacks = stacks(target, &functions)?;
+    let (most, Memory { flash, ram }) = (stacks.first().map_or(0, |&(bytes, _)| bytes), library.memory);
+    let of = (budget.library.flash, budget.library_stack);
+    println!("{target:<30} {flash:>8} {:>8} {ram:>8} {most:>8} {:>8}", of.0, of.1);
+    let deepest: Vec<String> = stacks.iter().take(DEEPEST).map(|(bytes, name)| format!("{name} {bytes}")).collect();
+    println!("{:<30} most stack: {}", "", deepest.join(", "));
+    if most > budget.library_stack {
+        return Err(format!("{target}: the library needs more stack than firmware/budgets.toml allows"));
+    }
+    library.check(&format!("{target}: the library"), budget.library)
 }
 
-fn link(target: &str) -> Done<Linked> {
-    let archive = built(target, "libcptr.a");
+/// Builds the library with a record of each function's frame. The code is the same without: the compiler takes the option only with
+/// `RUSTC_BOOTSTRAP`, after which it would name symbols in another way.
+fn build_library(target: &str) -> Done {
+    let mut command = cargo(&["rustc", "--quiet", "--release", "--package", "cptr-ffi", "--target", target]);
+    command.env("CARGO_TARGET_DIR", library_folder(target));
+    if builds_core(target) {
+        command.args(["-Zbuild-std=core", "--"]).env("RUSTC_BOOTSTRAP", "1");
+    } else {
+        command.args(["--", "-Zunstable-options", "-Csymbol-mangling-version=legacy"]).env("RUSTC_BOOTSTRAP", "cptr");
+    }
+    execute(command.arg("-Zemit-stack-sizes"))
+}
+
+/// A folder for each value of `RUSTC_BOOTSTRAP`.
+fn library_folder(target: &str) -> PathBuf {
+    build_folder(target).join("library")
+}
+
+fn archive(target: &str) -> PathBuf {
+    library_folder(target).join(target).join("release").join("libcptr.a")
+}
+
+/// The stack that each function needs, in bytes, and its name; the one that needs most is first.
+fn stacks<'a>(target: &str, functions: &[&'a str]) -> Done<Vec<(u64, &'a str)>> {
+    let archive = archive(target);
+    let failed = |error: &dyn Display| format!("{}: {error}", archive.display());
+    let data = fs::read(&archive).map_err(|error| failed(&error))?;
+    let graph = Graph::read(&data, Encoding::of(target)).map_err(|error| failed(&error))?;
+    let needs = functions.iter().map(|&name| graph.need(name).map(|bytes| (bytes, name)));
+    let mut stacks = needs.collect::<Done<Vec<_>>>().map_err(|error| failed(&error))?;
+    stacks.sort_unstable_by(|a, b| b.cmp(a));
+    stacks.dedup();
+    Ok(stacks)
+}
+
+fn link(target: &str, functions: &[&str]) -> Done<Linked> {
     let linked = target_folder().join(format!("{target}.elf"));
-    let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
-    let functions: Vec<&str> = functions(&header);
     let mut lld = Command::new(sysroot_tool("rust-lld")?);
     lld.args(["-flavor", "gnu", "--gc-sections", "--entry=cptr_version"]);
     functions.iter().for_each(|name| _ = lld.args(["-u", name]));
-    execute(lld.arg(archive).arg("-o").arg(&linked))?;
+    execute(lld.arg(archive(target)).arg("-o").arg(&linked))?;
     let library = Linked::read(&linked)?;
     match functions.iter().find(|name| library.address(name).is_none()) {
         Some(name) => Err(format!("{target}: cptr.h declares {name}, the library has none")),
@@ -77,7 +128,7 @@ pub(super) fn c_programs() -> Done {
     let from_host = output(&mut Command::new(&host))?;
     print!("C on the host, sanitized: {from_host}");
     let cpu = "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -nostdlib -ffreestanding -Wl,-z,noexecstack";
-    let archive = built(M4F, "libcptr.a").to_string_lossy().into_owned();
+    let archive = archive(M4F).to_string_lossy().into_owned();
     let script = "-Tffi/tests/cortex_m4.ld";
     compile("arm-none-eabi-gcc", &[common, cpu, script, "ffi/tests/cortex_m4.c"], &[&archive, "-o", &m4], "")?;
     let arguments = "-machine mps2-an386 -nographic -monitor none -serial stdio -semihosting-config enable=on,target=native -kernel";

@@ -5,11 +5,13 @@
 mod controller;
 mod conversation;
 mod emulator;
+mod instructions;
 mod library;
 mod linked;
 mod log;
 mod machines;
 mod rtl;
+mod stack;
 mod table;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ const PACKAGES: [(&str, &str); 5] = [
 pub(super) struct Budget {
     /// The library with everything in it.
     library: Memory,
+    /// Stack of the function of the library that needs most.
+    library_stack: u64,
     /// The controller's image, where there is one.
     controller: Option<Memory>,
     /// Stack of that image after a conversation of the largest sizes.
@@ -59,10 +63,15 @@ pub(crate) fn root() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).to_path_buf()
 }
 
-/// Where the firmware workspace builds.
+/// Where the firmware workspace builds, but for [`build_folder`].
 pub(crate) fn target_folder() -> PathBuf {
     let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     shared.join("firmware")
+}
+
+/// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it cargo builds everything anew.
+fn build_folder(target: &str) -> PathBuf {
+    if machines::builds_core(target) { target_folder().join("core") } else { target_folder() }
 }
 
 /// A name, and what is done; the argument is whether to bless.
@@ -158,7 +167,7 @@ pub(crate) fn build(package: &str, target: &str) -> Done {
 /// The same with arguments of cargo's.
 fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
-    command.args(arguments);
+    command.args(arguments).env("CARGO_TARGET_DIR", build_folder(target));
     if machines::builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
@@ -175,7 +184,7 @@ fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
 
 /// What a build leaves for a target.
 pub(crate) fn built(target: &str, file: &str) -> PathBuf {
-    target_folder().join(target).join("release").join(file)
+    build_folder(target).join(target).join("release").join(file)
 }
 
 fn lint() -> Done {
@@ -206,14 +215,11 @@ fn budget(target: &str) -> Done<Budget> {
     budgets.remove(target).ok_or_else(|| format!("{} has no [{target}]", file.display()))
 }
 
-/// Builds the library for every target, looks for panics, compares sizes, and runs the programs in C.
+/// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
 fn libraries() -> Done {
-    println!("{:<30} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM");
+    println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM", "stack", "of");
     for target in machines::targets() {
-        build("cptr-ffi", target)?;
-        let budget = budget(target)?.library;
-        let memory = library::check(target, budget)?;
-        println!("{target:<30} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram);
+        library::check(target, &budget(target)?)?;
     }
     library::c_programs()
 }
