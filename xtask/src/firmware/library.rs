@@ -2,13 +2,13 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::instructions::Encoding;
 use super::linked::{Linked, Memory};
-use super::machines::builds_core;
 use super::stack::Graph;
+use super::toolchain::{builds_core, rustlib};
 use super::{Budget, Done, build, build_folder, built, cargo, execute, folder, output, target_folder};
 
 const M4F: &str = "thumbv7em-none-eabihf";
@@ -81,7 +81,7 @@ fn stacks<'a>(target: &str, functions: &[&'a str]) -> Done<Vec<(u64, &'a str)>> 
 
 fn link(target: &str, functions: &[&str]) -> Done<Linked> {
     let linked = target_folder().join(format!("{target}.elf"));
-    let mut lld = Command::new(sysroot_tool("rust-lld")?);
+    let mut lld = Command::new(rust_lld()?);
     lld.args(["-flavor", "gnu", "--gc-sections", "--entry=cptr_version"]);
     functions.iter().for_each(|name| _ = lld.args(["-u", name]));
     execute(lld.arg(archive(target)).arg("-o").arg(&linked))?;
@@ -100,11 +100,10 @@ fn functions(header: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A tool that comes with the compiler.
-fn sysroot_tool(name: &str) -> Done<PathBuf> {
-    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+/// The linker that comes with the compiler.
+fn rust_lld() -> Done<PathBuf> {
     let host = output(Command::new("rustc").args(["--print", "host-tuple"]))?;
-    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(host.trim()).join("bin").join(name))
+    Ok(rustlib()?.join(host.trim()).join("bin/rust-lld"))
 }
 
 /// The host's program under sanitizers, the C++ check, and the Cortex-M4F program in QEMU, which must print what the host's prints.

@@ -70,11 +70,6 @@ impl Machine {
     }
 }
 
-/// Whether the target's core library must be built from source: rustup has no ready-made one for this release.
-pub(super) fn builds_core(target: &str) -> bool {
-    target == "armv7r-none-eabihf"
-}
-
 /// The targets, each once.
 pub(super) fn targets() -> Vec<&'static str> {
     let mut targets: Vec<&str> = MACHINES.iter().map(|machine| machine.target).collect();

@@ -13,6 +13,7 @@ mod machines;
 mod rtl;
 mod stack;
 mod table;
+mod toolchain;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,7 +72,7 @@ pub(crate) fn target_folder() -> PathBuf {
 
 /// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it cargo builds everything anew.
 fn build_folder(target: &str) -> PathBuf {
-    if machines::builds_core(target) { target_folder().join("core") } else { target_folder() }
+    if toolchain::builds_core(target) { target_folder().join("core") } else { target_folder() }
 }
 
 /// A name, and what is done; the argument is whether to bless.
@@ -90,7 +91,7 @@ pub(crate) const STEPS: [Step; 7] = [
 
 /// The steps named, or all; whether they went well. Goes on after a failure.
 pub(crate) fn firmware(bless: bool, names: &[String]) -> bool {
-    let result = prepare().and_then(|()| {
+    let result = toolchain::prepare().and_then(|()| install(&PACKAGES)).and_then(|()| {
         let steps = STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
         let failed: Vec<String> =
             steps.filter_map(|(name, step)| step(bless).err().map(|error| format!("{name}: {error}"))).collect();
@@ -100,14 +101,6 @@ pub(crate) fn firmware(bless: bool, names: &[String]) -> bool {
         eprintln!("xtask firmware: {error}");
     }
     result.is_ok()
-}
-
-/// Targets from rustup, emulators and compilers from Debian.
-fn prepare() -> Done {
-    let ready: Vec<&str> = machines::targets().into_iter().filter(|target| !machines::builds_core(target)).collect();
-    execute(Command::new("rustup").args(["--quiet", "target", "add"]).args(ready))?;
-    execute(Command::new("rustup").args(["--quiet", "component", "add", "rust-src"]))?;
-    install(&PACKAGES)
 }
 
 /// Installs what provides the missing programs, as root; says what to install otherwise.
@@ -168,7 +161,7 @@ pub(crate) fn build(package: &str, target: &str) -> Done {
 fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
     command.args(arguments).env("CARGO_TARGET_DIR", build_folder(target));
-    if machines::builds_core(target) {
+    if toolchain::builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
     }
