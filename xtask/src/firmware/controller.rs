@@ -2,12 +2,15 @@
 
 use std::process::{Command, Stdio};
 
+use super::budget::budget;
+use super::build::{build, built};
+use super::command::{Done, output, root};
 use super::conversation::converse;
 use super::emulator::Emulator;
+use super::golden::{golden, lines};
 use super::linked::Linked;
 use super::machines::{MACHINES, Machine};
 use super::table::{self, Count};
-use super::{Done, budget, build, built, golden, lines, output, root};
 
 /// Machines with an image of the controller, as `cptr run --controller` names them.
 const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];

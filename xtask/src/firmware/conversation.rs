@@ -7,7 +7,7 @@ use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
 
-use super::Done;
+use super::command::Done;
 use super::emulator::Emulator;
 
 /// Of the image's memory, as in `firmware/controller/src/main.rs`.

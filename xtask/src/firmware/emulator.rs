@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use super::Done;
+use super::command::Done;
 use super::machines::Machine;
 
 /// An image that is silent for so long hangs.

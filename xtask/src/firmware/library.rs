@@ -5,20 +5,32 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::budget::{Budget, budget};
+use super::build::{build, build_folder, built};
+use super::command::{Done, cargo, execute, folder, output, target_folder};
 use super::instructions::Encoding;
 use super::linked::{Linked, Memory};
+use super::machines::targets;
 use super::stack::Graph;
 use super::toolchain::{builds_core, rustlib};
-use super::{Budget, Done, build, build_folder, built, cargo, execute, folder, output, target_folder};
 
 const M4F: &str = "thumbv7em-none-eabihf";
 
 /// Functions printed with the stack that they need.
 const DEEPEST: usize = 3;
 
+/// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
+pub(super) fn check() -> Done {
+    println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM", "stack", "of");
+    for target in targets() {
+        check_target(target, &budget(target)?)?;
+    }
+    c_programs()
+}
+
 /// Builds the library for a target, links all of its functions and nothing else, and looks at the result: no panics, no more memory or stack than
 /// `budget`.
-pub(super) fn check(target: &str, budget: &Budget) -> Done {
+fn check_target(target: &str, budget: &Budget) -> Done {
     build_library(target)?;
     let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
     let functions = functions(&header);
@@ -107,7 +119,7 @@ fn rust_lld() -> Done<PathBuf> {
 }
 
 /// The host's program under sanitizers, the C++ check, and the Cortex-M4F program in QEMU, which must print what the host's prints.
-pub(super) fn c_programs() -> Done {
+fn c_programs() -> Done {
     execute(&mut cargo(&["build", "--quiet", "--release", "--package", "cptr-ffi"]))?;
     let folder = target_folder();
     let file = |name: &str| folder.join(name).to_string_lossy().into_owned();

@@ -7,7 +7,7 @@ use std::path::Path;
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
 use serde::Deserialize;
 
-use super::Done;
+use super::command::Done;
 
 /// Parts of the names of the core library's functions that panic, and of the handler that they call.
 const PANICS: [&str; 4] = ["panick", "rust_begin_unwind", "slice_index_fail", "expect_failed"];

@@ -5,11 +5,13 @@
 
 use std::fs::File;
 
+use super::build::build_with_log;
+use super::command::{Done, cargo, output};
 use super::conversation::converse;
 use super::emulator::Emulator;
+use super::golden::golden;
 use super::linked::Linked;
 use super::machines::{MACHINES, Machine};
-use super::{Done, build_with_log, cargo, golden, output};
 
 /// Where it runs: one machine of each instruction set.
 const CORES: [&str; 2] = ["cortex-m4f", "rv32imac"];

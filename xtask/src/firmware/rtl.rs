@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSegment};
 
+use super::command::{Done, cargo, execute, folder, install, target_folder};
+use super::golden::lines;
 use super::table::{self, Count};
-use super::{Done, cargo, execute, folder, install, lines, target_folder};
 
 const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
@@ -153,7 +154,7 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
     };
     let mut verilator = Command::new("verilator");
     verilator.args(FLAGS.split_whitespace()).args(core.parameters.split_whitespace()).arg("-Mdir").arg(&folder);
-    let main = super::folder().join("rtl/main.cpp");
+    let main = super::command::folder().join("rtl/main.cpp");
     for word in core.sources.split_whitespace() {
         // The compiler runs in its own folder.
         verilator.arg(if word == "main.cpp" { main.to_string_lossy().into_owned() } else { place(word) });

@@ -16,7 +16,7 @@ use std::error::Error;
 use object::read::archive::ArchiveFile;
 use object::{File, Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind};
 
-use super::Done;
+use super::command::Done;
 use super::instructions::Encoding;
 
 /// A section of an object file, which holds one function or constant, or a name by which object files know each other's.

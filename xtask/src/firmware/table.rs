@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use super::{Done, folder};
+use super::command::{Done, folder};
 
 /// Largest relative difference from the table, in percent.
 const TOLERANCE: u64 = 2;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Done, execute, machines, output};
+use super::command::{Done, execute, output};
+use super::machines;
 
 /// Has no ready-made core library in this release of the compiler.
 const NEVER_READY: &str = "armv7r-none-eabihf";

@@ -1,0 +1,39 @@
+//! Packages of the firmware workspace built for a target, and where that leaves them.
+
+use std::path::PathBuf;
+
+use super::command::{Done, cargo, execute, target_folder};
+use super::toolchain::builds_core;
+
+/// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it cargo builds everything anew.
+pub(super) fn build_folder(target: &str) -> PathBuf {
+    if builds_core(target) { target_folder().join("core") } else { target_folder() }
+}
+
+/// Builds a package for a target, in release.
+pub(super) fn build(package: &str, target: &str) -> Done {
+    build_with(package, target, &[])
+}
+
+/// The same with arguments of cargo's.
+fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
+    let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
+    command.args(arguments).env("CARGO_TARGET_DIR", build_folder(target));
+    if builds_core(target) {
+        // A stable compiler takes -Z options only so.
+        command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
+    }
+    execute(&mut command)
+}
+
+/// Builds an image with its log, in a folder of its own: the image without stays where it is. Returns the file.
+pub(super) fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
+    let folder = target_folder().join("log");
+    build_with(package, target, &["--features", "defmt", "--target-dir", &folder.to_string_lossy()])?;
+    Ok(folder.join(target).join("release").join(package))
+}
+
+/// What a build leaves for a target.
+pub(super) fn built(target: &str, file: &str) -> PathBuf {
+    build_folder(target).join(target).join("release").join(file)
+}

@@ -1,0 +1,23 @@
+//! Committed output that a run must repeat.
+
+use std::fs;
+
+use super::command::{Done, folder};
+
+/// Compares with `firmware/golden/FILE`, or writes it.
+pub(super) fn golden(file: &str, found: &str, bless: bool) -> Done {
+    let file = folder().join("golden").join(file);
+    if bless {
+        fs::write(&file, found).map_err(|error| format!("{}: {error}", file.display()))
+    } else if fs::read_to_string(&file).ok().as_deref() == Some(found) {
+        Ok(())
+    } else {
+        Err(format!("{} differs from\n{found}--bless takes it over", file.display()))
+    }
+}
+
+/// The lines that begin with one of `starts`.
+pub(super) fn lines(text: &str, starts: &[&str]) -> String {
+    let wanted = text.lines().filter(|line| starts.iter().any(|start| line.starts_with(start)));
+    wanted.map(|line| format!("{line}\n")).collect()
+}
