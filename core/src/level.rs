@@ -8,11 +8,10 @@
 //! Why wanted-or-not and not the logits: token-specific swings of the logits are information for the token, not about the next one.
 //! Measured as a forecast for eviction, it is at least as good as softmax weights on every trace (docs/filter.md), costs no
 //! exponential, and works where a trace or an interface knows ids only.
-
 //!
 //! A step costs nothing for experts that are not wanted: `x += K (y - x)` with a shared K makes every level smaller by the same factor
-//! `1 - K`, so that the layer keeps their product as a [`Scale`] and stores levels divided by it. Being wanted adds `K / scale`. Only when a scale
-//! falls below 1/16, every 20 tokens at a gain of 1/8 and every 180 at 1/64, there is a pass over the stored levels, which shifts them.
+//! `1 - K`, so that the layer keeps the product of these factors, its scale, and stores levels divided by it. Being wanted adds `K / scale`. Only
+//! when a scale falls below 1/16, every 21 tokens at a gain of 1/8 and every 176 at 1/64, there is a pass over the stored levels, which shifts them.
 
 use crate::num::{Gain, Level, div_frac, mul_frac};
 
