@@ -15,7 +15,7 @@ pub(super) fn root() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).to_path_buf()
 }
 
-/// Where the firmware workspace builds, but for [`build_folder`].
+/// Where the firmware workspace builds, but for what needs a folder of its own ([`super::build`]).
 pub(super) fn target_folder() -> PathBuf {
     let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     shared.join("firmware")
