@@ -169,6 +169,9 @@ pub trait ExecutionUnits {
 
 /// Jobs on their way to the units, in the caller's memory: `Queue<[Job; N]>`, of which at most N wait while any number runs; `&Queue` is the
 /// view of any size, to which references to the former coerce. 16 bytes a job, and three words beside.
+///
+/// A ring of its own: that of heapless has its size in its type and trusts its indices, this one may lie in memory of any size that a C program
+/// has, and with whatever is written there it stays inside of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue<J: ?Sized = [Job]> {
     /// Index of the job that waits longest.

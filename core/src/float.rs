@@ -71,7 +71,7 @@ impl FloatScale {
     }
 }
 
-/// The filter of one layer of `E` experts, 8 bytes per expert and 48 beside.
+/// The filter of one layer of `E` experts, 8 bytes per expert and 36 beside.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FloatTracker<const E: usize> {
     variance: f32,
@@ -124,7 +124,7 @@ impl<const E: usize> FloatTracker<E> {
 
     /// Takes what one token wanted; ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
     ///
-    /// Cost: that of the wanted experts, and per token three divisions, a square root, an arc cosine and a logarithm; when a scale is renewed, a
+    /// Cost: that of the wanted experts, and per token five divisions, a square root, an arc cosine and a logarithm; when a scale is renewed, a
     /// multiplication per expert on top.
     pub fn update(&mut self, config: &FloatConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
@@ -201,6 +201,11 @@ mod tests {
         });
         assert_eq!(float.victim(&resident, &[]), Some(9));
         assert_eq!(float.victim(&resident, &[9, 41, 45]), None);
+    }
+
+    #[test]
+    fn size_is_what_the_documentation_says() {
+        assert_eq!(size_of::<FloatTracker<64>>(), 64 * 8 + 36);
     }
 
     #[test]

@@ -141,9 +141,9 @@ const fn odds(gain: Gain) -> u32 {
 /// Error variance and gain shared by all experts of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kalman {
-    /// P after the last update, `U4F28` bits; before the first it is not looked at, but the largest there is.
+    /// P after the last update, `U4F28` bits. Before the first, the largest there is takes its place.
     variance: u32,
-    /// P before it, `U4F28` bits; 0 before the first.
+    /// P before it, `U4F28` bits; 0 before the first only, as a P of 2^-14 no longer falls.
     predicted: u32,
     /// The gain that led to it.
     gain: Gain,

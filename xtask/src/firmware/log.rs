@@ -10,7 +10,7 @@ use super::command::{Done, cargo, output};
 use super::conversation::converse;
 use super::emulator::Emulator;
 use super::golden::golden;
-use super::linked::Linked;
+use super::linked::{Linked, Memory};
 use super::machines::{MACHINES, Machine};
 
 /// Where it runs: one machine of each instruction set.
@@ -22,8 +22,12 @@ const KINDS: [&str; 4] = ["configured", "placed", "refused", "lost lock"];
 pub(super) fn check(bless: bool) -> Done {
     let mut found: Option<String> = None;
     for machine in MACHINES.iter().filter(|machine| CORES.contains(&machine.core)) {
-        let text = logged(machine).map_err(|error| format!("{}: with a log: {error}", machine.core))?;
-        println!("{:<12} answers as without a log, which has {} lines", machine.core, text.lines().count());
+        let (text, memory) = logged(machine).map_err(|error| format!("{}: with a log: {error}", machine.core))?;
+        let lines = text.lines().count();
+        println!(
+            "{:<12} answers as without a log, which has {lines} lines; with it flash {}, RAM {} bytes",
+            machine.core, memory.flash, memory.ram
+        );
         if found.get_or_insert_with(|| text.clone()) != &text {
             return Err(format!("{}: logs\n{text}", machine.core));
         }
@@ -35,15 +39,17 @@ pub(super) fn check(bless: bool) -> Done {
     }
 }
 
-/// The decoded log of the conversation.
-fn logged(machine: &Machine) -> Done<String> {
+/// The decoded log of the conversation, and what the image takes.
+fn logged(machine: &Machine) -> Done<(String, Memory)> {
     let image = build_with_log("cptr-controller", machine.target)?;
-    let panics = Linked::read(&image)?.panics().join(", ");
+    let linked = Linked::read(&image)?;
+    let panics = linked.panics().join(", ");
     if !panics.is_empty() {
         return Err(format!("the image can panic: {panics}"));
     }
     let log = image.with_extension("log");
     let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
     converse(&mut Emulator::start(machine, &image, file.into())?)?;
-    output(cargo(&["run", "--quiet", "--release", "--package", "cptr-log", "--"]).arg(&image).arg(&log))
+    let decode = ["run", "--quiet", "--release", "--package", "cptr-log", "--"];
+    Ok((output(cargo(&decode).arg(&image).arg(&log))?, linked.memory))
 }
