@@ -22,6 +22,8 @@ pub mod serial;
 pub mod serve;
 pub mod wire;
 
+pub use cptr_core::words_for;
+
 pub use controller::{Controller, InstructionCounter, Layer, Uncounted, Untimed};
 pub use ring::{Ring, Rings};
 pub use serial::Serial;

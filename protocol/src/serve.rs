@@ -29,8 +29,8 @@ impl Watchdog for () {
 }
 
 /// Serves requests until the mailbox fails, and returns why it did.
-pub fn serve<M: Mailbox, U: ExecutionUnits, C: InstructionCounter, const E: usize>(
-    controller: &mut Controller<'_, U, C, E>,
+pub fn serve<M: Mailbox, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usize>(
+    controller: &mut Controller<'_, U, C, E, W>,
     mailbox: &mut M,
     watchdog: &mut impl Watchdog,
 ) -> M::Error {

@@ -7,9 +7,6 @@ mod firmware;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// Bare-metal targets that core and protocol must build for.
-const BARE_METAL: [&str; 2] = ["thumbv7em-none-eabihf", "riscv32imac-unknown-none-elf"];
-
 /// A set of commands with one purpose.
 struct Group {
     name: &'static str,
@@ -40,11 +37,15 @@ const GROUPS: [Group; 8] = [
         purpose: "the documentation builds without warnings",
         run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
-    Group { name: "no_std", purpose: "core and protocol build for bare metal", run: no_std },
     Group {
         name: "firmware",
         purpose: "the firmware and the C library on emulated machines",
         run: || firmware::firmware(false, &[]),
+    },
+    Group {
+        name: "rtl",
+        purpose: "cycles of the kernels on the RTL of open cores",
+        run: || firmware::rtl(false, firmware::GOLDEN_STEPS),
     },
     Group { name: "demo", purpose: "the main job runs", run: demo },
 ];
@@ -100,16 +101,6 @@ fn usage() -> ExitCode {
     }
     eprintln!("\nsteps: {}", firmware::STEPS.map(|(name, _)| name).join(" "));
     ExitCode::from(2)
-}
-
-fn no_std() -> bool {
-    let install: Vec<&str> = ["target", "add"].into_iter().chain(BARE_METAL).collect();
-    run("rustup", &install, &[])
-        && BARE_METAL.iter().all(|target| {
-            let packages =
-                ["--package", "cptr-core", "--package", "cptr-protocol", "--features", "cptr-protocol/defmt"];
-            cargo(&[&["build", "--target", target], &packages[..]].concat(), &[])
-        })
 }
 
 fn demo() -> bool {

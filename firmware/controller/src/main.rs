@@ -7,7 +7,7 @@ mod board;
 #[cfg(all(feature = "defmt", target_os = "none"))]
 mod log;
 
-use cptr_protocol::{Controller, Layer, Serial, Untimed, serial, serve, wire};
+use cptr_protocol::{Controller, Layer, Serial, Untimed, serial, serve, wire, words_for};
 
 cptr_rt::entry!(image);
 
@@ -17,7 +17,7 @@ const EXPERTS: usize = 256;
 const REQUEST: usize = wire::max_request(EXPERTS);
 const ANSWER: usize = wire::max_answer(EXPERTS);
 
-static mut MEMORY: [Layer<EXPERTS>; LAYERS] = [const { Layer::new() }; LAYERS];
+static mut MEMORY: [Layer<EXPERTS, { words_for(EXPERTS) }>; LAYERS] = [const { Layer::new() }; LAYERS];
 
 fn image() -> bool {
     let memory = &raw mut MEMORY;

@@ -10,7 +10,7 @@ mod log;
 
 use core::fmt::Write;
 
-use cptr_protocol::{Controller, InstructionCounter, Layer, Mailbox, Serial, Untimed, serial, serve, wire};
+use cptr_protocol::{Controller, InstructionCounter, Layer, Mailbox, Serial, Untimed, serial, serve, wire, words_for};
 
 use board::{Counter, Dog, Port};
 
@@ -21,7 +21,7 @@ const REQUEST: usize = wire::max_request(EXPERTS);
 const ANSWER: usize = wire::max_answer(EXPERTS);
 
 fn image() -> bool {
-    let mut layers = [Layer::<EXPERTS>::new()];
+    let mut layers = [Layer::<EXPERTS, { words_for(EXPERTS) }>::new()];
     let (mut incoming, mut answer, mut outgoing) = ([0; REQUEST], [0; ANSWER], [0; serial::encoded(ANSWER)]);
     let mut controller = Controller::new(&mut layers, Untimed::default(), Counter);
     let mailbox = Serial::new(Port::default(), &mut incoming, &mut answer, &mut outgoing);

@@ -7,7 +7,7 @@ use heapless::Vec;
 use zerocopy::little_endian::U16;
 
 use super::configuration::Configuration;
-use crate::wire::{Load, MAX_EXPERTS, MAX_K, NOBODY, Place, Status, Writer};
+use crate::wire::{Load, MAX_K, NOBODY, Place, Status, Writer};
 
 /// What is known of what a layer's experts are wanted for: one memory, as a prompt is over when its layer is placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +43,14 @@ impl<const E: usize> Wanted<E> {
     }
 }
 
-/// State of one layer of at most E experts: 9 bytes for each, and 208 beside (tracker 48, resident set 64, counters 56, the last token's experts 34).
+/// State of one layer of at most E experts, in the caller's memory: 9 bytes for each, the words of the resident set, which must be
+/// W = [`words_for`]`(E)`, and 144 beside (tracker 48, counters 56, the last token's experts 34).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer<const E: usize> {
+pub struct Layer<const E: usize, const W: usize> {
     wanted: Wanted<E>,
     /// Bits per weight of each expert's replica near the data.
     bits: Vec<u8, E, u16>,
-    resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
+    resident: ExpertSet<W>,
     /// Experts that the last token ran.
     previous: Vec<u16, MAX_K, u8>,
     metrics: Metrics,
@@ -57,18 +58,24 @@ pub struct Layer<const E: usize> {
     placed: bool,
 }
 
-// What a controller may take for a layer of many experts; checked on every target.
-const _: () = assert!(size_of::<Layer<64>>() <= 12 * 64 + 64 && size_of::<Layer<256>>() <= 12 * 256 + 64);
+/// What a controller may take for a layer; checked on every target. A layer of fewer experts takes more than that.
+const fn within_budget<const E: usize, const W: usize>() -> bool {
+    size_of::<Layer<E, W>>() <= 12 * E + 64
+}
+const _: () = assert!(within_budget::<32, 1>() && within_budget::<64, 2>() && within_budget::<256, 8>());
 
-impl<const E: usize> Default for Layer<E> {
+impl<const E: usize, const W: usize> Default for Layer<E, W> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<const E: usize> Layer<E> {
+impl<const E: usize, const W: usize> Layer<E, W> {
+    const ROOM: () = assert!(W == words_for(E), "W is words_for(E)");
+
     /// Nothing is known; no experts yet.
     pub const fn new() -> Self {
+        let () = Self::ROOM;
         Self {
             wanted: Wanted::Tokens(Tracker::over(Vec::new())),
             bits: Vec::new(),

@@ -87,8 +87,8 @@ struct Pending {
 
 /// The controller: layers in the caller's memory, a driver of the execution units, a counter of instructions.
 #[derive(Debug)]
-pub struct Controller<'a, U, C, const E: usize> {
-    layers: &'a mut [Layer<E>],
+pub struct Controller<'a, U, C, const E: usize, const W: usize> {
+    layers: &'a mut [Layer<E, W>],
     units: U,
     counter: C,
     configuration: Option<Configuration>,
@@ -104,9 +104,9 @@ pub struct Controller<'a, U, C, const E: usize> {
     logits: [Logit; E],
 }
 
-impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a, U, C, E> {
+impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usize> Controller<'a, U, C, E, W> {
     /// A controller for as many layers as there is memory for, of at most E experts ([`wire::MAX_EXPERTS`] count).
-    pub const fn new(layers: &'a mut [Layer<E>], units: U, counter: C) -> Self {
+    pub const fn new(layers: &'a mut [Layer<E, W>], units: U, counter: C) -> Self {
         Self {
             layers,
             units,
@@ -335,11 +335,11 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize> Controller<'a
 }
 
 /// The layer of a number.
-fn layer<'l, const E: usize>(
-    layers: &'l mut [Layer<E>],
+fn layer<'l, const E: usize, const W: usize>(
+    layers: &'l mut [Layer<E, W>],
     configuration: &Configuration,
     index: U16,
-) -> Result<&'l mut Layer<E>, Status> {
+) -> Result<&'l mut Layer<E, W>, Status> {
     let layers = layers.get_mut(..configuration.layers);
     layers.and_then(|layers| layers.get_mut(usize::from(index.get()))).ok_or(Status::Layer)
 }

@@ -12,12 +12,13 @@ use super::*;
 use crate::wire::{Configure, Counters, Decision, Identity, Load, NOBODY, Place, Prefill, Run, Token};
 
 const E: usize = 16;
+const W: usize = cptr_core::words_for(E);
 const LAYERS: usize = 3;
 const K: usize = 4;
 
-type Engine<'a, U = Untimed> = Controller<'a, U, Uncounted, E>;
+type Engine<'a, U = Untimed> = Controller<'a, U, Uncounted, E, W>;
 
-fn memory() -> [Layer<E>; LAYERS] {
+fn memory() -> [Layer<E, W>; LAYERS] {
     [const { Layer::new() }; LAYERS]
 }
 
@@ -605,7 +606,7 @@ fn instructions_are_summed_over_a_counter_that_wraps() {
         }
     }
     let mut memory = memory();
-    let mut engine = Controller::<_, _, E>::new(&mut memory, Untimed::default(), Clock::default());
+    let mut engine = Controller::<_, _, E, W>::new(&mut memory, Untimed::default(), Clock::default());
     let mut buffer = [0; wire::max_answer(E)];
     engine.handle(&frame(Command::Configure as u8, 0, configuration().as_bytes()), &mut buffer);
     for sequence in 1..=40 {

@@ -75,11 +75,11 @@ impl Turn {
     }
 
     /// Says where the chosen run; `token` is the number of the jobs.
-    pub(super) fn dispatch<const E: usize>(
+    pub(super) fn dispatch<const E: usize, const W: usize>(
         &mut self,
         configuration: &Configuration,
         logits: &[Logit],
-        layer: &Layer<E>,
+        layer: &Layer<E, W>,
         token: u32,
     ) -> Result<(), Status> {
         let mut weights = [Gate::ZERO; MAX_K];

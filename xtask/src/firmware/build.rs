@@ -1,5 +1,6 @@
 //! Packages of the firmware workspace built for a target, and where that leaves them.
 
+use std::fs;
 use std::path::PathBuf;
 
 use super::command::{Done, cargo, execute, target_folder};
@@ -12,13 +13,12 @@ pub(super) fn build_folder(target: &str) -> PathBuf {
 
 /// Builds a package for a target, in release.
 pub(super) fn build(package: &str, target: &str) -> Done {
-    build_with(package, target, &[])
+    build_with(package, target, "")
 }
 
-/// The same with arguments of cargo's.
-fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
+fn build_with(package: &str, target: &str, features: &str) -> Done {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
-    command.args(arguments).env("CARGO_TARGET_DIR", build_folder(target));
+    command.args(["--features", features]).env("CARGO_TARGET_DIR", build_folder(target));
     if builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
@@ -26,11 +26,14 @@ fn build_with(package: &str, target: &str, arguments: &[&str]) -> Done {
     execute(&mut command)
 }
 
-/// Builds an image with its log, in a folder of its own: the image without stays where it is. Returns the file.
+/// Builds an image with its log, and puts the one without back in its place. Returns the file.
 pub(super) fn build_with_log(package: &str, target: &str) -> Done<PathBuf> {
-    let folder = target_folder().join("log");
-    build_with(package, target, &["--features", "defmt", "--target-dir", &folder.to_string_lossy()])?;
-    Ok(folder.join(target).join("release").join(package))
+    build_with(package, target, "defmt")?;
+    let image = built(target, package);
+    let logged = image.with_file_name(format!("{package}-with-log"));
+    fs::copy(&image, &logged).map_err(|error| format!("{}: {error}", logged.display()))?;
+    build(package, target)?;
+    Ok(logged)
 }
 
 /// What a build leaves for a target.

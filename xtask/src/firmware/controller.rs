@@ -9,13 +9,9 @@ use super::conversation::converse;
 use super::emulator::Emulator;
 use super::golden::{golden, lines};
 use super::linked::Linked;
-use super::machines::{MACHINES, Machine};
+use super::machines::{self, Machine};
 use super::table::{self, Count};
 
-/// Machines with an image of the controller, as `cptr run --controller` names them.
-const CORES: [&str; 5] = ["cortex-m4f", "cortex-m7", "cortex-m33", "rv32imac", "rv64gc"];
-/// Those with a watchdog.
-const WATCHED: [&str; 3] = ["cortex-m4f", "cortex-m7", "cortex-m33"];
 /// What the unused stack is painted with, in `firmware/rt/src/stack.rs`.
 const PAINT: u32 = 0x5AFE_57AC;
 /// What `cptr-watchdog` prints.
@@ -37,7 +33,7 @@ pub(super) fn check() -> Done {
 fn stack() -> Done {
     for machine in machines() {
         let used = stack_of(machine).map_err(|error| format!("{}: {error}", machine.core))?;
-        let budget = budget(machine.target)?.controller_stack.unwrap_or(0);
+        let budget = budget(&machine.target)?.controller_stack.unwrap_or(0);
         println!("{:<12} answers equal the host's; stack {used} of {budget} bytes", machine.core);
         if used > budget {
             return Err(format!("{}: more stack than firmware/budgets.toml allows", machine.core));
@@ -48,7 +44,7 @@ fn stack() -> Done {
 
 /// Bytes above what has kept its paint: `cptr_rt` paints the unused stack at the start.
 fn stack_of(machine: &Machine) -> Done<u64> {
-    let image = built(machine.target, "cptr-controller");
+    let image = built(&machine.target, "cptr-controller");
     let linked = Linked::read(&image)?;
     let symbol = |name: &str| linked.address(name).ok_or_else(|| format!("the image has no {name}"));
     let (low, high) = (symbol("_stack_end")?.next_multiple_of(4), symbol("_stack_start")?);
@@ -61,8 +57,8 @@ fn stack_of(machine: &Machine) -> Done<u64> {
 
 /// An image whose main loop hangs must end as a failure, and not before it does.
 fn watchdog() -> Done {
-    for machine in machines().filter(|machine| WATCHED.contains(&machine.core)) {
-        let image = built(machine.target, "cptr-watchdog");
+    for machine in machines().filter(|machine| machine.watchdog) {
+        let image = built(&machine.target, "cptr-watchdog");
         let ended = Emulator::start(machine, &image, Stdio::inherit())?.finish();
         match ended.map_err(|error| format!("{}: the watchdog: {error}", machine.core))? {
             (text, false) if text == BITTEN => {
@@ -85,7 +81,7 @@ fn watchdog() -> Done {
 pub(super) fn in_the_loop(bless: bool) -> Done {
     targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());
-    for core in CORES {
+    for core in machines().map(|machine| &*machine.core) {
         for (suffix, placement) in PLACEMENTS {
             let text = run(core, placement)?;
             found += &lines(&text, &["controller "]);
@@ -111,16 +107,14 @@ fn images() -> Done {
     Ok(())
 }
 
-/// The machines of [`CORES`].
+/// The machines with an image.
 fn machines() -> impl Iterator<Item = &'static Machine> {
-    MACHINES.iter().filter(|machine| CORES.contains(&machine.core))
+    machines::machines().iter().filter(|machine| machine.controller)
 }
 
 /// Their targets, each once.
 fn targets() -> Vec<&'static str> {
-    let mut targets: Vec<&str> = machines().map(|machine| machine.target).collect();
-    targets.dedup();
-    targets
+    machines::targets_of(machines())
 }
 
 fn run(core: &str, placement: &str) -> Done<String> {

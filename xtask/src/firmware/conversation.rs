@@ -3,7 +3,7 @@
 //! The answers must be those of the same engine on the host.
 
 use cptr_protocol::wire::{self, Command, Configure, Frame, Place, Prefill, Status, Token, Writer};
-use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed};
+use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed, words_for};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
 
@@ -22,7 +22,7 @@ const CONTEXT: usize = 48;
 
 /// Sends all requests, each after the answer to the one before.
 pub(super) fn converse(emulator: &mut Emulator) -> Done {
-    let mut layers = vec![Layer::<MOST_EXPERTS>::new(); MOST_LAYERS];
+    let mut layers = vec![Layer::<MOST_EXPERTS, { words_for(MOST_EXPERTS) }>::new(); MOST_LAYERS];
     let mut host = Controller::new(&mut layers, Untimed::default(), Still);
     for (number, request) in requests().into_iter().enumerate() {
         let mut expected = vec![0; wire::max_answer(MOST_EXPERTS)];

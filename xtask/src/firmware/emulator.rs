@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -26,14 +26,12 @@ pub(super) struct Emulator {
 impl Emulator {
     /// Starts an image; its log goes to `log`.
     pub(super) fn start(machine: &Machine, image: &Path, log: Stdio) -> Done<Self> {
-        let failed = |error: std::io::Error| format!("{}: {error}", machine.qemu);
         // A socket's name is short, as that of a folder for builds may not be.
         let monitor = std::env::temp_dir().join(format!("cptr-{}-{}.qmp", machine.core, std::process::id()));
-        let mut command = Command::new(machine.qemu);
+        let mut command = machine.emulator(image);
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        // No sound card is asked for.
-        command.args(machine.command_line(image)).env("QEMU_AUDIO_DRV", "none");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().map_err(failed)?;
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
+        let mut child = child.map_err(|error| format!("{}: the emulator: {error}", machine.core))?;
         let output = child.stdout.take().ok_or("no standard output")?;
         let (sender, line) = channel();
         std::thread::spawn(move || {

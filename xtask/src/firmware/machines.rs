@@ -1,78 +1,94 @@
-//! Where the images run: emulated boards, their targets, and how QEMU is started. The order is the one of tables.
+//! Where the images run: emulated boards, their targets, and how QEMU is started (`sim/data/machines.toml`). The order is the one of tables.
 
-use std::ffi::OsString;
 use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
 
 /// An emulated machine.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Machine {
     /// Name in tables.
-    pub(super) core: &'static str,
-    pub(super) target: &'static str,
-    pub(super) qemu: &'static str,
-    pub(super) arguments: &'static str,
+    pub(super) core: String,
+    pub(super) target: String,
+    emulator: String,
+    /// Debian's package with the emulator.
+    package: String,
+    arguments: String,
+    /// Whether there is an image of the controller, which `cptr run --controller` knows.
+    #[serde(default)]
+    pub(super) controller: bool,
+    /// Whether it has a watchdog.
+    #[serde(default)]
+    pub(super) watchdog: bool,
+    /// Whether the controller runs with a log there: one machine of each instruction set.
+    #[serde(default)]
+    pub(super) log: bool,
 }
 
-const ARM: &str = "qemu-system-arm";
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Machines {
+    /// Arguments for all of them.
+    common: String,
+    machine: Vec<Machine>,
+}
 
-/// Every image runs on each of them. Under `-icount` counters are exact (docs/firmware.md).
-pub(super) const MACHINES: [Machine; 7] = [
-    Machine {
-        core: "cortex-m4f",
-        target: "thumbv7em-none-eabihf",
-        qemu: ARM,
-        arguments: "-machine mps2-an386 -icount shift=6",
-    },
-    Machine {
-        core: "cortex-m7",
-        target: "thumbv7em-none-eabihf",
-        qemu: ARM,
-        arguments: "-machine mps2-an500 -icount shift=6",
-    },
-    Machine {
-        core: "cortex-m33",
-        target: "thumbv8m.main-none-eabihf",
-        qemu: ARM,
-        arguments: "-machine mps2-an505 -icount shift=6",
-    },
-    Machine {
-        core: "cortex-r5f",
-        target: "armv7r-none-eabihf",
-        qemu: ARM,
-        arguments: "-machine versatileab -cpu cortex-r5f -icount shift=0",
-    },
-    Machine {
-        core: "rv32imc",
-        target: "riscv32imc-unknown-none-elf",
-        qemu: "qemu-system-riscv32",
-        arguments: "-machine virt -bios none -icount shift=0",
-    },
-    Machine {
-        core: "rv32imac",
-        target: "riscv32imac-unknown-none-elf",
-        qemu: "qemu-system-riscv32",
-        arguments: "-machine virt -bios none -icount shift=0",
-    },
-    Machine {
-        core: "rv64gc",
-        target: "riscv64gc-unknown-none-elf",
-        qemu: "qemu-system-riscv64",
-        arguments: "-machine virt -bios none -icount shift=0",
-    },
-];
+static MACHINES: LazyLock<Machines> = LazyLock::new(|| {
+    toml::from_str(include_str!("../../../sim/data/machines.toml")).expect("the table parses: a unit test reads it")
+});
+
+/// Every image but the controller's runs on each of them.
+pub(super) fn machines() -> &'static [Machine] {
+    &MACHINES.machine
+}
 
 impl Machine {
-    /// QEMU's arguments to run `image` with its UART on standard input and output. Semihosting: Arm's images end by it, and logs go to standard
-    /// error.
-    pub(super) fn command_line(&self, image: &Path) -> Vec<OsString> {
-        let common = "-nographic -monitor none -serial stdio -semihosting-config enable=on,target=native -kernel";
-        let words = [self.arguments, common].into_iter().flat_map(|words| words.split(' ')).map(OsString::from);
-        words.chain([image.into()]).collect()
+    /// QEMU, to run `image` with its UART on standard input and output.
+    pub(super) fn emulator(&self, image: &Path) -> Command {
+        let mut command = Command::new(&self.emulator);
+        command.args(self.arguments.split(' ')).args(MACHINES.common.split(' ')).arg("-kernel").arg(image);
+        // No sound card is asked for.
+        command.env("QEMU_AUDIO_DRV", "none");
+        command
     }
+}
+
+/// The emulators with Debian's packages that have them.
+pub(super) fn emulators() -> Vec<(&'static str, &'static str)> {
+    let mut emulators: Vec<_> = machines().iter().map(|machine| (&*machine.emulator, &*machine.package)).collect();
+    emulators.dedup();
+    emulators
 }
 
 /// The targets, each once.
 pub(super) fn targets() -> Vec<&'static str> {
-    let mut targets: Vec<&str> = MACHINES.iter().map(|machine| machine.target).collect();
+    targets_of(machines())
+}
+
+/// The targets of machines, each once.
+pub(super) fn targets_of(machines: impl IntoIterator<Item = &'static Machine>) -> Vec<&'static str> {
+    let mut targets: Vec<&str> = machines.into_iter().map(|machine| &*machine.target).collect();
     targets.dedup();
     targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_stand_together() {
+        let once = |mut names: Vec<&str>| {
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        };
+        once(machines().iter().map(|machine| &*machine.core).collect());
+        once(targets());
+        once(emulators().into_iter().map(|(emulator, _)| emulator).collect());
+    }
 }

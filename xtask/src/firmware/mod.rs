@@ -23,14 +23,8 @@ mod toolchain;
 use command::{Done, cargo, execute, install};
 pub(crate) use rtl::{GOLDEN_STEPS, rtl};
 
-/// What each of these provides comes from Debian, if it is not there.
-const PACKAGES: [(&str, &str); 5] = [
-    ("qemu-system-arm", "qemu-system-arm"),
-    ("qemu-system-riscv32", "qemu-system-misc"),
-    ("arm-none-eabi-gcc", "gcc-arm-none-eabi"),
-    ("gcc", "gcc"),
-    ("g++", "g++"),
-];
+/// Compilers for the C programs, with Debian's packages that have them.
+const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("gcc", "gcc"), ("g++", "g++")];
 
 /// A name, and what is done; the argument is whether to bless.
 type Step = (&'static str, fn(bool) -> Done);
@@ -48,12 +42,14 @@ pub(crate) const STEPS: [Step; 7] = [
 
 /// The steps named, or all; whether they went well. Goes on after a failure.
 pub(crate) fn firmware(bless: bool, names: &[String]) -> bool {
-    let result = toolchain::prepare().and_then(|()| install(&PACKAGES)).and_then(|()| {
-        let steps = STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
-        let failed: Vec<String> =
-            steps.filter_map(|(name, step)| step(bless).err().map(|error| format!("{name}: {error}"))).collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
-    });
+    let result = toolchain::prepare()
+        .and_then(|()| install(&[&machines::emulators(), &COMPILERS[..]].concat()))
+        .and_then(|()| {
+            let steps = STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
+            let failed: Vec<String> =
+                steps.filter_map(|(name, step)| step(bless).err().map(|error| format!("{name}: {error}"))).collect();
+            if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+        });
     if let Err(error) = &result {
         eprintln!("xtask firmware: {error}");
     }

@@ -17,10 +17,7 @@ use super::table::{self, Count};
 const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
 /// Where the table lies, which the hardware model reads: relative to the firmware workspace.
-pub(super) const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
-/// The emulated core that runs the image which [`SAME_IMAGE`] runs as RTL, instruction by instruction.
-pub(super) const IMAGE: &str = "rv32imc";
-pub(super) const SAME_IMAGE: &str = "ibex";
+const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
 /// The golden step at which a core stops unless more are asked for: the model takes a second for a million cycles, which are some 250 steps.
 pub(crate) const GOLDEN_STEPS: &str = "1000";
 const PACKAGES: [(&str, &str); 4] =

@@ -50,25 +50,6 @@ pub(crate) fn compare(file: &str, counts: &[Count], bless: bool) -> Done {
         .map_err(|error| format!("{}: {error}; --bless takes the new counts over", path.display()))
 }
 
-/// Whether the cycles in a table are of the code that there is: its counts of instructions for `core` must be those `counted` of the same image
-/// elsewhere, where that has them.
-pub(crate) fn check_instructions(file: &str, core: &str, counted: &[Count]) -> Done {
-    let table = read(file)?;
-    let same = |a: &Count, b: &Count| (&a.kernel, a.experts, a.k) == (&b.kernel, b.experts, b.k);
-    let (known, found): (Vec<Count>, Vec<Count>) = table
-        .into_iter()
-        .filter(|known| known.core == core)
-        .filter_map(|known| {
-            let found = counted.iter().find(|found| same(&known, found))?;
-            Some((Count { cycles: 0, ..known }, Count { core: core.to_owned(), cycles: 0, ..found.clone() }))
-        })
-        .unzip();
-    if known.is_empty() {
-        return Err(format!("{file} has no counts of {core}"));
-    }
-    differences(&known, &found).map_err(|error| format!("{file} is out of date: {error}"))
-}
-
 fn read(file: &str) -> Done<Vec<Count>> {
     let path = folder().join(file);
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;

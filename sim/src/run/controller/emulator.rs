@@ -4,46 +4,49 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use cptr_protocol::{serial, wire};
+use serde::Deserialize;
 
 use super::session::Link;
 use crate::error::{Error, Result};
 
-/// An emulated machine that the firmware is built for.
-#[derive(Debug)]
+/// An emulated machine.
+#[derive(Debug, Deserialize)]
 pub struct Machine {
     /// Name of its core on the command line.
-    pub core: &'static str,
+    pub core: String,
     /// Target that the image is built for.
-    target: &'static str,
-    emulator: &'static str,
+    target: String,
+    emulator: String,
     /// Debian's package with the emulator.
-    package: &'static str,
-    arguments: &'static str,
+    package: String,
+    arguments: String,
+    /// Whether there is an image of the controller for it.
+    #[serde(default)]
+    controller: bool,
 }
 
-const fn arm(core: &'static str, target: &'static str, arguments: &'static str) -> Machine {
-    Machine { core, target, emulator: "qemu-system-arm", package: "qemu-system-arm", arguments }
+#[derive(Deserialize)]
+struct Machines {
+    /// Arguments for all of them.
+    common: String,
+    machine: Vec<Machine>,
 }
 
-const fn riscv(core: &'static str, target: &'static str, emulator: &'static str) -> Machine {
-    let arguments = "-machine virt -bios none -icount shift=0";
-    Machine { core, target, emulator, package: "qemu-system-misc", arguments }
-}
+static MACHINES: LazyLock<Machines> = LazyLock::new(|| {
+    toml::from_str(include_str!("../../../data/machines.toml"))
+        .expect("the shipped table parses: an end-to-end test reads it")
+});
 
-/// Every machine, in the order of tables; `-icount` makes the instruction counters exact (docs/firmware.md), and by `-semihosting` Arm images end
-/// where they fail.
-pub(super) const MACHINES: &[Machine] = &[
-    arm("cortex-m4f", "thumbv7em-none-eabihf", "-machine mps2-an386 -icount shift=6 -semihosting"),
-    arm("cortex-m7", "thumbv7em-none-eabihf", "-machine mps2-an500 -icount shift=6 -semihosting"),
-    arm("cortex-m33", "thumbv8m.main-none-eabihf", "-machine mps2-an505 -icount shift=6 -semihosting"),
-    riscv("rv32imac", "riscv32imac-unknown-none-elf", "qemu-system-riscv32"),
-    riscv("rv64gc", "riscv64gc-unknown-none-elf", "qemu-system-riscv64"),
-];
+/// Every machine with an image of the controller, in the order of tables.
+pub(super) fn machines() -> impl Iterator<Item = &'static Machine> {
+    MACHINES.machine.iter().filter(|machine| machine.controller)
+}
 
 /// File name of the image.
 const IMAGE: &str = "cptr-controller";
@@ -62,7 +65,7 @@ impl Machine {
             builds.push(target.join("firmware"));
             builds.extend(target.parent().map(|root| root.join("firmware/target")));
         }
-        let usual = builds.into_iter().map(|build| build.join(self.target).join("release").join(IMAGE));
+        let usual = builds.into_iter().map(|build| build.join(&self.target).join("release").join(IMAGE));
         let tried: Vec<PathBuf> = given.map_or_else(|| usual.collect(), |image| vec![image.to_owned()]);
         if let Some(found) = tried.iter().find(|path| path.is_file()) {
             return Ok(found.clone());
@@ -91,17 +94,13 @@ pub(super) struct Emulator {
 
 impl Emulator {
     /// Starts a machine with its image.
-    pub(super) fn start(machine: &Machine, image: Option<&Path>) -> Result<Self> {
+    pub(super) fn start(machine: &'static Machine, image: Option<&Path>) -> Result<Self> {
         let image = machine.image(image)?;
-        let mut command = Command::new(machine.emulator);
-        command
-            .args(machine.arguments.split(' '))
-            // The serial port alone on standard input and output.
-            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel"])
-            .arg(image)
-            // No sound card is asked for.
-            .env("QEMU_AUDIO_DRV", "none");
-        Self::spawn(command, machine.emulator, PATIENCE).map_err(|error| match error.kind() {
+        let mut command = Command::new(&machine.emulator);
+        command.args(machine.arguments.split(' ')).args(MACHINES.common.split(' ')).arg("-kernel").arg(image);
+        // No sound card is asked for.
+        command.env("QEMU_AUDIO_DRV", "none");
+        Self::spawn(command, &machine.emulator, PATIENCE).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(format!(
                 "{} is not installed; on Debian it is in the package {}",
                 machine.emulator, machine.package

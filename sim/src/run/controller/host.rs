@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use cptr_protocol::{Controller, Layer, Mailbox, Ring, Rings, Uncounted, Untimed, ring, wire};
+use cptr_protocol::{Controller, Layer, Mailbox, Ring, Rings, Uncounted, Untimed, ring, wire, words_for};
 use embedded_hal::digital::{ErrorType, OutputPin};
 
 use super::session::Link;
@@ -36,7 +36,7 @@ struct Host<'a> {
     requests: Ring<'a>,
     answers: Ring<'a>,
     mailbox: Rings<'a, Doorbell>,
-    controller: Controller<'a, Untimed, Uncounted, EXPERTS>,
+    controller: Controller<'a, Untimed, Uncounted, EXPERTS, { words_for(EXPERTS) }>,
 }
 
 impl Link for Host<'_> {

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::placement::{self, Resident};
 use crate::progress::Progress;
 use crate::trace::{Knowledge, Shape, Trace};
-use emulator::{Emulator, MACHINES, Machine};
+use emulator::{Emulator, Machine, machines};
 use prompt::Prompt;
 use session::{Link, Session};
 
@@ -43,12 +43,12 @@ impl FromStr for Controller {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let machine = |name| MACHINES.iter().find(|machine| machine.core == name);
+        let machine = |name| machines().find(|machine| machine.core == name);
         match (text, text.strip_prefix("qemu:").and_then(machine)) {
             ("host", _) => Ok(Self::Host),
             (_, Some(machine)) => Ok(Self::Emulated(machine)),
             _ => {
-                let names = MACHINES.iter().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
+                let names = machines().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
                 Err(Error::new(format!("expected a controller (host{names}), found \"{text}\"")))
             }
         }
