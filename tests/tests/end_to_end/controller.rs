@@ -116,7 +116,7 @@ fn only_what_the_firmware_runs() {
         "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"
     );
     assert!(refusal(&format!("{TINY} --controller qemu:z80")).contains(
-        "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:rv32imac, qemu:rv64gc), found \"qemu:z80\""
+        "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:cortex-r5f, qemu:rv32imc, qemu:rv32imac, qemu:rv64gc), found \"qemu:z80\""
     ));
     assert!(refusal(&format!("{TINY} --image a.elf")).contains("--controller"));
 }

@@ -16,10 +16,10 @@ pub(super) struct Budget {
     pub(super) library: Memory,
     /// Stack of the function of the library that needs most.
     pub(super) library_stack: u64,
-    /// The controller's image, where there is one.
-    pub(super) controller: Option<Memory>,
+    /// The controller's image.
+    pub(super) controller: Memory,
     /// Stack of that image after a conversation of the largest sizes.
-    pub(super) controller_stack: Option<u64>,
+    pub(super) controller_stack: u64,
     /// Stack of the image `cptr-bench`, which calls every kernel with its largest arguments.
     pub(super) bench_stack: u64,
 }

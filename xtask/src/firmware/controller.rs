@@ -1,4 +1,4 @@
-//! The controller's image: built for every machine that `cptr run --controller` knows, and run there with a real trace.
+//! The controller's image: built for every machine, and run there with a real trace.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use super::conversation::converse;
 use super::emulator::Emulator;
 use super::golden::{golden, lines};
 use super::linked::Linked;
-use super::machines::{self, Machine};
+use super::machines::{Machine, machines, targets};
 use super::table::{self, Count};
 
 /// What the unused stack is painted with, in `firmware/rt/src/stack.rs`.
@@ -33,7 +33,7 @@ pub(super) fn check() -> Done {
 fn stack() -> Done {
     for machine in machines() {
         let used = stack_of(machine).map_err(|error| format!("{}: {error}", machine.core))?;
-        let budget = budget(&machine.target)?.controller_stack.unwrap_or(0);
+        let budget = budget(&machine.target)?.controller_stack;
         println!("{:<12} answers equal the host's; stack {used} of {budget} bytes", machine.core);
         if used > budget {
             return Err(format!("{}: more stack than firmware/budgets.toml allows", machine.core));
@@ -57,7 +57,7 @@ fn stack_of(machine: &Machine) -> Done<u64> {
 
 /// An image whose main loop hangs must end as a failure, and not before it does.
 fn watchdog() -> Done {
-    for machine in machines().filter(|machine| machine.watchdog) {
+    for machine in machines().iter().filter(|machine| machine.watchdog) {
         let image = built(&machine.target, "cptr-watchdog");
         let ended = Emulator::start(machine, &image, Stdio::inherit())?.finish();
         match ended.map_err(|error| format!("{}: the watchdog: {error}", machine.core))? {
@@ -81,7 +81,7 @@ fn watchdog() -> Done {
 pub(super) fn in_the_loop(bless: bool) -> Done {
     targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());
-    for core in machines().map(|machine| &*machine.core) {
+    for Machine { core, .. } in machines() {
         for (suffix, placement) in PLACEMENTS {
             let text = run(core, placement)?;
             found += &lines(&text, &["controller "]);
@@ -98,23 +98,13 @@ fn images() -> Done {
     println!("{:<30} {:>8} {:>8} {:>8} {:>8}", "controller, bytes", "flash", "of", "RAM", "of");
     for target in targets() {
         build("cptr-controller", target)?;
-        let budget = budget(target)?.controller.ok_or_else(|| format!("{target}: budgets.toml has no controller"))?;
+        let budget = budget(target)?.controller;
         let image = Linked::read(&built(target, "cptr-controller"))?;
         let memory = image.memory;
         println!("{target:<30} {:>8} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram, budget.ram);
         image.check(&format!("{target}: the controller's image"), budget)?;
     }
     Ok(())
-}
-
-/// The machines with an image.
-fn machines() -> impl Iterator<Item = &'static Machine> {
-    machines::machines().iter().filter(|machine| machine.controller)
-}
-
-/// Their targets, each once.
-fn targets() -> Vec<&'static str> {
-    machines::targets_of(machines())
 }
 
 fn run(core: &str, placement: &str) -> Done<String> {

@@ -17,9 +17,6 @@ pub(super) struct Machine {
     /// Debian's package with the emulator.
     package: String,
     arguments: String,
-    /// Whether there is an image of the controller, which `cptr run --controller` knows.
-    #[serde(default)]
-    pub(super) controller: bool,
     /// Whether it has a watchdog.
     #[serde(default)]
     pub(super) watchdog: bool,
@@ -40,7 +37,7 @@ static MACHINES: LazyLock<Machines> = LazyLock::new(|| {
     toml::from_str(include_str!("../../../sim/data/machines.toml")).expect("the table parses: a unit test reads it")
 });
 
-/// Every image but the controller's runs on each of them.
+/// Every image runs on each of them.
 pub(super) fn machines() -> &'static [Machine] {
     &MACHINES.machine
 }
@@ -50,8 +47,6 @@ impl Machine {
     pub(super) fn emulator(&self, image: &Path) -> Command {
         let mut command = Command::new(&self.emulator);
         command.args(self.arguments.split(' ')).args(MACHINES.common.split(' ')).arg("-kernel").arg(image);
-        // No sound card is asked for.
-        command.env("QEMU_AUDIO_DRV", "none");
         command
     }
 }
@@ -65,12 +60,7 @@ pub(super) fn emulators() -> Vec<(&'static str, &'static str)> {
 
 /// The targets, each once.
 pub(super) fn targets() -> Vec<&'static str> {
-    targets_of(machines())
-}
-
-/// The targets of machines, each once.
-pub(super) fn targets_of(machines: impl IntoIterator<Item = &'static Machine>) -> Vec<&'static str> {
-    let mut targets: Vec<&str> = machines.into_iter().map(|machine| &*machine.target).collect();
+    let mut targets: Vec<&str> = machines().iter().map(|machine| &*machine.target).collect();
     targets.dedup();
     targets
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::session::Link;
 use crate::error::{Error, Result};
 
-/// An emulated machine.
+/// An emulated machine that the firmware is built for.
 #[derive(Debug, Deserialize)]
 pub struct Machine {
     /// Name of its core on the command line.
@@ -26,9 +26,6 @@ pub struct Machine {
     /// Debian's package with the emulator.
     package: String,
     arguments: String,
-    /// Whether there is an image of the controller for it.
-    #[serde(default)]
-    controller: bool,
 }
 
 #[derive(Deserialize)]
@@ -43,9 +40,9 @@ static MACHINES: LazyLock<Machines> = LazyLock::new(|| {
         .expect("the shipped table parses: an end-to-end test reads it")
 });
 
-/// Every machine with an image of the controller, in the order of tables.
-pub(super) fn machines() -> impl Iterator<Item = &'static Machine> {
-    MACHINES.machine.iter().filter(|machine| machine.controller)
+/// Every machine, in the order of tables.
+pub(super) fn machines() -> &'static [Machine] {
+    &MACHINES.machine
 }
 
 /// File name of the image.
@@ -62,7 +59,8 @@ impl Machine {
         let mut builds = Vec::new();
         // This program lies in TARGET/PROFILE.
         if let Some(target) = program.parent().and_then(Path::parent) {
-            builds.push(target.join("firmware"));
+            // For some targets the compiler's core library is built, too, and lies there.
+            builds.extend([target.join("firmware"), target.join("firmware/core")]);
             builds.extend(target.parent().map(|root| root.join("firmware/target")));
         }
         let usual = builds.into_iter().map(|build| build.join(&self.target).join("release").join(IMAGE));
@@ -98,8 +96,6 @@ impl Emulator {
         let image = machine.image(image)?;
         let mut command = Command::new(&machine.emulator);
         command.args(machine.arguments.split(' ')).args(MACHINES.common.split(' ')).arg("-kernel").arg(image);
-        // No sound card is asked for.
-        command.env("QEMU_AUDIO_DRV", "none");
         Self::spawn(command, &machine.emulator, PATIENCE).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(format!(
                 "{} is not installed; on Debian it is in the package {}",

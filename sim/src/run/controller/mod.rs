@@ -43,12 +43,12 @@ impl FromStr for Controller {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let machine = |name| machines().find(|machine| machine.core == name);
+        let machine = |name| machines().iter().find(|machine| machine.core == name);
         match (text, text.strip_prefix("qemu:").and_then(machine)) {
             ("host", _) => Ok(Self::Host),
             (_, Some(machine)) => Ok(Self::Emulated(machine)),
             _ => {
-                let names = machines().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
+                let names = machines().iter().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
                 Err(Error::new(format!("expected a controller (host{names}), found \"{text}\"")))
             }
         }
