@@ -208,3 +208,14 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         step.lost_lock
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_what_the_documentation_says() {
+        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (224, 296, 440));
+        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 8 * 4 + 144);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use super::command::{Done, cargo, execute, target_folder};
 use super::toolchain::builds_core;
@@ -17,13 +18,17 @@ pub(super) fn build(package: &str, target: &str) -> Done {
 }
 
 fn build_with(package: &str, target: &str, features: &str) -> Done {
+    execute(building(package, target).args(["--features", features]).env("CARGO_TARGET_DIR", build_folder(target)))
+}
+
+/// The command that builds a package for a target, with the core library where there is none.
+pub(super) fn building(package: &str, target: &str) -> Command {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
-    command.args(["--features", features]).env("CARGO_TARGET_DIR", build_folder(target));
     if builds_core(target) {
         // A stable compiler takes -Z options only so.
         command.arg("-Zbuild-std=core").env("RUSTC_BOOTSTRAP", "1");
     }
-    execute(&mut command)
+    command
 }
 
 /// Builds an image with its log, and puts the one without back in its place. Returns the file.

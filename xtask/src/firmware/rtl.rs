@@ -10,9 +10,11 @@ use std::process::{Command, Stdio};
 
 use object::{Object, ObjectSegment};
 
-use super::command::{Done, cargo, execute, folder, install, target_folder};
+use super::build::building;
+use super::command::{Done, execute, folder, install, target_folder};
 use super::golden::lines;
 use super::table::{self, Count};
+use super::toolchain;
 
 const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
@@ -64,7 +66,7 @@ pub(crate) fn rtl(bless: bool, golden_steps: &str) -> bool {
 
 fn measure(bless: bool, golden_steps: &str) -> Done {
     install(&PACKAGES)?;
-    execute(Command::new("rustup").args(["--quiet", "target", "add", TARGET]))?;
+    toolchain::prepare()?;
     let work = target_folder().join("rtl");
     let sources = fetch(&work)?;
     let golden =
@@ -129,12 +131,12 @@ fn fetch(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
 /// The image for a core's instruction set.
 fn image(core: &Core, work: &Path) -> Done<PathBuf> {
     let folder = work.join("images").join(if core.flags.is_empty() { "plain" } else { core.name });
-    let mut cargo = cargo(&["build", "--quiet", "--release", "--package", "cptr-bench", "--target", TARGET]);
+    let mut command = building("cptr-bench", TARGET);
     if !core.flags.is_empty() {
         // Added to the flags of firmware/.cargo/config.toml.
-        cargo.env("CARGO_TARGET_RISCV32IMC_UNKNOWN_NONE_ELF_RUSTFLAGS", core.flags);
+        command.env("CARGO_TARGET_RISCV32IMC_UNKNOWN_NONE_ELF_RUSTFLAGS", core.flags);
     }
-    execute(cargo.env("CARGO_TARGET_DIR", &folder))?;
+    execute(command.env("CARGO_TARGET_DIR", &folder))?;
     let image = work.join(format!("{}.hex", core.name));
     write(&image, &hex(&folder.join(TARGET).join("release/cptr-bench"))?)?;
     Ok(image)
