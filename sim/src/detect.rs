@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::placement::boxed_tracker;
 use crate::run::context::coincident;
-use crate::trace::Trace;
+use cptr_trace::Trace;
 
 /// Tokens within which an alarm belongs to the change before it.
 pub const SEEN_WITHIN: usize = 64;
@@ -164,7 +164,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{Meta, Shape};
+    use cptr_trace::{Meta, Shape};
 
     /// Four layers of 32 experts, top-4: eight experts in use, another eight after every change.
     fn trace(tokens: usize, segment: usize) -> Trace {

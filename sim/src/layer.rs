@@ -12,10 +12,10 @@ use cptr_hw_model::{LayerWork, Model, System};
 use serde_json::json;
 
 use crate::dram::timeline::{Recording, Timeline};
-use crate::error::{Error, Result};
 use crate::timeline::perfetto::Trace;
 use crate::timeline::waveform::{State, Waveform};
 use crate::timeline::{Shows, Slice, Track};
+use cptr_trace::error::{Error, Result};
 
 impl Shows for Event {
     fn name(&self) -> Cow<'static, str> {

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::trace::Trace;
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
 
 /// One prompt and one answer, means over layers.
 #[derive(Debug, Clone, PartialEq, Serialize)]

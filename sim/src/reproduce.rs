@@ -1,6 +1,6 @@
 //! The published evaluation of context-aware placement on a CXL near-data device (arXiv 2512.04476) on this model of the hardware.
 //!
-//! Traces are imitated ([`crate::generate::mixtral`]); prompts of 128 and answers of 2,048 tokens, as the one absolute figure that is known. The
+//! Traces are imitated ([`cptr_trace::generate::mixtral`]); prompts of 128 and answers of 2,048 tokens, as the one absolute figure that is known. The
 //! baseline is not fully specified by its paper or by this one, and the figures depend on it, so both readings are shown:
 //! - **moves**: the most wanted expert of each token runs on the GPU, after a copy if it is not there (parameter movement for hot experts). The
 //!   published 1.714 tokens/s imply about half an expert copied per token and layer; this reading gives about that.
@@ -13,9 +13,9 @@ use serde::Serialize;
 use crate::decode::costs::{Costs, Work};
 use crate::decode::outcome::{Outcome, Row as DecodeRow};
 use crate::decode::{self, Plan};
-use crate::error::{Error, Result};
-use crate::generate::mixtral::{self, LIKE, Like};
 use crate::scheme::Named;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::generate::mixtral::{self, LIKE, Like};
 
 /// Tokens of prompt and answer.
 const PROMPT: usize = 128;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use cptr_trace::error::{Error, Result};
 
 /// A number that a policy or placement takes.
 #[derive(Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use cptr_core::bits::{self, Losses, Split, scratch_for};
 use cptr_core::placement::{Demand, hot_in_layer, importance, rank};
 use cptr_core::{Eps, ExpertSet, Gate, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select, words_for};
-use cptr_sim::trace::import::{self, Options};
+use cptr_trace::import::{self, Options};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Experts per token of the measured routers.

@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use cptr_sim::trace::import::{self, Options, Recording};
-use cptr_sim::trace::{Convention, Shape, Trace};
+use cptr_trace::import::{self, Options, Recording};
+use cptr_trace::{Convention, Shape, Trace};
 
 #[derive(Clone, Copy)]
 enum Observation {

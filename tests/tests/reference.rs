@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use cptr_core::{Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig, select, words_for};
-use cptr_sim::trace::import::{self, Options, Recording};
-use cptr_sim::trace::{MAX_TOP_K, Shape, Trace};
+use cptr_trace::import::{self, Options, Recording};
+use cptr_trace::{MAX_TOP_K, Shape, Trace};
 
 const EPS: f64 = 0.04;
 /// Share of the token-layers whose selection may differ.

@@ -8,14 +8,14 @@ use super::costs::{Costs, Work};
 use super::queue::Queue;
 use super::streams::{Streams, mass};
 use super::sums::{StepSums, Sums};
-use crate::error::Result;
 use crate::placement::Resident;
-use crate::progress::Progress;
-use crate::quantize::LossTable;
 use crate::run::layer::{fixed_bias, router};
 use crate::run::runner::mass_loss;
 use crate::scheme::{Choice, Execution, FULL_BITS, Named, Place, Scheme, Setup, Step};
-use crate::trace::{MAX_TOP_K, Trace};
+use cptr_trace::LossTable;
+use cptr_trace::error::Result;
+use cptr_trace::progress::Progress;
+use cptr_trace::{MAX_TOP_K, Trace};
 
 pub(super) fn run(
     trace: &Trace,

@@ -13,12 +13,12 @@ mod sums;
 use cptr_hw_model::{Model, System};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
-use crate::progress::Progress;
-use crate::quantize::LossTable;
 use crate::run::outcome::TraceSummary;
 use crate::scheme;
-use crate::trace::Trace;
+use cptr_trace::LossTable;
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::progress::Progress;
 use outcome::{Outcome, Row, first_change};
 use streams::Streams;
 

@@ -6,7 +6,7 @@ use super::sums::Sums;
 use super::{Plan, streams::Streams};
 use crate::run::outcome::{TraceSummary, nearest_rank};
 use crate::scheme;
-use crate::trace::Trace;
+use cptr_trace::Trace;
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]

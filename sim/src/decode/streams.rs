@@ -1,7 +1,7 @@
 //! A trace as the sequences of a batch: equal parts of its length, decoded side by side.
 
-use crate::error::{Error, Result};
-use crate::trace::Trace;
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
 
 /// Where the sequences of a batch lie in a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]

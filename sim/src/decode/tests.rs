@@ -1,7 +1,7 @@
 //! Schemes against each other and against closed forms on small generated traces.
 use super::*;
-use crate::quantize::LossTable;
-use crate::trace::{Meta, Shape};
+use cptr_trace::LossTable;
+use cptr_trace::{Meta, Shape};
 use proptest::prelude::*;
 
 /// Two domains of disjoint experts, `segment` tokens each in turn; ids are a fixed shuffle inside the domain's half.

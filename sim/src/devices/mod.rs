@@ -17,10 +17,10 @@ use serde::Serialize;
 
 use crate::decode::costs::Costs;
 use crate::decode::streams::Streams;
-use crate::error::{Error, Result};
 use crate::run::outcome::nearest_rank;
 use crate::spec::{self, Parameter, Values};
-use crate::trace::Trace;
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
 
 /// The devices that hold each expert of a layer, `[E]`, each list ascending and not empty.
 pub type Homes = Vec<Vec<u8>>;

@@ -1,6 +1,6 @@
 //! Layouts against closed forms on small traces.
 use super::*;
-use crate::trace::Shape;
+use cptr_trace::Shape;
 use proptest::prelude::*;
 
 fn trace(ids: Vec<u16>, layers: usize, experts: usize, k: usize) -> Trace {

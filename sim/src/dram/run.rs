@@ -9,8 +9,8 @@ use cptr_hw_model::dram::{
 };
 
 use super::stream_file::Requests;
-use crate::error::{Error, Result};
-use crate::progress::Progress;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::progress::Progress;
 
 /// Requests from one report of progress to the next.
 const PER_REPORT: u64 = 1 << 16;

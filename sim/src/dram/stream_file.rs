@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use cptr_hw_model::dram::{AddressMap, Request, RequestKind};
 
-use crate::error::{Error, Result};
-use crate::progress::Progress;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::progress::Progress;
 
 /// Longest line in bytes.
 const LONGEST_LINE: u64 = 256;

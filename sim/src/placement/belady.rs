@@ -25,7 +25,7 @@ fn make<'a>(_: &Values, layer: Layer<'a>) -> Box<dyn Placement + 'a> {
 }
 
 /// For every token and wanted expert `[T, k]` the next token that wants the same expert, `u32::MAX` for none.
-pub(crate) fn next_use(ids: &[u16], k: usize, experts: usize) -> Vec<u32> {
+pub fn next_use(ids: &[u16], k: usize, experts: usize) -> Vec<u32> {
     let mut next = vec![u32::MAX; experts];
     let mut result = vec![u32::MAX; ids.len()];
     for (token, (wanted, found)) in ids.chunks_exact(k).zip(result.chunks_exact_mut(k)).enumerate().rev() {

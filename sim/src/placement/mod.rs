@@ -6,14 +6,14 @@ mod lru;
 mod pinned;
 mod tracked;
 
-pub(crate) use belady::next_use;
-pub(crate) use pinned::ranking;
-pub(crate) use tracked::boxed as boxed_tracker;
+pub use belady::next_use;
+pub use pinned::ranking;
+pub use tracked::boxed as boxed_tracker;
 
 use cptr_core::{ExpertSet, Logit, Router, words_for};
 
 use crate::spec::{self, Parameter, Values};
-use crate::trace::MAX_EXPERTS;
+use cptr_trace::MAX_EXPERTS;
 
 /// Resident experts of one layer.
 pub type Resident = ExpertSet<{ words_for(MAX_EXPERTS) }>;

@@ -5,7 +5,7 @@ use cptr_core::{Eps, Gate};
 
 use super::{Kind, Layer, Placement, Resident, Served};
 use crate::spec::{Parameter, Values};
-use crate::trace::MAX_TOP_K;
+use cptr_trace::MAX_TOP_K;
 
 pub(super) const KIND: Kind = Kind {
     name: super::PINNED,
@@ -63,7 +63,7 @@ impl Placement for Pinned<'_> {
 }
 
 /// Importance of every expert of a layer, and the experts by falling importance.
-pub(crate) fn ranking(demand: &[Demand], alpha: Eps) -> (Vec<Gate>, Vec<u16>) {
+pub fn ranking(demand: &[Demand], alpha: Eps) -> (Vec<Gate>, Vec<u16>) {
     let (mut values, mut order) = (vec![Gate::ZERO; demand.len()], vec![0; demand.len()]);
     importance(demand, alpha, &mut values);
     rank(&values, &mut order);

@@ -34,7 +34,7 @@ fn make<'a>(values: &Values, layer: Layer<'a>) -> Box<dyn Placement + 'a> {
 }
 
 /// A tracker for at least `experts` experts; levels beyond stay 0 and are never resident.
-pub(crate) fn boxed(experts: usize) -> Box<Tracker> {
+pub fn boxed(experts: usize) -> Box<Tracker> {
     fn sized<const E: usize>() -> Box<Tracker> {
         Box::new(Tracker::<[ScaledLevels; E]>::new())
     }
@@ -46,7 +46,7 @@ pub(crate) fn boxed(experts: usize) -> Box<Tracker> {
         65..=128 => sized::<128>(),
         129..=256 => sized::<256>(),
         257..=512 => sized::<512>(),
-        _ => sized::<{ crate::trace::MAX_EXPERTS }>(),
+        _ => sized::<{ cptr_trace::MAX_EXPERTS }>(),
     }
 }
 

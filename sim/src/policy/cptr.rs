@@ -4,7 +4,7 @@ use cptr_core::{Bounds, Eps, select};
 
 use super::{Kind, Layer, Policy, Token};
 use crate::spec::{Parameter, Values};
-use crate::trace::{Knowledge, MAX_TOP_K};
+use cptr_trace::{Knowledge, MAX_TOP_K};
 
 pub(super) const KIND: Kind = Kind {
     name: "cptr",

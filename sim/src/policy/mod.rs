@@ -13,7 +13,7 @@ use cptr_core::topk::Best;
 use cptr_core::{Experts, Logit, Router};
 
 use crate::spec::{self, Parameter, Values};
-use crate::trace::{Knowledge, MAX_TOP_K};
+use cptr_trace::{Knowledge, MAX_TOP_K};
 
 /// What a policy sees of one token in one layer.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::{Kind, Layer, Policy, Token};
 use crate::spec::Values;
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
 
 pub(super) const KIND: Kind = Kind {
     name: super::RAW,

@@ -2,7 +2,7 @@
 
 use super::{Kind, Layer, Policy, Token, top};
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
 
 pub(super) const KIND: Kind = Kind {
     name: "smoothing",

@@ -3,7 +3,7 @@
 
 use super::{Kind, Layer, Policy, Token};
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
 
 pub(super) const KIND: Kind = Kind {
     name: "substitute",

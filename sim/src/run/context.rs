@@ -4,7 +4,7 @@ use cptr_core::{Lock, Tracker, TrackerConfig};
 use serde::Serialize;
 
 use crate::placement::boxed_tracker;
-use crate::trace::Trace;
+use cptr_trace::Trace;
 
 /// Losses of lock within this many tokens count as one event.
 const COINCIDENCE_TOKENS: usize = 16;
@@ -82,7 +82,7 @@ impl Context {
 }
 
 /// Tokens at which a quarter of the layers (and at least two of several) have lost lock together; `events` are the tokens of all losses, sorted.
-pub(crate) fn coincident(events: &[u32], layers: usize) -> Vec<usize> {
+pub fn coincident(events: &[u32], layers: usize) -> Vec<usize> {
     let layers = layers as f64;
     coincidences(events, (layers * COINCIDENCE_SHARE).ceil().max(2.0).min(layers) as usize)
 }

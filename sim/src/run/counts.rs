@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
-use crate::trace::counts::{CountTable, Counts};
+use cptr_trace::counts::{CountTable, Counts};
+use cptr_trace::error::{Error, Result};
 
 /// Figures of one count table.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -9,8 +9,8 @@ use super::context::LayerContext;
 use super::runner::{Routed, RowLayer, Runner, Scores, Sizes};
 use super::{Plan, RowPlan, add};
 use crate::placement;
-use crate::progress::Progress;
-use crate::trace::{Convention, Shape, Trace};
+use cptr_trace::progress::Progress;
+use cptr_trace::{Convention, Shape, Trace};
 
 /// All rows of one layer.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) fn run(
 }
 
 /// Times by work: a layer has few different amounts of it.
-pub(crate) struct TimeTable<'a> {
+pub struct TimeTable<'a> {
     plan: &'a Plan,
     k: usize,
     /// By cold runs, loads, and whether the controller selects and tracks.
@@ -76,11 +76,11 @@ pub(crate) struct TimeTable<'a> {
 
 impl<'a> TimeTable<'a> {
     /// Loads beyond k, as at the one migration of a pinned placement, are not kept in the table.
-    pub(crate) fn new(plan: &'a Plan, k: usize) -> Self {
+    pub fn new(plan: &'a Plan, k: usize) -> Self {
         Self { plan, k, known: vec![None; 4 * (k + 1) * (k + 1)] }
     }
 
-    pub(crate) fn get(&mut self, work: LayerWork) -> Option<LayerTime> {
+    pub fn get(&mut self, work: LayerWork) -> Option<LayerTime> {
         let model = self.plan.model.as_ref()?;
         let compute = || self.plan.system.layer_time(model, work);
         let (cold, loads) = (work.cold_runs as usize, work.loads as usize);
@@ -92,13 +92,13 @@ impl<'a> TimeTable<'a> {
     }
 }
 
-pub(crate) fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
+pub fn fixed_bias(trace: &Trace, layer: usize) -> Vec<Logit> {
     let experts = trace.shape.experts;
     let bias = trace.bias.as_deref().map_or(&[][..], |bias| &bias[layer * experts..(layer + 1) * experts]);
     bias.iter().map(|&bias| Logit::saturating_from_num(bias)).collect()
 }
 
-pub(crate) fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
+pub fn router<'a>(trace: &Trace, bias: &'a [Logit]) -> Router<'a> {
     let k = trace.shape.k;
     match trace.meta.router {
         Convention::SoftmaxAll => Router::softmax_all(k),

@@ -6,20 +6,23 @@
 pub mod context;
 pub mod controller;
 pub mod counts;
-pub(crate) mod layer;
+#[allow(missing_docs)]
+pub mod layer;
+#[allow(missing_docs)]
 pub mod outcome;
-pub(crate) mod runner;
+#[allow(missing_docs)]
+pub mod runner;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cptr_hw_model::{Model, System};
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
 use crate::placement;
 use crate::policy;
-use crate::progress::Progress;
-use crate::trace::Trace;
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::progress::Progress;
 use outcome::{Outcome, Row, Skipped};
 
 /// Largest number of points of a curve over the length of the trace.

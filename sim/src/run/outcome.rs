@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::runner::RowLayer;
 use super::{BINS, Plan, RowPlan};
-use crate::trace::{Knowledge, Trace};
+use cptr_trace::{Knowledge, Trace};
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -48,7 +48,7 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
-    pub(crate) fn new(trace: &Trace) -> Self {
+    pub fn new(trace: &Trace) -> Self {
         let shape = trace.shape;
         Self {
             model: trace.meta.model.clone(),
@@ -199,7 +199,7 @@ impl Row {
 }
 
 impl LayerRow {
-    pub(crate) fn new(sums: &RowLayer, layer: u32) -> Self {
+    pub fn new(sums: &RowLayer, layer: u32) -> Self {
         let metrics = &sums.metrics;
         let with_predecessor = metrics.runs_with_predecessor;
         Self {
@@ -226,7 +226,7 @@ fn timeline(trace: &Trace, layers: &[&RowLayer]) -> Vec<f64> {
 }
 
 /// The smallest value that at least `share` of the sorted values do not exceed.
-pub(crate) fn nearest_rank(sorted: &[u64], share: f64) -> u64 {
+pub fn nearest_rank(sorted: &[u64], share: f64) -> u64 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied().unwrap_or(0)
 }

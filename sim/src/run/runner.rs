@@ -6,32 +6,32 @@ use cptr_hw_model::{LayerTime, LayerWork};
 use super::{BINS, RowPlan};
 use crate::placement::{self, Placement, Resident, Served};
 use crate::policy::{self, Policy, Token};
-use crate::trace::Convention;
+use cptr_trace::Convention;
 
 /// Sums of one row over one layer.
 #[derive(Debug, Default)]
-pub(crate) struct RowLayer {
+pub struct RowLayer {
     /// Switches, misses, substitutions.
-    pub(crate) metrics: Metrics,
+    pub metrics: Metrics,
     /// Sum over tokens of the share of the wanted mass given up.
-    pub(crate) mass_lost: f64,
+    pub mass_lost: f64,
     /// Chosen experts that the model wanted.
-    pub(crate) agreed: u64,
+    pub agreed: u64,
     /// Experts copied into fast memory.
-    pub(crate) loads: u64,
+    pub loads: u64,
     /// Busy time of GPU, link and near-data device.
-    pub(crate) busy_ps: [u64; 3],
+    pub busy_ps: [u64; 3],
     /// Busy time of the controller.
-    pub(crate) controller_ps: u64,
+    pub controller_ps: u64,
     /// Energy of all units.
-    pub(crate) energy_pj: u64,
+    pub energy_pj: u64,
     /// Misses by part of the trace.
-    pub(crate) miss_bins: Vec<u32>,
+    pub miss_bins: Vec<u32>,
 }
 
 impl RowLayer {
     /// Adds busy times and energy of one token.
-    pub(crate) fn add_time(&mut self, time: &LayerTime) {
+    pub fn add_time(&mut self, time: &LayerTime) {
         for (busy, time) in self.busy_ps.iter_mut().zip([time.gpu_ps, time.link_ps, time.ndp_ps]) {
             *busy += time;
         }
@@ -41,7 +41,7 @@ impl RowLayer {
 }
 
 /// One row in one layer: a policy, a placement and what is resident.
-pub(crate) struct Runner<'a> {
+pub struct Runner<'a> {
     policy: Box<dyn Policy + 'a>,
     placement: Box<dyn Placement + 'a>,
     resident: Resident,
@@ -64,20 +64,20 @@ pub(crate) struct Runner<'a> {
 
 /// One token of one layer as a [`Runner`] takes it.
 #[derive(Clone, Copy)]
-pub(crate) struct Routed<'a> {
+pub struct Routed<'a> {
     /// Index of the token in the run.
-    pub(crate) index: usize,
+    pub index: usize,
     /// The model's own choice, best first where the source says so.
-    pub(crate) wanted: &'a [u16],
+    pub wanted: &'a [u16],
     /// The router's scores.
-    pub(crate) scores: &'a Scores,
+    pub scores: &'a Scores,
     /// Whether this is the first token of a sequence.
-    pub(crate) starts_sequence: bool,
+    pub starts_sequence: bool,
 }
 
 /// Scores of one token in the forms that policies take; all empty where they are not known.
 #[derive(Default)]
-pub(crate) struct Scores {
+pub struct Scores {
     /// As recorded.
     raw: Vec<f32>,
     /// What the router ranks by.
@@ -88,17 +88,17 @@ pub(crate) struct Scores {
 
 /// What a [`Runner`] is made for.
 #[derive(Clone, Copy)]
-pub(crate) struct Sizes<'a> {
+pub struct Sizes<'a> {
     /// Experts, cache, the router in the controller's arithmetic, and the future for oracles.
-    pub(crate) layer: placement::Layer<'a>,
+    pub layer: placement::Layer<'a>,
     /// What a routing mass is.
-    pub(crate) convention: Convention,
+    pub convention: Convention,
     /// Length of the run in tokens.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
 }
 
 impl<'a> Runner<'a> {
-    pub(crate) fn new(row: &RowPlan, sizes: Sizes<'a>) -> Self {
+    pub fn new(row: &RowPlan, sizes: Sizes<'a>) -> Self {
         let selects = row.policy.kind.name != policy::RAW;
         Self {
             policy: row.policy.make(policy::Layer { experts: sizes.layer.experts, router: sizes.layer.router }),
@@ -117,7 +117,7 @@ impl<'a> Runner<'a> {
     }
 
     /// One token: chooses, counts, loads.
-    pub(crate) fn step(&mut self, token: Routed<'_>) -> LayerWork {
+    pub fn step(&mut self, token: Routed<'_>) -> LayerWork {
         let Routed { index, wanted, scores, starts_sequence } = token;
         self.chosen.clear();
         let token =
@@ -149,39 +149,39 @@ impl<'a> Runner<'a> {
     }
 
     /// What the last token runs.
-    pub(crate) fn last_run(&self) -> &[u16] {
+    pub fn last_run(&self) -> &[u16] {
         &self.previous
     }
 
     /// What of it was not resident when the token came.
-    pub(crate) fn missed(&self) -> &[u16] {
+    pub fn missed(&self) -> &[u16] {
         &self.missed
     }
 
     /// What is resident after the last token.
-    pub(crate) fn resident(&self) -> &Resident {
+    pub fn resident(&self) -> &Resident {
         &self.resident
     }
 
     /// Sums so far.
-    pub(crate) fn sums(&mut self) -> &mut RowLayer {
+    pub fn sums(&mut self) -> &mut RowLayer {
         &mut self.sums
     }
 
     /// Sums of the whole run.
-    pub(crate) fn into_sums(self) -> RowLayer {
+    pub fn into_sums(self) -> RowLayer {
         self.sums
     }
 }
 
 impl Scores {
     /// Logits in the controller's format.
-    pub(crate) fn fixed(&self) -> &[Logit] {
+    pub fn fixed(&self) -> &[Logit] {
         &self.fixed
     }
 
     /// Takes the scores of one token and layer `[E]`; `bias` is `[E]` or empty.
-    pub(crate) fn set(&mut self, raw: &[f32], convention: Convention, bias: &[f32]) {
+    pub fn set(&mut self, raw: &[f32], convention: Convention, bias: &[f32]) {
         self.raw.clear();
         self.raw.extend_from_slice(raw);
         self.fixed.clear();
@@ -198,7 +198,7 @@ impl Scores {
 }
 
 /// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias was overruled).
-pub(crate) fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
+pub fn mass_loss(router: Convention, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
     let logit = |expert: u16| f64::from(logits[usize::from(expert)]);
     let largest = wanted.iter().map(|&expert| logit(expert)).fold(f64::MIN, f64::max);
     let mass = |expert: &u16| match router {

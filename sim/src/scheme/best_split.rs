@@ -6,10 +6,10 @@
 use super::dispatch::{ALPHA, Ranking};
 use super::{Execution, FULL_BITS, Kind, Scheme, Setup, Step};
 use crate::decode::costs::Costs;
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::Values;
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "best-split",

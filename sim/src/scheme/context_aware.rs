@@ -9,10 +9,10 @@ use cptr_core::bits::MAX_BITS;
 use super::dispatch::{ALPHA, Dispatch, Ranking};
 use super::selector::{self, USUAL};
 use super::{Execution, Kind, Scheme, Setup, Step};
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "ctx-aware",

@@ -17,10 +17,10 @@ use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};
 use super::{ControllerWork, Execution, Kind, Scheme, Setup, Step};
 use crate::decode::costs::Costs;
 use crate::decode::queue::Queue;
-use crate::error::Result;
 use crate::placement::{Resident, boxed_tracker};
 use crate::spec::{Parameter, Values};
-use crate::trace::{Knowledge, Trace};
+use cptr_trace::error::Result;
+use cptr_trace::{Knowledge, Trace};
 
 /// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a token.
 pub(super) const OUTSTANDING: usize = 8;

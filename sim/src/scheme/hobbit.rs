@@ -6,10 +6,10 @@
 
 use super::on_demand::{Lru, most_recent, warm_up};
 use super::{Execution, FULL_BITS, Kind, Place, Scheme, Setup, Step};
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 /// Bits of the cheaper copies.
 const LOW_BITS: u8 = 4;

@@ -14,16 +14,16 @@ mod near;
 mod on_demand;
 mod oracle;
 mod periodic;
-pub(crate) mod selector;
+pub mod selector;
 
 use crate::decode::costs::Costs;
 use crate::decode::queue::Queue;
 use crate::decode::streams::Streams;
-use crate::error::Result;
 use crate::placement::Resident;
-use crate::quantize::LossTable;
 use crate::spec::{self, Parameter, Values};
-use crate::trace::{Knowledge, Trace};
+use cptr_trace::LossTable;
+use cptr_trace::error::Result;
+use cptr_trace::{Knowledge, Trace};
 
 /// Bits per weight of experts in GPU memory: full precision.
 pub const FULL_BITS: u8 = 16;

@@ -7,10 +7,10 @@
 
 use super::on_demand::{Lru, most_recent, warm_up};
 use super::{Execution, FULL_BITS, Kind, Scheme, Setup, Step};
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "monde",

@@ -1,10 +1,10 @@
 //! Nothing in GPU memory: every routed expert runs near the data. The floor for placements, and never in need of a copy.
 
 use super::{Execution, Kind, Scheme, Setup, Step};
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::Values;
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "all-near",

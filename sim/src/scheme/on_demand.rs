@@ -2,10 +2,10 @@
 //! recently used one goes.
 
 use super::{ControllerWork, Execution, Kind, Scheme, Setup, Step};
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::Values;
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "on-demand",

@@ -9,10 +9,10 @@ use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};
 use super::{Execution, Kind, Scheme, Setup, Step};
 use crate::decode::queue::Queue;
 use crate::decode::streams::Streams;
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
-use crate::trace::{Knowledge, Trace};
+use cptr_trace::error::Result;
+use cptr_trace::{Knowledge, Trace};
 
 pub(super) const KIND: Kind = Kind {
     name: "oracle",

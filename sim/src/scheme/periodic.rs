@@ -5,10 +5,10 @@ use cptr_core::placement::Demand;
 use super::dispatch::{ALPHA, Dispatch, Ranking, SLACK};
 use super::{Execution, Kind, Scheme, Setup, Step};
 use crate::decode::queue::Queue;
-use crate::error::Result;
 use crate::placement::Resident;
 use crate::spec::{Parameter, Values};
-use crate::trace::Knowledge;
+use cptr_trace::Knowledge;
+use cptr_trace::error::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "periodic",

@@ -2,17 +2,17 @@
 
 use cptr_core::bits::{self, Losses, MAX_BITS, Split, scratch_for};
 
-use crate::error::{Error, Result};
+use cptr_trace::error::{Error, Result};
 
 /// What quantisation costs at 1 to 4 bits where no table says: noise power falls to a quarter with each bit.
-pub(crate) const USUAL: [f64; MAX_BITS] = [1.0, 0.25, 0.0625, 0.015625];
+pub const USUAL: [f64; MAX_BITS] = [1.0, 0.25, 0.0625, 0.015625];
 
 /// The split that loses least at `average` bits, 1 to 4. `losses`: what each cold expert loses at 1 to 4 bits times how often it is wanted, the most
 /// important expert first.
 ///
 /// # Errors
 /// Losses that grow with the bits, or below 0.
-pub(crate) fn split(losses: &[[f64; MAX_BITS]], average: u8) -> Result<Split> {
+pub fn split(losses: &[[f64; MAX_BITS]], average: u8) -> Result<Split> {
     let largest = losses.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
     let scaled: Vec<Losses> =
         losses.iter().map(|losses| losses.map(|loss| (loss / largest * f64::from(1 << 30)) as i32)).collect();

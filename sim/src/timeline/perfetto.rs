@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Shows, Slice, Track};
-use crate::error::Result;
+use cptr_trace::error::Result;
 
 /// A trace: processes that hold tracks.
 #[derive(Debug, Serialize)]
@@ -114,7 +114,7 @@ impl Trace {
     /// # Errors
     /// Any failed file operation.
     pub fn write(&self, path: &Path) -> Result<()> {
-        crate::file::replace(path, |out| {
+        cptr_trace::file::replace(path, |out| {
             serde_json::to_writer(&mut *out, self)?;
             out.write_all(b"\n")
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use vcd::{IdCode, SimulationCommand, TimescaleUnit, Value, VarType, Writer};
 
-use crate::error::Result;
+use cptr_trace::error::Result;
 
 /// Bits of a row number.
 const ROW_BITS: u32 = 32;
@@ -89,7 +89,7 @@ impl Waveform {
     /// # Errors
     /// Any failed file operation.
     pub fn write(&self, path: &Path) -> Result<()> {
-        crate::file::replace(path, |out| self.write_to(out))
+        cptr_trace::file::replace(path, |out| self.write_to(out))
     }
 
     fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {

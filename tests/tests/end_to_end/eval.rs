@@ -7,7 +7,7 @@ use crate::command::Folder;
 
 fn folder() -> Folder {
     let folder = Folder::new();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/tests/golden/olmoe");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/model/tests/golden/olmoe");
     for file in fs::read_dir(golden).unwrap() {
         let file = file.unwrap();
         folder.file(&format!("model/{}", file.file_name().to_string_lossy()), fs::read(file.path()).unwrap());

@@ -28,7 +28,7 @@ fn folder(name: &str) -> Folder {
     let folder = Folder::new();
     folder.file("prose.txt", PROSE);
     folder.file("verse.txt", VERSE);
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/tests/golden").join(name);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/model/tests/golden").join(name);
     for entry in fs::read_dir(golden).unwrap() {
         let path = entry.unwrap().path();
         if !path.ends_with("golden.safetensors") {

@@ -8,7 +8,7 @@ use crate::command::Folder;
 const BITS: [u64; 4] = [1, 2, 3, 4];
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/tests/golden")).join(name)
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../sim/model/tests/golden")).join(name)
 }
 
 /// A folder with the checkpoint `model` and texts in the letters that its tokenizer knows.
@@ -36,7 +36,7 @@ fn writes_replicas_and_a_loss_table() {
         let change = |row: usize| rows[row]["perplexity_change_percent"].as_f64().unwrap().abs();
         assert!(change(3) < 5.0, "{model}: {rows:?}");
 
-        let table = cptr_sim::quantize::LossTable::read(&folder.path().join("model-low-bit/loss.csv")).unwrap();
+        let table = cptr_trace::LossTable::read(&folder.path().join("model-low-bit/loss.csv")).unwrap();
         assert_eq!(table.bits(), [1, 2, 3, 4]);
         assert_eq!((table.layers() * table.experts()) as u64, printed["experts"].as_u64().unwrap());
     }

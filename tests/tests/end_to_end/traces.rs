@@ -76,7 +76,7 @@ fn assert_keys(value: &Value, keys: &[&str]) {
 
 #[test]
 fn there_is_a_sample_of_every_format() {
-    for importer in cptr_sim::trace::import::IMPORTERS {
+    for importer in cptr_trace::import::IMPORTERS {
         assert!(SAMPLES.iter().any(|sample| sample.format == importer.name()), "{}", importer.name());
     }
 }

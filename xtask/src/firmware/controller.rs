@@ -109,7 +109,7 @@ fn images() -> Done {
 
 fn run(core: &str, placement: &str) -> Done<String> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--release", "--package", "cptr-sim", "--manifest-path"]);
+    command.args(["run", "--quiet", "--release", "--package", "cptr-cli", "--manifest-path"]);
     command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
     output(command.args(["--tokens", TOKENS, "--placement", placement, "--controller", &format!("qemu:{core}")]))
 }

@@ -13,7 +13,7 @@ use cptr_protocol::{serial, wire};
 use serde::Deserialize;
 
 use super::session::Link;
-use crate::error::{Error, Result};
+use cptr_trace::error::{Error, Result};
 
 /// An emulated machine that the firmware is built for.
 #[derive(Debug, Deserialize)]

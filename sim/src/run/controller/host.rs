@@ -7,7 +7,7 @@ use cptr_protocol::{Controller, Layer, Mailbox, Ring, Rings, Uncounted, Untimed,
 use embedded_hal::digital::{ErrorType, OutputPin};
 
 use super::session::Link;
-use crate::error::{Error, Result};
+use cptr_trace::error::{Error, Result};
 
 const EXPERTS: usize = wire::MAX_EXPERTS;
 const REQUEST: usize = wire::max_request(EXPERTS);

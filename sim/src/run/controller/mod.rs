@@ -22,10 +22,10 @@ use serde::Serialize;
 
 use super::runner::{Routed, RowLayer, Runner, Scores, Sizes};
 use super::{Plan, RowPlan, layer};
-use crate::error::{Error, Result};
 use crate::placement::{self, Resident};
-use crate::progress::Progress;
-use crate::trace::{Knowledge, Shape, Trace};
+use cptr_trace::error::{Error, Result};
+use cptr_trace::progress::Progress;
+use cptr_trace::{Knowledge, Shape, Trace};
 use emulator::{Emulator, Machine, machines};
 use prompt::Prompt;
 use session::{Link, Session};

@@ -4,11 +4,11 @@ use cptr_core::bits::{MAX_BITS, Split};
 use cptr_core::placement::Demand;
 use cptr_core::{Eps, Gate};
 
-use crate::error::{Error, Result};
 use crate::placement::{self, PINNED};
 use crate::run::RowPlan;
 use crate::scheme::selector;
-use crate::trace::Shape;
+use cptr_trace::Shape;
+use cptr_trace::error::{Error, Result};
 
 /// The first tokens of a trace, which nobody decides: they say what is wanted.
 pub(super) struct Prompt {

@@ -6,10 +6,10 @@ use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::near_bits;
-use crate::error::{Error, Result};
 use crate::placement;
 use crate::run::{Plan, RowPlan};
-use crate::trace::{Convention, Trace};
+use cptr_trace::error::{Error, Result};
+use cptr_trace::{Convention, Trace};
 
 /// Carries a request to a controller and its answer back.
 pub(super) trait Link {

@@ -5,8 +5,8 @@ use cptr_protocol::wire::{Frame, Status, Writer};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::policy;
-use crate::trace::array::FloatArray;
-use crate::trace::{Convention, Meta};
+use cptr_trace::array::FloatArray;
+use cptr_trace::{Convention, Meta};
 
 /// Three tokens, two layers, top-2 of four experts.
 fn trace() -> Trace {

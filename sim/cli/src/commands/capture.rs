@@ -1,0 +1,117 @@
+//! `cptr capture`.
+
+use std::path::{Path, PathBuf};
+
+use cptr_model::capture::{Options, Parts, capture, sequences};
+use cptr_model::model::Model;
+use cptr_model::text;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::native;
+use cptr_trace::progress::Progress;
+
+/// Longest sequence where none is asked for.
+const CONTEXT: usize = 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2, gpt-oss)
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that they lie in
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    text: Vec<PathBuf>,
+    /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in FILE.part, and a second
+    /// call goes on from there
+    #[arg(long, value_name = "FILE", default_value = "trace.safetensors")]
+    out: PathBuf,
+    /// Cut texts into sequences of at most this many tokens, each read from an empty cache (default: what the model was made for, at most 1024)
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+    /// Generate this many tokens after each sequence, the most likely one at a time
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    generate: usize,
+    /// Record the router's input too, projected to this many dimensions by fixed random signs
+    #[arg(long, value_name = "DIMENSIONS")]
+    sketch: Option<usize>,
+    /// Record floats as f32 (default: rounded to f16)
+    #[arg(long)]
+    f32: bool,
+    /// Print JSON: what was captured, and how fast
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    check(args)?;
+    let texts: Vec<(String, String)> = text::read(&args.text)?.into_iter().map(|t| (t.domain, t.text)).collect();
+    let loading = Progress::unknown("loading");
+    let model = Model::load(&args.model)?;
+    drop(loading);
+    let options = Options {
+        context: args.context.unwrap_or_else(|| model.config.context.saturating_sub(args.generate).clamp(1, CONTEXT)),
+        generate: args.generate,
+        sketch: args.sketch,
+        wide: args.f32,
+    };
+    if options.sketch.is_some_and(|dims| dims > model.config.hidden) {
+        return Err(Error::new(format!("--sketch: expected at most the model's {} dimensions", model.config.hidden)));
+    }
+    let name = name(&args.model);
+    let sequences = sequences(&model, &texts, options.context)?;
+    let parts = Parts::open(&args.out, &model, &name, &sequences, options)?;
+    let replaced = parts.replaced;
+    let captured = capture(&model, &name, &sequences, options, &parts)?;
+    native::write(&captured.trace, &args.out)?;
+    parts.remove()?;
+    let mut remarks = captured.trace.notes.clone();
+    if replaced {
+        remarks.push("an interrupted capture of another model, other texts or other options was thrown away".into());
+    }
+    if captured.resumed > 0 {
+        let all = sequences.len();
+        remarks.push(format!("{} of {all} sequences were there from an interrupted capture", captured.resumed));
+    }
+    super::remark(&remarks);
+    report(args, &captured)
+}
+
+fn report(args: &Args, captured: &cptr_model::capture::Captured) -> Result<()> {
+    let shape = captured.trace.shape;
+    let seconds = captured.time.as_secs_f64();
+    let speed = if captured.tokens > 0 { captured.tokens as f64 / seconds } else { 0.0 };
+    let sequences = captured.trace.sequence.last().map_or(0, |last| last + 1);
+    if args.json {
+        return super::print_json(&serde_json::json!({
+            "out": args.out, "model": captured.trace.meta.model, "tokens": shape.tokens, "sequences": sequences,
+            "layers": shape.layers, "experts": shape.experts, "top_k": shape.k, "resumed_sequences": captured.resumed,
+            "run_tokens": captured.tokens, "seconds": seconds, "tokens_per_second": speed,
+        }));
+    }
+    super::print(&format!(
+        "{}: {} tokens in {sequences} sequences, {} layers x {} experts, top-{}; {speed:.0} tokens/s\n",
+        args.out.display(),
+        shape.tokens,
+        shape.layers,
+        shape.experts,
+        shape.k
+    ))
+}
+
+fn check(args: &Args) -> Result<()> {
+    let most = 1 << 20;
+    for (option, value) in [("--context", args.context), ("--sketch", args.sketch)] {
+        if let Some(value) = value.filter(|value| !(1..=most).contains(value)) {
+            return Err(Error::new(format!("{option}: expected 1 to {most}, found {value}")));
+        }
+    }
+    if args.generate > most {
+        return Err(Error::new(format!("--generate: expected at most {most}, found {}", args.generate)));
+    }
+    Ok(())
+}
+
+/// Name of a model: that of its folder.
+fn name(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

@@ -1,0 +1,192 @@
+//! `cptr layer`.
+
+use std::path::PathBuf;
+
+use cptr_hw_model::breakdown::Part;
+use cptr_hw_model::events::Unit;
+use cptr_hw_model::{Energy, LayerTime, LayerWork, Model, System};
+use serde_json::{Map, Value, json};
+
+use super::run::Machine;
+use super::table;
+use cptr_sim::layer::Picture;
+use cptr_trace::error::{Error, Result};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Model whose sizes are meant
+    #[arg(long, value_name = "NAME", default_value = "Mixtral-8x7B")]
+    model: String,
+    #[command(flatten)]
+    machine: Machine,
+    /// Chosen experts that are in GPU memory
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count())]
+    resident: u32,
+    /// Chosen experts that are not
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count())]
+    cold: u32,
+    /// Experts copied into GPU memory to stay there
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
+    loads: u32,
+    /// Experts whose scores the filter goes through to select; 0: the router's choice is taken as it is
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
+    scored: u32,
+    /// Experts whose levels the filter updates; 0: nothing is tracked
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
+    tracked: u32,
+    /// Write a trace for Perfetto (ui.perfetto.dev); 1 us there is one nanosecond
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
+    /// Write a waveform for GTKWave
+    #[arg(long, value_name = "FILE")]
+    vcd: Option<PathBuf>,
+    /// Cycles of one memory channel that --timeline and --vcd show command by command
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=4_000_000))]
+    timeline_cycles: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn count() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=65_536)
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    let system = args.machine.system_or("offload")?;
+    if args.machine.sets_bits() && system.ndp().is_none() {
+        return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
+    }
+    let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;
+    let work = LayerWork {
+        resident_runs: args.resident,
+        cold_runs: args.cold,
+        loads: args.loads,
+        scored_experts: args.scored,
+        tracked_experts: args.tracked,
+    };
+    if args.timeline.is_some() || args.vcd.is_some() {
+        let picture = Picture::new(&system, &model, work, args.timeline_cycles)?;
+        if let Some(path) = &args.timeline {
+            picture.trace().write(path)?;
+        }
+        if let Some(path) = &args.vcd {
+            picture.waveform().write(path)?;
+        }
+    }
+    let report = Report::new(&system, &model, work);
+    if args.json { super::print_json(&report.json()) } else { super::print(&report.text()) }
+}
+
+fn unknown(name: &str) -> Error {
+    let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+    Error::new(format!("--model: expected one of {known}, or --hidden and --expert-inner, found \"{name}\""))
+}
+
+/// All figures of a layer.
+struct Report<'a> {
+    system: &'a System,
+    model: &'a Model,
+    work: LayerWork,
+    time: LayerTime,
+    /// Time of each unit that is not the sum of others.
+    busy: Vec<(&'static str, u64)>,
+    parts: Vec<Part>,
+}
+
+impl<'a> Report<'a> {
+    fn new(system: &'a System, model: &'a Model, work: LayerWork) -> Self {
+        let events = system.layer_events(model, work);
+        let of = |unit: Unit| {
+            events.iter().filter(|event| event.unit == unit).map(|event| event.end_ps - event.start_ps).sum()
+        };
+        let time = system.layer_time(model, work);
+        let busy = vec![
+            ("GPU", time.gpu_ps),
+            ("link from the GPU", of(Unit::LinkFromGpu)),
+            ("link to the GPU, results", of(Unit::LinkToGpu)),
+            ("link to the GPU, copies", of(Unit::Copies)),
+            ("near-data device", time.ndp_ps),
+            ("controller", time.controller_ps),
+        ];
+        Self { system, model, work, time, busy, parts: system.cold_expert_parts(model) }
+    }
+
+    /// Rates of the machine that the times rest on.
+    fn rates(&self) -> Vec<(&'static str, f64)> {
+        let link = self.system.link();
+        let mut rates = vec![
+            ("GPU memory GB/s", self.system.gpu().memory_gb_s * self.system.gpu().memory_share),
+            ("link GB/s", link.coded_gb_s()),
+            ("copies GB/s", link.copy_gb_s()),
+        ];
+        if let Some(peak) = self.system.ndp().and_then(|ndp| ndp.memory.peak_gb_s().ok()) {
+            rates.push(("device peak GB/s", peak));
+            rates.push(("lone read over the link ns", link.lone_read_ps() as f64 / 1e3));
+        }
+        rates
+    }
+
+    fn text(&self) -> String {
+        let (system, model, work) = (self.system, self.model, self.work);
+        let us = |ps: u64| format!("{:.3}", ps as f64 / 1e6);
+        let mut text = format!(
+            "{}: {}\n{}: {} parameters an expert; {} bits in GPU memory{}\none token, one layer: {} resident, {} cold, {} copied to stay, {} scored, {} tracked\n\n",
+            system.name,
+            system.summary,
+            model.name,
+            crate::format::count(usize::try_from(model.expert_parameters()).unwrap_or(usize::MAX)),
+            system.gpu_bits,
+            system.ndp().map_or(String::new(), |_| format!(", {} near the data", system.ndp_bits)),
+            work.resident_runs,
+            work.cold_runs,
+            work.loads,
+            work.scored_experts,
+            work.tracked_experts,
+        );
+        let share = |ps: u64| crate::format::percent(ps as f64 / self.time.total_ps.max(1) as f64);
+        let rows = self.busy.iter().map(|(name, ps)| vec![(*name).into(), us(*ps), share(*ps)]);
+        let total = vec!["total".into(), us(self.time.total_ps), share(self.time.total_ps)];
+        text += &table::aligned(&["busy", "us", "of the layer"], 1, rows.chain([total]));
+        let total_pj = self.time.energy.total_pj();
+        let of_total = |pj: u64| crate::format::percent(pj as f64 / total_pj.max(1) as f64);
+        let rows = energies(&self.time.energy).map(|(name, pj)| vec![name.into(), us(pj), of_total(pj)]);
+        let total = vec!["total".into(), us(total_pj), of_total(total_pj)];
+        text += &format!("\n{}", table::aligned(&["energy", "uJ", "of the layer"], 1, rows.into_iter().chain([total])));
+        let signed = |ps: i64| format!("{:.3}", ps as f64 / 1e6);
+        let rows = self.parts.iter().map(|part| vec![part.name.into(), signed(part.ps), part.why.into()]);
+        let total = vec!["total".into(), signed(self.parts.iter().map(|part| part.ps).sum()), String::new()];
+        text += &format!("\n{}\n", table::with_numbers(&["one cold expert", "us", "why"], 1..2, rows.chain([total])));
+        let rates = self.rates().into_iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect::<Vec<_>>();
+        text + &rates.join("; ") + "\n"
+    }
+
+    fn json(&self) -> Value {
+        let key = |name: &str| name.to_ascii_lowercase().replace(',', "").replace([' ', '-', '/'], "_");
+        let us = |ps: u64| ps as f64 / 1e6;
+        let busy: Map<String, Value> = self.busy.iter().map(|(name, ps)| (key(name), json!(us(*ps)))).collect();
+        let energy: Map<String, Value> =
+            energies(&self.time.energy).iter().map(|(name, pj)| (key(name), json!(us(*pj)))).collect();
+        let rates: Map<String, Value> = self.rates().into_iter().map(|(name, rate)| (key(name), json!(rate))).collect();
+        let parts =
+            self.parts.iter().map(|part| json!({"name": part.name, "us": part.ps as f64 / 1e6, "why": part.why}));
+        json!({
+            "system": self.system.name, "model": self.model.name, "time_method": System::METHOD,
+            "gpu_bits": self.system.gpu_bits, "ndp_bits": self.system.ndp().map(|_| self.system.ndp_bits),
+            "resident": self.work.resident_runs, "cold": self.work.cold_runs, "loads": self.work.loads, "scored": self.work.scored_experts, "tracked": self.work.tracked_experts,
+            "total_us": us(self.time.total_ps), "busy_us": busy,
+            "energy_uj": us(self.time.energy.total_pj()), "energy_by_component_uj": energy,
+            "cold_expert": parts.collect::<Vec<_>>(), "rates": rates,
+        })
+    }
+}
+
+fn energies(energy: &Energy) -> [(&'static str, u64); 5] {
+    [
+        ("GPU memory", energy.gpu_memory_pj),
+        ("GPU chip", energy.gpu_compute_pj),
+        ("link", energy.link_pj),
+        ("memory behind the link", energy.far_memory_pj),
+        ("near-data arrays", energy.ndp_compute_pj),
+    ]
+}

@@ -1,0 +1,154 @@
+//! `cptr quantize`.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::table::aligned;
+use crate::format;
+use cptr_model::model::{Model, Unaltered};
+use cptr_model::quantize::calibration::{Sample, perplexity};
+use cptr_model::quantize::layer::Method;
+use cptr_model::quantize::replicas::{Replicas, Uniform};
+use cptr_model::quantize::{Outcome, Plan, quantise};
+use cptr_trace::error::Result;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of a Hugging Face checkpoint
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Bits per weight, each 1 to 4
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,2,3,4", value_parser = clap::value_parser!(u8).range(1..=4))]
+    bits: Vec<u8>,
+    /// Weights that share a scale: 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = group)]
+    group: u8,
+    /// How weights become codes
+    #[arg(long, default_value = "gptq", value_parser = PossibleValuesParser::new(["gptq", "rtn"]).map(method))]
+    method: Method,
+    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt are read
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    calibration: Vec<PathBuf>,
+    /// Calibration tokens at most, held-out ones among them, spread over the files
+    #[arg(long, value_name = "N", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    tokens: u32,
+    /// Folder for replicas and loss table (default: MODEL with -low-bit at its end)
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn group(text: &str) -> std::result::Result<u8, String> {
+    text.parse().ok().filter(|group| matches!(group, 32 | 64 | 128)).ok_or_else(|| "expected 32, 64 or 128".into())
+}
+
+/// One number of bits in the printed table.
+#[derive(Debug, Serialize)]
+struct Row {
+    bits: u8,
+    /// Packed bytes of an expert, with scales and headers.
+    expert_bytes: usize,
+    bits_per_weight: f64,
+    /// Mean over the experts of the squared error by the squared output.
+    relative_loss: f64,
+    /// Geometric mean over the experts of the loss by that of round-to-nearest.
+    loss_by_round_to_nearest: f64,
+    /// Experts whose loss is larger than that of round-to-nearest.
+    experts_worse: usize,
+    /// Of the model with all experts at these bits, on the held-out tokens.
+    perplexity: f64,
+    perplexity_change_percent: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Printed {
+    folder: PathBuf,
+    experts: usize,
+    perplexity: f64,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+fn method(name: String) -> Method {
+    if name == "rtn" { Method::Rtn } else { Method::Gptq }
+}
+
+pub(super) fn main(args: &Args) -> Result<()> {
+    let mut bits = args.bits.clone();
+    bits.sort_unstable();
+    bits.dedup();
+    let folder = args.out.clone().unwrap_or_else(|| beside(&args.model));
+    let model = Model::load(&args.model)?;
+    let sample = Sample::read(&model, &args.calibration, args.tokens as usize)?;
+    let plan = Plan { bits, group: args.group, method: args.method };
+    let outcome = quantise(&model, &sample, &plan, &folder)?;
+    let printed = measure(&model, &sample, outcome, folder)?;
+    if args.json {
+        return super::print_json(&printed);
+    }
+    super::print(&text(&printed))?;
+    super::remark(&printed.notes);
+    Ok(())
+}
+
+/// `MODEL-low-bit`, where MODEL has a name.
+fn beside(model: &Path) -> PathBuf {
+    let mut name = model.components().as_path().as_os_str().to_owned();
+    name.push("-low-bit");
+    name.into()
+}
+
+fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: PathBuf) -> Result<Printed> {
+    let unaltered = perplexity(model, sample, &mut Unaltered)?;
+    let mut replicas = Replicas::open(&folder, &model.config)?;
+    let config = &model.config;
+    let weights = 3 * config.hidden * config.expert_inner;
+    let records: Vec<_> = outcome.records.iter().flatten().collect();
+    let mut rows = Vec::new();
+    for (place, &bits) in outcome.table.bits().iter().enumerate() {
+        let expert_bytes = replicas.packed(0, 0, bits)?.iter().map(Vec::len).sum();
+        let losses = || records.iter().map(|record| record.losses[place]);
+        let ratios: Vec<f64> =
+            losses().filter(|loss| loss.rtn_mse > 0.0 && loss.mse > 0.0).map(|l| (l.mse / l.rtn_mse).ln()).collect();
+        let perplexity = perplexity(model, sample, &mut Uniform { replicas: &mut replicas, bits })?;
+        rows.push(Row {
+            bits,
+            expert_bytes,
+            bits_per_weight: 8.0 * expert_bytes as f64 / weights as f64,
+            relative_loss: losses().map(|loss| loss.relative).sum::<f64>() / records.len() as f64,
+            loss_by_round_to_nearest: f64::exp(ratios.iter().sum::<f64>() / ratios.len().max(1) as f64),
+            experts_worse: losses().filter(|loss| loss.mse > loss.rtn_mse).count(),
+            perplexity,
+            perplexity_change_percent: 100.0 * (perplexity / unaltered - 1.0),
+        });
+    }
+    Ok(Printed { folder, experts: records.len(), perplexity: unaltered, rows, notes: outcome.notes })
+}
+
+fn text(printed: &Printed) -> String {
+    let header =
+        ["bits", "bytes an expert", "bits a weight", "relative loss", "by rounding", "worse", "perplexity", "change"];
+    let cells = |row: &Row| {
+        vec![
+            row.bits.to_string(),
+            row.expert_bytes.to_string(),
+            format!("{:.3}", row.bits_per_weight),
+            format!("{:.5}", row.relative_loss),
+            format::ratio(row.loss_by_round_to_nearest),
+            format!("{} of {}", row.experts_worse, printed.experts),
+            format!("{:.3}", row.perplexity),
+            format!("{:+.2} %", row.perplexity_change_percent),
+        ]
+    };
+    format!(
+        "{}: replicas and loss table of {} experts; perplexity unaltered {:.3}, all on held-out tokens\n{}",
+        printed.folder.display(),
+        printed.experts,
+        printed.perplexity,
+        aligned(&header, 0, printed.rows.iter().map(cells))
+    )
+}

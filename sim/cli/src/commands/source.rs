@@ -1,0 +1,122 @@
+//! The trace argument and what its user may know about it, shared by all commands that read one.
+
+use std::path::PathBuf;
+
+use cptr_trace::error::{Error, Result};
+use cptr_trace::import::{self, IMPORTERS, Layout, Options, Recording};
+use cptr_trace::progress::Progress;
+use cptr_trace::{Convention, Trace};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    /// Trace file, folder or archive (.tar, .tar.zst, .zst) of any known format
+    #[arg(value_name = "TRACE")]
+    path: PathBuf,
+    /// Format, where the contents do not tell
+    #[arg(long, value_name = "NAME", help_heading = "Reading", value_parser = format_name)]
+    format: Option<String>,
+    /// Routed experts per layer, where the trace does not tell
+    #[arg(long, value_name = "N", help_heading = "Reading")]
+    experts: Option<usize>,
+    /// Experts per token, where the trace does not tell
+    #[arg(long, value_name = "K", help_heading = "Reading")]
+    top_k: Option<usize>,
+    /// Order of the axes of an array: token-layer or layer-token
+    #[arg(long, value_name = "ORDER", help_heading = "Reading")]
+    layout: Option<Layout>,
+    /// Tokens after which the context restarts; 0: never (default: looked for)
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    chunk: Option<usize>,
+    /// Router convention: softmax-all, softmax-selected or sigmoid:GROUPS:TOP_GROUPS
+    #[arg(long, value_name = "NAME", help_heading = "Reading")]
+    router: Option<Convention>,
+    /// Name of the model, where the trace does not tell
+    #[arg(long, value_name = "NAME", help_heading = "Reading")]
+    model: Option<String>,
+    /// Only these domains
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Reading")]
+    domain: Vec<String>,
+    /// At most this many tokens of each domain, whole sequences only
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    domain_tokens: Option<usize>,
+    /// Only the first tokens
+    #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
+    tokens: Option<usize>,
+}
+
+fn format_name(name: &str) -> std::result::Result<String, String> {
+    let names: Vec<_> = IMPORTERS.iter().map(|importer| importer.name()).collect();
+    if names.contains(&name) { Ok(name.into()) } else { Err(format!("expected one of {}", names.join(", "))) }
+}
+
+/// `TRACE#DOMAIN`: one domain of a trace; `TRACE`: all of its domains, one by one.
+pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
+    let (path, domain) = match name.rsplit_once('#') {
+        Some((path, domain)) if !std::path::Path::new(name).exists() => (path, Some(domain)),
+        _ => (name, None),
+    };
+    let path = PathBuf::from(path);
+    let reading = Progress::unknown("reading");
+    let recording = import::read(&path, &Options::default())?;
+    drop(reading);
+    let Recording::Tokens(trace) = recording else {
+        return Err(Error::in_file(&path, "expected a trace of tokens, found counts"));
+    };
+    let domains = &trace.meta.domains;
+    if let Some(unknown) = domain.filter(|name| !domains.iter().any(|known| known == name)) {
+        return Err(Error::in_file(&path, format!("expected a domain ({}), found \"{unknown}\"", domains.join(", "))));
+    }
+    let wanted = (0..domains.len()).filter(|&index| domain.is_none_or(|name| domains[index] == name));
+    wanted.map(|index| trace.part(|other| other == index, usize::MAX).map_err(|e| e.or_file(&path))).collect()
+}
+
+impl Source {
+    pub(super) fn read(&self) -> Result<Recording> {
+        let options = Options {
+            experts: self.experts,
+            top_k: self.top_k,
+            layout: self.layout,
+            chunk: self.chunk,
+            format: self.format.clone(),
+            router: self.router,
+            model: self.model.clone(),
+            ..Options::default()
+        };
+        let reading = Progress::unknown("reading");
+        let recording = import::read(&self.path, &options)?;
+        drop(reading);
+        match recording {
+            Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(&self.path))?)),
+            counts @ Recording::Counts(_)
+                if self.domain.is_empty() && self.domain_tokens.is_none() && self.tokens.is_none() =>
+            {
+                Ok(counts)
+            }
+            Recording::Counts(_) => Err(Error::in_file(
+                &self.path,
+                "expected a trace of tokens for --domain, --domain-tokens and --tokens, found counts",
+            )),
+        }
+    }
+
+    fn part(&self, trace: Trace) -> Result<Trace> {
+        let trace = self.domains(trace)?;
+        match self.tokens {
+            Some(0) => Err(Error::new("--tokens: expected at least 1, found 0")),
+            Some(count) if count < trace.shape.tokens => Ok(trace.first(count)),
+            _ => Ok(trace),
+        }
+    }
+
+    fn domains(&self, trace: Trace) -> Result<Trace> {
+        if self.domain.is_empty() && self.domain_tokens.is_none() {
+            return Ok(trace);
+        }
+        let known = &trace.meta.domains;
+        if let Some(unknown) = self.domain.iter().find(|name| !known.contains(name)) {
+            return Err(Error::new(format!("expected a domain ({}), found \"{unknown}\"", known.join(", "))));
+        }
+        let wanted = |domain: usize| self.domain.is_empty() || self.domain.contains(&known[domain]);
+        trace.part(wanted, self.domain_tokens.unwrap_or(usize::MAX))
+    }
+}

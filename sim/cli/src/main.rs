@@ -1,0 +1,6 @@
+//! The `cptr` command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    cptr_cli::commands::main()
+}

@@ -1,0 +1,250 @@
+//! Price against gain: what a policy gives up in routing mass, and what it gets in misses.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
+
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
+use super::rows::Role;
+use cptr_sim::run::outcome::Outcome;
+
+const HEIGHT: u32 = 1000;
+
+/// The plot, or nothing where no row gives up any mass.
+pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
+    if !outcome.rows.iter().any(|row| row.mass_loss > 0.0) {
+        return String::new();
+    }
+    let marks = marks(outcome, names);
+    let bound = bound(outcome);
+    let mut legend = vec![
+        Key { swatch: Swatch::Mark, color: palette::CPTR, text: "cptr".into() },
+        Key { swatch: Swatch::Mark, color: palette::REFERENCE, text: "reference: the model's own choice".into() },
+        Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other policies and placements".into() },
+    ];
+    let mut caption =
+        "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
+        At 0% the model loses nothing."
+            .to_owned();
+    if bound.is_some() {
+        let text = "Belady bound of the model's own choice".into();
+        legend.push(Key { swatch: Swatch::Line, color: palette::BOUND, text });
+        caption.push_str(
+            " No placement can get below the dashed line as long as the model's own choice runs; what lies below it was bought with \
+             mass loss.",
+        );
+    }
+    let scatter = Scatter {
+        marks,
+        curves: Vec::new(),
+        bound,
+        price: "mass loss: wanted routing mass given up",
+        tick: plot::percent_tick,
+    };
+    plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| scatter.draw(area))
+}
+
+/// Misses in percent over a price.
+pub(super) struct Scatter<'a> {
+    /// The most important first: they get the best places for their labels.
+    pub(super) marks: Vec<Mark>,
+    /// Lines through the settings of one policy.
+    pub(super) curves: Vec<(Role, Vec<(f64, f64)>)>,
+    /// Fewest misses of an oracle that runs the model's own choice.
+    pub(super) bound: Option<f64>,
+    /// Name of the price.
+    pub(super) price: &'a str,
+    /// One of its ticks in words.
+    pub(super) tick: fn(f64) -> String,
+}
+
+/// A row as a point; without a name it has no label.
+pub(super) struct Mark {
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) role: Role,
+    pub(super) name: String,
+}
+
+fn marks(outcome: &Outcome, names: &[String]) -> Vec<Mark> {
+    let mark = |(index, (row, name)): (usize, (&cptr_sim::run::outcome::Row, &String))| Mark {
+        x: row.mass_loss * 100.0,
+        y: row.miss_rate * 100.0,
+        role: Role::of(index, row),
+        name: plot::short(name, 40),
+    };
+    let marks = outcome.rows.iter().zip(names).enumerate().map(mark);
+    by_importance(marks.filter(|mark| mark.x.is_finite() && mark.y.is_finite()).collect())
+}
+
+pub(super) fn by_importance(mut marks: Vec<Mark>) -> Vec<Mark> {
+    marks.sort_by_key(|mark| match mark.role {
+        Role::Cptr => 0,
+        Role::Reference => 1,
+        Role::Other => 2,
+        Role::Bound => 3,
+    });
+    marks
+}
+
+/// Fewest misses of an oracle that runs the model's own choice, in percent.
+fn bound(outcome: &Outcome) -> Option<f64> {
+    let raw = outcome.rows.iter().filter(|row| row.oracle && row.mass_loss == 0.0 && row.agreement == 1.0);
+    raw.map(|row| row.miss_rate * 100.0).min_by(f64::total_cmp)
+}
+
+impl Scatter<'_> {
+    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
+        let Self { marks, bound, .. } = self;
+        let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
+        let y = plot::padded(marks.iter().map(|mark| mark.y).chain(*bound), 0.1, 0.0);
+        let mut chart = plot::axes(
+            area,
+            Axis { range: x.clone(), name: self.price, tick: self.tick },
+            Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
+        )?;
+        if let Some(bound) = *bound {
+            let line = [(x.start, bound), (x.end, bound)];
+            chart.draw_series(LineSeries::new(line, palette::BOUND.stroke_width(4)))?;
+        }
+        for (role, curve) in &self.curves {
+            chart.draw_series(LineSeries::new(curve.iter().copied(), role.color().stroke_width(3)))?;
+        }
+        // The line of the bound stands for oracles of the model's own choice.
+        let shown: Vec<&Mark> =
+            marks.iter().filter(|mark| mark.role != Role::Bound || mark.x != 0.0 || bound.is_none()).collect();
+        let centres: Vec<(i32, i32)> = shown.iter().map(|mark| chart.backend_coord(&(mark.x, mark.y))).collect();
+        let (xs, ys) = chart.plotting_area().get_pixel_range();
+        let frame = Rectangle { left: xs.start, top: ys.start, right: xs.end + 30, bottom: ys.end };
+        let mut taken: Vec<Rectangle> = centres.iter().map(|&centre| Rectangle::around(centre, 14)).collect();
+        if let Some(bound) = *bound {
+            let (left, y) = chart.backend_coord(&(x.start, bound));
+            taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
+        }
+        for (mark, &centre) in shown.iter().zip(&centres).filter(|(mark, _)| !mark.name.is_empty()) {
+            let (place, ring) = place(centre, &mark.name, frame, &taken);
+            taken.push(place);
+            label(area, mark, centre, place, ring)?;
+        }
+        for (mark, &centre) in shown.iter().zip(&centres) {
+            dot(area, mark.role, centre)?;
+        }
+        Ok(())
+    }
+}
+
+fn dot(area: &Area<'_>, role: Role, centre: (i32, i32)) -> Drawn {
+    let size = if role == Role::Cptr { 17 } else { 11 };
+    match role {
+        Role::Bound => area.draw(&Circle::new(centre, size, role.color().stroke_width(4)))?,
+        _ => area.draw(&Circle::new(centre, size, role.color().filled()))?,
+    }
+    Ok(())
+}
+
+fn label(area: &Area<'_>, mark: &Mark, centre: (i32, i32), place: Rectangle, ring: i32) -> Drawn {
+    if ring > 0 {
+        area.draw(&PathElement::new([centre, place.nearest(centre)], palette::SOFT.stroke_width(2)))?;
+    }
+    let color = if mark.role == Role::Cptr { palette::CPTR } else { palette::INK };
+    let mut style = plot::text_style(color, HPos::Left, VPos::Center);
+    if mark.role == Role::Cptr {
+        style.font = style.font.style(FontStyle::Bold);
+    }
+    area.draw(&Text::new(mark.name.clone(), (place.left, (place.top + place.bottom) / 2), style))?;
+    Ok(())
+}
+
+/// A rectangle in plot units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rectangle {
+    left: i32,
+    top: i32,
+    right: i32,
+    bottom: i32,
+}
+
+impl Rectangle {
+    fn around((x, y): (i32, i32), half: i32) -> Self {
+        Self { left: x - half, top: y - half, right: x + half, bottom: y + half }
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+
+    /// The point of the rectangle that is nearest to another.
+    fn nearest(self, (x, y): (i32, i32)) -> (i32, i32) {
+        (x.clamp(self.left, self.right), y.clamp(self.top, self.bottom))
+    }
+
+    /// Whether a line from `start` to `end` passes through, leaving out its beginning, where marks crowd.
+    fn crossed(self, start: (i32, i32), end: (i32, i32)) -> bool {
+        (6..16).any(|step| {
+            let at = |from: i32, to: i32| from + (to - from) * step / 16;
+            Self::around((at(start.0, end.0), at(start.1, end.1)), 1).overlaps(self)
+        })
+    }
+
+    fn within(self, frame: Self) -> bool {
+        self.left >= frame.left && self.right <= frame.right && self.top >= frame.top && self.bottom <= frame.bottom
+    }
+}
+
+/// Rings of places around a mark that are tried.
+const RINGS: i32 = 12;
+
+/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if there is one,
+/// beside the mark if none is free.
+fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
+    let width = plot::text_width(text);
+    let half = plot::TEXT as i32 / 2;
+    let at =
+        |left: i32, middle: i32| Rectangle { left, top: middle - half, right: left + width, bottom: middle + half };
+    for (crossing, ring) in [false, true].into_iter().flat_map(|crossing| (0..RINGS).map(move |ring| (crossing, ring)))
+    {
+        let (side, rise) = (24 + ring * 14, ring * plot::TEXT as i32 * 3 / 4);
+        let (right, left, centre) = (x + side, x - side - width, x - width / 2);
+        let above = rise + half + 20;
+        let places = [
+            at(right, y - rise),
+            at(right, y + rise),
+            at(left, y - rise),
+            at(left, y + rise),
+            at(centre, y - above),
+            at(centre, y + above),
+        ];
+        let free = |place: &Rectangle| {
+            let hits = |other: &Rectangle| {
+                place.overlaps(*other) || (!crossing && ring > 0 && other.crossed((x, y), place.nearest((x, y))))
+            };
+            place.within(frame) && !taken.iter().any(hits)
+        };
+        if let Some(place) = places.into_iter().find(free) {
+            return (place, ring);
+        }
+    }
+    (at(x + 24, y), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_a_crowd_do_not_overlap() {
+        let frame = Rectangle { left: 0, top: 0, right: 1800, bottom: 900 };
+        let mut taken = vec![Rectangle::around((900, 450), 14)];
+        for i in 0..12 {
+            let (found, _) = place((900, 450 + i), "policy:value=0.5", frame, &taken);
+            assert!(found.within(frame));
+            assert!(taken.iter().all(|other| !found.overlaps(*other)), "label {i}");
+            taken.push(found);
+        }
+    }
+
+    #[test]
+    fn a_label_without_room_is_still_drawn() {
+        let frame = Rectangle { left: 0, top: 0, right: 10, bottom: 10 };
+        assert_eq!(place((5, 5), "name", frame, &[]).1, 0);
+    }
+}

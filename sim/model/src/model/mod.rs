@@ -1,0 +1,301 @@
+//! Mixture-of-experts language models from Hugging Face checkpoints, run on the CPU with a policy in the loop.
+//!
+//! [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and safetensors files; [`Model::forward`] runs the tokens of one
+//! sequence and lets a [`MoeHook`] see and alter what every MoE block does. The families are OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE,
+//! DeepSeek-V2 and gpt-oss. Weights may be f32, f16 or bf16 and stay in the mapped file until they are used; the arithmetic is f32.
+//! Threads are rayon's (`RAYON_NUM_THREADS`).
+
+mod attention;
+mod config;
+mod family;
+mod fields;
+mod moe;
+mod ops;
+mod rope;
+mod router;
+mod text;
+mod weights;
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use candle_core::{Device, Module, Tensor};
+use candle_nn::kv_cache::KvCache;
+use candle_nn::{Linear, RmsNorm};
+use sha2::Digest;
+
+use crate::error::{Error, Result};
+use attention::Attention;
+pub use config::Config;
+use moe::{Block, Mlp};
+pub use moe::{Expert, MoeHook, Unaltered};
+pub use router::{Groups, Router};
+pub use text::read as read_text;
+use weights::Weights;
+
+/// A model ready to run.
+pub struct Model {
+    /// Sizes and conventions.
+    pub config: Config,
+    weights: Weights,
+    fingerprint: [u8; 32],
+    text: text::Text,
+    /// `[V, D]`.
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// `[V, D]`.
+    output: Linear,
+}
+
+struct Layer {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    block_norm: RmsNorm,
+    block: Ffn,
+}
+
+enum Ffn {
+    Dense(Mlp),
+    Moe { index: usize, routed: Block, shared: Option<Mlp> },
+}
+
+/// Keys and values of the tokens of one sequence so far. After an error in [`Model::forward`] it is of no more use.
+#[derive(Debug, Default)]
+pub struct Cache {
+    layers: Vec<KvCache>,
+    tokens: usize,
+}
+
+impl Cache {
+    /// The beginning of a sequence.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tokens of the sequence so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a checkpoint from its folder. Cost: one pass over all weights, or over all but the experts where those are larger than 4 GiB.
+    ///
+    /// # Errors
+    /// If a file is missing or no model of a known family, if a tensor is missing, has another shape or holds a number that is not finite,
+    /// or if the tokenizer has ids that the model does not.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let read = |name: &str| text::read(&folder.join(name));
+        let (config, tokenizer) = (read("config.json")?, read("tokenizer.json")?);
+        Self::new(folder, &config, &tokenizer, || Weights::open(folder))
+    }
+
+    /// A model whose files are in memory: the texts of `config.json` and `tokenizer.json`, and the bytes of one safetensors file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_parts(config_json: &str, weights: impl Into<Cow<'static, [u8]>>, tokenizer_json: &str) -> Result<Self> {
+        Self::new(Path::new(""), config_json, tokenizer_json, || Weights::memory(weights.into()))
+    }
+
+    /// `folder` is for messages.
+    fn new(
+        folder: &Path,
+        config_json: &str,
+        tokenizer_json: &str,
+        weights: impl FnOnce() -> Result<Weights>,
+    ) -> Result<Self> {
+        let config = family::read(config_json).map_err(|error| error.or_file(&folder.join("config.json")))?;
+        let text = text::Text::read(tokenizer_json.as_bytes(), config.vocab)
+            .map_err(|error| error.or_file(&folder.join("tokenizer.json")))?;
+        let weights = weights()?;
+        let fingerprint = weights.digest().chain_update(config_json).chain_update(tokenizer_json).finalize().into();
+        let (vocab, hidden) = (config.vocab, config.hidden);
+        let norm = |name: &str| -> Result<RmsNorm> {
+            Ok(RmsNorm::new(weights.tensor(&format!("{name}.weight"), &[hidden])?, config.norm_eps))
+        };
+        let embedding = weights.tensor("model.embed_tokens.weight", &[vocab, hidden])?;
+        let output = match config.tied && !weights.contains("lm_head.weight") {
+            true => Linear::new(embedding.clone(), None),
+            false => attention::linear(&weights, "lm_head", vocab, hidden, false)?,
+        };
+        let mut layers = Vec::new();
+        for layer in 0..config.layers {
+            let name = format!("model.layers.{layer}");
+            layers.push(Layer {
+                attention_norm: norm(&format!("{name}.input_layernorm"))?,
+                attention: Attention::read(&weights, &config, layer)?,
+                block_norm: norm(&format!("{name}.post_attention_layernorm"))?,
+                block: Ffn::read(&weights, &config, layer)?,
+            });
+        }
+        Ok(Self { norm: norm("model.norm")?, fingerprint, text, embedding, layers, output, config, weights })
+    }
+
+    /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples of the weights.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    /// Token ids of a text, with the special tokens that the tokenizer puts around one.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot take the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.text.encode(text)
+    }
+
+    /// The text of token ids.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot take the ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.text.decode(ids)
+    }
+
+    /// The matrices of an expert; `layer` counts MoE layers.
+    ///
+    /// # Errors
+    /// If there is no such expert, or if it is read from its file only now and is damaged.
+    pub fn expert(&self, layer: usize, expert: usize) -> Result<Expert> {
+        self.block(layer, expert)?.expert(&self.weights, &self.config, expert)
+    }
+
+    /// Runs matrices in the place of an expert, with its biases where it has any, on inputs `[N, D]`: what comes to the down matrix `[N, I]`,
+    /// and the output `[N, D]`.
+    ///
+    /// # Errors
+    /// If there is no such expert, or the inputs are no rows of D values.
+    pub fn run_expert(
+        &self,
+        layer: usize,
+        expert: usize,
+        matrices: &Expert,
+        inputs: &[f32],
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.block(layer, expert)?.run_expert(expert, matrices, inputs, &self.config)
+    }
+
+    /// The block of an expert; `layer` counts MoE layers.
+    fn block(&self, layer: usize, expert: usize) -> Result<&Block> {
+        let blocks = self.layers.iter().filter_map(|layer| match &layer.block {
+            Ffn::Moe { index, routed, .. } => Some((*index, routed)),
+            Ffn::Dense(_) => None,
+        });
+        match blocks.into_iter().find(|(index, _)| *index == layer) {
+            Some((_, block)) if expert < self.config.experts => Ok(block),
+            _ => Err(Error::new(format!("expected an expert of the model, found layer {layer}, expert {expert}"))),
+        }
+    }
+
+    /// Logits `[T, V]`, row-major, of the next token after each of `tokens`, which follow those in the cache.
+    ///
+    /// # Errors
+    /// If an id is not below V or there are no tokens; what the hook returns; if router scores are not finite.
+    pub fn forward(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
+        self.logits(&self.hidden(&mut [(tokens, cache)], hook)?)
+    }
+
+    /// The same, but only the logits `[V]` after the last token.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_last(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
+        let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
+        self.logits(&hidden.narrow(0, tokens.len() - 1, 1)?)
+    }
+
+    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each layer once, with the
+    /// tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn read(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Tensor> {
+        let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
+        let mut parts: Vec<(&[u32], &mut Cache)> = sequences.iter().map(Vec::as_slice).zip(&mut caches).collect();
+        self.hidden(&mut parts, hook)
+    }
+
+    /// Logits `[N, V]`, row-major, for rows `[N, D]` of [`Self::read`].
+    ///
+    /// # Errors
+    /// If the rows are not of this model's width.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
+        let logits = self.output.forward(&self.norm.forward(&hidden.contiguous()?)?)?;
+        Ok(ops::with_values(&logits, <[f32]>::to_vec)?)
+    }
+
+    /// The residual stream `[N, D]` after the last layer, of new tokens of one or several sequences.
+    fn hidden(&self, sequences: &mut [(&[u32], &mut Cache)], hook: &mut dyn MoeHook) -> Result<Tensor> {
+        let tokens = sequences.iter().map(|(tokens, _)| *tokens).collect::<Vec<_>>().concat();
+        if tokens.is_empty() {
+            return Err(Error::new("expected at least one token, found none"));
+        }
+        if let Some(at) = tokens.iter().position(|&id| id as usize >= self.config.vocab) {
+            let error = format!("expected token ids below {}, found {}", self.config.vocab, tokens[at]);
+            return Err(Error::new(error).at(format!("token {at}")));
+        }
+        let mut rotations = Vec::with_capacity(sequences.len());
+        for (tokens, cache) in sequences.iter_mut() {
+            if cache.layers.is_empty() {
+                let room = tokens.len().max(256);
+                cache.layers = (0..self.config.layers).map(|_| KvCache::new(1, room)).collect();
+            }
+            rotations.push(self.config.rope.at(cache.tokens, tokens.len())?);
+        }
+        let mut x = self.embedding.index_select(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, 0)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed = layer.attention_norm.forward(&x)?;
+            let mut first = 0;
+            let mut mixed = Vec::with_capacity(sequences.len());
+            for ((tokens, cache), rotation) in sequences.iter_mut().zip(&rotations) {
+                let rows = normed.narrow(0, first, tokens.len())?;
+                mixed.push(layer.attention.forward(&rows, rotation, &mut cache.layers[index])?);
+                first += tokens.len();
+            }
+            x = (&x + Tensor::cat(&mixed, 0)?)?;
+            x = (&x + layer.block.forward(&layer.block_norm.forward(&x)?, self, hook)?)?;
+        }
+        sequences.iter_mut().for_each(|(tokens, cache)| cache.tokens += tokens.len());
+        Ok(x)
+    }
+}
+
+impl Ffn {
+    fn read(weights: &Weights, config: &Config, layer: usize) -> Result<Self> {
+        let name = format!("model.layers.{layer}.{}", config.names.block);
+        let Some(index) = config.moe_layers.iter().position(|&moe| moe == layer) else {
+            return Mlp::read(weights, config.hidden, config.dense_inner, &name).map(Self::Dense);
+        };
+        let shared = config.shared.map(|shared| -> Result<Mlp> {
+            let gate =
+                shared.gate.map(|gate| attention::linear(weights, &format!("{name}.{gate}"), 1, config.hidden, false));
+            let mlp = Mlp::read(weights, config.hidden, shared.inner, &format!("{name}.{}", shared.name))?;
+            Ok(mlp.gated(gate.transpose()?))
+        });
+        Ok(Self::Moe { index, routed: Block::read(weights, config, layer)?, shared: shared.transpose()? })
+    }
+
+    fn forward(&self, x: &Tensor, model: &Model, hook: &mut dyn MoeHook) -> Result<Tensor> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(x),
+            Self::Moe { index, routed, shared } => {
+                let routed = routed.forward(x, *index, (&model.weights, &model.config), hook)?;
+                match shared {
+                    None => Ok(routed),
+                    Some(shared) => Ok((routed + shared.forward(x)?)?),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,0 @@
-//! The `cptr` command.
-#![forbid(unsafe_code)]
-
-fn main() -> std::process::ExitCode {
-    cptr_sim::cli::main()
-}

@@ -1,0 +1,47 @@
+//! Files that appear whole or not at all.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `path` whole or not at all: to a temporary file beside it, then renamed.
+///
+/// # Errors
+/// Any failed file operation, `write`'s own among them.
+pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".cptr-").suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let write = || {
+        let mut file = builder.tempfile_in(folder)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+        write(&mut out)?;
+        out.flush()?;
+        drop(out);
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error| Error::io(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        replace(&path, |out| out.write_all(b"old")).unwrap();
+        let failed = replace(&path, |out| {
+            out.write_all(b"new")?;
+            Err(std::io::Error::other("full"))
+        });
+        assert!(failed.unwrap_err().to_string().ends_with("out: full"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

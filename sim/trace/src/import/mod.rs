@@ -1,0 +1,305 @@
+//! Everybody else's routing recordings.
+//!
+//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its contents, and joins
+//! what it finds: several traces of one shape become one trace with a domain each. Files of no known format in a folder (notes,
+//! configurations, metrics) are passed over, and a note names them.
+//!
+//! A new format is one file with an [`Importer`] and one line in [`IMPORTERS`].
+
+mod coli_usage;
+mod esft;
+mod fiddler;
+mod gpt_oss;
+mod join;
+mod moe_cache_lab;
+mod moe_infinity;
+mod moe_sim;
+mod native;
+mod npy;
+mod numpy;
+mod olmoe_counts;
+mod rows;
+mod source;
+#[cfg(test)]
+mod testing;
+mod vllm_log;
+
+pub use join::concatenate;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::counts::Counts;
+use super::{Convention, Phase, Trace, restarts};
+use crate::error::{Error, Result};
+pub use source::{Entry, HEAD, MAX_INFLATED};
+
+/// All importers; where two recognise a file, the first has it.
+pub const IMPORTERS: &[&dyn Importer] = &[
+    &native::Native,
+    &numpy::Numpy,
+    &moe_infinity::MoeInfinity,
+    &gpt_oss::GptOss,
+    &esft::Esft,
+    &fiddler::Fiddler,
+    &olmoe_counts::OlmoeCounts,
+    &moe_sim::MoeSim,
+    &moe_cache_lab::MoeCacheLab,
+    &vllm_log::VllmLog,
+    &coli_usage::ColiUsage,
+];
+
+/// What a source recorded.
+#[expect(clippy::large_enum_variant, reason = "one is made per command")]
+#[derive(Debug, Clone)]
+pub enum Recording {
+    /// The experts of every token, in order.
+    Tokens(Trace),
+    /// Sums without order.
+    Counts(Counts),
+}
+
+/// Which of the two outer axes of an array are the tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[T, L, …]`.
+    TokenLayer,
+    /// `[L, T, …]`.
+    LayerToken,
+}
+
+impl FromStr for Layout {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "token-layer" => Ok(Self::TokenLayer),
+            "layer-token" => Ok(Self::LayerToken),
+            _ => Err(Error::new(format!("expected layout token-layer or layer-token, found \"{text}\""))),
+        }
+    }
+}
+
+/// What the caller knows about a source beyond what it says itself. What both say must agree, but for `router`, `model` and `phase`, which
+/// override.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Options {
+    /// Routed experts per layer.
+    pub experts: Option<usize>,
+    /// Experts per token.
+    pub top_k: Option<usize>,
+    /// Order of the axes of an array.
+    pub layout: Option<Layout>,
+    /// Tokens after which the context restarts; 0 says that it does not. `None`: looked for where the source has no sequences
+    /// ([`restarts`]).
+    pub chunk: Option<usize>,
+    /// Name of the importer ([`Importer::name`]); `None`: recognised by content.
+    pub format: Option<String>,
+    /// Router convention.
+    pub router: Option<Convention>,
+    /// Model name.
+    pub model: Option<String>,
+    /// Phase of all tokens.
+    pub phase: Option<Phase>,
+}
+
+/// What one file holds.
+pub struct Part {
+    /// The file, see [`Entry::path`].
+    pub path: PathBuf,
+    /// Its contents. A trace whose only domain has an empty name gets the file's.
+    pub recording: Recording,
+    /// Whether the number of experts is recorded; otherwise it is one more than the highest id.
+    pub experts_known: bool,
+    /// Whether the beginnings of sequences are recorded.
+    pub sequences_known: bool,
+}
+
+impl Part {
+    /// A trace that says all about itself.
+    pub fn tokens(path: PathBuf, trace: Trace) -> Self {
+        Self { path, recording: Recording::Tokens(trace), experts_known: true, sequences_known: true }
+    }
+
+    /// Counts.
+    pub fn counts(path: PathBuf, counts: Counts) -> Self {
+        Self { path, recording: Recording::Counts(counts), experts_known: true, sequences_known: true }
+    }
+}
+
+/// A file format.
+pub trait Importer: Sync {
+    /// Name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// One line for the help text.
+    fn about(&self) -> &'static str;
+
+    /// Whether a file is of this format, by its path and its first [`HEAD`] bytes.
+    fn detect(&self, path: &Path, head: &[u8]) -> bool;
+
+    /// Whether its files look like those of another format, so that it must be asked for by name.
+    fn ambiguous(&self) -> bool {
+        false
+    }
+
+    /// Reads one file. [`read`] validates the result.
+    ///
+    /// # Errors
+    /// If the file is damaged or says something impossible.
+    fn import(&self, entry: Entry<'_>, options: &Options) -> Result<Part>;
+
+    /// Puts files together that hold pieces of one trace; by default each is a trace of its own.
+    ///
+    /// # Errors
+    /// If the pieces do not fit.
+    fn assemble(&self, parts: Vec<Part>, _options: &Options) -> Result<Vec<Part>> {
+        Ok(parts)
+    }
+}
+
+/// Reads a file, a folder or an archive.
+///
+/// # Errors
+/// If nothing of a known format is there, files of several formats or shapes are, or a file is damaged.
+pub fn read(path: &Path, options: &Options) -> Result<Recording> {
+    read_limited(path, options, MAX_INFLATED)
+}
+
+/// As [`read`], with the bytes that an archive may inflate to.
+fn read_limited(path: &Path, options: &Options, max_inflated: u64) -> Result<Recording> {
+    let found = collect(path, options, max_inflated)?;
+    let Some(importer) = found.importer else { return Err(nothing_known(path, &found.ignored)) };
+    let mut parts = importer.assemble(found.parts, options).map_err(|error| error.or_file(path))?;
+    for part in &mut parts {
+        let file = part.path.clone();
+        complete(part, options).map_err(|error| error.or_file(&file))?;
+    }
+    let mut recording = join::join(parts).map_err(|error| error.or_file(path))?;
+    if !found.ignored.is_empty() {
+        let note = format!("Passed over, not of a known format: {}.", list(&found.ignored));
+        match &mut recording {
+            Recording::Tokens(trace) => trace.notes.push(note),
+            Recording::Counts(counts) => counts.notes.push(note),
+        }
+    }
+    Ok(recording)
+}
+
+#[derive(Default)]
+struct Found {
+    importer: Option<&'static dyn Importer>,
+    parts: Vec<Part>,
+    ignored: Vec<PathBuf>,
+}
+
+fn collect(path: &Path, options: &Options, max_inflated: u64) -> Result<Found> {
+    let asked = options.format.as_deref().map(by_name).transpose()?;
+    // A file of its own is what the caller says it is; in a folder the caller means those that look so.
+    let forced = asked.filter(|_| path.is_file() && !source::is_packed(path));
+    let mut found = Found::default();
+    source::visit(path, max_inflated, &mut |entry| {
+        let detected = |importer: &&&'static dyn Importer| importer.detect(entry.path(), entry.head());
+        let importer = forced.or_else(|| match &asked {
+            Some(importer) => Some(importer).filter(detected).copied(),
+            None => IMPORTERS.iter().filter(|importer| !importer.ambiguous()).find(detected).copied(),
+        });
+        let Some(importer) = importer else {
+            found.ignored.push(entry.path().into());
+            return Ok(());
+        };
+        let name = entry.path().to_owned();
+        if let Some(other) = found.importer.replace(importer).filter(|other| other.name() != importer.name()) {
+            let before = found.parts.first().map_or_else(String::new, |part| format!(" ({})", part.path.display()));
+            return Err(Error::in_file(
+                path,
+                format!(
+                    "expected files of one format, found {}{before} and {} ({}): name one of them or the format",
+                    other.name(),
+                    importer.name(),
+                    name.display()
+                ),
+            ));
+        }
+        found.parts.push(importer.import(entry, options).map_err(|error| error.or_file(&name))?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn by_name(name: &str) -> Result<&'static dyn Importer> {
+    let names = || IMPORTERS.iter().map(|importer| importer.name()).collect::<Vec<_>>().join(", ");
+    IMPORTERS
+        .iter()
+        .find(|importer| importer.name() == name)
+        .copied()
+        .ok_or_else(|| Error::new(format!("expected a format ({}), found \"{name}\"", names())))
+}
+
+fn nothing_known(path: &Path, ignored: &[PathBuf]) -> Error {
+    let names: Vec<_> = IMPORTERS.iter().map(|importer| importer.name()).collect();
+    let found = match ignored {
+        [] => "no file at all".to_owned(),
+        [only] if only == path => "something else".to_owned(),
+        several => list(several),
+    };
+    Error::in_file(path, format!("expected a routing trace of a known format ({}), found {found}", names.join(", ")))
+}
+
+/// Up to eight file names, each once.
+fn list(paths: &[PathBuf]) -> String {
+    let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let names: BTreeSet<String> = paths.iter().map(name).collect();
+    let rest = names.len().saturating_sub(8);
+    let mut shown: Vec<String> = names.into_iter().take(8).collect();
+    if rest > 0 {
+        shown.push(format!("{rest} more"));
+    }
+    shown.join(", ")
+}
+
+/// Adds what the caller and the file name say, looks for restarts, and validates.
+fn complete(part: &mut Part, options: &Options) -> Result<()> {
+    let Recording::Tokens(trace) = &mut part.recording else { return Ok(()) };
+    if let Some(experts) = options.experts {
+        if part.experts_known && trace.shape.experts != experts {
+            return Err(Error::new(format!(
+                "expected {experts} experts as asked, found that the file says {}",
+                trace.shape.experts
+            )));
+        }
+        trace.shape.experts = experts;
+        part.experts_known = true;
+    }
+    if let Some(k) = options.top_k.filter(|&k| k != trace.shape.k) {
+        return Err(Error::new(format!("expected {k} experts per token as asked, found {}", trace.shape.k)));
+    }
+    if let Some(router) = options.router {
+        trace.meta.router = router;
+    }
+    if let Some(model) = &options.model {
+        trace.meta.model.clone_from(model);
+    }
+    if let Some(phase) = options.phase {
+        trace.phase.fill(phase);
+    }
+    if let [name] = &mut trace.meta.domains[..]
+        && name.is_empty()
+    {
+        *name = part.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    trace.validate()?;
+    match options.chunk {
+        Some(0) => {}
+        Some(period) => {
+            restarts::cut(trace, period);
+            trace.notes.push(format!("Sequences cut every {period} tokens as asked."));
+        }
+        None if part.sequences_known => {}
+        None => restarts::find_and_cut(trace),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
