@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::convert;
+use crate::columns::Page;
 use cptr_model::capture::{Options, Parts, capture, sequences};
 use cptr_model::model::Model;
 use cptr_model::text;
@@ -36,12 +38,9 @@ pub(super) struct Args {
     /// Record floats as f32 (default: rounded to f16)
     #[arg(long)]
     f32: bool,
-    /// Print JSON: what was captured, and how fast
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<Page> {
     check(args)?;
     let texts: Vec<(String, String)> = text::read(&args.text)?.into_iter().map(|t| (t.domain, t.text)).collect();
     let loading = Progress::unknown("loading");
@@ -71,30 +70,13 @@ pub(super) fn main(args: &Args) -> Result<()> {
         let all = sequences.len();
         remarks.push(format!("{} of {all} sequences were there from an interrupted capture", captured.resumed));
     }
-    super::remark(&remarks);
-    report(args, &captured)
-}
-
-fn report(args: &Args, captured: &cptr_model::capture::Captured) -> Result<()> {
-    let shape = captured.trace.shape;
     let seconds = captured.time.as_secs_f64();
-    let speed = if captured.tokens > 0 { captured.tokens as f64 / seconds } else { 0.0 };
-    let sequences = captured.trace.sequence.last().map_or(0, |last| last + 1);
-    if args.json {
-        return super::print_json(&serde_json::json!({
-            "out": args.out, "model": captured.trace.meta.model, "tokens": shape.tokens, "sequences": sequences,
-            "layers": shape.layers, "experts": shape.experts, "top_k": shape.k, "resumed_sequences": captured.resumed,
-            "run_tokens": captured.tokens, "seconds": seconds, "tokens_per_second": speed,
-        }));
-    }
-    super::print(&format!(
-        "{}: {} tokens in {sequences} sequences, {} layers x {} experts, top-{}; {speed:.0} tokens/s\n",
-        args.out.display(),
-        shape.tokens,
-        shape.layers,
-        shape.experts,
-        shape.k
-    ))
+    let mut row = convert::row(&args.out, &captured.trace);
+    row["resumed_sequences"] = captured.resumed.into();
+    row["run_tokens"] = captured.tokens.into();
+    row["seconds"] = seconds.into();
+    row["tokens_per_s"] = (if captured.tokens > 0 { (captured.tokens as f64 / seconds).round() as u64 } else { 0 }).into();
+    Ok(convert::page(row, remarks))
 }
 
 fn check(args: &Args) -> Result<()> {

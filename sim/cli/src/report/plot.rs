@@ -5,7 +5,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::markup::{clean, escape};
+use crate::columns::{clean, escape};
 
 /// A plot under way.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
