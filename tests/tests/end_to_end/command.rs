@@ -76,6 +76,18 @@ impl Folder {
         self.run(arguments).json()
     }
 
+    /// The rows that a command prints as JSON.
+    #[track_caller]
+    pub(crate) fn rows(&self, arguments: &str) -> Vec<Value> {
+        self.json(&format!("{arguments} --json"))["rows"].as_array().unwrap().clone()
+    }
+
+    /// Its only row, or its first.
+    #[track_caller]
+    pub(crate) fn row(&self, arguments: &str) -> Value {
+        self.rows(arguments).swap_remove(0)
+    }
+
     /// Runs what must be refused, and returns the sentence after `cptr: `. Checks all that holds for every refusal: exit code 2, one line
     /// on standard error, nothing on standard output, no file made or changed, not much memory used.
     #[track_caller]

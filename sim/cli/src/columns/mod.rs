@@ -139,6 +139,7 @@ impl Format {
             (_, Value::Null) => format::NONE.into(),
             (Self::Flag, _) => if value.as_bool() == Some(true) { "yes" } else { "" }.into(),
             (_, Value::String(text)) => text.clone(),
+            (Self::Plain, Value::Number(number)) => number.as_f64().unwrap_or(f64::NAN).to_string(),
             (Self::Text | Self::Plain, _) => value.to_string(),
             (Self::Count, _) => value.as_u64().map_or_else(|| value.to_string(), |n| format::count(n as usize)),
             (Self::Number(decimals), _) => format::decimals(number(), decimals),

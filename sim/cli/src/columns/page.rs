@@ -137,7 +137,8 @@ impl Page {
         }
     }
 
-    fn text(&self) -> String {
+    /// What people read.
+    pub(crate) fn text(&self) -> String {
         self.sections.iter().map(Section::text).collect::<Vec<_>>().join("\n")
     }
 

@@ -25,7 +25,7 @@ const MOST_TIMELINE_CYCLES: u64 = 4_000_000;
 const LARGEST_DEVICE_FILE: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = columns::help(&COLUMNS))]
+#[command(after_long_help = format!("{}\n{}", list().text(), columns::help(&COLUMNS)))]
 pub(super) struct Args {
     /// Device, or a TOML file that describes one
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "DDR5-4800")]

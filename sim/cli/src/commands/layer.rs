@@ -76,7 +76,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     Ok(Report::new(&system, &model, work).page())
 }
 
-static COLUMNS: [Column; 12] = [
+static COLUMNS: [Column; 11] = [
     column("system", "system", Text, ""),
     column("model", "model", Text, ""),
     column("time_method", "times", Text, "").detail(),
@@ -88,7 +88,6 @@ static COLUMNS: [Column; 12] = [
     column("busy_us.near_data_device", "near-data device", Microseconds, "busy"),
     column("busy_us.controller", "controller", Microseconds, "busy"),
     column("energy_uj", "energy", Microjoules, ""),
-    column("cold_expert", "expert near the data", Text, "what its time is made of").detail(),
 ];
 
 static BUSY: [Column; 3] = [
