@@ -4,14 +4,14 @@
 //! What a machine does with a layer is said by [`crate::layer`] (time and energy), [`crate::events`] (piece by piece) and
 //! [`crate::breakdown`] (one cold expert).
 //!
-//! Four of a layer's eight experts are in GPU memory, four run near the data at 2 bits:
+//! Two of a token's eight experts are in GPU memory, six run near the data at 2 bits:
 //!
 //! ```
 //! use cptr_hw_model::{ExpertRun, LayerWork, Model, System};
 //!
 //! let system = System::find("ndp").ok_or("no such machine")?;
 //! let model = Model::find("Qwen3-30B-A3B").ok_or("no such model")?;
-//! let (gpu, near_data) = ([ExpertRun::at(16.0); 4], [ExpertRun::at(2.0); 4]);
+//! let (gpu, near_data) = ([ExpertRun::at(16.0); 2], [ExpertRun::at(2.0); 6]);
 //! let layer = LayerWork { tokens: 1, gpu: &gpu, near_data: &near_data, ..LayerWork::default() };
 //! let time = system.layer_time(model, &layer);
 //! // The device is the slower side, and the GPU waits for its results.
