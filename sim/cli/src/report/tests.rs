@@ -193,7 +193,7 @@ fn extremes_still_make_a_page() {
     wide.rows[5]["mass_loss"] = json!(-0.2);
     wide.rows[7]["token_time_us"] = json!(1e12);
     wide.rows[8]["token_time_us"] = json!(0.0);
-    wide.rows[9]["by_layer"].as_array_mut().unwrap().iter_mut().for_each(|layer| layer["switch_rate"].take());
+    wide.rows[9]["by_layer"].as_array_mut().unwrap().iter_mut().for_each(|layer| layer["switch_rate"] = Value::Null);
     wide.context.changes = (0..1000).collect();
     wide.context.domain_starts = (1..1000).collect();
     assert!(page(&wide).contains("999 times, too often to draw"));
