@@ -53,13 +53,17 @@ pub(crate) enum Format {
 }
 
 /// Where a column is seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Show {
     /// In every table.
     Always,
     /// In tables in which a row has a value for it.
     IfAny,
-    /// Not in tables: only in CSV.
+    /// In tables in which a row has another value than this.
+    Unless(f64),
+    /// In tables in which a row has another value than it has under this key.
+    UnlessAs(&'static str),
+    /// Not in tables, unless it is asked for; in CSV.
     Never,
 }
 
@@ -72,6 +76,18 @@ impl Column {
     /// Left out where no row has a value.
     pub(crate) const fn if_any(mut self) -> Self {
         self.show = Show::IfAny;
+        self
+    }
+
+    /// Left out where all rows have this value.
+    pub(crate) const fn unless(mut self, usual: f64) -> Self {
+        self.show = Show::Unless(usual);
+        self
+    }
+
+    /// Left out where all rows have the value that they have under another key.
+    pub(crate) const fn unless_as(mut self, key: &'static str) -> Self {
+        self.show = Show::UnlessAs(key);
         self
     }
 
@@ -163,6 +179,8 @@ pub(crate) struct Table {
     upright: bool,
     /// A key of rows that is true where the name gets a star, and what the star means.
     star: Option<(&'static str, &'static str)>,
+    /// Keys of the columns that people see, where not all that can be; others are for CSV.
+    view: Option<&'static [&'static str]>,
 }
 
 impl Table {
@@ -187,6 +205,11 @@ impl Table {
         Self { star: Some((key, meaning)), ..self }
     }
 
+    /// Shows people these columns only, in their order, and what of them has something to say.
+    pub(crate) fn viewed(self, keys: &'static [&'static str]) -> Self {
+        Self { view: Some(keys), ..self }
+    }
+
     pub(crate) fn titled(self, title: impl Into<String>) -> Self {
         Self { title: title.into(), ..self }
     }
@@ -202,13 +225,17 @@ impl Table {
 
     /// The columns that people see of these rows.
     pub(crate) fn shown(&self) -> Vec<&Column> {
-        let any = |column: &Column| self.rows.iter().any(|row| !column.of(row).is_null());
-        let shown = |column: &&Column| match column.show {
+        let any = |says: &dyn Fn(&Value) -> bool| self.rows.iter().any(says);
+        let says = |column: &&Column| match column.show {
             Show::Always => true,
-            Show::IfAny => any(column),
-            Show::Never => false,
+            Show::IfAny => any(&|row| !column.of(row).is_null()),
+            Show::Unless(usual) => any(&|row| column.of(row).as_f64().is_some_and(|value| value != usual)),
+            Show::UnlessAs(key) => any(&|row| column.of(row) != &row[key]),
+            Show::Never => self.view.is_some(),
         };
-        self.columns.iter().filter(shown).collect()
+        let Some(keys) = self.view else { return self.columns.iter().filter(says).collect() };
+        let of = |key: &&str| self.columns.iter().find(|column| column.key == *key);
+        keys.iter().filter_map(of).filter(says).collect()
     }
 }
 

@@ -1,4 +1,0 @@
-//! x
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
-pub(super) fn main(_: &Args) -> cptr_trace::error::Result<crate::columns::Page> { todo!() }
