@@ -75,11 +75,6 @@ pub(crate) fn count(number: usize) -> String {
     text
 }
 
-/// The value through `format`, or [`NONE`].
-pub(crate) fn optional(value: Option<f64>, format: impl FnOnce(f64) -> String) -> String {
-    value.map_or_else(|| NONE.into(), format)
-}
-
 fn three_digits(value: f64) -> String {
     match value.abs() {
         size if size < 9.995 => format!("{value:.2}"),
@@ -146,8 +141,6 @@ mod tests {
         assert_eq!(ratio(f64::NAN), NONE);
         assert_eq!([-4.06, f64::NAN].map(decibels), ["-4.1 dB", NONE]);
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!(optional(None, percent), NONE);
-        assert_eq!(optional(Some(0.5), percent), "50.0%");
     }
 
     proptest! {

@@ -53,7 +53,7 @@ fn count() -> clap::builder::RangedI64ValueParser<u32> {
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let system = args.machine.system_or("offload")?;
-    if args.machine.sets_bits() && system.ndp().is_none() {
+    if args.machine.bits().is_some() && system.ndp().is_none() {
         return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
     }
     let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;

@@ -7,10 +7,10 @@ use cptr_trace::error::{Error, Result};
 /// The machine and the model that times are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Machine {
-    /// System by its name, or the TOML file of one (default: ndp; of layer: offload)
+    /// System by its name, or the TOML file of one (default: offload; of devices: ndp)
     #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, help_heading = "Machine")]
     system: Option<System>,
-    /// Bits per weight of experts that run near the data (default: the system's)
+    /// Bits per weight of experts that run near the data, where a strategy does not say (default: the strategy's, or the system's)
     #[arg(long, value_name = "BITS", help_heading = "Machine")]
     bits: Option<f64>,
     /// Width of the model's residual stream, where its sizes are not known
@@ -35,9 +35,9 @@ impl Machine {
         Ok(system)
     }
 
-    /// Whether bits near the data were asked for.
-    pub(super) const fn sets_bits(&self) -> bool {
-        self.bits.is_some()
+    /// Bits near the data, where they were asked for.
+    pub(super) const fn bits(&self) -> Option<f64> {
+        self.bits
     }
 
     /// The sizes given, or those of the model called `name`; `None` if it is not known.

@@ -14,7 +14,7 @@ mod times;
 #[cfg(test)]
 mod tests;
 
-use cptr_sim::run::context::Context;
+use cptr_sim::replay::Context;
 use serde_json::Value;
 
 use crate::columns::{Page, Section, Table, escape, paragraphs};

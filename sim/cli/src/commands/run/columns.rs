@@ -91,6 +91,7 @@ pub(crate) const SYSTEMS: &[&str] = &[
 ];
 
 /// What they see of a model that reads.
+#[cfg(feature = "model")]
 pub(crate) const MODEL: &[&str] = &[
     "strategy",
     "perplexity_change",

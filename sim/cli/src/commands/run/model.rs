@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<Page> {
     let asked = if args.strategy.is_empty() { Strategy::parse_list(FRONTIER)? } else { args.strategy.clone() };
     let system = args.machine.system_or("offload")?;
     let sizes = Sizes::new(config.family, config.hidden as u64, config.expert_inner as u64);
-    let (strategies, extra) = super::with_reference(asked)?;
+    let (strategies, extra) = super::with_reference(super::at_bits(asked, args.machine.bits())?)?;
     let plan = Plan {
         replicas: replicas(&args.model, args.source.is_some(), &model, &strategies)?,
         strategies,
