@@ -6,11 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod firmware;
+mod width;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use firmware::Scope;
+
+/// The repository's root.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// A set of commands with one purpose.
 struct Group {
@@ -20,7 +24,11 @@ struct Group {
 }
 
 const GROUPS: [Group; 8] = [
-    Group { name: "format", purpose: "the code is formatted", run: |_| cargo(&["fmt", "--all", "--check"], &[]) },
+    Group {
+        name: "format",
+        purpose: "the code is formatted, no line of prose too long",
+        run: |_| cargo(&["fmt", "--all", "--check"], &[]) & width::check(ROOT.as_ref()),
+    },
     Group {
         name: "lint",
         purpose: "clippy has nothing to say",
@@ -123,8 +131,7 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {
 
 /// Whether a program ran and succeeded; says which did not.
 fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> bool {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).current_dir(root).status();
+    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).current_dir(ROOT).status();
     let line = format!("{program} {}", arguments.join(" "));
     match status {
         Ok(status) if status.success() => true,
