@@ -2,7 +2,9 @@
 use serde::Serialize;
 
 use crate::model::Model;
+use crate::schedule::Trip;
 use crate::system::{Cold, System};
+use crate::work::ExpertRun;
 
 /// Parts in picoseconds; they add up to the time from the GPU's first flit to the arrival of the result's last.
 ///
@@ -63,8 +65,28 @@ impl Breakdown {
 }
 
 impl System {
-    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`], else a copy and a run on
-    /// the GPU.
+    /// What the time of one expert near the data at [`Self::ndp_bits`] is made of; `None` without a near-data device.
+    #[must_use]
+    pub fn expert_breakdown(&self, model: &Model) -> Option<Breakdown> {
+        let (ndp, expert) = (self.ndp()?, self.expert(model, ExpertRun::at(self.ndp_bits))?);
+        let validated = "the device was validated when its file was read";
+        let without_refresh = ndp.stream_without_refresh_ps(model, self.ndp_bits).expect(validated) as i64;
+        let peak = ndp.memory.peak_gb_s().expect(validated);
+        let ideal_ps = (model.expert_bytes(self.ndp_bits) / peak * 1e3).round() as i64;
+        let trip = Trip::new(self.link(), model, 1, 1);
+        Some(Breakdown {
+            ideal_ps,
+            rows_ps: without_refresh - ideal_ps,
+            refresh_ps: expert.stream_ps as i64 - without_refresh,
+            pipeline_ps: expert.run_ps() as i64 - expert.stream_ps as i64,
+            link_ps: (trip.there_ps + trip.result_ps + 2 * self.link().one_way_ps()) as i64,
+            launch_ps: self.link().launch_ps() as i64,
+        })
+    }
+
+    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`], else a copy
+    /// and a run on the GPU.
+    #[must_use]
     pub fn cold_expert_parts(&self, model: &Model) -> Vec<Part> {
         match (self.cold, self.expert_breakdown(model)) {
             (Cold::Ndp, Some(breakdown)) => breakdown.parts().to_vec(),
@@ -76,7 +98,7 @@ impl System {
         let (link, bytes) = (self.link(), model.expert_bytes(self.gpu_bits));
         let ideal_ps = (bytes / link.coded_gb_s() * 1e3).round() as i64;
         let launch_ps = (link.copy_launch_ns * 1e3).round() as i64;
-        let run_ps = self.gpu().kernel_ps(bytes, model.expert_parameters() as f64).round() as i64;
+        let run_ps = self.kernel_ps(model.expert_parameters(), ExpertRun::at(self.gpu_bits)).round() as i64;
         let part = |name, ps, why| Part { name, ps, why };
         vec![
             part("ideal", ideal_ps, "weight bytes over the bandwidth of the link after line coding"),
@@ -94,16 +116,20 @@ impl System {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::LayerWork;
+    use crate::work::{CopiedRun, LayerWork};
 
     #[test]
     fn parts_add_up_to_what_one_cold_expert_costs() {
         for system in System::all() {
+            let (near_data, copied) = ([ExpertRun::at(system.ndp_bits)], [CopiedRun::at(system.gpu_bits)]);
+            let one = match system.cold {
+                Cold::Ndp => LayerWork { near_data: &near_data, ..LayerWork::default() },
+                Cold::Gpu => LayerWork { copied: &copied, ..LayerWork::default() },
+            };
             for model in Model::all() {
-                let time =
-                    |cold_runs| system.layer_time(model, LayerWork { cold_runs, ..LayerWork::default() }).total_ps;
+                let time = |work: &LayerWork<'_>| system.layer_time(model, work).total_ps;
                 let sum: i64 = system.cold_expert_parts(model).iter().map(|part| part.ps).sum();
-                assert_eq!(sum, (time(1) - time(0)) as i64, "{} {}", system.name, model.name);
+                assert_eq!(sum, (time(&one) - time(&LayerWork::default())) as i64, "{} {}", system.name, model.name);
             }
         }
     }

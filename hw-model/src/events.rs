@@ -1,11 +1,14 @@
 //! A layer piece by piece: what each unit of the machine does, and when.
 //!
-//! [`System::layer_events`] lays out the same schedule that [`System::layer_time`] adds up, for timelines. Times are picoseconds from the start
-//! of the layer. Messages are shown where the GPU sees them: what it sends when it leaves, results when they arrive.
+//! [`System::layer_events`] lays out the same schedule that [`System::layer_time`] adds up, for timelines. Times are picoseconds from
+//! the start of the layer. Messages are shown where the GPU sees them: what it sends when it leaves, results when they arrive.
 use serde::Serialize;
 
 use crate::model::Model;
-use crate::system::{Cold, LayerWork, NearData, Schedule, System};
+use crate::ndp::Expert;
+use crate::schedule::{NearData, Schedule};
+use crate::system::System;
+use crate::work::LayerWork;
 
 /// Chunks beyond which experts near the data are shown whole.
 pub const MOST_CHUNKS: u64 = 100_000;
@@ -68,7 +71,7 @@ pub enum Task {
     Dense,
     /// An expert from GPU memory.
     ResidentExpert,
-    /// A cold expert that was copied.
+    /// An expert that was copied.
     ColdExpert,
     /// The filter's selection.
     Select,
@@ -76,7 +79,7 @@ pub enum Task {
     Update,
     /// Activations and descriptors.
     Activations,
-    /// One expert's result.
+    /// One expert's results.
     Result,
     /// One expert's weights.
     Copy,
@@ -131,49 +134,33 @@ pub struct Event {
 
 impl System {
     /// Everything that happens in a layer, by unit; the events of a unit are in order and do not overlap. The last end of all is
-    /// [`crate::LayerTime::total_ps`]. Experts near the data are cut into chunks up to [`MOST_CHUNKS`].
-    pub fn layer_events(&self, model: &Model, work: LayerWork) -> Vec<Event> {
-        let schedule = self.schedule(model, work);
+    /// [`crate::LayerTime::total_ps`]. Experts near the data are cut into chunks up to [`MOST_CHUNKS`]; a migration is not shown.
+    #[must_use]
+    pub fn layer_events(&self, model: &Model, work: &LayerWork<'_>) -> Vec<Event> {
+        let schedule = Schedule::new(self, model, work);
         let mut events = Events(Vec::new());
         let (dense_ps, decided_ps) = (schedule.dense_ps, schedule.decided_ps());
+        let at = |time: u64| decided_ps.saturating_add(time);
         events.add(Unit::Gpu, Task::Dense, None, (0, dense_ps));
         events.add(Unit::Controller, Task::Select, None, (dense_ps, decided_ps));
-        events.add(Unit::Controller, Task::Update, None, (decided_ps, decided_ps.saturating_add(schedule.update_ps)));
-        let mut gpu_free = decided_ps;
-        for expert in 0..schedule.resident_runs {
-            let start = gpu_free;
-            gpu_free = start.saturating_add(schedule.run_ps);
-            events.add(Unit::Gpu, Task::ResidentExpert, Some(expert), (start, gpu_free));
+        events.add(Unit::Controller, Task::Update, None, (decided_ps, at(schedule.update_ps)));
+        let resident = (0..).map(|expert| (Task::ResidentExpert, expert)).take(work.gpu.len());
+        let tasks = resident.chain((0..).map(|expert| (Task::ColdExpert, expert)));
+        for ((task, expert), &(start, end)) in tasks.zip(&schedule.gpu_runs) {
+            events.add(Unit::Gpu, task, Some(expert), (at(start), at(end)));
         }
-        match (self.cold, &schedule.near_data) {
-            (Cold::Gpu, _) => self.copied(model, &schedule, gpu_free, &mut events),
-            (Cold::Ndp, near_data) => {
-                let end_ps = if schedule.copies > 0 { decided_ps.saturating_add(schedule.side.link_ps) } else { 0 };
-                events.add(Unit::Copies, Task::Batch, None, (decided_ps, end_ps));
-                if let Some(near_data) = near_data {
-                    events.near_data(near_data, decided_ps);
-                }
+        if let Some(near_data) = &schedule.near_data {
+            let end_ps = if schedule.arrivals.is_empty() { 0 } else { at(schedule.link_ps) };
+            events.add(Unit::Copies, Task::Batch, None, (decided_ps, end_ps));
+            events.near_data(near_data, decided_ps);
+        } else {
+            let starts = std::iter::once(0).chain(schedule.arrivals.iter().copied());
+            for (copy, (start, &there)) in (0..).zip(starts.zip(&schedule.arrivals)) {
+                events.add(Unit::Copies, Task::Copy, Some(copy), (at(start), at(there)));
             }
         }
         events.0.sort_by_key(|event| (event.unit, event.start_ps));
         events.0
-    }
-
-    /// Copies one behind the other; each expert that is wanted now runs when it has arrived and the GPU is free.
-    fn copied(&self, model: &Model, schedule: &Schedule, mut gpu_free: u64, events: &mut Events) {
-        let decided_ps = schedule.decided_ps();
-        let (mut start, unused) = (decided_ps, schedule.copies - schedule.copied_runs);
-        for copy in 0..schedule.copies {
-            let copied_ps = self.link().copy_ps(f64::from(copy + 1) * model.expert_bytes(self.gpu_bits));
-            let there = decided_ps.saturating_add(copied_ps);
-            events.add(Unit::Copies, Task::Copy, Some(copy), (start, there));
-            start = there;
-            if let Some(expert) = copy.checked_sub(unused) {
-                let run = gpu_free.max(there);
-                gpu_free = run.saturating_add(schedule.run_ps);
-                events.add(Unit::Gpu, Task::ColdExpert, Some(expert), (run, gpu_free));
-            }
-        }
     }
 }
 
@@ -197,10 +184,9 @@ impl Events {
             self.add(Unit::LinkToGpu, Task::Result, Some(expert), (arrives(start), arrives(end)));
         }
         let at = |time: u64| start_ps.saturating_add(near_data.shared(time));
-        let chunks = near_data.expert.chunks;
-        let whole = chunks.saturating_mul(u64::from(near_data.runs)) > MOST_CHUNKS;
-        if whole {
-            let ends = near_data.expert.queue_ends(near_data.runs);
+        let chunks = near_data.experts.iter().fold(0_u64, |sum, expert| sum.saturating_add(expert.chunks));
+        if chunks > MOST_CHUNKS {
+            let ends = Expert::queue_ends(&near_data.experts);
             let mut start = start_ps;
             for (expert, end) in (0..).zip(ends) {
                 self.add(Unit::Memory, Task::Read, Some(expert), (start, at(end)));
@@ -209,7 +195,7 @@ impl Events {
             }
             return;
         }
-        for times in near_data.expert.queue_chunks(near_data.runs) {
+        for times in Expert::queue_chunks(&near_data.experts) {
             for (unit, task, (start, end)) in
                 [(Unit::Memory, Task::Read, times.read_ps), (Unit::Arrays, Task::Multiply, times.work_ps)]
             {
@@ -229,6 +215,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::work::tests::{Lists, lists};
 
     fn busy(events: &[Event], unit: Unit) -> u64 {
         events.iter().filter(|event| event.unit == unit).map(|event| event.end_ps - event.start_ps).sum()
@@ -244,19 +231,23 @@ mod tests {
         /// One computation, two views: ends and busy times are those of `layer_time`.
         #[test]
         fn events_are_the_layer_time(
-            resident_runs in 0u32..9, cold_runs in 0u32..9, loads in 0u32..9, scored_experts in 0u32..256,
-            tracked_experts in 0u32..256, model in 0..Model::all().len(),
+            one in lists(1), batch in lists(6), controller in (0u32..256, 0u32..256), migrating: bool,
+            model in 0..Model::all().len(),
         ) {
             let model = &Model::all()[model];
-            let work = LayerWork { resident_runs, cold_runs, loads, scored_experts, tracked_experts };
-            for system in System::all() {
-                let (time, events) = (system.layer_time(model, work), system.layer_events(model, work));
-                prop_assert_eq!(events.iter().map(|event| event.end_ps).max(), Some(time.total_ps), "{} {:?}", system.name, work);
+            let (scored, tracked) = controller;
+            for (system, lists) in System::all().iter().flat_map(|system| [(system, &one), (system, &batch)]) {
+                let lists = lists.clone().on(system);
+                let work = LayerWork { scored, tracked, migrating, ..lists.work() };
+                let (time, events) = (system.layer_time(model, &work), system.layer_events(model, &work));
+                let last = events.iter().map(|event| event.end_ps).max();
+                prop_assert_eq!(last, Some(time.total_ps), "{} {:?}", system.name, work);
                 prop_assert_eq!(busy(&events, Unit::Gpu), time.gpu_ps);
                 prop_assert_eq!(busy(&events, Unit::Controller), time.controller_ps);
-                let first_read = events.iter().find(|event| event.unit == Unit::Memory).map_or(0, |event| event.start_ps);
+                let reads = events.iter().find(|event| event.unit == Unit::Memory);
+                let first_read = reads.map_or(0, |event| event.start_ps);
                 prop_assert_eq!(end(&events, Unit::Arrays).map_or(0, |end| end - first_read), time.ndp_ps);
-                if loads > 0 {
+                if !work.copies_bits.is_empty() || !work.copied.is_empty() {
                     prop_assert_eq!(busy(&events, Unit::Copies), time.link_ps);
                 }
                 for pair in events.windows(2) {
@@ -270,10 +261,10 @@ mod tests {
     fn an_expert_of_many_chunks_is_shown_whole() {
         let system = System::find("ndp").unwrap();
         let huge = Model::new("huge", 1 << 18, 1 << 18);
-        let work = LayerWork { cold_runs: 2, ..LayerWork::default() };
-        let events = system.layer_events(&huge, work);
+        let lists = Lists::counts(system, 0, 2, 0);
+        let events = system.layer_events(&huge, &lists.work());
         assert_eq!(events.iter().filter(|event| event.unit == Unit::Memory).count(), 2);
-        assert_eq!(end(&events, Unit::LinkToGpu), Some(system.layer_time(&huge, work).total_ps));
+        assert_eq!(end(&events, Unit::LinkToGpu), Some(system.layer_time(&huge, &lists.work()).total_ps));
     }
 
     /// Where runs are slower than copies, they queue from the first arrival on.
@@ -283,11 +274,12 @@ mod tests {
         let line = text.lines().find(|line| line.starts_with("memory_gb_s")).unwrap();
         let system = System::from_toml(&text.replace(line, "memory_gb_s = 1.0")).unwrap();
         let model = Model::find("olmoe").unwrap();
-        let time = |cold_runs| system.layer_time(model, LayerWork { cold_runs, ..LayerWork::default() });
+        let lists = |cold| Lists::counts(&system, 0, cold, 0);
+        let time = |cold| system.layer_time(model, &lists(cold).work());
         let (one, three) = (time(1), time(3));
-        let run_ps = one.gpu_ps - system.layer_time(model, LayerWork::default()).gpu_ps;
+        let run_ps = one.gpu_ps - time(0).gpu_ps;
         assert_eq!(three.total_ps, one.total_ps + 2 * run_ps);
-        let events = system.layer_events(model, LayerWork { cold_runs: 3, ..LayerWork::default() });
+        let events = system.layer_events(model, &lists(3).work());
         assert_eq!(end(&events, Unit::Gpu), Some(three.total_ps));
     }
 }

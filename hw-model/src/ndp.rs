@@ -247,7 +247,7 @@ impl Ndp {
     }
 
     /// Bytes that an expert takes in the device: padded to whole stripes over all channels.
-    pub fn padded_bytes(&self, model: &Model, bits: f64) -> u64 {
+    fn padded_bytes(&self, model: &Model, bits: f64) -> u64 {
         (model.expert_bytes(bits).ceil() as u64).max(1).next_multiple_of(self.memory.unit())
     }
 
@@ -262,7 +262,7 @@ impl Ndp {
     }
 
     /// `expert`, which is one of `model` at `bits`, for another number of tokens: the stream stays as it is, nothing is simulated.
-    pub fn for_tokens(&self, expert: &Expert, model: &Model, bits: f64, tokens: u32) -> Expert {
+    pub(crate) fn for_tokens(&self, expert: &Expert, model: &Model, bits: f64, tokens: u32) -> Expert {
         self.chunked(model, bits, tokens, expert.bytes, expert.stream_ps)
     }
 
@@ -270,7 +270,7 @@ impl Ndp {
     ///
     /// # Errors
     /// As [`Self::expert`].
-    pub fn stream_without_refresh_ps(&self, model: &Model, bits: f64) -> Result<u64, ConfigError> {
+    pub(crate) fn stream_without_refresh_ps(&self, model: &Model, bits: f64) -> Result<u64, ConfigError> {
         Ok(self.memory.stream_ps(self.padded_bytes(model, bits), Some(Refresh::None))?.round() as u64)
     }
 
@@ -337,47 +337,42 @@ impl Pipeline {
 
 /// A chunk on its way: when it is read and when it is worked on, in picoseconds from the first read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkTimes {
+pub(crate) struct ChunkTimes {
     /// Which of the queued experts, from 0.
-    pub expert: u32,
+    pub(crate) expert: u32,
     /// Which of its chunks, from 0.
-    pub chunk: u64,
+    pub(crate) chunk: u64,
     /// Start and end of reading.
-    pub read_ps: (u64, u64),
+    pub(crate) read_ps: (u64, u64),
     /// Start and end of the work.
-    pub work_ps: (u64, u64),
+    pub(crate) work_ps: (u64, u64),
 }
 
 impl Expert {
-    /// When each of `experts` such experts, queued, is done, from the first read on. Cost: some steps for each.
-    pub fn queue_ends(&self, experts: u32) -> impl Iterator<Item = u64> {
-        (0..experts).scan(Pipeline::default(), |pipeline, _| {
-            *pipeline = pipeline.steps(self.full, self.chunks - 1).step(self.last);
+    /// When each of some queued experts is done, from the first read on. Cost: some steps for each.
+    pub(crate) fn queue_ends<'a>(experts: impl IntoIterator<Item = &'a Self>) -> impl Iterator<Item = u64> {
+        experts.into_iter().scan(Pipeline::default(), |pipeline, expert| {
+            *pipeline = pipeline.steps(expert.full, expert.chunks - 1).step(expert.last);
             Some(pipeline.worked)
         })
     }
 
     /// Time of `experts` such experts, queued, from the first read to the end of the last one's work. Cost: linear in `experts`.
     pub fn queue_ps(&self, experts: u32) -> u64 {
-        Self::queue_of((0..experts).map(|_| self))
+        Self::queue_ends(std::iter::repeat_n(self, experts as usize)).last().unwrap_or(0)
     }
 
-    /// Time of different experts, queued in this order, from the first read to the end of the last one's work.
-    pub fn queue_of<'a>(experts: impl IntoIterator<Item = &'a Self>) -> u64 {
-        let expert =
-            |pipeline: Pipeline, expert: &Self| pipeline.steps(expert.full, expert.chunks - 1).step(expert.last);
-        experts.into_iter().fold(Pipeline::default(), expert).worked
-    }
-
-    /// Every chunk of `experts` such experts, queued.
-    pub fn queue_chunks(&self, experts: u32) -> impl Iterator<Item = ChunkTimes> {
-        let chunks = (0..experts).flat_map(|expert| (0..self.chunks).map(move |chunk| (expert, chunk)));
-        chunks.scan(Pipeline::default(), |pipeline, (expert, number)| {
-            let chunk = if number + 1 == self.chunks { self.last } else { self.full };
-            *pipeline = pipeline.step(chunk);
+    /// Every chunk of some queued experts.
+    pub(crate) fn queue_chunks<'a>(experts: impl IntoIterator<Item = &'a Self>) -> impl Iterator<Item = ChunkTimes> {
+        let numbered = (0..).zip(experts);
+        let chunks = numbered.flat_map(|(number, expert)| (0..expert.chunks).map(move |chunk| (number, expert, chunk)));
+        chunks.scan(Pipeline::default(), |pipeline, (number, expert, chunk)| {
+            let times = if chunk + 1 == expert.chunks { expert.last } else { expert.full };
+            *pipeline = pipeline.step(times);
             let (read, worked) = (pipeline.read, pipeline.worked);
-            let read_ps = (read.saturating_sub(chunk.load_ps), read);
-            Some(ChunkTimes { expert, chunk: number, read_ps, work_ps: (worked.saturating_sub(chunk.work_ps), worked) })
+            let read_ps = (read.saturating_sub(times.load_ps), read);
+            let work_ps = (worked.saturating_sub(times.work_ps), worked);
+            Some(ChunkTimes { expert: number, chunk, read_ps, work_ps })
         })
     }
 

@@ -1,6 +1,10 @@
 //! Tests of [`super::System`]: what holds for every machine, and figures of single ones.
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
+use crate::layer::LayerTime;
+use crate::work::tests::{Lists, lists};
+use crate::work::{CopiedRun, LayerWork};
 
 fn mixtral() -> &'static Model {
     Model::find("Mixtral-8x7B").unwrap()
@@ -10,8 +14,9 @@ fn system(name: &str) -> System {
     System::find(name).unwrap().clone()
 }
 
-fn cold(cold_runs: u32) -> LayerWork {
-    LayerWork { cold_runs, ..LayerWork::default() }
+/// One layer of Mixtral with so many resident experts, cold experts, and copies to stay.
+fn layer(system: &System, resident: usize, cold: usize, loads: usize) -> LayerTime {
+    system.layer_time(mixtral(), &Lists::counts(system, resident, cold, loads).work())
 }
 
 #[test]
@@ -34,10 +39,10 @@ fn names_are_unique_and_parts_with_one_name_are_equal() {
 
 #[test]
 fn one_mixtral_expert_at_2_bits() {
-    let near_data = system("ndp").layer_time(mixtral(), cold(1));
+    let near_data = layer(&system("ndp"), 0, 1, 0);
     // 44.04 MB at 512 GB/s are 86.016 us; refresh, rows and the last chunk add 8 to 10 %.
     assert!((1.08..1.10).contains(&(near_data.ndp_ps as f64 / 86_016_000.0)), "{near_data:?}");
-    let offload = system("offload").layer_time(mixtral(), LayerWork { loads: 1, ..cold(1) });
+    let offload = layer(&system("offload"), 0, 1, 1);
     // 352.3 MB at 24.8 GB/s and the launch.
     assert!((offload.link_ps as f64 / 1e9 - 14.209).abs() < 0.001, "{offload:?}");
 }
@@ -56,15 +61,15 @@ fn one_mixtral_expert_at_16_bits_is_0_688_ms_and_overheads() {
     assert!((0.0..0.002).contains(&share(parts.pipeline_ps)), "{parts:?}");
     assert!(parts.link_ps > 180_000 && parts.launch_ps == 50_000, "{parts:?}");
     assert_eq!(parts.parts().map(|part| part.ps).iter().sum::<i64>(), parts.total_ps());
-    let dense = paper.layer_time(mixtral(), LayerWork::default()).total_ps;
-    let layer = paper.layer_time(mixtral(), cold(1)).total_ps;
+    let dense = layer(&paper, 0, 0, 0).total_ps;
+    let layer = layer(&paper, 0, 1, 0).total_ps;
     assert_eq!(parts.total_ps() as u64, layer - dense);
 }
 
 #[test]
 fn all_resident_is_gpu_time_only() {
     for system in System::all() {
-        let time = system.layer_time(mixtral(), LayerWork { resident_runs: 2, ..LayerWork::default() });
+        let time = layer(system, 2, 0, 0);
         assert_eq!((time.total_ps, time.link_ps, time.ndp_ps), (time.gpu_ps, 0, 0), "{}", system.name);
         assert_eq!(time.energy.total_pj(), time.energy.gpu_memory_pj + time.energy.gpu_compute_pj);
     }
@@ -75,7 +80,7 @@ fn the_device_is_faster_at_fewer_bits_if_its_arrays_are() {
     let time = |name: &str, bits: f64| {
         let mut system = system(name);
         system.ndp_bits = bits;
-        system.layer_time(mixtral(), cold(2)).ndp_ps as f64
+        layer(&system, 0, 2, 0).ndp_ps as f64
     };
     assert!((time("ndp", 16.0) / time("ndp", 3.0) / (16.0 / 3.0) - 1.0).abs() < 0.02);
     assert!((time("ndp", 16.0) / time("ndp", 2.0) / 8.0 - 1.0).abs() < 0.02);
@@ -86,22 +91,23 @@ fn the_device_is_faster_at_fewer_bits_if_its_arrays_are() {
 #[test]
 fn mixtral_8x22b_near_the_data_against_a_copy() {
     let model = Model::find("Mixtral-8x22B").unwrap();
-    let runs = system("monde").layer_time(model, cold(2));
+    let of = |system: System, cold| system.layer_time(model, &Lists::counts(&system, 0, cold, 0).work());
+    let runs = of(system("monde"), 2);
     assert!((2.36 * 1.05..2.36 * 1.12).contains(&(runs.ndp_ps as f64 / 1e9)), "{runs:?}");
-    let copy = system("offload").layer_time(model, cold(1));
+    let copy = of(system("offload"), 1);
     assert!((copy.link_ps as f64 / 1e9 - 604.0 / 24.8).abs() < 0.05, "{copy:?}");
 }
 
 /// One FP16 expert from GPU memory and over a link: bits times picojoules.
 #[test]
 fn energy_is_bits_times_picojoules() {
-    let offload = system("offload").layer_time(mixtral(), cold(1)).energy;
+    let offload = layer(&system("offload"), 0, 1, 0).energy;
     let bits = 176_160_768.0 * 16.0;
     let dense_bits = 41_943_040.0 * 16.0;
     assert_eq!(offload.link_pj, (bits * 4.4_f64).round() as u64);
     assert_eq!(offload.far_memory_pj, (bits * 14.0) as u64);
     assert!((offload.gpu_memory_pj as f64 / ((bits + dense_bits) * 3.59) - 1.0).abs() < 1e-9);
-    let near_data = system("ndp").layer_time(mixtral(), cold(1)).energy;
+    let near_data = layer(&system("ndp"), 0, 1, 0).energy;
     assert_eq!(near_data.ndp_compute_pj, (176_160_768.0 * 3.2_f64).round() as u64);
     let ratio = near_data.far_memory_pj as f64 / (bits / 8.0 * 14.0);
     assert!((1.0..1.001).contains(&ratio), "{ratio}");
@@ -111,36 +117,35 @@ fn energy_is_bits_times_picojoules() {
 #[test]
 fn the_controller_stands_between_router_and_dispatch() {
     let system = system("ndp");
-    let without = system.layer_time(mixtral(), cold(1));
-    let with = system.layer_time(mixtral(), LayerWork { scored_experts: 8, tracked_experts: 8, ..cold(1) });
+    let lists = Lists::counts(&system, 0, 1, 0);
+    let time = |scored, tracked| system.layer_time(mixtral(), &LayerWork { scored, tracked, ..lists.work() });
+    let (without, with) = (time(0, 0), time(8, 8));
     let controller = system.controller().unwrap();
     assert_eq!(with.total_ps - without.total_ps, controller.select_ps(8, 1));
     assert_eq!(with.controller_ps, controller.select_ps(8, 1) + controller.update_ps(8, 1));
     // The raw router with a tracked placement: an update beside the experts' runs.
-    let tracked = system.layer_time(mixtral(), LayerWork { tracked_experts: 8, ..cold(1) });
+    let tracked = time(0, 8);
     assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8, 1)));
 }
 
 #[test]
 fn copies_slow_the_device_by_their_share_of_its_memory() {
     let system = system("ndp");
-    let alone = system.layer_time(mixtral(), cold(2)).ndp_ps as f64;
-    let beside = system.layer_time(mixtral(), LayerWork { loads: 1, ..cold(2) }).ndp_ps as f64;
+    let alone = layer(&system, 0, 2, 0).ndp_ps as f64;
+    let beside = layer(&system, 0, 2, 1).ndp_ps as f64;
     let device_gb_s = 2.0 * 44_040_192.0 / alone * 1e3;
     assert!((beside / alone - 1.0 / (1.0 - 24.8 / device_gb_s)).abs() < 1e-3, "{}", beside / alone);
-    assert_eq!((slowed(100, 0, 0.1), slowed(90, 1000, 0.1), slowed(100, 50, 0.1)), (100, 100, 105));
 }
 
 #[test]
 fn clones_share_what_is_known_and_bits_are_told_apart() {
-    let mut one = system("m2ndp");
+    let (one, at) = (system("m2ndp"), ExpertRun::at);
     let two = one.clone();
-    let at_2 = one.expert(mixtral());
+    let at_2 = one.expert(mixtral(), at(2.0));
     assert!(!two.known.0.lock().unwrap().is_empty());
-    one.ndp_bits = 3.0;
-    assert_ne!(one.expert(mixtral()), at_2);
-    assert_eq!(two.expert(mixtral()), at_2);
-    assert_eq!(one.expert(&Model::new("other", 64, 64)).unwrap().bytes % (32 * 256), 0);
+    assert_ne!(one.expert(mixtral(), at(3.0)), at_2);
+    assert_eq!(two.expert(mixtral(), at(2.0)), at_2);
+    assert_eq!(one.expert(&Model::new("other", 64, 64), at(2.0)).unwrap().bytes % (32 * 256), 0);
 }
 
 #[test]
@@ -178,50 +183,55 @@ fn bad_files_are_refused_with_field_value_and_rule() {
 #[test]
 fn huge_models_and_huge_work_have_a_time() {
     let huge = Model::new("huge", 1 << 20, 1 << 20);
-    let work = LayerWork {
-        resident_runs: 65_536,
-        cold_runs: 300,
-        loads: 65_536,
-        scored_experts: 65_536,
-        tracked_experts: 65_536,
+    let time = |system: &System| {
+        let lists = Lists::counts(system, 65_536, 300, 65_536);
+        let work = LayerWork { scored: 65_536, tracked: 65_536, ..lists.work() };
+        system.layer_time(&huge, &work).total_ps
     };
-    for system in System::all() {
-        assert!(system.layer_time(&huge, work).total_ps > 0);
-    }
+    assert!(System::all().iter().all(|system| time(system) > 0));
     let slow = FILES[3]
         .replacen("count = 64", "count = 1", 1)
         .replacen("columns = 4", "columns = 1", 1)
         .replacen("clock_mhz = 1000.0", "clock_mhz = 1.0", 1)
         .replacen("scales_with_16_over_bits", "fixed", 1)
         .replacen("round_trip_ns = 180.0", "round_trip_ns = 1e9", 1);
-    assert_eq!(System::from_toml(&slow).unwrap().layer_time(&huge, work).total_ps, u64::MAX);
+    assert_eq!(time(&System::from_toml(&slow).unwrap()), u64::MAX);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn no_part_is_busy_longer_than_the_layer_and_work_never_saves_time(
-        resident_runs in 0u32..16, cold_runs in 0u32..16, loads in 0u32..16, scored_experts in 0u32..256, tracked_experts in 0u32..256,
-        model in 0..Model::all().len(),
+        lists in lists(1), controller in (0u32..256, 0u32..256), migrating: bool, model in 0..Model::all().len(),
     ) {
         let model = &Model::all()[model];
-        let work = LayerWork { resident_runs, cold_runs, loads, scored_experts, tracked_experts };
+        let (scored, tracked) = controller;
         for system in System::all() {
-            let time = system.layer_time(model, work);
+            let lists = lists.clone().on(system);
+            let work = |lists| LayerWork { scored, tracked, migrating, ..Lists::work(lists) };
+            let time = system.layer_time(model, &work(&lists));
             for part in [time.gpu_ps, time.link_ps, time.ndp_ps, time.controller_ps] {
                 prop_assert!(part <= time.total_ps + 1);
             }
-            for more in [
-                LayerWork { resident_runs: resident_runs + 1, ..work },
-                LayerWork { cold_runs: cold_runs + 1, ..work },
-                LayerWork { loads: loads + 1, ..work },
-                LayerWork { scored_experts: scored_experts + 1, ..work },
-                LayerWork { tracked_experts: tracked_experts + 1, ..work },
-            ] {
-                let slower = system.layer_time(model, more);
+            // Descriptors, results and copies beside a migration have the link first.
+            let most = if migrating { time.total_ps as f64 * system.link().copy_gb_s() / 1e3 } else { 0.0 };
+            prop_assert!((0.0..=most).contains(&time.migrated_bytes));
+            let mut more = [lists.clone(), lists.clone(), lists.clone(), lists.clone()];
+            more[0].gpu.push(ExpertRun::at(system.gpu_bits));
+            more[1].copied.push(CopiedRun::at(system.gpu_bits));
+            more[2].copies_bits.push(system.gpu_bits);
+            if system.ndp().is_some() {
+                more[3].near_data.push(ExpertRun::at(system.ndp_bits));
+            }
+            let layers = more.iter().map(work).chain([
+                LayerWork { scored: scored + 1, ..work(&more[0]) },
+                LayerWork { tracked: tracked + 1, ..work(&more[0]) },
+            ]);
+            for more in layers {
+                let slower = system.layer_time(model, &more);
                 // Beside the controller's: its cycles are means over measured tokens, of which larger layers may miss fewer experts.
                 let saved = time.controller_ps.saturating_sub(slower.controller_ps);
-                prop_assert!(slower.total_ps.saturating_add(saved) >= time.total_ps);
+                prop_assert!(slower.total_ps.saturating_add(saved) >= time.total_ps, "{} {:?}", system.name, more);
                 prop_assert!(slower.energy.total_pj() >= time.energy.total_pj());
             }
         }
@@ -232,9 +242,7 @@ proptest! {
         let names = ["ndp", "ndp-fixed", "ndp-lpddr5x", "monde", "m2ndp"];
         let model = Model::find("olmoe").unwrap();
         let stream = |bits: f64| {
-            let mut system = system(names[name]);
-            system.ndp_bits = bits;
-            system.expert(model).unwrap().stream_ps as f64
+            system(names[name]).expert(model, ExpertRun::at(bits)).unwrap().stream_ps as f64
         };
         // The mean is over a limited number of refresh phases.
         prop_assert!(stream((bits + more).min(16.0)) >= stream(bits) * 0.999);

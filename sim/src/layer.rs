@@ -1,14 +1,14 @@
 //! One layer on a machine, for viewers: a track for each unit, and the commands of one memory channel below.
 //!
-//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the mean rate over many refresh
-//! phases. The channel beside it is one such phase, command by command: its share of the first cold expert, from an idle start, without
+//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the mean rate over
+//! many refresh phases. The channel beside it is one such phase, command by command: its share of the first cold expert, from an idle start, without
 //! copies beside it.
 
 use std::borrow::Cow;
 
 use cptr_hw_model::dram::{Command, Controller, Until, stream};
 use cptr_hw_model::events::{Event, Unit};
-use cptr_hw_model::{LayerWork, Model, System};
+use cptr_hw_model::{Cold, CopiedRun, ExpertRun, LayerWork, Model, System};
 use serde_json::json;
 
 use crate::dram::timeline::{Recording, Timeline};
@@ -28,6 +28,41 @@ impl Shows for Event {
 
     fn numbers(&self) -> [Option<(&'static str, u64)>; 2] {
         [self.expert.map(|expert| ("expert", expert.into())), self.chunk.map(|chunk| ("chunk", chunk))]
+    }
+}
+
+/// Numbers of experts in a layer for one token, at the bits of a machine and where it runs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Chosen experts that are in GPU memory.
+    pub resident: u32,
+    /// Chosen experts that are not.
+    pub cold: u32,
+    /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
+    pub loads: u32,
+    /// Experts whose scores the controller goes through to select; 0 where the router's choice is taken as it is.
+    pub scored: u32,
+    /// Experts whose levels the controller updates, behind the choice; 0 where nothing is tracked.
+    pub tracked: u32,
+}
+
+impl Counts {
+    /// What `ask` says of them on `system`.
+    pub fn on<T>(self, system: &System, ask: impl FnOnce(&LayerWork<'_>) -> T) -> T {
+        let (copied, near, loads) = match system.cold {
+            Cold::Gpu => (self.cold, 0, self.loads.saturating_sub(self.cold)),
+            Cold::Ndp => (0, self.cold, self.loads),
+        };
+        ask(&LayerWork {
+            tokens: 1,
+            gpu: &vec![ExpertRun::at(system.gpu_bits); self.resident as usize],
+            copied: &vec![CopiedRun::at(system.gpu_bits); copied as usize],
+            near_data: &vec![ExpertRun::at(system.ndp_bits); near as usize],
+            copies_bits: &vec![system.gpu_bits; loads as usize],
+            migrating: false,
+            scored: self.scored,
+            tracked: self.tracked,
+        })
     }
 }
 
@@ -62,8 +97,8 @@ impl Picture {
     ///
     /// # Errors
     /// A memory channel that cannot be run; files of systems are checked for that when they are read.
-    pub fn new(system: &System, model: &Model, work: LayerWork, cycles: u64) -> Result<Self> {
-        let events = system.layer_events(model, work);
+    pub fn new(system: &System, model: &Model, counts: Counts, cycles: u64) -> Result<Self> {
+        let events = counts.on(system, |work| system.layer_events(model, work));
         let first_read = events.iter().find(|event| event.unit == Unit::Memory).map(|event| event.start_ps);
         let channel = first_read.map(|start_ps| channel(system, model, start_ps, cycles)).transpose()?.flatten();
         let track = |unit: Unit| {
@@ -107,7 +142,9 @@ impl Picture {
 
 /// One channel with its share of the first expert; all channels do the same.
 fn channel(system: &System, model: &Model, start_ps: u64, cycles: u64) -> Result<Option<Channel>> {
-    let (Some(ndp), Some(expert)) = (system.ndp(), system.expert(model)) else { return Ok(None) };
+    let (Some(ndp), Some(expert)) = (system.ndp(), system.expert(model, ExpertRun::at(system.ndp_bits))) else {
+        return Ok(None);
+    };
     let memory = &ndp.memory;
     let (device, config) = memory.parts().map_err(|error| Error::new(error.to_string()))?;
     let mut recording = Recording::new(cycles);
@@ -131,9 +168,10 @@ fn channel(system: &System, model: &Model, start_ps: u64, cycles: u64) -> Result
 mod tests {
     use super::*;
 
-    fn picture(name: &str, work: LayerWork) -> (Picture, u64) {
+    fn picture(name: &str, counts: Counts) -> (Picture, u64) {
         let (system, model) = (System::find(name).unwrap(), Model::find("olmoe").unwrap());
-        (Picture::new(system, model, work, 5_000).unwrap(), system.layer_time(model, work).total_ps)
+        let total_ps = counts.on(system, |work| system.layer_time(model, work).total_ps);
+        (Picture::new(system, model, counts, 5_000).unwrap(), total_ps)
     }
 
     fn json(trace: &Trace) -> serde_json::Value {
@@ -142,9 +180,9 @@ mod tests {
 
     #[test]
     fn the_last_slice_ends_with_the_layer() {
-        let work = LayerWork { resident_runs: 2, cold_runs: 3, loads: 1, scored_experts: 64, tracked_experts: 64 };
+        let counts = Counts { resident: 2, cold: 3, loads: 1, scored: 64, tracked: 64 };
         for system in System::all() {
-            let (picture, total_ps) = picture(&system.name, work);
+            let (picture, total_ps) = picture(&system.name, counts);
             let last = picture.tracks.iter().flat_map(|track| &track.slices).map(|slice| slice.end).max();
             assert_eq!(last, Some(total_ps), "{}", system.name);
             assert_eq!(picture.channel.is_some(), system.ndp().is_some());
@@ -154,7 +192,7 @@ mod tests {
     /// Reads are the shortest times: picoseconds survive, and no two slices of a track overlap in the file.
     #[test]
     fn a_trace_keeps_picoseconds() {
-        let (picture, total_ps) = picture("ndp", LayerWork { cold_runs: 2, ..LayerWork::default() });
+        let (picture, total_ps) = picture("ndp", Counts { cold: 2, ..Counts::default() });
         let trace = json(&picture.trace());
         let ps = |value: &serde_json::Value| (value.as_f64().unwrap() * 1000.0).round() as u64;
         let mut ends = std::collections::HashMap::new();
@@ -176,7 +214,7 @@ mod tests {
         let (system, model) = (System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
         let found = channel(system, model, 0, 1_000_000).unwrap().unwrap();
         let bursts: usize = found.timeline.data.iter().map(|track| track.slices.len()).sum();
-        let expert = system.expert(model).unwrap();
+        let expert = system.expert(model, ExpertRun::at(system.ndp_bits)).unwrap();
         assert_eq!(bursts as u64 * 64 * 20, expert.bytes);
         let share = found.ps(found.timeline.end) as f64 / expert.stream_ps as f64;
         assert!((0.9..1.1).contains(&share), "{share}");
@@ -184,8 +222,7 @@ mod tests {
 
     #[test]
     fn a_waveform_reads_back() {
-        let (picture, total_ps) =
-            picture("ndp", LayerWork { cold_runs: 1, scored_experts: 64, ..LayerWork::default() });
+        let (picture, total_ps) = picture("ndp", Counts { cold: 1, scored: 64, ..Counts::default() });
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer.vcd");
         picture.waveform().write(&path).unwrap();

@@ -11,15 +11,15 @@
 //! out. LPDDR5: ACT2 goes out when nothing else can, at the latest nAAD after ACT1, and no other ACT1 comes between.
 //!
 //! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the stream.
-use super::channel::{Channel, bits};
+use super::channel::bits;
 use super::command::{Command, CommandKind};
-use super::config::{Config, PagePolicy, Refresh};
+use super::config::{Config, PagePolicy};
 use super::device::Device;
 use super::error::ConfigError;
 use super::mapping::AddressMap;
 use super::queue::{Entry, Queue};
 use super::request::{Request, RequestKind, StreamError, Until};
-use super::schedule::{Bounds, Choice, Slot};
+use super::schedule::{Active, Choice, READS, Slot, State, WRITES};
 use super::statistics::Statistics;
 
 /// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no cost.
@@ -38,56 +38,17 @@ impl<F: FnMut(u64, Command)> Observer for F {
     }
 }
 
-/// Index of the read queue and of the write queue: `usize::from(is_write)`.
-pub(super) const READS: usize = 0;
-pub(super) const WRITES: usize = 1;
-
-/// A request whose row was opened for it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Active {
-    pub(super) entry: Entry,
-    /// Order of activation, to decide between equal ages.
-    pub(super) order: u64,
-}
-
 /// One channel with its controller. Keeps its state between runs, so that one stream can follow another.
 #[derive(Debug, Clone)]
 pub struct Controller<O = ()> {
-    pub(super) config: Config,
+    pub(super) state: State,
     pub(super) map: AddressMap,
-    pub(super) channel: Channel,
-    /// Reads, then writes.
-    pub(super) queues: [Queue; 2],
-    pub(super) active: Vec<Option<Active>>,
-    pub(super) active_banks: u64,
-    pub(super) activations: u64,
-    pub(super) sequence: u64,
-    /// LPDDR5: the request between its ACT1 and ACT2.
-    pub(super) activating: Option<Entry>,
-    /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
-    pub(super) after_cas: Option<Choice>,
-    pub(super) write_mode: bool,
-    /// More waiting writes than this make or keep it write mode: when in read mode, when in write mode.
-    pub(super) write_marks: [u32; 2],
-    pub(super) refreshes_waiting: u64,
-    pub(super) next_refresh: u64,
-    /// Refreshes issued, to know whose turn it is.
-    pub(super) refresh_turn: u64,
     refresh_interval: u64,
-    pub(super) refresh_banks: Vec<u16>,
-    /// Current cycle.
-    pub(super) now: u64,
-    /// Offers that the front end may still make in this cycle.
-    pub(super) offers_left: u32,
-    pub(super) bounds: Bounds,
-    /// End of the last data burst.
-    pub(super) last_data: u64,
     pub(super) statistics: Statistics,
     t_ck_ps: u64,
     read_latency: u64,
     write_latency: u64,
     split: bool,
-    pub(super) dual_bus: bool,
     observer: O,
 }
 
@@ -105,50 +66,28 @@ impl<O: Observer> Controller<O> {
     /// As [`Controller::new`], with an observer that sees every command.
     pub fn with_observer(device: &Device, config: Config, observer: O) -> Result<Self, ConfigError> {
         config.validate(device)?;
-        let channel = Channel::new(device)?;
-        let banks = channel.bank_count() as usize;
         let (refresh_interval, refresh_banks) = super::config::refresh_plan(device, config.refresh);
         Ok(Self {
+            state: State::new(device, config, refresh_interval, refresh_banks)?,
             map: AddressMap::new(config.mapping, device)?,
-            queues: [Queue::new(config.queue_depth, banks), Queue::new(config.queue_depth, banks)],
-            active: vec![None; banks],
-            active_banks: 0,
-            activations: 0,
-            sequence: 0,
-            activating: None,
-            after_cas: None,
-            write_mode: false,
-            write_marks: config.write_marks(),
-            refreshes_waiting: 0,
-            next_refresh: refresh_interval,
-            refresh_turn: 0,
             refresh_interval,
-            refresh_banks,
-            now: 0,
-            // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
-            offers_left: 1,
-            bounds: Bounds::new(device.organisation.ranks as usize),
-            last_data: 0,
             statistics: Statistics::default(),
             t_ck_ps: u64::from(device.timing.t_ck_ps),
             read_latency: u64::from(device.read_latency()),
             write_latency: u64::from(device.timing.n_cwl + device.timing.n_bl),
             split: device.split_activate.is_some(),
-            dual_bus: device.dual_command_bus,
-            channel,
-            config,
             observer,
         })
     }
 
     /// Current cycle: that of the last acceptance after [`Until::Accepted`], the end of the last data after [`Until::Served`].
     pub const fn cycle(&self) -> u64 {
-        self.now
+        self.state.now
     }
 
     /// Current time in picoseconds.
     pub const fn time_ps(&self) -> u64 {
-        self.now * self.t_ck_ps
+        self.state.now * self.t_ck_ps
     }
 
     /// All counts since the start.
@@ -164,7 +103,7 @@ impl<O: Observer> Controller<O> {
     /// Rate of the data served so far in GB/s (10^9 bytes), over all cycles since the start.
     pub fn bandwidth_gb_s(&self) -> f64 {
         let served = self.statistics.reads_served + self.statistics.writes_served;
-        if self.now == 0 {
+        if self.state.now == 0 {
             return 0.0;
         }
         (served * self.map.access_bytes()) as f64 / self.time_ps() as f64 * 1e3
@@ -180,11 +119,11 @@ impl<O: Observer> Controller<O> {
         let mut pending = self.take(&mut stream, index)?;
         loop {
             while let Some((not_before, entry)) = &pending
-                && self.offers_left > 0
-                && *not_before <= self.now
+                && self.state.offers_left > 0
+                && *not_before <= self.state.now
                 && self.offer(entry)
             {
-                self.offers_left -= 1;
+                self.state.offers_left -= 1;
                 index += 1;
                 pending = self.take(&mut stream, index)?;
             }
@@ -193,15 +132,15 @@ impl<O: Observer> Controller<O> {
             }
             self.step(pending.as_ref().map(|(not_before, entry)| (*not_before, entry.is_write)));
         }
-        if until == Until::Served && self.last_data > self.now {
-            self.idle_until(self.last_data);
+        if until == Until::Served && self.state.last_data > self.state.now {
+            self.idle_until(self.state.last_data);
         }
         Ok(())
     }
 
     /// Lets time pass without requests, refreshing meanwhile, up to `cycle`.
     pub fn idle_until(&mut self, cycle: u64) {
-        while self.now < cycle {
+        while self.state.now < cycle {
             self.step(Some((cycle, false)));
         }
     }
@@ -224,43 +163,37 @@ impl<O: Observer> Controller<O> {
         Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, is_write, counted: false }
     }
 
-    /// Refreshes after which the turn comes back to the first rank and bank.
-    pub(super) fn refresh_round(&self) -> u64 {
-        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
-        (self.channel.ranks.len() * sets) as u64
-    }
-
     pub(super) fn is_idle(&self) -> bool {
-        self.queues.iter().all(Queue::is_empty) && self.active_banks == 0 && self.activating.is_none()
+        self.state.queues.iter().all(Queue::is_empty) && self.state.active_banks == 0 && self.state.activating.is_none()
     }
 
     /// Takes a request into its queue; false if there is no room.
     pub(super) fn offer(&mut self, request: &Entry) -> bool {
         let bank = request.bank;
         // A write that waits answers a read of its address and swallows a write to it.
-        let writes = &self.queues[WRITES];
+        let writes = &self.state.queues[WRITES];
         if !writes.is_empty() && writes.contains(bank, request.address) {
             if request.is_write {
                 self.statistics.writes_merged += 1;
             } else {
                 self.statistics.reads_forwarded += 1;
                 self.statistics.read_latency.record(1);
-                self.last_data = self.last_data.max(self.now + 1);
+                self.state.last_data = self.state.last_data.max(self.state.now + 1);
             }
             return true;
         }
-        let queue = &mut self.queues[usize::from(request.is_write)];
+        let queue = &mut self.state.queues[usize::from(request.is_write)];
         if queue.is_full() {
             return false;
         }
-        let open = (self.channel.open >> bank & 1 == 1).then(|| self.channel.banks.row[usize::from(bank)]);
-        queue.push(Entry { arrive: self.now, sequence: self.sequence, ..*request }, open);
-        self.sequence += 1;
-        if request.is_write == self.write_mode {
+        let open = (self.state.channel.open >> bank & 1 == 1).then(|| self.state.channel.banks.row[usize::from(bank)]);
+        queue.push(Entry { arrive: self.state.now, sequence: self.state.sequence, ..*request }, open);
+        self.state.sequence += 1;
+        if request.is_write == self.state.write_mode {
             if open.is_some() {
-                self.touch_open(bank);
+                self.state.touch_open(bank);
             } else {
-                self.touch_closed(bank);
+                self.state.touch_closed(bank);
             }
         }
         true
@@ -269,48 +202,48 @@ impl<O: Observer> Controller<O> {
     /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of the
     /// stream: when it may be offered, and whether it is a write.
     pub(super) fn step(&mut self, pending: Option<(u64, bool)>) {
-        let mut next = self.next_event().min(self.next_refresh);
+        let mut next = self.state.next_event().min(self.state.next_refresh);
         if let Some((not_before, is_write)) = pending
-            && !self.queues[usize::from(is_write)].is_full()
+            && !self.state.queues[usize::from(is_write)].is_full()
         {
             next = next.min(not_before);
         }
         debug_assert_ne!(next, u64::MAX, "nothing can ever happen again");
-        self.visit(next.max(self.now + 1));
+        self.visit(next.max(self.state.now + 1));
     }
 
     /// Goes to `cycle` and lets happen what can happen then. Nothing can happen before.
     pub(super) fn visit(&mut self, cycle: u64) {
-        self.now = cycle;
-        self.offers_left = self.config.offers_per_cycle;
-        while self.next_refresh <= self.now {
-            self.refreshes_waiting += self.channel.ranks.len() as u64;
-            self.next_refresh += self.refresh_interval;
+        self.state.now = cycle;
+        self.state.offers_left = self.state.config.offers_per_cycle;
+        while self.state.next_refresh <= self.state.now {
+            self.state.refreshes_waiting += self.state.channel.ranks.len() as u64;
+            self.state.next_refresh += self.refresh_interval;
         }
         if self.split {
             self.tick_split_activate();
-        } else if self.dual_bus {
+        } else if self.state.dual_bus {
             for slot in [Slot::Column, Slot::Row] {
-                if let Some(choice) = self.pick(slot) {
+                if let Some(choice) = self.state.pick(slot) {
                     self.issue(choice);
                 }
             }
-        } else if let Some(choice) = self.pick(Slot::Any) {
+        } else if let Some(choice) = self.state.pick(Slot::Any) {
             self.issue(choice);
         }
     }
 
     /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed, other ACT2.
     fn tick_split_activate(&mut self) {
-        if let Some(choice) = self.after_cas.take() {
+        if let Some(choice) = self.state.after_cas.take() {
             self.issue(choice);
             return;
         }
-        if self.activating.is_some() && self.channel.act2_deadline <= self.now {
+        if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now {
             self.issue_act2();
             return;
         }
-        let Some(choice) = self.pick(Slot::Any) else {
+        let Some(choice) = self.state.pick(Slot::Any) else {
             self.issue_act2();
             return;
         };
@@ -318,21 +251,21 @@ impl<O: Observer> Controller<O> {
             self.issue(choice);
             return;
         };
-        if self.now < self.channel.wck_until {
+        if self.state.now < self.state.channel.wck_until {
             self.issue(choice);
-        } else if self.activating.is_some() && self.channel.act2_deadline <= self.now + 1 {
+        } else if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now + 1 {
             self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
-            self.bounds.active = self.now;
-            self.touch(bank);
+            self.state.bounds.active = self.state.now;
+            self.state.touch(bank);
         } else {
             self.send(Command::new(CommandKind::Cas, bank));
-            self.after_cas = Some(choice);
+            self.state.after_cas = Some(choice);
         }
     }
 
     /// ACT2, if one is due.
     fn issue_act2(&mut self) {
-        let Some(entry) = self.activating.take() else { return };
+        let Some(entry) = self.state.activating.take() else { return };
         self.send(Command::new(CommandKind::Act2, entry.bank));
         self.row_opened(entry);
     }
@@ -341,25 +274,25 @@ impl<O: Observer> Controller<O> {
     #[inline(always)]
     fn send(&mut self, command: Command) {
         debug_assert!(
-            self.channel.probe(command).is_ok_and(|earliest| earliest <= self.now),
+            self.state.channel.probe(command).is_ok_and(|earliest| earliest <= self.state.now),
             "{command} at {}",
-            self.now
+            self.state.now
         );
-        self.channel.apply(command, self.now);
+        self.state.channel.apply(command, self.state.now);
         self.statistics.commands.count(command.kind);
-        self.observer.command(self.now, command);
+        self.observer.command(self.state.now, command);
     }
 
     fn issue(&mut self, choice: Choice) {
         match choice {
             Choice::Active(bank) => {
-                let Some(active) = self.active[usize::from(bank)].take() else { return };
-                self.active_banks &= !(1 << bank);
+                let Some(active) = self.state.active[usize::from(bank)].take() else { return };
+                self.state.active_banks &= !(1 << bank);
                 self.burst(active.entry);
             }
             Choice::Hit(bank) => {
-                let row = self.channel.banks.row[usize::from(bank)];
-                let entry = self.queues[usize::from(self.write_mode)].remove_hit(bank, row);
+                let row = self.state.channel.banks.row[usize::from(bank)];
+                let entry = self.state.queues[usize::from(self.state.write_mode)].remove_hit(bank, row);
                 if !entry.counted {
                     self.statistics.row_hits += 1;
                 }
@@ -367,7 +300,7 @@ impl<O: Observer> Controller<O> {
             }
             Choice::Activate(bank) => self.activate(bank),
             Choice::Precharge(bank) => {
-                let entry = self.queues[usize::from(self.write_mode)].miss(bank);
+                let entry = self.state.queues[usize::from(self.state.write_mode)].miss(bank);
                 if !entry.counted {
                     self.statistics.row_conflicts += 1;
                     entry.counted = true;
@@ -381,7 +314,7 @@ impl<O: Observer> Controller<O> {
 
     /// ACT for the oldest request of a closed bank.
     fn activate(&mut self, bank: u16) {
-        let mut entry = self.queues[usize::from(self.write_mode)].remove_miss(bank);
+        let mut entry = self.state.queues[usize::from(self.state.write_mode)].remove_miss(bank);
         if !entry.counted {
             self.statistics.row_misses += 1;
             entry.counted = true;
@@ -389,26 +322,26 @@ impl<O: Observer> Controller<O> {
         self.send(Command::act(bank, entry.row));
         if self.split {
             self.row_closed(bank);
-            self.activating = Some(entry);
+            self.state.activating = Some(entry);
         } else {
             self.row_opened(entry);
         }
     }
 
     fn issue_refresh(&mut self, command: Command) {
-        let open = self.channel.open;
+        let open = self.state.channel.open;
         self.send(command);
         if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
-            self.refreshes_waiting -= 1;
-            self.refresh_turn += 1;
+            self.state.refreshes_waiting -= 1;
+            self.state.refresh_turn += 1;
         }
-        for bank in bits(open & !self.channel.open) {
+        for bank in bits(open & !self.state.channel.open) {
             self.row_closed(bank as u16);
         }
         if command.kind == CommandKind::RefBank {
             // The bounds were found without these banks.
-            for bank in bits(self.channel.refresh_mask(command.bank)) {
-                self.touch(bank as u16);
+            for bank in bits(self.state.channel.refresh_mask(command.bank)) {
+                self.state.touch(bank as u16);
             }
         }
     }
@@ -416,28 +349,29 @@ impl<O: Observer> Controller<O> {
     /// The row of `entry` is open: it waits for its burst, and others of the bank may hit.
     fn row_opened(&mut self, entry: Entry) {
         let bank = usize::from(entry.bank);
-        self.active[bank] = Some(Active { entry, order: self.activations });
-        self.activations += 1;
-        self.active_banks |= 1 << entry.bank;
-        for queue in &mut self.queues {
+        self.state.active[bank] = Some(Active { entry, order: self.state.activations });
+        self.state.activations += 1;
+        self.state.active_banks |= 1 << entry.bank;
+        for queue in &mut self.state.queues {
             queue.row_changed(entry.bank, Some(entry.row));
         }
-        self.touch_open(entry.bank);
-        self.bounds.active = self.bounds.active.min(self.column_ready(bank, entry.is_write));
+        self.state.touch_open(entry.bank);
+        self.state.bounds.active = self.state.bounds.active.min(self.state.column_ready(bank, entry.is_write));
     }
 
     fn row_closed(&mut self, bank: u16) {
-        for queue in &mut self.queues {
+        for queue in &mut self.state.queues {
             queue.row_changed(bank, None);
         }
-        self.touch_closed(bank);
+        self.state.touch_closed(bank);
     }
 
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
     fn burst(&mut self, entry: Entry) {
         let bank = entry.bank;
-        let wanted = (self.queues[READS].hits | self.queues[WRITES].hits | self.active_banks) >> bank & 1 == 1;
-        let close = self.config.page_policy == PagePolicy::Closed && !wanted;
+        let wanted =
+            (self.state.queues[READS].hits | self.state.queues[WRITES].hits | self.state.active_banks) >> bank & 1 == 1;
+        let close = self.state.config.page_policy == PagePolicy::Closed && !wanted;
         let kind = match (entry.is_write, close) {
             (false, false) => CommandKind::Rd,
             (false, true) => CommandKind::RdA,
@@ -448,16 +382,16 @@ impl<O: Observer> Controller<O> {
         if close {
             self.row_closed(bank);
         } else {
-            self.touch_open(bank);
+            self.state.touch_open(bank);
         }
         if entry.is_write {
             self.statistics.writes_served += 1;
-            self.last_data = self.last_data.max(self.now + self.write_latency);
+            self.state.last_data = self.state.last_data.max(self.state.now + self.write_latency);
         } else {
-            let end = self.now + self.read_latency;
+            let end = self.state.now + self.read_latency;
             self.statistics.reads_served += 1;
             self.statistics.read_latency.record(end - entry.arrive);
-            self.last_data = self.last_data.max(end);
+            self.state.last_data = self.state.last_data.max(end);
         }
     }
 }

@@ -247,24 +247,24 @@ impl FastChannel {
         let frame = self.frame(&range).filter(|_| until == Until::Served);
         let key = frame.and_then(|frame| self.read_key(frame, &range));
         if let (Some(frame), Some(whole)) = (frame, key.as_ref().and_then(|key| self.recall.reads.get(key))) {
-            let end = self.controller.now + whole.cycles;
-            decode(&mut self.controller, &whole.end, frame, Horizon::Refreshes, end);
+            let end = self.controller.state.now + whole.cycles;
+            decode(&mut self.controller.state, &whole.end, frame, Horizon::Refreshes, end);
             self.total.add(&whole.part);
             return Ok(());
         }
-        let begin = self.controller.now;
+        let begin = self.controller.state.now;
         self.simulate(range, until);
         let part = self.in_read.take();
         self.total.add(&part);
         if let (Some(key), Some(frame)) = (key, frame)
-            && let Some(end) = encode(&self.controller, frame, Horizon::Refreshes)
+            && let Some(end) = encode(&self.controller.state, frame, Horizon::Refreshes)
         {
             if self.recall.reads_words > MAX_WORDS {
                 self.recall.reads.clear();
                 self.recall.reads_words = 0;
             }
             self.recall.reads_words += key.len() + end.len() + part.words() + NODE_WORDS;
-            self.recall.reads.insert(key, WholeRead { cycles: self.controller.now - begin, part, end });
+            self.recall.reads.insert(key, WholeRead { cycles: self.controller.state.now - begin, part, end });
         }
         Ok(())
     }
@@ -285,7 +285,7 @@ impl FastChannel {
 
     /// State and place in the pattern.
     fn state(&self, range: &Range, horizon: Horizon) -> Option<Vec<u32>> {
-        let mut words = encode(&self.controller, self.frame(range)?, horizon)?;
+        let mut words = encode(&self.controller.state, self.frame(range)?, horizon)?;
         let place = self.address(range) % self.period?.0;
         words.extend([place as u32, (place >> 32) as u32]);
         Some(words)
@@ -302,16 +302,16 @@ impl FastChannel {
     /// Serves the lines, jumping where the future is known.
     fn simulate(&mut self, mut range: Range, until: Until) {
         (self.recall.stretches.open, self.recall.rounds.open) = (None, None);
-        let round = self.controller.refresh_round();
-        let mut refreshes = self.controller.refresh_turn;
+        let round = self.controller.state.refresh_round();
+        let mut refreshes = self.controller.state.refresh_turn;
         let mut stretch = self.address(&range) / self.stretch;
         loop {
-            while range.line < range.lines && self.controller.offers_left > 0 {
+            while range.line < range.lines && self.controller.state.offers_left > 0 {
                 let entry = self.controller.entry(self.address(&range), false);
                 if !self.controller.offer(&entry) {
                     break;
                 }
-                self.controller.offers_left -= 1;
+                self.controller.state.offers_left -= 1;
                 range.line += 1;
                 self.simulated_lines += 1;
             }
@@ -322,22 +322,22 @@ impl FastChannel {
             if range.line == range.lines {
                 continue;
             }
-            if self.controller.refresh_turn != refreshes {
+            if self.controller.state.refresh_turn != refreshes {
                 self.recall.stretches.open = None; // What follows its start depends on when the refresh came.
-                if self.controller.refresh_turn / round != refreshes / round {
+                if self.controller.state.refresh_turn / round != refreshes / round {
                     self.round(&mut range);
                 }
-                refreshes = self.controller.refresh_turn;
+                refreshes = self.controller.state.refresh_turn;
                 stretch = self.address(&range) / self.stretch;
-            } else if self.controller.refreshes_waiting > 0 {
+            } else if self.controller.state.refreshes_waiting > 0 {
                 self.recall.stretches.open = None;
             } else if self.address(&range) / self.stretch != stretch {
                 self.stretch(&mut range);
                 stretch = self.address(&range) / self.stretch;
             }
         }
-        if until == Until::Served && self.controller.last_data > self.controller.now {
-            self.controller.idle_until(self.controller.last_data);
+        if until == Until::Served && self.controller.state.last_data > self.controller.state.now {
+            self.controller.idle_until(self.controller.state.last_data);
         }
         let part = self.controller.statistics.take();
         self.in_round.add(&part);
@@ -354,9 +354,9 @@ impl FastChannel {
             self.recall.stretches.open = None;
             return;
         };
-        let cycle = self.controller.now;
+        let cycle = self.controller.state.now;
         let at = self.recall.stretches.arrive(state, range.line, cycle, || part);
-        let at = self.recall.stretches.follow(at, range, cycle, self.controller.next_refresh, &mut self.in_round);
+        let at = self.recall.stretches.follow(at, range, cycle, self.controller.state.next_refresh, &mut self.in_round);
         self.land(at, cycle, range, Horizon::NextRefresh);
     }
 
@@ -371,7 +371,7 @@ impl FastChannel {
             self.recall.rounds.open = None;
             return;
         };
-        let cycle = self.controller.now;
+        let cycle = self.controller.state.now;
         let at = self.recall.rounds.arrive(state, range.line, cycle, || part);
         let at = self.recall.rounds.follow(at, range, cycle, u64::MAX, &mut self.in_read);
         self.land(at, cycle, range, Horizon::Refreshes);
@@ -381,7 +381,7 @@ impl FastChannel {
     fn land(&mut self, (node, cycle): (u32, u64), from_cycle: u64, range: &Range, horizon: Horizon) {
         if let (true, Some(frame)) = (cycle != from_cycle, self.frame(range)) {
             let memory = if horizon == Horizon::Refreshes { &self.recall.rounds } else { &self.recall.stretches };
-            decode(&mut self.controller, &memory.nodes[node as usize].state, frame, horizon, cycle);
+            decode(&mut self.controller.state, &memory.nodes[node as usize].state, frame, horizon, cycle);
         }
     }
 }

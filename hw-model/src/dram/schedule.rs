@@ -1,19 +1,31 @@
 //! Which command goes out next: the arbitration of the controller.
 //!
-//! The order is that of the module [`super::controller`]. To stay fast, each kind of command has a lower bound of the cycle in which
+//! The order is that of the controller's module. To stay fast, each kind of command has a lower bound of the cycle in which
 //! a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then are looked at. A
 //! bound may be too low, never too high: ready times only grow, and whatever gives a bank a new candidate lowers the bound again.
-use super::channel::bits;
+use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
-use super::config::Refresh;
-use super::controller::{Controller, Observer, READS, WRITES};
-use super::device::MAX_BANKS;
-use super::queue::Queue;
+use super::config::{Config, Refresh};
+use super::device::{Device, MAX_BANKS};
+use super::error::ConfigError;
+use super::queue::{Entry, Queue};
 
 /// Room for the banks of the greatest channel.
 const BANKS: usize = MAX_BANKS as usize;
 /// Requests to look at, oldest first, before all banks are: measured, 4 and 16 are as good.
 const WALK: usize = 8;
+
+/// Index of the read queue and of the write queue: `usize::from(is_write)`.
+pub(super) const READS: usize = 0;
+pub(super) const WRITES: usize = 1;
+
+/// A request whose row was opened for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Active {
+    pub(super) entry: Entry,
+    /// Order of activation, to decide between equal ages.
+    pub(super) order: u64,
+}
 
 /// Command buses that a choice may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +111,80 @@ impl Bounds {
     }
 }
 
-impl<O: Observer> Controller<O> {
+/// What the controller of a channel knows and decides by.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub(super) config: Config,
+    pub(super) channel: Channel,
+    /// Reads, then writes.
+    pub(super) queues: [Queue; 2],
+    pub(super) active: Vec<Option<Active>>,
+    pub(super) active_banks: u64,
+    pub(super) activations: u64,
+    pub(super) sequence: u64,
+    /// LPDDR5: the request between its ACT1 and ACT2.
+    pub(super) activating: Option<Entry>,
+    /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
+    pub(super) after_cas: Option<Choice>,
+    pub(super) write_mode: bool,
+    /// More waiting writes than this make or keep it write mode: when in read mode, when in write mode.
+    write_marks: [u32; 2],
+    pub(super) refreshes_waiting: u64,
+    pub(super) next_refresh: u64,
+    /// Refreshes issued, to know whose turn it is.
+    pub(super) refresh_turn: u64,
+    refresh_banks: Vec<u16>,
+    /// Current cycle.
+    pub(super) now: u64,
+    /// Offers that the front end may still make in this cycle.
+    pub(super) offers_left: u32,
+    pub(super) bounds: Bounds,
+    /// End of the last data burst.
+    pub(super) last_data: u64,
+    pub(super) dual_bus: bool,
+}
+
+impl State {
+    /// An idle channel at cycle 0, refreshed every `refresh_interval` cycles, bank by bank in the order of `refresh_banks`.
+    pub(super) fn new(
+        device: &Device,
+        config: Config,
+        refresh_interval: u64,
+        refresh_banks: Vec<u16>,
+    ) -> Result<Self, ConfigError> {
+        let channel = Channel::new(device)?;
+        let banks = channel.bank_count() as usize;
+        Ok(Self {
+            queues: [Queue::new(config.queue_depth, banks), Queue::new(config.queue_depth, banks)],
+            active: vec![None; banks],
+            active_banks: 0,
+            activations: 0,
+            sequence: 0,
+            activating: None,
+            after_cas: None,
+            write_mode: false,
+            write_marks: config.write_marks(),
+            refreshes_waiting: 0,
+            next_refresh: refresh_interval,
+            refresh_turn: 0,
+            refresh_banks,
+            now: 0,
+            // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
+            offers_left: 1,
+            bounds: Bounds::new(device.organisation.ranks as usize),
+            last_data: 0,
+            dual_bus: device.dual_command_bus,
+            channel,
+            config,
+        })
+    }
+
+    /// Refreshes after which the turn comes back to the first rank and bank.
+    pub(super) fn refresh_round(&self) -> u64 {
+        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
+        (self.channel.ranks.len() * sets) as u64
+    }
+
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never too late.
     pub(super) fn next_event(&self) -> u64 {
         let channel = &self.channel;

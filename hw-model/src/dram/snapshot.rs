@@ -4,9 +4,8 @@
 //! distance from a base that moves with the stream. An open row outside the rows of the whole read is "foreign": which one it is
 //! makes no difference to this read, and a bank that keeps such a row was not touched by it.
 use super::channel::bits;
-use super::controller::{Active, Controller, Observer, READS, WRITES};
 use super::queue::Entry;
-use super::schedule::Choice;
+use super::schedule::{Active, Choice, READS, State, WRITES};
 
 /// Stands for an open row that is not of this read.
 const FOREIGN: u32 = u32::MAX;
@@ -43,7 +42,7 @@ pub(super) enum Horizon {
 }
 
 /// Writes the state of `c`; `None` if it holds writes or is out of the ordinary, so that it cannot be compared.
-pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Horizon) -> Option<Vec<u32>> {
+pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u32>> {
     if !c.queues[WRITES].is_empty() || c.after_cas.is_some_and(|choice| matches!(choice, Choice::Refresh(..))) {
         return None;
     }
@@ -126,7 +125,7 @@ pub(super) fn encode<O: Observer>(c: &Controller<O>, frame: Frame, horizon: Hori
 }
 
 /// Puts `c` into the state of `words`, written by [`encode`], at cycle `now`. Foreign rows stay the rows they are.
-pub(super) fn decode<O: Observer>(c: &mut Controller<O>, words: &[u32], frame: Frame, horizon: Horizon, now: u64) {
+pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizon, now: u64) {
     let mut words = Words { rest: words.iter(), now, frame };
     c.now = now;
     if horizon == Horizon::Refreshes {

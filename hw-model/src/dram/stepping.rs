@@ -19,24 +19,24 @@ fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool)
     let mut visited = 0;
     loop {
         while let Some((not_before, entry)) = entries.peek() {
-            if c.offers_left == 0 || *not_before > c.now || !c.offer(entry) {
+            if c.state.offers_left == 0 || *not_before > c.state.now || !c.offer(entry) {
                 break;
             }
-            c.offers_left -= 1;
+            c.state.offers_left -= 1;
             entries.next();
         }
         if entries.peek().is_none() && c.is_idle() {
             break;
         }
         if every_cycle {
-            c.bounds.forget();
-            c.visit(c.now + 1);
+            c.state.bounds.forget();
+            c.visit(c.state.now + 1);
         } else {
             c.step(entries.peek().map(|(not_before, entry)| (*not_before, entry.is_write)));
         }
         visited += 1;
     }
-    let end = c.last_data;
+    let end = c.state.last_data;
     drop(c);
     (end, visited, log)
 }

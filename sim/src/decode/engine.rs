@@ -1,7 +1,7 @@
 //! One scheme through a trace, step by step, layer by layer.
 
 use cptr_core::{Eps, Logit, select};
-use cptr_hw_model::ExpertRun;
+use cptr_hw_model::{CopiedRun, ExpertRun};
 
 use super::Plan;
 use super::costs::{Costs, Work};
@@ -139,23 +139,20 @@ impl Engine<'_> {
     }
 
     fn fill_work(&mut self, choices: &[Choice]) {
-        let Work { gpu, near, awaited, .. } = &mut self.work;
+        let Work { gpu, copied, near, .. } = &mut self.work;
         gpu.clear();
         near.clear();
-        awaited.clear();
+        copied.clear();
         for (choice, execution) in choices.iter().zip(&self.executions) {
             let run = ExpertRun { bits: f64::from(execution.bits), tokens: choice.tokens };
             match execution.place {
                 Place::Gpu => gpu.push(run),
-                Place::Copied { bits } => {
-                    gpu.push(run);
-                    awaited.push(bits);
-                }
+                Place::Copied { bits } => copied.push(CopiedRun { run, bits: f64::from(bits) }),
                 Place::NearData => near.push(run),
                 Place::Skipped => {}
             }
         }
-        self.sums.awaited += awaited.len() as u64;
+        self.sums.awaited += copied.len() as u64;
     }
 
     fn time(&mut self, step: &mut StepSums) {

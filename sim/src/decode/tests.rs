@@ -55,8 +55,9 @@ fn all_near_is_the_closed_form() {
     let layer = qwen();
     let mut system = System::find("ndp").unwrap().clone();
     system.ndp_bits = 4.0;
-    let work = cptr_hw_model::LayerWork { cold_runs: 2, ..Default::default() };
-    let expected = 1e12 / (3 * system.layer_time(layer, work).total_ps) as f64;
+    let counts = crate::layer::Counts { cold: 2, ..Default::default() };
+    let total_ps = counts.on(&system, |work| system.layer_time(layer, work).total_ps);
+    let expected = 1e12 / (3 * total_ps) as f64;
     assert!((outcome.rows[0].tokens_per_s / expected - 1.0).abs() < 1e-9);
     assert_eq!((outcome.rows[0].full_precision, outcome.rows[0].mean_near_bits), (0.0, 4.0));
 }

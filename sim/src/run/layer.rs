@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use cptr_core::{Logit, Router};
-use cptr_hw_model::{LayerTime, LayerWork};
+use cptr_hw_model::{LayerTime, LayerTimes};
 
 use super::context::LayerContext;
 use super::runner::{Routed, RowLayer, Runner, Scores, Sizes};
 use super::{Plan, RowPlan, add};
+use crate::layer::Counts;
 use crate::placement;
 use cptr_trace::progress::Progress;
 use cptr_trace::{Convention, Shape, Trace};
@@ -27,7 +28,7 @@ pub(super) fn run(
     token_ps: &[Vec<AtomicU64>],
     progress: &Progress,
 ) -> LayerResult {
-    let Shape { tokens, experts, k, .. } = trace.shape;
+    let Shape { tokens, experts, .. } = trace.shape;
     let fixed_bias = fixed_bias(trace, layer);
     let router = router(trace, &fixed_bias);
     let next_use = next_use(trace, rows, layer);
@@ -41,7 +42,7 @@ pub(super) fn run(
     let mut scores = Scores::default();
     let mut raw = Vec::new();
     let bias = trace.bias.as_deref().map_or(&[][..], |bias| &bias[layer * experts..(layer + 1) * experts]);
-    let mut times = TimeTable::new(plan, k);
+    let times = TimeTable::new(plan);
     for index in 0..tokens {
         if let Some(logits) = &trace.logits {
             raw.resize(experts, 0.0);
@@ -52,8 +53,8 @@ pub(super) fn run(
         let routed = Routed { index, wanted, scores: &scores, starts_sequence: trace.starts_sequence(index) };
         context.step(index, wanted);
         for (runner, token_ps) in runners.iter_mut().zip(token_ps) {
-            let work = runner.step(routed);
-            if let Some(time) = times.get(work) {
+            let counts = runner.step(routed);
+            if let Some(time) = times.get(counts) {
                 add(&token_ps[index], time.total_ps);
                 runner.sums().add_time(&time);
             }
@@ -66,29 +67,16 @@ pub(super) fn run(
     LayerResult { rows: runners.into_iter().map(Runner::into_sums).collect(), context }
 }
 
-/// Times by work: a layer has few different amounts of it.
-pub struct TimeTable<'a> {
-    plan: &'a Plan,
-    k: usize,
-    /// By cold runs, loads, and whether the controller selects and tracks.
-    known: Vec<Option<LayerTime>>,
-}
+/// Times by numbers of experts; none where the sizes of the model are not known.
+pub struct TimeTable<'a>(Option<LayerTimes<'a>>);
 
 impl<'a> TimeTable<'a> {
-    /// Loads beyond k, as at the one migration of a pinned placement, are not kept in the table.
-    pub fn new(plan: &'a Plan, k: usize) -> Self {
-        Self { plan, k, known: vec![None; 4 * (k + 1) * (k + 1)] }
+    pub fn new(plan: &'a Plan) -> Self {
+        Self(plan.model.as_ref().map(|model| LayerTimes::new(&plan.system, model)))
     }
 
-    pub fn get(&mut self, work: LayerWork) -> Option<LayerTime> {
-        let model = self.plan.model.as_ref()?;
-        let compute = || self.plan.system.layer_time(model, work);
-        let (cold, loads) = (work.cold_runs as usize, work.loads as usize);
-        if cold > self.k || loads > self.k {
-            return Some(compute());
-        }
-        let controller = usize::from(work.scored_experts > 0) * 2 + usize::from(work.tracked_experts > 0);
-        Some(*self.known[(cold * (self.k + 1) + loads) * 4 + controller].get_or_insert_with(compute))
+    pub fn get(&self, counts: Counts) -> Option<LayerTime> {
+        self.0.as_ref().map(|times| counts.on(times.system(), |work| times.get(work)))
     }
 }
 

@@ -1,9 +1,10 @@
 //! One row in one layer, token by token: what a policy chooses, what a placement loads, and the sums of both.
 
 use cptr_core::{Logit, Metrics};
-use cptr_hw_model::{LayerTime, LayerWork};
+use cptr_hw_model::LayerTime;
 
 use super::{BINS, RowPlan};
+use crate::layer::Counts;
 use crate::placement::{self, Placement, Resident, Served};
 use crate::policy::{self, Policy, Token};
 use cptr_trace::Convention;
@@ -117,7 +118,7 @@ impl<'a> Runner<'a> {
     }
 
     /// One token: chooses, counts, loads.
-    pub fn step(&mut self, token: Routed<'_>) -> LayerWork {
+    pub fn step(&mut self, token: Routed<'_>) -> Counts {
         let Routed { index, wanted, scores, starts_sequence } = token;
         self.chosen.clear();
         let token =
@@ -139,12 +140,12 @@ impl<'a> Runner<'a> {
         let loads = self.placement.serve(&served, &mut self.resident);
         self.sums.loads += u64::from(loads);
         std::mem::swap(&mut self.chosen, &mut self.previous);
-        LayerWork {
-            resident_runs: (self.previous.len() - cold) as u32,
-            cold_runs: cold as u32,
+        Counts {
+            resident: (self.previous.len() - cold) as u32,
+            cold: cold as u32,
             loads,
-            scored_experts: if self.selects { self.experts as u32 } else { 0 },
-            tracked_experts: if self.tracks { self.experts as u32 } else { 0 },
+            scored: if self.selects { self.experts as u32 } else { 0 },
+            tracked: if self.tracks { self.experts as u32 } else { 0 },
         }
     }
 

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use cptr_hw_model::breakdown::Part;
 use cptr_hw_model::events::Unit;
-use cptr_hw_model::{Energy, LayerTime, LayerWork, Model, System};
+use cptr_hw_model::{Energy, LayerTime, Model, System};
 use serde_json::{Map, Value, json};
 
 use super::run::Machine;
 use super::table;
-use cptr_sim::layer::Picture;
+use cptr_sim::layer::{Counts, Picture};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -58,15 +58,10 @@ pub(super) fn main(args: &Args) -> Result<()> {
         return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
     }
     let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;
-    let work = LayerWork {
-        resident_runs: args.resident,
-        cold_runs: args.cold,
-        loads: args.loads,
-        scored_experts: args.scored,
-        tracked_experts: args.tracked,
-    };
+    let (resident, cold, loads) = (args.resident, args.cold, args.loads);
+    let counts = Counts { resident, cold, loads, scored: args.scored, tracked: args.tracked };
     if args.timeline.is_some() || args.vcd.is_some() {
-        let picture = Picture::new(&system, &model, work, args.timeline_cycles)?;
+        let picture = Picture::new(&system, &model, counts, args.timeline_cycles)?;
         if let Some(path) = &args.timeline {
             picture.trace().write(path)?;
         }
@@ -74,7 +69,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
             picture.waveform().write(path)?;
         }
     }
-    let report = Report::new(&system, &model, work);
+    let report = Report::new(&system, &model, counts);
     if args.json { super::print_json(&report.json()) } else { super::print(&report.text()) }
 }
 
@@ -87,7 +82,7 @@ fn unknown(name: &str) -> Error {
 struct Report<'a> {
     system: &'a System,
     model: &'a Model,
-    work: LayerWork,
+    counts: Counts,
     time: LayerTime,
     /// Time of each unit that is not the sum of others.
     busy: Vec<(&'static str, u64)>,
@@ -95,12 +90,12 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(system: &'a System, model: &'a Model, work: LayerWork) -> Self {
-        let events = system.layer_events(model, work);
+    fn new(system: &'a System, model: &'a Model, counts: Counts) -> Self {
+        let events = counts.on(system, |work| system.layer_events(model, work));
         let of = |unit: Unit| {
             events.iter().filter(|event| event.unit == unit).map(|event| event.end_ps - event.start_ps).sum()
         };
-        let time = system.layer_time(model, work);
+        let time = counts.on(system, |work| system.layer_time(model, work));
         let busy = vec![
             ("GPU", time.gpu_ps),
             ("link from the GPU", of(Unit::LinkFromGpu)),
@@ -109,7 +104,7 @@ impl<'a> Report<'a> {
             ("near-data device", time.ndp_ps),
             ("controller", time.controller_ps),
         ];
-        Self { system, model, work, time, busy, parts: system.cold_expert_parts(model) }
+        Self { system, model, counts, time, busy, parts: system.cold_expert_parts(model) }
     }
 
     /// Rates of the machine that the times rest on.
@@ -128,7 +123,7 @@ impl<'a> Report<'a> {
     }
 
     fn text(&self) -> String {
-        let (system, model, work) = (self.system, self.model, self.work);
+        let (system, model, counts) = (self.system, self.model, self.counts);
         let us = |ps: u64| format!("{:.3}", ps as f64 / 1e6);
         let mut text = format!(
             "{}: {}\n{}: {} parameters an expert; {} bits in GPU memory{}\none token, one layer: {} resident, {} cold, {} copied to stay, {} scored, {} tracked\n\n",
@@ -138,11 +133,11 @@ impl<'a> Report<'a> {
             crate::format::count(usize::try_from(model.expert_parameters()).unwrap_or(usize::MAX)),
             system.gpu_bits,
             system.ndp().map_or(String::new(), |_| format!(", {} near the data", system.ndp_bits)),
-            work.resident_runs,
-            work.cold_runs,
-            work.loads,
-            work.scored_experts,
-            work.tracked_experts,
+            counts.resident,
+            counts.cold,
+            counts.loads,
+            counts.scored,
+            counts.tracked,
         );
         let share = |ps: u64| crate::format::percent(ps as f64 / self.time.total_ps.max(1) as f64);
         let rows = self.busy.iter().map(|(name, ps)| vec![(*name).into(), us(*ps), share(*ps)]);
@@ -173,7 +168,7 @@ impl<'a> Report<'a> {
         json!({
             "system": self.system.name, "model": self.model.name, "time_method": System::METHOD,
             "gpu_bits": self.system.gpu_bits, "ndp_bits": self.system.ndp().map(|_| self.system.ndp_bits),
-            "resident": self.work.resident_runs, "cold": self.work.cold_runs, "loads": self.work.loads, "scored": self.work.scored_experts, "tracked": self.work.tracked_experts,
+            "resident": self.counts.resident, "cold": self.counts.cold, "loads": self.counts.loads, "scored": self.counts.scored, "tracked": self.counts.tracked,
             "total_us": us(self.time.total_ps), "busy_us": busy,
             "energy_uj": us(self.time.energy.total_pj()), "energy_by_component_uj": energy,
             "cold_expert": parts.collect::<Vec<_>>(), "rates": rates,

@@ -75,7 +75,7 @@ impl MoeHook for Steering<'_> {
         let layer = placement::Layer { experts, capacity: self.plan.machine.cache, next_use: &next_use, router };
         let tokens = self.starts.len();
         let mut runner = Runner::new(&self.row.run, Sizes { layer, convention: self.convention, tokens });
-        let mut times = TimeTable::new(&self.plan.machine, k);
+        let times = TimeTable::new(&self.plan.machine);
         let mut known = Scores::default();
         self.resident.clear();
         let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
