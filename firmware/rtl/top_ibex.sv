@@ -1,4 +1,5 @@
-// Ibex. FAST = 0: its default pipeline; FAST = 1: writeback stage, branch target ALU, single-cycle multiplier, bit manipulation.
+// Ibex. FAST = 0: its default pipeline; FAST = 1: writeback stage, branch target ALU, single-cycle multiplier, bit
+// manipulation.
 module top #(parameter bit FAST = 1'b0) (input logic clk, input logic rst_n);
   logic        instr_req, instr_rvalid, data_req, data_rvalid, data_we;
   logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;

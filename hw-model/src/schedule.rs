@@ -182,7 +182,8 @@ impl NearData {
     }
 }
 
-/// Messages of a layer: each token's activations once (all experts read the same), a descriptor for each expert, and results.
+/// Messages of a layer: each token's activations once (all experts read the same), a descriptor for each expert, and
+/// results.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trip {
     /// Activations and descriptors on the wire.
@@ -224,7 +225,8 @@ pub(crate) fn taken_by_copies(system: &System, experts: &[Expert]) -> f64 {
     (system.link().copy_gb_s() / device_gb_s).min(MOST_TAKEN)
 }
 
-/// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for `other_ps`.
+/// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for
+/// `other_ps`.
 fn slowed(alone_ps: u64, other_ps: u64, taken: f64) -> u64 {
     let stretched = alone_ps as f64 / (1.0 - taken);
     stretched.min(alone_ps as f64 + taken * other_ps as f64).round() as u64

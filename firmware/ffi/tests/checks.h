@@ -1,4 +1,5 @@
-/* What the C programs share: a seeded sequence through router, selection, dispatch, eviction and update, and a hash of all that comes out. */
+/* What the C programs share: a seeded sequence through router, selection, dispatch, eviction and update, and a hash of
+   all that comes out. */
 #ifndef CHECKS_H
 #define CHECKS_H
 #include "cptr.h"

@@ -1,4 +1,5 @@
-/* The library from C on the host: results, then everything that a caller can get wrong. Run under AddressSanitizer and UBSan. */
+/* The library from C on the host: results, then everything that a caller can get wrong. Run under AddressSanitizer and
+   UBSan. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
