@@ -1,0 +1,200 @@
+//! Which experts a router chooses.
+
+use heapless::Vec;
+
+use super::{BiasPlace, Count, GroupRating, Groups, MAX_GROUPS, Router, RouterError, Score};
+use crate::num::{Logit, Share, part_of, sigmoid, sqrt_softplus};
+use crate::topk::Best;
+
+/// What the choice goes by: a value with 31 fraction bits, high half first (two halves, so that nothing is aligned to more than 4 bytes), and
+/// of equal values the higher logit: scores far below 2^-31 are alike, and still have an order.
+type Key = (i32, u32, Logit);
+
+impl Router<'_> {
+    /// The experts that the model wants, best first; of equal scores the lower id ranks higher. As many as [`Router::count`] says.
+    ///
+    /// Exact where the choice goes by logits. Where it goes by scores, they have an absolute error below 2^-25 (below 2^-22 for
+    /// [`Score::SqrtSoftplus`]): experts closer than that may change places.
+    ///
+    /// Cost: one pass over the logits without groups and bias; with them one or two scores per expert (of a softmax: an exponential and
+    /// a division). [`Count::TopP`] and [`Count::Above`] take an exponential for every expert.
+    ///
+    /// # Errors
+    /// See [`RouterError`].
+    pub fn top_k<const K: usize>(&self, logits: &[Logit]) -> Result<Vec<u16, K>, RouterError> {
+        if self.k > K {
+            return Err(RouterError::Capacity);
+        }
+        self.fits(logits.len())?;
+        if self.table {
+            return Err(RouterError::Table);
+        }
+        let mut best = if self.bias.is_empty() && self.groups.open == self.groups.count {
+            let mut best = Best::<Logit, K>::new(self.k);
+            best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
+            best.ids()
+        } else {
+            self.ranked(logits)
+        };
+        if self.count != Count::Fixed {
+            self.keep(logits, &mut best);
+        }
+        Ok(best)
+    }
+
+    /// [`top_k`](Self::top_k) by values.
+    #[inline(never)]
+    fn ranked<const K: usize>(&self, logits: &[Logit]) -> Vec<u16, K> {
+        let values = Values::new(self, logits);
+        let open = values.open_groups();
+        // In ascending order, as the lower id wins a tie.
+        let mut best = Best::<Key, K>::new(self.k);
+        for expert in (0..=u16::MAX).take(logits.len()).filter(|&expert| open.contains(expert)) {
+            best.offer(values.key(expert), expert);
+        }
+        best.ids()
+    }
+
+    /// Which groups of experts are open to a token.
+    pub(crate) fn open_groups(&self, logits: &[Logit]) -> OpenGroups {
+        if self.groups.open >= self.groups.count { OpenGroups::ALL } else { Values::new(self, logits).open_groups() }
+    }
+
+    /// Leaves out those of the `best` that [`Router::count`] leaves out.
+    #[inline(never)]
+    fn keep<const K: usize>(&self, logits: &[Logit], best: &mut Vec<u16, K>) {
+        let greatest = self.largest(logits);
+        let (largest, whole) = match (self.count, self.score) {
+            (Count::Above(_), Score::Sigmoid | Score::SqrtSoftplus) => {
+                (greatest.max(Logit::ZERO), self.mass_of_one(greatest.max(Logit::ZERO)))
+            }
+            _ => (greatest, self.mass_of_all(logits, greatest)),
+        };
+        let (mut sum, mut first) = (0u64, true);
+        best.retain(|&expert| {
+            let mass = u64::from(self.mass(self.logit(logits, expert), largest).to_bits());
+            let kept = match self.count {
+                Count::Fixed => true,
+                Count::TopP(share) => sum < part_of(whole, share.to_bits()),
+                Count::Above(bound) => mass > part_of(whole, bound.to_bits()) << 1,
+            };
+            sum += mass;
+            kept | core::mem::take(&mut first)
+        });
+    }
+
+    /// The logit of an expert as everything but the choice sees it; the least for an id out of range.
+    #[inline(always)]
+    pub(crate) fn logit(&self, logits: &[Logit], expert: u16) -> Logit {
+        let index = usize::from(expert);
+        match (logits.get(index), self.bias_place) {
+            (Some(&logit), BiasPlace::Logits) => logit.saturating_add(self.bias(index)),
+            (Some(&logit), _) => logit,
+            (None, _) => Logit::MIN,
+        }
+    }
+
+    /// The largest logit, as [`logit`](Self::logit) says them.
+    pub(crate) fn largest(&self, logits: &[Logit]) -> Logit {
+        let experts = (0..=u16::MAX).take(logits.len());
+        experts.map(|expert| self.logit(logits, expert)).max().unwrap_or(Logit::ZERO)
+    }
+
+    #[inline(always)]
+    fn bias(&self, expert: usize) -> Logit {
+        self.bias.get(expert).copied().unwrap_or(Logit::ZERO)
+    }
+}
+
+/// The groups that are open to a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenGroups {
+    /// One bit for each.
+    groups: u32,
+    /// Experts of a group, at least 1.
+    size: u16,
+}
+
+impl OpenGroups {
+    /// No groups.
+    pub(crate) const ALL: Self = Self { groups: u32::MAX, size: u16::MAX };
+
+    /// Whether an expert's group is open.
+    #[inline(always)]
+    pub(crate) const fn contains(self, expert: u16) -> bool {
+        self.groups.wrapping_shr((expert / self.size) as u32) & 1 != 0
+    }
+}
+
+/// The values that a token's choice goes by.
+struct Values<'a> {
+    router: &'a Router<'a>,
+    logits: &'a [Logit],
+    /// The largest logit, where values are masses.
+    largest: Logit,
+    /// The mass of all experts, where values are shares of it.
+    all: Share,
+}
+
+impl<'a> Values<'a> {
+    fn new(router: &'a Router<'a>, logits: &'a [Logit]) -> Self {
+        let largest = router.largest(logits);
+        let shares = router.score == Score::SoftmaxAll && router.biased_choice();
+        let all = Share::of(if shares { router.mass_of_all(logits, largest) } else { 0 });
+        Self { router, logits, largest, all }
+    }
+
+    /// Only the order matters where no bias is added: logits will do where single scores are compared, and masses where they are summed.
+    fn value(&self, expert: u16, logit: Logit) -> i64 {
+        let router = self.router;
+        let bias = if router.biased_choice() { router.bias(expert.into()) } else { Logit::ZERO };
+        let whole = |number: Logit| i64::from(number.to_bits()) << 15;
+        let single = !router.biased_choice() && router.groups.rating == GroupRating::Best;
+        let score = match router.score {
+            Score::SoftmaxSelected | Score::SparseMixer(_) => whole(logit),
+            _ if single || router.bias_place == BiasPlace::ChoiceLogits => whole(logit),
+            _ if !router.biased_choice() => router.mass(logit, self.largest).to_bits().into(),
+            Score::SoftmaxAll => self.all.share(router.mass(logit, self.largest).to_bits().into()).into(),
+            Score::Sigmoid => sigmoid(logit).to_bits().into(),
+            Score::SqrtSoftplus => sqrt_softplus(logit, Logit::ZERO).cast_signed(),
+        };
+        score + whole(bias)
+    }
+
+    fn key(&self, expert: u16) -> Key {
+        let logit = self.router.logit(self.logits, expert);
+        let value = self.value(expert, logit);
+        ((value >> 32) as i32, value as u32, logit)
+    }
+
+    /// The groups that are rated best; of equals the first.
+    fn open_groups(&self) -> OpenGroups {
+        let Groups { count, open, rating } = self.router.groups;
+        // At most as many as there are experts, which are no more than 65,536.
+        let size = (self.logits.len() / count.max(1)).clamp(1, usize::from(u16::MAX)) as u16;
+        if open >= count {
+            return OpenGroups::ALL;
+        }
+        let mut ratings = [i64::MIN; MAX_GROUPS];
+        let mut expert = 0u16;
+        for group in ratings.iter_mut().take(count) {
+            let (mut best, mut second) = (i64::MIN, i64::MIN);
+            for _ in 0..size {
+                let value = self.value(expert, self.router.logit(self.logits, expert));
+                (best, second) = if value > best { (value, best) } else { (best, second.max(value)) };
+                expert = expert.wrapping_add(1);
+            }
+            // A group of one has no second.
+            let second = if rating == GroupRating::TwoBest && size > 1 { second } else { 0 };
+            *group = best.saturating_add(second);
+        }
+        let mut groups = 0;
+        for (&rating, group) in ratings.iter().zip(0u32..).take(count) {
+            let better = |&(&other, index): &(&i64, u32)| other > rating || other == rating && index < group;
+            if ratings.iter().zip(0u32..).take(count).filter(better).count() < open {
+                groups |= 1 << group;
+            }
+        }
+        OpenGroups { groups, size }
+    }
+}
