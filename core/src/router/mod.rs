@@ -44,7 +44,7 @@
 mod choice;
 mod mass;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::fmt;
 

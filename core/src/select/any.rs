@@ -165,7 +165,7 @@ impl<'a> Layer<'a> {
 
 /// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
 /// below 2^63, as masses are at most 1.
-fn squared_error(w: u32, v: u32) -> u64 {
+pub(super) fn squared_error(w: u32, v: u32) -> u64 {
     let (w, v) = (u64::from(w), u64::from(v));
     let difference = w.abs_diff(v);
     difference * difference + ((w * v) >> 2)
