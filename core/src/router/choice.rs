@@ -49,8 +49,10 @@ impl Router<'_> {
         let open = values.open_groups();
         // In ascending order, as the lower id wins a tie.
         let mut best = Best::<Key, K>::new(self.k);
-        for expert in (0..=u16::MAX).take(logits.len()).filter(|&expert| open.contains(expert)) {
-            best.offer(values.key(expert), expert);
+        for expert in 0..logits.len() {
+            if open.contains(expert as u16) {
+                best.offer(values.key(expert as u16), expert as u16);
+            }
         }
         best.ids()
     }
@@ -61,7 +63,6 @@ impl Router<'_> {
     }
 
     /// Leaves out those of the `best` that [`Router::count`] leaves out.
-    #[inline(never)]
     fn keep<const K: usize>(&self, logits: &[Logit], best: &mut Vec<u16, K>) {
         let greatest = self.largest(logits);
         let (largest, whole) = match (self.count, self.score) {
@@ -70,17 +71,21 @@ impl Router<'_> {
             }
             _ => (greatest, self.mass_of_all(logits, greatest)),
         };
-        let (mut sum, mut first) = (0u64, true);
-        best.retain(|&expert| {
+        let (mut sum, mut kept) = (0, 0);
+        for &expert in best.iter() {
             let mass = u64::from(self.mass(self.logit(logits, expert), largest).to_bits());
-            let kept = match self.count {
+            let more = match self.count {
                 Count::Fixed => true,
                 Count::TopP(share) => sum < part_of(whole, share.to_bits()),
                 Count::Above(bound) => mass > part_of(whole, bound.to_bits()) << 1,
             };
+            if kept > 0 && !more {
+                break;
+            }
             sum += mass;
-            kept | core::mem::take(&mut first)
-        });
+            kept += 1;
+        }
+        best.truncate(kept);
     }
 
     /// The logit of an expert as everything but the choice sees it; the least for an id out of range.
@@ -96,8 +101,7 @@ impl Router<'_> {
 
     /// The largest logit, as [`logit`](Self::logit) says them.
     pub(crate) fn largest(&self, logits: &[Logit]) -> Logit {
-        let experts = (0..=u16::MAX).take(logits.len());
-        experts.map(|expert| self.logit(logits, expert)).max().unwrap_or(Logit::ZERO)
+        (0..logits.len()).fold(Logit::MIN, |largest, expert| largest.max(self.logit(logits, expert as u16)))
     }
 
     #[inline(always)]

@@ -16,13 +16,14 @@ impl Router<'_> {
     ///
     /// So the greatest mass is a quarter at least and 1 at most, and masses keep their relative precision however low all logits are.
     /// Absolute error below 2^-25 (square root of softplus: 2^-24). Cost: an exponential; below 0, of the latter two, a second one.
-    #[inline]
+    #[inline(never)]
     pub fn mass(&self, logit: Logit, largest: Logit) -> Gate {
-        match self.score {
-            Score::Sigmoid => Gate::from_bits(sigmoid_relative(logit.min(largest), largest.min(Logit::ZERO))),
-            Score::SqrtSoftplus => Gate::from_bits(sqrt_softplus_relative(logit.min(largest), largest)),
-            _ => softmax_mass(logit, largest),
-        }
+        let logit = logit.min(largest);
+        Gate::from_bits(match self.score {
+            Score::Sigmoid => sigmoid_relative(logit, largest.min(Logit::ZERO)),
+            Score::SqrtSoftplus => sqrt_softplus_relative(logit, largest),
+            _ => exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
+        })
     }
 
     /// The mass of a score of 1, of a router whose scores are no shares; `largest` is 0 at least.
@@ -34,9 +35,21 @@ impl Router<'_> {
     }
 
     /// The sum of all masses.
+    #[inline(never)]
     pub(super) fn mass_of_all(&self, logits: &[Logit], largest: Logit) -> u64 {
-        let experts = (0..=u16::MAX).take(logits.len());
-        experts.map(|expert| u64::from(self.mass(self.logit(logits, expert), largest).to_bits())).sum()
+        self.mass_of_some(logits, largest, |_, _| true)
+    }
+
+    #[inline(always)]
+    fn mass_of_some(&self, logits: &[Logit], largest: Logit, takes_part: impl Fn(u16, Logit) -> bool) -> u64 {
+        let mut sum = 0;
+        for expert in 0..logits.len() {
+            let logit = self.logit(logits, expert as u16);
+            if takes_part(expert as u16, logit) {
+                sum += u64::from(self.mass(logit, largest).to_bits());
+            }
+        }
+        sum
     }
 
     /// Whether mixing weights are shares of the mass of the chosen.
@@ -129,11 +142,9 @@ impl Router<'_> {
                 (logit >= own || below << 31 <= u64::from(jitter.to_bits()) * u64::from(size))
                     && !chosen.iter().take(rank).any(|&before| before == other)
             };
-            let others = (0..=u16::MAX).zip(logits).map(|(other, _)| (other, self.logit(logits, other)));
-            let masses = others.filter(|&(other, logit)| takes_part(other, logit));
-            let sum = masses.map(|(_, logit)| u64::from(softmax_mass(logit, own).to_bits())).sum();
+            let sum = Share::of(self.mass_of_some(logits, own, takes_part));
             let one = if usize::from(expert) < logits.len() { 1 << 31 } else { 0 };
-            *weight = Gate::from_bits(Share::of(sum).share(one));
+            *weight = Gate::from_bits(sum.share(one));
         }
     }
 }

@@ -126,7 +126,7 @@ pub enum Count {
     Fixed,
     /// As few of the k best as have this share of the mass of all experts together; k if all of them have not (top-p routing, arXiv 2403.07652).
     TopP(Eps),
-    /// Those of the k best whose score, without bias, is above this; the best in any case.
+    /// The k best down to the first whose score, without bias, is not above this; the best in any case.
     Above(Gate),
 }
 

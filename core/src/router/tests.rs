@@ -163,9 +163,10 @@ impl<'a> Oracle<'a> {
                 }
             };
             sum += score;
-            if keep || kept.is_empty() && expert == order[0] {
-                kept.push(expert as u16);
+            if !keep && !kept.is_empty() {
+                break;
             }
+            kept.push(expert as u16);
         }
         (kept, gap)
     }

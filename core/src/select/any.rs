@@ -1,7 +1,5 @@
 //! Selection with any router.
 
-use heapless::Vec;
-
 use super::Bounds;
 use crate::num::{Logit, part_of};
 use crate::router::{MAX_K, OpenGroups, Router};
@@ -19,10 +17,9 @@ pub(super) struct Layer<'a> {
     largest: Logit,
 }
 
-/// A choice, and what it leaves of the bounds.
-#[derive(Clone)]
-struct Choice {
-    experts: Vec<u16, MAX_K>,
+/// What a choice leaves of the bounds.
+#[derive(Clone, Copy)]
+struct Left {
     /// Mass that may still be lost; below 0 the bound is exceeded.
     mass: i64,
     /// Squared error that is still allowed; `None`: the bound is exceeded.
@@ -47,103 +44,97 @@ impl<'a> Layer<'a> {
         self.largest = if ERROR || exchanges {
             self.router.unit(self.router.largest(self.logits))
         } else {
-            let stand_in = self.best_outside(experts, true);
-            experts.iter().copied().chain(stand_in).map(|expert| self.logit(expert)).max().unwrap_or(Logit::ZERO)
+            experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)))
         };
         let all = experts.iter().map(|&expert| u64::from(self.mass(expert))).sum();
-        let mut choice = Choice { experts: Vec::new(), mass: 0, error: Some(0) };
-        // There is room: the list has been checked.
-        _ = choice.experts.extend_from_slice(experts);
-        choice.mass = part_of(all, bounds.mass.to_bits()).cast_signed();
+        let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
             let error = bounds.error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
-            choice.error = Some(error * error);
+            left.error = Some(error * error);
         }
-        let wanted = choice.experts.clone();
-        loop {
-            let mut next = choice.clone();
-            if !self.step::<ERROR>(&mut next, exchanges) {
-                break;
+        let (mut wanted, mut next) = ([0; MAX_K], [0; MAX_K]);
+        // There is room: the list has been checked.
+        let wanted = wanted.get_mut(..experts.len()).unwrap_or_default();
+        let next = next.get_mut(..experts.len()).unwrap_or_default();
+        copy(wanted, experts);
+        copy(next, experts);
+        while let Some(after) = self.step::<ERROR>(next, left, exchanges) {
+            left = after;
+            copy(experts, next);
+        }
+        let mut substituted = 0;
+        for rank in 0..wanted.len() {
+            let Some(&own) = wanted.get(rank) else { break };
+            // A wanted expert that went and came again stands in for nobody.
+            if let Some(at) = experts.iter().position(|&expert| expert == own) {
+                put(experts, at, experts.get(rank).copied().unwrap_or(own));
+                put(experts, rank, own);
+            } else {
+                substituted += 1;
             }
-            choice = next;
         }
-        // An expert that went and came again stands in for nobody.
-        for (rank, &expert) in wanted.iter().enumerate() {
-            let at = choice.experts.iter().position(|&chosen| chosen == expert);
-            if let Some(at) = at
-                && let Some(&other) = choice.experts.get(rank)
-            {
-                choice.experts.iter_mut().skip(at).take(1).for_each(|place| *place = other);
-                choice.experts.iter_mut().skip(rank).take(1).for_each(|place| *place = expert);
-            }
-        }
-        experts.iter_mut().zip(&choice.experts).for_each(|(to, &from)| *to = from);
-        wanted.iter().zip(&choice.experts).filter(|(wanted, chosen)| wanted != chosen).count()
+        substituted
     }
 
     /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass, others give way to their
-    /// like of more mass. Returns whether that keeps the bounds.
-    fn step<const ERROR: bool>(&self, choice: &mut Choice, exchanges: bool) -> bool {
-        let Some(pair) = self.pair(choice, false, true) else { return false };
-        self.swap::<ERROR>(choice, pair);
-        while exchanges && choice.mass < 0 {
-            let gain = |&(rank, expert): &(usize, u16)| {
-                self.mass(expert).saturating_sub(choice.experts.get(rank).map_or(u32::MAX, |&old| self.mass(old)))
-            };
-            let (near, far) = (self.pair(choice, true, true), self.pair(choice, false, false));
-            let best = if far.as_ref().map_or(0, gain) > near.as_ref().map_or(0, gain) { far } else { near };
-            let Some(pair) = best.filter(|pair| gain(pair) > 0) else { return false };
-            self.swap::<ERROR>(choice, pair);
-        }
-        choice.mass >= 0 && choice.error.is_some()
-    }
-
-    /// Puts an expert in the place of a rank.
-    fn swap<const ERROR: bool>(&self, choice: &mut Choice, (rank, expert): (usize, u16)) {
-        if let Some(place) = choice.experts.get_mut(rank) {
-            let (old, new) = (self.mass(*place), self.mass(expert));
-            choice.mass += i64::from(new) - i64::from(old);
+    /// like of more mass. Returns what is left of the bounds, if they are kept.
+    fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
+        let mut pair = self.pair(experts, false, true)?;
+        loop {
+            left.mass += pair.gain();
             if ERROR {
-                choice.error = choice.error.and_then(|left| left.checked_sub(squared_error(old, new)));
+                left.error = left.error.and_then(|left| left.checked_sub(squared_error(pair.old, pair.new)));
             }
-            *place = expert;
+            put(experts, pair.rank, pair.expert);
+            if left.mass >= 0 {
+                return left.error.map(|_| left);
+            }
+            if !exchanges {
+                return None;
+            }
+            let gain = |pair: &Option<Pair>| pair.as_ref().map_or(0, Pair::gain);
+            let (near, far) = (self.pair(experts, true, true), self.pair(experts, false, false));
+            pair = if gain(&far) > gain(&near) { far } else { near }.filter(|pair| pair.gain() > 0)?;
         }
     }
 
-    /// The rank of the chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen, resident or not.
-    fn pair(&self, choice: &Choice, from_resident: bool, to_resident: bool) -> Option<(usize, u16)> {
-        let mut least: Option<(Logit, usize)> = None;
-        for (rank, &expert) in choice.experts.iter().enumerate().skip(self.keep_top) {
+    /// The chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen, resident or not.
+    fn pair(&self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
+        let mut least = (Logit::MAX, None);
+        for (rank, &expert) in experts.iter().enumerate().skip(self.keep_top) {
             let logit = self.logit(expert);
-            if self.is_resident(expert) == from_resident && least.is_none_or(|(lowest, _)| logit <= lowest) {
-                least = Some((logit, rank));
+            if logit <= least.0 && self.is_resident(expert) == from_resident {
+                least = (logit, Some((rank, expert)));
             }
         }
-        let (_, rank) = least?;
-        Some((rank, self.best_outside(&choice.experts, to_resident)?))
+        let (rank, old) = least.1?;
+        let expert = self.best_outside(experts, to_resident)?;
+        Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
     }
 
     /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of equals.
     fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
-        let mut best: Option<(Logit, u16)> = None;
-        for index in 0..words_for(self.logits.len()) {
-            let word = self.resident.words().get(index).copied().unwrap_or(0);
-            let nulls = u32::MAX.checked_shl(first_null.saturating_sub(32 * index) as u32).unwrap_or(0);
-            let mut open = if resident { word | nulls } else { !(word | nulls) };
+        let (mut best, mut base) = (None, 0);
+        for logits in self.logits.chunks(32) {
+            let word = self.resident.words().get(base / 32).copied().unwrap_or(0);
+            let near = word | u32::MAX.checked_shl(first_null.saturating_sub(base) as u32).unwrap_or(0);
+            let mut open = if resident { near } else { !near };
             while open != 0 {
-                let expert = (32 * index) as u16 + open.trailing_zeros() as u16;
+                let bit = open.trailing_zeros();
                 open &= open - 1;
-                if usize::from(expert) >= self.logits.len() {
+                if bit as usize >= logits.len() {
                     break;
                 }
+                let expert = (base as u32 + bit) as u16;
                 let logit = self.logit(expert);
                 let better = best.is_none_or(|(greatest, _)| logit > greatest);
                 if better && self.open.contains(expert) && !chosen.contains(&expert) {
                     best = Some((logit, expert));
                 }
             }
+            base += 32;
         }
         best.map(|(_, expert)| expert)
     }
@@ -160,6 +151,36 @@ impl<'a> Layer<'a> {
     /// Mass of an expert, `U1F31` bits.
     fn mass(&self, expert: u16) -> u32 {
         self.router.mass(self.logit(expert), self.largest).to_bits()
+    }
+}
+
+/// An expert in the place of another.
+struct Pair {
+    /// The place.
+    rank: usize,
+    /// Who comes.
+    expert: u16,
+    /// Masses of who goes and who comes.
+    old: u32,
+    new: u32,
+}
+
+impl Pair {
+    fn gain(&self) -> i64 {
+        i64::from(self.new) - i64::from(self.old)
+    }
+}
+
+/// Copies as many as there are.
+#[inline(never)]
+fn copy(to: &mut [u16], from: &[u16]) {
+    to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+}
+
+/// Puts an expert in a place that there is.
+fn put(experts: &mut [u16], rank: usize, expert: u16) {
+    if let Some(place) = experts.get_mut(rank) {
+        *place = expert;
     }
 }
 
