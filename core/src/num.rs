@@ -94,7 +94,7 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
     let factor = match () {
         () if !logit.is_negative() => ONE,
         () if anchor == Logit::ZERO => exp,
-        () => exp_neg_bits(anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
+        () => exp_neg_call(anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
     };
     if exp == 0 || exp == ONE {
         // x would be a half or 1, which the formats below cannot hold or invert.
@@ -117,8 +117,8 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
 /// root is taken of a small number, which would magnify its error. g by a polynomial of the ninth degree, minimax, error below 4.1e-9.
 #[inline(never)]
 pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
-    // Magnitudes with 31 fraction bits, highest degree first; the signs alternate.
-    const G: [u32; 10] = [
+    // Magnitudes with 31 fraction bits, highest degree first; the signs alternate. A loop, which need not be fast: unrolled it takes 0.5 kB.
+    static G: [u32; 10] = [
         7_169_968,
         43_546_618,
         124_037_631,
@@ -130,21 +130,34 @@ pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
         1_073_739_981,
         2_147_483_639,
     ];
-    let x = exp_neg_bits(logit.to_bits().unsigned_abs());
+    let x = exp_neg_call(logit.to_bits().unsigned_abs());
     // With 32 fraction bits, a step below 1 instead of 1.
     let fraction = (x << 1).wrapping_sub(x >> 31);
-    let g = G.into_iter().fold(0, |sum, coefficient| coefficient.wrapping_sub(mul_frac(sum, fraction)));
-    if logit.is_negative() {
+    let mut g = 0u32;
+    let mut rest = core::hint::black_box(&G[..]);
+    while let [coefficient, others @ ..] = rest {
+        g = coefficient.wrapping_sub(mul_frac(g, fraction));
+        rest = others;
+    }
+    // Below 0 the number under the root is g; its square root has 31 fraction bits, too.
+    let (number, factor, down) = if logit.is_negative() {
         let distance = anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned();
         // Half of the distance, whose last bit is worth exp(-2^-17) = 1 - 2^-17.
-        let half = exp_neg_bits(distance >> 1);
-        let half = if distance & 1 == 0 { half } else { half - (half >> 17) };
-        return (u64::from(half) * u64::from(sqrt(u64::from(g) << 31))) >> 31;
-    }
-    let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15) + ((u64::from(x) * u64::from(g)) >> 31);
-    // An odd shift, so that the root has half of 31 and it, which is whole; 17 at least.
-    let shift = (sum.leading_zeros().saturating_sub(1)) | 1;
-    (u64::from(sqrt(sum << shift)) << 16) >> shift.div_ceil(2)
+        let half = exp_neg_call(distance >> 1);
+        (u64::from(g) << 31, half - ((half >> 17) & (distance & 1).wrapping_neg()), 31)
+    } else {
+        let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15) + u64::from(mul_frac(x, g) << 1);
+        // An odd shift, so that the root has half of 31 and it, which is whole; 17 at least.
+        let shift = (sum.leading_zeros().saturating_sub(1)) | 1;
+        (sum << shift, 1 << 16, shift.div_ceil(2))
+    };
+    (u64::from(sqrt(number)) * u64::from(factor)) >> down
+}
+
+/// [`exp_neg_bits`] where a call hardly counts.
+#[inline(never)]
+pub(crate) fn exp_neg_call(distance: u32) -> u32 {
+    exp_neg_bits(distance)
 }
 
 /// Bits by which roots of softplus are shifted down so that that of `largest` is at most 1: 0 below 0.

@@ -22,6 +22,22 @@ impl Router<'_> {
     /// # Errors
     /// See [`RouterError`].
     pub fn top_k<const K: usize>(&self, logits: &[Logit]) -> Result<Vec<u16, K>, RouterError> {
+        let mut chosen = Vec::new();
+        self.top_k_in_place(logits, &mut chosen)?;
+        Ok(chosen)
+    }
+
+    /// [`top_k`](Self::top_k) for a caller with memory of its own. What was in it before does not matter; after an error it holds nothing.
+    ///
+    /// # Errors
+    /// See [`RouterError`].
+    #[inline]
+    pub fn top_k_in_place<const K: usize>(
+        &self,
+        logits: &[Logit],
+        chosen: &mut Vec<u16, K>,
+    ) -> Result<(), RouterError> {
+        chosen.clear();
         if self.k > K {
             return Err(RouterError::Capacity);
         }
@@ -29,22 +45,27 @@ impl Router<'_> {
         if self.table {
             return Err(RouterError::Table);
         }
-        let mut best = if self.bias.is_empty() && self.groups.open == self.groups.count {
-            let mut best = Best::<Logit, K>::new(self.k);
-            best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
-            best.ids()
+        if self.bias.is_empty() && self.groups.open == self.groups.count {
+            self.best_logits(logits, chosen);
         } else {
-            self.ranked(logits)
-        };
-        if self.count != Count::Fixed {
-            self.keep(logits, &mut best);
+            self.ranked(logits, chosen);
         }
-        Ok(best)
+        if self.count != Count::Fixed {
+            self.keep(logits, chosen);
+        }
+        Ok(())
     }
 
-    /// [`top_k`](Self::top_k) by values.
+    #[inline]
+    fn best_logits<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
+        let mut best = Best::<Logit, K>::new(self.k);
+        best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
+        best.ids_to(chosen);
+    }
+
+    /// By values.
     #[inline(never)]
-    fn ranked<const K: usize>(&self, logits: &[Logit]) -> Vec<u16, K> {
+    fn ranked<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
         let values = Values::new(self, logits);
         let open = values.open_groups();
         // In ascending order, as the lower id wins a tie.
@@ -54,7 +75,7 @@ impl Router<'_> {
                 best.offer(values.key(expert as u16), expert as u16);
             }
         }
-        best.ids()
+        best.ids_to(chosen);
     }
 
     /// Which groups of experts are open to a token.
@@ -89,7 +110,7 @@ impl Router<'_> {
     }
 
     /// The logit of an expert as everything but the choice sees it; the least for an id out of range.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn logit(&self, logits: &[Logit], expert: u16) -> Logit {
         let index = usize::from(expert);
         match (logits.get(index), self.bias_place) {
@@ -149,6 +170,7 @@ impl<'a> Values<'a> {
     }
 
     /// Only the order matters where no bias is added: logits will do where single scores are compared, and masses where they are summed.
+    #[inline(never)]
     fn value(&self, expert: u16, logit: Logit) -> i64 {
         let router = self.router;
         let bias = if router.biased_choice() { router.bias(expert.into()) } else { Logit::ZERO };

@@ -2,8 +2,8 @@
 
 use super::{Router, Score};
 use crate::num::{
-    Eps, Gate, Logit, Scale, Share, exp_neg_bits, sigmoid, sigmoid_relative, sqrt_softplus, sqrt_softplus_relative,
-    sqrt_softplus_shift,
+    Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid, sigmoid_relative, sqrt_softplus,
+    sqrt_softplus_relative, sqrt_softplus_shift,
 };
 
 impl Router<'_> {
@@ -22,7 +22,7 @@ impl Router<'_> {
         Gate::from_bits(match self.score {
             Score::Sigmoid => sigmoid_relative(logit, largest.min(Logit::ZERO)),
             Score::SqrtSoftplus => sqrt_softplus_relative(logit, largest),
-            _ => exp_neg_bits(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
+            _ => exp_neg_call(largest.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
         })
     }
 

@@ -1,9 +1,11 @@
 //! Selection with any router.
 
+use heapless::Vec;
+
 use super::Bounds;
 use crate::num::{Logit, part_of};
 use crate::router::{MAX_K, OpenGroups, Router};
-use crate::set::{Experts, words_for};
+use crate::set::Experts;
 
 /// What a selection goes by.
 pub(super) struct Layer<'a> {
@@ -53,23 +55,23 @@ impl<'a> Layer<'a> {
             let error = bounds.error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
             left.error = Some(error * error);
         }
-        let (mut wanted, mut next) = ([0; MAX_K], [0; MAX_K]);
-        // There is room: the list has been checked.
-        let wanted = wanted.get_mut(..experts.len()).unwrap_or_default();
-        let next = next.get_mut(..experts.len()).unwrap_or_default();
-        copy(wanted, experts);
-        copy(next, experts);
-        while let Some(after) = self.step::<ERROR>(next, left, exchanges) {
+        // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been checked.
+        let mut places = Vec::<[u16; 2], MAX_K>::new();
+        experts.iter().for_each(|&expert| _ = places.push([expert; 2]));
+        while let Some(after) = self.step::<ERROR>(experts, left, exchanges) {
             left = after;
-            copy(experts, next);
+            places.iter_mut().zip(&*experts).for_each(|([_, chosen], &expert)| *chosen = expert);
         }
+        experts.iter_mut().zip(&places).for_each(|(expert, &[_, chosen])| *expert = chosen);
         let mut substituted = 0;
-        for rank in 0..wanted.len() {
-            let Some(&own) = wanted.get(rank) else { break };
+        for (rank, &[wanted, chosen]) in places.iter().enumerate() {
+            if wanted == chosen {
+                continue;
+            }
             // A wanted expert that went and came again stands in for nobody.
-            if let Some(at) = experts.iter().position(|&expert| expert == own) {
-                put(experts, at, experts.get(rank).copied().unwrap_or(own));
-                put(experts, rank, own);
+            if let Some(at) = experts.iter().position(|&expert| expert == wanted) {
+                put(experts, at, experts.get(rank).copied().unwrap_or(wanted));
+                put(experts, rank, wanted);
             } else {
                 substituted += 1;
             }
@@ -169,12 +171,6 @@ impl Pair {
     fn gain(&self) -> i64 {
         i64::from(self.new) - i64::from(self.old)
     }
-}
-
-/// Copies as many as there are.
-#[inline(never)]
-fn copy(to: &mut [u16], from: &[u16]) {
-    to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
 }
 
 /// Puts an expert in a place that there is.

@@ -1,10 +1,11 @@
 //! Routers, weights and selection.
 
-use core::ptr;
+use core::{iter, ptr};
 
 use cptr_core::num::Scale;
 use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
 use cptr_core::{Eps, Experts, Gate, Logit, Router, RouterError, SelectError, select_in_place};
+use heapless::Vec;
 
 use crate::memory::{list, output, outputs, status};
 use crate::{
@@ -118,32 +119,19 @@ unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus
         && router.bias_count <= CPTR_MAX_EXPERTS
         && router.expert_scale_count <= CPTR_MAX_EXPERTS
         && router.table <= 1;
-    if !in_range {
-        return Err(CPTR_ERROR_ROUTER);
-    }
-    let (score, renormalise) = match router.kind {
-        CPTR_ROUTER_SOFTMAX_ALL => (Score::SoftmaxAll, false),
-        CPTR_ROUTER_SOFTMAX_SELECTED => (Score::SoftmaxSelected, true),
-        CPTR_ROUTER_SIGMOID_GROUPED => (Score::Sigmoid, true),
-        CPTR_ROUTER_SQRT_SOFTPLUS => (Score::SqrtSoftplus, true),
-        CPTR_ROUTER_SPARSE_MIXER => (Score::SparseMixer(Eps::from_bits(router.jitter)), false),
+    let score = match router.kind {
+        CPTR_ROUTER_SOFTMAX_ALL => Score::SoftmaxAll,
+        CPTR_ROUTER_SOFTMAX_SELECTED => Score::SoftmaxSelected,
+        CPTR_ROUTER_SIGMOID_GROUPED => Score::Sigmoid,
+        CPTR_ROUTER_SQRT_SOFTPLUS => Score::SqrtSoftplus,
+        CPTR_ROUTER_SPARSE_MIXER => Score::SparseMixer(Eps::from_bits(router.jitter)),
         _ => return Err(CPTR_ERROR_ROUTER),
     };
-    let renormalise = match router.renormalise {
-        CPTR_RENORMALISE_USUAL => renormalise,
-        CPTR_RENORMALISE_YES => true,
-        CPTR_RENORMALISE_NO => false,
-        _ => return Err(CPTR_ERROR_ROUTER),
-    };
+    let usual = router.kind != CPTR_ROUTER_SOFTMAX_ALL;
     let bias_place = match router.bias_place {
         CPTR_BIAS_SCORES => BiasPlace::Scores,
         CPTR_BIAS_CHOICE_LOGITS => BiasPlace::ChoiceLogits,
         CPTR_BIAS_LOGITS => BiasPlace::Logits,
-        _ => return Err(CPTR_ERROR_ROUTER),
-    };
-    let rating = match router.group_rating {
-        CPTR_RATING_TWO_BEST => GroupRating::TwoBest,
-        CPTR_RATING_BEST => GroupRating::Best,
         _ => return Err(CPTR_ERROR_ROUTER),
     };
     let count = match router.count {
@@ -152,6 +140,10 @@ unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus
         CPTR_COUNT_ABOVE => Count::Above(Gate::from_bits(router.count_bound)),
         _ => return Err(CPTR_ERROR_ROUTER),
     };
+    let rating = if router.group_rating == CPTR_RATING_BEST { GroupRating::Best } else { GroupRating::TwoBest };
+    if !in_range || router.group_rating > CPTR_RATING_BEST || router.renormalise > CPTR_RENORMALISE_NO {
+        return Err(CPTR_ERROR_ROUTER);
+    }
     // SAFETY: the caller's contract; `Scale` is a transparent wrapper of `u32`.
     let (bias, expert_scale) = unsafe {
         (
@@ -167,7 +159,7 @@ unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus
         groups: Groups { count: router.groups.max(1) as usize, open: router.top_groups.max(1) as usize, rating },
         count,
         table: router.table != 0,
-        renormalise,
+        renormalise: router.renormalise == CPTR_RENORMALISE_YES || router.renormalise == CPTR_RENORMALISE_USUAL && usual,
         scale: if router.scale == 0 { Scale::ONE } else { Scale::from_bits(router.scale) },
         expert_scale,
         null_experts: router.null_experts as usize,
@@ -203,13 +195,12 @@ pub unsafe extern "C" fn cptr_router_top_k(
         if wanted.len() < router.k() {
             return Err(CPTR_ERROR_SIZE);
         }
-        let mut best = router.top_k::<CPTR_MAX_WANTED>(scores).map_err(|error| match error {
+        let mut best = Vec::<u16, CPTR_MAX_WANTED>::new();
+        router.top_k_in_place(scores, &mut best).map_err(|error| match error {
             RouterError::Experts => CPTR_ERROR_RANGE,
             _ => CPTR_ERROR_ROUTER,
         })?;
-        // There is room for k.
-        _ = best.resize(router.k(), u16::MAX);
-        wanted.write(&best);
+        wanted.write_all(best.iter().copied().chain(iter::repeat(u16::MAX)).take(router.k()));
         Ok(CPTR_OK)
     };
     status(run())
@@ -246,9 +237,10 @@ pub unsafe extern "C" fn cptr_router_weights(
         if chosen.iter().any(|&expert| usize::from(expert) >= scores.len()) {
             return Err(CPTR_ERROR_RANGE);
         }
-        let mut shares = [Gate::ZERO; CPTR_MAX_WANTED];
+        let mut shares = Vec::<Gate, CPTR_MAX_WANTED>::new();
+        chosen.iter().for_each(|_| _ = shares.push(Gate::ZERO));
         router.weights(scores, chosen, &mut shares);
-        weights.write(&shares.map(Gate::to_bits));
+        weights.write_all(shares.iter().map(|share| share.to_bits()));
         Ok(CPTR_OK)
     };
     status(run())
@@ -293,12 +285,13 @@ pub unsafe extern "C" fn cptr_select(
                 output(substituted)?,
             )
         };
-        let mut experts = [0; CPTR_MAX_WANTED];
-        let experts = experts.get_mut(..wanted_count).ok_or(CPTR_ERROR_RANGE)?;
-        experts.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
-        let stand_ins = select_in_place(&router, Eps::from_bits(eps), keep_top, scores, experts, resident)
+        let mut experts = Vec::<u16, CPTR_MAX_WANTED>::new();
+        for &expert in wanted {
+            experts.push(expert).map_err(|_| CPTR_ERROR_RANGE)?;
+        }
+        let stand_ins = select_in_place(&router, Eps::from_bits(eps), keep_top, scores, &mut experts, resident)
             .map_err(|_: SelectError| CPTR_ERROR_RANGE)?;
-        chosen.write(experts);
+        chosen.write(&experts);
         substituted.write(&[stand_ins as u32]);
         Ok(CPTR_OK)
     };
