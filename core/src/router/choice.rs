@@ -1,5 +1,7 @@
 //! Which experts a router chooses.
 
+use core::num::NonZeroU16;
+
 use heapless::Vec;
 
 use super::{BiasPlace, Count, GroupRating, Groups, MAX_GROUPS, Router, RouterError, Score};
@@ -92,15 +94,15 @@ impl Router<'_> {
             }
             _ => (greatest, self.mass_of_all(logits, greatest)),
         };
+        let (by_share, bound) = match self.count {
+            Count::Fixed => return,
+            Count::TopP(share) => (true, part_of(whole, share.to_bits())),
+            Count::Above(bound) => (false, part_of(whole, bound.to_bits()) << 1),
+        };
         let (mut sum, mut kept) = (0, 0);
         for &expert in best.iter() {
             let mass = u64::from(self.mass(self.logit(logits, expert), largest).to_bits());
-            let more = match self.count {
-                Count::Fixed => true,
-                Count::TopP(share) => sum < part_of(whole, share.to_bits()),
-                Count::Above(bound) => mass > part_of(whole, bound.to_bits()) << 1,
-            };
-            if kept > 0 && !more {
+            if kept > 0 && if by_share { sum >= bound } else { mass <= bound } {
                 break;
             }
             sum += mass;
@@ -136,18 +138,18 @@ impl Router<'_> {
 pub(crate) struct OpenGroups {
     /// One bit for each.
     groups: u32,
-    /// Experts of a group, at least 1.
-    size: u16,
+    /// Experts of a group.
+    size: NonZeroU16,
 }
 
 impl OpenGroups {
     /// No groups.
-    pub(crate) const ALL: Self = Self { groups: u32::MAX, size: u16::MAX };
+    pub(crate) const ALL: Self = Self { groups: u32::MAX, size: NonZeroU16::MAX };
 
     /// Whether an expert's group is open.
     #[inline(always)]
-    pub(crate) const fn contains(self, expert: u16) -> bool {
-        self.groups.wrapping_shr((expert / self.size) as u32) & 1 != 0
+    pub(crate) fn contains(self, expert: u16) -> bool {
+        self.groups.wrapping_shr(u32::from(expert / self.size)) & 1 != 0
     }
 }
 
@@ -197,27 +199,27 @@ impl<'a> Values<'a> {
     fn open_groups(&self) -> OpenGroups {
         let Groups { count, open, rating } = self.router.groups;
         // At most as many as there are experts, which are no more than 65,536.
-        let size = (self.logits.len() / count.max(1)).clamp(1, usize::from(u16::MAX)) as u16;
-        if open >= count {
-            return OpenGroups::ALL;
-        }
-        let mut ratings = [i64::MIN; MAX_GROUPS];
-        let mut expert = 0u16;
-        for group in ratings.iter_mut().take(count) {
+        let size = NonZeroU16::new((self.logits.len() / count.max(1)).min(usize::from(u16::MAX)) as u16);
+        let Some(size) = size.filter(|_| open < count) else { return OpenGroups::ALL };
+        let two = rating == GroupRating::TwoBest && size.get() > 1;
+        let mut ratings = Vec::<i64, MAX_GROUPS>::new();
+        let mut expert = 0;
+        for _ in 0..count {
             let (mut best, mut second) = (i64::MIN, i64::MIN);
-            for _ in 0..size {
+            for _ in 0..size.get() {
                 let value = self.value(expert, self.router.logit(self.logits, expert));
-                (best, second) = if value > best { (value, best) } else { (best, second.max(value)) };
+                second = second.max(value.min(best));
+                best = best.max(value);
                 expert = expert.wrapping_add(1);
             }
-            // A group of one has no second.
-            let second = if rating == GroupRating::TwoBest && size > 1 { second } else { 0 };
-            *group = best.saturating_add(second);
+            // There is room: the number of groups has been checked, or the last ones are left out.
+            _ = ratings.push(if two { best + second } else { best });
         }
         let mut groups = 0;
-        for (&rating, group) in ratings.iter().zip(0u32..).take(count) {
-            let better = |&(&other, index): &(&i64, u32)| other > rating || other == rating && index < group;
-            if ratings.iter().zip(0u32..).take(count).filter(better).count() < open {
+        for (group, &rating) in ratings.iter().enumerate() {
+            let better = ratings.iter().enumerate();
+            let better = better.filter(|&(other, &value)| value > rating || value == rating && other < group);
+            if better.count() < open {
                 groups |= 1 << group;
             }
         }

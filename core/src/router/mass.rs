@@ -2,8 +2,8 @@
 
 use super::{Router, Score};
 use crate::num::{
-    Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid, sigmoid_relative, sqrt_softplus,
-    sqrt_softplus_relative, sqrt_softplus_shift,
+    Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid_relative, sqrt_softplus_relative,
+    sqrt_softplus_shift,
 };
 
 impl Router<'_> {
@@ -87,36 +87,23 @@ impl Router<'_> {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
         }
-        let known = |expert: u16| Some(self.logit(logits, expert)).filter(|_| usize::from(expert) < logits.len());
-        if !self.of_chosen() && self.score != Score::SoftmaxAll {
-            for (weight, &expert) in weights.iter_mut().zip(chosen) {
-                *weight = known(expert).map_or(Gate::ZERO, |logit| self.absolute(logit));
-            }
-            return;
-        }
+        let known = |expert: u16| usize::from(expert) < logits.len();
         let largest = if self.of_chosen() {
-            chosen.iter().filter_map(|&expert| known(expert)).max().unwrap_or(Logit::ZERO)
+            let known = chosen.iter().filter(|&&expert| known(expert));
+            known.fold(Logit::MIN, |largest, &expert| largest.max(self.logit(logits, expert)))
         } else {
-            self.largest(logits)
+            self.unit(self.largest(logits))
         };
-        let mass = |expert: u16| known(expert).map_or(0, |logit| u64::from(self.mass(logit, largest).to_bits()));
-        let whole = Share::of(if self.of_chosen() {
-            chosen.iter().map(|&expert| mass(expert)).sum()
-        } else {
-            self.mass_of_all(logits, largest)
-        });
+        let mass = |expert: u16| {
+            if known(expert) { self.mass(self.logit(logits, expert), largest).to_bits().into() } else { 0 }
+        };
+        let total = self.total_mass(logits, chosen.iter().map(|&expert| mass(expert)).sum(), largest);
+        // Scores that are no shares may be above 1: they are taken of 2.
+        let double = u32::from(!self.of_chosen() && self.score != Score::SoftmaxAll);
+        let total = total << double;
+        let whole = Share::of(total);
         for (weight, &expert) in weights.iter_mut().zip(chosen) {
-            *weight = Gate::from_bits(whole.share(mass(expert)));
-        }
-    }
-
-    /// A score that is no share; saturating.
-    fn absolute(&self, logit: Logit) -> Gate {
-        match self.score {
-            Score::SqrtSoftplus => {
-                Gate::from_bits(u32::try_from(sqrt_softplus(logit, Logit::ZERO)).unwrap_or(u32::MAX))
-            }
-            _ => sigmoid(logit),
+            *weight = Gate::from_bits(whole.share(mass(expert).min(total)).saturating_mul(1 << double));
         }
     }
 

@@ -132,7 +132,7 @@ impl<'a> Layer<'a> {
                 let expert = (base as u32 + bit) as u16;
                 let logit = self.logit(expert);
                 let better = best.is_none_or(|(greatest, _)| logit > greatest);
-                if better && self.open.contains(expert) && !chosen.contains(&expert) {
+                if better && self.open.contains(expert) && !chosen.iter().any(|&other| other == expert) {
                     best = Some((logit, expert));
                 }
             }

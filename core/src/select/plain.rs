@@ -47,8 +47,8 @@ struct Masses {
 
 // The larger results of what follows are filled in place: moving them would cost more than the work.
 impl Plain<'_> {
-    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and nothing is done, if the first
-    /// is not the best: a list that is not the model's own.
+    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and nothing is done, if they
+    /// are not in order: a list that is not the model's own.
     #[inline(never)]
     pub(super) fn replace(&self, missing: u32, experts: &mut [u16], eps: Eps) -> Option<usize> {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
@@ -83,7 +83,7 @@ impl Plain<'_> {
     }
 
     /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
-    /// above `largest`.
+    /// above `largest`, or the missing are not in order.
     #[inline(always)]
     fn masses(
         &self,
@@ -116,10 +116,7 @@ impl Plain<'_> {
                 _ = least_first.push((mass, rank as u16));
             }
         }
-        if !in_order {
-            sort(least_first);
-        }
-        Some(masses)
+        in_order.then_some(masses)
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
@@ -185,20 +182,4 @@ fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
         pairs += 1;
     }
     pairs
-}
-
-/// Sorts by rising mass, in the order there is for equals. Only lists that are not the model's own order need it.
-#[cold]
-#[inline(never)]
-fn sort(missing: &mut [(u32, u16)]) {
-    for end in 1..=missing.len() {
-        let mut rest = missing.get_mut(..end).unwrap_or(&mut []);
-        while let [.., below, last] = rest
-            && below.0 > last.0
-        {
-            core::mem::swap(below, last);
-            let Some((_, sorted)) = rest.split_last_mut() else { break };
-            rest = sorted;
-        }
-    }
 }

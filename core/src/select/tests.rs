@@ -213,8 +213,12 @@ fn plain(case: &Case, bounds: Bounds, wanted: &[u16]) -> StdVec<u16> {
         case.resident.iter().filter(|&e| usize::from(e) < E && !wanted.contains(&e)).collect();
     others.sort_by_key(|&expert| (core::cmp::Reverse(logit(expert)), expert));
     let best_wanted = wanted.iter().map(|&expert| logit(expert)).max();
-    // The fast way: a softmax, and the first is the best. It takes no more than that one's mass for that of any other.
-    let fast = !case.sigmoid && bounds.error.is_none() && wanted.first().map(|&expert| logit(expert)) == best_wanted;
+    // The fast way: a softmax, the first is the best, and the missing are in order. It knows no gains.
+    let in_order = (case.keep_top..wanted.len()).filter(|&r| !case.resident.contains(wanted[r]));
+    let best = best_wanted.unwrap_or(Logit::ZERO);
+    let in_order = in_order.map(|rank| router.mass(logit(wanted[rank]), best)).is_sorted_by(|a, b| a >= b);
+    let fast =
+        !case.sigmoid && bounds.error.is_none() && in_order && wanted.first().is_none_or(|&first| logit(first) == best);
     let largest = match bounds.error {
         Some(_) => case.logits.iter().copied().max(),
         None => best_wanted,

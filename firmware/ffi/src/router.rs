@@ -1,6 +1,6 @@
 //! Routers, weights and selection.
 
-use core::{iter, ptr};
+use core::ptr;
 
 use cptr_core::num::Scale;
 use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
@@ -146,10 +146,7 @@ unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus
     }
     // SAFETY: the caller's contract; `Scale` is a transparent wrapper of `u32`.
     let (bias, expert_scale) = unsafe {
-        (
-            logits(router.bias, router.bias_count)?,
-            list(router.expert_scale.cast::<Scale>(), router.expert_scale_count)?,
-        )
+        (logits(router.bias, router.bias_count)?, list(router.expert_scale.cast::<Scale>(), router.expert_scale_count)?)
     };
     Ok(Router {
         k,
@@ -159,7 +156,8 @@ unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus
         groups: Groups { count: router.groups.max(1) as usize, open: router.top_groups.max(1) as usize, rating },
         count,
         table: router.table != 0,
-        renormalise: router.renormalise == CPTR_RENORMALISE_YES || router.renormalise == CPTR_RENORMALISE_USUAL && usual,
+        renormalise: router.renormalise == CPTR_RENORMALISE_YES
+            || router.renormalise == CPTR_RENORMALISE_USUAL && usual,
         scale: if router.scale == 0 { Scale::ONE } else { Scale::from_bits(router.scale) },
         expert_scale,
         null_experts: router.null_experts as usize,
@@ -200,7 +198,7 @@ pub unsafe extern "C" fn cptr_router_top_k(
             RouterError::Experts => CPTR_ERROR_RANGE,
             _ => CPTR_ERROR_ROUTER,
         })?;
-        wanted.write_all(best.iter().copied().chain(iter::repeat(u16::MAX)).take(router.k()));
+        wanted.write_all((0..router.k()).map(|rank| best.get(rank).copied().unwrap_or(u16::MAX)));
         Ok(CPTR_OK)
     };
     status(run())
