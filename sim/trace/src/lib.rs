@@ -7,7 +7,9 @@
 pub mod array;
 pub mod counts;
 pub mod error;
+pub mod evidence;
 pub mod file;
+mod gate;
 pub mod generate;
 pub mod import;
 pub mod loss;
@@ -15,10 +17,13 @@ pub mod native;
 mod part;
 pub mod progress;
 pub mod restarts;
+pub mod router;
 pub mod statistics;
 pub mod top_k;
 mod trace;
 
 pub use error::{Error, Result};
 pub use loss::LossTable;
-pub use trace::{Convention, Knowledge, MAX_EXPERTS, MAX_TOP_K, Meta, Phase, Shape, Trace};
+pub use evidence::Evidence;
+pub use router::{Router, Row};
+pub use trace::{Knowledge, MAX_EXPERTS, MAX_TOP_K, Meta, NO_EXPERT, Phase, Shape, Trace};

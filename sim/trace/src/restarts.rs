@@ -79,14 +79,16 @@ pub fn cut(trace: &mut Trace, period: usize) {
 
 /// Share of the experts of each token that the one before did not choose, mean over layers; the first token has none.
 fn switch_shares(trace: &Trace) -> Vec<f64> {
-    let row = trace.shape.layers * trace.shape.k;
-    let share = |(before, now): (&[u16], &[u16])| {
-        let layers = before.chunks_exact(trace.shape.k).zip(now.chunks_exact(trace.shape.k));
-        let changed: usize = layers.map(|(before, now)| now.iter().filter(|id| !before.contains(id)).count()).sum();
-        changed as f64 / row as f64
+    let share = |token: usize| {
+        let (mut changed, mut choices) = (0, 0);
+        for layer in 0..trace.shape.layers {
+            let (before, now) = (trace.chosen(token - 1, layer), trace.chosen(token, layer));
+            changed += now.iter().filter(|id| !before.contains(id)).count();
+            choices += now.len();
+        }
+        changed as f64 / choices.max(1) as f64
     };
-    let tokens = || trace.ids.chunks_exact(row);
-    tokens().zip(tokens().skip(1)).map(share).collect()
+    (1..trace.shape.tokens).map(share).collect()
 }
 
 /// Mean, variance and number.

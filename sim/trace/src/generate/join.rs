@@ -95,6 +95,8 @@ fn assemble(parts: &[Trace], places: &[(usize, usize)], segment: usize) -> Trace
         phase: pick(|trace| &trace.phase),
         token: None,
         domain: places.iter().flat_map(|&(part, _)| std::iter::repeat_n(part as u8, segment)).collect(),
+        expert_scale: None,
+        evidence: None,
         notes: vec![format!("Joined from {} parts in segments of {segment} tokens.", parts.len())],
     }
 }
@@ -112,6 +114,7 @@ mod tests {
             weights: Some(FloatArray::owned([tokens, 1, 1], (0..tokens).map(|t| t as f32).collect())),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             sequence: (0..tokens as u32).map(|token| token / 3).collect(),
             position: (0..tokens as u32).map(|token| token % 3).collect(),
@@ -119,6 +122,7 @@ mod tests {
             token: None,
             domain: vec![0; tokens],
             notes: Vec::new(),
+            evidence: None,
         }
     }
 

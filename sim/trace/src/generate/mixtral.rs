@@ -12,7 +12,7 @@
 //! unequal than a whole data set. What is *not* in these traces: contexts that change within an answer, and any relation between layers.
 
 use crate::array::FloatArray;
-use crate::{Convention, Meta, Phase, Shape, Trace};
+use crate::{Router, Meta, Phase, Shape, Trace};
 
 /// Experts per layer, and chosen per token.
 const EXPERTS: usize = 8;
@@ -208,7 +208,7 @@ pub fn generate(like: Like, prefill: usize, decode: usize, seed: u64) -> (Trace,
         shape,
         meta: Meta {
             model: like.model.into(),
-            router: Convention::SoftmaxSelected,
+            router: Router::SOFTMAX_SELECTED,
             source: format!("generated like {}, seed {seed}", like.name),
             domains: vec!["generated".into()],
             layer_ids: (0..like.layers as u32).collect(),
@@ -217,12 +217,14 @@ pub fn generate(like: Like, prefill: usize, decode: usize, seed: u64) -> (Trace,
         weights: Some(FloatArray::owned([tokens, like.layers, 2], weights)),
         logits: None,
         bias: None,
+        expert_scale: None,
         hidden: None,
         sequence: vec![0; tokens],
         position: (0..tokens as u32).collect(),
         phase: (0..tokens).map(phase).collect(),
         token: None,
         domain: vec![0; tokens],
+        evidence: None,
         notes: vec!["Generated, not recorded: calibrated to published statistics of consecutive tokens.".into()],
     };
     (trace, checks)

@@ -11,7 +11,7 @@ use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::native::positions;
-use crate::{Convention, MAX_TOP_K, Meta, Phase, Shape, Trace};
+use crate::{Router, MAX_TOP_K, Meta, Phase, Shape, Trace};
 
 /// Experts per token of DeepSeek-V2-Lite (its config.json: num_experts_per_tok).
 const DEFAULT_K: usize = 6;
@@ -127,7 +127,7 @@ impl Samples {
             shape: Shape { tokens, layers: 1, experts, k },
             meta: Meta {
                 model: String::new(),
-                router: Convention::SoftmaxAll,
+                router: Router::SOFTMAX_ALL,
                 source: "DeepSeek ESFT expert scores".into(),
                 domains: vec![String::new()],
                 layer_ids: vec![layer],
@@ -136,6 +136,7 @@ impl Samples {
             weights: Some(FloatArray::owned([tokens, 1, k], weights)),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             position: positions(&sequence),
             sequence,
@@ -143,6 +144,7 @@ impl Samples {
             token: None,
             domain: vec![0; tokens],
             notes: Vec::new(),
+            evidence: None,
         }
     }
 }

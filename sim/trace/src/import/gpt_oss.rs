@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
-use crate::{Convention, Meta, Phase, Shape, Trace};
+use crate::{Router, Meta, Phase, Shape, Trace};
 
 /// Decode traces of gpt-oss models.
 pub(super) struct GptOss;
@@ -93,7 +93,7 @@ impl Builder {
             shape: Shape { tokens, layers, experts: known.map_or(highest + 1, |(_, experts)| experts), k },
             meta: Meta {
                 model: known.map_or("", |(model, _)| model).into(),
-                router: Convention::SoftmaxSelected,
+                router: Router::SOFTMAX_SELECTED,
                 source: "GPT-OSS-MoE-ExpertFingerprinting".into(),
                 domains,
                 layer_ids,
@@ -102,6 +102,7 @@ impl Builder {
             weights: Some(FloatArray::owned([tokens, layers, k], weights)),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             sequence,
             position,
@@ -109,6 +110,7 @@ impl Builder {
             token: None,
             domain,
             notes: Vec::new(),
+            evidence: None,
         };
         Ok((trace, known.is_some()))
     }
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(trace.position, [7, 8, 9, 3, 4, 5]);
         assert_eq!(trace.meta.layer_ids, [2, 10]);
         assert_eq!((trace.chosen(0, 0), trace.chosen(0, 1)), (&[7, 12][..], &[12, 7][..]));
-        assert_eq!((trace.meta.router, trace.phase[0]), (Convention::SoftmaxSelected, Phase::Decode));
+        assert_eq!((trace.meta.router, trace.phase[0]), (Router::SOFTMAX_SELECTED, Phase::Decode));
         let mut weights = [0.0; 2];
         trace.weights.as_ref().unwrap().read_row(5, 1, &mut weights);
         assert_eq!(weights, [0.625, 0.375]);

@@ -18,6 +18,7 @@ mod native;
 mod npy;
 mod numpy;
 mod olmoe_counts;
+mod per_layer;
 mod rows;
 mod source;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::counts::Counts;
-use super::{Convention, Phase, Trace, restarts};
+use super::{NO_EXPERT, Phase, Router, Trace, gate, restarts};
 use crate::error::{Error, Result};
 pub use source::{Entry, HEAD, MAX_INFLATED};
 
@@ -96,11 +97,29 @@ pub struct Options {
     /// Name of the importer ([`Importer::name`]); `None`: recognised by content.
     pub format: Option<String>,
     /// Router convention.
-    pub router: Option<Convention>,
+    pub router: Option<Router>,
     /// Model name.
     pub model: Option<String>,
     /// Phase of all tokens.
     pub phase: Option<Phase>,
+    /// Whether identical rows at the beginning, which servers leave there when they try out their memory, are kept.
+    pub keep_startup: bool,
+    /// Most bytes that the arrays of a reading may become; `None`: [`default_memory`].
+    pub memory: Option<u64>,
+}
+
+/// A quarter of the machine's memory, at least 1 GiB and at most 8.
+#[must_use]
+pub fn default_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    (kib.unwrap_or(0_u64) * 1024 / 4).clamp(1 << 30, 8 << 30)
+}
+
+impl Options {
+    fn budget(&self) -> u64 {
+        self.memory.unwrap_or_else(default_memory)
+    }
 }
 
 /// What one file holds.
@@ -143,6 +162,11 @@ pub trait Importer: Sync {
         false
     }
 
+    /// Whether its files are logs of a server, which may begin with the rows of a trial run.
+    fn serves(&self) -> bool {
+        false
+    }
+
     /// Reads one file. [`read`] validates the result.
     ///
     /// # Errors
@@ -163,7 +187,7 @@ pub trait Importer: Sync {
 /// # Errors
 /// If nothing of a known format is there, files of several formats or shapes are, or a file is damaged.
 pub fn read(path: &Path, options: &Options) -> Result<Recording> {
-    read_limited(path, options, MAX_INFLATED)
+    read_limited(path, options, MAX_INFLATED.min(options.budget()))
 }
 
 /// As [`read`], with the bytes that an archive may inflate to.
@@ -173,9 +197,12 @@ fn read_limited(path: &Path, options: &Options, max_inflated: u64) -> Result<Rec
     let mut parts = importer.assemble(found.parts, options).map_err(|error| error.or_file(path))?;
     for part in &mut parts {
         let file = part.path.clone();
-        complete(part, options).map_err(|error| error.or_file(&file))?;
+        complete(part, options, importer.serves()).map_err(|error| error.or_file(&file))?;
     }
     let mut recording = join::join(parts).map_err(|error| error.or_file(path))?;
+    if let Recording::Counts(counts) = &mut recording {
+        gate::pass_counts(counts).map_err(|error| error.or_file(path))?;
+    }
     if !found.ignored.is_empty() {
         let note = format!("Passed over, not of a known format: {}.", list(&found.ignored));
         match &mut recording {
@@ -258,10 +285,19 @@ fn list(paths: &[PathBuf]) -> String {
     shown.join(", ")
 }
 
-/// Adds what the caller and the file name say, looks for restarts, and validates.
-fn complete(part: &mut Part, options: &Options) -> Result<()> {
+/// Adds what the caller and the file name say, lets it through the gate, and looks for restarts.
+fn complete(part: &mut Part, options: &Options, served: bool) -> Result<()> {
     let Recording::Tokens(trace) = &mut part.recording else { return Ok(()) };
+    if let Some(router) = options.router {
+        // Of the scores in the file, the last belong to null experts.
+        let change = usize::from(trace.meta.router.null_experts) as isize - usize::from(router.null_experts) as isize;
+        if part.experts_known {
+            trace.shape.experts = trace.shape.experts.saturating_add_signed(change);
+        }
+        trace.meta.router = router;
+    }
     if let Some(experts) = options.experts {
+        null_experts(part.experts_known, trace, experts);
         if part.experts_known && trace.shape.experts != experts {
             return Err(Error::new(format!(
                 "expected {experts} experts as asked, found that the file says {}",
@@ -274,9 +310,6 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     if let Some(k) = options.top_k.filter(|&k| k != trace.shape.k) {
         return Err(Error::new(format!("expected {k} experts per token as asked, found {}", trace.shape.k)));
     }
-    if let Some(router) = options.router {
-        trace.meta.router = router;
-    }
     if let Some(model) = &options.model {
         trace.meta.model.clone_from(model);
     }
@@ -288,7 +321,10 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     {
         *name = part.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     }
-    trace.validate()?;
+    gate::pass(trace)?;
+    if served && !options.keep_startup {
+        gate::drop_start_up(trace);
+    }
     match options.chunk {
         Some(0) => {}
         Some(period) => {
@@ -299,6 +335,21 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
         None => restarts::find_and_cut(trace),
     }
     Ok(())
+}
+
+/// Ids from the asked number of experts on mean "no expert" (LongCat), if they are the smaller part of all.
+fn null_experts(known: bool, trace: &mut Trace, experts: usize) {
+    let real = trace.ids.iter().filter(|&&id| usize::from(id) < experts).count();
+    let null = trace.ids.iter().filter(|&&id| usize::from(id) >= experts && id != NO_EXPERT).count();
+    let highest = trace.ids.iter().filter(|&&id| id != NO_EXPERT).max().map_or(0, |&id| usize::from(id));
+    if known || null == 0 || 2 * null >= real || trace.meta.router.null_experts > 0 {
+        return;
+    }
+    trace.meta.router.null_experts = (highest + 1 - experts) as u16;
+    let share = 100.0 * null as f64 / (real + null) as f64;
+    trace.notes.push(format!(
+        "Ids from {experts} to {highest}, {share:.1} % of the choices, are taken for null experts: they run nothing."
+    ));
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub(super) fn trace(mut rows: Vec<Row>, mut meta: Meta) -> Result<Trace> {
         weights: None,
         logits: None,
         bias: None,
+        expert_scale: None,
         hidden: None,
         sequence: Vec::new(),
         position: Vec::new(),
@@ -64,6 +65,7 @@ pub(super) fn trace(mut rows: Vec<Row>, mut meta: Meta) -> Result<Trace> {
         token: None,
         domain: Vec::new(),
         notes: Vec::new(),
+        evidence: None,
     };
     let (mut weights, mut tokens) = (Vec::new(), Vec::new());
     for token in rows.chunk_by(same_token) {

@@ -144,7 +144,7 @@ fn options_override_or_must_agree() {
         experts: Some(64),
         top_k: Some(2),
         chunk: Some(8),
-        router: Some(Convention::SoftmaxAll),
+        router: Some(Router::SOFTMAX_ALL),
         model: Some("mine".into()),
         phase: Some(Phase::Decode),
         ..options()
@@ -152,7 +152,7 @@ fn options_override_or_must_agree() {
     let trace = folder.trace("a.npy", &array, &asked);
     assert_eq!(
         (trace.shape.experts, trace.meta.router, trace.meta.model.as_str()),
-        (64, Convention::SoftmaxAll, "mine")
+        (64, Router::SOFTMAX_ALL, "mine")
     );
     assert_eq!((trace.phase[0], trace.position[8], trace.sequence[19]), (Phase::Decode, 0, 2));
     assert!(

@@ -43,6 +43,10 @@ impl Importer for VllmLog {
         "JSON lines of VLLM_LOG_MOE; tokens without sequences, so no switch rates"
     }
 
+    fn serves(&self) -> bool {
+        true
+    }
+
     fn detect(&self, _: &Path, head: &[u8]) -> bool {
         let has = |key: &[u8]| head.windows(key.len()).any(|part| part == key);
         head.trim_ascii_start().starts_with(b"{") && has(b"\"topk_ids\"") && has(b"\"token_idx\"")

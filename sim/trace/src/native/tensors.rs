@@ -69,6 +69,19 @@ impl Tensors {
         self.map.split_at(self.start)
     }
 
+    /// Expert ids of any integer type; -1, which says that there is none, as [`u32::MAX`].
+    pub(super) fn ids(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<u32>)>> {
+        let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
+        let values = match info.dtype {
+            Dtype::I8 => ids(bytes, |b| i8::from_le_bytes(b).into()),
+            Dtype::I16 => ids(bytes, |b| i16::from_le_bytes(b).into()),
+            Dtype::I32 => ids(bytes, |b| i32::from_le_bytes(b).into()),
+            Dtype::I64 => ids(bytes, i64::from_le_bytes),
+            _ => return self.integers(name),
+        };
+        values.map(|values| Some((info.shape.clone(), values))).map_err(|error| error.at(format!("tensor {name}")))
+    }
+
     /// Integers of any type, as `u32`.
     pub(super) fn integers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<u32>)>> {
         let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
@@ -136,6 +149,10 @@ fn integers<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Res
         u32::try_from(value).map_err(|_| Error::new(format!("value {i}: expected 0 to {}, found {value}", u32::MAX)))
     };
     bytes.as_chunks().0.iter().enumerate().map(convert).collect()
+}
+
+fn ids<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Result<Vec<u32>> {
+    integers(bytes, |raw| if value(raw) == -1 { u32::MAX.into() } else { value(raw) })
 }
 
 pub(super) fn expected_shape(name: &str, expected: &str, found: &[usize]) -> Error {

@@ -43,7 +43,7 @@ pub fn default_sizes(k: usize, experts: usize) -> Vec<usize> {
 /// Hit rates at `sizes`, each in `k..=E`. Cost: `O(T L (k^2 + depth k))` with the depth to which a token searches the stack, at most `E`.
 pub(super) fn cache_curve(view: &View, sizes: &[usize]) -> Vec<CachePoint> {
     let layers = view.per_layer(|layer| [lru(layer), lfu(layer), belady(layer)]);
-    let accesses = (view.shape.tokens * view.shape.k * view.shape.layers) as f64;
+    let accesses = view.layers.iter().map(Layer::choices).sum::<usize>().max(1) as f64;
     let rate = |policy: usize, size: usize| {
         let hits: u64 = layers.iter().map(|hits| hits[policy][..size].iter().sum::<u64>()).sum();
         hits as f64 / accesses

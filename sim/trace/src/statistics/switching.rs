@@ -78,6 +78,8 @@ struct Sums {
     tokens: u64,
     /// Tokens with a predecessor.
     pairs: u64,
+    /// Choices of those.
+    choices: u64,
     switched: u64,
     identical: u64,
     chosen: Vec<u64>,
@@ -87,6 +89,7 @@ impl Sums {
     fn add(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.pairs += other.pairs;
+        self.choices += other.choices;
         self.switched += other.switched;
         self.identical += other.identical;
         self.chosen.resize(other.chosen.len(), 0);
@@ -98,10 +101,11 @@ impl Sums {
     fn rate(&self, layer: &Layer) -> LayerRate {
         let tokens = self.tokens as f64;
         let repeated: f64 = self.chosen.iter().map(|&n| (n as f64 / tokens).powi(2)).sum();
+        let per_token = self.chosen.iter().sum::<u64>() as f64 / tokens;
         LayerRate {
             layer: layer.id,
-            switch_rate: share(self.switched, self.pairs * layer.k as u64),
-            switch_rate_memoryless: 1.0 - repeated / layer.k as f64,
+            switch_rate: share(self.switched, self.choices),
+            switch_rate_memoryless: if per_token > 0.0 { 1.0 - repeated / per_token } else { 0.0 },
         }
     }
 }
@@ -160,8 +164,9 @@ fn by_domain(view: &View, layer: &Layer) -> BTreeMap<u8, Sums> {
             if token > sequence.start {
                 let kept = previous.with(chosen);
                 sums.pairs += 1;
-                sums.switched += (layer.k - kept) as u64;
-                sums.identical += u64::from(kept == layer.k);
+                sums.choices += chosen.len() as u64;
+                sums.switched += (chosen.len() - kept) as u64;
+                sums.identical += u64::from(kept == chosen.len());
             }
             previous.set(chosen);
         }

@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::view::{Layer, Overlap, View};
 use super::weights::WeightStatistics;
-use crate::{Convention, Shape, Trace};
+use crate::router::{Count, Score};
+use crate::{Shape, Trace};
 
 /// Everything a detector may look at.
 struct Evidence<'a> {
@@ -177,7 +178,7 @@ fn strided_top_k(evidence: &Evidence) -> Option<String> {
     // Independent choices spread like a binomial distribution; whole permutations leave at most a fraction of one count.
     let too_even = |layer: &Layer| {
         let mut counts = vec![0_u64; experts];
-        layer.ids().iter().for_each(|&e| counts[usize::from(e)] += 1);
+        layer.rows().flatten().for_each(|&e| counts[usize::from(e)] += 1);
         let variance = counts.iter().map(|&n| (n as f64 - mean).powi(2)).sum::<f64>() / experts as f64;
         variance < 0.05 * mean * (1.0 - k as f64 / experts as f64)
     };
@@ -192,19 +193,20 @@ fn convention(evidence: &Evidence) -> Option<String> {
     let Shape { experts, k, .. } = evidence.view.shape;
     let router = evidence.trace.meta.router;
     let WeightStatistics { sum_mean, sum_min, sum_max, sums_to_one, .. } = evidence.weights?;
-    let found = match router {
+    let found = match router.score {
+        _ if router.scale != 1.0 || router.count != Count::Fixed => return None,
         // A confident router comes close to 1 with one expert, and does so exactly with all.
-        Convention::SoftmaxAll if sums_to_one > 0.999 && k > 1 && k < experts => {
+        Score::SoftmaxAll if !router.renormalise && sums_to_one > 0.999 && k > 1 && k < experts => {
             "sum to 1: softmax over the selected, or renormalised".to_owned()
         }
-        Convention::SoftmaxAll | Convention::SoftmaxSelected if sum_max > 1.01 => {
+        Score::SoftmaxAll | Score::SoftmaxSelected if sum_max > 1.01 => {
             format!("sum to up to {sum_max:.2}: sigmoid, or scaled")
         }
-        Convention::SoftmaxSelected if sums_to_one < 0.99 => {
+        Score::SoftmaxSelected if sums_to_one < 0.99 => {
             format!("sum to {sum_mean:.2} in the mean: softmax over all, cut after the k-th")
         }
         // A scaling factor (2.5 in DeepSeek-V3) is common to all rows.
-        Convention::Sigmoid { .. } if sum_max - sum_min > 0.02 * sum_max => {
+        Score::Sigmoid if router.renormalise && sum_max - sum_min > 0.02 * sum_max => {
             format!("sum to {sum_min:.2} to {sum_max:.2}: not renormalised")
         }
         _ => return None,
@@ -270,7 +272,7 @@ impl Periods {
 fn memoryless(layers: &[&Layer], tokens: usize) -> f64 {
     let of_layer = |layer: &Layer| {
         let mut counts = vec![0_u64; layer.experts];
-        layer.ids()[..tokens * layer.k].iter().for_each(|&e| counts[usize::from(e)] += 1);
+        layer.rows().take(tokens).flatten().for_each(|&e| counts[usize::from(e)] += 1);
         1.0 - counts.iter().map(|&n| (n as f64 / tokens as f64).powi(2)).sum::<f64>() / layer.k as f64
     };
     layers.iter().map(|layer| of_layer(layer)).sum::<f64>() / layers.len() as f64
@@ -281,6 +283,7 @@ mod tests {
     use super::super::test_traces::{draw, random, single, sticky, trace, view};
     use super::super::weights::weight_statistics;
     use super::*;
+    use crate::Router;
     use crate::array::FloatArray;
 
     fn of(trace: &Trace) -> Vec<String> {
@@ -294,7 +297,7 @@ mod tests {
         found[0].clone()
     }
 
-    fn with_weights(mut trace: Trace, router: Convention, row: &[f32]) -> Trace {
+    fn with_weights(mut trace: Trace, router: Router, row: &[f32]) -> Trace {
         let Shape { tokens, layers, k, .. } = trace.shape;
         trace.meta.router = router;
         trace.weights = Some(FloatArray::owned([tokens, layers, k], row.repeat(tokens * layers)));
@@ -359,7 +362,7 @@ mod tests {
 
     #[test]
     fn ids_out_of_order() {
-        let trace = with_weights(sticky(32, 2, 3, &[400], 0.5), Convention::SoftmaxSelected, &[0.4, 0.6]);
+        let trace = with_weights(sticky(32, 2, 3, &[400], 0.5), Router::SOFTMAX_SELECTED, &[0.4, 0.6]);
         assert_eq!(
             only(&trace),
             "in 100 % of the tokens and layers the ids are not in the order of their weights; here they were sorted by weight"
@@ -368,7 +371,7 @@ mod tests {
 
     #[test]
     fn padding_with_equal_weights() {
-        let trace = with_weights(sticky(32, 2, 4, &[400], 0.5), Convention::SoftmaxSelected, &[0.5, 0.5]);
+        let trace = with_weights(sticky(32, 2, 4, &[400], 0.5), Router::SOFTMAX_SELECTED, &[0.5, 0.5]);
         assert!(only(&trace).starts_with("100.0 % of the tokens have equal weights in every layer"));
     }
 
@@ -389,15 +392,15 @@ mod tests {
     #[test]
     fn conventions_that_contradict_the_weights() {
         let text = || sticky(32, 2, 3, &[400], 0.5);
-        let sigmoid = Convention::Sigmoid { groups: 1, top_groups: 1 };
+        let sigmoid = Router::SIGMOID;
         for (router, row, says) in [
-            (Convention::SoftmaxSelected, [0.7, 0.3], None),
-            (Convention::SoftmaxSelected, [0.4, 0.1], Some("sum to 0.50 in the mean: softmax over all")),
-            (Convention::SoftmaxSelected, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
-            (Convention::SoftmaxAll, [0.4, 0.1], None),
-            (Convention::SoftmaxAll, [0.7, 0.3], Some("sum to 1: softmax over the selected")),
-            (Convention::SoftmaxAll, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
-            (Convention::Unknown, [0.9, 0.8], None),
+            (Router::SOFTMAX_SELECTED, [0.7, 0.3], None),
+            (Router::SOFTMAX_SELECTED, [0.4, 0.1], Some("sum to 0.50 in the mean: softmax over all")),
+            (Router::SOFTMAX_SELECTED, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
+            (Router::SOFTMAX_ALL, [0.4, 0.1], None),
+            (Router::SOFTMAX_ALL, [0.7, 0.3], Some("sum to 1: softmax over the selected")),
+            (Router::SOFTMAX_ALL, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
+            (Router::UNKNOWN, [0.9, 0.8], None),
             (sigmoid, [1.5, 1.0], None),
         ] {
             let trace = with_weights(text(), router, &row);
