@@ -3,6 +3,14 @@
 //! True changes are the tokens at which the trace says that another domain begins. A change is seen if an alarm comes within
 //! [`SEEN_WITHIN`] tokens; the delay counts from its first token. False alarms are all that come neither after a change nor within
 //! [`BOUNDARY_TOKENS`] after a known restart (the first token of a sequence), where the context does change, if to a piece of the same domain.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let trace = Trace::of_ids(Shape { tokens: 200, layers: 2, experts: 4, k: 1 }, vec![1; 400]);
+//! let rows = cptr_sim::detect::run(&trace, &[20]);
+//! assert!(rows.iter().all(|row| row.alarms == 0 && row.changes == 0));
+//! ```
 
 use cptr_core::TrackerConfig;
 use serde::Serialize;

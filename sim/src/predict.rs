@@ -2,6 +2,16 @@
 //!
 //! Prompts are the first tokens of every domain, answers the rest of every domain: a row for each pair, so that the diagonal says what a
 //! placement is worth as long as the context stays, and the others what is left of it after a change.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let ids = (0..200).map(|token| token % 2).collect();
+//! let trace = Trace::of_ids(Shape { tokens: 200, layers: 1, experts: 4, k: 1 }, ids);
+//! let found = cptr_sim::predict::run(&trace, 20, 2)?;
+//! assert_eq!((found.rows[0].coverage, found.rows[0].chance), (1.0, 0.5));
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 use serde::Serialize;
 

@@ -5,6 +5,13 @@
 //! - **moves**: the most wanted expert of each token runs on the GPU, after a copy if it is not there (parameter movement for hot experts). The
 //!   published 1.714 tokens/s imply about half an expert copied per token and layer; this reading gives about that.
 //! - **stays**: by the ratio of bandwidths no expert is worth a copy at one token, and all run near the data at 16 bits.
+//!
+//! ```no_run
+//! let found = cptr_sim::reproduce::context_aware()?;
+//! let inside = found.figures.iter().filter(|figure| figure.holds(figure.moves)).count();
+//! println!("{inside} of {} published figures hold", found.figures.len());
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
 use rayon::prelude::*;

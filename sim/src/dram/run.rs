@@ -1,4 +1,16 @@
 //! A stream of requests through one channel, exactly or in jumps.
+//!
+//! ```
+//! use cptr_hw_model::dram::{Config, MappingKind, Refresh, StreamKind, Until, presets};
+//! use cptr_sim::dram::run::{Plan, Source};
+//!
+//! let device = presets::ddr5_3200();
+//! let config = Config::new(MappingKind::Mop4ClXor, Refresh::AllBank);
+//! let source = Source::Generated(StreamKind::Sequential, 10_000);
+//! let plan = Plan { device: &device, config, source, until: Until::Served };
+//! assert_eq!(plan.fast()?.cycles, plan.exact(())?.cycles);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -5,6 +5,22 @@
 //! for the answer. Experts, where they run, stand-ins, mixing weights, loads and victims must equal those of `bounded` selection with
 //! `tracked` residency bit for bit. With residency `once` the first tokens are the prompt: the controller is told what they chose, says once
 //! what is hot, and decides the others.
+//!
+//! ```
+//! use cptr_sim::replay::controller::{self, Controller};
+//! use cptr_sim::replay::{Budget, Plan};
+//! use cptr_sim::strategy::Strategy;
+//! use cptr_trace::array::FloatArray;
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let shape = Shape { tokens: 3, layers: 1, experts: 4, k: 1 };
+//! let logits = [[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 0.5, 0.9, 0.0]].concat();
+//! let trace = Trace { logits: Some(FloatArray::owned([3, 1, 4], logits)), ..Trace::of_ids(shape, vec![0, 3, 0]) };
+//! let strategy = Strategy::parse("bounded:eps=0.1")?;
+//! let report = controller::run(&trace, &Plan::new(Budget::Experts(2)), &strategy, Controller::Host, None)?;
+//! assert_eq!((report.tokens, report.layers), (3, 1));
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 mod emulator;
 mod host;
