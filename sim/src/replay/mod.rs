@@ -26,6 +26,7 @@ pub mod context;
 pub mod controller;
 pub mod counts;
 pub mod filter;
+mod known;
 mod mass;
 mod memory;
 mod queue;

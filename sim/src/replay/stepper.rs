@@ -8,6 +8,7 @@ use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
 use cptr_trace::error::Result;
 use cptr_trace::{LossTable, Shape};
 
+use super::known::Known;
 use super::memory::{Memory, without};
 use super::queue::Queue;
 use super::{BINS, Budget, Fast, Future, Machine, Resident, Routers, StepTally, Tally, Times, mass};
@@ -218,6 +219,7 @@ pub struct Replay<'a> {
     memories: Vec<Memory>,
     queue: Queue,
     times: Option<Times<'a>>,
+    known: Known,
     future: Option<Arc<Future<'a>>>,
     /// What prompts asked of each layer's experts.
     prompt: Vec<Vec<Demand>>,
@@ -271,6 +273,7 @@ impl<'a> Replay<'a> {
             queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits()),
             precision,
             times,
+            known: Known::default(),
             future,
             prompt: vec![vec![Demand::default(); experts]; if setup.prefill > 0 { layers } else { 0 }],
             placed: vec![false; layers],
@@ -554,7 +557,11 @@ impl<'a> Replay<'a> {
     fn execute(&mut self, step: usize, layer: usize) {
         let Buffers { choices, sites, gpu_bits, near_bits, executions, used, gpu, copied, near, copies_bits, .. } =
             &mut self.buffers;
-        (gpu.clear(), copied.clear(), near.clear(), copies_bits.clear(), used.clear());
+        gpu.clear();
+        copied.clear();
+        near.clear();
+        copies_bits.clear();
+        used.clear();
         let (memory, planes) = (&self.memories[layer], self.precision.planes().is_some());
         let beside = self.division.loads_beside();
         let tally = &mut self.tally.layers[layer];
@@ -710,7 +717,7 @@ impl<'a> Replay<'a> {
         let experts = self.setup.shape.experts as u32;
         let selects = !self.raw;
         let tracks = selects || self.residency.tracks();
-        let time = times.get(&LayerWork {
+        let work = LayerWork {
             tokens: self.setup.sequences as u32,
             gpu,
             copied,
@@ -719,7 +726,8 @@ impl<'a> Replay<'a> {
             migrating: !self.queue.is_empty(),
             scored: if selects { experts } else { 0 },
             tracked: if tracks { experts } else { 0 },
-        });
+        };
+        let time = self.known.get(times, &work, self.full_bits);
         self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
         let migrated_ps = time.migrated_bytes / times.system().link().copy_gb_s() * 1e3;
         self.tally.add_time(&time, migrated_ps);
