@@ -1,8 +1,8 @@
 //! One layer on a machine, for viewers: a track for each unit, and the commands of one memory channel below.
 //!
-//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the mean rate over
-//! many refresh phases. The channel beside it is one such phase, command by command: its share of the first cold expert, from an idle start, without
-//! copies beside it.
+//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the
+//! mean rate over many refresh phases. The channel beside it is one such phase, command by command: its share of the
+//! first cold expert, from an idle start, without copies beside it.
 //!
 //! ```
 //! use cptr_hw_model::{Model, System};
@@ -48,7 +48,8 @@ pub struct Counts {
     pub resident: u32,
     /// Chosen experts that are not.
     pub cold: u32,
-    /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
+    /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any
+    /// case.
     pub loads: u32,
     /// Experts whose scores the controller goes through to select; 0 where the router's choice is taken as it is.
     pub scored: u32,

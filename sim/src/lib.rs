@@ -1,13 +1,14 @@
-//! What a model with too many experts for its fast memory does on a machine: which experts run, stay, are fetched, where and at how many bits,
-//! and what that costs in time, traffic and routing mass.
+//! What a model with too many experts for its fast memory does on a machine: which experts run, stay, are fetched,
+//! where and at how many bits, and what that costs in time, traffic and routing mass.
 //!
-//! It is for people who study or build systems that run mixture-of-experts models from slow memory: recordings of routing in
-//! ([`cptr_trace`]), machines described by parts ([`cptr_hw_model`]), rows of figures out.
+//! It is for people who study or build systems that run mixture-of-experts models from slow memory: recordings of
+//! routing in ([`cptr_trace`]), machines described by parts ([`cptr_hw_model`]), rows of figures out.
 //!
 //! - [`strategy`]: five choices that make a system, and the published ones as names for five;
-//! - [`replay`]: the one loop that takes a strategy through a trace, a model's forward pass, or counts; a controller's firmware may decide beside it;
-//! - studies on top: [`devices`] (several near-data devices), [`detect`] (changes of context), [`predict`] (does the prompt say what the answer
-//!   wants?), [`reproduce`] (a published evaluation);
+//! - [`replay`]: the one loop that takes a strategy through a trace, a model's forward pass, or counts; a controller's
+//!   firmware may decide beside it;
+//! - studies on top: [`devices`] (several near-data devices), [`detect`] (changes of context), [`predict`] (does the
+//!   prompt say what the answer wants?), [`reproduce`] (a published evaluation);
 //! - pictures: [`layer`] (a layer on a machine), [`dram`] (a memory channel), [`timeline`] (files for viewers).
 //!
 //! ```

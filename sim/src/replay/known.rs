@@ -7,7 +7,8 @@ use cptr_hw_model::{LayerTime, LayerWork};
 
 use super::Times;
 
-/// Layers of one token whose experts are all at full precision on the GPU, and at one number of bits near the data: a few bytes say it all.
+/// Layers of one token whose experts are all at full precision on the GPU, and at one number of bits near the data: a
+/// few bytes say it all.
 #[derive(Debug, Default)]
 pub(super) struct Known(HashMap<u64, LayerTime, BuildHasherDefault<Mixed>>);
 
@@ -21,7 +22,8 @@ impl Known {
     }
 }
 
-/// Equal for layers that take as long: numbers of experts, bits near the data, switches. Of one strategy `scored` and `tracked` do not change.
+/// Equal for layers that take as long: numbers of experts, bits near the data, switches. Of one strategy `scored` and
+/// `tracked` do not change.
 fn key(work: &LayerWork<'_>, full: f64) -> Option<u64> {
     let near = work.near_data.first().map_or(0.0, |run| run.bits);
     let plain = work.tokens == 1
@@ -66,8 +68,17 @@ mod tests {
         let full = ExpertRun::at(16.0);
         let works = |migrating| {
             [
-                LayerWork { tokens: 1, gpu: &[ExpertRun { bits: 16.0, tokens: 1 }; 3], migrating, ..LayerWork::default() },
-                LayerWork { tokens: 1, copied: &[CopiedRun { run: ExpertRun { bits: 16.0, tokens: 1 }, bits: 7.5 }], ..LayerWork::default() },
+                LayerWork {
+                    tokens: 1,
+                    gpu: &[ExpertRun { bits: 16.0, tokens: 1 }; 3],
+                    migrating,
+                    ..LayerWork::default()
+                },
+                LayerWork {
+                    tokens: 1,
+                    copied: &[CopiedRun { run: ExpertRun { bits: 16.0, tokens: 1 }, bits: 7.5 }],
+                    ..LayerWork::default()
+                },
                 LayerWork { tokens: 1, near_data: &[ExpertRun { bits: 2.0, tokens: 1 }], ..LayerWork::default() },
                 LayerWork { tokens: 1, near_data: &[ExpertRun { bits: 4.0, tokens: 1 }], ..LayerWork::default() },
                 LayerWork { tokens: 2, near_data: &[ExpertRun { bits: 4.0, tokens: 2 }], ..LayerWork::default() },
@@ -77,6 +88,9 @@ mod tests {
             assert_eq!(known.get(&times, work, 16), times.get(work));
         }
         assert_eq!(known.0.len(), 4);
-        assert_eq!(known.get(&times, &LayerWork { tokens: 1, gpu: &[full], ..LayerWork::default() }, 4), times.get(&LayerWork { tokens: 1, gpu: &[full], ..LayerWork::default() }));
+        assert_eq!(
+            known.get(&times, &LayerWork { tokens: 1, gpu: &[full], ..LayerWork::default() }, 4),
+            times.get(&LayerWork { tokens: 1, gpu: &[full], ..LayerWork::default() })
+        );
     }
 }

@@ -201,8 +201,8 @@ struct Buffers {
 
 /// A strategy on its way through a source.
 ///
-/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is false, a layer may also go
-/// through all steps before the next layer begins, with the ends of all steps behind.
+/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is
+/// false, a layer may also go through all steps before the next layer begins, with the ends of all steps behind.
 pub struct Replay<'a> {
     setup: Setup<'a>,
     full_bits: u8,
@@ -357,7 +357,8 @@ impl<'a> Replay<'a> {
             self.observe(step, layer, prefill, tokens);
             self.place_now(layer)?;
         }
-        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this one.
+        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
+        // one.
         self.fetch(step, layer, prefill, tokens);
         if !prefill {
             time = self.time(step);
@@ -391,7 +392,11 @@ impl<'a> Replay<'a> {
         self.residency.end_step(&mut EndOfStep { step, prefill, fast: &mut fast, future });
         if step + 1 == self.setup.prefill {
             self.share_memory();
-            (0..self.placed.len()).filter(|&layer| !self.placed[layer]).collect::<Vec<_>>().into_iter().try_for_each(|layer| self.place(layer))?;
+            (0..self.placed.len())
+                .filter(|&layer| !self.placed[layer])
+                .collect::<Vec<_>>()
+                .into_iter()
+                .try_for_each(|layer| self.place(layer))?;
         }
         Ok(())
     }
@@ -593,7 +598,11 @@ impl<'a> Replay<'a> {
             match execution.place {
                 Place::Gpu if self.times.is_some() && self.queue.fetches(layer, choice.expert) => {
                     let bits = self.queue.take(layer, choice.expert);
-                    if bits > 0.0 { copied.push(CopiedRun { run: run(execution.bits), bits }) } else { gpu.push(run(execution.bits)) }
+                    if bits > 0.0 {
+                        copied.push(CopiedRun { run: run(execution.bits), bits })
+                    } else {
+                        gpu.push(run(execution.bits))
+                    }
                 }
                 Place::Gpu => gpu.push(run(execution.bits)),
                 Place::Copied { bits } => {

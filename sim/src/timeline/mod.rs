@@ -1,6 +1,7 @@
 //! Slices of time on tracks, and files that viewers open: [`perfetto`] for ui.perfetto.dev, [`waveform`] for GTKWave.
 //!
-//! What slices show is up to their maker: commands of a memory channel ([`crate::dram`]), the units of a machine ([`crate::layer`]).
+//! What slices show is up to their maker: commands of a memory channel ([`crate::dram`]), the units of a machine
+//! ([`crate::layer`]).
 //!
 //! ```
 //! use std::borrow::Cow;
