@@ -10,7 +10,7 @@ fn trace(ids: Vec<u16>, layers: usize, experts: usize, k: usize) -> Trace {
 
 fn plan(layouts: &[&str], devices: usize) -> Plan<'static> {
     Plan {
-        layouts: layouts.iter().map(|name| Named::parse(name).unwrap()).collect(),
+        layouts: layouts.iter().map(|name| parse(name).unwrap()).collect(),
         devices,
         prefill: 16,
         batch: 1,
@@ -63,7 +63,8 @@ fn refuses_with_the_numbers() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
-    /// Every expert has homes that exist, devices without replicas hold equally many, and no layer is faster than perfect balance.
+    /// Every expert has homes that exist, devices without replicas hold equally many, and no layer is faster than
+    /// perfect balance.
     #[test]
     fn layouts_are_layouts(firsts in prop::collection::vec(0u16..12, 40..80), devices in 1usize..7) {
         let ids: Vec<u16> = firsts.iter().flat_map(|&first| [first, (first + 5) % 12, (first * 5 + 1) % 12, (first * 5 + 2) % 12]).collect();
@@ -71,7 +72,7 @@ proptest! {
         let streams = Streams::new(trace.shape.tokens, 1, 16).unwrap();
         let setup = Setup { trace: &trace, streams: &streams, devices };
         for kind in KINDS {
-            for homes in (kind.make)(&Values::defaults(kind.parameters), &setup) {
+            for homes in (kind.make.0)(&Values::defaults(kind.parameters), &setup) {
                 prop_assert_eq!(homes.len(), 12);
                 prop_assert!(homes.iter().all(|homes| !homes.is_empty() && homes.iter().all(|&home| usize::from(home) < devices)));
                 if kind.name != "overflow" {

@@ -1,6 +1,8 @@
-//! The one loop: a strategy goes through a source token by token, all layers of a token before the next one, as in an engine.
+//! The one loop: a strategy goes through a source token by token, all layers of a token before the next one, as in an
+//! engine.
 //!
-//! [`Replay`] is a stepper for one strategy. A trace drives it ([`run`], [`drive`]), or the forward pass of a model, layer by layer:
+//! [`Replay`] is a stepper for one strategy. A trace drives it ([`run`], [`drive`]), or the forward pass of a model,
+//! layer by layer:
 //!
 //! ```
 //! use cptr_sim::replay::{Budget, Plan, run};
@@ -17,14 +19,16 @@
 //! # Ok::<(), cptr_trace::Error>(())
 //! ```
 //!
-//! At layer l of token t a strategy has seen layers 0 to l of t and the tokens before, and nothing else; kinds that know the future are
-//! marked. The first tokens may be prompts: they are shown to every strategy alike, neither counted nor charged. [`Observer`]s see every
-//! layer as it is decided.
+//! At layer l of token t a strategy has seen layers 0 to l of t and the tokens before, and nothing else; kinds that
+//! know the future are marked. The first tokens may be prompts: they are shown to every strategy alike, neither counted
+//! nor charged. [`Observer`]s see every layer as it is decided.
 
 mod budget;
 pub mod context;
+pub mod controller;
 pub mod counts;
 pub mod filter;
+mod known;
 mod mass;
 mod memory;
 mod queue;
@@ -32,6 +36,8 @@ mod row;
 mod source;
 mod stepper;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -102,6 +108,12 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Bits at which a strategy runs what is not resident, on average.
+    fn missing_bits(&self, trace: &Trace, strategy: &Strategy) -> Result<u8> {
+        let streams = Streams::new(trace.shape.tokens, self.batch, self.prefill)?;
+        Ok(self.setup(trace, &streams).missing_bits(strategy))
+    }
+
     fn validate(&self, trace: &Trace) -> Result<()> {
         let shape = trace.shape;
         if let Budget::Experts(experts) = self.resident
@@ -156,8 +168,8 @@ pub trait Observer {
     }
 }
 
-/// Runs a trace through every strategy of a plan, side by side; results do not depend on the number of threads. Strategies that the trace or
-/// the machine does not allow are left out, with the reason.
+/// Runs a trace through every strategy of a plan, side by side; results do not depend on the number of threads.
+/// Strategies that the trace or the machine does not allow are left out, with the reason.
 ///
 /// # Errors
 /// Memory, prompts or batches that do not fit the trace, a loss table that is none of it.
@@ -241,8 +253,10 @@ fn drive_with<'a>(
     let mut replay = Replay::new(strategy, setup, future)?;
     let Shape { layers, experts, k, .. } = trace.shape;
     let sequences = streams.sequences();
-    let logits = trace.logits.as_ref().filter(|_| replay.uses_logits() || !observers.is_empty());
     let weights = trace.weights.as_ref();
+    // Where there are no weights, logits say what an expert's share of the mass is.
+    let logits = trace.logits.as_ref();
+    let logits = logits.filter(|_| weights.is_none() || replay.uses_logits() || !observers.is_empty());
     let mut logit_rows = vec![0.0; if logits.is_some() { experts * sequences } else { 0 }];
     let mut weight_rows = vec![0.0; if weights.is_some() { k * sequences } else { 0 }];
     for step in 0..streams.length {

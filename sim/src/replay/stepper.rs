@@ -8,6 +8,7 @@ use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
 use cptr_trace::error::Result;
 use cptr_trace::{LossTable, Shape};
 
+use super::known::Known;
 use super::memory::{Memory, without};
 use super::queue::Queue;
 use super::{BINS, Budget, Fast, Future, Machine, Resident, Routers, StepTally, Tally, Times, mass};
@@ -57,6 +58,11 @@ impl<'a> Setup<'a> {
         let Shape { layers, experts, .. } = self.shape;
         let setup = precision::Setup { layers, experts, full_bits: self.full_bits(), losses: self.losses };
         (strategy.precision.kind.make.0)(&strategy.precision.values, &setup)
+    }
+
+    /// Bits at which a strategy runs what is not resident, on average.
+    pub(super) fn missing_bits(&self, strategy: &Strategy) -> u8 {
+        if strategy.division.kind.name == "gpu" { self.full_bits() } else { self.precision(strategy).near_bits() }
     }
 
     /// Why the memory does not suffice for a strategy, in one sentence without its name; `None` if it does.
@@ -195,8 +201,8 @@ struct Buffers {
 
 /// A strategy on its way through a source.
 ///
-/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is false, a layer may also go
-/// through all steps before the next layer begins, with the ends of all steps behind.
+/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is
+/// false, a layer may also go through all steps before the next layer begins, with the ends of all steps behind.
 pub struct Replay<'a> {
     setup: Setup<'a>,
     full_bits: u8,
@@ -213,6 +219,7 @@ pub struct Replay<'a> {
     memories: Vec<Memory>,
     queue: Queue,
     times: Option<Times<'a>>,
+    known: Known,
     future: Option<Arc<Future<'a>>>,
     /// What prompts asked of each layer's experts.
     prompt: Vec<Vec<Demand>>,
@@ -266,6 +273,7 @@ impl<'a> Replay<'a> {
             queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits()),
             precision,
             times,
+            known: Known::default(),
             future,
             prompt: vec![vec![Demand::default(); experts]; if setup.prefill > 0 { layers } else { 0 }],
             placed: vec![false; layers],
@@ -348,9 +356,13 @@ impl<'a> Replay<'a> {
             self.load(layer);
             self.observe(step, layer, prefill, tokens);
             self.place_now(layer)?;
+        }
+        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
+        // one.
+        self.fetch(step, layer, prefill, tokens);
+        if !prefill {
             time = self.time(step);
         }
-        self.fetch(step, layer, prefill, tokens);
         let buffers = &self.buffers;
         Ok(LayerOutcome {
             step,
@@ -380,7 +392,11 @@ impl<'a> Replay<'a> {
         self.residency.end_step(&mut EndOfStep { step, prefill, fast: &mut fast, future });
         if step + 1 == self.setup.prefill {
             self.share_memory();
-            (0..self.placed.len()).filter(|&layer| !self.placed[layer]).collect::<Vec<_>>().into_iter().try_for_each(|layer| self.place(layer))?;
+            (0..self.placed.len())
+                .filter(|&layer| !self.placed[layer])
+                .collect::<Vec<_>>()
+                .into_iter()
+                .try_for_each(|layer| self.place(layer))?;
         }
         Ok(())
     }
@@ -546,7 +562,11 @@ impl<'a> Replay<'a> {
     fn execute(&mut self, step: usize, layer: usize) {
         let Buffers { choices, sites, gpu_bits, near_bits, executions, used, gpu, copied, near, copies_bits, .. } =
             &mut self.buffers;
-        (gpu.clear(), copied.clear(), near.clear(), copies_bits.clear(), used.clear());
+        gpu.clear();
+        copied.clear();
+        near.clear();
+        copies_bits.clear();
+        used.clear();
         let (memory, planes) = (&self.memories[layer], self.precision.planes().is_some());
         let beside = self.division.loads_beside();
         let tally = &mut self.tally.layers[layer];
@@ -578,7 +598,11 @@ impl<'a> Replay<'a> {
             match execution.place {
                 Place::Gpu if self.times.is_some() && self.queue.fetches(layer, choice.expert) => {
                     let bits = self.queue.take(layer, choice.expert);
-                    if bits > 0.0 { copied.push(CopiedRun { run: run(execution.bits), bits }) } else { gpu.push(run(execution.bits)) }
+                    if bits > 0.0 {
+                        copied.push(CopiedRun { run: run(execution.bits), bits })
+                    } else {
+                        gpu.push(run(execution.bits))
+                    }
                 }
                 Place::Gpu => gpu.push(run(execution.bits)),
                 Place::Copied { bits } => {
@@ -673,9 +697,16 @@ impl<'a> Replay<'a> {
         memory.fill(&ranking.order, self.precision.load_bits(), self.precision.planes());
         for &expert in &ranking.order {
             let held = memory.held(expert);
-            if held > 0 && !before.contains(expert) {
+            if held == 0 || before.contains(expert) {
+                continue;
+            }
+            self.buffers.loads.push(expert);
+            // What has just been copied for this step need not be copied again.
+            let copied = |(choice, execution): (&Choice, &Execution)| {
+                choice.expert == expert && matches!(execution.place, Place::Copied { .. })
+            };
+            if !self.buffers.choices.iter().zip(&self.buffers.executions).any(copied) {
                 self.buffers.copies_bits.push(held.into());
-                self.buffers.loads.push(expert);
                 self.tally.layers[layer].migrated += 1;
             }
         }
@@ -695,7 +726,7 @@ impl<'a> Replay<'a> {
         let experts = self.setup.shape.experts as u32;
         let selects = !self.raw;
         let tracks = selects || self.residency.tracks();
-        let time = times.get(&LayerWork {
+        let work = LayerWork {
             tokens: self.setup.sequences as u32,
             gpu,
             copied,
@@ -704,7 +735,8 @@ impl<'a> Replay<'a> {
             migrating: !self.queue.is_empty(),
             scored: if selects { experts } else { 0 },
             tracked: if tracks { experts } else { 0 },
-        });
+        };
+        let time = self.known.get(times, &work, self.full_bits);
         self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
         let migrated_ps = time.migrated_bytes / times.system().link().copy_gb_s() * 1e3;
         self.tally.add_time(&time, migrated_ps);

@@ -8,9 +8,10 @@
 //! | [`division`] | which run on the GPU, and which near the data |
 //! | [`precision`] | at how many bits |
 //!
-//! A [`Strategy`] is one kind of each with its parameters, written `name[:parameter=value]…` joined by `+`; what is not named is the
-//! router's choice, least recently used, nothing fetched, all on the GPU, full precision. Whole systems of the literature are names for
-//! five choices ([`presets`]). A new kind is one file and one line in the list of its axis.
+//! A [`Strategy`] is one kind of each with its parameters, written `name[:parameter=value]…` joined by `+`; what is not
+//! named is the router's choice, least recently used, nothing fetched, all on the GPU, full precision. Whole systems of
+//! the literature are names for five choices ([`presets`]). A new kind is one file and one line in the list of its
+//! axis.
 //!
 //! ```
 //! use cptr_sim::strategy::Strategy;
@@ -38,6 +39,7 @@ use std::fmt;
 
 use cptr_hw_model::System;
 use cptr_trace::Knowledge;
+use cptr_trace::error::{Error, Result};
 
 pub use list::{KindRow, kinds};
 pub use parameter::{Parameter, Unit, Values};
@@ -97,6 +99,20 @@ pub struct Part<M: 'static> {
 impl<M> Part<M> {
     pub(crate) fn new(kind: &'static Kind<M>) -> Self {
         Self { kind, values: Values::defaults(kind.parameters) }
+    }
+
+    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what they
+    /// are called.
+    pub(crate) fn of_list(what: &str, kinds: &[&'static Kind<M>], text: &str) -> Result<Self> {
+        let mut items = text.split(':');
+        let name = items.next().unwrap_or("");
+        let Some(kind) = kinds.iter().find(|kind| kind.name == name) else {
+            let names: Vec<_> = kinds.iter().map(|kind| kind.name).collect();
+            return Err(Error::new(format!("expected {what} ({}), found \"{name}\"", names.join(", "))));
+        };
+        let mut part = Self::new(kind);
+        items.try_for_each(|pair| part.values.set(name, pair))?;
+        Ok(part)
     }
 
     /// Whether it is the same kind with the same numbers.
@@ -165,6 +181,22 @@ macro_rules! for_each_axis {
 }
 
 impl Strategy {
+    /// Every preset that is not slow by nature, those that mean the same once: what runs where nothing is named.
+    ///
+    /// # Panics
+    /// Never: presets are read by a test.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for preset in PRESETS {
+            let strategy = Self::parse(preset.name).expect("a preset can be read");
+            if !strategy.slow() && !all.iter().any(|other| other.is(&strategy)) {
+                all.push(strategy);
+            }
+        }
+        all
+    }
+
     /// Whether two texts mean the same.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
@@ -191,8 +223,8 @@ impl Strategy {
         slow
     }
 
-    /// Whether no system that fills its memory on demand waits less often for experts at full precision: the raw router with Belady's
-    /// rule, all on the GPU. Of any other strategy that sees the future it is not known.
+    /// Whether no system that fills its memory on demand waits less often for experts at full precision: the raw router
+    /// with Belady's rule, all on the GPU. Of any other strategy that sees the future it is not known.
     #[must_use]
     pub fn is_bound(&self) -> bool {
         let names = (self.select.kind.name, self.residency.kind.name, self.prefetch.kind.name, self.division.kind.name);

@@ -5,9 +5,8 @@ use cptr_protocol::wire::{self, Command, Frame, Status, Writer};
 use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::near_bits;
-use crate::placement;
-use crate::run::{Plan, RowPlan};
+use crate::strategy::residency::Gains;
+use crate::strategy::{Strategy, select};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::{Convention, Trace};
 
@@ -90,7 +89,7 @@ impl<'a> Session<'a> {
     }
 
     /// Asks what the controller can hold, resets it, and tells it the model and the policy.
-    pub(super) fn configure(&mut self, trace: &Trace, plan: &Plan, row: &RowPlan) -> Result<()> {
+    pub(super) fn configure(&mut self, trace: &Trace, strategy: &Strategy, capacity: usize, bits: u8) -> Result<()> {
         let limits: wire::Identity = self.descriptor(Command::Identify, |_| ())?;
         let shape = trace.shape;
         let fits = shape.layers <= usize::from(limits.layers.get())
@@ -105,33 +104,32 @@ impl<'a> Session<'a> {
         self.counts = limits.counts != 0;
         self.request(Command::Reset, |_| ())?;
         // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
-        let on_demand = row.placement.kind.name == placement::TRACKED;
-        let tracker = if on_demand { row.placement.clone() } else { placement::Choice::parse(placement::TRACKED)? };
-        let (policy, tracker) = (&row.policy.values, &tracker.values);
-        let gain = |name| Gain::from_num(tracker.get(name)).to_bits().into();
-        let error = policy.get("error");
+        let on_demand = strategy.residency.kind.name == "tracked";
+        let tracker = Gains::of(on_demand.then_some(&strategy.residency.values));
+        let bounds = select::bounds(&strategy.select.values);
+        let gain = |gain: f64| Gain::from_num(gain).to_bits().into();
         // All below their limits: sizes were compared, values are in their parameters' ranges.
         let descriptor = wire::Configure {
             layers: (shape.layers as u16).into(),
             experts: (shape.experts as u16).into(),
             k: shape.k as u8,
-            keep: policy.get("keep") as u8,
+            keep: strategy.select.values.get("keep") as u8,
             scoring: match trace.meta.router {
                 Convention::SoftmaxAll => 0,
                 Convention::SoftmaxSelected | Convention::Unknown => 1,
                 Convention::Sigmoid { .. } => 2,
             },
             on_demand: on_demand.into(),
-            capacity: (plan.cache as u16).into(),
-            bits: near_bits(plan),
-            threshold: tracker.get("threshold") as u8,
-            eps: Eps::saturating_from_num(policy.get("eps")).to_bits().into(),
-            bounds_error: u8::from(error < 1.0),
+            capacity: (capacity as u16).into(),
+            bits,
+            threshold: tracker.threshold,
+            eps: bounds.mass.to_bits().into(),
+            bounds_error: bounds.error.is_some().into(),
             reserved: [0; 3],
-            error: Eps::saturating_from_num(error).to_bits().into(),
-            slow: gain("slow"),
-            reopened: gain("reopened"),
-            fast: gain("fast"),
+            error: bounds.error.unwrap_or(Eps::MAX).to_bits().into(),
+            slow: gain(tracker.slow),
+            reopened: gain(tracker.reopened),
+            fast: gain(tracker.fast),
         };
         self.request(Command::Configure, |body| body.put(&descriptor)).map(drop)
     }

@@ -4,7 +4,6 @@ use super::*;
 use cptr_protocol::wire::{Frame, Status, Writer};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::policy;
 use cptr_trace::array::FloatArray;
 use cptr_trace::{Convention, Meta};
 
@@ -51,24 +50,19 @@ impl Link for Liar<'_> {
 }
 
 /// The loop with a lie in the answer to a request, counted from 0; two of four experts in fast memory.
-fn with_placement(placement: &str, bits: f64, request: usize, lie: &dyn Fn(&mut Vec<u8>)) -> Result<Report> {
+fn with_strategy(text: &str, prefill: usize, request: usize, lie: &dyn Fn(&mut Vec<u8>)) -> Result<Report> {
     let trace = trace();
-    let row = RowPlan {
-        policy: policy::Choice::parse("cptr:eps=0.1").unwrap(),
-        placement: placement::Choice::parse(placement).unwrap(),
-    };
-    let mut system = cptr_hw_model::System::find("offload").unwrap().clone();
-    system.ndp_bits = bits;
-    let plan = Plan { rows: vec![row.clone()], cache: 2, system, model: None };
+    let strategy = Strategy::parse(&format!("bounded:eps=0.1+{text}")).unwrap();
+    let plan = Plan { prefill, ..Plan::new(Budget::Experts(2)) };
     host::with(2, |link| {
         let mut liar = Liar { link, request, lie };
-        Loop::new(&trace, &plan, &row, Prompt::new(&row, trace.shape)?, Session::new(&mut liar)).run()
+        replay(&trace, &plan, &strategy, &mut liar)
     })
     .unwrap()
 }
 
 fn with_lie(request: usize, lie: &dyn Fn(&mut Vec<u8>)) -> Result<Report> {
-    with_placement("tracked", 16.0, request, lie)
+    with_strategy("tracked", 0, request, lie)
 }
 
 #[test]
@@ -91,52 +85,66 @@ fn every_lie_is_noticed() {
         load.expert = 1.into();
     });
     let keeps = keeps.unwrap_err().to_string();
-    assert_eq!(keeps, "token 1, layer 5: the controller keeps experts 1 2, the policy 2 3");
+    assert_eq!(keeps, "token 1, layer 5: the controller keeps experts 1 2, the strategy 2 3");
     let counts = with_lie(9, &|bytes| {
         let mut counters = wire::Counters::read_from_bytes(bytes).unwrap();
         counters.switches = 99.into();
         *bytes = counters.as_bytes().to_vec();
     });
-    assert!(counts.unwrap_err().to_string().starts_with("the controller counts 99 switches, the policy "));
+    assert!(counts.unwrap_err().to_string().starts_with("the controller counts 99 switches, the strategy "));
 }
 
 #[test]
 fn the_truth_about_placed_experts_passes() {
     // Nobody lies in a request that is never made.
-    for bits in [1.0, 2.0, 3.0, 4.0, 5.0, 16.0] {
-        for placement in ["pinned:tokens=1", "pinned:tokens=2", "pinned:tokens=2:alpha=0", "pinned:tokens=1:alpha=0.3"]
-        {
-            let report = with_placement(placement, bits, usize::MAX, &|_| ()).unwrap();
-            let prompt: usize = placement[14..15].parse().unwrap();
-            // A request per token and layer, and one per layer to place its experts.
-            assert_eq!((report.tokens, report.prompt_tokens, report.requests), (3 - prompt, prompt, 3 + 6 + 2));
+    for precision in
+        ["uniform:bits=1", "uniform:bits=5", "full", "mean:bits=1", "mean:bits=2", "mean:bits=3", "mean:bits=4"]
+    {
+        for (once, prefill, prompt) in [
+            ("tokens=1", 0, 1),
+            ("tokens=2", 0, 2),
+            ("tokens=2:alpha=0", 0, 2),
+            ("tokens=1:alpha=0.3", 0, 1),
+            ("alpha=0.5", 2, 2),
+        ] {
+            for division in ["in-place", "gpu"] {
+                let text = format!("once:{once}+{division}+{precision}");
+                let report = with_strategy(&text, prefill, usize::MAX, &|_| ()).unwrap();
+                // A request per token and layer, and one per layer to place its experts.
+                let found = (report.tokens, report.prompt_tokens, report.requests);
+                assert_eq!(found, (3 - prompt, prompt, 3 + 6 + 2), "{text}");
+            }
         }
     }
-    let error = with_placement("pinned:tokens=3", 2.0, 0, &|_| ()).unwrap_err();
+    let error = with_strategy("once:tokens=3", 0, 0, &|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "--controller: expected a prompt (pinned:tokens=N) shorter than the 3 tokens of the trace, found 3"
+        "--controller: expected a prompt (once:tokens=N) shorter than the 3 tokens of the trace, found 3"
     );
 }
 
 #[test]
 fn every_lie_about_placed_experts_is_noticed() {
-    // Requests 3 and 5 are the prompt's token in two layers, 4 and 6 the placements, 7 to 10 the tokens.
+    // Requests 3 and 4 are the prompt's token in two layers; then each layer is placed before its first token: 5 and 7
+    // the placements, 6, 8, 9 and 10 the tokens.
     let error = |request, lie: &dyn Fn(&mut Vec<u8>)| {
-        with_placement("pinned:tokens=1", 2.0, request, lie).unwrap_err().to_string()
+        with_strategy("once:tokens=1+in-place+mean:bits=2", 0, request, lie).unwrap_err().to_string()
     };
     // The token chose experts 0 and 2.
-    assert_eq!(error(4, &|bytes| bytes[2] = 3), "token 0, layer 5: the controller places experts 0 3, the policy 0 2");
     assert_eq!(
-        error(6, &|bytes| bytes.swap(0, 2)),
-        "token 0, layer 6: the controller places experts 2 0, the policy 0 2"
+        error(5, &|bytes| bytes[2] = 3),
+        "token 1, layer 5: the controller places experts 0 3, the strategy 0 2"
     );
-    assert_eq!(error(6, &|bytes| bytes.truncate(2)), "token 0, layer 6: the controller's answer is too short");
-    assert_eq!(error(6, &|bytes| bytes.push(0)), "token 0, layer 6: the controller's answer is too long");
+    assert_eq!(
+        error(7, &|bytes| bytes.swap(0, 2)),
+        "token 1, layer 6: the controller places experts 2 0, the strategy 0 2"
+    );
+    assert_eq!(error(7, &|bytes| bytes.truncate(2)), "token 1, layer 6: the controller's answer is too short");
+    assert_eq!(error(7, &|bytes| bytes.push(0)), "token 1, layer 6: the controller's answer is too long");
     assert_eq!(error(3, &|bytes| bytes.push(0)), "token 0, layer 5: the controller's answer is too long");
     // Of the token after it expert 3 is cold: expert, bits, stand-in, weight of two runs.
     for byte in 16..32 {
-        let decides = error(7, &|bytes| bytes[byte] ^= 1);
+        let decides = error(6, &|bytes| bytes[byte] ^= 1);
         assert!(decides.starts_with("token 1, layer 5: the controller decides "), "byte {byte}: {decides}");
     }
     // Nothing moves while decoding.
@@ -144,7 +152,21 @@ fn every_lie_about_placed_experts_is_noticed() {
         bytes[4] = 1;
         bytes.extend([3, 0, 2, 0]);
     });
-    assert_eq!(keeps, "token 1, layer 6: the controller keeps experts 0 3, the policy 0 2");
+    assert_eq!(keeps, "token 1, layer 6: the controller keeps experts 0 3, the strategy 0 2");
+}
+
+#[test]
+fn refuses_what_the_firmware_does_not_run() {
+    let refusal = |text: &str, plan: Plan<'_>| {
+        run(&trace(), &plan, &Strategy::parse(text).unwrap(), Controller::Host, None).unwrap_err().to_string()
+    };
+    let plan = || Plan::new(Budget::Experts(2));
+    for text in ["lru", "bounded+lru", "bounded+transition", "bounded+graded"] {
+        assert!(refusal(text, plan()).contains("expected bounded with tracked or once"), "{text}");
+    }
+    assert!(refusal("bounded", Plan { batch: 2, ..plan() }).contains("expected one sequence"));
+    assert!(refusal("bounded", Plan { prefill: 1, ..plan() }).contains("expected no prompt"));
+    assert!(refusal("bounded", Plan::new("8GB".parse().unwrap())).contains("expected experts per layer"));
 }
 
 #[test]
