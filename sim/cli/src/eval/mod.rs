@@ -22,7 +22,7 @@ use cptr_sim::strategy::{Has, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 use cptr_trace::{Knowledge, Shape};
-pub(crate) use frontier::{Price, Verdict, verdicts};
+pub(crate) use frontier::verdicts;
 use outcome::Row;
 use quality::Reference;
 pub(crate) use quantised::Quantised;

@@ -15,7 +15,7 @@ use super::source::Reading;
 use crate::columns::{Page, Section, Table};
 use crate::report;
 use columns::{COUNTS, RUN, SELECTION, SYSTEMS};
-use cptr_sim::run::controller::{Controller, Report};
+use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{self, Budget, Outcome, Plan};
 use cptr_sim::strategy::{PRESETS, Strategy};
 use cptr_trace::error::{Error, Result};
@@ -174,9 +174,9 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     if let (Some(skipped), false) = (outcome.skipped.first(), args.strategy.is_empty()) {
         return Err(Error::new(format!("{}: {}", skipped.strategy, skipped.reason)));
     }
-    let report = match args.controller {
-        None => None,
-        Some(_) => None,
+    let report = match (args.controller, plan.strategies.last()) {
+        (Some(on), Some(strategy)) => Some(controller::run(trace, &plan, strategy, on, args.image.as_deref())?),
+        _ => None,
     };
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));

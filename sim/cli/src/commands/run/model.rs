@@ -1,7 +1,5 @@
 //! `cptr run` on a model that reads.
 
-use std::path::PathBuf;
-
 use cptr_hw_model::Model as Sizes;
 
 use super::super::bundled;
