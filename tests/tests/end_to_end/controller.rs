@@ -1,5 +1,5 @@
-//! A controller in the loop: the engine in the process of the command, and what can go wrong with emulated firmware. The firmware itself runs in
-//! `cargo xtask firmware`.
+//! A controller in the loop: the engine in the process of the command, and what can go wrong with emulated firmware.
+//! The firmware itself runs in `cargo xtask firmware`.
 
 use serde_json::Value;
 
@@ -58,10 +58,18 @@ fn the_engine_places_what_the_strategy_places() {
     for (prompt, tokens, arguments) in [
         (60, 300, "--strategy bounded+once:tokens=60".to_owned()),
         (100, 220, format!("--strategy bounded:eps=0.2+once:tokens=100:alpha=0.5{near}=2 --resident 12 --system ndp")),
-        (40, 150, format!("--strategy bounded:eps=0.1:keep=0+once:tokens=40:alpha=0{near}=3 --resident 1 --system ndp")),
+        (
+            40,
+            150,
+            format!("--strategy bounded:eps=0.1:keep=0+once:tokens=40:alpha=0{near}=3 --resident 1 --system ndp"),
+        ),
         (1, 100, format!("--strategy bounded:eps=0+once:tokens=1{near}=1 --resident 32 --system ndp")),
         (50, 120, format!("--strategy bounded+once:tokens=50:alpha=0.5{near}=8 --router sigmoid:1:1 --system ndp")),
-        (50, 120, format!("--strategy bounded+once:tokens=50:alpha=0.5{near}=4 --router softmax-selected --system ndp")),
+        (
+            50,
+            120,
+            format!("--strategy bounded+once:tokens=50:alpha=0.5{near}=4 --router softmax-selected --system ndp"),
+        ),
     ] {
         let arguments = format!("--tokens {tokens} {arguments}");
         let (row, report) = held(&folder, &arguments);

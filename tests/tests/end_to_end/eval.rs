@@ -59,11 +59,15 @@ fn a_wider_bound_misses_less_and_changes_more() {
 fn layer_by_layer_and_token_by_token_read_the_same() {
     let folder = folder();
     let one = "text/prose/0.txt";
-    let rows = folder.rows(&format!("run model --text {one} --strategy raw,lru+transition,bounded:eps=0+lru+transition"));
+    let rows =
+        folder.rows(&format!("run model --text {one} --strategy raw,lru+transition,bounded:eps=0+lru+transition"));
     for row in &rows[1..] {
         assert!(number(row, "perplexity_change").abs() < 1e-5 && number(row, "divergence").abs() < 1e-5, "{row}");
         assert!(number(row, "stall_rate") <= number(&rows[0], "stall_rate"), "{row}");
-        assert!(number(row, "fetch_rate") > 0.0 && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12);
+        assert!(
+            number(row, "fetch_rate") > 0.0
+                && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12
+        );
     }
     // With a prompt all go token by token.
     let prompted = folder.row("run model --text text --prefill 20 --strategy bounded:eps=0");

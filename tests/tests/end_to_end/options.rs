@@ -38,8 +38,10 @@ fn memory_and_strategies() {
     // With room for every expert each is loaded once.
     assert!(number(&all["loads_per_token"]) * 6912.0 <= 4.0 * 32.0 + 1e-6);
     assert!(number(&folder.row(&format!("run {TINY} --strategy raw --resident 1"))["miss_rate"]) > 0.7);
-    let rows = folder.rows(&format!("run {TINY} --domain rust --strategy bounded:keep=2:eps=0.02+lfu,bounded:keep=2:eps=0.02"));
-    let names: Vec<_> = rows.iter().map(|row| ["strategy", "select", "residency"].map(|key| row[key].as_str().unwrap())).collect();
+    let rows = folder
+        .rows(&format!("run {TINY} --domain rust --strategy bounded:keep=2:eps=0.02+lfu,bounded:keep=2:eps=0.02"));
+    let names: Vec<_> =
+        rows.iter().map(|row| ["strategy", "select", "residency"].map(|key| row[key].as_str().unwrap())).collect();
     let select = "bounded:eps=0.02:keep=2";
     assert_eq!(names, [["bounded:keep=2:eps=0.02+lfu", select, "lfu"], ["bounded:keep=2:eps=0.02", select, "tracked"]]);
     // Ratios refer to the raw router with lru, whether it is asked for or not.
@@ -61,9 +63,8 @@ fn memory_and_strategies() {
 #[test]
 fn systems_bits_and_sizes() {
     let folder = bundled();
-    let at = |strategy: &str, bits: &str| {
-        folder.row(&format!("run {GPT_OSS} --strategy {strategy} --system ndp {bits}"))
-    };
+    let at =
+        |strategy: &str, bits: &str| folder.row(&format!("run {GPT_OSS} --strategy {strategy} --system ndp {bits}"));
     let [two, four] = ["lru+in-place+uniform:bits=2", "lru+in-place+uniform:bits=4"].map(|strategy| at(strategy, ""));
     // First accesses and the last chunk do not grow with the bits.
     assert!((1.9..2.0).contains(&(number(&four["ndp_us"]) / number(&two["ndp_us"]))));
@@ -87,11 +88,14 @@ fn systems_bits_and_sizes() {
     assert!((1.999..=2.0).contains(&(twice / once)), "{}", twice / once);
 }
 
-/// The controller costs what it does: nothing for the router's own choice, an update for a tracked residency, both for the filter.
+/// The controller costs what it does: nothing for the router's own choice, an update for a tracked residency, both for
+/// the filter.
 #[test]
 fn the_controller_is_charged_for_what_it_does() {
     let folder = bundled();
-    let at = |strategy: &str| folder.row(&format!("run {GPT_OSS} --system ndp --strategy {strategy}+in-place+uniform:bits=2"));
+    let at = |strategy: &str| {
+        folder.row(&format!("run {GPT_OSS} --system ndp --strategy {strategy}+in-place+uniform:bits=2"))
+    };
     let (raw, tracked) = (at("lru"), at("tracked"));
     assert_eq!((number(&raw["controller_us"]), number(&raw["controller_share"])), (0.0, 0.0));
     let update = |experts: &str| {

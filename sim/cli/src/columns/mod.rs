@@ -1,7 +1,9 @@
-//! One description of columns per kind of row: a key of the serialised row, its name and format for people, and what it means.
+//! One description of columns per kind of row: a key of the serialised row, its name and format for people, and what it
+//! means.
 //!
-//! Rows are what `serde` makes of them, so that a machine reads all that there is; columns say what of it people see, and how. All that
-//! shows rows reads the same columns: tables in the terminal, CSV, the report in HTML, and the axes of its plots.
+//! Rows are what `serde` makes of them, so that a machine reads all that there is; columns say what of it people see,
+//! and how. All that shows rows reads the same columns: tables in the terminal, CSV, the report in HTML, and the axes
+//! of its plots.
 
 pub(crate) mod format;
 mod markup;

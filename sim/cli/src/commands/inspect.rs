@@ -55,7 +55,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         Recording::Counts(counts) => inspect_counts(&counts),
     };
     let report = value(&counts);
-    let mut section = Section::of([], Table::of("Load of the experts, mean over layers", &LOADS[..], &report["tables"]));
+    let mut section =
+        Section::of([], Table::of("Load of the experts, mean over layers", &LOADS[..], &report["tables"]));
     for model in &counts.models {
         let title = match model.model.as_str() {
             "" => "Cosine of the counts".to_owned(),
@@ -88,11 +89,7 @@ fn whole(trace: &Trace, cache: &[usize]) -> Page {
     let report = inspect(trace, &Options { cache_sizes: cache.to_vec() });
     drop(working);
     let row = value(&report);
-    let section = Section {
-        tables: tables(&report, &row),
-        remarks: remarks(&report),
-        ..Section::default()
-    };
+    let section = Section { tables: tables(&report, &row), remarks: remarks(&report), ..Section::default() };
     Page::new(Table::new(&WHOLE, &[row])).section(section)
 }
 
@@ -137,7 +134,12 @@ fn locality(row: &Value) -> Table {
 }
 
 fn remarks(report: &Inspection) -> Vec<String> {
-    let mut remarks: Vec<String> = report.phases.prefill_decode_missing.iter().map(|reason| format!("Cosine of prefill and decode: none, {reason}.")).collect();
+    let mut remarks: Vec<String> = report
+        .phases
+        .prefill_decode_missing
+        .iter()
+        .map(|reason| format!("Cosine of prefill and decode: none, {reason}."))
+        .collect();
     remarks.extend(sentences(&report.notes, &report.warnings));
     remarks
 }
@@ -195,7 +197,11 @@ mod tests {
         }
         for table in tables(&report, &row) {
             for column in &*table.columns {
-                assert!(table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()), "{}", column.key);
+                assert!(
+                    table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()),
+                    "{}",
+                    column.key
+                );
             }
         }
     }

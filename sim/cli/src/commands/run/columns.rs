@@ -14,7 +14,8 @@ pub(crate) static RUN: [Column; 45] = [
     column("perplexity_change", "perplexity", Change, "to the unaltered model").if_any(),
     column("perplexity_change_low", "from", Change, "interval of 95 %, by bootstrap over documents").if_any(),
     column("perplexity_change_high", "to", Change, "").if_any(),
-    column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token").if_any(),
+    column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token")
+        .if_any(),
     column("tokens_per_s", "tokens/s", Number(1), "all sequences together").if_any(),
     column("switch_rate", "switch", Percent, "choices that the token before did not run"),
     column("miss_rate", "miss", Percent, "choices that were not in fast memory when they were wanted"),
