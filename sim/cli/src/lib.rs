@@ -1,8 +1,11 @@
 //! The `cptr` command.
 #![forbid(unsafe_code)]
 
-pub mod commands;
-pub mod eval;
-pub mod format;
-pub mod inspect;
-pub mod report;
+mod columns;
+mod commands;
+#[cfg(feature = "model")]
+mod eval;
+mod report;
+mod terminal;
+
+pub use commands::main;

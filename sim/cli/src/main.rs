@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    cptr_cli::commands::main()
+    cptr_cli::main()
 }

@@ -6,36 +6,65 @@ use serde_json::{Value, json};
 
 use crate::command::Folder;
 
-const POLICIES: [&str; 8] =
-    ["raw", "smoothing", "hysteresis", "max-rank", "cumulative", "substitute", "cache-prior", "cptr"];
-const PLACEMENTS: [&str; 5] = ["lru", "lfu", "tracked", "pinned", "belady"];
+/// What the tables have a row for, by the start of its name.
+const STRATEGIES: [&str; 21] = [
+    "raw",
+    "lfu",
+    "lrfu",
+    "tracked",
+    "once",
+    "periodic",
+    "belady",
+    "smoothing",
+    "hysteresis",
+    "max-rank",
+    "cumulative",
+    "substitute",
+    "cache-prior",
+    "bounded",
+    "hobbit",
+    "monde",
+    "monde-resident",
+    "ctx-aware",
+    "ctx-aware-slack",
+    "migrate",
+    "foresight",
+];
 
 /// Set to write the figures of today into `tests/golden`, after a change that is meant to change them.
 const BLESS: &str = "CPTR_BLESS";
 
 #[test]
-fn prints_a_row_for_every_policy_and_writes_a_report() {
+fn prints_a_row_for_every_strategy_and_writes_a_report() {
     let folder = Folder::new();
     let output = folder.run("demo").ok();
     assert_eq!(output.stderr, "");
-    let rows: Vec<Vec<&str>> = output.stdout.lines().filter(|line| line.starts_with("| ")).map(cells).collect();
-    for policy in POLICIES {
-        assert!(rows.iter().any(|row| row[0] == policy || row[0].starts_with(&format!("{policy}:"))), "{policy}");
-    }
-    for placement in PLACEMENTS {
-        assert!(rows.iter().any(|row| row[1].trim_end_matches([' ', '*']) == placement), "{placement}");
-    }
-    for scheme in ["on-demand", "hobbit", "monde", "ctx-aware", "periodic", "cptr", "oracle"] {
-        assert!(rows.iter().any(|row| row[0].trim_end_matches([' ', '*']) == scheme), "{scheme}");
+    let names: Vec<&str> = output.stdout.lines().filter_map(first_cell).collect();
+    for strategy in STRATEGIES {
+        let is = |name: &&str| name.split([':', '+', ' ']).next() == Some(strategy);
+        assert!(names.iter().any(is), "{strategy}: {names:?}");
     }
     let files: Vec<_> = folder.contents().into_keys().collect();
     assert_eq!(files, [folder.path().join("report.html")]);
     assert_self_contained(&String::from_utf8(folder.read("report.html")).unwrap());
     assert!(output.stdout.contains("report.html") && output.stdout.contains("modelled"));
+    readme_says(&output.stdout);
 }
 
-fn cells(line: &str) -> Vec<&str> {
-    line.trim_matches('|').split('|').map(str::trim).collect()
+/// The listing that the README shows of the demonstration is what it prints, to the digit.
+fn readme_says(printed: &str) {
+    let readme = include_str!("../../../README.md");
+    let listing = readme.split("```").find(|block| block.trim_start().starts_with("Selection: ")).unwrap();
+    let printed: Vec<&str> = printed.lines().collect();
+    let lines: Vec<&str> = listing.lines().filter(|line| !line.is_empty()).collect();
+    assert!(lines.len() > 20, "{listing}");
+    for line in lines {
+        assert!(printed.contains(&line), "README.md: {line}");
+    }
+}
+
+fn first_cell(line: &str) -> Option<&str> {
+    line.strip_prefix("| ")?.split('|').next().map(str::trim)
 }
 
 /// A page that needs no network: no address but the names of namespaces, which nobody fetches.
@@ -52,15 +81,19 @@ fn assert_self_contained(html: &str) {
 #[test]
 fn json_has_the_figures_of_the_snapshot() {
     let folder = Folder::new();
-    let parts = folder.json("demo --json --report deep.html");
+    let whole = folder.json("demo --json --report deep.html");
     assert!(folder.path().join("deep.html").exists() && !folder.path().join("report.html").exists());
-    let (systems, parts) = parts.as_array().unwrap().split_last().unwrap();
-    for part in parts {
-        for key in ["title", "trace", "system", "time_method", "model", "cache", "rows", "skipped", "context"] {
+    assert_eq!((&whole["schema"], &whole["command"]), (&"cptr.demo/1".into(), &"demo".into()));
+    for part in whole["parts"].as_array().unwrap() {
+        for key in ["title", "trace", "system", "time_method", "model", "resident", "prefill", "skipped", "context"] {
             assert!(part.get(key).is_some(), "{key}");
         }
+        assert_eq!(part["skipped"], json!([]), "everything that the demonstration names runs");
     }
-    let found: Value = parts.iter().map(figures).chain([system_figures(systems)]).collect();
+    let changes: Value =
+        whole["parts"].as_array().unwrap().iter().map(|part| part["context"]["changes"].clone()).collect();
+    let rows: Vec<Value> = whole["rows"].as_array().unwrap().iter().map(figures).collect();
+    let found = json!({"rows": rows, "changes": changes});
     let path = golden("demo.json");
     if std::env::var_os(BLESS).is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -68,62 +101,35 @@ fn json_has_the_figures_of_the_snapshot() {
     }
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let expected: Value = serde_json::from_str(&text).unwrap();
-    for (found, expected) in rows(&found).zip(rows(&expected)) {
+    for (found, expected) in rows.iter().zip(expected["rows"].as_array().unwrap()) {
         assert_eq!(found, expected, "set {BLESS}=1 if this is meant to change");
     }
     assert_eq!(found, expected, "set {BLESS}=1 if this is meant to change");
-}
-
-/// The main figures of the comparison of systems, to six digits.
-fn system_figures(part: &Value) -> Value {
-    let row = |row: &Value| {
-        let figure = |key: &str| row[key].as_f64().map(|value| format!("{value:.5e}"));
-        json!({
-            "scheme": row["scheme"],
-            "tokens_per_s": figure("tokens_per_s"),
-            "full_precision": figure("full_precision"),
-            "token_time_p99_us": figure("token_time_p99_us"),
-            "hidden_copies": figure("hidden_copies"),
-        })
-    };
-    let rows: Vec<Value> = part["systems"]["rows"].as_array().unwrap().iter().map(row).collect();
-    json!({ "title": part["title"], "rows": rows })
 }
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-fn rows(parts: &Value) -> impl Iterator<Item = &Value> {
-    parts.as_array().unwrap().iter().flat_map(|part| part["rows"].as_array().unwrap())
-}
-
-/// The main figures of a part, to six digits.
-fn figures(part: &Value) -> Value {
-    let row = |row: &Value| {
-        let figure = |key: &str| row[key].as_f64().map(|value| format!("{value:.5e}"));
-        json!({
-            "policy": row["policy"],
-            "placement": row["placement"],
-            "switch_rate": figure("switch_rate"),
-            "miss_rate": figure("miss_rate"),
-            "mass_loss": figure("mass_loss"),
-            "agreement": figure("agreement"),
-            "loads_per_token": figure("loads_per_token"),
-            "token_time_us": figure("token_time_us"),
-            "ratio_to_raw": figure("ratio_to_raw"),
-            "controller_us": figure("controller_us"),
-            "energy_uj_per_token": figure("energy_uj_per_token"),
-        })
-    };
-    let skipped: Vec<&Value> = part["skipped"].as_array().unwrap().iter().map(|row| &row["policy"]).collect();
-    json!({
-        "title": part["title"],
-        "tokens": part["trace"]["tokens"],
-        "system": part["system"],
-        "cache": part["cache"],
-        "rows": part["rows"].as_array().unwrap().iter().map(row).collect::<Vec<_>>(),
-        "skipped": skipped,
-        "changes": part["context"]["changes"],
-    })
+/// The main figures of a row, to six digits.
+fn figures(row: &Value) -> Value {
+    let mut figures = json!({"part": row["part"], "strategy": row["strategy"]});
+    for key in [
+        "switch_rate",
+        "miss_rate",
+        "stall_rate",
+        "load_rate",
+        "mass_loss",
+        "agreement",
+        "token_time_us",
+        "token_time_p99_us",
+        "ratio_to_raw",
+        "controller_us",
+        "energy_uj",
+        "full_precision",
+        "migration_rate",
+    ] {
+        figures[key] = row[key].as_f64().map(|value| format!("{value:.5e}")).into();
+    }
+    figures
 }

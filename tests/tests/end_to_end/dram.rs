@@ -65,7 +65,7 @@ fn figures(report: &Value) -> Value {
 #[test]
 fn says_what_it_ran_and_what_came_out() {
     let folder = Folder::new();
-    let report = folder.json("dram --requests 20000 --until served --json");
+    let report = folder.row("dram --requests 20000 --until served");
     let mut keys: Vec<_> = report.as_object().unwrap().keys().map(String::as_str).collect();
     let mut wanted = KEYS.to_vec();
     keys.sort_unstable();
@@ -103,11 +103,11 @@ fn every_device_mapping_and_refresh_runs_alike_on_both_paths() {
             let stream = ["seq", "expert", "rand"][index % 3];
             let refresh = if device == "DDR4-3200" { "ab" } else { ["none", "ab", "sb"][(index + index / 3) % 3] };
             let line = format!(
-                "dram --device {device} --mapping {mapping} --stream {stream} --refresh {refresh} --requests 9001 --json"
+                "dram --device {device} --mapping {mapping} --stream {stream} --refresh {refresh} --requests 9001"
             );
-            let exact = folder.json(&line);
+            let exact = folder.row(&line);
             assert!(number(&exact["share_of_peak"]) <= 1.0001 && number(&exact["cycles"]) > 0.0, "{line}");
-            assert_eq!(figures(&folder.json(&format!("{line} --path fast"))), figures(&exact), "{line}");
+            assert_eq!(figures(&folder.row(&format!("{line} --path fast"))), figures(&exact), "{line}");
         }
     }
 }
@@ -115,8 +115,8 @@ fn every_device_mapping_and_refresh_runs_alike_on_both_paths() {
 #[test]
 fn the_fast_path_jumps_and_agrees_on_a_long_stream() {
     let folder = Folder::new();
-    let line = "dram --device DDR4-3200 --stream seq --requests 2000000 --until served --json";
-    let (exact, fast) = (folder.json(line), folder.json(&format!("{line} --path fast")));
+    let line = "dram --device DDR4-3200 --stream seq --requests 2000000 --until served";
+    let (exact, fast) = (folder.row(line), folder.row(&format!("{line} --path fast")));
     assert_eq!(figures(&exact), figures(&fast));
     assert!(number(&fast["simulated_requests"]) < 0.5 * number(&exact["simulated_requests"]));
 }
@@ -131,8 +131,8 @@ fn rows_of_the_reference() {
         ("DDR5-4800", "mop4clxor", "seq", "ab", 8_739_100, 948_836, 29_560, 21_572),
         ("LPDDR5-6400", "mop4clxor", "expert", "ab", 2_154_038, 867_095, 9_870, 123_006),
     ] {
-        let line = format!("dram --device {device} --mapping {mapping} --stream {stream} --refresh {refresh} --json");
-        let report = folder.json(&line);
+        let line = format!("dram --device {device} --mapping {mapping} --stream {stream} --refresh {refresh}");
+        let report = folder.row(&line);
         let counts = ["cycles", "row_hits", "row_misses", "row_conflicts"].map(|key| report[key].as_u64().unwrap());
         assert_eq!(counts, [cycles, hits, misses, conflicts], "{line}");
     }
@@ -146,16 +146,16 @@ fn a_file_of_requests_is_the_stream_that_it_lists() {
     folder.file("ramulator.ld", lines.clone().map(|line| format!("LD {:#x}\n", 64 * line)).collect::<String>());
     folder.file("dramsim.d3", lines.clone().map(|line| format!("{:#x} READ 0\r\n", 64 * line)).collect::<String>());
     folder.file("decimal.txt", lines.map(|line| format!("{} R # {line}\n\n", 64 * line)).collect::<String>());
-    let mut wanted = figures(&folder.json("dram --stream seq --requests 3000 --json"));
+    let mut wanted = figures(&folder.row("dram --stream seq --requests 3000"));
     for name in ["hex.txt", "ramulator.ld", "dramsim.d3", "decimal.txt"] {
         wanted["stream"] = name.into();
         for path in ["exact", "fast"] {
-            assert_eq!(figures(&folder.json(&format!("dram --stream {name} --path {path} --json"))), wanted, "{name}");
+            assert_eq!(figures(&folder.row(&format!("dram --stream {name} --path {path}"))), wanted, "{name}");
         }
     }
-    assert_eq!(folder.json("dram --stream hex.txt --requests 10 --json")["requests"], 10);
+    assert_eq!(folder.row("dram --stream hex.txt --requests 10")["requests"], 10);
     folder.file("mixed.txt", "0 W\n64 W\n64 R\n128 R\n0x1000 R 5000\n");
-    let mixed = folder.json("dram --stream mixed.txt --until served --json");
+    let mixed = folder.row("dram --stream mixed.txt --until served");
     let counts = ["writes_served", "reads_served", "reads_forwarded"].map(|key| mixed[key].as_u64().unwrap());
     assert_eq!(counts, [2, 2, 1]);
     assert!(number(&mixed["cycles"]) > 5000.0);
@@ -165,10 +165,10 @@ fn a_file_of_requests_is_the_stream_that_it_lists() {
 fn a_device_of_ones_own() {
     let folder = Folder::new();
     folder.file("device.toml", DEVICE_FILE);
-    let line = "dram --requests 5000 --refresh sb --json";
-    assert_eq!(figures(&folder.json(&format!("{line} --device device.toml"))), figures(&folder.json(line)));
+    let line = "dram --requests 5000 --refresh sb";
+    assert_eq!(figures(&folder.row(&format!("{line} --device device.toml"))), figures(&folder.row(line)));
     folder.file("slow.toml", DEVICE_FILE.replace("t_ck_ps = 416", "t_ck_ps = 832"));
-    let [fast, slow] = ["device.toml", "slow.toml"].map(|name| folder.json(&format!("{line} --device {name}")));
+    let [fast, slow] = ["device.toml", "slow.toml"].map(|name| folder.row(&format!("{line} --device {name}")));
     assert_eq!(fast["cycles"], slow["cycles"]);
     assert!((number(&fast["bandwidth_gb_s"]) / number(&slow["bandwidth_gb_s"]) - 2.0).abs() < 1e-9);
     // Too small for the generated streams, large enough for a file.
@@ -176,7 +176,7 @@ fn a_device_of_ones_own() {
     folder.file("small.toml", small);
     assert!(folder.refusal("dram --device small.toml").contains("give a file of addresses"));
     folder.file("few.txt", "0\n0x1fffc0\n");
-    assert_eq!(folder.json("dram --device small.toml --stream few.txt --until served --json")["reads_served"], 2);
+    assert_eq!(folder.row("dram --device small.toml --stream few.txt --until served")["reads_served"], 2);
     folder.file("past.txt", "0\n0x200000\n");
     let sentence = folder.refusal("dram --device small.toml --stream past.txt");
     assert_eq!(sentence, "past.txt: line 2: address 0x200000 lies outside the memory of 0x200000 bytes");
@@ -185,9 +185,9 @@ fn a_device_of_ones_own() {
 #[test]
 fn timelines_are_written_whole() {
     let folder = Folder::new();
-    let line = "dram --requests 30000 --timeline trace.json --vcd waves.vcd --timeline-cycles 20000 --json";
-    let drawn = folder.json(line);
-    assert_eq!(figures(&drawn), figures(&folder.json("dram --requests 30000 --json")));
+    let line = "dram --requests 30000 --timeline trace.json --vcd waves.vcd --timeline-cycles 20000";
+    let drawn = folder.row(line);
+    assert_eq!(figures(&drawn), figures(&folder.row("dram --requests 30000")));
     let trace: Value = serde_json::from_slice(&folder.read("trace.json")).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
     let named = |name: &str| events.iter().filter(|event| event["name"] == name).count();
@@ -276,7 +276,7 @@ fn the_list_names_everything() {
     }
     let list = folder.json("dram --list --json");
     let names: Vec<_> =
-        list["devices"].as_array().unwrap().iter().map(|device| device["name"].as_str().unwrap()).collect();
+        list["rows"].as_array().unwrap().iter().map(|device| device["name"].as_str().unwrap()).collect();
     assert_eq!(names, DEVICES);
     assert_eq!(list["mappings"].as_array().unwrap().len(), MAPPINGS.len());
 }

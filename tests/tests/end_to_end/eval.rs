@@ -1,4 +1,4 @@
-//! `cptr eval` on a tiny checkpoint with random weights, whose vocabulary is letters.
+//! `cptr run` on a model: a tiny checkpoint with random weights, whose vocabulary is letters.
 
 use std::fs;
 use std::path::Path;
@@ -28,76 +28,104 @@ fn number(row: &serde_json::Value, key: &str) -> f64 {
 #[test]
 fn what_changes_nothing_costs_nothing_to_the_last_bit() {
     let folder = folder();
-    let printed = folder.json("eval model --text text --policy raw,cptr:eps=0 --placement lru,tracked --json");
-    let rows = printed.as_array().unwrap();
+    let rows = folder.rows("run model --text text --strategy raw,tracked,bounded:eps=0+lru,bounded:eps=0");
     assert_eq!(rows.len(), 4);
     let perplexity = number(&rows[0], "perplexity");
-    for row in rows {
+    for row in &rows {
         assert_eq!((number(row, "perplexity"), number(row, "perplexity_change")), (perplexity, 0.0), "{row}");
-        assert_eq!((number(row, "divergence_nats"), number(row, "mass_loss")), (0.0, 0.0));
+        assert_eq!((number(row, "divergence"), number(row, "mass_loss")), (0.0, 0.0));
         assert_eq!(row["by_domain"].as_array().unwrap().len(), 2);
+        assert!(row["perplexity_change_low"].is_number());
     }
     // With all experts resident any bound leaves the choice as it is, once they are loaded.
-    let experts = folder.json("capture model --text text/prose/0.txt --out t.safetensors --json")["experts"].clone();
-    let all = folder.json(&format!("eval model --text text --policy cptr:eps=0.5 --cache {experts} --json"));
-    assert!(number(&all[1], "miss_rate") < 0.1);
+    let experts = folder.row("capture model --text text/prose/0.txt --out t.safetensors")["experts"].clone();
+    let all = folder.row(&format!("run model --text text --strategy bounded:eps=0.5 --resident {experts}"));
+    assert!(number(&all, "miss_rate") < 0.1);
 }
 
 #[test]
 fn a_wider_bound_misses_less_and_changes_more() {
     let folder = folder();
-    let printed = folder.json("eval model --text text --policy cptr:eps=0.05,cptr:eps=0.2,cptr:eps=0.5 --json");
-    let rows = &printed.as_array().unwrap()[1..];
+    let rows = folder.rows("run model --text text --strategy bounded:eps=0.05,bounded:eps=0.2,bounded:eps=0.5");
     for pair in rows.windows(2) {
-        assert!(number(&pair[0], "miss_rate") >= number(&pair[1], "miss_rate"), "{printed}");
-        assert!(number(&pair[0], "divergence_nats") <= number(&pair[1], "divergence_nats"), "{printed}");
+        assert!(number(&pair[0], "miss_rate") >= number(&pair[1], "miss_rate"), "{pair:?}");
+        assert!(number(&pair[0], "divergence") <= number(&pair[1], "divergence"), "{pair:?}");
     }
-    assert!(number(&rows[2], "divergence_nats") > 0.0 && number(&rows[2], "mass_loss") <= 0.5);
+    assert!(number(&rows[2], "divergence") > 0.0 && number(&rows[2], "mass_loss") <= 0.5);
+}
+
+/// A strategy that looks from one layer into the next goes token by token, each document with a fast memory of its own.
+#[test]
+fn layer_by_layer_and_token_by_token_read_the_same() {
+    let folder = folder();
+    let one = "text/prose/0.txt";
+    let rows =
+        folder.rows(&format!("run model --text {one} --strategy raw,lru+transition,bounded:eps=0+lru+transition"));
+    for row in &rows[1..] {
+        assert!(number(row, "perplexity_change").abs() < 1e-5 && number(row, "divergence").abs() < 1e-5, "{row}");
+        assert!(number(row, "stall_rate") <= number(&rows[0], "stall_rate"), "{row}");
+        assert!(
+            number(row, "fetch_rate") > 0.0
+                && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12
+        );
+    }
+    // With a prompt all go token by token.
+    let prompted = folder.row("run model --text text --prefill 20 --strategy bounded:eps=0");
+    assert!(number(&prompted, "divergence").abs() < 1e-5, "{prompted}");
+}
+
+#[test]
+fn one_document_has_no_interval() {
+    let folder = folder();
+    let output = folder.run("run model --text text/prose/0.txt --strategy bounded:eps=0.2 --json").ok();
+    assert!(output.stderr.contains("One document: the interval"), "{}", output.stderr);
+    let row = &output.json()["rows"][0];
+    assert!(row["perplexity_change"].is_number() && row["perplexity_change_low"].is_null(), "{row}");
 }
 
 #[test]
 fn the_frontier_goes_to_table_csv_and_plot() {
     let folder = folder();
-    let policies = "cache-prior:lambda=0.1,cache-prior:lambda=0.4,cptr:eps=0.1,cptr:eps=0.3";
-    let ran = folder.run(&format!("eval model --text text --policy {policies} --csv f.csv --plot f.svg"));
+    let strategies = "raw,cache-prior:lambda=0.1,cache-prior:lambda=0.4,bounded:eps=0.1,bounded:eps=0.3";
+    let ran = folder.run(&format!("run model --text text --strategy {strategies} --csv f.csv --plot f.svg"));
     let table = ran.ok().stdout.clone();
-    assert!(table.contains("cptr:eps=0.3") && table.contains("6 documents"), "{table}");
+    assert!(table.contains("bounded:eps=0.3") && table.contains("6 documents"), "{table}");
     let csv = String::from_utf8(folder.read("f.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 5);
-    assert!(csv.starts_with("policy,placement,bits,cache,perplexity,"), "{csv}");
+    assert!(csv.starts_with("strategy,select,residency,prefetch,division,precision,perplexity,"), "{csv}");
     let svg = String::from_utf8(folder.read("f.svg")).unwrap();
-    assert!(svg.starts_with("<svg") && svg.contains("cptr:eps=0.3") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.starts_with("<svg") && svg.contains("bounded:eps=0.3") && svg.trim_end().ends_with("</svg>"));
 }
 
 #[test]
-fn fewer_bits_cost_more_and_the_selector_less_than_the_same_for_all() {
+fn fewer_bits_cost_more() {
     let folder = folder();
     folder.run("quantize model --group 32 --calibration text --tokens 1000").ok();
-    let run = |bits: &str| {
-        let command = format!("eval model --text text --replicas model-low-bit --expert-bits {bits} --json");
-        let printed = folder.json(&command);
-        printed.as_array().unwrap()[1..].to_vec()
+    let run = |strategies: &str| {
+        folder.rows(&format!("run model --text text --replicas model-low-bit --system ndp --strategy {strategies}"))
     };
-    let uniform = run("4,3,2,1");
-    let divergences: Vec<f64> = uniform.iter().map(|row| number(row, "divergence_nats")).collect();
-    assert!(divergences[0] > 0.0 && divergences.is_sorted(), "{divergences:?}");
-    let mean = run("mean:3,cold:3");
-    assert_eq!((mean[0]["bits"].as_str(), number(&mean[0], "mean_bits")), (Some("mean:3"), 3.0));
+    let everywhere = [4, 3, 2, 1].map(|bits| format!("lru+uniform:bits={bits}:everywhere=on")).join(",");
+    let divergences: Vec<f64> = run(&everywhere).iter().map(|row| number(row, "divergence")).collect();
+    assert!(divergences.windows(2).all(|pair| pair[0] < pair[1]) && divergences[0] > 0.0, "{divergences:?}");
+    let rows = run("lru+in-place+uniform:bits=2,near-only+mean:bits=3,near-only:bits=3");
     // Experts in fast memory run the model's own weights.
-    assert!(number(&mean[1], "divergence_nats") < divergences[1], "{divergences:?} {mean:?}");
+    assert!(number(&rows[0], "divergence") < divergences[2], "{divergences:?} {rows:?}");
+    assert_eq!((number(&rows[1], "full_precision"), number(&rows[1], "mean_near_bits")), (0.0, 3.0));
+    assert!((number(&rows[2], "divergence") - divergences[1]).abs() < 1e-9, "{divergences:?} {rows:?}");
 }
 
 #[test]
 fn refuses_with_one_sentence() {
     let folder = folder();
     for (arguments, part) in [
-        ("eval model", "--text: expected files or folders"),
-        ("eval model --text nowhere.txt", "nowhere.txt: "),
-        ("eval model --text text --cache 0", "--cache: expected 1 to"),
-        ("eval model --text text --expert-bits 3", "--replicas: expected the folder"),
-        ("eval model --text text --expert-bits 7", "--expert-bits: expected own, 1 to 4"),
-        ("eval model --text text --policy magic", "expected a policy"),
-        ("eval nowhere --text text", "nowhere/config.json: "),
+        ("run model", "--text: expected files or folders"),
+        ("run model --text nowhere.txt", "nowhere.txt: "),
+        ("run model --text text --resident 0", "--resident: expected 1 to"),
+        ("run model --text text --strategy lru+uniform:bits=3:everywhere=on", "--replicas: expected the folder"),
+        ("run model --text text --strategy magic", "expected a strategy"),
+        ("run model --text text --strategy foresight", "residency foresight needs"),
+        ("run model --text text --prefill 199", "two tokens longer than their prompt"),
+        ("run nowhere --text text", "nowhere/config.json: "),
     ] {
         let refusal = folder.refusal(arguments);
         assert!(refusal.contains(part), "{arguments}: {refusal}");

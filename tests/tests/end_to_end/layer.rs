@@ -10,7 +10,7 @@ use crate::traces::number;
 fn one_mixtral_expert_in_fp16() {
     let folder = Folder::new();
     let line = "layer --model mixtral-8x7b --system ndp --bits 16 --resident 0";
-    let report = folder.json(&format!("{line} --json"));
+    let report = folder.row(line);
     let part = |name: &str| {
         let parts = report["cold_expert"].as_array().unwrap();
         number(&parts.iter().find(|part| part["name"] == name).unwrap()["us"])
@@ -18,7 +18,7 @@ fn one_mixtral_expert_in_fp16() {
     assert_eq!(part("ideal"), 688.128);
     assert!((60.0..70.0).contains(&part("refresh")) && (0.0..1.0).contains(&part("rows")));
     let sum: f64 = report["cold_expert"].as_array().unwrap().iter().map(|part| number(&part["us"])).sum();
-    let none = folder.json("layer --system ndp --bits 16 --resident 0 --cold 0 --json");
+    let none = folder.row("layer --system ndp --bits 16 --resident 0 --cold 0");
     assert!((number(&report["total_us"]) - number(&none["total_us"]) - sum).abs() < 1e-6);
     assert!(number(&report["energy_uj"]) > number(&none["energy_uj"]));
     let text = folder.run(line).ok().stdout;
@@ -35,7 +35,7 @@ fn every_system_has_a_layer_and_a_picture() {
     for system in ["offload", "laptop", "ndp", "ndp-fixed", "ndp-lpddr5x", "monde", "m2ndp"] {
         let line =
             format!("layer --model olmoe --system {system} --resident 6 --cold 2 --loads 1 --scored 64 --tracked 64");
-        let report = folder.json(&format!("{line} --json --timeline {system}.json --vcd {system}.vcd"));
+        let report = folder.row(&format!("{line} --timeline {system}.json --vcd {system}.vcd"));
         let busy = report["busy_us"].as_object().unwrap();
         assert!(busy.values().all(|time| number(time) <= number(&report["total_us"]) + 1e-6), "{system}: {busy:?}");
         let components = report["energy_by_component_uj"].as_object().unwrap().values().map(number).sum::<f64>();

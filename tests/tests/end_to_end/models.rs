@@ -51,9 +51,8 @@ fn integers(bytes: &[u8], tensor: &str) -> Vec<u32> {
 fn captures_can_be_inspected_and_run() {
     for name in MODELS {
         let folder = folder(name);
-        let command =
-            format!("capture {name} --text prose.txt verse.txt --context 40 --out t.safetensors --sketch 4 --json");
-        let told = folder.json(&command);
+        let command = format!("capture {name} --text prose.txt verse.txt --context 40 --out t.safetensors --sketch 4");
+        let told = folder.row(&command);
         assert_eq!((&told["tokens"], &told["sequences"]), (&(PROSE.len() + VERSE.len()).into(), &6.into()), "{name}");
         let bytes = folder.read("t.safetensors");
         assert_eq!(integers(&bytes, "domain").iter().filter(|&&domain| domain == 1).count(), VERSE.len());
@@ -61,10 +60,9 @@ fn captures_can_be_inspected_and_run() {
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(header.metadata().as_ref().unwrap()["domains"], "prose,verse");
         assert_eq!(header.info("hidden").unwrap().shape[2], 4);
-        let report = folder.json("inspect t.safetensors --json");
+        let report = folder.row("inspect t.safetensors");
         assert!(!report.to_string().contains("contradict"), "{name}: {report}");
-        let rows = folder.json("run t.safetensors --json --hidden 16 --expert-inner 8");
-        assert!(rows.as_array().unwrap().len() > 10, "{name}");
+        assert!(folder.rows("run t.safetensors --hidden 16 --expert-inner 8").len() > 10, "{name}");
         assert!(!folder.path().join("t.safetensors.part").exists());
     }
 }
@@ -77,7 +75,7 @@ fn folders_are_domains() {
     {
         folder.file(file, text);
     }
-    let told = folder.json("capture mixtral --text texts --json");
+    let told = folder.row("capture mixtral --text texts");
     assert_eq!(told["sequences"], 3);
     let bytes = folder.read("trace.safetensors");
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -114,8 +112,8 @@ fn generated_tokens_are_decode() {
 #[test]
 fn an_interrupted_capture_goes_on() {
     let folder = folder("olmoe");
-    let capture = "capture olmoe --text prose.txt verse.txt --context 30 --json --out";
-    let whole = folder.json(&format!("{capture} whole.safetensors"));
+    let capture = "capture olmoe --text prose.txt verse.txt --context 30 --out";
+    let whole = folder.row(&format!("{capture} whole.safetensors"));
     assert_eq!(whole["resumed_sequences"], 0);
     // A folder stands where the trace should go: everything runs, nothing can be written.
     let (out, parts) = (folder.path().join("t.safetensors"), folder.path().join("t.safetensors.part"));
@@ -125,7 +123,7 @@ fn an_interrupted_capture_goes_on() {
     assert!(failed.stderr.starts_with("cptr: t.safetensors: "), "{}", failed.stderr);
     fs::remove_dir(&out).unwrap();
     fs::remove_file(parts.join("2.safetensors")).unwrap();
-    let resumed = folder.json(&format!("{capture} t.safetensors"));
+    let resumed = folder.row(&format!("{capture} t.safetensors"));
     assert_eq!(resumed["resumed_sequences"].as_u64().unwrap() + 1, resumed["sequences"].as_u64().unwrap());
     assert_eq!(resumed["run_tokens"], 30);
     assert!(!parts.exists());

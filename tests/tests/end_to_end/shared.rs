@@ -1,4 +1,5 @@
-//! Public data sets with published statistics, where `CPTR_TRACES` names the folder that holds them; they are too large to come along.
+//! Public data sets with published statistics, where `CPTR_TRACES` names the folder that holds them; they are too large
+//! to come along.
 
 use std::path::{Path, PathBuf};
 
@@ -74,26 +75,24 @@ const PUBLISHED: &[Published] = &[
 /// Sets without token order.
 const COUNTS: &[&str] = &["olmoe-mixtral-domain-counts", "mixtral-popularity-fiddler", "colibri-olmoe-usage"];
 
-/// The folder, or `None` with a word about it.
-fn sets() -> Option<PathBuf> {
+/// The folder with the sets.
+fn sets() -> PathBuf {
     let folder = std::env::var_os(VARIABLE).map(PathBuf::from);
-    if folder.is_none() {
-        println!("left out: {VARIABLE} does not name a folder with the public data sets");
-    }
-    folder
+    folder.unwrap_or_else(|| panic!("{VARIABLE} does not name a folder with the public data sets"))
 }
 
-fn json(folder: &Folder, arguments: &str, set: &Path) -> Value {
-    finish(folder.command(arguments).arg(set)).json()
+fn rows(folder: &Folder, arguments: &str, set: &Path) -> Vec<Value> {
+    finish(folder.command(arguments).arg(set)).json()["rows"].as_array().unwrap().clone()
 }
 
 #[test]
+#[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
 fn statistics_are_the_published_ones() {
-    let Some(sets) = sets() else { return };
+    let sets = sets();
     let folder = Folder::new();
     for expected in PUBLISHED {
         let domain = if expected.domain.is_empty() { String::new() } else { format!("--domain {}", expected.domain) };
-        let report = json(&folder, &format!("inspect --json {domain}"), &sets.join(expected.source));
+        let report = rows(&folder, &format!("inspect --json {domain}"), &sets.join(expected.source)).swap_remove(0);
         let rate = |end: &str| (number(&report[end]["switch_rate"]), report[end]["layer"].as_u64());
         let (lowest, highest) = (rate("switch_rate_lowest"), rate("switch_rate_highest"));
         let [switch, memoryless] = ["switch_rate", "switch_rate_memoryless"].map(|key| number(&report[key]));
@@ -123,17 +122,17 @@ fn statistics_are_the_published_ones() {
 }
 
 #[test]
+#[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
 fn every_set_runs() {
-    let Some(sets) = sets() else { return };
+    let sets = sets();
     let folder = Folder::new();
     let mut names: Vec<&str> = PUBLISHED.iter().map(|set| set.source).chain(COUNTS.iter().copied()).collect();
     names.dedup();
     for name in names {
-        let rows = json(&folder, "run --json", &sets.join(name));
-        let rows = rows.as_array().unwrap();
+        let rows = rows(&folder, "run --json", &sets.join(name));
         assert!(!rows.is_empty() && rows.iter().all(|row| (0.0..=1.0).contains(&number(&row["miss_rate"]))), "{name}");
         println!("{name}: {} rows", rows.len());
     }
-    let report = json(&folder, "inspect --json", &sets.join("colibri-olmoe-usage"));
-    assert!((number(&report["tables"][0]["max_over_mean_load"]) - 3.1).abs() < 0.05);
+    let loads = rows(&folder, "inspect --json", &sets.join("colibri-olmoe-usage"));
+    assert!((number(&loads[0]["max_over_mean_load"]) - 3.1).abs() < 0.05);
 }

@@ -1,4 +1,5 @@
-//! `cptr gen`, `decode`, `detect`, `predict` and `reproduce` from the outside.
+//! Whole systems: `cptr run` with a near-data device, `gen`, `inspect --changes` and `--forecast`, `devices` and
+//! `reproduce`.
 
 use serde_json::Value;
 
@@ -8,65 +9,99 @@ use crate::traces::{bundled, number};
 const GPT_OSS: &str = "gpt-oss-20b.safetensors";
 const TINY: &str = "tiny-moe-8m.safetensors";
 const TINY_SIZES: &str = "--hidden 256 --expert-inner 512";
-
-fn rows(outcome: &Value) -> &Vec<Value> {
-    outcome["rows"].as_array().unwrap()
-}
-
-fn row<'a>(outcome: &'a Value, scheme: &str) -> &'a Value {
-    let found = rows(outcome).iter().find(|row| row["scheme"].as_str().unwrap().split(':').next() == Some(scheme));
-    found.unwrap_or_else(|| panic!("{scheme}: {outcome:#}"))
-}
+/// A quarter of the experts in GPU memory, behind a prompt.
+const QUARTER: &str = "--system ndp --prefill 512 --resident 8";
 
 #[test]
-fn every_scheme_decodes_a_recording_with_weights() {
+fn every_system_decodes_a_recording_with_weights() {
     let folder = bundled();
-    let outcome = folder.json(&format!("decode {GPT_OSS} --bits 4 --json"));
-    let names =
-        ["on-demand", "hobbit", "d2moe", "monde", "all-near", "best-split", "ctx-aware", "periodic", "cptr", "oracle"];
-    assert_eq!(rows(&outcome).len(), names.len());
-    for name in names {
-        let row = row(&outcome, name);
+    let names = [
+        "raw",
+        "hobbit",
+        "hobbit-prefetch",
+        "d2moe",
+        "monde",
+        "monde-resident",
+        "near-only",
+        "best-split",
+        "best-split-slack",
+        "ctx-aware",
+        "ctx-aware-slack",
+        "periodic",
+        "migrate",
+        "foresight",
+    ];
+    let line = format!("run {GPT_OSS} {QUARTER} --strategy {}", names.join(","));
+    let rows = folder.rows(&line);
+    let row = |name: &str| rows.iter().find(|row| row["strategy"] == name).unwrap();
+    assert_eq!(rows.len(), names.len());
+    for row in &rows {
         assert!(number(&row["tokens_per_s"]) > 0.0, "{row:#}");
-        for share in ["full_precision", "coverage", "link_busy", "ndp_busy", "gpu_busy", "skipped_mass"] {
+        for share in ["full_precision", "coverage", "skipped_mass", "miss_rate", "agreement"] {
             assert!((0.0..=1.0 + 1e-9).contains(&number(&row[share])), "{share}: {row:#}");
         }
+        let parts = ["stall_rate", "load_rate", "fetch_rate", "migration_rate"].map(|key| number(&row[key]));
+        assert!(parts[1] + 1e-9 >= parts[2] + parts[3] && parts.iter().all(|rate| *rate >= 0.0), "{row:#}");
     }
-    assert_eq!(number(&row(&outcome, "ctx-aware")["ratio_to_single"]), 1.0);
-    assert_eq!(number(&row(&outcome, "ctx-aware")["hidden_copies"]), 0.0);
-    assert!(number(&row(&outcome, "on-demand")["awaited_copies"]) > 1.0);
-    assert!(number(&row(&outcome, "hobbit")["skipped_mass"]) > 0.0);
-    assert_eq!(number(&row(&outcome, "best-split")["full_precision"]), 1.0);
-    let text = folder.run(&format!("decode {GPT_OSS} --bits 4")).ok().stdout;
-    assert!(text.contains("oracle *") && text.contains("sees the future"), "{text}");
+    assert_eq!(number(&row("raw")["ratio_to_raw"]), 1.0);
+    assert_eq!(number(&row("ctx-aware")["load_rate"]), 0.0);
+    assert!(number(&row("raw")["stall_rate"]) > 0.1);
+    assert!(number(&row("hobbit")["skipped_mass"]) > 0.0 && number(&row("hobbit-prefetch")["fetch_rate"]) > 0.0);
+    assert_eq!(number(&row("best-split")["full_precision"]), 1.0);
+    assert!(number(&row("migrate")["migration_rate"]) > 0.0);
+    let text = folder.run(&line).ok().stdout;
+    assert!(text.contains("foresight *") && text.contains("sees the future"), "{text}");
+    assert!(text.contains("512 tokens of prompt, shown to every strategy alike"), "{text}");
 }
 
 #[test]
-fn stand_ins_stay_within_eps() {
+fn any_axis_goes_with_any_other() {
     let folder = bundled();
-    let command = format!("decode {TINY} {TINY_SIZES} --scheme cptr:eps=0.04,cptr:eps=0,ctx-aware --json");
-    let outcome = folder.json(&command);
-    let found = &rows(&outcome)[0];
-    assert!(number(&found["mass_loss"]) > 0.0 && number(&found["worst_mass_loss"]) <= 0.04 + 1e-6, "{found:#}");
-    assert!(number(&found["coverage"]) > number(&rows(&outcome)[1]["coverage"]));
-    assert_eq!(number(&rows(&outcome)[1]["mass_loss"]), 0.0);
+    let strategies = "bounded:eps=0.04+migrate+transition+slack+uniform,bounded:eps=0+migrate+transition+slack+uniform,\
+                      cache-prior+lfu+previous+in-place+uniform:bits=2";
+    let line = format!("run {TINY} {TINY_SIZES} --system ndp --prefill 200 --strategy {strategies}");
+    let rows = folder.rows(&line);
+    assert!(number(&rows[0]["mass_loss"]) > 0.0 && number(&rows[0]["worst_mass_loss"]) <= 0.04 + 1e-6, "{:#}", rows[0]);
+    assert!(number(&rows[0]["coverage"]) > number(&rows[1]["coverage"]));
+    assert_eq!(number(&rows[1]["mass_loss"]), 0.0);
+    let parts = ["select", "residency", "prefetch", "division", "precision"].map(|key| rows[2][key].as_str().unwrap());
+    assert_eq!(parts, ["cache-prior", "lfu", "previous", "in-place", "uniform:bits=2"]);
+}
+
+#[test]
+fn memory_in_bytes_is_for_all_layers() {
+    let folder = bundled();
+    // 24 layers of 8 experts of three matrices of 2880 x 2880 at 16 bits.
+    let bytes = 24 * 8 * 3 * 2880 * 2880 * 2;
+    let run = |resident: &str| {
+        folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"))
+    };
+    let (experts, kilobytes) = (run("8"), run(&format!("{}KB", bytes as f64 / 1e3)));
+    for (experts, kilobytes) in experts.iter().zip(&kilobytes) {
+        assert_eq!(experts["miss_rate"], kilobytes["miss_rate"]);
+    }
+    let global = run(&format!("{}KB:split=global", bytes as f64 / 1e3));
+    assert!((0.0..1.0).contains(&number(&global[0]["miss_rate"])));
+    let refusal = folder.refusal(&format!("run {GPT_OSS} --strategy lru --resident 8GB:split=global"));
+    assert!(refusal.contains("--prefill"), "{refusal}");
 }
 
 #[test]
 fn joined_domains_change_where_they_should() {
     let folder = bundled();
     folder.run(&format!("gen --join {TINY}#rust,{TINY}#kjv --segment 300 joined.safetensors")).ok();
-    let seen = folder.json("detect joined.safetensors --threshold 20 --json");
-    let changes: Vec<u64> = seen.as_array().unwrap().iter().map(|row| row["changes"].as_u64().unwrap()).collect();
+    let seen = folder.rows("inspect joined.safetensors --changes --threshold 20");
+    let changes: Vec<u64> = seen.iter().map(|row| row["changes"].as_u64().unwrap()).collect();
     // 768 tokens of each in the bundled part: two segments of each.
-    assert!(changes.iter().all(|&count| count == changes[0] && count >= 1), "{seen:#}");
-    let outcome = folder.json(&format!(
-        "decode joined.safetensors {TINY_SIZES} --prefill 200 --scheme ctx-aware,cptr,oracle --bits 4 --json"
-    ));
-    assert_eq!(outcome["first_change"], 100);
-    assert!(row(&outcome, "cptr")["after_change"].is_object());
+    assert!(changes.iter().all(|&count| count == changes[0] && count >= 1), "{seen:#?}");
+    let line = format!(
+        "run joined.safetensors {TINY_SIZES} --prefill 200 --system ndp --strategy ctx-aware,migrate,foresight"
+    );
+    for row in folder.rows(&line) {
+        assert!(number(&row["after_change"]["tokens_per_s"]) > 0.0, "{row:#}");
+    }
     folder.run(&format!("gen --join {TINY}#rust,{TINY}#kjv --segment 100 --segments 2 two.safetensors")).ok();
-    assert_eq!(folder.json("inspect two.safetensors --json")["tokens"], 200);
+    assert_eq!(folder.row("inspect two.safetensors")["tokens"], 200);
 }
 
 #[test]
@@ -74,33 +109,31 @@ fn contexts_that_alternate_every_few_tokens_do_not_thrash() {
     let folder = bundled();
     for segment in [2, 7] {
         folder.run(&format!("gen --join {TINY}#rust,{TINY}#kjv --segment {segment} joined.safetensors")).ok();
-        let outcome = folder.json(&format!(
-            "decode joined.safetensors {TINY_SIZES} --prefill 128 --bits 4 --scheme cptr:rate=0.05:eps=0,all-near --json"
+        let rows = folder.rows(&format!(
+            "run joined.safetensors {TINY_SIZES} --prefill 128 --system ndp --resident 8 --strategy migrate:rate=0.05,near-only"
         ));
-        let (ours, none) = (row(&outcome, "cptr"), row(&outcome, "all-near"));
-        let steps = number(&outcome["steps"]);
+        let steps = number(&folder.row("inspect joined.safetensors")["tokens"]) - 128.0;
         let limit = 0.05 + 0.5 * 8.0 * 4.0 / steps;
-        assert!(number(&ours["hidden_copies"]) <= limit, "{ours:#}");
-        assert!(number(&ours["tokens_per_s"]) >= number(&none["tokens_per_s"]), "{outcome:#}");
+        assert!(number(&rows[0]["loads_per_token"]) <= limit, "{:#}", rows[0]);
+        assert!(number(&rows[0]["tokens_per_s"]) >= number(&rows[1]["tokens_per_s"]), "{rows:#?}");
     }
 }
 
 #[test]
 fn imitations_are_checked_against_what_is_published() {
     let folder = Folder::new();
-    let checks = folder.json("gen --like mixtral-8x7b --prefill 128 --tokens 4096 --seed 3 m.safetensors --json");
-    let checks = checks.as_array().unwrap();
+    let checks = folder.rows("gen --like mixtral-8x7b --prefill 128 --tokens 4096 --seed 3 m.safetensors");
     assert_eq!(checks.len(), 32);
-    for check in checks {
+    for check in &checks {
         for (found, published) in [("same_first", "same_first_published"), ("shared", "shared_published")] {
             assert!((number(&check[found]) - number(&check[published])).abs() < 0.04, "{check}");
         }
     }
-    let outcome =
-        folder.json("decode m.safetensors --prefill 128 --hot 4 --bits 3 --scheme monde:hot=1,ctx-aware --json");
-    assert!(number(&row(&outcome, "ctx-aware")["tokens_per_s"]) > number(&row(&outcome, "monde")["tokens_per_s"]));
-    let predicted = folder.json("predict m.safetensors --prefill 128 --hot 4 --json");
-    assert!((0.8..1.0).contains(&number(&predicted[0]["cosine"])), "{predicted}");
+    let line = "run m.safetensors --prefill 128 --resident 4 --system ndp --strategy monde:hot=1,ctx-aware+mean:bits=3";
+    let rows = folder.rows(line);
+    assert!(number(&rows[1]["tokens_per_s"]) > number(&rows[0]["tokens_per_s"]));
+    let predicted = folder.row("inspect m.safetensors --forecast --prefill 128 --resident 4");
+    assert!((0.8..1.0).contains(&number(&predicted["cosine"])), "{predicted}");
 }
 
 #[test]
@@ -111,25 +144,23 @@ fn measured_losses_give_a_column() {
         format!("{},{},{bits},{}\n", expert / 32, expert % 32, 0.25_f64.powi(bits))
     });
     folder.file("alike.csv", "layer,expert,bits,loss\n".to_owned() + &lines.collect::<String>());
-    let decode = |losses: &str| {
-        folder.json(&format!("decode {GPT_OSS} --bits 3 --scheme ctx-aware:selector=0,all-near --json {losses}"))
+    let run = |losses: &str| {
+        folder.rows(&format!("run {GPT_OSS} {QUARTER} --strategy ctx-aware+uniform:bits=3,near-only:bits=3 {losses}"))
     };
-    assert_eq!(row(&decode(""), "all-near")["loss"].as_f64(), None);
-    let outcome = decode("--losses alike.csv");
+    assert_eq!(run("")[0]["quantisation_loss"], Value::Null);
     // What is not at full precision runs at 3 bits, where every expert loses the same.
-    for scheme in ["ctx-aware", "all-near"] {
-        let row = row(&outcome, scheme);
+    for row in run("--losses alike.csv") {
         let expected = (1.0 - number(&row["full_precision"])) * 0.25_f64.powi(3);
-        assert!((number(&row["loss"]) - expected).abs() < 1e-6, "{row:#}");
+        assert!((number(&row["quantisation_loss"]) - expected).abs() < 1e-6, "{row:#}");
     }
 }
 
 #[test]
 fn replicas_balance_several_devices() {
     let folder = bundled();
-    let rows = folder.json(&format!("devices {GPT_OSS} --devices 4 --json"));
+    let rows = folder.rows(&format!("devices {GPT_OSS} --devices 4"));
     let layer_us = |layout: &str| {
-        let row = rows.as_array().unwrap().iter().find(|row| row["layout"] == layout).unwrap();
+        let row = rows.iter().find(|row| row["layout"] == layout).unwrap();
         number(&row["layer_us"])
     };
     assert!(layer_us("overflow") < layer_us("balanced") && layer_us("balanced") <= layer_us("round-robin") * 1.05);
@@ -140,17 +171,20 @@ fn replicas_balance_several_devices() {
 fn refusals_have_the_numbers() {
     let folder = bundled();
     for (arguments, part) in [
-        (format!("decode {GPT_OSS} --hot 32"), "expected 1 to 31 experts per layer, found 32"),
-        (format!("decode {GPT_OSS} --bits 5"), "expected 1 to 4, or 16, found 5"),
-        (format!("decode {GPT_OSS} --batch 5000"), "expected 1 to 1024 sequences, found 5000"),
-        (format!("decode {GPT_OSS} --system offload"), "expected a machine with a near-data device, found offload"),
-        (format!("decode {GPT_OSS} --scheme best"), "expected a scheme (on-demand, hobbit"),
-        (format!("decode {GPT_OSS} --scheme cptr:rate=-1"), "expected rate from 0 to 10000, found \"-1\""),
-        (format!("decode {GPT_OSS} --losses {TINY}"), TINY),
-        (format!("decode {GPT_OSS} --losses none.csv"), "none.csv: "),
+        (format!("run {GPT_OSS} --resident 33"), "expected 1 to 32 experts per layer, found 33"),
+        (format!("run {GPT_OSS} --batch 5000"), "expected 1 to 1024 sequences, found 5000"),
+        (format!("run {GPT_OSS} --prefill 100000"), "--prefill: expected at most"),
+        (
+            format!("run {GPT_OSS} --strategy migrate"),
+            "residency migrate needs a near-data device, and machine offload has none",
+        ),
+        (format!("run {GPT_OSS} --strategy best"), "expected a strategy (raw, lru, "),
+        (format!("run {GPT_OSS} --strategy migrate:rate=-1"), "found \"-1\""),
+        (format!("run {GPT_OSS} --losses {TINY}"), TINY),
+        (format!("run {GPT_OSS} --losses none.csv"), "none.csv: "),
         (format!("devices {GPT_OSS} --devices 33"), "expected 1 to 32, found 33"),
         (format!("devices {GPT_OSS} --homes nowhere"), "expected a layout (round-robin"),
-        (format!("decode {GPT_OSS} --model nameless"), "expected one whose sizes are known"),
+        (format!("devices {GPT_OSS} --model nameless"), "expected one whose sizes are known"),
         (format!("gen --join {TINY}#rust out.safetensors"), "expected at least two traces"),
         (format!("gen --join {TINY}#rust,{TINY}#none out.safetensors"), "found \"none\""),
         (
@@ -159,7 +193,7 @@ fn refusals_have_the_numbers() {
         ),
         ("gen out.safetensors".into(), "--join"),
         ("gen --like llama out.safetensors".into(), "expected one of mixtral-8x7b, mixtral-8x22b"),
-        (format!("predict {GPT_OSS} --hot 40"), "expected 1 to 32 experts per layer, found 40"),
+        (format!("inspect {GPT_OSS} --forecast --resident 40"), "expected 1 to 32 experts per layer, found 40"),
         ("reproduce nothing".into(), "invalid value 'nothing'"),
     ] {
         let sentence = folder.refusal(&arguments);

@@ -28,18 +28,42 @@ const INSPECT_KEYS: &[&str] = &[
     "warnings",
     "notes",
 ];
+/// What rows of `cptr run` are promised to have.
 const RUN_KEYS: &[&str] = &[
-    "policy",
-    "placement",
-    "oracle",
-    "cache",
-    "switch_rate",
+    "strategy",
+    "select",
+    "residency",
+    "prefetch",
+    "division",
+    "precision",
+    "stall_rate",
     "miss_rate",
+    "load_rate",
+    "fetch_rate",
+    "migration_rate",
+    "switch_rate",
     "mass_loss",
+    "worst_mass_loss",
     "agreement",
     "token_time_us",
+    "token_time_p50_us",
+    "token_time_p95_us",
+    "token_time_p99_us",
+    "tokens_per_s",
     "ratio_to_raw",
-    "time_method",
+    "gpu_us",
+    "link_us",
+    "ndp_us",
+    "controller_us",
+    "energy_uj",
+    "full_precision",
+    "coverage",
+    "mean_near_bits",
+    "quantisation_loss",
+    "skipped_mass",
+    "bound",
+    "sees_future",
+    "by_layer",
 ];
 
 pub(crate) fn bundled() -> Folder {
@@ -85,19 +109,23 @@ fn there_is_a_sample_of_every_format() {
 fn bundled_traces_are_inspected_run_and_converted() {
     let folder = bundled();
     for (name, shape) in BUNDLED.iter().zip([[4, 32, 4], [24, 32, 4]]) {
-        let report = folder.json(&format!("inspect {name} --json"));
+        let report = folder.row(&format!("inspect {name}"));
         assert_keys(&report, INSPECT_KEYS);
         assert_eq!(["layers", "experts", "k"].map(|key| report[key].as_u64().unwrap()), shape);
         assert!(number(&report["switch_rate"]) < number(&report["switch_rate_memoryless"]), "{name}");
-        let rows = folder.json(&format!("run {name} --policy raw --placement lru,tracked,belady --json"));
-        assert_eq!(rows.as_array().unwrap().len(), 3);
-        rows.as_array().unwrap().iter().for_each(|row| assert_keys(row, RUN_KEYS));
+        let line = "--strategy raw,tracked,belady";
+        let whole = folder.json(&format!("run {name} {line} --json"));
+        assert_keys(&whole, &["schema", "command", "inputs", "rows", "notes"]);
+        assert_eq!((&whole["schema"], &whole["command"]), (&"cptr.run/1".into(), &"run".into()));
+        assert_eq!(whole["inputs"]["strategy"], json!(["raw", "tracked", "belady"]));
+        let rows = whole["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 3);
+        rows.iter().for_each(|row| assert_keys(row, RUN_KEYS));
         // Both count the same switches.
         assert_near(&rows[0]["switch_rate"], number(&report["switch_rate"]), name);
         folder.run(&format!("convert {name} again.safetensors")).ok();
-        let line = "--policy raw --placement lru,tracked,belady --json";
-        assert_eq!(folder.json(&format!("run again.safetensors {line}")), rows, "{name}");
-        for text in [folder.run(&format!("inspect {name}")), folder.run(&format!("run {name} --policy raw"))] {
+        assert_eq!(&folder.rows(&format!("run again.safetensors {line}")), rows, "{name}");
+        for text in [folder.run(&format!("inspect {name}")), folder.run(&format!("run {name} --strategy raw"))] {
             assert!(text.ok().stdout.contains('%'));
         }
     }
@@ -108,7 +136,7 @@ fn every_format_says_the_same_of_the_same_routing() {
     let (folder, routing) = (sampled(), Routing::new());
     for sample in SAMPLES.iter().filter(|sample| sample.has_tokens()) {
         let name = sample.source;
-        let report = folder.json(&format!("inspect {name} --json --cache 4"));
+        let report = folder.row(&format!("inspect {name} --cache 4"));
         assert_keys(&report, INSPECT_KEYS);
         let shape = ["tokens", "layers", "experts", "k"].map(|key| report[key].as_u64().unwrap() as usize);
         assert_eq!(shape, [TOKENS, LAYERS, EXPERTS, K], "{name}");
@@ -119,9 +147,9 @@ fn every_format_says_the_same_of_the_same_routing() {
             }
             _ => assert_eq!(report["switch_rate"], Value::Null, "{name}"),
         }
-        let rows = folder.json(&format!("run {name} --policy raw --placement lru --cache 4 --json"));
-        assert_eq!((rows[0]["cache"].as_u64(), rows[0]["agreement"].as_f64()), (Some(4), Some(1.0)), "{name}");
-        assert_near(&rows[0]["miss_rate"], routing.lru_miss_rate(4), name);
+        let row = folder.row(&format!("run {name} --strategy raw --resident 4"));
+        assert_eq!(row["agreement"].as_f64(), Some(1.0), "{name}");
+        assert_near(&row["miss_rate"], routing.lru_miss_rate(4), name);
         let memoryless = routing.counts(0..TOKENS).iter().map(|layer| memoryless(layer)).sum::<f64>() / LAYERS as f64;
         assert_near(&report["switch_rate_memoryless"], memoryless, name);
         folder.run(&format!("inspect {name}")).ok();
@@ -141,15 +169,15 @@ fn counts_say_what_can_be_said_of_counts() {
         let Keeps::Counts { starts } = sample.keeps else { continue };
         let name = sample.source;
         let report = folder.json(&format!("inspect {name} --json"));
-        assert_keys(&report, &["source", "tables", "models", "pairs", "notes", "warnings"]);
-        assert_eq!(report["tables"].as_array().unwrap().len(), starts.len(), "{name}");
-        let output = folder.run(&format!("run {name} --cache 4 --json")).ok();
+        assert_keys(&report, &["source", "rows", "models", "pairs", "notes", "warnings"]);
+        assert_eq!(report["rows"].as_array().unwrap().len(), starts.len(), "{name}");
+        let output = folder.run(&format!("run {name} --resident 4 --json")).ok();
         assert!(output.stderr.contains("counts have no token order"), "{name}: {}", output.stderr);
-        let rows: Value = serde_json::from_str(&output.stdout).unwrap();
-        assert_eq!(rows.as_array().unwrap().len(), starts.len(), "{name}");
+        let rows = output.json()["rows"].as_array().unwrap().clone();
+        assert_eq!(rows.len(), starts.len(), "{name}");
         let ends = starts[1..].iter().chain([&TOKENS]);
-        for (row, (&start, &end)) in rows.as_array().unwrap().iter().zip(starts.iter().zip(ends)) {
-            assert_keys(row, &["table", "policy", "placement", "cache", "miss_rate", "miss_rate_uniform"]);
+        for (row, (&start, &end)) in rows.iter().zip(starts.iter().zip(ends)) {
+            assert_keys(row, &["table", "select", "residency", "resident", "miss_rate", "miss_rate_uniform"]);
             assert_near(&row["miss_rate"], static_miss_rate(&routing.counts(start..end), 4), name);
             assert_near(&row["miss_rate_uniform"], 0.75, name);
         }
@@ -176,17 +204,17 @@ fn converted_recordings_run_like_the_originals() {
     for sample in SAMPLES {
         let name = sample.source;
         let output = folder.run(&format!("convert {name} converted.safetensors")).ok();
-        assert_eq!(output.stdout, "", "{name}");
+        assert!(output.stdout.contains("converted.safetensors"), "{name}: {}", output.stdout);
         let [before, after] =
-            [name, "converted.safetensors"].map(|name| folder.json(&format!("run {name} --cache 4 --json")));
+            [name, "converted.safetensors"].map(|name| folder.rows(&format!("run {name} --resident 4")));
         assert_eq!(before, after, "{name}");
         let [before, after] = [name, "converted.safetensors"].map(|name| {
-            let mut report = folder.json(&format!("inspect {name} --json"));
+            let mut rows = folder.rows(&format!("inspect {name}"));
             // Remarks are about the file, and may be more of the original.
             for key in ["notes", "warnings"] {
-                report[key].take();
+                rows[0].as_object_mut().unwrap().remove(key);
             }
-            report
+            rows
         });
         assert_eq!(before, after, "{name}");
         // The native format is a fixed point, and a second run replaces the first file.
@@ -202,11 +230,42 @@ fn converted_recordings_run_like_the_originals() {
 #[test]
 fn models_of_known_size_have_times_and_others_say_what_is_missing() {
     let folder = sampled();
-    let output = folder.run("run native.safetensors --policy raw --json").ok();
+    let output = folder.run("run native.safetensors --strategy raw --json").ok();
     assert!(output.stderr.contains("--hidden and --expert-inner"), "{}", output.stderr);
-    let rows: Value = serde_json::from_str(&output.stdout).unwrap();
-    assert_eq!(rows[0]["token_time_us"], Value::Null);
-    let rows = folder.json("run native.safetensors --policy raw --json --model gpt-oss-20b");
-    assert!(number(&rows[0]["token_time_us"]) > 0.0);
-    assert_eq!(rows[0]["ratio_to_raw"], json!(1.0));
+    assert_eq!(output.json()["rows"][0]["token_time_us"], Value::Null);
+    let row = folder.row("run native.safetensors --strategy raw --model gpt-oss-20b");
+    assert!(number(&row["token_time_us"]) > 0.0);
+    assert_eq!(row["ratio_to_raw"], json!(1.0));
+}
+
+/// Every command that has rows says the same in all of its forms.
+#[test]
+fn rows_are_the_same_in_every_form() {
+    let folder = bundled();
+    for arguments in [
+        "run gpt-oss-20b.safetensors --strategy raw,tracked,ctx-aware --system ndp --tokens 600",
+        "inspect tiny-moe-8m.safetensors",
+        "inspect tiny-moe-8m.safetensors --changes --threshold 20",
+        "inspect tiny-moe-8m.safetensors --forecast --prefill 100",
+        "devices gpt-oss-20b.safetensors --tokens 600",
+        "layer",
+        "budget --bits 2",
+    ] {
+        let whole = folder.json(&format!("{arguments} --json"));
+        let command = arguments.split(' ').next().unwrap();
+        assert_eq!((&whole["command"], &whole["schema"]), (&command.into(), &format!("cptr.{command}/1").into()));
+        let rows = whole["rows"].as_array().unwrap();
+        let csv = folder.run(&format!("{arguments} --csv -")).ok().stdout;
+        let csv: Vec<&str> = csv.lines().collect();
+        assert_eq!(csv.len(), 1 + rows.len(), "{arguments}");
+        // The first column is a name, which is in all forms.
+        let key = csv[0].split(',').next().unwrap();
+        let text = folder.run(&format!("{arguments} --csv rows.csv --report page.html")).ok().stdout;
+        assert_eq!(String::from_utf8(folder.read("rows.csv")).unwrap().lines().collect::<Vec<_>>(), csv);
+        let page = String::from_utf8(folder.read("page.html")).unwrap();
+        for row in rows {
+            let name = row[key].as_str().unwrap_or_else(|| panic!("{arguments}: {key} in {row}"));
+            assert!(text.contains(name) && page.contains(name), "{arguments}: {name}");
+        }
+    }
 }

@@ -5,11 +5,12 @@ use cptr_hw_model::ndp::Ndp;
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
 
-use super::table;
-use crate::format::percent;
+use crate::columns::Format::{Microseconds, Number, Percent, Plain, Ratio, Text};
+use crate::columns::{self, Column, Page, Table, column};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = columns::help(&COLUMNS))]
 pub(super) struct Args {
     /// Processor whose cycles were counted on its RTL
     #[arg(long, value_name = "CORE", default_value = "ibex-fast")]
@@ -20,9 +21,6 @@ pub(super) struct Args {
     /// Bits per weight of the experts, separated by commas
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "2,3,4")]
     bits: Vec<f64>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A model's routing, and the share of the device's time that selection may take.
@@ -38,7 +36,8 @@ const fn layer(model: &'static str, experts: u32, k: u32, allowed: f64) -> Layer
     Layer { model, experts, k, sigmoid: false, allowed }
 }
 
-/// Experts and experts per token: the models' config.json. Models of few large experts are held to 1 %, those of many small ones to 5 %.
+/// Experts and experts per token: the models' config.json. Models of few large experts are held to 1 %, those of many
+/// small ones to 5 %.
 const LAYERS: [Layer; 7] = [
     layer("Mixtral-8x7B", 8, 2, 0.01),
     layer("Mixtral-8x22B", 8, 2, 0.01),
@@ -110,29 +109,33 @@ impl Row {
             cold_times_allowed: share(select_cold_cycles) / layer.allowed,
         })
     }
-
-    fn cells(&self) -> Vec<String> {
-        let verdict = |times: f64| if times <= 1.0 { "yes".to_owned() } else { format!("no, {times:.2} times") };
-        vec![
-            self.model.to_owned(),
-            format!("{}, {}", self.experts, self.k),
-            self.bits.to_string(),
-            format!("{:.1}", self.at_peak_us),
-            format!("{:.1}", self.device_us),
-            format!("{:.0}", self.select_cycles),
-            percent(self.select_share),
-            format!("{:.0}", self.select_cold_cycles),
-            percent(self.select_cold_share),
-            format!("{:.0}", self.all_cycles),
-            percent(self.all_share),
-            percent(self.allowed),
-            verdict(self.times_allowed),
-            verdict(self.cold_times_allowed),
-        ]
-    }
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+static COLUMNS: [Column; 16] = [
+    column("model", "model", Text, ""),
+    column("experts", "E", Plain, ""),
+    column("k", "k", Plain, ""),
+    column("bits", "bits", Plain, "per weight"),
+    column("at_peak_us", "at peak", Microseconds, "time of the k experts at the memory's greatest rate"),
+    column(
+        "device_us",
+        "device",
+        Microseconds,
+        "time of the device for the k experts of a token and layer, all near the data: simulated",
+    ),
+    column("select_cycles", "select", Number(0), "cycles, mean"),
+    column("select_share", "share", Percent, "of the device's time"),
+    column("select_share_at_peak", "of the time at peak", Percent, "").detail(),
+    column("select_cold_cycles", "all missing", Number(0), "cycles of selection where all experts are missing"),
+    column("select_cold_share", "share", Percent, "of the device's time"),
+    column("all_cycles", "all", Number(0), "cycles of selection, update and the device's own top-k"),
+    column("all_share", "share", Percent, "of the device's time"),
+    column("allowed", "allowed", Percent, "share that selection may take"),
+    column("times_allowed", "of allowed", Ratio, "selection over what it may take: it fits up to 1"),
+    column("cold_times_allowed", "all missing", Ratio, "the same where all experts are missing"),
+];
+
+pub(super) fn main(args: &Args) -> Result<Page> {
     let controller = Controller { core: args.controller.clone(), clock_mhz: args.clock_mhz };
     if !cores().contains(&controller.core.as_str()) {
         return Err(Error::new(format!(
@@ -151,30 +154,11 @@ pub(super) fn main(args: &Args) -> Result<()> {
         .iter()
         .flat_map(|layer| args.bits.iter().map(|&bits| Row::new(layer, bits, ndp, &controller)))
         .collect::<Result<Vec<Row>>>()?;
-    if args.json {
-        return super::print_json(&rows);
-    }
-    let header = [
-        "model",
-        "E, k",
-        "bits",
-        "at peak, us",
-        "device, us",
-        "select",
-        "share",
-        "all cold",
-        "share",
-        "all",
-        "share",
-        "allowed",
-        "fits",
-        "fits, all cold",
-    ];
-    let intro = format!(
-        "cycles of {} at {} MHz, as shares of the time in which the device runs the k experts of a token and layer, all cold\n",
+    let fact = format!(
+        "cycles of {} at {} MHz, as shares of the time in which the device runs the k experts of a token and layer",
         controller.core, controller.clock_mhz
     );
-    super::print(&(intro + &table::with_numbers(&header, 2..12, rows.iter().map(Row::cells))))
+    Ok(Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::convert;
+use crate::columns::Page;
 use cptr_model::capture::{Options, Parts, capture, sequences};
 use cptr_model::model::Model;
 use cptr_model::text;
@@ -14,17 +16,20 @@ const CONTEXT: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2, gpt-oss)
+    /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE,
+    /// Qwen3-MoE, DeepSeek-V2, gpt-oss)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that they lie in
+    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that
+    /// they lie in
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     text: Vec<PathBuf>,
-    /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in FILE.part, and a second
-    /// call goes on from there
+    /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in
+    /// FILE.part, and a second call goes on from there
     #[arg(long, value_name = "FILE", default_value = "trace.safetensors")]
     out: PathBuf,
-    /// Cut texts into sequences of at most this many tokens, each read from an empty cache (default: what the model was made for, at most 1024)
+    /// Cut texts into sequences of at most this many tokens, each read from an empty cache (default: what the model was
+    /// made for, at most 1024)
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// Generate this many tokens after each sequence, the most likely one at a time
@@ -36,12 +41,9 @@ pub(super) struct Args {
     /// Record floats as f32 (default: rounded to f16)
     #[arg(long)]
     f32: bool,
-    /// Print JSON: what was captured, and how fast
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<Page> {
     check(args)?;
     let texts: Vec<(String, String)> = text::read(&args.text)?.into_iter().map(|t| (t.domain, t.text)).collect();
     let loading = Progress::unknown("loading");
@@ -71,30 +73,14 @@ pub(super) fn main(args: &Args) -> Result<()> {
         let all = sequences.len();
         remarks.push(format!("{} of {all} sequences were there from an interrupted capture", captured.resumed));
     }
-    super::remark(&remarks);
-    report(args, &captured)
-}
-
-fn report(args: &Args, captured: &cptr_model::capture::Captured) -> Result<()> {
-    let shape = captured.trace.shape;
     let seconds = captured.time.as_secs_f64();
-    let speed = if captured.tokens > 0 { captured.tokens as f64 / seconds } else { 0.0 };
-    let sequences = captured.trace.sequence.last().map_or(0, |last| last + 1);
-    if args.json {
-        return super::print_json(&serde_json::json!({
-            "out": args.out, "model": captured.trace.meta.model, "tokens": shape.tokens, "sequences": sequences,
-            "layers": shape.layers, "experts": shape.experts, "top_k": shape.k, "resumed_sequences": captured.resumed,
-            "run_tokens": captured.tokens, "seconds": seconds, "tokens_per_second": speed,
-        }));
-    }
-    super::print(&format!(
-        "{}: {} tokens in {sequences} sequences, {} layers x {} experts, top-{}; {speed:.0} tokens/s\n",
-        args.out.display(),
-        shape.tokens,
-        shape.layers,
-        shape.experts,
-        shape.k
-    ))
+    let mut row = convert::row(&args.out, &captured.trace);
+    row["resumed_sequences"] = captured.resumed.into();
+    row["run_tokens"] = captured.tokens.into();
+    row["seconds"] = seconds.into();
+    row["tokens_per_s"] =
+        (if captured.tokens > 0 { (captured.tokens as f64 / seconds).round() as u64 } else { 0 }).into();
+    Ok(convert::page(row, remarks))
 }
 
 fn check(args: &Args) -> Result<()> {

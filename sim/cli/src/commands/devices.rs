@@ -1,18 +1,22 @@
 //! `cptr devices`.
 
-use super::run::{Machine, parameters};
-use super::source::Source;
-use super::table;
-use crate::format::{percent, ratio};
-use cptr_sim::devices::{self, KINDS, Named, Plan, Row};
-use cptr_trace::error::{Error, Result};
-use cptr_trace::import::Recording;
+use std::path::PathBuf;
+
+use super::machine::{Machine, whole_bits};
+use super::source::Reading;
+use crate::columns::Format::{Microseconds, Number, Percent, Ratio, Text};
+use crate::columns::{self, Column, Page, Table, column, value};
+use cptr_sim::devices::{self, KINDS, Named, Plan};
+use cptr_trace::error::Result;
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help())]
 pub(super) struct Args {
+    /// Trace file, folder or archive of any known format
+    #[arg(value_name = "TRACE")]
+    source: PathBuf,
     #[command(flatten)]
-    source: Source,
+    reading: Reading,
     /// Layouts with their parameters, such as balanced,overflow:replicated=0.5 (default: all)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…", value_delimiter = ',')]
     homes: Vec<String>,
@@ -27,15 +31,20 @@ pub(super) struct Args {
     batch: usize,
     #[command(flatten)]
     machine: Machine,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
-    let Recording::Tokens(trace) = args.source.read()? else {
-        return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
-    };
+static COLUMNS: [Column; 7] = [
+    column("layout", "layout", Text, ""),
+    column("layer_us", "layer", Microseconds, "mean time of the most loaded device in a layer"),
+    column("layer_p95_us", "P95", Microseconds, ""),
+    column("ratio_to_first", "to first", Ratio, "time of a layer over that of the first layout"),
+    column("imbalance", "imbalance", Number(2), "the most loaded device over the mean of all"),
+    column("stays", "stays", Percent, "choices on a device on which the token was in the layer before"),
+    column("stored", "stored", Number(2), "experts stored over the experts that there are"),
+];
+
+pub(super) fn main(args: &Args) -> Result<Page> {
+    let trace = args.reading.tokens(&args.source)?;
     let system = args.machine.system_or("ndp")?;
     let model = args.machine.known_model(&trace.meta.model)?;
     let all: Vec<String> = KINDS.iter().map(|kind| kind.name.into()).collect();
@@ -45,35 +54,28 @@ pub(super) fn main(args: &Args) -> Result<()> {
         devices: args.devices,
         prefill: args.prefill,
         batch: args.batch,
-        bits: super::decode::bits(&system)?,
+        bits: whole_bits(&system)?,
         system: &system,
         model: &model,
     };
     let rows = devices::run(&trace, &plan)?;
-    super::remark(&trace.notes);
-    if args.json {
-        return super::print_json(&rows);
-    }
-    let first = rows.first().map_or(0.0, |row| row.layer_us);
-    let cells = |row: &Row| {
-        vec![
-            row.layout.clone(),
-            format!("{:.2}", row.layer_us),
-            format!("{:.2}", row.layer_p95_us),
-            ratio(first / row.layer_us),
-            format!("{:.2}", row.imbalance),
-            percent(row.stays),
-            format!("{:.2}", row.stored),
-        ]
+    let first = rows.first().map_or(f64::NAN, |row| row.layer_us);
+    let with_ratio = |row: &devices::Row| {
+        let mut all = value(row);
+        all["ratio_to_first"] = value(&(row.layer_us / first));
+        all
     };
-    let header = ["layout", "layer us", "P95 us", "speed", "imbalance", "stays", "stored"];
-    super::print(&table::aligned(&header, 1, rows.iter().map(cells)))
+    let rows: Vec<_> = rows.iter().map(with_ratio).collect();
+    Ok(Page::new(Table::new(&COLUMNS, &rows)).notes(trace.notes))
 }
 
 fn help() -> String {
     let mut text = String::from("Layouts:\n");
     for kind in KINDS {
-        text += &format!("  {:<12} {}\n{}", kind.name, kind.summary, parameters(kind.parameters));
+        text += &format!("  {:<12} {}\n", kind.name, kind.summary);
+        for p in kind.parameters {
+            text += &format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary);
+        }
     }
-    text
+    text + "\n" + &columns::help(&COLUMNS)
 }

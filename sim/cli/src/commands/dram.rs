@@ -5,13 +5,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use cptr_hw_model::dram::{
-    Command, CommandKind, Config, Device, MAX_QUEUE_DEPTH, MappingKind, PagePolicy, Refresh, StreamKind, Until, presets,
+    Command, Config, Device, MAX_QUEUE_DEPTH, MappingKind, PagePolicy, Refresh, StreamKind, Until, presets,
 };
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::table;
-use crate::format;
+use crate::columns::Format::{Count, Flag, Microseconds, Number, Percent, Plain, Text};
+use crate::columns::{self, Column, Page, Section, Table, column};
 use cptr_sim::dram::run::{Outcome, Plan, Source};
 use cptr_sim::dram::timeline::{Recording, Timeline};
 use cptr_trace::error::{Error, Result};
@@ -26,7 +25,7 @@ const MOST_TIMELINE_CYCLES: u64 = 4_000_000;
 const LARGEST_DEVICE_FILE: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = list_text())]
+#[command(after_long_help = format!("{}\n{}", list().text(), columns::help(&COLUMNS)))]
 pub(super) struct Args {
     /// Device, or a TOML file that describes one
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "DDR5-4800")]
@@ -34,7 +33,8 @@ pub(super) struct Args {
     /// Order of the address bits
     #[arg(long, value_name = "NAME", default_value = "mop4clxor", value_parser = mapping)]
     mapping: MappingKind,
-    /// seq, rand, expert, or a file with one request a line: address (0x for hexadecimal), R or W, and the earliest cycle if any
+    /// seq, rand, expert, or a file with one request a line: address (0x for hexadecimal), R or W, and the earliest
+    /// cycle if any
     #[arg(long, value_name = "NAME|FILE", default_value = "expert")]
     stream: String,
     /// Requests to serve (default: 1000000; of a file, all)
@@ -67,9 +67,6 @@ pub(super) struct Args {
     /// Print devices, mappings and streams instead
     #[arg(long)]
     list: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// How the figures are found.
@@ -108,56 +105,68 @@ fn until(name: &str) -> std::result::Result<Until, String> {
     one_of(Until::by_name(name), &["accepted", "served"])
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+/// The figures of a stream; the counts of the commands follow.
+static COLUMNS: [Column; 29] = [
+    column("device", "device", Text, ""),
+    column("mapping", "mapping", Text, ""),
+    column("stream", "stream", Text, ""),
+    column("refresh", "refresh", Text, ""),
+    column("page", "page", Text, ""),
+    column("queue", "queue", Plain, "places for reads, and as many for writes"),
+    column("path", "path", Text, ""),
+    column("until", "until", Text, ""),
+    column("requests", "requests", Count, ""),
+    column("bytes_per_request", "bytes per request", Count, ""),
+    column("reads_served", "reads served", Count, ""),
+    column("writes_served", "writes served", Count, ""),
+    column("reads_forwarded", "reads forwarded", Count, ""),
+    column("writes_merged", "writes merged", Count, ""),
+    column("cycles", "cycles", Count, ""),
+    column("time_us", "time", Microseconds, ""),
+    column("bandwidth_gb_s", "bandwidth GB/s", Number(3), ""),
+    column("peak_gb_s", "peak GB/s", Number(3), ""),
+    column("share_of_peak", "share of peak", Percent, ""),
+    column("mean_latency_clk", "mean latency clk", Number(3), ""),
+    column("p50_latency_clk", "P50 latency clk", Count, ""),
+    column("p99_latency_clk", "P99 latency clk", Count, ""),
+    column("max_latency_clk", "max latency clk", Count, ""),
+    column("row_hits", "row hits", Count, ""),
+    column("row_misses", "row misses", Count, ""),
+    column("row_conflicts", "row conflicts", Count, ""),
+    column("simulated_requests", "simulated requests", Count, ""),
+    column("wall_time_s", "wall time s", Number(3), ""),
+    column("requests_per_s", "requests per s", Count, ""),
+];
+
+static COMMANDS: [Column; 2] = [column("command", "command", Text, ""), column("count", "count", Count, "")];
+
+static DEVICES: [Column; 11] = [
+    column("name", "device", Text, "one channel each"),
+    column("peak_gb_s", "peak GB/s", Number(2), ""),
+    column("bytes_per_request", "bytes a request", Plain, ""),
+    column("row_bytes", "row bytes", Count, ""),
+    column("ranks", "ranks", Plain, ""),
+    column("groups", "groups", Plain, ""),
+    column("banks_per_group", "banks", Plain, ""),
+    column("capacity_bytes", "bytes", Count, ""),
+    column("t_ck_ps", "clock ps", Plain, ""),
+    column("bank_refresh", "sb", Flag, "refreshes bank by bank"),
+    column("derived", "derived", Flag, ""),
+];
+
+static KINDS: [Column; 2] = [column("name", "name", Text, ""), column("summary", "what it is", Text, "")];
+
+pub(super) fn main(args: &Args) -> Result<Page> {
     if args.list {
-        return if args.json { super::print_json(&list_json()) } else { super::print(&list_text()) };
+        return Ok(list());
     }
     let device = device(&args.device)?;
     let outcome = args.run(&device)?;
-    let report = args.report(&device, &outcome);
-    if args.json {
-        return super::print_json(&report);
-    }
-    let lines = report.lines.iter().map(|(name, value)| vec![(*name).into(), text(value)]);
-    let commands = report.commands.iter().map(|(kind, count)| vec![kind.name().into(), whole(*count)]);
-    super::print(&table::aligned(&["", "value"], 1, lines.chain(commands)))
-}
-
-/// What came out, with the names that people read.
-struct Report {
-    lines: Vec<(&'static str, Value)>,
-    commands: Vec<(CommandKind, u64)>,
-}
-
-/// Names in snake case, in their order, and the counts of the commands under `commands`.
-impl Serialize for Report {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let key = |name: &str| name.to_ascii_lowercase().replace([' ', '/'], "_");
-        let mut map = serializer.serialize_map(Some(self.lines.len() + 1))?;
-        for (name, value) in &self.lines {
-            map.serialize_entry(&key(name), value)?;
-        }
-        let commands: Map<String, Value> =
-            self.commands.iter().map(|(kind, count)| (key(kind.name()), json!(count))).collect();
-        map.serialize_entry("commands", &commands)?;
-        map.end()
-    }
-}
-
-/// Whole numbers with commas, others with three decimals.
-fn text(value: &Value) -> String {
-    match value {
-        Value::Number(number) => match number.as_u64() {
-            Some(number) => whole(number),
-            None => format!("{:.3}", number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn whole(number: u64) -> String {
-    usize::try_from(number).map_or_else(|_| number.to_string(), format::count)
+    let row = args.row(&device, &outcome);
+    let commands = outcome.statistics.commands.iter();
+    let commands: Vec<Value> = commands.map(|(kind, count)| json!({"command": kind.name(), "count": count})).collect();
+    let tables = vec![Table::upright(&COLUMNS, &row), Table::new(&COMMANDS, &commands)];
+    Ok(Page::new(Table::new(&COLUMNS, &[row])).section(Section { tables, ..Section::default() }))
 }
 
 /// The built-in device of this name, or the one that a file describes.
@@ -218,102 +227,51 @@ impl Args {
         Err(Error::new(format!("--stream: expected one of {names}, or a file, found \"{}\"", self.stream)))
     }
 
-    /// What is printed, in its order.
-    fn report(&self, device: &Device, outcome: &Outcome) -> Report {
+    /// What came out.
+    fn row(&self, device: &Device, outcome: &Outcome) -> Value {
         let (s, o) = (&outcome.statistics, &device.organisation);
         let bytes = (s.reads_served + s.writes_served) * o.access_bytes();
         let time_ps = outcome.cycles as f64 * f64::from(device.timing.t_ck_ps);
         let gb_s = if time_ps > 0.0 { bytes as f64 / time_ps * 1e3 } else { 0.0 };
         let wall_s = outcome.wall.as_secs_f64();
-        let lines = vec![
-            ("device", json!(device.name)),
-            ("mapping", json!(self.mapping.name())),
-            ("stream", json!(self.stream)),
-            ("refresh", json!(self.refresh.name())),
-            ("page", json!(self.page.name())),
-            ("queue", json!(self.queue)),
-            ("path", json!(self.path.name())),
-            ("until", json!(self.until.name())),
-            ("requests", json!(outcome.requests)),
-            ("bytes per request", json!(o.access_bytes())),
-            ("reads served", json!(s.reads_served)),
-            ("writes served", json!(s.writes_served)),
-            ("reads forwarded", json!(s.reads_forwarded)),
-            ("writes merged", json!(s.writes_merged)),
-            ("cycles", json!(outcome.cycles)),
-            ("time us", json!(time_ps / 1e6)),
-            ("bandwidth GB/s", json!(gb_s)),
-            ("peak GB/s", json!(device.peak_gb_s())),
-            ("share of peak", json!(gb_s / device.peak_gb_s())),
-            ("mean latency clk", json!(s.read_latency.mean())),
-            ("P50 latency clk", json!(s.read_latency.quantile(0.5))),
-            ("P99 latency clk", json!(s.read_latency.quantile(0.99))),
-            ("max latency clk", json!(s.read_latency.max())),
-            ("row hits", json!(s.row_hits)),
-            ("row misses", json!(s.row_misses)),
-            ("row conflicts", json!(s.row_conflicts)),
-            ("simulated requests", json!(outcome.simulated)),
-            ("wall time s", json!(wall_s)),
-            ("requests per s", json!((outcome.requests as f64 / wall_s.max(1e-9)).round() as u64)),
-        ];
-        Report { lines, commands: s.commands.iter().collect() }
+        let key = |name: &str| name.to_ascii_lowercase().replace([' ', '/'], "_");
+        let commands: Map<String, Value> =
+            s.commands.iter().map(|(kind, count)| (key(kind.name()), count.into())).collect();
+        json!({
+            "device": device.name, "mapping": self.mapping.name(), "stream": self.stream, "refresh": self.refresh.name(),
+            "page": self.page.name(), "queue": self.queue, "path": self.path.name(), "until": self.until.name(),
+            "requests": outcome.requests, "bytes_per_request": o.access_bytes(), "reads_served": s.reads_served,
+            "writes_served": s.writes_served, "reads_forwarded": s.reads_forwarded, "writes_merged": s.writes_merged,
+            "cycles": outcome.cycles, "time_us": time_ps / 1e6, "bandwidth_gb_s": gb_s, "peak_gb_s": device.peak_gb_s(),
+            "share_of_peak": gb_s / device.peak_gb_s(), "mean_latency_clk": s.read_latency.mean(),
+            "p50_latency_clk": s.read_latency.quantile(0.5), "p99_latency_clk": s.read_latency.quantile(0.99),
+            "max_latency_clk": s.read_latency.max(), "row_hits": s.row_hits, "row_misses": s.row_misses,
+            "row_conflicts": s.row_conflicts, "simulated_requests": outcome.simulated, "wall_time_s": wall_s,
+            "requests_per_s": (outcome.requests as f64 / wall_s.max(1e-9)).round() as u64, "commands": commands,
+        })
     }
 }
 
-fn list_text() -> String {
-    let yes = |flag: bool| if flag { "yes" } else { "" };
-    let rows = presets::all().into_iter().map(|device| {
-        let o = &device.organisation;
-        vec![
-            device.name.clone(),
-            format!("{:.2}", device.peak_gb_s()),
-            o.access_bytes().to_string(),
-            whole(o.row_bytes()),
-            format!("{} x {} x {}", o.ranks * o.stacks, o.groups, o.banks),
-            format!("{} GiB", o.capacity_bytes >> 30),
-            device.timing.t_ck_ps.to_string(),
-            yes(device.bank_refresh.is_some()).into(),
-            yes(device.derived).into(),
-        ]
-    });
-    let header = [
-        "device",
-        "peak GB/s",
-        "bytes a request",
-        "row bytes",
-        "ranks x groups x banks",
-        "channel",
-        "clock ps",
-        "sb",
-        "derived",
-    ];
-    let mut text = format!("Devices (one channel each; or a TOML file):\n{}", table::aligned(&header, 1, rows));
-    text += "\nMappings (bits from high to low):\n";
-    for kind in MappingKind::ALL {
-        text += &format!("  {:<17} {}\n", kind.name(), kind.summary());
-    }
-    text += "\nStreams:\n";
-    for kind in StreamKind::ALL {
-        text += &format!("  {:<17} {}\n", kind.name(), kind.summary());
-    }
-    text
-}
-
-fn list_json() -> Value {
-    let devices = presets::all().into_iter().map(|device| {
+fn list() -> Page {
+    let device = |device: Device| {
         let (o, bank_refresh) = (device.organisation, device.bank_refresh.is_some());
         json!({
             "name": device.name, "peak_gb_s": device.peak_gb_s(), "bytes_per_request": o.access_bytes(), "row_bytes": o.row_bytes(),
-            "banks": o.total_banks(), "capacity_bytes": o.capacity_bytes, "t_ck_ps": device.timing.t_ck_ps,
-            "bank_refresh": bank_refresh, "derived": device.derived, "source": device.source,
+            "ranks": o.ranks * o.stacks, "groups": o.groups, "banks_per_group": o.banks, "banks": o.total_banks(),
+            "capacity_bytes": o.capacity_bytes, "t_ck_ps": device.timing.t_ck_ps, "bank_refresh": bank_refresh,
+            "derived": device.derived, "source": device.source,
         })
-    });
-    let kinds = |kinds: Vec<(&str, &str)>| {
-        kinds.into_iter().map(|(name, summary)| json!({"name": name, "summary": summary})).collect::<Vec<_>>()
     };
-    json!({
-        "devices": devices.collect::<Vec<_>>(),
-        "mappings": kinds(MappingKind::ALL.map(|kind| (kind.name(), kind.summary())).to_vec()),
-        "streams": kinds(StreamKind::ALL.map(|kind| (kind.name(), kind.summary())).to_vec()),
-    })
+    let kind = |(name, summary): (&str, &str)| json!({"name": name, "summary": summary});
+    let devices: Vec<Value> = presets::all().into_iter().map(device).collect();
+    let mappings = MappingKind::ALL.map(|of| kind((of.name(), of.summary())));
+    let streams = StreamKind::ALL.map(|of| kind((of.name(), of.summary())));
+    let devices = Table::new(&DEVICES, &devices);
+    let tables = vec![
+        devices.clone(),
+        Table::new(&KINDS, &mappings).titled("Mappings, bits from high to low"),
+        Table::new(&KINDS, &streams).titled("Streams"),
+    ];
+    let page = Page::new(devices).section(Section { tables, ..Section::default() });
+    page.beside("mappings", &mappings).beside("streams", &streams)
 }

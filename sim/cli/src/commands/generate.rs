@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use super::convert::written;
 use super::source::read_parts;
-use super::table;
-use crate::format::percent;
+use crate::columns::Format::{Percent, Plain};
+use crate::columns::{Column, Page, Table, column};
 use cptr_trace::error::Result;
 use cptr_trace::generate::join::join;
-use cptr_trace::generate::mixtral::{self, Check, LIKE, Like};
+use cptr_trace::generate::mixtral::{self, LIKE, Like};
 use cptr_trace::native;
 
 #[derive(Debug, clap::Args)]
@@ -37,17 +38,23 @@ pub(super) struct Args {
     /// File to write in the native format (safetensors); replaced only once the whole of it is written
     #[arg(value_name = "OUT")]
     out: PathBuf,
-    /// Print JSON: the check against what is published
-    #[arg(long, requires = "like")]
-    json: bool,
 }
+
+/// What is published of a model whose traces are not, beside the same of what was made.
+static CHECKS: [Column; 5] = [
+    column("layer", "layer", Plain, ""),
+    column("same_first", "same first", Percent, "tokens whose first choice is that of the token before"),
+    column("same_first_published", "published", Percent, ""),
+    column("shared", "first or second", Percent, "tokens that share a choice with the one before"),
+    column("shared_published", "published", Percent, ""),
+];
 
 fn like(name: &str) -> std::result::Result<Like, String> {
     let names = || LIKE.map(|like| like.name).join(", ");
     LIKE.into_iter().find(|like| like.name == name).ok_or_else(|| format!("expected one of {}", names()))
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<Page> {
     let Some(like) = args.like else {
         let mut parts = Vec::new();
         for name in &args.join {
@@ -56,24 +63,9 @@ pub(super) fn main(args: &Args) -> Result<()> {
         let joined =
             join(&parts, args.segment as usize, args.segments.map_or(usize::MAX, |segments| segments as usize))?;
         native::write(&joined, &args.out)?;
-        super::remark(&joined.notes);
-        return Ok(());
+        return Ok(written(&args.out, &joined));
     };
     let (trace, checks) = mixtral::generate(like, args.prefill as usize, args.tokens as usize, args.seed);
     native::write(&trace, &args.out)?;
-    if args.json { super::print_json(&checks) } else { super::print(&text(&checks)) }
-}
-
-fn text(checks: &[Check]) -> String {
-    let row = |check: &Check| {
-        vec![
-            check.layer.to_string(),
-            percent(check.same_first),
-            percent(check.same_first_published),
-            percent(check.shared),
-            percent(check.shared_published),
-        ]
-    };
-    let header = ["layer", "same first", "published", "first or second", "published"];
-    table::aligned(&header, 0, checks.iter().map(row))
+    Ok(Page::new(Table::new(&CHECKS, &checks)))
 }

@@ -1,35 +1,208 @@
-//! `cptr inspect`.
+//! `cptr inspect`: what a trace says about itself.
 
-use super::source::Source;
-use crate::inspect::{print, print_counts};
-use cptr_trace::error::Result;
+mod columns;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::source::Reading;
+use crate::columns::{Column, Format, Page, Section, Table, value};
+use columns::*;
+use cptr_sim::{detect, predict};
+use cptr_trace::Trace;
+use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
 use cptr_trace::progress::Progress;
-use cptr_trace::statistics::{Options, inspect, inspect_counts};
+use cptr_trace::statistics::{Inspection, Options, PROFILE_TOKENS, inspect, inspect_counts};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Trace file, folder or archive (.tar, .tar.zst, .zst) of any known format
+    #[arg(value_name = "TRACE")]
+    source: PathBuf,
     #[command(flatten)]
-    source: Source,
+    reading: Reading,
     /// Cache sizes for the hit rates, experts per layer (default: eight from k to E)
     #[arg(long, value_name = "N", value_delimiter = ',')]
     cache: Vec<usize>,
-    /// Print JSON
+    /// Instead: how soon detectors see changes of domain, and how often they see one where there is none
+    #[arg(long, conflicts_with = "forecast")]
+    changes: bool,
+    /// Thresholds of the detectors, in usual deviations
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "12,16,20,24")]
+    threshold: Vec<u8>,
+    /// Instead: whether the prompt predicts the answer, domain against domain
     #[arg(long)]
-    json: bool,
+    forecast: bool,
+    /// Tokens of the prompt, for --forecast
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    prefill: usize,
+    /// Experts per layer that are placed, for --forecast (default: a quarter of them)
+    #[arg(long, value_name = "N")]
+    resident: Option<usize>,
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
-    match args.source.read()? {
-        Recording::Tokens(trace) => {
-            let working = Progress::unknown("inspecting");
-            let report = inspect(&trace, &Options { cache_sizes: args.cache.clone() });
-            drop(working);
-            if args.json { super::print_json(&report) } else { super::print(&print(&report)) }
+pub(super) fn main(args: &Args) -> Result<Page> {
+    let recording = args.reading.read(&args.source)?;
+    let counts = match recording {
+        Recording::Tokens(trace) if args.changes => return Ok(changes(&trace, &args.threshold)),
+        Recording::Tokens(trace) if args.forecast => return forecast(&trace, args.prefill, args.resident),
+        Recording::Tokens(trace) => return Ok(whole(&trace, &args.cache)),
+        Recording::Counts(_) if args.changes || args.forecast => {
+            return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
         }
-        Recording::Counts(counts) => {
-            let report = inspect_counts(&counts);
-            if args.json { super::print_json(&report) } else { super::print(&print_counts(&report)) }
+        Recording::Counts(counts) => inspect_counts(&counts),
+    };
+    let report = value(&counts);
+    let mut section =
+        Section::of([], Table::of("Load of the experts, mean over layers", &LOADS[..], &report["tables"]));
+    for model in &counts.models {
+        let title = match model.model.as_str() {
+            "" => "Cosine of the counts".to_owned(),
+            name => format!("Cosine of the counts, {name}"),
+        };
+        section.tables.push(matrix(&title, &model.names, &model.cosine));
+    }
+    section.tables.push(Table::of("What one layer says about a later one", &PAIRS[..], &report["pairs"]));
+    section.remarks = sentences(&counts.notes, &counts.warnings);
+    let rows = Table::of("", &LOADS[..], &report["tables"]);
+    let page = Page::new(rows).section(section);
+    Ok(["source", "models", "pairs", "warnings"].into_iter().fold(page, |page, key| page.beside(key, &report[key])))
+}
+
+fn changes(trace: &Trace, thresholds: &[u8]) -> Page {
+    let working = Progress::unknown("detecting");
+    let rows = detect::run(trace, thresholds);
+    drop(working);
+    Page::new(Table::new(&CHANGES, &rows)).notes(trace.notes.clone())
+}
+
+fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Page> {
+    let resident = resident.unwrap_or_else(|| (trace.shape.experts / 4).max(1));
+    let rows = predict::run(trace, prefill, resident)?;
+    Ok(Page::new(Table::new(&FORECAST, &rows)).notes(trace.notes.clone()))
+}
+
+fn whole(trace: &Trace, cache: &[usize]) -> Page {
+    let working = Progress::unknown("inspecting");
+    let report = inspect(trace, &Options { cache_sizes: cache.to_vec() });
+    drop(working);
+    let row = value(&report);
+    let section = Section { tables: tables(&report, &row), remarks: remarks(&report), ..Section::default() };
+    Page::new(Table::new(&WHOLE, &[row])).section(section)
+}
+
+fn tables(report: &Inspection, row: &Value) -> Vec<Table> {
+    let reuse = "Reuse distance: share of the choices by tokens since the last";
+    let mut tables = vec![
+        Table::upright(&WHOLE, row),
+        Table::of("Switch rate by layer", &LAYERS[..], &row["switch_rate_by_layer"]),
+        Table::of("Overlap of the choices by distance", &OVERLAP[..], &row["overlap_by_lag"]),
+        Table::of(reuse, &REUSE[..], &row["reuse"]["histogram"]),
+        Table::of("Hit rate, one cache per layer", &CACHE[..], &row["cache"]),
+        locality(row),
+    ];
+    if report.switching.switch_rate_by_domain.len() > 1 {
+        tables.insert(2, Table::of("Switch rate by domain", &DOMAINS[..], &row["switch_rate_by_domain"]));
+    }
+    if let Some(domains) = &report.phases.domains {
+        tables.push(matrix("Cosine of the domains", &domains.names, &domains.cosine));
+        let title = format!(
+            "Coverage of the later choices of a domain (column) by the top {} experts of the first {PROFILE_TOKENS} tokens of another (row)",
+            domains.hot_experts
+        );
+        tables.push(matrix(&title, &domains.names, &domains.coverage));
+    }
+    let title = "Autocorrelation of the logits by distance";
+    tables.push(Table::of(title, &CORRELATION[..], &row["logits"]["autocorrelation"]));
+    tables
+}
+
+/// One row for each segment length and number of slots.
+fn locality(row: &Value) -> Table {
+    let points = row["locality"].as_array().into_iter().flatten();
+    let rows = points.flat_map(|point| {
+        point["sch"].as_array().into_iter().flatten().map(|slots| {
+            let mut row = point.clone();
+            row["sch"] = slots.clone();
+            row
+        })
+    });
+    let title = "Segment routing (SRP) and segment caches (SCH) of arXiv 2505.16056, by version of the paper";
+    Table::of(title, &LOCALITY[..], &rows.collect())
+}
+
+fn remarks(report: &Inspection) -> Vec<String> {
+    let mut remarks: Vec<String> = report
+        .phases
+        .prefill_decode_missing
+        .iter()
+        .map(|reason| format!("Cosine of prefill and decode: none, {reason}."))
+        .collect();
+    remarks.extend(sentences(&report.notes, &report.warnings));
+    remarks
+}
+
+fn sentences(notes: &[String], warnings: &[String]) -> Vec<String> {
+    let notes = notes.iter().map(|sentence| ("Note", sentence));
+    let all = notes.chain(warnings.iter().map(|sentence| ("Warning", sentence)));
+    all.map(|(kind, sentence)| format!("{kind}: {}.", sentence.trim_end_matches('.'))).collect()
+}
+
+/// A square matrix; the columns carry the numbers of the rows, since names may be long.
+fn matrix(title: &str, names: &[String], cells: &[Vec<Option<f64>>]) -> Table {
+    let row = |(index, (name, cells)): (usize, (&String, &Vec<Option<f64>>))| {
+        let cells = cells.iter().map(|cell| value(cell));
+        Value::Array(cells.chain([format!("{} {name}", index + 1).into()]).collect())
+    };
+    let count = names.len();
+    let head = Column::at(count, String::new(), Format::Text);
+    let others = (0..count).map(|index| Column::at(index, (index + 1).to_string(), Format::Number(3)));
+    let columns = [head].into_iter().chain(others);
+    Table::of(title, columns.collect::<Vec<_>>(), &names.iter().zip(cells).enumerate().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cptr_trace::{Phase, Shape};
+
+    #[test]
+    fn every_figure_of_a_trace_is_printed() {
+        let shape = Shape { tokens: 1200, layers: 2, experts: 16, k: 2 };
+        // Experts stay for three tokens and come again.
+        let ids = (0..2400u16).flat_map(|i| [i / 6 % 16, (i / 6 + 3 + i % 2) % 16]).collect();
+        let mut trace = Trace { phase: vec![Phase::Prefill; 1200], ..Trace::of_ids(shape, ids) };
+        trace.sequence = [vec![0; 600], vec![1; 600]].concat();
+        trace.position = (0..600).chain(0..600).collect();
+        trace.meta.domains = vec!["prose".into(), "code".into()];
+        trace.domain = [vec![0; 600], vec![1; 600]].concat();
+        trace.notes.push("a remark of the importer.".into());
+        let report = inspect(&trace, &Options { cache_sizes: vec![1, 4] });
+        let row = value(&report);
+        let text: String = tables(&report, &row).iter().map(Table::text).chain(remarks(&report)).collect();
+        for part in [
+            "1,200",
+            &Format::Percent.text(&row["switch_rate"]),
+            &Format::Percent.text(&row["cache"][0]["belady"]),
+            &Format::Percent.text(&row["locality"][0]["srp"]),
+            "none, the trace has prefill tokens only",
+            "Coverage of the later choices",
+            "| 2 code",
+            "Note: a remark of the importer.",
+            "Warning: cache sizes 1 are left out: expected 2 (the experts of one token) to 16 slots per layer.",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        for table in tables(&report, &row) {
+            for column in &*table.columns {
+                assert!(
+                    table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()),
+                    "{}",
+                    column.key
+                );
+            }
         }
     }
 }

@@ -7,12 +7,14 @@ use cptr_hw_model::events::Unit;
 use cptr_hw_model::{Energy, LayerTime, Model, System};
 use serde_json::{Map, Value, json};
 
-use super::run::Machine;
-use super::table;
+use super::machine::{Machine, systems_help};
+use crate::columns::Format::{Microjoules, Microseconds, Number, Percent, Text};
+use crate::columns::{self, Column, Page, Section, Table, column, format};
 use cptr_sim::layer::{Counts, Picture};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
 pub(super) struct Args {
     /// Model whose sizes are meant
     #[arg(long, value_name = "NAME", default_value = "Mixtral-8x7B")]
@@ -43,18 +45,15 @@ pub(super) struct Args {
     /// Cycles of one memory channel that --timeline and --vcd show command by command
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=4_000_000))]
     timeline_cycles: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn count() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=65_536)
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<Page> {
     let system = args.machine.system_or("offload")?;
-    if args.machine.sets_bits() && system.ndp().is_none() {
+    if args.machine.bits().is_some() && system.ndp().is_none() {
         return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
     }
     let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;
@@ -69,9 +68,40 @@ pub(super) fn main(args: &Args) -> Result<()> {
             picture.waveform().write(path)?;
         }
     }
-    let report = Report::new(&system, &model, counts);
-    if args.json { super::print_json(&report.json()) } else { super::print(&report.text()) }
+    Ok(Report::new(&system, &model, counts).page())
 }
+
+static COLUMNS: [Column; 11] = [
+    column("system", "system", Text, ""),
+    column("model", "model", Text, ""),
+    column("time_method", "times", Text, "").detail(),
+    column("total_us", "total", Microseconds, "time of the layer"),
+    column("busy_us.gpu", "GPU", Microseconds, "busy"),
+    column("busy_us.link_from_the_gpu", "link from the GPU", Microseconds, "busy"),
+    column("busy_us.link_to_the_gpu_results", "link, results", Microseconds, "busy"),
+    column("busy_us.link_to_the_gpu_copies", "link, copies", Microseconds, "busy"),
+    column("busy_us.near_data_device", "near-data device", Microseconds, "busy"),
+    column("busy_us.controller", "controller", Microseconds, "busy"),
+    column("energy_uj", "energy", Microjoules, ""),
+];
+
+static BUSY: [Column; 3] = [
+    column("name", "busy", Text, ""),
+    column("us", "time", Microseconds, ""),
+    column("share", "of the layer", Percent, ""),
+];
+
+static ENERGY: [Column; 3] = [
+    column("name", "energy", Text, ""),
+    column("uj", "of all", Microjoules, ""),
+    column("share", "of the layer", Percent, ""),
+];
+
+static PARTS: [Column; 3] = [
+    column("name", "one expert near the data", Text, ""),
+    column("us", "us", Number(3), ""),
+    column("why", "why", Text, ""),
+];
 
 fn unknown(name: &str) -> Error {
     let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -122,56 +152,62 @@ impl<'a> Report<'a> {
         rates
     }
 
-    fn text(&self) -> String {
+    fn page(&self) -> Page {
         let (system, model, counts) = (self.system, self.model, self.counts);
-        let us = |ps: u64| format!("{:.3}", ps as f64 / 1e6);
-        let mut text = format!(
-            "{}: {}\n{}: {} parameters an expert; {} bits in GPU memory{}\none token, one layer: {} resident, {} cold, {} copied to stay, {} scored, {} tracked\n\n",
-            system.name,
-            system.summary,
-            model.name,
-            crate::format::count(usize::try_from(model.expert_parameters()).unwrap_or(usize::MAX)),
-            system.gpu_bits,
-            system.ndp().map_or(String::new(), |_| format!(", {} near the data", system.ndp_bits)),
-            counts.resident,
-            counts.cold,
-            counts.loads,
-            counts.scored,
-            counts.tracked,
+        let facts = [
+            format!("{}: {}", system.name, system.summary),
+            format!(
+                "{}: {} parameters an expert; {} bits in GPU memory{}",
+                model.name,
+                format::count(usize::try_from(model.expert_parameters()).unwrap_or(usize::MAX)),
+                system.gpu_bits,
+                system.ndp().map_or(String::new(), |_| format!(", {} near the data", system.ndp_bits)),
+            ),
+            format!(
+                "one token, one layer: {} resident, {} near the data or copied, {} copied to stay, {} scored, {} tracked",
+                counts.resident, counts.cold, counts.loads, counts.scored, counts.tracked,
+            ),
+        ];
+        let us = |ps: u64| ps as f64 / 1e6;
+        let share = |part: u64, total: u64| part as f64 / total.max(1) as f64;
+        let time = self.time.total_ps;
+        let busy = self.busy.iter().copied().chain([("total", time)]);
+        let busy: Vec<Value> =
+            busy.map(|(name, ps)| json!({"name": name, "us": us(ps), "share": share(ps, time)})).collect();
+        let all = self.time.energy.total_pj();
+        let energy = energies(&self.time.energy).into_iter().chain([("total", all)]);
+        let energy: Vec<Value> =
+            energy.map(|(name, pj)| json!({"name": name, "uj": us(pj), "share": share(pj, all)})).collect();
+        let mut parts = self.parts();
+        parts.push(
+            json!({"name": "total", "us": self.parts.iter().map(|part| part.ps).sum::<i64>() as f64 / 1e6, "why": ""}),
         );
-        let share = |ps: u64| crate::format::percent(ps as f64 / self.time.total_ps.max(1) as f64);
-        let rows = self.busy.iter().map(|(name, ps)| vec![(*name).into(), us(*ps), share(*ps)]);
-        let total = vec!["total".into(), us(self.time.total_ps), share(self.time.total_ps)];
-        text += &table::aligned(&["busy", "us", "of the layer"], 1, rows.chain([total]));
-        let total_pj = self.time.energy.total_pj();
-        let of_total = |pj: u64| crate::format::percent(pj as f64 / total_pj.max(1) as f64);
-        let rows = energies(&self.time.energy).map(|(name, pj)| vec![name.into(), us(pj), of_total(pj)]);
-        let total = vec!["total".into(), us(total_pj), of_total(total_pj)];
-        text += &format!("\n{}", table::aligned(&["energy", "uJ", "of the layer"], 1, rows.into_iter().chain([total])));
-        let signed = |ps: i64| format!("{:.3}", ps as f64 / 1e6);
-        let rows = self.parts.iter().map(|part| vec![part.name.into(), signed(part.ps), part.why.into()]);
-        let total = vec!["total".into(), signed(self.parts.iter().map(|part| part.ps).sum()), String::new()];
-        text += &format!("\n{}\n", table::with_numbers(&["one cold expert", "us", "why"], 1..2, rows.chain([total])));
-        let rates = self.rates().into_iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect::<Vec<_>>();
-        text + &rates.join("; ") + "\n"
+        let rates: Vec<String> = self.rates().iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect();
+        let tables = vec![Table::new(&BUSY, &busy), Table::new(&ENERGY, &energy), Table::new(&PARTS, &parts)];
+        let section = Section { facts: facts.into(), tables, remarks: vec![rates.join("; ")], ..Section::default() };
+        Page::new(Table::new(&COLUMNS, &[self.row()])).section(section)
     }
 
-    fn json(&self) -> Value {
+    fn parts(&self) -> Vec<Value> {
+        let part = |part: &Part| json!({"name": part.name, "us": part.ps as f64 / 1e6, "why": part.why});
+        self.parts.iter().map(part).collect()
+    }
+
+    fn row(&self) -> Value {
         let key = |name: &str| name.to_ascii_lowercase().replace(',', "").replace([' ', '-', '/'], "_");
         let us = |ps: u64| ps as f64 / 1e6;
         let busy: Map<String, Value> = self.busy.iter().map(|(name, ps)| (key(name), json!(us(*ps)))).collect();
         let energy: Map<String, Value> =
             energies(&self.time.energy).iter().map(|(name, pj)| (key(name), json!(us(*pj)))).collect();
         let rates: Map<String, Value> = self.rates().into_iter().map(|(name, rate)| (key(name), json!(rate))).collect();
-        let parts =
-            self.parts.iter().map(|part| json!({"name": part.name, "us": part.ps as f64 / 1e6, "why": part.why}));
         json!({
             "system": self.system.name, "model": self.model.name, "time_method": System::METHOD,
             "gpu_bits": self.system.gpu_bits, "ndp_bits": self.system.ndp().map(|_| self.system.ndp_bits),
-            "resident": self.counts.resident, "cold": self.counts.cold, "loads": self.counts.loads, "scored": self.counts.scored, "tracked": self.counts.tracked,
+            "resident": self.counts.resident, "cold": self.counts.cold, "loads": self.counts.loads,
+            "scored": self.counts.scored, "tracked": self.counts.tracked,
             "total_us": us(self.time.total_ps), "busy_us": busy,
             "energy_uj": us(self.time.energy.total_pj()), "energy_by_component_uj": energy,
-            "cold_expert": parts.collect::<Vec<_>>(), "rates": rates,
+            "cold_expert": self.parts(), "rates": rates,
         })
     }
 }

@@ -1,38 +1,46 @@
-//! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
-//! and exit code 2.
+//! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends
+//! with one sentence and exit code 2.
 
 mod budget;
+#[cfg(feature = "model")]
 mod bundled;
+#[cfg(feature = "model")]
 mod capture;
 mod convert;
-mod decode;
 mod demo;
-mod detect;
 mod devices;
 mod dram;
-mod eval;
 mod generate;
 mod inspect;
 mod layer;
-mod predict;
+mod machine;
+#[cfg(feature = "model")]
 mod quantize;
 mod reproduce;
 mod run;
 mod source;
-mod table;
+#[cfg(not(feature = "model"))]
+mod without_models;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::{Map, Value};
+#[cfg(not(feature = "model"))]
+use without_models as capture;
+#[cfg(not(feature = "model"))]
+use without_models as quantize;
 
-use cptr_trace::error::{Error, Result};
+use crate::columns::Output;
+use crate::terminal::complain;
 
 #[derive(Debug, Parser)]
 #[command(name = "cptr", version, about, long_about = LONG_ABOUT)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    output: Output,
 }
 
 const LONG_ABOUT: &str = "Runs the routing traces of mixture-of-experts models through the Contextual Phase-Tracking Filter, its rivals \
@@ -40,68 +48,83 @@ and a near-data system, and shows what is gained and what it costs in routing ma
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run all policies on two bundled real traces and write an HTML report
+    /// Run strategies on two bundled real traces and write an HTML report
     Demo(demo::Args),
-    /// Show what a trace says about itself: switching, reuse, cache curves, locality, warnings
+    /// Show what a trace says about itself: switching, reuse, cache curves, changes of context, warnings
     Inspect(inspect::Args),
-    /// Run a model over text and record its routing as a trace
-    Capture(capture::Args),
-    /// Convert a trace of any known format to the native one
-    Convert(convert::Args),
-    /// Run a trace through policies, placements and a system
+    /// Run a trace, counts or a model through strategies: what they load, wait for, lose, and how long it takes
     Run(Box<run::Args>),
-    /// Have a model read text while policies alter its choice of experts: misses against perplexity
-    Eval(Box<eval::Args>),
-    /// Make low-bit replicas of a model's experts, and the table of what they lose
-    Quantize(quantize::Args),
-    /// Decode a trace on whole systems: what is in GPU memory, what runs near the data, what moves
-    Decode(Box<decode::Args>),
     /// Several near-data devices: where the experts should lie so that none waits for another
     Devices(Box<devices::Args>),
+    /// Convert a trace of any known format to the native one
+    Convert(convert::Args),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
     Gen(generate::Args),
-    /// Time one token in one layer on a system: total, busy times, energy, and what a cold expert costs and why
+    /// Run a model over text and record its routing as a trace
+    Capture(capture::Args),
+    /// Make low-bit replicas of a model's experts, and the table of what they lose
+    Quantize(quantize::Args),
+    /// Time one token in one layer on a system: total, busy times, energy, and what an expert near the data costs and
+    /// why
     Layer(layer::Args),
-    /// How soon changes of context are seen, and how often one is seen where there is none
-    Detect(detect::Args),
-    /// Whether the prompt predicts the answer: cosine of expert counts, coverage of a placement
-    Predict(predict::Args),
-    /// Published figures on this model of the hardware, each marked in or out of its range
-    Reproduce(reproduce::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
     /// What share of the device's time the controller's processor takes, model by model
     Budget(budget::Args),
+    /// Published figures on this model of the hardware, each marked in or out of its range
+    Reproduce(reproduce::Args),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
-        Ok(cli) => cli.command,
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
         Err(error) => return without_command(&error),
     };
-    let result = match command {
-        Command::Demo(args) => demo::main(&args),
+    let Cli { command, output } = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return without_command(&error),
+    };
+    let (name, inputs) = inputs(&matches);
+    let page = match command {
+        Command::Demo(_) => demo::main(),
         Command::Inspect(args) => inspect::main(&args),
-        Command::Capture(args) => capture::main(&args),
-        Command::Convert(args) => convert::main(&args),
         Command::Run(args) => run::main(&args),
-        Command::Eval(args) => eval::main(&args),
-        Command::Decode(args) => decode::main(&args),
         Command::Devices(args) => devices::main(&args),
+        Command::Convert(args) => convert::main(&args),
         Command::Gen(args) => generate::main(&args),
+        Command::Capture(args) => capture::main(&args),
+        Command::Quantize(args) => quantize::main(&args),
         Command::Layer(args) => layer::main(&args),
-        Command::Detect(args) => detect::main(&args),
-        Command::Predict(args) => predict::main(&args),
-        Command::Reproduce(args) => reproduce::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Budget(args) => budget::main(&args),
-        Command::Quantize(args) => quantize::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
     };
-    match result {
+    match page.and_then(|page| page.show(&name, inputs, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// The command's name and all of its arguments, given or by default: what a reader of its results needs to run it
+/// again.
+fn inputs(matches: &ArgMatches) -> (String, Map<String, Value>) {
+    let Some((name, matches)) = matches.subcommand() else { return Default::default() };
+    let cli = Cli::command();
+    let arguments = cli.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    let one = |text: &str| match text {
+        "true" => true.into(),
+        "false" => false.into(),
+        text => serde_json::from_str::<serde_json::Number>(text).map_or_else(|_| text.into(), Value::Number),
+    };
+    let input = |argument: &clap::Arg| {
+        let values = matches.try_get_raw(argument.get_id().as_str()).ok()??;
+        let mut values: Vec<Value> = values.map(|value| one(&value.to_string_lossy())).collect();
+        let single = matches!(argument.get_action(), ArgAction::Set | ArgAction::SetTrue);
+        let value = if single && values.len() == 1 { values.remove(0) } else { values.into() };
+        Some((argument.get_id().to_string(), value))
+    };
+    (name.into(), arguments.filter_map(input).collect())
 }
 
 fn fail(reason: &impl std::fmt::Display) -> ExitCode {
@@ -109,7 +132,8 @@ fn fail(reason: &impl std::fmt::Display) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Help and version as asked for; the whole help where nothing is asked; else one sentence on what is wrong with the arguments.
+/// Help and version as asked for; the whole help where nothing is asked; else one sentence on what is wrong with the
+/// arguments.
 fn without_command(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     match error.kind() {
@@ -133,36 +157,6 @@ fn sentence(text: &str) -> String {
     joined.strip_prefix("error: ").unwrap_or(&joined).into()
 }
 
-/// Writes a line to standard error; where nobody reads it, there is nobody to tell.
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Writes to standard output; a reader that has gone away, as `head` does, is no error.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::new(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Writes JSON for machines to standard output.
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::new(format!("JSON: {error}")))?;
-    text.push('\n');
-    print(&text)
-}
-
-/// Writes remarks for people to standard error.
-fn remark(sentences: &[String]) {
-    for sentence in sentences {
-        complain(&format!("Note: {sentence}"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,8 +168,8 @@ mod tests {
     #[test]
     fn wrong_arguments_are_one_sentence() {
         assert_eq!(
-            refusal(&["cptr", "run", "a", "--cache", "many"]),
-            "invalid value 'many' for '--cache <N>': invalid digit found in string"
+            refusal(&["cptr", "devices", "a", "--batch", "many"]),
+            "invalid value 'many' for '--batch <N>': invalid digit found in string"
         );
         assert_eq!(refusal(&["cptr", "inspect"]), "the following required arguments were not provided: <TRACE>");
         let tip = refusal(&["cptr", "inspect", "a", "--jsn"]);
@@ -183,8 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn inputs_are_all_arguments() {
+        let line = ["cptr", "budget", "--bits", "2,3.5", "--json"];
+        let (name, inputs) = inputs(&Cli::command().try_get_matches_from(line).unwrap());
+        assert_eq!(name, "budget");
+        let expected = serde_json::json!({"controller": "ibex-fast", "clock_mhz": 1000.0, "bits": [2, 3.5]});
+        // The default is written as a whole number.
+        assert_eq!(inputs["clock_mhz"].as_f64(), expected["clock_mhz"].as_f64());
+        assert_eq!((&inputs["controller"], &inputs["bits"]), (&expected["controller"], &expected["bits"]));
+        assert!(!inputs.contains_key("json"), "{inputs:?}");
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

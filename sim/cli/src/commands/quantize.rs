@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::table::aligned;
-use crate::format;
+use crate::columns::Format::{Change, Count, Number, Plain, Ratio};
+use crate::columns::{Column, Page, Table, column};
 use cptr_model::model::{Model, Unaltered};
 use cptr_model::quantize::calibration::{Sample, perplexity};
 use cptr_model::quantize::layer::Method;
@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// How weights become codes
     #[arg(long, default_value = "gptq", value_parser = PossibleValuesParser::new(["gptq", "rtn"]).map(method))]
     method: Method,
-    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt are read
+    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt
+    /// are read
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     calibration: Vec<PathBuf>,
     /// Calibration tokens at most, held-out ones among them, spread over the files
@@ -37,9 +38,6 @@ pub(super) struct Args {
     /// Folder for replicas and loss table (default: MODEL with -low-bit at its end)
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
 }
 
 fn group(text: &str) -> std::result::Result<u8, String> {
@@ -61,23 +59,25 @@ struct Row {
     experts_worse: usize,
     /// Of the model with all experts at these bits, on the held-out tokens.
     perplexity: f64,
-    perplexity_change_percent: f64,
+    perplexity_change: f64,
 }
 
-#[derive(Debug, Serialize)]
-struct Printed {
-    folder: PathBuf,
-    experts: usize,
-    perplexity: f64,
-    rows: Vec<Row>,
-    notes: Vec<String>,
-}
+static COLUMNS: [Column; 8] = [
+    column("bits", "bits", Plain, ""),
+    column("expert_bytes", "bytes an expert", Count, "packed, with scales and headers"),
+    column("bits_per_weight", "bits a weight", Number(3), ""),
+    column("relative_loss", "relative loss", Number(5), "squared error over squared output, mean over the experts"),
+    column("loss_by_round_to_nearest", "by rounding", Ratio, "loss over that of round-to-nearest"),
+    column("experts_worse", "worse", Count, "experts that lose more than by round-to-nearest"),
+    column("perplexity", "perplexity", Number(3), "of the model with all experts at these bits, on held-out tokens"),
+    column("perplexity_change", "change", Change, ""),
+];
 
 fn method(name: String) -> Method {
     if name == "rtn" { Method::Rtn } else { Method::Gptq }
 }
 
-pub(super) fn main(args: &Args) -> Result<()> {
+pub(super) fn main(args: &Args) -> Result<Page> {
     let mut bits = args.bits.clone();
     bits.sort_unstable();
     bits.dedup();
@@ -86,13 +86,7 @@ pub(super) fn main(args: &Args) -> Result<()> {
     let sample = Sample::read(&model, &args.calibration, args.tokens as usize)?;
     let plan = Plan { bits, group: args.group, method: args.method };
     let outcome = quantise(&model, &sample, &plan, &folder)?;
-    let printed = measure(&model, &sample, outcome, folder)?;
-    if args.json {
-        return super::print_json(&printed);
-    }
-    super::print(&text(&printed))?;
-    super::remark(&printed.notes);
-    Ok(())
+    measure(&model, &sample, outcome, &folder)
 }
 
 /// `MODEL-low-bit`, where MODEL has a name.
@@ -102,9 +96,9 @@ fn beside(model: &Path) -> PathBuf {
     name.into()
 }
 
-fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: PathBuf) -> Result<Printed> {
+fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: &Path) -> Result<Page> {
     let unaltered = perplexity(model, sample, &mut Unaltered)?;
-    let mut replicas = Replicas::open(&folder, &model.config)?;
+    let mut replicas = Replicas::open(folder, &model.config)?;
     let config = &model.config;
     let weights = 3 * config.hidden * config.expert_inner;
     let records: Vec<_> = outcome.records.iter().flatten().collect();
@@ -123,32 +117,14 @@ fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: PathBuf) ->
             loss_by_round_to_nearest: f64::exp(ratios.iter().sum::<f64>() / ratios.len().max(1) as f64),
             experts_worse: losses().filter(|loss| loss.mse > loss.rtn_mse).count(),
             perplexity,
-            perplexity_change_percent: 100.0 * (perplexity / unaltered - 1.0),
+            perplexity_change: perplexity / unaltered - 1.0,
         });
     }
-    Ok(Printed { folder, experts: records.len(), perplexity: unaltered, rows, notes: outcome.notes })
-}
-
-fn text(printed: &Printed) -> String {
-    let header =
-        ["bits", "bytes an expert", "bits a weight", "relative loss", "by rounding", "worse", "perplexity", "change"];
-    let cells = |row: &Row| {
-        vec![
-            row.bits.to_string(),
-            row.expert_bytes.to_string(),
-            format!("{:.3}", row.bits_per_weight),
-            format!("{:.5}", row.relative_loss),
-            format::ratio(row.loss_by_round_to_nearest),
-            format!("{} of {}", row.experts_worse, printed.experts),
-            format!("{:.3}", row.perplexity),
-            format!("{:+.2} %", row.perplexity_change_percent),
-        ]
-    };
-    format!(
-        "{}: replicas and loss table of {} experts; perplexity unaltered {:.3}, all on held-out tokens\n{}",
-        printed.folder.display(),
-        printed.experts,
-        printed.perplexity,
-        aligned(&header, 0, printed.rows.iter().map(cells))
-    )
+    let fact = format!(
+        "{}: replicas and loss table of {} experts; perplexity unaltered {unaltered:.3}, all on held-out tokens",
+        folder.display(),
+        records.len(),
+    );
+    let page = Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]).notes(outcome.notes);
+    Ok(page.beside("folder", &folder).beside("experts", &records.len()).beside("perplexity", &unaltered))
 }

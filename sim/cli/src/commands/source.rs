@@ -1,6 +1,6 @@
-//! The trace argument and what its user may know about it, shared by all commands that read one.
+//! What the user of a trace may know about it, shared by all commands that read one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::{self, IMPORTERS, Layout, Options, Recording};
@@ -8,10 +8,7 @@ use cptr_trace::progress::Progress;
 use cptr_trace::{Convention, Trace};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Source {
-    /// Trace file, folder or archive (.tar, .tar.zst, .zst) of any known format
-    #[arg(value_name = "TRACE")]
-    path: PathBuf,
+pub(super) struct Reading {
     /// Format, where the contents do not tell
     #[arg(long, value_name = "NAME", help_heading = "Reading", value_parser = format_name)]
     format: Option<String>,
@@ -52,7 +49,7 @@ fn format_name(name: &str) -> std::result::Result<String, String> {
 /// `TRACE#DOMAIN`: one domain of a trace; `TRACE`: all of its domains, one by one.
 pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
     let (path, domain) = match name.rsplit_once('#') {
-        Some((path, domain)) if !std::path::Path::new(name).exists() => (path, Some(domain)),
+        Some((path, domain)) if !Path::new(name).exists() => (path, Some(domain)),
         _ => (name, None),
     };
     let path = PathBuf::from(path);
@@ -70,8 +67,8 @@ pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
     wanted.map(|index| trace.part(|other| other == index, usize::MAX).map_err(|e| e.or_file(&path))).collect()
 }
 
-impl Source {
-    pub(super) fn read(&self) -> Result<Recording> {
+impl Reading {
+    pub(super) fn read(&self, path: &Path) -> Result<Recording> {
         let options = Options {
             experts: self.experts,
             top_k: self.top_k,
@@ -83,19 +80,29 @@ impl Source {
             ..Options::default()
         };
         let reading = Progress::unknown("reading");
-        let recording = import::read(&self.path, &options)?;
+        let recording = import::read(path, &options)?;
         drop(reading);
         match recording {
-            Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(&self.path))?)),
+            Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(path))?)),
             counts @ Recording::Counts(_)
                 if self.domain.is_empty() && self.domain_tokens.is_none() && self.tokens.is_none() =>
             {
                 Ok(counts)
             }
             Recording::Counts(_) => Err(Error::in_file(
-                &self.path,
+                path,
                 "expected a trace of tokens for --domain, --domain-tokens and --tokens, found counts",
             )),
+        }
+    }
+
+    /// A trace of tokens, for commands that need their order.
+    pub(super) fn tokens(&self, path: &Path) -> Result<Trace> {
+        match self.read(path)? {
+            Recording::Tokens(trace) => Ok(trace),
+            Recording::Counts(_) => {
+                Err(Error::in_file(path, "expected a trace of tokens, found counts, which have no order"))
+            }
         }
     }
 

@@ -1,96 +1,118 @@
-//! What a policy costs in quality: a model reads text while policies alter its choice of experts.
+//! What a strategy costs in quality: a model reads text while the strategy decides which of its experts run, and at how
+//! many bits.
 //!
-//! The altered choice changes what later layers and tokens see, so perplexity is that of the whole loop. Text is read, not generated: every
-//! row predicts the same tokens. Rows differ from the unaltered model only by their policy, their placement and the bits of their
-//! experts; the first row is the raw router with LRU, whose perplexity is the model's own to the last bit.
+//! The altered choice changes what later layers and tokens see, so perplexity is that of the whole loop. Text is read,
+//! not generated: every row predicts the same tokens. The loop is the replay's, driven by the model's forward pass.
+//! Where no layer depends on what another one's strategy did, all documents go through a layer at once, one after the
+//! other: what is resident at the end of one is so at the beginning of the next. Other strategies, and all with a
+//! prompt, go token by token: the documents side by side, each with a fast memory of its own.
 
 mod bootstrap;
 mod frontier;
-pub mod outcome;
-mod precision;
+pub(crate) mod outcome;
 mod quality;
+mod quantised;
 mod steer;
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use cptr_model::model::Model;
-use cptr_sim::run;
+use cptr_sim::replay::{Budget, Machine, Routers, Setup};
+use cptr_sim::strategy::{Has, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
-pub use frontier::{Price, Verdict};
-use outcome::{Outcome, Row};
-use precision::Widths;
-pub use precision::{Precision, Quantised};
+use cptr_trace::{Knowledge, Shape};
+pub(crate) use frontier::verdicts;
+use outcome::Row;
 use quality::Reference;
+pub(crate) use quantised::Quantised;
 use steer::Steering;
 
 /// A text that the model reads from its beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub(crate) struct Document {
     /// What kind of text it is; perplexities are given for each.
-    pub domain: String,
+    pub(crate) domain: String,
     /// Token ids, at least two.
-    pub tokens: Vec<u32>,
-}
-
-/// One row: a policy with a placement, and the bits of the experts.
-#[derive(Debug, Clone)]
-pub struct RowPlan {
-    /// Which experts run, and which are in fast memory.
-    pub run: run::RowPlan,
-    /// At how many bits they run.
-    pub precision: Precision,
-}
-
-impl RowPlan {
-    /// Whether two rows are the same.
-    pub fn is(&self, other: &Self) -> bool {
-        let name = |row: &Self| (row.run.policy.to_string(), row.run.placement.to_string());
-        self.precision == other.precision && name(self) == name(other)
-    }
+    pub(crate) tokens: Vec<u32>,
 }
 
 /// What to evaluate.
 #[derive(Debug)]
-pub struct Plan {
-    /// Rows, the reference for ratios first.
-    pub rows: Vec<RowPlan>,
-    /// Cache, machine and sizes of the model; its rows are not looked at.
-    pub machine: run::Plan,
-    /// Where rows of fewer bits take their experts from.
-    pub replicas: Option<Quantised>,
+pub(crate) struct Plan<'a> {
+    /// One row each; misses and times are related to the first.
+    pub(crate) strategies: Vec<Strategy>,
+    pub(crate) resident: Budget,
+    /// Tokens of each document that are its prompt.
+    pub(crate) prefill: usize,
+    pub(crate) machine: Machine<'a>,
+    /// Where strategies of fewer bits take their experts from.
+    pub(crate) replicas: Option<Quantised>,
 }
 
-/// Runs every row of the plan over the documents, one after the other: what is resident at the end of one is so at the beginning of the
-/// next.
+impl<'a> Plan<'a> {
+    /// What a replay of so many tokens is made for.
+    fn setup(&'a self, model: &Model, tokens: usize) -> Setup<'a> {
+        let config = &model.config;
+        let (layers, experts, k) = (config.moe_layers.len(), config.experts, config.k);
+        Setup {
+            shape: Shape { tokens, layers, experts, k },
+            sequences: 1,
+            prefill: self.prefill,
+            resident: self.resident,
+            routers: Arc::new(Routers::new(config.router.convention(), k, experts, &[])),
+            machine: Some(self.machine),
+            losses: self.replicas.as_ref().map(Quantised::losses),
+        }
+    }
+
+    /// Whether the documents go side by side, token by token.
+    fn in_step(&self, strategy: &Strategy) -> bool {
+        strategy.couples_layers() || self.prefill > 0
+    }
+}
+
+/// Runs every strategy of the plan over the documents.
 ///
 /// # Errors
-/// A cache of no or of more experts than a layer has, no document of two tokens, and what the model refuses.
-pub fn run(model: &Model, documents: &[Document], plan: &Plan) -> Result<Outcome> {
+/// Memory that does not fit the model, a document that is not longer than its prompt, a strategy that the model or the
+/// machine does not allow, and what the model refuses.
+pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Result<Vec<Row>> {
     let experts = model.config.experts;
-    if plan.machine.cache == 0 || plan.machine.cache > experts {
+    if let Budget::Experts(resident) = plan.resident
+        && !(1..=experts).contains(&resident)
+    {
+        return Err(Error::new(format!("--resident: expected 1 to {experts} experts per layer, found {resident}")));
+    }
+    let shortest = documents.iter().map(|document| document.tokens.len()).min().unwrap_or(0);
+    if plan.prefill + 1 >= shortest {
         return Err(Error::new(format!(
-            "--cache: expected 1 to {experts} experts per layer, found {}",
-            plan.machine.cache
+            "--prefill: expected documents that are two tokens longer than their prompt of {}, found one of {shortest}",
+            plan.prefill
         )));
     }
-    if documents.iter().all(|document| document.tokens.len() < 2) {
-        return Err(Error::new("expected a document of at least two tokens, found none"));
-    }
-    let widths = plan
-        .rows
-        .iter()
-        .map(|row| Widths::new(row.precision, plan.replicas.as_ref(), &model.config))
-        .collect::<Result<Vec<_>>>()?;
     let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
-    let progress = Progress::new((model.config.moe_layers.len() * tokens * (plan.rows.len() + 1)) as u64, "evaluating");
+    let setup = plan.setup(model, tokens);
+    for strategy in &plan.strategies {
+        // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
+        let future = !plan.in_step(strategy);
+        let Machine { system, model } = plan.machine;
+        let has = Has { knowledge: Knowledge::Logits, future, system: Some(system), sizes: model.is_some() };
+        if let Some(reason) = strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
+            return Err(Error::new(format!("{strategy}: {reason}")));
+        }
+    }
+    let all = model.config.moe_layers.len() * tokens * (plan.strategies.len() + 1);
+    let progress = Progress::new(all as u64, "evaluating");
     let reference = Reference::new(model, documents, &progress)?;
-    let row = |(row, widths)| {
-        let mut steering = Steering::new(model, documents, plan, (row, widths), &progress);
-        let quality = reference.compare(model, &mut steering)?;
-        Ok(Row::new(plan, row, documents, steering, quality))
+    let row = |strategy: &Strategy| {
+        let mut steering = Steering::new(model, documents, plan, strategy, &progress)?;
+        let quality = reference.compare(model, &mut steering, plan.in_step(strategy))?;
+        Ok(Row::new(model, plan, strategy, documents, &steering.finish()?, &quality))
     };
-    let mut rows = plan.rows.par_iter().zip(widths).map(row).collect::<Result<Vec<Row>>>()?;
+    let mut rows = plan.strategies.par_iter().map(row).collect::<Result<Vec<Row>>>()?;
     outcome::relate(&mut rows);
-    Ok(Outcome::new(model, documents, plan, rows))
+    Ok(rows)
 }

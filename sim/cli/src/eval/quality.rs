@@ -55,9 +55,13 @@ impl Reference {
         Ok(Self { sequences, hidden, next, document })
     }
 
-    /// Has the model read the documents once more, steered.
-    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>) -> Result<Quality> {
-        let hidden = model.read(&self.sequences, steering)?;
+    /// Has the model read the documents once more, steered: all at once, or side by side token by token.
+    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>, in_step: bool) -> Result<Quality> {
+        let hidden = if in_step {
+            model.read_in_step(&self.sequences, steering)?
+        } else {
+            model.read(&self.sequences, steering)?
+        };
         let zeros = || vec![0.0; self.sequences.len()];
         let mut quality = Quality {
             tokens: vec![0; self.sequences.len()],
@@ -104,7 +108,7 @@ impl Quality {
     }
 
     /// Relative change of perplexity over those documents, and its 95 % interval.
-    pub(super) fn change(&self, of: impl Fn(usize) -> bool) -> (f64, [f64; 2]) {
+    pub(super) fn change(&self, of: impl Fn(usize) -> bool) -> (f64, Option<[f64; 2]>) {
         let difference = |document: usize| Difference {
             nats: self.nats[document] - self.reference_nats[document],
             tokens: self.tokens[document],
@@ -139,6 +143,6 @@ mod tests {
         };
         assert!((quality.perplexity(|document| document == 0) - 16.0).abs() < 1e-9);
         assert!((quality.change(|document| document == 1).0 - 1.0).abs() < 1e-9);
-        assert_eq!((quality.change(|document| document == 0), quality.divergence()), ((0.0, [0.0; 2]), 0.5));
+        assert_eq!((quality.change(|document| document == 0), quality.divergence()), ((0.0, None), 0.5));
     }
 }

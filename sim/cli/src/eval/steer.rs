@@ -1,102 +1,182 @@
-//! One row in the loop: the hook that lets a policy choose and a placement load, layer by layer.
+//! A strategy in the loop: the hook that lets a replay choose, layer by layer.
 
-use cptr_core::Router;
-
-use super::precision::Widths;
-use super::{Document, Plan, RowPlan};
-use cptr_model::Result;
 use cptr_model::model::{Expert, Model, MoeHook};
-use cptr_sim::placement;
-use cptr_sim::run::layer::TimeTable;
-use cptr_sim::run::runner::{Routed, RowLayer, Runner, Scores, Sizes};
-use cptr_trace::Convention;
+use cptr_model::{Error, Result};
+use cptr_sim::replay::{Future, Replay, Routed, Tally};
+use cptr_sim::strategy::Strategy;
 use cptr_trace::progress::Progress;
 
-/// Runs a policy and a placement inside the MoE blocks of a model that reads all documents.
+use super::{Document, Plan, Quantised};
+
+/// Bits that stand for an expert that is left out.
+const SKIPPED: u8 = u8::MAX;
+/// Most bits that there are replicas for; experts at more run the model's own weights.
+const MOST_BITS: u8 = 4;
+
+/// One or several replays inside the MoE blocks of a model.
 pub(super) struct Steering<'a> {
-    row: &'a RowPlan,
-    widths: Widths<'a>,
-    plan: &'a Plan,
+    /// One of all documents, or one for each.
+    replays: Vec<Replay<'a>>,
+    /// Length of each document.
+    lengths: Vec<usize>,
+    /// For each token of the forward call its replay and its step there, and whether a document begins.
+    rows: Vec<(usize, usize, bool)>,
+    replicas: Option<&'a Quantised>,
     progress: &'a Progress,
-    /// Whether a document begins, for each token.
-    starts: Vec<bool>,
+    /// Whether the strategy knows what a layer's later tokens want.
+    foresees: bool,
+    hidden: usize,
+    inner: usize,
+    layers: usize,
     experts: usize,
     k: usize,
-    convention: Convention,
-    /// Whether each of the layer's chosen experts `[N, k]` was in fast memory.
-    resident: Vec<bool>,
-    /// Sums of each layer.
-    pub(super) layers: Vec<RowLayer>,
-    /// Time of each token over the layers so far, in picoseconds; all 0 without sizes.
-    pub(super) token_ps: Vec<u64>,
+    /// Bits of each of the layer's chosen experts `[N, k]`: 0 for the model's own weights.
+    bits: Vec<u8>,
+    error: Option<cptr_trace::Error>,
 }
 
 impl<'a> Steering<'a> {
     pub(super) fn new(
         model: &Model,
         documents: &[Document],
-        plan: &'a Plan,
-        (row, widths): (&'a RowPlan, Widths<'a>),
+        plan: &'a Plan<'a>,
+        strategy: &Strategy,
         progress: &'a Progress,
-    ) -> Self {
-        let starts: Vec<bool> =
-            documents.iter().flat_map(|document| (0..document.tokens.len()).map(|at| at == 0)).collect();
-        Self {
-            row,
-            widths,
-            plan,
+    ) -> cptr_trace::error::Result<Self> {
+        let lengths: Vec<usize> = documents.iter().map(|document| document.tokens.len()).collect();
+        let tokens = lengths.iter().sum();
+        let replay = |tokens| Replay::new(strategy, &plan.setup(model, tokens), None);
+        let (replays, rows) = if plan.in_step(strategy) {
+            (lengths.iter().map(|&length| replay(length)).collect::<cptr_trace::error::Result<_>>()?, Vec::new())
+        } else {
+            let starts = lengths.iter().flat_map(|&length| (0..length).map(|at| at == 0));
+            (vec![replay(tokens)?], starts.enumerate().map(|(step, starts)| (0, step, starts)).collect())
+        };
+        let config = &model.config;
+        Ok(Self {
+            replays,
+            lengths,
+            rows,
+            replicas: plan.replicas.as_ref(),
             progress,
-            token_ps: vec![0; starts.len()],
-            starts,
-            experts: model.config.experts,
-            k: model.config.k,
-            convention: model.config.router.convention(),
-            resident: Vec::new(),
-            layers: Vec::new(),
+            foresees: strategy.sees_future(),
+            hidden: config.hidden,
+            inner: config.expert_inner,
+            layers: config.moe_layers.len(),
+            experts: config.experts,
+            k: config.k,
+            bits: Vec::new(),
+            error: None,
+        })
+    }
+
+    /// Ends the steps of the tokens that the last forward calls were for.
+    fn end_steps(&mut self) {
+        for &(replay, step, _) in &self.rows {
+            if let Err(error) = self.replays[replay].end_step(step) {
+                self.error.get_or_insert(error);
+            }
         }
     }
 
-    /// Mean bits of the experts, 0 where they run the model's own weights.
-    pub(super) fn mean_bits(&self) -> f64 {
-        self.widths.mean()
+    /// Sums of all replays.
+    pub(super) fn finish(mut self) -> cptr_trace::error::Result<Tally> {
+        self.end_steps();
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let mut all = Tally::default();
+        self.replays.into_iter().map(Replay::finish).for_each(|tally| add(&mut all, tally));
+        Ok(all)
     }
 }
 
-impl MoeHook for Steering<'_> {
-    /// `scores` are those of all tokens of all documents: so oracles see the future that the altered model has.
-    fn route(&mut self, _: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
-        let (experts, k) = (self.experts, self.k);
-        let oracle = self.row.run.placement.kind.oracle;
-        let next_use = if oracle { placement::next_use(wanted, k, experts) } else { Vec::new() };
-        let router = match self.convention {
-            Convention::SoftmaxAll => Router::softmax_all(k),
-            _ => Router::softmax_selected(k),
-        };
-        let layer = placement::Layer { experts, capacity: self.plan.machine.cache, next_use: &next_use, router };
-        let tokens = self.starts.len();
-        let mut runner = Runner::new(&self.row.run, Sizes { layer, convention: self.convention, tokens });
-        let times = TimeTable::new(&self.plan.machine);
-        let mut known = Scores::default();
-        self.resident.clear();
-        let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
-        for (index, ((scores, wanted), chosen)) in rows.enumerate() {
-            known.set(scores, self.convention, &[]);
-            let starts_sequence = self.starts[index];
-            let work = runner.step(Routed { index, wanted, scores: &known, starts_sequence });
-            chosen.copy_from_slice(runner.last_run());
-            self.resident.extend(chosen.iter().map(|expert| !runner.missed().contains(expert)));
-            self.token_ps[index] += times.get(work).map_or(0, |time| time.total_ps);
+/// Adds the sums of another replay of the same layers: its steps come behind.
+fn add(all: &mut Tally, other: Tally) {
+    all.layers.resize_with(other.layers.len(), Default::default);
+    for (all, other) in all.layers.iter_mut().zip(&other.layers) {
+        for (all, other) in [
+            (&mut all.tokens, other.tokens),
+            (&mut all.choices, other.choices),
+            (&mut all.misses, other.misses),
+            (&mut all.stalls, other.stalls),
+            (&mut all.with_predecessor, other.with_predecessor),
+            (&mut all.switches, other.switches),
+            (&mut all.agreed, other.agreed),
+            (&mut all.demanded, other.demanded),
+            (&mut all.fetched, other.fetched),
+            (&mut all.migrated, other.migrated),
+        ] {
+            *all += other;
         }
-        self.layers.push(runner.into_sums());
-        self.progress.advance(tokens as u64);
+        all.mass_lost += other.mass_lost;
+        all.worst_mass_loss = all.worst_mass_loss.max(other.worst_mass_loss);
     }
-    fn bits(&mut self, layer: usize, chosen: &[u16], bits: &mut [u8]) {
-        for ((bits, &expert), &resident) in bits.iter_mut().zip(chosen).zip(&self.resident) {
-            *bits = self.widths.of(layer, expert, resident);
+    all.steps.extend(other.steps);
+    all.miss_bins.resize(other.miss_bins.len().max(all.miss_bins.len()), 0);
+    all.miss_bins.iter_mut().zip(&other.miss_bins).for_each(|(all, other)| *all += other);
+    all.busy_ps.iter_mut().zip(other.busy_ps).for_each(|(all, other)| *all += other);
+    for (all, other) in [
+        (&mut all.energy_pj, other.energy_pj),
+        (&mut all.near_mass, other.near_mass),
+        (&mut all.near_bits, other.near_bits),
+        (&mut all.loss, other.loss),
+        (&mut all.skipped, other.skipped),
+    ] {
+        *all += other;
+    }
+    all.placement_ps += other.placement_ps;
+}
+
+impl MoeHook for Steering<'_> {
+    fn position(&mut self, position: usize) {
+        self.end_steps();
+        let there = self.lengths.iter().enumerate().filter(|(_, length)| **length > position);
+        self.rows = there.map(|(document, _)| (document, position, position == 0)).collect();
+    }
+
+    /// `scores` are those of all tokens of the call: so what a layer will want is known where all documents are read at
+    /// once.
+    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
+        let (experts, k) = (self.experts, self.k);
+        if self.foresees {
+            self.replays[0].foresee(Future::of_layer(self.layers, layer, wanted, experts, k));
         }
+        self.bits.clear();
+        let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
+        for (&(replay, step, starts_sequence), ((logits, wanted), chosen)) in self.rows.iter().zip(rows) {
+            let routed = [Routed { wanted, weights: &[], logits, starts_sequence }];
+            match self.replays[replay].layer(step, layer, &routed) {
+                Ok(outcome) => {
+                    chosen.copy_from_slice(outcome.chosen(0));
+                    self.bits.extend(chosen.iter().map(|&expert| match outcome.execution(expert) {
+                        Some(execution) if execution.bits == 0 => SKIPPED,
+                        Some(execution) if execution.bits <= MOST_BITS => execution.bits,
+                        _ => 0,
+                    }));
+                }
+                Err(error) => {
+                    self.error.get_or_insert(error);
+                }
+            }
+        }
+        self.progress.advance(self.rows.len() as u64);
+    }
+
+    fn bits(&mut self, _: usize, _: &[u16], bits: &mut [u8]) {
+        bits.iter_mut().zip(&self.bits).for_each(|(bits, decided)| *bits = *decided);
     }
 
     fn replica(&mut self, layer: usize, expert: u16, bits: u8) -> Result<Expert> {
-        Ok(self.widths.replica(layer, expert, bits)?)
+        if bits == SKIPPED {
+            let nothing = vec![0.0; self.hidden * self.inner];
+            return Expert::new(self.hidden, &nothing, &nothing, &nothing);
+        }
+        match self.replicas {
+            Some(replicas) => replicas.expert(layer, expert, bits),
+            None => {
+                Err(Error::new(format!("--replicas: expected the folder that cptr quantize wrote, for {bits} bits")))
+            }
+        }
     }
 }

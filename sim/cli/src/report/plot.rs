@@ -5,7 +5,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::markup::{clean, escape};
+use crate::columns::{clean, escape};
 
 /// A plot under way.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -19,8 +19,8 @@ pub(super) const WIDTH: u32 = 1800;
 /// Size of text in the same units.
 pub(super) const TEXT: u32 = 32;
 
-/// Colours by role, after the colour-blind-safe palette of Okabe and Ito (2008). The page's style sheet finds roles by these exact values,
-/// so that each is used for one role only.
+/// Colours by role, after the colour-blind-safe palette of Okabe and Ito (2008). The page's style sheet finds roles by
+/// these exact values, so that each is used for one role only.
 pub(super) mod palette {
     use plotters::style::RGBColor;
 

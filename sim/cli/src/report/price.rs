@@ -2,24 +2,25 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
+use serde_json::Value;
 
+use super::Run;
 use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
-use super::rows::Role;
-use cptr_sim::run::outcome::Outcome;
+use super::roles::{Role, name, number};
 
 const HEIGHT: u32 = 1000;
 
 /// The plot, or nothing where no row gives up any mass.
-pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
-    if !outcome.rows.iter().any(|row| row.mass_loss > 0.0) {
+pub(super) fn figure(run: &Run<'_>) -> String {
+    if !run.rows.iter().any(|row| number(row, "mass_loss") > 0.0) {
         return String::new();
     }
-    let marks = marks(outcome, names);
-    let bound = bound(outcome);
+    let marks = marks(run);
+    let bound = bound(run);
     let mut legend = vec![
-        Key { swatch: Swatch::Mark, color: palette::CPTR, text: "cptr".into() },
+        Key { swatch: Swatch::Mark, color: palette::CPTR, text: "selection under a bound".into() },
         Key { swatch: Swatch::Mark, color: palette::REFERENCE, text: "reference: the model's own choice".into() },
-        Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other policies and placements".into() },
+        Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other strategies".into() },
     ];
     let mut caption =
         "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
@@ -65,31 +66,31 @@ pub(super) struct Mark {
     pub(super) name: String,
 }
 
-fn marks(outcome: &Outcome, names: &[String]) -> Vec<Mark> {
-    let mark = |(index, (row, name)): (usize, (&cptr_sim::run::outcome::Row, &String))| Mark {
-        x: row.mass_loss * 100.0,
-        y: row.miss_rate * 100.0,
+fn marks(run: &Run<'_>) -> Vec<Mark> {
+    let mark = |(index, row): (usize, &Value)| Mark {
+        x: number(row, "mass_loss") * 100.0,
+        y: number(row, "miss_rate") * 100.0,
         role: Role::of(index, row),
-        name: plot::short(name, 40),
+        name: plot::short(name(row), 40),
     };
-    let marks = outcome.rows.iter().zip(names).enumerate().map(mark);
+    let marks = run.rows.iter().enumerate().map(mark);
     by_importance(marks.filter(|mark| mark.x.is_finite() && mark.y.is_finite()).collect())
 }
 
 pub(super) fn by_importance(mut marks: Vec<Mark>) -> Vec<Mark> {
     marks.sort_by_key(|mark| match mark.role {
-        Role::Cptr => 0,
+        Role::Bounded => 0,
         Role::Reference => 1,
         Role::Other => 2,
-        Role::Bound => 3,
+        Role::Future => 3,
     });
     marks
 }
 
 /// Fewest misses of an oracle that runs the model's own choice, in percent.
-fn bound(outcome: &Outcome) -> Option<f64> {
-    let raw = outcome.rows.iter().filter(|row| row.oracle && row.mass_loss == 0.0 && row.agreement == 1.0);
-    raw.map(|row| row.miss_rate * 100.0).min_by(f64::total_cmp)
+fn bound(run: &Run<'_>) -> Option<f64> {
+    let raw = run.rows.iter().filter(|row| row["bound"] == true && number(row, "agreement") == 1.0);
+    raw.map(|row| number(row, "miss_rate") * 100.0).min_by(f64::total_cmp)
 }
 
 impl Scatter<'_> {
@@ -111,7 +112,7 @@ impl Scatter<'_> {
         }
         // The line of the bound stands for oracles of the model's own choice.
         let shown: Vec<&Mark> =
-            marks.iter().filter(|mark| mark.role != Role::Bound || mark.x != 0.0 || bound.is_none()).collect();
+            marks.iter().filter(|mark| mark.role != Role::Future || mark.x != 0.0 || bound.is_none()).collect();
         let centres: Vec<(i32, i32)> = shown.iter().map(|mark| chart.backend_coord(&(mark.x, mark.y))).collect();
         let (xs, ys) = chart.plotting_area().get_pixel_range();
         let frame = Rectangle { left: xs.start, top: ys.start, right: xs.end + 30, bottom: ys.end };
@@ -133,9 +134,9 @@ impl Scatter<'_> {
 }
 
 fn dot(area: &Area<'_>, role: Role, centre: (i32, i32)) -> Drawn {
-    let size = if role == Role::Cptr { 17 } else { 11 };
+    let size = if role == Role::Bounded { 17 } else { 11 };
     match role {
-        Role::Bound => area.draw(&Circle::new(centre, size, role.color().stroke_width(4)))?,
+        Role::Future => area.draw(&Circle::new(centre, size, role.color().stroke_width(4)))?,
         _ => area.draw(&Circle::new(centre, size, role.color().filled()))?,
     }
     Ok(())
@@ -145,9 +146,9 @@ fn label(area: &Area<'_>, mark: &Mark, centre: (i32, i32), place: Rectangle, rin
     if ring > 0 {
         area.draw(&PathElement::new([centre, place.nearest(centre)], palette::SOFT.stroke_width(2)))?;
     }
-    let color = if mark.role == Role::Cptr { palette::CPTR } else { palette::INK };
+    let color = if mark.role == Role::Bounded { palette::CPTR } else { palette::INK };
     let mut style = plot::text_style(color, HPos::Left, VPos::Center);
-    if mark.role == Role::Cptr {
+    if mark.role == Role::Bounded {
         style.font = style.font.style(FontStyle::Bold);
     }
     area.draw(&Text::new(mark.name.clone(), (place.left, (place.top + place.bottom) / 2), style))?;
@@ -193,8 +194,8 @@ impl Rectangle {
 /// Rings of places around a mark that are tried.
 const RINGS: i32 = 12;
 
-/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if there is one,
-/// beside the mark if none is free.
+/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if
+/// there is one, beside the mark if none is free.
 fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let width = plot::text_width(text);
     let half = plot::TEXT as i32 / 2;

@@ -2,11 +2,12 @@
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
+use serde_json::Value;
 
+use super::Run;
 use super::plot::{self, Area, Drawn, Key, Swatch, palette};
-use super::rows::Role;
-use crate::format;
-use cptr_sim::run::outcome::{Outcome, Row};
+use super::roles::{Role, name, number};
+use crate::columns::format;
 
 /// Height of the bars of one row, and from one row to the next.
 const BARS: i32 = 54;
@@ -15,15 +16,15 @@ const TOP: i32 = 10;
 const BOTTOM: i32 = 60;
 
 /// The plot, or nothing where there are no times.
-pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
-    let bars: Vec<Bar<'_>> = outcome.rows.iter().zip(names).enumerate().filter_map(Bar::new).collect();
+pub(super) fn figure(run: &Run<'_>) -> String {
+    let bars: Vec<Bar> = run.rows.iter().enumerate().filter_map(Bar::new).collect();
     if bars.is_empty() {
         return String::new();
     }
     let key = |color, text: &str| Key { swatch: Swatch::Bar, color, text: text.into() };
     let parts =
         [(palette::GPU, "GPU busy"), (palette::LINK, "link busy"), (palette::NEAR_DATA, "near-data device busy")];
-    let works = |part: usize| bars.iter().any(|bar| bar.busy_us[part].1.is_some_and(|time| time > 0.0));
+    let works = |part: usize| bars.iter().any(|bar| bar.busy_us[part].1 > 0.0);
     let mut legend = vec![key(palette::TRACK, "token time (mean)")];
     legend.extend(
         parts.into_iter().enumerate().filter(|(part, _)| works(*part)).map(|(_, (color, text))| key(color, text)),
@@ -32,47 +33,48 @@ pub(super) fn figure(outcome: &Outcome, names: &[String]) -> String {
         "The wide bar is the time of a token; the thin bars in it say for how long each part of the machine is busy in it. The parts \
          work side by side where they can, so that the thin bars need not add up to the wide one; the part with the longest thin bar \
          is the first to relieve. Times are {}.",
-        outcome.time_method
+        run.time_method
     );
     let height = TOP + BOTTOM + PITCH * bars.len() as i32;
     plot::figure("Time of a token", height as u32, &legend, &caption, |area| draw(area, &bars))
 }
 
 /// Times of one row in microseconds.
-struct Bar<'a> {
+struct Bar {
     name: String,
     role: Role,
     total_us: f64,
-    busy_us: [(RGBColor, Option<f64>); 3],
-    row: &'a Row,
+    busy_us: [(RGBColor, f64); 3],
+    to_raw: f64,
 }
 
-impl<'a> Bar<'a> {
-    fn new((index, (row, name)): (usize, (&'a Row, &String))) -> Option<Self> {
-        let total_us = row.token_time_us.filter(|time| time.is_finite() && *time >= 0.0)?;
+impl Bar {
+    fn new((index, row): (usize, &Value)) -> Option<Self> {
+        let total_us = row["token_time_us"].as_f64().filter(|time| *time >= 0.0)?;
         Some(Self {
-            name: plot::short(name, 40),
+            name: plot::short(name(row), 40),
             role: Role::of(index, row),
             total_us,
-            busy_us: [(palette::GPU, row.gpu_us), (palette::LINK, row.link_us), (palette::NEAR_DATA, row.ndp_us)],
-            row,
+            busy_us: [(palette::GPU, "gpu_us"), (palette::LINK, "link_us"), (palette::NEAR_DATA, "ndp_us")]
+                .map(|(color, key)| (color, number(row, key))),
+            to_raw: number(row, "ratio_to_raw"),
         })
     }
 
     fn label(&self) -> String {
         let time = format::microseconds(self.total_us);
-        match self.row.ratio_to_raw {
-            Some(ratio) if self.role != Role::Reference => format!("{time} ({})", format::ratio(ratio)),
-            _ => time,
+        match self.role {
+            Role::Reference => time,
+            _ => format!("{time} ({})", format::ratio(self.to_raw)),
         }
     }
 }
 
-fn draw(area: &Area<'_>, bars: &[Bar<'_>]) -> Drawn {
+fn draw(area: &Area<'_>, bars: &[Bar]) -> Drawn {
     let (width, _) = area.dim_in_pixel();
     let left = bars.iter().map(|bar| plot::text_width(&bar.name)).max().unwrap_or(0) + 40;
     let right = width as i32 - 20 - bars.iter().map(|bar| plot::text_width(&bar.label())).max().unwrap_or(0);
-    let longest = bars.iter().flat_map(|bar| bar.busy_us.iter().filter_map(|busy| busy.1).chain([bar.total_us]));
+    let longest = bars.iter().flat_map(|bar| bar.busy_us.iter().map(|busy| busy.1).chain([bar.total_us]));
     let longest = longest.filter(|time| time.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
     let x = |time_us: f64| left + (time_us / longest * f64::from(right - left)).round() as i32;
     let bottom = TOP + PITCH * bars.len() as i32;
@@ -103,12 +105,12 @@ fn round_step(step: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|round| *round >= step).unwrap_or(step)
 }
 
-fn draw_bar(area: &Area<'_>, bar: &Bar<'_>, top: i32, left: i32, x: &dyn Fn(f64) -> i32) -> Drawn {
+fn draw_bar(area: &Area<'_>, bar: &Bar, top: i32, left: i32, x: &dyn Fn(f64) -> i32) -> Drawn {
     let middle = top + BARS / 2;
-    let color = if bar.role == Role::Cptr { palette::CPTR } else { palette::INK };
+    let color = if bar.role == Role::Bounded { palette::CPTR } else { palette::INK };
     let text = |text: &str, x: i32, side: HPos| {
         let mut style = plot::text_style(color, side, VPos::Center);
-        if bar.role == Role::Cptr {
+        if bar.role == Role::Bounded {
             style.font = style.font.style(FontStyle::Bold);
         }
         area.draw(&Text::new(text.to_owned(), (x, middle), style))
@@ -118,10 +120,12 @@ fn draw_bar(area: &Area<'_>, bar: &Bar<'_>, top: i32, left: i32, x: &dyn Fn(f64)
     let thin = BARS / 3 - 6;
     let mut end = x(bar.total_us);
     for (index, (color, time_us)) in (0..).zip(&bar.busy_us) {
-        let Some(time_us) = time_us.filter(|time| time.is_finite() && *time > 0.0) else { continue };
+        if time_us.is_nan() || *time_us <= 0.0 {
+            continue;
+        }
         let top = top + 3 + index * BARS / 3;
-        end = end.max(x(time_us));
-        area.draw(&Rectangle::new([(left, top), (x(time_us), top + thin)], color.filled()))?;
+        end = end.max(x(*time_us));
+        area.draw(&Rectangle::new([(left, top), (x(*time_us), top + thin)], color.filled()))?;
     }
     text(&bar.label(), end + 12, HPos::Left)?;
     Ok(())

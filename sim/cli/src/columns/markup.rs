@@ -1,7 +1,7 @@
 //! Text into markup.
 
 /// Plain text as HTML and XML text or attribute value. Characters that XML does not allow become U+FFFD.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in clean(text).chars() {
         match character {
@@ -16,15 +16,16 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Replaces what no escape can bring into XML (control characters, U+FFFE, U+FFFF). For texts in plots, which plotters escapes.
-pub(super) fn clean(text: &str) -> String {
+/// Replaces what no escape can bring into XML (control characters, U+FFFE, U+FFFF). For texts in plots, which plotters
+/// escapes.
+pub(crate) fn clean(text: &str) -> String {
     let allowed =
         |c: char| matches!(c, '\t' | '\n' | '\r') || (!c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'));
     text.chars().map(|c| if allowed(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// Plain text as paragraphs, cut at empty lines.
-pub(super) fn paragraphs(text: &str) -> String {
+pub(crate) fn paragraphs(text: &str) -> String {
     let text = text.replace("\r\n", "\n");
     let parts = text.split("\n\n").map(str::trim).filter(|part| !part.is_empty());
     parts.map(|part| format!("<p>{}</p>\n", escape(part))).collect()

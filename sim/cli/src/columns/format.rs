@@ -1,12 +1,12 @@
 //! Numbers as people read them, the same in the terminal and in the report.
+//!
+//! Not a number reads [`NONE`] everywhere.
 
 /// Shown where there is no value.
-pub const NONE: &str = "–";
+pub(crate) const NONE: &str = "–";
 
 /// A share as a percentage: two decimals below 10%, one from there on, `<0.01%` for what would read as zero and is not.
-///
-/// Not a number reads [`NONE`], here and below.
-pub fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let value = share * 100.0;
     let size = value.abs();
     match () {
@@ -19,12 +19,12 @@ pub fn percent(share: f64) -> String {
 }
 
 /// A time given in microseconds, with three significant digits in ns, µs, ms or s.
-pub fn microseconds(time_us: f64) -> String {
+pub(crate) fn microseconds(time_us: f64) -> String {
     scaled(time_us, ["ns", "µs", "ms", "s"])
 }
 
 /// An energy given in microjoules, with three significant digits in nJ, µJ, mJ or J.
-pub fn microjoules(energy_uj: f64) -> String {
+pub(crate) fn microjoules(energy_uj: f64) -> String {
     scaled(energy_uj, ["nJ", "µJ", "mJ", "J"])
 }
 
@@ -43,17 +43,27 @@ fn scaled(value: f64, units: [&str; 4]) -> String {
 }
 
 /// A ratio with two decimals, `0.83×`.
-pub fn ratio(ratio: f64) -> String {
+pub(crate) fn ratio(ratio: f64) -> String {
     if ratio.is_finite() { format!("{ratio:.2}×") } else { NONE.into() }
 }
 
+/// A relative change in per cent with its sign, `+0.41%`.
+pub(crate) fn change(change: f64) -> String {
+    if change.is_finite() { format!("{:+.2}%", change * 100.0) } else { NONE.into() }
+}
+
+/// A number with so many decimals.
+pub(crate) fn decimals(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { NONE.into() }
+}
+
 /// A level with one decimal, `-4.1 dB`.
-pub fn decibels(level_db: f64) -> String {
+pub(crate) fn decibels(level_db: f64) -> String {
     if level_db.is_finite() { format!("{level_db:.1} dB") } else { NONE.into() }
 }
 
 /// A whole number with a comma between thousands.
-pub fn count(number: usize) -> String {
+pub(crate) fn count(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -63,11 +73,6 @@ pub fn count(number: usize) -> String {
         text.push(digit);
     }
     text
-}
-
-/// The value through `format`, or [`NONE`].
-pub fn optional(value: Option<f64>, format: impl FnOnce(f64) -> String) -> String {
-    value.map_or_else(|| NONE.into(), format)
 }
 
 fn three_digits(value: f64) -> String {
@@ -136,8 +141,6 @@ mod tests {
         assert_eq!(ratio(f64::NAN), NONE);
         assert_eq!([-4.06, f64::NAN].map(decibels), ["-4.1 dB", NONE]);
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!(optional(None, percent), NONE);
-        assert_eq!(optional(Some(0.5), percent), "50.0%");
     }
 
     proptest! {

@@ -1,0 +1,155 @@
+//! What a command has to say, and the ways to say it: text for people, JSON and CSV for machines, a page with plots.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Table, value};
+use crate::report;
+use crate::terminal;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::file;
+
+/// Where results go; every command has these options.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Output {
+    /// Print JSON: {"schema", "command", "inputs", "rows", …}
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+    /// Write the rows as CSV; - prints them instead of the table
+    #[arg(long, global = true, value_name = "FILE|-", conflicts_with = "json", help_heading = "Output")]
+    csv: Option<PathBuf>,
+    /// Write an HTML page with tables and plots
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Output")]
+    report: Option<PathBuf>,
+}
+
+/// A part of the text under a heading of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
+    /// Heading; may be empty.
+    pub(crate) title: String,
+    /// What the reader should know first; may be empty.
+    pub(crate) introduction: String,
+    /// Lines on what was run, above the tables.
+    pub(crate) facts: Vec<String>,
+    pub(crate) tables: Vec<Table>,
+    /// Sentences below the tables.
+    pub(crate) remarks: Vec<String>,
+    /// Plots as HTML, for the report alone.
+    pub(crate) figures: Vec<String>,
+}
+
+impl Section {
+    /// A section of one table.
+    pub(crate) fn of(facts: impl IntoIterator<Item = String>, table: Table) -> Self {
+        Self { facts: facts.into_iter().collect(), tables: vec![table], ..Self::default() }
+    }
+
+    fn text(&self) -> String {
+        let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let heading = [self.title.as_str(), &self.introduction].into_iter().filter(|line| !line.is_empty());
+        let heading: String = heading.map(|line| format!("{line}\n")).collect();
+        let gap = if heading.is_empty() { "" } else { "\n" };
+        let tables: Vec<String> = self.tables.iter().map(Table::text).filter(|text| !text.is_empty()).collect();
+        heading + gap + &lines(&self.facts) + &tables.join("\n") + &lines(&self.remarks)
+    }
+}
+
+/// All that a command has to say.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// What machines read.
+    rows: Table,
+    /// What people read; empty: the rows.
+    pub(crate) sections: Vec<Section>,
+    /// What JSON has beside the rows.
+    beside: Map<String, Value>,
+    /// Remarks for people.
+    notes: Vec<String>,
+    /// Where the page is written if nothing is said.
+    report: Option<PathBuf>,
+}
+
+impl Page {
+    pub(crate) fn new(rows: Table) -> Self {
+        Self { rows, ..Self::default() }
+    }
+
+    /// A line above the rows.
+    pub(crate) fn with_facts(mut self, facts: impl IntoIterator<Item = String>) -> Self {
+        let section = Section::of(facts, self.rows.clone());
+        self.sections.push(section);
+        self
+    }
+
+    pub(crate) fn section(mut self, section: Section) -> Self {
+        self.sections.push(section);
+        self
+    }
+
+    /// A key of the JSON beside the rows.
+    pub(crate) fn beside(mut self, key: &str, part: &impl Serialize) -> Self {
+        self.beside.insert(key.into(), value(part));
+        self
+    }
+
+    pub(crate) fn notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
+
+    /// Where the page goes if `--report` says nothing.
+    pub(crate) fn reported(self, path: &str) -> Self {
+        Self { report: Some(path.into()), ..self }
+    }
+
+    /// Writes files first, so that a path that cannot be written to leaves nothing behind, then prints.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub(crate) fn show(mut self, command: &str, inputs: Map<String, Value>, output: &Output) -> Result<()> {
+        if self.sections.is_empty() {
+            self = self.with_facts([]);
+        }
+        let report = output.report.as_ref().or(self.report.as_ref());
+        if let Some(path) = report {
+            file::replace(path, |out| out.write_all(report::html(command, &self).as_bytes()))?;
+        }
+        let to_file = output.csv.as_ref().filter(|path| path.as_os_str() != "-");
+        if let Some(path) = to_file {
+            file::replace(path, |out| self.rows.csv(out))?;
+        }
+        terminal::remark(&self.notes);
+        match () {
+            () if output.json => terminal::print_json(&self.json(command, inputs)),
+            () if output.csv.is_some() && to_file.is_none() => {
+                let mut text = Vec::new();
+                self.rows.csv(&mut text).map_err(|error| Error::new(format!("CSV: {error}")))?;
+                terminal::print(&text)
+            }
+            () => {
+                let written = self.report.as_ref().and(report);
+                let written = written.map_or(String::new(), |path| format!("Report with plots: {}\n", path.display()));
+                terminal::print((self.text() + &written).as_bytes())
+            }
+        }
+    }
+
+    /// What people read.
+    pub(crate) fn text(&self) -> String {
+        self.sections.iter().map(Section::text).collect::<Vec<_>>().join("\n")
+    }
+
+    fn json(self, command: &str, inputs: Map<String, Value>) -> Value {
+        let mut all = Map::new();
+        all.insert("schema".into(), format!("cptr.{command}/1").into());
+        all.insert("command".into(), command.into());
+        all.insert("inputs".into(), json!(inputs));
+        all.insert("rows".into(), json!(self.rows.rows));
+        all.extend(self.beside);
+        all.insert("notes".into(), json!(self.notes));
+        json!(all)
+    }
+}

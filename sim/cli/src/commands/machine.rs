@@ -1,0 +1,90 @@
+//! The machine and the model that times are for, shared by all commands that have times.
+
+use cptr_hw_model::{Model, System};
+
+use cptr_trace::error::{Error, Result};
+
+/// The machine and the model that times are for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Machine {
+    /// System by its name, or the TOML file of one (default: offload; of devices: ndp)
+    #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, help_heading = "Machine")]
+    system: Option<System>,
+    /// Bits per weight of experts that run near the data, where a strategy does not say (default: the strategy's, or
+    /// the system's)
+    #[arg(long, value_name = "BITS", help_heading = "Machine")]
+    bits: Option<f64>,
+    /// Width of the model's residual stream, where its sizes are not known
+    #[arg(long, value_name = "N", requires = "expert_inner", help_heading = "Machine")]
+    hidden: Option<u64>,
+    /// Width inside an expert, where the model's sizes are not known
+    #[arg(long, value_name = "N", requires = "hidden", help_heading = "Machine")]
+    expert_inner: Option<u64>,
+}
+
+impl Machine {
+    /// The system asked for, or the one called `default`.
+    pub(super) fn system_or(&self, default: &str) -> Result<System> {
+        let found = self.system.as_ref().or_else(|| System::find(default)).cloned();
+        let mut system = found.ok_or_else(|| Error::new(format!("--system: expected a name, found {default}")))?;
+        if let Some(bits) = self.bits {
+            if !(1.0..=16.0).contains(&bits) {
+                return Err(Error::new(format!("--bits: expected 1 to 16, found {bits}")));
+            }
+            system.ndp_bits = bits;
+        }
+        Ok(system)
+    }
+
+    /// Bits near the data, where they were asked for.
+    pub(super) const fn bits(&self) -> Option<f64> {
+        self.bits
+    }
+
+    /// The sizes given, or those of the model called `name`; `None` if it is not known.
+    pub(super) fn model(&self, name: &str) -> Result<Option<Model>> {
+        let size = 1..=1 << 20;
+        match (self.hidden, self.expert_inner) {
+            (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
+                Ok(Some(Model::new(name, hidden, inner)))
+            }
+            (Some(hidden), Some(inner)) => Err(Error::new(format!(
+                "--hidden and --expert-inner: expected 1 to {}, found {hidden} and {inner}",
+                1 << 20
+            ))),
+            _ => Ok(Model::find(name).cloned()),
+        }
+    }
+
+    /// As [`Self::model`], for what cannot do without.
+    pub(super) fn known_model(&self, name: &str) -> Result<Model> {
+        self.model(name)?.ok_or_else(|| {
+            Error::new(format!(
+                "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{name}\""
+            ))
+        })
+    }
+}
+
+fn system_name(name: &str) -> std::result::Result<System, String> {
+    if name.ends_with(".toml") {
+        let text = std::fs::read_to_string(name).map_err(|error| error.to_string())?;
+        return System::from_toml(&text).map_err(|error| error.to_string());
+    }
+    let names = || System::all().iter().map(|system| system.name.as_str()).collect::<Vec<_>>().join(", ");
+    System::find(name).cloned().ok_or_else(|| format!("expected a file ending in .toml, or one of {}", names()))
+}
+
+/// Whole bits per weight near the data.
+pub(super) fn whole_bits(system: &System) -> Result<u8> {
+    match system.ndp_bits {
+        bits if bits.fract() == 0.0 && (1.0..=16.0).contains(&bits) => Ok(bits as u8),
+        bits => Err(Error::new(format!("--bits: expected 1 to 4, or 16, found {bits}"))),
+    }
+}
+
+/// The systems, for help.
+pub(super) fn systems_help() -> String {
+    let line = |system: &System| format!("  {:<12} {}\n", system.name, system.summary);
+    System::all().iter().map(line).collect()
+}

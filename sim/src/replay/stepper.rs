@@ -1,0 +1,764 @@
+//! One strategy on its way through a source, step by step and layer by layer.
+
+use std::sync::Arc;
+
+use cptr_core::placement::Demand;
+use cptr_core::{Gate, Logit};
+use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
+use cptr_trace::error::Result;
+use cptr_trace::{LossTable, Shape};
+
+use super::memory::{Memory, without};
+use super::queue::Queue;
+use super::{BINS, Budget, Fast, Future, Machine, Resident, Routers, StepTally, Tally, Times, mass};
+use crate::strategy::division::Division;
+use crate::strategy::precision::{self, Precision};
+use crate::strategy::prefetch::{self, Next, Prefetch};
+use crate::strategy::residency::{self, EndOfStep, Ranking, Residency};
+use crate::strategy::select::Select;
+use crate::strategy::{Choice, Execution, Layer, Place, Served, ServedToken, Site, Strategy, Token};
+
+/// What a replay is made for.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// Layers, experts, experts per token; `tokens` are the steps.
+    pub shape: Shape,
+    /// Sequences of the batch.
+    pub sequences: usize,
+    /// Steps at the start that are prompts.
+    pub prefill: usize,
+    /// Fast memory for experts.
+    pub resident: Budget,
+    /// Routers of the layers.
+    pub routers: Arc<Routers>,
+    /// What it runs on.
+    pub machine: Option<Machine<'a>>,
+    /// Measured losses of all experts at few bits.
+    pub losses: Option<&'a LossTable>,
+}
+
+impl<'a> Setup<'a> {
+    /// Bits of full precision: those of the machine's GPU memory, or 16.
+    fn full_bits(&self) -> u8 {
+        self.machine.map_or(16, |machine| machine.system.gpu_bits.ceil().clamp(1.0, 32.0) as u8)
+    }
+
+    /// Bytes of an expert at full precision, where the model's sizes are known.
+    fn expert_bytes(&self, bits: u8) -> Option<f64> {
+        self.machine.and_then(|machine| machine.model).map(|model| model.expert_bytes(bits.into()))
+    }
+
+    /// Bits per weight of an expert that fit in a layer.
+    pub(super) fn capacity(&self) -> Result<u32> {
+        self.resident.equal(self.shape.layers, self.expert_bytes(self.full_bits()), self.full_bits())
+    }
+
+    fn precision(&self, strategy: &Strategy) -> Box<dyn Precision> {
+        let Shape { layers, experts, .. } = self.shape;
+        let setup = precision::Setup { layers, experts, full_bits: self.full_bits(), losses: self.losses };
+        (strategy.precision.kind.make.0)(&strategy.precision.values, &setup)
+    }
+
+    /// Why the memory does not suffice for a strategy, in one sentence without its name; `None` if it does.
+    #[must_use]
+    pub fn refusal(&self, strategy: &Strategy) -> Option<String> {
+        let Shape { layers, experts, .. } = self.shape;
+        let full = self.full_bits();
+        let (residency, all) = (strategy.residency.kind.name, strategy.residency.kind.name == "all");
+        let bits = self.precision(strategy).load_bits();
+        let machine = self.machine.and_then(|machine| machine.model.map(|model| (machine.system, model)));
+        let Some((system, model)) = machine else {
+            let (needs, has) = (experts as u32 * u32::from(bits), self.capacity().unwrap_or(0));
+            let whole = |bits: u32| f64::from(bits) / f64::from(full);
+            return (all && needs > has).then(|| {
+                let (needs, has) = (whole(needs), whole(has));
+                format!("residency {residency} needs memory for {needs} experts a layer, and there is memory for {has}")
+            });
+        };
+        let gb = |bytes: f64| bytes / 1e9;
+        let per_layer = layers as f64 * model.expert_bytes(1.0);
+        let dense = gb(model.dense_parameters as f64 * system.gpu_bits / 8.0 * layers as f64);
+        let gpu_gb = system.gpu().memory_gb;
+        let (needs, has) = match self.resident {
+            Budget::Bytes { bytes, .. } if all => {
+                (gb(experts as f64 * f64::from(bits) * per_layer), (gpu_gb - dense).min(gb(bytes as f64)))
+            }
+            _ if all => (gb(experts as f64 * f64::from(bits) * per_layer), gpu_gb - dense),
+            _ => (gb(f64::from(self.capacity().unwrap_or(0)) * per_layer), gpu_gb - dense),
+        };
+        if needs > has {
+            let name = &system.gpu().name;
+            return Some(format!(
+                "residency {residency} needs {needs:.1} GB for experts, and {name} has {:.1} GB beside the dense layers",
+                has.max(0.0)
+            ));
+        }
+        // Replicas at 1 to 4 bits beside full precision, which copies come from.
+        let near = gb(experts as f64 * f64::from(full + 10) * per_layer);
+        let ndp = system.ndp().filter(|_| strategy.division.kind.device || strategy.division.kind.times)?;
+        (near > ndp.capacity_gb).then(|| {
+            let division = strategy.division.kind.name;
+            format!(
+                "division {division} needs a device for {near:.1} GB (all experts at {full}, 4, 3, 2 and 1 bits), and {} has {:.1} GB",
+                ndp.name, ndp.capacity_gb
+            )
+        })
+    }
+}
+
+/// One token of a step in one layer, as a source knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'r> {
+    /// The model's own choice, best first where the source says so.
+    pub wanted: &'r [u16],
+    /// Mixing weights of `wanted`; empty where they are not known.
+    pub weights: &'r [f32],
+    /// The router's logits `[E]`; empty where they are not known.
+    pub logits: &'r [f32],
+    /// Whether this is the first token of a sequence.
+    pub starts_sequence: bool,
+}
+
+/// What has been decided for a layer of a step.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct LayerOutcome<'r> {
+    /// Steps before it, those of the prompts included.
+    pub step: usize,
+    /// Index of the layer.
+    pub layer: usize,
+    /// Whether the step is of the prompts: the wanted experts ran, and nothing was counted.
+    pub prefill: bool,
+    /// The tokens of the step, one for each sequence.
+    pub tokens: &'r [Routed<'r>],
+    /// What runs, each expert once.
+    pub choices: &'r [Choice],
+    /// What becomes of each choice, in their order; empty for prompts.
+    pub executions: &'r [Execution],
+    /// Experts that came into fast memory in this layer and stay.
+    pub loads: &'r [u16],
+    /// What was resident before.
+    pub before: &'r Resident,
+    /// What is resident now.
+    pub resident: &'r Resident,
+    /// Shares of the routing mass, `k` for each token.
+    pub shares: &'r [f32],
+    /// Time and energy, where there is a machine.
+    pub time: Option<LayerTime>,
+    chosen: &'r [u16],
+    k: usize,
+}
+
+impl<'r> LayerOutcome<'r> {
+    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for.
+    #[must_use]
+    pub fn chosen(&self, sequence: usize) -> &'r [u16] {
+        &self.chosen[sequence * self.k..(sequence + 1) * self.k]
+    }
+
+    /// What becomes of an expert of this step.
+    #[must_use]
+    pub fn execution(&self, expert: u16) -> Option<Execution> {
+        let at = self.choices.iter().position(|choice| choice.expert == expert)?;
+        self.executions.get(at).copied()
+    }
+}
+
+/// Room for one layer of one step, so that nothing is allocated on the way.
+#[derive(Default)]
+struct Buffers {
+    scores: Vec<f32>,
+    logits: Vec<Logit>,
+    chosen: Vec<u16>,
+    discarded: Vec<u16>,
+    shares: Vec<f32>,
+    gates: Vec<Gate>,
+    choices: Vec<Choice>,
+    /// For a batch: where each expert is among the choices, and at which layer of which step that was written.
+    found: Vec<(u64, u32)>,
+    visit: u64,
+    sites: Vec<Site>,
+    gpu_bits: Vec<u8>,
+    near_bits: Vec<u8>,
+    used: Vec<bool>,
+    executions: Vec<Execution>,
+    loads: Vec<u16>,
+    asks: Vec<u16>,
+    keep: Resident,
+    free: Resident,
+    before: Resident,
+    gpu: Vec<ExpertRun>,
+    copied: Vec<CopiedRun>,
+    near: Vec<ExpertRun>,
+    copies_bits: Vec<f64>,
+}
+
+/// A strategy on its way through a source.
+///
+/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is false, a layer may also go
+/// through all steps before the next layer begins, with the ends of all steps behind.
+pub struct Replay<'a> {
+    setup: Setup<'a>,
+    full_bits: u8,
+    /// Whether the router's choice is taken as it is.
+    raw: bool,
+    /// By layer and sequence; none where the router's choice is taken as it is.
+    selects: Vec<Box<dyn Select>>,
+    residency: Box<dyn Residency>,
+    prefetch: Box<dyn Prefetch>,
+    division: Box<dyn Division>,
+    precision: Box<dyn Precision>,
+    /// Whether all experts are in fast memory from the start.
+    all: bool,
+    memories: Vec<Memory>,
+    queue: Queue,
+    times: Option<Times<'a>>,
+    future: Option<Arc<Future<'a>>>,
+    /// What prompts asked of each layer's experts.
+    prompt: Vec<Vec<Demand>>,
+    placed: Vec<bool>,
+    /// What each sequence ran last in each layer, `[L, S, k]`; `u16::MAX` before the first token.
+    previous: Vec<u16>,
+    tally: Tally,
+    buffers: Buffers,
+}
+
+impl<'a> Replay<'a> {
+    /// Before the first step. `future` is asked for by strategies that see it.
+    ///
+    /// # Errors
+    /// Memory in bytes where the model's sizes are not known.
+    pub fn new(strategy: &Strategy, setup: &Setup<'a>, future: Option<Arc<Future<'a>>>) -> Result<Self> {
+        let Shape { layers, experts, k, .. } = setup.shape;
+        let full_bits = setup.full_bits();
+        let precision = setup.precision(strategy);
+        let all = strategy.residency.kind.name == "all";
+        let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
+        let times = setup.machine.and_then(|machine| Some(Times::new(machine.system, machine.model?)));
+        let made = residency::Setup {
+            layers,
+            experts,
+            sequences: setup.sequences,
+            prefill: setup.prefill,
+            fit: capacity as usize / usize::from(full_bits) * layers,
+            near_bits: precision.near_bits(),
+            full_bits,
+            times: times.as_ref(),
+            future: future.as_deref(),
+        };
+        let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
+        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
+        let raw = strategy.select.kind.name == "raw";
+        let select = |_| (strategy.select.kind.make.0)(&strategy.select.values);
+        let (start_bytes, bit_bytes) = times.as_ref().map_or((0.0, 1.0), |times| {
+            let link = times.system().link();
+            (link.copy_launch_ns * link.copy_gb_s(), times.model().expert_bytes(1.0))
+        });
+        let mut replay = Self {
+            full_bits,
+            raw,
+            selects: (0..if raw { 0 } else { layers * setup.sequences }).map(select).collect(),
+            residency,
+            prefetch: (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup),
+            division: (strategy.division.kind.make.0)(&strategy.division.values, precision.near_bits()),
+            all,
+            memories: vec![Memory::new(experts, capacity); layers],
+            queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits()),
+            precision,
+            times,
+            future,
+            prompt: vec![vec![Demand::default(); experts]; if setup.prefill > 0 { layers } else { 0 }],
+            placed: vec![false; layers],
+            previous: vec![u16::MAX; layers * setup.sequences * k],
+            tally: Tally {
+                layers: vec![Default::default(); layers],
+                steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],
+                miss_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
+                ..Tally::default()
+            },
+            buffers: Buffers { found: vec![(0, 0); experts], ..Buffers::default() },
+            setup: setup.clone(),
+        };
+        if setup.prefill == 0 {
+            (0..layers).try_for_each(|layer| replay.place(layer))?;
+        }
+        Ok(replay)
+    }
+
+    /// Whether logits make a difference to it.
+    #[must_use]
+    pub fn uses_logits(&self) -> bool {
+        !self.raw
+    }
+
+    /// Lets a strategy that sees the future know what comes; for a source that goes layer by layer and learns it late.
+    pub fn foresee(&mut self, future: Future<'a>) {
+        self.future = Some(Arc::new(future));
+    }
+
+    /// What is resident in a layer.
+    #[must_use]
+    pub fn resident(&self, layer: usize) -> &Resident {
+        self.memories[layer].resident()
+    }
+
+    /// Sums so far.
+    #[must_use]
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Sums of the whole replay.
+    #[must_use]
+    pub fn finish(mut self) -> Tally {
+        if let Some(times) = &self.times {
+            self.tally.energy_pj += times.system().migration_energy(self.queue.payload).total_pj() as f64;
+        }
+        for (layer, tally) in self.tally.layers.iter_mut().enumerate() {
+            tally.migrated += self.queue.migrated(layer);
+        }
+        self.tally
+    }
+
+    /// Decides a layer of a step.
+    ///
+    /// # Errors
+    /// Losses that the bit selector cannot use.
+    pub fn layer<'r>(&'r mut self, step: usize, layer: usize, tokens: &'r [Routed<'r>]) -> Result<LayerOutcome<'r>> {
+        debug_assert_eq!(tokens.len(), self.setup.sequences);
+        let prefill = step < self.setup.prefill;
+        if !prefill && !self.placed[layer] {
+            self.place(layer)?;
+        }
+        self.buffers.before = *self.memories[layer].resident();
+        self.select(layer, tokens, prefill);
+        self.choose(tokens);
+        let mut time = None;
+        self.buffers.loads.clear();
+        self.buffers.executions.clear();
+        if prefill {
+            self.buffers.used.clear();
+            self.buffers.used.resize(self.buffers.choices.len(), true);
+            self.show(layer, tokens);
+            self.observe(step, layer, prefill, tokens);
+        } else {
+            self.count(step, layer, tokens);
+            self.divide(layer);
+            self.execute(step, layer);
+            self.load(layer);
+            self.observe(step, layer, prefill, tokens);
+            self.place_now(layer)?;
+            time = self.time(step);
+        }
+        self.fetch(step, layer, prefill, tokens);
+        let buffers = &self.buffers;
+        Ok(LayerOutcome {
+            step,
+            layer,
+            prefill,
+            tokens,
+            choices: &buffers.choices,
+            executions: &buffers.executions,
+            loads: &buffers.loads,
+            before: &buffers.before,
+            resident: self.memories[layer].resident(),
+            shares: &buffers.shares,
+            time,
+            chosen: &buffers.chosen,
+            k: self.setup.shape.k,
+        })
+    }
+
+    /// All layers of a step have been decided.
+    ///
+    /// # Errors
+    /// As [`Self::layer`].
+    pub fn end_step(&mut self, step: usize) -> Result<()> {
+        let prefill = step < self.setup.prefill;
+        let mut fast = Fast { memories: &mut self.memories, queue: &mut self.queue, bits: self.precision.load_bits() };
+        let future = self.future.as_deref();
+        self.residency.end_step(&mut EndOfStep { step, prefill, fast: &mut fast, future });
+        if step + 1 == self.setup.prefill {
+            self.share_memory();
+            (0..self.placed.len()).filter(|&layer| !self.placed[layer]).collect::<Vec<_>>().into_iter().try_for_each(|layer| self.place(layer))?;
+        }
+        Ok(())
+    }
+
+    /// Splits memory in bytes over the layers by what the prompts wanted, if that is asked for.
+    fn share_memory(&mut self) {
+        let Some(expert_bytes) = self.setup.expert_bytes(self.full_bits).filter(|_| !self.all) else { return };
+        let rankings: Vec<Ranking> =
+            self.prompt.iter().map(|demand| Ranking::of(demand, self.residency.alpha())).collect();
+        if let Some(counts) = self.setup.resident.global(&rankings, expert_bytes) {
+            for (memory, count) in self.memories.iter_mut().zip(counts) {
+                memory.set_capacity(count as u32 * u32::from(self.full_bits));
+            }
+        }
+    }
+
+    /// Fills a layer's memory when decoding begins.
+    fn place(&mut self, layer: usize) -> Result<()> {
+        self.placed[layer] = true;
+        let demand = self.prompt.get(layer).map_or(&[][..], Vec::as_slice);
+        if self.all || self.setup.prefill > 0 {
+            let mut order = Vec::new();
+            self.residency.worth(layer, demand, &mut order);
+            let memory = &mut self.memories[layer];
+            memory.fill(&order, self.precision.load_bits(), self.precision.planes());
+            if let Some(times) = &self.times {
+                let used: u32 = self.memories.iter().map(Memory::used).sum();
+                let bytes = f64::from(used) * times.model().expert_bytes(1.0);
+                self.tally.placement_ps = if self.all { 0 } else { times.system().link().copy_ps(bytes) };
+            }
+        }
+        if self.precision.ranks() {
+            let ranking = if demand.is_empty() {
+                Ranking { order: (0..self.setup.shape.experts as u16).collect(), importance: Vec::new() }
+            } else {
+                Ranking::of(demand, self.residency.alpha())
+            };
+            self.precision.placed(layer, &ranking, self.memories[layer].resident())?;
+        }
+        Ok(())
+    }
+
+    /// What every token runs, and its shares of the routing mass.
+    fn select(&mut self, layer: usize, tokens: &[Routed<'_>], prefill: bool) {
+        let Buffers { scores, logits, chosen, discarded, shares, before, .. } = &mut self.buffers;
+        chosen.clear();
+        shares.clear();
+        let routers = &*self.setup.routers;
+        for (sequence, token) in tokens.iter().enumerate() {
+            routers.shares(token.wanted, token.weights, token.logits, shares);
+            if self.raw {
+                chosen.extend_from_slice(token.wanted);
+                continue;
+            }
+            routers.rank(layer, token.logits, scores);
+            logits.clear();
+            logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
+            let seen = Token {
+                scores,
+                logits,
+                wanted: token.wanted,
+                resident: &*before,
+                starts_sequence: token.starts_sequence,
+                router: &routers.layer(layer),
+            };
+            let select = &mut self.selects[layer * tokens.len() + sequence];
+            if prefill {
+                discarded.clear();
+                select.select(&seen, discarded);
+                chosen.extend_from_slice(token.wanted);
+            } else {
+                select.select(&seen, chosen);
+            }
+        }
+    }
+
+    /// What the step runs, each expert once; a stand-in takes the share of the expert that it stands in for.
+    fn choose(&mut self, tokens: &[Routed<'_>]) {
+        let Buffers { chosen, shares, choices, found, visit, .. } = &mut self.buffers;
+        choices.clear();
+        let pairs = chosen.iter().zip(&*shares);
+        if tokens.len() == 1 {
+            choices.extend(pairs.map(|(&expert, &mass)| Choice { expert, tokens: 1, mass }));
+            return;
+        }
+        *visit += 1;
+        for (&expert, &mass) in pairs {
+            let (written, at) = &mut found[usize::from(expert)];
+            if *written == *visit {
+                let choice = &mut choices[*at as usize];
+                (choice.tokens, choice.mass) = (choice.tokens + 1, choice.mass + mass);
+            } else {
+                (*written, *at) = (*visit, choices.len() as u32);
+                choices.push(Choice { expert, tokens: 1, mass });
+            }
+        }
+    }
+
+    /// Remembers what prompts want.
+    fn show(&mut self, layer: usize, tokens: &[Routed<'_>]) {
+        let k = self.setup.shape.k;
+        for (sequence, token) in tokens.iter().enumerate() {
+            mass::gates(&self.buffers.shares[sequence * k..(sequence + 1) * k], &mut self.buffers.gates);
+            Demand::observe(&mut self.prompt[layer], token.wanted, &self.buffers.gates);
+        }
+        let first = layer * tokens.len() * k;
+        self.previous[first..first + tokens.len() * k].copy_from_slice(&self.buffers.chosen);
+    }
+
+    /// Choices, switches, misses, and what the selection costs.
+    fn count(&mut self, step: usize, layer: usize, tokens: &[Routed<'_>]) {
+        let k = self.setup.shape.k;
+        let tally = &mut self.tally.layers[layer];
+        let mut misses = 0;
+        for (sequence, token) in tokens.iter().enumerate() {
+            let chosen = &self.buffers.chosen[sequence * k..(sequence + 1) * k];
+            let first = (layer * tokens.len() + sequence) * k;
+            let previous = &mut self.previous[first..first + k];
+            tally.tokens += 1;
+            tally.choices += k as u64;
+            misses += chosen.iter().filter(|&&expert| !self.buffers.before.contains(expert)).count();
+            if !token.starts_sequence && previous[0] != u16::MAX {
+                tally.with_predecessor += k as u64;
+                tally.switches += chosen.iter().filter(|expert| !previous.contains(expert)).count() as u64;
+            }
+            previous.copy_from_slice(chosen);
+            let agreed =
+                if self.raw { k } else { chosen.iter().filter(|expert| token.wanted.contains(expert)).count() };
+            tally.agreed += agreed as u64;
+            if agreed < k {
+                let lost = self.setup.routers.loss(token.logits, token.wanted, chosen);
+                tally.mass_lost += lost;
+                tally.worst_mass_loss = tally.worst_mass_loss.max(lost);
+            }
+        }
+        tally.misses += misses as u64;
+        let bins = self.tally.miss_bins.len();
+        let decoded = self.tally.steps.len();
+        self.tally.miss_bins[(step - self.setup.prefill) * bins / decoded] += misses as u32;
+    }
+
+    /// Where every choice runs, at how many bits.
+    fn divide(&mut self, layer: usize) {
+        let Buffers { choices, sites, gpu_bits, near_bits, .. } = &mut self.buffers;
+        gpu_bits.clear();
+        self.precision.on_gpu(choices, gpu_bits);
+        near_bits.clear();
+        near_bits.extend(choices.iter().map(|choice| self.precision.near(layer, choice.expert)));
+        sites.clear();
+        sites.resize(choices.len(), Site::Gpu);
+        let seen = Layer {
+            choices,
+            resident: self.memories[layer].resident(),
+            gpu_bits,
+            near_bits,
+            times: self.times.as_ref(),
+            sequences: self.setup.sequences as u32,
+        };
+        self.division.divide(&seen, sites);
+    }
+
+    /// Turns sites into executions and work.
+    fn execute(&mut self, step: usize, layer: usize) {
+        let Buffers { choices, sites, gpu_bits, near_bits, executions, used, gpu, copied, near, copies_bits, .. } =
+            &mut self.buffers;
+        (gpu.clear(), copied.clear(), near.clear(), copies_bits.clear(), used.clear());
+        let (memory, planes) = (&self.memories[layer], self.precision.planes().is_some());
+        let beside = self.division.loads_beside();
+        let tally = &mut self.tally.layers[layer];
+        let sums = &mut self.tally.steps[step - self.setup.prefill];
+        for (index, choice) in choices.iter().enumerate() {
+            let (held, wanted) = (memory.held(choice.expert), gpu_bits[index]);
+            let run = |bits: u8| ExpertRun { bits: bits.into(), tokens: choice.tokens };
+            let execution = match sites[index] {
+                Site::Near => Execution { place: Place::NearData, bits: near_bits[index] },
+                Site::Gpu if held > 0 && held >= wanted => {
+                    Execution { place: Place::Gpu, bits: if planes { wanted } else { held } }
+                }
+                Site::Gpu if wanted == 0 => Execution { place: Place::Skipped, bits: 0 },
+                Site::Gpu => {
+                    let bits = if planes { wanted - held } else { wanted };
+                    Execution { place: Place::Copied { bits }, bits: wanted }
+                }
+            };
+            used.push(sites[index] == Site::Gpu || beside);
+            executions.push(execution);
+            let mass = f64::from(choice.mass);
+            sums.mass += mass;
+            if held > 0 {
+                sums.covered += mass;
+            }
+            if execution.bits == self.full_bits {
+                sums.full += mass;
+            }
+            match execution.place {
+                Place::Gpu if self.times.is_some() && self.queue.fetches(layer, choice.expert) => {
+                    let bits = self.queue.take(layer, choice.expert);
+                    if bits > 0.0 { copied.push(CopiedRun { run: run(execution.bits), bits }) } else { gpu.push(run(execution.bits)) }
+                }
+                Place::Gpu => gpu.push(run(execution.bits)),
+                Place::Copied { bits } => {
+                    copied.push(CopiedRun { run: run(execution.bits), bits: bits.into() });
+                    tally.stalls += u64::from(choice.tokens);
+                    tally.demanded += 1;
+                }
+                Place::NearData => {
+                    near.push(run(execution.bits));
+                    self.tally.near_mass += mass;
+                    self.tally.near_bits += mass * f64::from(execution.bits);
+                }
+                Place::Skipped => self.tally.skipped += mass,
+            }
+            if let Some(losses) = self.setup.losses.filter(|_| execution.bits > 0) {
+                let loss = losses.get(layer, usize::from(choice.expert), execution.bits);
+                self.tally.loss += mass * loss.unwrap_or(0.0);
+            }
+        }
+    }
+
+    /// Lets what was copied stay, as far as the residency makes room.
+    fn load(&mut self, layer: usize) {
+        if !self.residency.on_demand() {
+            return;
+        }
+        let beside = self.division.loads_beside();
+        self.buffers.keep.clear();
+        self.buffers.choices.iter().for_each(|choice| _ = self.buffers.keep.insert(choice.expert));
+        for index in 0..self.buffers.choices.len() {
+            let (expert, execution) = (self.buffers.choices[index].expert, self.buffers.executions[index]);
+            let bits = match execution.place {
+                Place::Copied { .. } => execution.bits,
+                Place::NearData if beside && self.memories[layer].held(expert) == 0 => self.precision.load_bits(),
+                _ => continue,
+            };
+            if !self.make_room(layer, expert, bits) {
+                continue;
+            }
+            self.memories[layer].hold(expert, bits);
+            self.buffers.loads.push(expert);
+            if execution.place == Place::NearData {
+                self.buffers.copies_bits.push(bits.into());
+                self.tally.layers[layer].demanded += 1;
+            }
+        }
+    }
+
+    /// Makes room for `bits` bits of an expert among those that are not to be kept; whether there is.
+    fn make_room(&mut self, layer: usize, expert: u16, bits: u8) -> bool {
+        let experts = self.setup.shape.experts;
+        loop {
+            let memory = &mut self.memories[layer];
+            let missing = u32::from(bits - memory.held(expert).min(bits));
+            if memory.room() >= missing {
+                return true;
+            }
+            without(memory.resident(), &self.buffers.keep, experts, &mut self.buffers.free);
+            let Some(victim) = self.residency.victim(layer, &self.buffers.free) else { return false };
+            let held = memory.held(victim);
+            let left = self.precision.planes().filter(|low| held > *low).map_or(0, |_| held - 1);
+            memory.hold(victim, left);
+            self.queue.cancel(layer, victim);
+        }
+    }
+
+    /// Tells the residency what a step runs.
+    fn observe(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>]) {
+        let (k, future) = (self.setup.shape.k, self.future.as_deref());
+        let shares = &self.buffers.shares;
+        let token = |sequence: usize| ServedToken {
+            wanted: tokens[sequence].wanted,
+            shares: &shares[sequence * k..(sequence + 1) * k],
+            next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
+        };
+        self.residency.observe(&Served {
+            step,
+            layer,
+            prefill,
+            tokens: tokens.len(),
+            choices: &self.buffers.choices,
+            used: &self.buffers.used,
+            token: &token,
+        });
+    }
+
+    /// Places a layer in the middle of decoding, if the residency says so.
+    fn place_now(&mut self, layer: usize) -> Result<()> {
+        let Some(ranking) = self.residency.place(layer) else { return Ok(()) };
+        let memory = &mut self.memories[layer];
+        let before = *memory.resident();
+        memory.fill(&ranking.order, self.precision.load_bits(), self.precision.planes());
+        for &expert in &ranking.order {
+            let held = memory.held(expert);
+            if held > 0 && !before.contains(expert) {
+                self.buffers.copies_bits.push(held.into());
+                self.buffers.loads.push(expert);
+                self.tally.layers[layer].migrated += 1;
+            }
+        }
+        self.precision.placed(layer, &ranking, self.memories[layer].resident())
+    }
+
+    /// What a layer takes, and what passes behind it.
+    fn time(&mut self, step: usize) -> Option<LayerTime> {
+        self.queue.start(&mut self.memories);
+        let Some(times) = &self.times else {
+            if !self.queue.is_empty() {
+                self.queue.advance(f64::INFINITY, &mut self.memories);
+            }
+            return None;
+        };
+        let Buffers { gpu, copied, near, copies_bits, .. } = &self.buffers;
+        let experts = self.setup.shape.experts as u32;
+        let selects = !self.raw;
+        let tracks = selects || self.residency.tracks();
+        let time = times.get(&LayerWork {
+            tokens: self.setup.sequences as u32,
+            gpu,
+            copied,
+            near_data: near,
+            copies_bits,
+            migrating: !self.queue.is_empty(),
+            scored: if selects { experts } else { 0 },
+            tracked: if tracks { experts } else { 0 },
+        });
+        self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
+        let migrated_ps = time.migrated_bytes / times.system().link().copy_gb_s() * 1e3;
+        self.tally.add_time(&time, migrated_ps);
+        self.queue.advance(time.migrated_bytes, &mut self.memories);
+        Some(time)
+    }
+
+    /// Has experts of the next layer fetched.
+    fn fetch(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>]) {
+        if self.prefetch.never() {
+            return;
+        }
+        let last = layer + 1 == self.setup.shape.layers;
+        let next = Next {
+            step: step + usize::from(last),
+            layer: if last { 0 } else { layer + 1 },
+            future: self.future.as_deref(),
+        };
+        self.buffers.asks.clear();
+        let token = |sequence: usize| ServedToken { wanted: tokens[sequence].wanted, shares: &[], next_use: &[] };
+        let served = Served {
+            step,
+            layer,
+            prefill,
+            tokens: tokens.len(),
+            choices: &self.buffers.choices,
+            used: &self.buffers.used,
+            token: &token,
+        };
+        self.prefetch.ask(&served, next, &mut self.buffers.asks);
+        let (layer, most) = (next.layer, self.prefetch.most());
+        if prefill || next.step >= self.setup.shape.tokens {
+            return;
+        }
+        self.buffers.keep.clear();
+        self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));
+        let bits = self.precision.load_bits();
+        let mut fetched = 0;
+        for index in 0..self.buffers.asks.len() {
+            let expert = self.buffers.asks[index];
+            if fetched == most {
+                break;
+            }
+            let there = self.memories[layer].held(expert) > 0 || self.queue.busy(layer).contains(expert);
+            if there || !self.make_room(layer, expert, bits) {
+                continue;
+            }
+            self.memories[layer].hold(expert, bits);
+            self.residency.fetched(layer, expert);
+            self.tally.layers[layer].fetched += 1;
+            fetched += 1;
+            if self.times.is_some() {
+                self.queue.fetch(layer, expert, bits);
+            }
+        }
+    }
+}

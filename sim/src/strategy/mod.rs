@@ -1,0 +1,259 @@
+//! What a system does with the experts that do not all fit its fast memory: five choices that can be combined at will.
+//!
+//! | axis | question |
+//! |---|---|
+//! | [`select`] | which experts run: the router's choice, or others for a loss of routing mass |
+//! | [`residency`] | which experts stay in fast memory |
+//! | [`prefetch`] | which are fetched before they are asked for |
+//! | [`division`] | which run on the GPU, and which near the data |
+//! | [`precision`] | at how many bits |
+//!
+//! A [`Strategy`] is one kind of each with its parameters, written `name[:parameter=value]…` joined by `+`; what is not named is the
+//! router's choice, least recently used, nothing fetched, all on the GPU, full precision. Whole systems of the literature are names for
+//! five choices ([`presets`]). A new kind is one file and one line in the list of its axis.
+//!
+//! ```
+//! use cptr_sim::strategy::Strategy;
+//!
+//! let strategy = Strategy::parse("bounded:eps=0.02+lru+transition")?;
+//! assert_eq!((strategy.residency.kind.name, strategy.division.kind.name), ("lru", "gpu"));
+//! assert_eq!(strategy.to_string(), "bounded:eps=0.02+lru+transition");
+//! let wrong = Strategy::parse("lru+lfu").unwrap_err().to_string();
+//! assert_eq!(wrong, "lru+lfu: expected one residency, found lru and lfu");
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
+
+pub mod division;
+mod list;
+mod parameter;
+mod parse;
+pub mod precision;
+pub mod prefetch;
+pub mod presets;
+pub mod residency;
+pub mod select;
+mod step;
+
+use std::fmt;
+
+use cptr_hw_model::System;
+use cptr_trace::Knowledge;
+
+pub use list::{KindRow, kinds};
+pub use parameter::{Parameter, Unit, Values};
+pub use presets::{PRESETS, Preset};
+pub use step::{Choice, Execution, Place};
+pub(crate) use step::{Layer, Served, ServedToken, Site, Token, by_demand};
+
+/// One way to make a choice of one axis, as the text of a strategy names it. `M` makes its state.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Kind<M: 'static> {
+    /// Its name.
+    pub name: &'static str,
+    /// One line for help.
+    pub summary: &'static str,
+    /// Its parameters, the one that people turn first.
+    pub parameters: &'static [Parameter],
+    /// What the source must have recorded; unknown scores are never invented.
+    pub needs: Knowledge,
+    /// Whether it knows what tokens will want: no system can do that.
+    pub sees_future: bool,
+    /// Whether it takes long by nature, so that it runs only when it is named.
+    pub slow: bool,
+    /// Whether a machine, where there is one, must have a near-data device.
+    pub device: bool,
+    /// Whether it decides by times of a machine with a near-data device, so that there must be one.
+    pub times: bool,
+    pub(crate) make: M,
+}
+
+impl<M> Kind<M> {
+    /// A kind that takes nothing and needs ids only; others say what differs.
+    pub(crate) const fn new(name: &'static str, summary: &'static str, make: M) -> Self {
+        Self {
+            name,
+            summary,
+            parameters: &[],
+            needs: Knowledge::Ids,
+            sees_future: false,
+            slow: false,
+            device: false,
+            times: false,
+            make,
+        }
+    }
+}
+
+/// A kind with its parameters.
+#[derive(Debug, Clone)]
+pub struct Part<M: 'static> {
+    /// Which kind.
+    pub kind: &'static Kind<M>,
+    /// With which numbers.
+    pub values: Values,
+}
+
+impl<M> Part<M> {
+    pub(crate) fn new(kind: &'static Kind<M>) -> Self {
+        Self { kind, values: Values::defaults(kind.parameters) }
+    }
+
+    /// Whether it is the same kind with the same numbers.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.kind.name == other.kind.name && self.values == other.values
+    }
+}
+
+/// Name and what differs from the defaults.
+impl<M> fmt::Display for Part<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind.name, self.values)
+    }
+}
+
+/// Five choices.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Strategy {
+    /// As it was asked for.
+    text: String,
+    /// Which experts run.
+    pub select: Part<select::Make>,
+    /// Which stay in fast memory.
+    pub residency: Part<residency::Make>,
+    /// Which are fetched before they are asked for.
+    pub prefetch: Part<prefetch::Make>,
+    /// Which run where.
+    pub division: Part<division::Make>,
+    /// At how many bits.
+    pub precision: Part<precision::Make>,
+}
+
+/// As it was asked for.
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Applies an expression to the kind of every axis of a strategy, with the axis' name.
+macro_rules! for_each_axis {
+    ($strategy:expr, |$axis:ident, $kind:ident| $body:expr) => {{
+        {
+            let ($axis, $kind) = ("select", $strategy.select.kind);
+            $body
+        }
+        {
+            let ($axis, $kind) = ("residency", $strategy.residency.kind);
+            $body
+        }
+        {
+            let ($axis, $kind) = ("prefetch", $strategy.prefetch.kind);
+            $body
+        }
+        {
+            let ($axis, $kind) = ("division", $strategy.division.kind);
+            $body
+        }
+        {
+            let ($axis, $kind) = ("precision", $strategy.precision.kind);
+            $body
+        }
+    }};
+}
+
+impl Strategy {
+    /// Whether two texts mean the same.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.select.is(&other.select)
+            && self.residency.is(&other.residency)
+            && self.prefetch.is(&other.prefetch)
+            && self.division.is(&other.division)
+            && self.precision.is(&other.precision)
+    }
+
+    /// Whether a part knows what tokens will want.
+    #[must_use]
+    pub fn sees_future(&self) -> bool {
+        let mut sees = false;
+        for_each_axis!(self, |_axis, kind| sees |= kind.sees_future);
+        sees
+    }
+
+    /// Whether it takes long by nature: then it runs only when it is named.
+    #[must_use]
+    pub fn slow(&self) -> bool {
+        let mut slow = false;
+        for_each_axis!(self, |_axis, kind| slow |= kind.slow);
+        slow
+    }
+
+    /// Whether no system that fills its memory on demand waits less often for experts at full precision: the raw router with Belady's
+    /// rule, all on the GPU. Of any other strategy that sees the future it is not known.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        let names = (self.select.kind.name, self.residency.kind.name, self.prefetch.kind.name, self.division.kind.name);
+        names == ("raw", "belady", "none", "gpu") && self.precision.kind.name == "full"
+    }
+
+    /// Whether what happens in one layer depends on another, so that layers cannot be replayed one by one.
+    #[must_use]
+    pub fn couples_layers(&self) -> bool {
+        self.prefetch.kind.name != "none" || ["periodic", "migrate", "foresight"].contains(&self.residency.kind.name)
+    }
+
+    /// Why it cannot run on a source and a machine, in one sentence without its name; `None` if it can.
+    #[must_use]
+    pub fn refusal(&self, source: &Has<'_>) -> Option<String> {
+        let mut reason = None;
+        for_each_axis!(self, |axis, kind| {
+            let part = || format!("{axis} {}", kind.name);
+            if reason.is_none() {
+                reason = source.refuses(part, kind.needs, kind.sees_future, kind.device, kind.times);
+            }
+        });
+        reason
+    }
+}
+
+/// What a source and a machine offer.
+#[derive(Debug, Clone, Copy)]
+pub struct Has<'a> {
+    /// What was recorded.
+    pub knowledge: Knowledge,
+    /// Whether what tokens will want can be known: of recordings.
+    pub future: bool,
+    /// The machine, where there is one.
+    pub system: Option<&'a System>,
+    /// Whether the sizes of the model are known, so that there are times.
+    pub sizes: bool,
+}
+
+impl Has<'_> {
+    fn refuses(
+        &self,
+        part: impl Fn() -> String,
+        needs: Knowledge,
+        sees_future: bool,
+        device: bool,
+        times: bool,
+    ) -> Option<String> {
+        let no_device = self.system.filter(|system| system.ndp().is_none());
+        if needs > self.knowledge {
+            Some(format!("{} needs {needs}, and the source has {}", part(), self.knowledge))
+        } else if sees_future && !self.future {
+            Some(format!("{} needs to know what later tokens want, and the source does not say", part()))
+        } else if let Some(system) = no_device.filter(|_| device || times) {
+            Some(format!("{} needs a near-data device, and machine {} has none", part(), system.name))
+        } else if times && self.system.is_none() {
+            Some(format!("{} needs a machine, and there is none", part()))
+        } else if times && !self.sizes {
+            Some(format!("{} needs the sizes of the model, and they are not known", part()))
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which experts stay in fast memory.
+//!
+//! There are two sorts. Memories that are *filled on demand* take in what is loaded, and a rule says who goes for it. Memories that are
+//! *placed* hold what a ranking says, and change only by migrations: copies that go on behind decoding.
+//!
+//! ```
+//! let kinds = cptr_sim::strategy::residency::KINDS;
+//! assert!(kinds.iter().any(|kind| kind.name == "belady" && kind.sees_future));
+//! ```
+
+mod all;
+mod belady;
+mod empty;
+mod foresight;
+mod lfu;
+mod lrfu;
+mod lru;
+mod migrate;
+mod once;
+mod periodic;
+mod tracked;
+
+use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::{Eps, Gate};
+
+use super::{Kind, Parameter, Served, Unit, Values};
+use crate::replay::{Fast, Future, Resident, Times};
+
+/// Every kind, in the order of tables.
+pub const KINDS: &[&Kind<Make>] = &[
+    &lru::KIND,
+    &lfu::KIND,
+    &lrfu::KIND,
+    &tracked::KIND,
+    &belady::KIND,
+    &once::KIND,
+    &periodic::KIND,
+    &migrate::KIND,
+    &foresight::KIND,
+    &empty::KIND,
+    &all::KIND,
+];
+
+/// Makes the state of all layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Make(pub(crate) fn(&Values, &Setup<'_>) -> Box<dyn Residency>);
+
+/// What a residency is made for.
+pub(crate) struct Setup<'a> {
+    pub(crate) layers: usize,
+    pub(crate) experts: usize,
+    /// Sequences of the batch.
+    pub(crate) sequences: usize,
+    /// Steps that are prompts.
+    pub(crate) prefill: usize,
+    /// Experts that fit, all layers together.
+    pub(crate) fit: usize,
+    /// Bits of experts near the data, on average.
+    pub(crate) near_bits: u8,
+    /// Bits of experts in fast memory.
+    pub(crate) full_bits: u8,
+    pub(crate) times: Option<&'a Times<'a>>,
+    pub(crate) future: Option<&'a Future<'a>>,
+}
+
+/// Keeps the fast memory of all layers.
+pub(crate) trait Residency: Send {
+    /// Whether experts that are loaded for a step may stay.
+    fn on_demand(&self) -> bool {
+        false
+    }
+
+    /// Who of `free` goes for an expert that is loaded; `None`: nobody.
+    fn victim(&mut self, _layer: usize, _free: &Resident) -> Option<u16> {
+        None
+    }
+
+    /// Learns from a step in a layer, when what runs is known.
+    fn observe(&mut self, _served: &Served<'_>) {}
+
+    /// An expert was fetched before it was asked for.
+    fn fetched(&mut self, _layer: usize, _expert: u16) {}
+
+    /// Fills `order` with experts by falling worth after the prompts, which asked `demand` of the layer: the first stay, as far as they
+    /// fit.
+    fn worth(&mut self, layer: usize, demand: &[Demand], order: &mut Vec<u16>);
+
+    /// The experts to place in a layer now, in the middle of decoding, by falling worth.
+    fn place(&mut self, _layer: usize) -> Option<Ranking> {
+        None
+    }
+
+    /// After all layers of a step: may ask for copies behind the next ones.
+    fn end_step(&mut self, _end: &mut EndOfStep<'_, '_>) {}
+
+    /// Whether a controller updates levels behind every layer.
+    fn tracks(&self) -> bool {
+        false
+    }
+
+    /// Weight of counts in the importance by which it ranks experts.
+    fn alpha(&self) -> f64 {
+        ALPHA.default
+    }
+}
+
+/// A step has gone through all layers.
+pub(crate) struct EndOfStep<'a, 'b> {
+    /// Steps before it, those of the prompts included.
+    pub(crate) step: usize,
+    /// Whether it is of the prompts: nothing may be asked for.
+    pub(crate) prefill: bool,
+    /// Fast memory and what is on its way there.
+    pub(crate) fast: &'a mut Fast<'b>,
+    pub(crate) future: Option<&'a Future<'a>>,
+}
+
+/// Weight of counts against score sums in the importance.
+const ALPHA: Parameter = Parameter::new(
+    "alpha",
+    0.5,
+    Unit::Share,
+    "weight of the share of choices in the importance; the rest is the share of routing mass",
+);
+
+/// Experts of a layer by falling importance, and the importance of each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ranking {
+    pub(crate) order: Vec<u16>,
+    pub(crate) importance: Vec<Gate>,
+}
+
+impl Ranking {
+    /// The one way from what was asked to who is hot (arXiv 2512.04476, Algorithm 1).
+    pub(crate) fn of(demand: &[Demand], alpha: f64) -> Self {
+        let (mut values, mut order) = (vec![Gate::ZERO; demand.len()], vec![0; demand.len()]);
+        importance(demand, Eps::saturating_from_num(alpha), &mut values);
+        rank(&values, &mut order);
+        Self { order, importance: values }
+    }
+}
+
+/// Fills `order` with all experts by falling `key`, of equals the lower id first.
+fn by_falling<K: Ord>(experts: usize, order: &mut Vec<u16>, key: impl Fn(u16) -> K) {
+    order.clear();
+    order.extend(0..experts as u16);
+    order.sort_by_key(|&expert| std::cmp::Reverse(key(expert)));
+}
+
+/// The expert of `set` with the least `key`, of equals the lowest id.
+fn least<K: PartialOrd>(set: &Resident, key: impl Fn(usize) -> K) -> Option<u16> {
+    let mut found: Option<(K, u16)> = None;
+    for (&word, base) in set.words().iter().zip((0u16..).step_by(32)) {
+        let mut open = word;
+        while open != 0 {
+            let expert = base + open.trailing_zeros() as u16;
+            open &= open - 1;
+            let value = key(usize::from(expert));
+            if found.as_ref().is_none_or(|(lowest, _)| value < *lowest) {
+                found = Some((value, expert));
+            }
+        }
+    }
+    found.map(|(_, expert)| expert)
+}

@@ -1,0 +1,63 @@
+//! The core's tracker decides who goes: the expert that the tracked context is least likely to want.
+
+use cptr_core::placement::Demand;
+use cptr_core::{Gain, KalmanConfig, PhaseConfig, Tracker, TrackerConfig};
+
+use super::{Kind, Make, Residency, Setup, by_falling};
+use crate::replay::{Resident, boxed_tracker};
+use crate::strategy::{Parameter, Served, Unit, Values};
+
+pub(super) const KIND: Kind<Make> = Kind {
+    parameters: &[
+        Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
+        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
+        Parameter::new("reopened", 1.0 / 20.0, Unit::Gain(0.8), "gain after a loss of lock"),
+        Parameter::new("threshold", 10.0, Unit::Count(1, 255), "evidence that loses lock"),
+    ],
+    ..Kind::new("tracked", "on demand; the expert goes that the tracked context wants least", Make(make))
+};
+
+struct Tracked {
+    config: TrackerConfig,
+    layers: Vec<Box<Tracker>>,
+}
+
+/// What the values say of a tracker.
+pub(crate) fn config(values: &Values) -> TrackerConfig {
+    let gain = |name| Gain::from_num(values.get(name));
+    TrackerConfig {
+        kalman: KalmanConfig::from_gains(gain("slow"), gain("reopened")),
+        fast_gain: gain("fast"),
+        phase: PhaseConfig { threshold: values.count("threshold") as u8, ..PhaseConfig::default() },
+    }
+}
+
+fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
+    let layers = (0..setup.layers).map(|_| boxed_tracker(setup.experts)).collect();
+    Box::new(Tracked { config: config(values), layers })
+}
+
+impl Residency for Tracked {
+    fn on_demand(&self) -> bool {
+        true
+    }
+
+    fn victim(&mut self, layer: usize, free: &Resident) -> Option<u16> {
+        self.layers[layer].victim(free, &[])
+    }
+
+    fn observe(&mut self, served: &Served<'_>) {
+        for token in 0..served.tokens {
+            self.layers[served.layer].update(&self.config, (served.token)(token).wanted);
+        }
+    }
+
+    fn worth(&mut self, layer: usize, _: &[Demand], order: &mut Vec<u16>) {
+        let levels: Vec<_> = self.layers[layer].levels().map(|level| level.slow.to_bits() + (level.fast.to_bits() >> 2)).collect();
+        by_falling(levels.len(), order, |expert| levels[usize::from(expert)]);
+    }
+
+    fn tracks(&self) -> bool {
+        true
+    }
+}
