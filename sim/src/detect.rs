@@ -4,13 +4,13 @@
 //! [`SEEN_WITHIN`] tokens; the delay counts from its first token. False alarms are all that come neither after a change nor within
 //! [`BOUNDARY_TOKENS`] after a known restart (the first token of a sequence), where the context does change, if to a piece of the same domain.
 
-use cptr_core::context::{ChangeConfig, ChangeDetector};
-use cptr_core::{Angle, Gain, KalmanConfig, Tracker, TrackerConfig};
+use cptr_core::TrackerConfig;
 use serde::Serialize;
 
-use crate::placement::boxed_tracker;
-use crate::run::context::coincident;
-use cptr_trace::Trace;
+use crate::replay::boxed_tracker;
+use crate::replay::context::coincident;
+use crate::replay::filter::{ContextFilter, FilterConfig};
+use cptr_trace::{Shape, Trace};
 
 /// Tokens within which an alarm belongs to the change before it.
 pub const SEEN_WITHIN: usize = 64;
@@ -52,27 +52,15 @@ pub fn run(trace: &Trace, thresholds: &[u8]) -> Vec<Row> {
     rows
 }
 
-/// The core's detector with its feedback: an alarm opens the gain of all layers, as re-placement does.
+/// The filter that decoding with residency `migrate` runs: an alarm opens the gain of all layers.
 fn pooled(trace: &Trace, threshold: u8) -> Vec<usize> {
-    let steady = TrackerConfig::default();
-    let gain = Gain::from_bits(1 << 26);
-    let config = TrackerConfig { kalman: KalmanConfig::from_gains(gain, Gain::ZERO), ..steady };
-    let reopened = KalmanConfig::from_gains(gain, Gain::from_num(0.25));
-    let change = ChangeConfig { threshold, ..ChangeConfig::default() };
-    let mut trackers: Vec<Box<Tracker>> = (0..trace.shape.layers).map(|_| boxed_tracker(trace.shape.experts)).collect();
-    let mut detector = ChangeDetector::new();
-    let mut angles = vec![Angle::ZERO; trackers.len()];
-    let mut alarms = Vec::new();
-    for token in 0..trace.shape.tokens {
-        for (layer, (tracker, angle)) in trackers.iter_mut().zip(&mut angles).enumerate() {
-            *angle = tracker.update(&config, trace.chosen(token, layer)).angle;
-        }
-        if detector.step(&change, &mut angles) {
-            alarms.push(token);
-            trackers.iter_mut().for_each(|tracker| tracker.reopen(&reopened));
-        }
-    }
-    alarms
+    let Shape { tokens, layers, experts, .. } = trace.shape;
+    let mut filter = ContextFilter::new(&FilterConfig { threshold, ..FilterConfig::default() }, layers, experts);
+    let changed = |&token: &usize| {
+        (0..layers).for_each(|layer| _ = filter.learn(layer, trace.chosen(token, layer)));
+        filter.detect()
+    };
+    (0..tokens).filter(changed).collect()
 }
 
 /// What trackers with their default settings see.
@@ -164,7 +152,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cptr_trace::{Meta, Shape};
+    use cptr_trace::Meta;
 
     /// Four layers of 32 experts, top-4: eight experts in use, another eight after every change.
     fn trace(tokens: usize, segment: usize) -> Trace {

@@ -27,30 +27,47 @@ pub struct Row {
     pub chance: f64,
 }
 
-/// Rows for all pairs of domains, with prompts of `prompt` tokens and `hot` experts a layer.
+/// What prompts say of answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Prediction {
+    /// A row for each pair of domains.
+    pub rows: Vec<Row>,
+    /// Domains that are no longer than a prompt, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Rows for all pairs of domains that are longer than a prompt of `prompt` tokens, with `resident` experts a layer.
 ///
 /// # Errors
-/// Domains that are not longer than a prompt, or a number of experts that no layer has.
-pub fn run(trace: &Trace, prompt: usize, hot: usize) -> Result<Vec<Row>> {
+/// No such domain, no prompt, or a number of experts that no layer has.
+pub fn run(trace: &Trace, prompt: usize, resident: usize) -> Result<Prediction> {
     let experts = trace.shape.experts;
-    if hot == 0 || hot > experts {
-        return Err(Error::new(format!("--hot: expected 1 to {experts} experts per layer, found {hot}")));
+    if resident == 0 || resident > experts {
+        return Err(Error::new(format!("--resident: expected 1 to {experts} experts per layer, found {resident}")));
     }
-    let mut parts = Vec::new();
+    let (mut parts, mut notes, mut longest) = (Vec::new(), Vec::new(), 0);
     for (index, name) in trace.meta.domains.iter().enumerate() {
         let tokens: Vec<usize> =
             (0..trace.shape.tokens).filter(|&token| usize::from(trace.domain[token]) == index).collect();
-        if prompt == 0 || tokens.len() <= prompt {
-            return Err(Error::new(format!(
-                "--prefill: expected 1 to {} tokens, which leaves some of {name}, found {prompt}",
-                tokens.len().saturating_sub(1)
-            )));
+        longest = longest.max(tokens.len());
+        if tokens.len() <= prompt {
+            let length = tokens.len();
+            notes.push(format!("Domain {name} is left out: it has {length} tokens, and a prompt takes {prompt}."));
+            continue;
         }
         let (first, rest) = tokens.split_at(prompt);
         parts.push((name, counts(trace, first), counts(trace, rest)));
     }
+    if prompt == 0 || parts.is_empty() {
+        return Err(Error::new(format!(
+            "--prefill: expected 1 to {} tokens, which leaves some of a domain, found {prompt}",
+            longest.saturating_sub(1)
+        )));
+    }
     let pairs = parts.iter().flat_map(|prompt| parts.iter().map(move |answer| (prompt, answer)));
-    Ok(pairs.map(|((prompt, before, _), (answer, _, after))| row(prompt, answer, before, after, hot)).collect())
+    let rows = pairs.map(|((prompt, before, _), (answer, _, after))| row(prompt, answer, before, after, resident));
+    Ok(Prediction { rows: rows.collect(), notes })
 }
 
 fn counts(trace: &Trace, tokens: &[usize]) -> Vec<Vec<f64>> {
@@ -87,6 +104,17 @@ fn row(prompt: &str, answer: &str, before: &[Vec<f64>], after: &[Vec<f64>], hot:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_domain_is_left_out() {
+        let mut trace = Trace::of_ids(cptr_trace::Shape { tokens: 30, layers: 1, experts: 4, k: 1 }, [0, 1, 2].repeat(10));
+        trace.meta.domains = vec!["long".into(), "short".into()];
+        trace.domain[27..].fill(1);
+        let found = run(&trace, 5, 2).unwrap();
+        assert_eq!((found.rows.len(), &*found.rows[0].prompt), (1, "long"));
+        assert_eq!(found.notes, ["Domain short is left out: it has 3 tokens, and a prompt takes 5."]);
+        assert!(run(&trace, 27, 2).unwrap_err().to_string().contains("expected 1 to 26 tokens"));
+    }
 
     #[test]
     fn by_hand() {

@@ -6,14 +6,12 @@
 //!   published 1.714 tokens/s imply about half an expert copied per token and layer; this reading gives about that.
 //! - **stays**: by the ratio of bandwidths no expert is worth a copy at one token, and all run near the data at 16 bits.
 
-use cptr_hw_model::{ExpertRun, Model, System};
+use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::decode::costs::{Costs, Work};
-use crate::decode::outcome::{Outcome, Row as DecodeRow};
-use crate::decode::{self, Plan};
-use crate::scheme::Named;
+use crate::replay::{self, Budget, Machine, Outcome, Plan, Row as DecodeRow};
+use crate::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::generate::mixtral::{self, LIKE, Like};
 
@@ -135,7 +133,7 @@ const PUBLISHED: [Published; 4] = [
 /// MoNDE's tokens per second on Mixtral-8x22B.
 const MONDE_TOKENS_PER_S: f64 = 1.714;
 
-const MOVES: &str = "monde:hot=1";
+const MOVES: &str = "monde:hot=1+lru";
 const STAYS: &str = "monde";
 
 /// Runs all of it.
@@ -155,42 +153,41 @@ fn machine(name: &str) -> Result<&'static System> {
 fn cell(published: &Published) -> Result<(Vec<Figure>, Shares)> {
     let (trace, _) = mixtral::generate(published.like, PROMPT, ANSWER, 1);
     let model = Model::find(published.like.model).ok_or_else(|| Error::new("no sizes of Mixtral"))?;
-    let run = |system: &str, bits: u8, schemes: &[&str]| -> Result<Outcome> {
+    let run = |system: &str, strategies: &[&str]| -> Result<Outcome> {
         let plan = Plan {
-            schemes: schemes.iter().map(|name| Named::parse(name)).collect::<Result<_>>()?,
-            hot: published.hot,
+            strategies: strategies.iter().map(|text| Strategy::parse(text)).collect::<Result<_>>()?,
             prefill: PROMPT,
-            batch: 1,
-            bits,
-            system: machine(system)?,
-            model,
-            losses: None,
+            machine: Some(Machine { system: machine(system)?, model: Some(model) }),
+            ..Plan::new(Budget::Experts(published.hot))
         };
-        decode::run(&trace, &plan)
+        replay::run(&trace, &plan)
     };
-    let few = run("ndp", published.bits, &[MOVES, STAYS, "hobbit", "ctx-aware", "ctx-aware:selector=0", "all-near"])?;
-    let full = run("ndp", 16, &["all-near", "ctx-aware"])?;
-    let fixed = run("ndp-fixed", published.bits, &[MOVES, "ctx-aware"])?;
-    let costs = |name| -> Result<Costs<'_>> { Ok(Costs::new(machine(name)?, model, 8, 1)) };
-    let (scaling, slow) = (costs("ndp")?, costs("ndp-fixed")?);
+    let bits = published.bits;
+    let (near, ctx_aware) = (format!("near-only:bits={bits}"), format!("ctx-aware:bits={bits}"));
+    let same_bits = format!("ctx-aware+uniform:bits={bits}");
+    let few = run("ndp", &[MOVES, STAYS, "hobbit", &ctx_aware, &same_bits, &near])?;
+    let full = run("ndp", &["near-only:bits=16", "ctx-aware+full"])?;
+    let fixed = run("ndp-fixed", &[MOVES, &ctx_aware])?;
+    let times = |name| -> Result<LayerTimes<'_>> { Ok(LayerTimes::new(machine(name)?, model)) };
+    let (scaling, slow) = (times("ndp")?, times("ndp-fixed")?);
     let prefill_s = prefill_s(machine("ndp")?, model, published.like.layers);
     let figure = |figure, range, moves, stays, moves_fixed_rate| Figure {
         model: model.name.clone(),
-        bits: published.bits,
+        bits,
         figure,
         published: range,
         moves,
         stays,
         moves_fixed_rate,
     };
-    let ours = row(&few, "ctx-aware");
-    let ours_fixed = row(&fixed, "ctx-aware");
-    let whole_s = |row: &DecodeRow| prefill_s + row.placement_s + ANSWER as f64 / row.tokens_per_s;
+    let ours = row(&few, &ctx_aware)?;
+    let ours_fixed = row(&fixed, &ctx_aware)?;
+    let whole_s = |row: &DecodeRow| prefill_s + row.placement_s.unwrap_or(0.0) + ANSWER as f64 / rate(row);
     let end_to_end = |baseline: &DecodeRow, ours: &DecodeRow| whole_s(baseline) / whole_s(ours);
-    let decode = |baseline: &DecodeRow, ours: &DecodeRow| ours.tokens_per_s / baseline.tokens_per_s;
-    let (moves, stays, moves_fixed) = (row(&few, MOVES), exactly(&few, STAYS), row(&fixed, MOVES));
+    let decode = |baseline: &DecodeRow, ours: &DecodeRow| rate(ours) / rate(baseline);
+    let (moves, stays, moves_fixed) = (row(&few, MOVES)?, row(&few, STAYS)?, row(&fixed, MOVES)?);
     let one = |value: f64| (value, value);
-    let ndp = |costs: &Costs<'_>| costs.near_run_ps(16, 1) / costs.near_run_ps(published.bits, 1);
+    let ndp = |times: &LayerTimes<'_>| times.near_run_ps(ExpertRun::at(16.0)) / times.near_run_ps(ExpertRun::at(bits.into()));
     let mut figures = vec![
         figure(
             "end to end over MoNDE",
@@ -209,52 +206,55 @@ fn cell(published: &Published) -> Result<(Vec<Figure>, Shares)> {
         figure("NDP latency, reduction", one(published.ndp), ndp(&scaling), ndp(&scaling), ndp(&slow)),
     ];
     if let Some(hobbit) = published.hobbit {
-        let over = decode(row(&few, "hobbit"), ours);
+        let baseline = row(&few, "hobbit")?;
+        let over = decode(baseline, ours);
         figures.push(figure(
             "decode over HOBBIT, at most",
             one(hobbit),
             over,
             over,
-            decode(row(&few, "hobbit"), ours_fixed),
+            decode(baseline, ours_fixed),
         ));
     }
-    if let Some(rate) = published.tokens_per_s {
-        figures.push(figure("tokens/s", one(rate), ours.tokens_per_s, ours.tokens_per_s, ours_fixed.tokens_per_s));
+    if let Some(published) = published.tokens_per_s {
+        figures.push(figure("tokens/s", one(published), rate(ours), rate(ours), rate(ours_fixed)));
         figures.push(figure(
             "MoNDE, tokens/s",
             one(MONDE_TOKENS_PER_S),
-            moves.tokens_per_s,
-            stays.tokens_per_s,
-            moves_fixed.tokens_per_s,
+            rate(moves),
+            rate(stays),
+            rate(moves_fixed),
         ));
     }
     let shares = Shares {
         model: model.name.clone(),
         bits: published.bits,
-        neither: row(&full, "all-near").tokens_per_s,
-        placement: row(&full, "ctx-aware").tokens_per_s,
-        precision: row(&few, "all-near").tokens_per_s,
-        both: ours.tokens_per_s,
-        without_selector: row(&few, "ctx-aware:selector=0").tokens_per_s,
+        neither: rate(row(&full, "near-only:bits=16")?),
+        placement: rate(row(&full, "ctx-aware+full")?),
+        precision: rate(row(&few, &near)?),
+        both: rate(ours),
+        without_selector: rate(row(&few, &same_bits)?),
     };
     Ok((figures, shares))
 }
 
 /// The prompt is read alike in all systems: every expert near the data at 16 bits, for its even share of the tokens.
 fn prefill_s(system: &System, model: &Model, layers: usize) -> f64 {
-    let costs = Costs::new(system, model, 8, PROMPT);
     let tokens = (PROMPT * CHOSEN / 8) as u32;
-    let near = vec![ExpertRun { bits: 16.0, tokens }; 8];
-    costs.layer(&Work { near, ..Work::default() }).total_ps as f64 * layers as f64 / 1e12
+    let near_data = [ExpertRun { bits: 16.0, tokens }; 8];
+    let work = LayerWork { tokens: PROMPT as u32, near_data: &near_data, ..LayerWork::default() };
+    system.layer_time(model, &work).total_ps as f64 * layers as f64 / 1e12
 }
 
-fn row<'a>(outcome: &'a Outcome, scheme: &str) -> &'a DecodeRow {
-    let found = outcome.rows.iter().find(|row| row.scheme.starts_with(scheme));
-    found.unwrap_or(&outcome.rows[0])
+fn row<'a>(outcome: &'a Outcome, strategy: &str) -> Result<&'a DecodeRow> {
+    let reason = || outcome.skipped.first().map_or("", |skipped| &skipped.reason);
+    let found = outcome.rows.iter().find(|row| row.strategy == strategy);
+    found.ok_or_else(|| Error::new(format!("{strategy} was not run: {}", reason())))
 }
 
-fn exactly<'a>(outcome: &'a Outcome, scheme: &str) -> &'a DecodeRow {
-    outcome.rows.iter().find(|row| row.scheme == scheme).unwrap_or(&outcome.rows[0])
+/// Tokens per second; all machines here have times.
+fn rate(row: &DecodeRow) -> f64 {
+    row.tokens_per_s.unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]

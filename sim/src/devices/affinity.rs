@@ -4,15 +4,11 @@
 //! It saves trips between devices where a token's activations stay at the device of its experts. On a machine whose attention runs on the GPU they
 //! return there after every layer, and there is nothing to save: the table shows what its layout costs in balance.
 
-use super::{Homes, Kind, Setup, balanced, single};
-use crate::spec::Values;
+use super::{Homes, Kind, Make, Setup, balanced, single};
+use crate::strategy::Values;
 
-pub(super) const KIND: Kind = Kind {
-    name: "affinity",
-    summary: "experts lie where those lie that the prompt's tokens wanted in the layer before",
-    parameters: &[],
-    make,
-};
+pub(super) const KIND: Kind<Make> =
+    Kind::new("affinity", "experts lie where those lie that the prompt's tokens wanted in the layer before", Make(make));
 
 fn make(_: &Values, setup: &Setup<'_>) -> Vec<Homes> {
     let mut homes = Vec::new();

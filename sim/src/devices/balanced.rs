@@ -7,26 +7,19 @@
 
 use rayon::prelude::*;
 
-use super::{Homes, Kind, Setup, single};
-use crate::spec::{Parameter, Values};
+use super::{Homes, Kind, Make, Setup, single};
+use crate::strategy::{Parameter, Unit, Values};
 
 /// Tokens of the prompts that exchanges are judged by; more take longer and change little.
 const MAX_TOKENS: usize = 1024;
 
-pub(super) const KIND: Kind = Kind {
-    name: "balanced",
-    summary: "experts that the prompt wanted together lie apart, each device holding as many",
-    parameters: &[Parameter {
-        name: "rounds",
-        default: 2.0,
-        range: (0.0, 100.0),
-        summary: "times that all pairs are looked at, at most",
-    }],
-    make,
+pub(super) const KIND: Kind<Make> = Kind {
+    parameters: &[Parameter::new("rounds", 2.0, Unit::Count(0, 100), "times that all pairs are looked at, at most")],
+    ..Kind::new("balanced", "experts that the prompt wanted together lie apart, each device holding as many", Make(make))
 };
 
 fn make(values: &Values, setup: &Setup<'_>) -> Vec<Homes> {
-    let rounds = values.get("rounds") as usize;
+    let rounds = values.count("rounds");
     (0..setup.trace.shape.layers)
         .into_par_iter()
         .map(|layer| {

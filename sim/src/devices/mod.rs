@@ -11,14 +11,11 @@ mod round_robin;
 
 use std::collections::HashMap;
 
-use cptr_hw_model::{Model, System};
-use rayon::prelude::*;
+use cptr_hw_model::{ExpertRun, LayerTimes, Model, System};
 use serde::Serialize;
 
-use crate::decode::costs::Costs;
-use crate::decode::streams::Streams;
-use crate::run::outcome::nearest_rank;
-use crate::spec::{self, Parameter, Values};
+use crate::replay::{self, Budget, LayerOutcome, Machine, Observer, Streams, nearest_rank};
+use crate::strategy::{Kind, Part, Strategy, Values};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 
@@ -59,40 +56,22 @@ impl Setup<'_> {
     }
 }
 
-/// A layout as the command line knows it.
-#[derive(Debug, Clone)]
-pub struct Kind {
-    /// Name on the command line.
-    pub name: &'static str,
-    /// One line for help.
-    pub summary: &'static str,
-    /// Its parameters.
-    pub parameters: &'static [Parameter],
-    /// Homes of every layer, `[L]`.
-    pub make: fn(&Values, &Setup<'_>) -> Vec<Homes>,
-}
+/// Makes the homes of every layer, `[L]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Make(fn(&Values, &Setup<'_>) -> Vec<Homes>);
 
 /// Every layout, in the order of tables.
-pub const KINDS: &[&Kind] = &[&round_robin::KIND, &balanced::KIND, &affinity::KIND, &overflow::KIND];
+pub const KINDS: &[&Kind<Make>] = &[&round_robin::KIND, &balanced::KIND, &affinity::KIND, &overflow::KIND];
 
 /// A layout with its parameters.
-pub type Named = spec::Choice<Kind>;
+pub type Named = Part<Make>;
 
-impl spec::Kind for Kind {
-    const WHAT: &'static str = "a layout";
-    const SHOWS_FIRST: bool = false;
-
-    fn all() -> &'static [&'static Self] {
-        KINDS
-    }
-
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        self.parameters
-    }
+/// Reads `name[:parameter=value]…` as a layout.
+///
+/// # Errors
+/// A layout or parameter that there is not, a value that does not fit.
+pub fn parse(text: &str) -> Result<Named> {
+    Part::of_list("a layout", KINDS, text)
 }
 
 /// What to compare.
@@ -144,67 +123,106 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Vec<Row>> {
         let name = &plan.system.name;
         return Err(Error::new(format!("--system: expected a machine with a near-data device, found {name}")));
     }
+    if plan.prefill == 0 {
+        return Err(Error::new("--prefill: expected at least 1 token, which layouts learn from, found 0"));
+    }
     let streams = Streams::new(trace.shape.tokens, plan.batch, plan.prefill)?;
     let setup = Setup { trace, streams: &streams, devices: plan.devices };
-    let row = |layout: &Named| {
-        let homes = (layout.kind.make)(&layout.values, &setup);
-        let costs = Costs::new(plan.system, plan.model, trace.shape.experts, plan.batch);
-        measured(layout.to_string(), &setup, &homes, |tokens| costs.near_run_ps(plan.bits, tokens))
+    let times = LayerTimes::new(plan.system, plan.model);
+    let mut loads: Vec<Loads<'_>> = plan.layouts.iter().map(|layout| Loads::new(layout, &setup, plan, &times)).collect();
+    // Everything runs near the data: what is compared is where.
+    let replayed = replay::Plan {
+        prefill: plan.prefill,
+        batch: plan.batch,
+        machine: Some(Machine { system: plan.system, model: None }),
+        ..replay::Plan::new(Budget::Experts(1))
     };
-    Ok(plan.layouts.par_iter().map(row).collect())
+    let mut observers: Vec<&mut dyn Observer> = loads.iter_mut().map(|loads| loads as &mut dyn Observer).collect();
+    replay::drive(trace, &replayed, &Strategy::parse("near-only")?, &mut observers)?;
+    Ok(loads.into_iter().map(|loads| loads.row(trace)).collect())
 }
 
-fn measured(layout: String, setup: &Setup<'_>, homes: &[Homes], run_ps: impl Fn(u32) -> f64) -> Row {
-    let shape = setup.trace.shape;
-    let mut known: HashMap<u32, u64> = HashMap::new();
-    let mut times = Vec::new();
-    let (mut imbalance, mut stayed, mut moved) = (0.0, 0_u64, 0_u64);
-    for step in setup.streams.prefill..setup.streams.length {
-        let tokens: Vec<usize> = setup.streams.tokens(step).collect();
-        // Devices at which each token was in the layer before, one bit each.
-        let mut before = vec![0_u64; tokens.len()];
-        for (layer, homes) in homes.iter().enumerate() {
-            let mut wanted: Vec<(u16, u64)> = tokens_by_expert(setup.trace, &tokens, layer)
-                .map(|(expert, tokens)| (expert, *known.entry(tokens).or_insert_with(|| run_ps(tokens).round() as u64)))
-                .collect();
-            wanted.sort_by_key(|&(expert, time)| (std::cmp::Reverse(time), expert));
-            let (at, load) = dispatched(&wanted, homes, setup.devices);
-            let longest = load.iter().copied().max().unwrap_or(0);
-            times.push(longest);
-            imbalance += longest as f64 * setup.devices as f64 / load.iter().sum::<u64>().max(1) as f64;
-            for (before, &token) in before.iter_mut().zip(&tokens) {
-                let devices = setup.trace.chosen(token, layer).iter().map(|&expert| 1_u64 << at[&expert]);
-                let mut here = 0;
-                for device in devices {
-                    here |= device;
-                    stayed += u64::from(layer > 0 && *before & device != 0);
-                    moved += u64::from(layer > 0 && *before & device == 0);
-                }
-                *before = here;
-            }
+/// How loaded the devices of one layout are in each layer that is decided.
+struct Loads<'a> {
+    layout: String,
+    homes: Vec<Homes>,
+    devices: usize,
+    bits: u8,
+    times: &'a LayerTimes<'a>,
+    known: HashMap<u32, u64>,
+    /// Time of the most loaded device, layer by layer.
+    longest: Vec<u64>,
+    imbalance: f64,
+    stayed: u64,
+    moved: u64,
+    /// Devices at which each token was in the layer before, one bit each.
+    before: Vec<u64>,
+    wanted: Vec<(u16, u64)>,
+}
+
+impl<'a> Loads<'a> {
+    fn new(layout: &Named, setup: &Setup<'_>, plan: &Plan<'_>, times: &'a LayerTimes<'a>) -> Self {
+        Self {
+            layout: layout.to_string(),
+            homes: (layout.kind.make.0)(&layout.values, setup),
+            devices: plan.devices,
+            bits: plan.bits,
+            times,
+            known: HashMap::new(),
+            longest: Vec::new(),
+            imbalance: 0.0,
+            stayed: 0,
+            moved: 0,
+            before: vec![0; plan.batch],
+            wanted: Vec::new(),
         }
     }
-    let calls = times.len().max(1) as f64;
-    let mean = times.iter().sum::<u64>() as f64 / calls;
-    times.sort_unstable();
-    let stored: usize = homes.iter().flatten().map(Vec::len).sum();
-    Row {
-        layout,
-        layer_us: mean / 1e6,
-        layer_p95_us: nearest_rank(&times, 0.95) as f64 / 1e6,
-        imbalance: imbalance / calls,
-        stays: stayed as f64 / (stayed + moved).max(1) as f64,
-        stored: stored as f64 / (shape.layers * shape.experts) as f64,
+
+    fn row(mut self, trace: &Trace) -> Row {
+        let calls = self.longest.len().max(1) as f64;
+        let mean = self.longest.iter().sum::<u64>() as f64 / calls;
+        self.longest.sort_unstable();
+        let stored: usize = self.homes.iter().flatten().map(Vec::len).sum();
+        Row {
+            layout: self.layout,
+            layer_us: mean / 1e6,
+            layer_p95_us: nearest_rank(&self.longest, 0.95) as f64 / 1e6,
+            imbalance: self.imbalance / calls,
+            stays: self.stayed as f64 / (self.stayed + self.moved).max(1) as f64,
+            stored: stored as f64 / (trace.shape.layers * trace.shape.experts) as f64,
+        }
     }
 }
 
-/// Experts that the tokens want in a layer, ascending, with the number of tokens that want them.
-fn tokens_by_expert(trace: &Trace, tokens: &[usize], layer: usize) -> impl Iterator<Item = (u16, u32)> {
-    let mut counts = std::collections::BTreeMap::new();
-    for &token in tokens {
-        trace.chosen(token, layer).iter().for_each(|&expert| *counts.entry(expert).or_insert(0) += 1);
+impl Observer for Loads<'_> {
+    fn layer(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+        if seen.prefill {
+            return Ok(());
+        }
+        let (bits, times) = (f64::from(self.bits), self.times);
+        self.wanted.clear();
+        for choice in seen.choices {
+            let run = ExpertRun { bits, tokens: choice.tokens };
+            let time = *self.known.entry(choice.tokens).or_insert_with(|| times.near_run_ps(run).round() as u64);
+            self.wanted.push((choice.expert, time));
+        }
+        self.wanted.sort_by_key(|&(expert, time)| (std::cmp::Reverse(time), expert));
+        let (at, load) = dispatched(&self.wanted, &self.homes[seen.layer], self.devices);
+        let longest = load.iter().copied().max().unwrap_or(0);
+        self.longest.push(longest);
+        self.imbalance += longest as f64 * self.devices as f64 / load.iter().sum::<u64>().max(1) as f64;
+        for (sequence, before) in self.before.iter_mut().enumerate() {
+            let mut here = 0;
+            for expert in seen.chosen(sequence) {
+                let device = 1_u64 << at[expert];
+                here |= device;
+                self.stayed += u64::from(seen.layer > 0 && *before & device != 0);
+                self.moved += u64::from(seen.layer > 0 && *before & device == 0);
+            }
+            *before = here;
+        }
+        Ok(())
     }
-    counts.into_iter()
 }
 
 /// The device of every wanted expert, and the time of every device.

@@ -3,19 +3,12 @@
 //! Its authors move an overflowing expert's weights when they are needed. Over a CXL link that takes a hundred times as long as running the expert, so
 //! replicas are made before decoding and paid for in memory.
 
-use super::{Homes, Kind, Setup, balanced};
-use crate::spec::{Parameter, Values};
+use super::{Homes, Kind, Make, Setup, balanced};
+use crate::strategy::{Parameter, Unit, Values};
 
-pub(super) const KIND: Kind = Kind {
-    name: "overflow",
-    summary: "dealt out by count, and the most wanted on every device: each run goes to the least loaded",
-    parameters: &[Parameter {
-        name: "replicated",
-        default: 0.25,
-        range: (0.0, 1.0),
-        summary: "share of the experts that lie on every device",
-    }],
-    make,
+pub(super) const KIND: Kind<Make> = Kind {
+    parameters: &[Parameter::new("replicated", 0.25, Unit::Share, "share of the experts that lie on every device")],
+    ..Kind::new("overflow", "dealt out by count, and the most wanted on every device: each run goes to the least loaded", Make(make))
 };
 
 fn make(values: &Values, setup: &Setup<'_>) -> Vec<Homes> {

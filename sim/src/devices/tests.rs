@@ -10,7 +10,7 @@ fn trace(ids: Vec<u16>, layers: usize, experts: usize, k: usize) -> Trace {
 
 fn plan(layouts: &[&str], devices: usize) -> Plan<'static> {
     Plan {
-        layouts: layouts.iter().map(|name| Named::parse(name).unwrap()).collect(),
+        layouts: layouts.iter().map(|name| parse(name).unwrap()).collect(),
         devices,
         prefill: 16,
         batch: 1,
@@ -71,7 +71,7 @@ proptest! {
         let streams = Streams::new(trace.shape.tokens, 1, 16).unwrap();
         let setup = Setup { trace: &trace, streams: &streams, devices };
         for kind in KINDS {
-            for homes in (kind.make)(&Values::defaults(kind.parameters), &setup) {
+            for homes in (kind.make.0)(&Values::defaults(kind.parameters), &setup) {
                 prop_assert_eq!(homes.len(), 12);
                 prop_assert!(homes.iter().all(|homes| !homes.is_empty() && homes.iter().all(|&home| usize::from(home) < devices)));
                 if kind.name != "overflow" {

@@ -64,7 +64,7 @@ impl Memory {
         for level in low.unwrap_or(bits)..=bits {
             for &expert in order {
                 let held = self.held(expert);
-                let grows = held == 0 && Some(level) == Some(low.unwrap_or(bits)) || held > 0 && held + 1 == level;
+                let grows = if held == 0 { level == low.unwrap_or(bits) } else { held + 1 == level };
                 if grows && self.room() >= u32::from(level - held) {
                     self.hold(expert, level);
                 }
@@ -115,6 +115,6 @@ mod tests {
         assert_eq!((memory.held(5), memory.room(), memory.used()), (0, 24, 16));
         let mut planes = Memory::new(4, 11);
         planes.fill(&[3, 1, 0, 2], 4, Some(2));
-        assert_eq!([0, 1, 2, 3].map(|expert| planes.held(expert)), [2, 3, 2, 3]);
+        assert_eq!([0, 1, 2, 3].map(|expert| planes.held(expert)), [3, 3, 2, 3]);
     }
 }

@@ -23,6 +23,7 @@
 
 mod budget;
 pub mod context;
+pub mod controller;
 pub mod counts;
 pub mod filter;
 mod mass;
@@ -32,6 +33,8 @@ mod row;
 mod source;
 mod stepper;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -100,6 +103,12 @@ impl<'a> Plan<'a> {
             machine: self.machine,
             losses: self.losses,
         }
+    }
+
+    /// Bits at which a strategy runs what is not resident, on average.
+    fn missing_bits(&self, trace: &Trace, strategy: &Strategy) -> Result<u8> {
+        let streams = Streams::new(trace.shape.tokens, self.batch, self.prefill)?;
+        Ok(self.setup(trace, &streams).missing_bits(strategy))
     }
 
     fn validate(&self, trace: &Trace) -> Result<()> {
@@ -241,8 +250,10 @@ fn drive_with<'a>(
     let mut replay = Replay::new(strategy, setup, future)?;
     let Shape { layers, experts, k, .. } = trace.shape;
     let sequences = streams.sequences();
-    let logits = trace.logits.as_ref().filter(|_| replay.uses_logits() || !observers.is_empty());
     let weights = trace.weights.as_ref();
+    // Where there are no weights, logits say what an expert's share of the mass is.
+    let logits = trace.logits.as_ref();
+    let logits = logits.filter(|_| weights.is_none() || replay.uses_logits() || !observers.is_empty());
     let mut logit_rows = vec![0.0; if logits.is_some() { experts * sequences } else { 0 }];
     let mut weight_rows = vec![0.0; if weights.is_some() { k * sequences } else { 0 }];
     for step in 0..streams.length {

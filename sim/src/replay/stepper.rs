@@ -59,6 +59,11 @@ impl<'a> Setup<'a> {
         (strategy.precision.kind.make.0)(&strategy.precision.values, &setup)
     }
 
+    /// Bits at which a strategy runs what is not resident, on average.
+    pub(super) fn missing_bits(&self, strategy: &Strategy) -> u8 {
+        if strategy.division.kind.name == "gpu" { self.full_bits() } else { self.precision(strategy).near_bits() }
+    }
+
     /// Why the memory does not suffice for a strategy, in one sentence without its name; `None` if it does.
     #[must_use]
     pub fn refusal(&self, strategy: &Strategy) -> Option<String> {
@@ -348,9 +353,12 @@ impl<'a> Replay<'a> {
             self.load(layer);
             self.observe(step, layer, prefill, tokens);
             self.place_now(layer)?;
+        }
+        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this one.
+        self.fetch(step, layer, prefill, tokens);
+        if !prefill {
             time = self.time(step);
         }
-        self.fetch(step, layer, prefill, tokens);
         let buffers = &self.buffers;
         Ok(LayerOutcome {
             step,
@@ -673,9 +681,16 @@ impl<'a> Replay<'a> {
         memory.fill(&ranking.order, self.precision.load_bits(), self.precision.planes());
         for &expert in &ranking.order {
             let held = memory.held(expert);
-            if held > 0 && !before.contains(expert) {
+            if held == 0 || before.contains(expert) {
+                continue;
+            }
+            self.buffers.loads.push(expert);
+            // What has just been copied for this step need not be copied again.
+            let copied = |(choice, execution): (&Choice, &Execution)| {
+                choice.expert == expert && matches!(execution.place, Place::Copied { .. })
+            };
+            if !self.buffers.choices.iter().zip(&self.buffers.executions).any(copied) {
                 self.buffers.copies_bits.push(held.into());
-                self.buffers.loads.push(expert);
                 self.tally.layers[layer].migrated += 1;
             }
         }

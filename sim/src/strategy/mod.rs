@@ -38,6 +38,7 @@ use std::fmt;
 
 use cptr_hw_model::System;
 use cptr_trace::Knowledge;
+use cptr_trace::error::{Error, Result};
 
 pub use list::{KindRow, kinds};
 pub use parameter::{Parameter, Unit, Values};
@@ -97,6 +98,19 @@ pub struct Part<M: 'static> {
 impl<M> Part<M> {
     pub(crate) fn new(kind: &'static Kind<M>) -> Self {
         Self { kind, values: Values::defaults(kind.parameters) }
+    }
+
+    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what they are called.
+    pub(crate) fn of_list(what: &str, kinds: &[&'static Kind<M>], text: &str) -> Result<Self> {
+        let mut items = text.split(':');
+        let name = items.next().unwrap_or("");
+        let Some(kind) = kinds.iter().find(|kind| kind.name == name) else {
+            let names: Vec<_> = kinds.iter().map(|kind| kind.name).collect();
+            return Err(Error::new(format!("expected {what} ({}), found \"{name}\"", names.join(", "))));
+        };
+        let mut part = Self::new(kind);
+        items.try_for_each(|pair| part.values.set(name, pair))?;
+        Ok(part)
     }
 
     /// Whether it is the same kind with the same numbers.
@@ -165,6 +179,22 @@ macro_rules! for_each_axis {
 }
 
 impl Strategy {
+    /// Every preset that is not slow by nature, those that mean the same once: what runs where nothing is named.
+    ///
+    /// # Panics
+    /// Never: presets are read by a test.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for preset in PRESETS {
+            let strategy = Self::parse(preset.name).expect("a preset can be read");
+            if !strategy.slow() && !all.iter().any(|other| other.is(&strategy)) {
+                all.push(strategy);
+            }
+        }
+        all
+    }
+
     /// Whether two texts mean the same.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {

@@ -87,7 +87,7 @@ pub struct Parameter {
 
 impl Parameter {
     /// One for a part's list.
-    pub(super) const fn new(name: &'static str, default: f64, unit: Unit, summary: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, default: f64, unit: Unit, summary: &'static str) -> Self {
         Self { name, default, unit, summary }
     }
 
@@ -113,7 +113,7 @@ impl Values {
     }
 
     /// Sets what a text `name=value` says; `owner` is named where it cannot be.
-    pub(super) fn set(&mut self, owner: &str, pair: &str) -> Result<()> {
+    pub(crate) fn set(&mut self, owner: &str, pair: &str) -> Result<()> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(index) = self.parameters.iter().position(|parameter| parameter.name == name) else {
             let names: Vec<_> = self.parameters.iter().map(|parameter| parameter.name).collect();
@@ -138,7 +138,7 @@ impl Values {
     }
 
     /// The value of a count, or of bits.
-    pub(super) fn count(&self, name: &str) -> usize {
+    pub(crate) fn count(&self, name: &str) -> usize {
         self.get(name) as usize
     }
 

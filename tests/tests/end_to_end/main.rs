@@ -10,12 +10,15 @@ mod controller;
 mod damage;
 mod demo;
 mod dram;
+#[cfg(feature = "model")]
 mod eval;
 mod files;
 mod guarantees;
 mod layer;
+#[cfg(feature = "model")]
 mod models;
 mod options;
+#[cfg(feature = "model")]
 mod quantize;
 mod samples;
 mod shared;

@@ -236,3 +236,15 @@ fn help_and_version_are_results() {
         assert!(help.contains(name), "{name}");
     }
 }
+
+/// A program without the libraries for language models has their commands, and says how to have them.
+#[test]
+#[cfg(not(feature = "model"))]
+fn commands_for_models_say_how_to_build_them() {
+    let folder = Folder::new();
+    folder.file("model/config.json", "{}");
+    for arguments in ["capture model --text a.txt", "quantize model", "run", "run model", "run model --text a.txt"] {
+        let refusal = folder.refusal(arguments);
+        assert!(refusal.contains("cargo run --release --features model -- "), "{arguments}: {refusal}");
+    }
+}

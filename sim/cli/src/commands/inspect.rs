@@ -80,8 +80,9 @@ fn changes(trace: &Trace, thresholds: &[u8]) -> Page {
 
 fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Page> {
     let resident = resident.unwrap_or_else(|| (trace.shape.experts / 4).max(1));
-    let rows = predict::run(trace, prefill, resident)?;
-    Ok(Page::new(Table::new(&FORECAST, &rows)).notes(trace.notes.clone()))
+    let found = predict::run(trace, prefill, resident)?;
+    let notes = trace.notes.iter().chain(&found.notes).cloned();
+    Ok(Page::new(Table::new(&FORECAST, &found.rows)).notes(notes))
 }
 
 fn whole(trace: &Trace, cache: &[usize]) -> Page {

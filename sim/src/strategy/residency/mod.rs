@@ -24,6 +24,7 @@ use cptr_core::placement::{Demand, importance, rank};
 use cptr_core::{Eps, Gate};
 
 use super::{Kind, Parameter, Served, Unit, Values};
+pub(crate) use tracked::Gains;
 use crate::replay::{Fast, Future, Resident, Times};
 
 /// Every kind, in the order of tables.

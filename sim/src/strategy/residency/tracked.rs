@@ -22,19 +22,39 @@ struct Tracked {
     layers: Vec<Box<Tracker>>,
 }
 
-/// What the values say of a tracker.
-pub(crate) fn config(values: &Values) -> TrackerConfig {
-    let gain = |name| Gain::from_num(values.get(name));
-    TrackerConfig {
-        kalman: KalmanConfig::from_gains(gain("slow"), gain("reopened")),
-        fast_gain: gain("fast"),
-        phase: PhaseConfig { threshold: values.count("threshold") as u8, ..PhaseConfig::default() },
+/// Constants of a tracker as a user gives them.
+pub(crate) struct Gains {
+    pub(crate) slow: f64,
+    pub(crate) fast: f64,
+    pub(crate) reopened: f64,
+    pub(crate) threshold: u8,
+}
+
+impl Gains {
+    /// As the values say; the usual ones where there are none.
+    pub(crate) fn of(values: Option<&Values>) -> Self {
+        let usual = Values::defaults(KIND.parameters);
+        let values = values.unwrap_or(&usual);
+        Self {
+            slow: values.get("slow"),
+            fast: values.get("fast"),
+            reopened: values.get("reopened"),
+            threshold: values.count("threshold") as u8,
+        }
+    }
+
+    fn config(&self) -> TrackerConfig {
+        TrackerConfig {
+            kalman: KalmanConfig::from_gains(Gain::from_num(self.slow), Gain::from_num(self.reopened)),
+            fast_gain: Gain::from_num(self.fast),
+            phase: PhaseConfig { threshold: self.threshold, ..PhaseConfig::default() },
+        }
     }
 }
 
 fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
     let layers = (0..setup.layers).map(|_| boxed_tracker(setup.experts)).collect();
-    Box::new(Tracked { config: config(values), layers })
+    Box::new(Tracked { config: Gains::of(Some(values)).config(), layers })
 }
 
 impl Residency for Tracked {

@@ -21,6 +21,7 @@ use cptr_core::Experts;
 use cptr_core::topk::Best;
 
 use super::{Kind, Token, Values};
+pub(crate) use bounded::bounds;
 use cptr_trace::MAX_TOP_K;
 
 /// Every kind, in the order of tables.

@@ -17,6 +17,7 @@ use crate::report;
 use columns::{COUNTS, RUN, SELECTION, SYSTEMS};
 use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{self, Budget, Outcome, Plan};
+use cptr_sim::strategy::precision::repaired;
 use cptr_sim::strategy::{PRESETS, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
@@ -185,7 +186,9 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     };
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
-    let page = Page::new(rows(&outcome)).section(section).notes(trace.notes.clone()).notes(remarks(&outcome));
+    let repaired = losses.as_ref().and_then(repaired);
+    let notes = trace.notes.iter().cloned().chain(remarks(&outcome)).chain(repaired);
+    let page = Page::new(rows(&outcome)).section(section).notes(notes);
     let page =
         page.beside("trace", &outcome.trace).beside("skipped", &outcome.skipped).beside("context", &outcome.context);
     Ok(match report {

@@ -1,0 +1,343 @@
+//! A controller in the loop: real firmware, or the same engine in this process, decides token by token over its wire protocol, and every
+//! decision is held to the strategy's.
+//!
+//! It is an observer of the replay: it sends the logits and the model's own choice of each token and layer, in the order of time, and waits
+//! for the answer. Experts, where they run, stand-ins, mixing weights, loads and victims must equal those of `bounded` selection with
+//! `tracked` residency bit for bit. With residency `once` the first tokens are the prompt: the controller is told what they chose, says once
+//! what is hot, and decides the others.
+
+mod emulator;
+mod host;
+mod prompt;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use cptr_core::{Eps, Gate, Logit, Metrics};
+use cptr_protocol::wire;
+use serde::Serialize;
+
+use super::{Budget, LayerOutcome, Observer, Plan, Resident, Routers, drive, mass};
+use crate::strategy::{Execution, Place, Strategy};
+use cptr_trace::error::{Error, Result};
+use cptr_trace::{Knowledge, Shape, Trace};
+use emulator::{Emulator, Machine, machines};
+use prompt::Prompt;
+use session::{Link, Session};
+
+/// Where the controller runs.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Controller {
+    /// In this process.
+    Host,
+    /// As firmware on an emulated machine.
+    Emulated(&'static Machine),
+}
+
+impl FromStr for Controller {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let machine = |name| machines().iter().find(|machine| machine.core == name);
+        match (text, text.strip_prefix("qemu:").and_then(machine)) {
+            ("host", _) => Ok(Self::Host),
+            (_, Some(machine)) => Ok(Self::Emulated(machine)),
+            _ => {
+                let names = machines().iter().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
+                Err(Error::new(format!("expected a controller (host{names}), found \"{text}\"")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Emulated(machine) => write!(f, "qemu:{}", machine.core),
+        }
+    }
+}
+
+/// What a controller has done. All its decisions were the strategy's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Where it ran.
+    pub controller: String,
+    /// Tokens decided.
+    pub tokens: usize,
+    /// Tokens before them, from which it has placed the experts; 0 where they are loaded on demand.
+    pub prompt_tokens: usize,
+    /// Layers of each.
+    pub layers: usize,
+    /// Requests answered.
+    pub requests: u64,
+    /// Experts that its execution units have run.
+    pub jobs: u64,
+    /// Losses of lock that its trackers saw.
+    pub lost_locks: u64,
+    /// Mean instructions of a choice, per token and layer; `None` where they are not counted.
+    pub select_instructions: Option<f64>,
+    /// Mean instructions from a checked request to its answer, with the choice.
+    pub decide_instructions: Option<f64>,
+    /// Mean instructions of an update, after the answer.
+    pub update_instructions: Option<f64>,
+}
+
+/// Runs a strategy on a controller; `image` is its firmware where that is not in its usual place.
+///
+/// # Errors
+/// A strategy that is not `bounded` with `tracked` or `once`, a batch, memory in bytes, a prompt as long as the trace, a trace without logits
+/// or larger than the controller's memory; an emulator or image that is missing, ends early or does not answer; a decision that is not the
+/// strategy's, with its token and layer.
+pub fn run(
+    trace: &Trace,
+    plan: &Plan<'_>,
+    strategy: &Strategy,
+    controller: Controller,
+    image: Option<&Path>,
+) -> Result<Report> {
+    check(trace, plan, strategy)?;
+    let in_loop = |link: &mut dyn Link| replay(trace, plan, strategy, link);
+    let mut report = match controller {
+        Controller::Host => host::with(trace.shape.layers, in_loop)?,
+        Controller::Emulated(machine) => {
+            let mut emulator = Emulator::start(machine, image)?;
+            in_loop(&mut emulator)
+        }
+    }?;
+    report.controller = controller.to_string();
+    Ok(report)
+}
+
+fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
+    let (select, residency) = (strategy.select.kind.name, strategy.residency.kind.name);
+    let others = [strategy.prefetch.kind.name, strategy.division.kind.name, strategy.precision.kind.name];
+    let runs = others[0] == "none" && ["gpu", "in-place"].contains(&others[1]) && !["graded", "nested"].contains(&others[2]);
+    if select != "bounded" || !["tracked", "once"].contains(&residency) || !runs {
+        return Err(Error::new(format!(
+            "--controller: expected bounded with tracked or once, gpu or in-place, which the firmware runs, found {strategy}"
+        )));
+    }
+    if trace.knowledge() < Knowledge::Logits {
+        return Err(Error::new(format!(
+            "--controller: expected a trace with all router logits, found {}",
+            trace.knowledge()
+        )));
+    }
+    if plan.batch != 1 {
+        return Err(Error::new(format!("--controller: expected one sequence (--batch 1), found {}", plan.batch)));
+    }
+    if plan.prefill > 0 && residency == "tracked" {
+        return Err(Error::new(format!(
+            "--controller: expected no prompt (--prefill 0) with tracked residency, which the firmware learns as it decides, found {}",
+            plan.prefill
+        )));
+    }
+    match plan.resident {
+        Budget::Experts(_) => Ok(()),
+        Budget::Bytes { .. } => {
+            Err(Error::new(format!("--controller: expected experts per layer (--resident 16), found {}", plan.resident)))
+        }
+    }
+}
+
+fn replay(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy, link: &mut dyn Link) -> Result<Report> {
+    let mut host = Loop::new(trace, plan, strategy, Session::new(link))?;
+    drive(trace, plan, strategy, &mut [&mut host])?;
+    host.report()
+}
+
+/// One trace on one controller, beside the strategy.
+struct Loop<'a> {
+    trace: &'a Trace,
+    session: Session<'a>,
+    /// The bias of a router's selection is in the recorded choice already.
+    routers: Routers,
+    capacity: usize,
+    /// Bits of the configuration.
+    bits: u8,
+    /// What is resident by the controller's answers, layer by layer.
+    resident: Vec<Resident>,
+    /// The tokens before those that are decided, where they place the experts.
+    prompt: Option<Prompt>,
+    /// Counts of what the strategy decided.
+    metrics: Metrics,
+    /// What the token before ran, layer by layer.
+    previous: Vec<Vec<u16>>,
+    logits: Vec<Logit>,
+    gates: Vec<Gate>,
+}
+
+impl<'a> Loop<'a> {
+    fn new(trace: &'a Trace, plan: &Plan<'_>, strategy: &Strategy, mut session: Session<'a>) -> Result<Self> {
+        let Shape { layers, experts, k, .. } = trace.shape;
+        let capacity = if let Budget::Experts(experts) = plan.resident { experts } else { 0 };
+        let bits = plan.missing_bits(trace, strategy)?;
+        let prompt = Prompt::new(strategy, plan.prefill, trace.shape)?;
+        session.configure(trace, strategy, capacity, bits)?;
+        Ok(Self {
+            trace,
+            session,
+            routers: Routers::new(trace.meta.router, k, experts, &[]),
+            capacity,
+            bits,
+            resident: vec![Resident::new(); layers],
+            prompt,
+            metrics: Metrics::default(),
+            previous: vec![Vec::new(); layers],
+            logits: Vec::new(),
+            gates: Vec::new(),
+        })
+    }
+
+    /// Tokens that are not decided.
+    fn prompt_tokens(&self) -> usize {
+        self.prompt.as_ref().map_or(0, |prompt| prompt.tokens)
+    }
+
+    /// One token of the prompt.
+    fn prefill(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+        let Some(prompt) = &mut self.prompt else { return Ok(()) };
+        let wanted = seen.tokens[0].wanted;
+        mass::gates(seen.shares, &mut self.gates);
+        self.session.prefill(seen.layer, wanted, &self.gates)?;
+        prompt.observe(seen.layer, wanted, &self.gates);
+        Ok(())
+    }
+
+    /// The placement behind the prompt: the controller's against the strategy's, which is resident when the first token comes.
+    fn place(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+        let Some(prompt) = &self.prompt else { return Ok(()) };
+        let placed = prompt.place(seen.layer, self.capacity, self.bits)?;
+        let alpha = Eps::saturating_from_num(prompt.alpha);
+        let hot = self.session.place(seen.layer, placed.hot.len(), alpha, placed.split)?;
+        let resident = &mut self.resident[seen.layer];
+        hot.iter().for_each(|&expert| _ = resident.insert(expert));
+        if hot != placed.hot || *resident != *seen.before {
+            return Err(Error::new(format!(
+                "the controller places experts {}, the strategy {}",
+                list(&hot),
+                list(&placed.hot)
+            )));
+        }
+        Ok(())
+    }
+
+    /// One token: the controller's decision against the strategy's.
+    fn token(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+        let (token, layer) = (&seen.tokens[0], seen.layer);
+        // The controller has not seen what the prompt's last token ran.
+        let starts_sequence = token.starts_sequence || seen.step == self.prompt_tokens();
+        self.logits.clear();
+        self.logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
+        let found = self.session.token(layer, &self.logits, token.wanted, starts_sequence)?;
+        let chosen = seen.chosen(0);
+        let substituted = chosen.iter().filter(|expert| !token.wanted.contains(expert)).count();
+        let previous = &mut self.previous[layer];
+        let before = if starts_sequence { &[][..] } else { &**previous };
+        self.metrics.count(chosen, before, seen.before, substituted, false);
+        previous.clear();
+        previous.extend_from_slice(chosen);
+        let expected = self.expected(seen);
+        if found.runs != expected {
+            return Err(Error::new(format!(
+                "the controller decides {}, the strategy {}",
+                runs(&found.runs),
+                runs(&expected)
+            )));
+        }
+        let resident = &mut self.resident[layer];
+        for load in &found.loads {
+            resident.remove(load.victim.get());
+            resident.insert(load.expert.get());
+        }
+        if found.loads.len() != seen.loads.len() || *resident != *seen.resident {
+            let [found, expected] = [&*resident, seen.resident].map(|set| list(&set.iter().collect::<Vec<_>>()));
+            return Err(Error::new(format!("the controller keeps experts {found}, the strategy {expected}")));
+        }
+        Ok(())
+    }
+
+    /// What the strategy has just decided, as a controller says it.
+    fn expected(&self, seen: &LayerOutcome<'_>) -> Vec<wire::Run> {
+        let chosen = seen.chosen(0);
+        let mut weights = vec![Gate::ZERO; chosen.len()];
+        self.routers.layer(0).weights(&self.logits, chosen, &mut weights);
+        let run = |((&expert, execution), weight): ((&u16, &Execution), Gate)| wire::Run {
+            expert: expert.into(),
+            bits: if execution.place == Place::Gpu { 0 } else { execution.bits },
+            stand_in: u8::from(!seen.tokens[0].wanted.contains(&expert)),
+            weight: weight.to_bits().into(),
+        };
+        chosen.iter().zip(seen.executions).zip(weights).map(run).collect()
+    }
+
+    fn report(mut self) -> Result<Report> {
+        let Shape { tokens, layers, .. } = self.trace.shape;
+        let prompt_tokens = self.prompt_tokens();
+        let tokens = tokens - prompt_tokens;
+        let requests = self.session.requests();
+        let counters = self.session.counters()?;
+        let expected = &self.metrics;
+        let pairs = [
+            ("tokens", counters.tokens.get(), expected.tokens),
+            ("runs", counters.runs.get(), expected.runs),
+            ("misses", counters.misses.get(), expected.misses),
+            ("stand-ins", counters.substituted.get(), expected.substituted),
+            ("switches", counters.switches.get(), expected.switches),
+            ("finished jobs", counters.jobs.get(), expected.misses),
+        ];
+        if let Some((name, found, expected)) = pairs.into_iter().find(|(_, found, expected)| found != expected) {
+            return Err(Error::new(format!("the controller counts {found} {name}, the strategy {expected}")));
+        }
+        let mean = |sum: u64| self.session.counts().then_some(sum as f64 / (tokens * layers) as f64);
+        Ok(Report {
+            controller: String::new(),
+            tokens,
+            prompt_tokens,
+            layers,
+            requests,
+            jobs: counters.jobs.get(),
+            lost_locks: counters.lost_locks.get(),
+            select_instructions: mean(counters.select_instructions.get()),
+            decide_instructions: mean(counters.decide_instructions.get()),
+            update_instructions: mean(counters.update_instructions.get()),
+        })
+    }
+}
+
+impl Observer for Loop<'_> {
+    fn layer(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+        let prompt = self.prompt_tokens();
+        let decided = match seen.step.cmp(&prompt) {
+            Ordering::Less => self.prefill(seen),
+            Ordering::Equal => self.place(seen).and_then(|()| self.token(seen)),
+            Ordering::Greater => self.token(seen),
+        };
+        let layer = self.trace.meta.layer_ids[seen.layer];
+        decided.map_err(|error| error.at(format!("layer {layer}")).at(format!("token {}", seen.step)))
+    }
+}
+
+/// Ids for a sentence.
+fn list(experts: &[u16]) -> String {
+    experts.iter().map(u16::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs for a sentence: id, bits near the data, weight.
+fn runs(runs: &[wire::Run]) -> String {
+    let run = |run: &wire::Run| {
+        let site = if run.bits == 0 { "GPU".to_owned() } else { format!("{} bits", run.bits) };
+        let stand_in = if run.stand_in == 0 { "" } else { ", stand-in" };
+        format!("{} ({site}, {:#010x}{stand_in})", run.expert, run.weight)
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,201 @@
+//! The host's side of the protocol: one request at a time, checked answers.
+
+use cptr_core::{Eps, Gain, Gate, Logit};
+use cptr_protocol::wire::{self, Command, Frame, Status, Writer};
+use zerocopy::little_endian::{I32, U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::strategy::residency::Gains;
+use crate::strategy::{Strategy, select};
+use cptr_trace::error::{Error, Result};
+use cptr_trace::{Convention, Trace};
+
+/// Carries a request to a controller and its answer back.
+pub(super) trait Link {
+    /// The answer to a frame.
+    fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>>;
+}
+
+/// A controller's answer to a token.
+pub(super) struct Decision {
+    pub(super) runs: Vec<wire::Run>,
+    pub(super) loads: Vec<wire::Load>,
+}
+
+/// A conversation with a controller.
+pub(super) struct Session<'a> {
+    link: &'a mut dyn Link,
+    buffer: Vec<u8>,
+    sequence: u32,
+    requests: u64,
+    counts: bool,
+}
+
+/// A controller that does not keep to the protocol.
+fn broken(what: &str) -> Error {
+    Error::new(format!("the controller's answer {what}"))
+}
+
+/// An array at the start of `bytes`, and what follows it.
+fn array<'a, T>(bytes: &'a [u8], count: usize) -> Result<(Vec<T>, &'a [u8])>
+where
+    T: FromBytes + Immutable + Unaligned + KnownLayout + Copy + 'a,
+{
+    let (values, rest) = <[T]>::ref_from_prefix_with_elems(bytes, count).map_err(|_| broken("is too short"))?;
+    Ok((values.to_vec(), rest))
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(link: &'a mut dyn Link) -> Self {
+        let buffer = vec![0; wire::max_request(wire::MAX_EXPERTS)];
+        Self { link, buffer, sequence: 0, requests: 0, counts: false }
+    }
+
+    /// Requests answered so far.
+    pub(super) const fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Whether the controller counts instructions.
+    pub(super) const fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// Sends a request and returns the body of its answer.
+    fn request(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>)) -> Result<Vec<u8>> {
+        let mut writer = Writer::new(&mut self.buffer);
+        body(&mut writer);
+        let request = writer.finish(command as u8, self.sequence, Status::Done);
+        let answer = self.link.exchange(request)?;
+        let Frame { header, body } =
+            Frame::open(&answer).map_err(|(status, _)| broken(&format!("is wrong: {status}")))?;
+        match Status::from_number(header.status.get()) {
+            Some(Status::Done) => {}
+            Some(status) => return Err(Error::new(format!("the controller refuses a request: {status}"))),
+            None => return Err(broken(&format!("has the unknown status {}", header.status))),
+        }
+        if header.kind != command as u8 | wire::ANSWER || header.sequence.get() != self.sequence {
+            return Err(broken("is to another request"));
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        self.requests += 1;
+        Ok(body.rest().to_vec())
+    }
+
+    /// As [`request`](Self::request), for an answer that is one descriptor.
+    fn descriptor<T: FromBytes>(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>)) -> Result<T> {
+        let answer = self.request(command, body)?;
+        T::read_from_bytes(&answer).map_err(|_| broken("has another length than its descriptor"))
+    }
+
+    /// Asks what the controller can hold, resets it, and tells it the model and the policy.
+    pub(super) fn configure(&mut self, trace: &Trace, strategy: &Strategy, capacity: usize, bits: u8) -> Result<()> {
+        let limits: wire::Identity = self.descriptor(Command::Identify, |_| ())?;
+        let shape = trace.shape;
+        let fits = shape.layers <= usize::from(limits.layers.get())
+            && shape.experts <= usize::from(limits.experts.get())
+            && shape.k <= usize::from(limits.k);
+        if !fits {
+            return Err(Error::new(format!(
+                "--controller: expected at most {} layers of {} experts and {} experts per token, found {}, {} and {}",
+                limits.layers, limits.experts, limits.k, shape.layers, shape.experts, shape.k
+            )));
+        }
+        self.counts = limits.counts != 0;
+        self.request(Command::Reset, |_| ())?;
+        // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
+        let on_demand = strategy.residency.kind.name == "tracked";
+        let tracker = Gains::of(on_demand.then_some(&strategy.residency.values));
+        let bounds = select::bounds(&strategy.select.values);
+        let gain = |gain: f64| Gain::from_num(gain).to_bits().into();
+        // All below their limits: sizes were compared, values are in their parameters' ranges.
+        let descriptor = wire::Configure {
+            layers: (shape.layers as u16).into(),
+            experts: (shape.experts as u16).into(),
+            k: shape.k as u8,
+            keep: strategy.select.values.get("keep") as u8,
+            scoring: match trace.meta.router {
+                Convention::SoftmaxAll => 0,
+                Convention::SoftmaxSelected | Convention::Unknown => 1,
+                Convention::Sigmoid { .. } => 2,
+            },
+            on_demand: on_demand.into(),
+            capacity: (capacity as u16).into(),
+            bits,
+            threshold: tracker.threshold,
+            eps: bounds.mass.to_bits().into(),
+            bounds_error: bounds.error.is_some().into(),
+            reserved: [0; 3],
+            error: bounds.error.unwrap_or(Eps::MAX).to_bits().into(),
+            slow: gain(tracker.slow),
+            reopened: gain(tracker.reopened),
+            fast: gain(tracker.fast),
+        };
+        self.request(Command::Configure, |body| body.put(&descriptor)).map(drop)
+    }
+
+    /// Says what a token of the prompt chose in a layer.
+    pub(super) fn prefill(&mut self, layer: usize, chosen: &[u16], weights: &[Gate]) -> Result<()> {
+        let answer = self.request(Command::Prefill, |body| {
+            body.put(&wire::Prefill { layer: (layer as u16).into(), count: chosen.len() as u8, weighted: 1 });
+            chosen.iter().for_each(|&expert| body.put(&U16::new(expert)));
+            weights.iter().for_each(|weight| body.put(&U32::new(weight.to_bits())));
+        })?;
+        if answer.is_empty() { Ok(()) } else { Err(broken("is too long")) }
+    }
+
+    /// Has a layer's experts placed; returns the hot ones, the most important first.
+    pub(super) fn place(&mut self, layer: usize, hot: usize, alpha: Eps, split: [u16; 4]) -> Result<Vec<u16>> {
+        let descriptor = wire::Place {
+            layer: (layer as u16).into(),
+            hot: (hot as u16).into(),
+            alpha: alpha.to_bits().into(),
+            split: split.map(U16::new),
+        };
+        let answer = self.request(Command::Place, |body| body.put(&descriptor))?;
+        let (ids, rest) = array::<U16>(&answer, hot)?;
+        if rest.is_empty() { Ok(ids.into_iter().map(U16::get).collect()) } else { Err(broken("is too long")) }
+    }
+
+    /// Has a token's experts of a layer decided.
+    pub(super) fn token(
+        &mut self,
+        layer: usize,
+        logits: &[Logit],
+        wanted: &[u16],
+        starts_sequence: bool,
+    ) -> Result<Decision> {
+        let answer = self.request(Command::Token, |body| {
+            body.put(&wire::Token {
+                layer: (layer as u16).into(),
+                experts: (logits.len() as u16).into(),
+                wanted: wanted.len() as u8,
+                starts_sequence: starts_sequence.into(),
+                reserved: 0.into(),
+            });
+            logits.iter().for_each(|logit| body.put(&I32::new(logit.to_bits())));
+            wanted.iter().for_each(|&expert| body.put(&U16::new(expert)));
+        })?;
+        let (head, rest) = wire::Decision::read_from_prefix(&answer).map_err(|_| broken("is too short"))?;
+        let (runs, rest) = array(rest, head.runs.into())?;
+        let (loads, rest) = array(rest, head.loads.into())?;
+        if usize::from(head.layer.get()) != layer || !rest.is_empty() {
+            return Err(broken("is not of its request's layer, or too long"));
+        }
+        Ok(Decision { runs, loads })
+    }
+
+    /// Counters of all layers, once the execution units have nothing left to do.
+    pub(super) fn counters(&mut self) -> Result<wire::Counters> {
+        let ask =
+            |session: &mut Self| session.descriptor(Command::Counters, |body| body.put(&U16::new(wire::ALL_LAYERS)));
+        let mut counters: wire::Counters = ask(self)?;
+        for _ in 0..100 {
+            if counters.outstanding.get() == 0 {
+                return Ok(counters);
+            }
+            counters = ask(self)?;
+        }
+        Err(Error::new(format!("the controller still has {} experts to run", counters.outstanding)))
+    }
+}
