@@ -50,7 +50,9 @@ impl Router<'_> {
         if self.bias.is_empty() && self.groups.open == self.groups.count {
             self.best_logits(logits, chosen);
         } else {
-            self.ranked(logits, chosen);
+            let values = Values::new(self, logits);
+            // Before its result is needed, so that its memory is not, too.
+            values.ranked(values.open_groups(), chosen);
         }
         if self.count != Count::Fixed {
             self.keep(logits, chosen);
@@ -62,21 +64,6 @@ impl Router<'_> {
     fn best_logits<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
         let mut best = Best::<Logit, K>::new(self.k);
         best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
-        best.ids_to(chosen);
-    }
-
-    /// By values.
-    #[inline(never)]
-    fn ranked<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
-        let values = Values::new(self, logits);
-        let open = values.open_groups();
-        // In ascending order, as the lower id wins a tie.
-        let mut best = Best::<Key, K>::new(self.k);
-        for expert in 0..logits.len() {
-            if open.contains(expert as u16) {
-                best.offer(values.key(expert as u16), expert as u16);
-            }
-        }
         best.ids_to(chosen);
     }
 
@@ -195,7 +182,21 @@ impl<'a> Values<'a> {
         ((value >> 32) as i32, value as u32, logit)
     }
 
+    /// The best experts of the open groups.
+    #[inline(never)]
+    fn ranked<const K: usize>(&self, open: OpenGroups, chosen: &mut Vec<u16, K>) {
+        // In ascending order, as the lower id wins a tie.
+        let mut best = Best::<Key, K>::new(self.router.k);
+        for expert in 0..self.logits.len() {
+            if open.contains(expert as u16) {
+                best.offer(self.key(expert as u16), expert as u16);
+            }
+        }
+        best.ids_to(chosen);
+    }
+
     /// The groups that are rated best; of equals the first.
+    #[inline(never)]
     fn open_groups(&self) -> OpenGroups {
         let Groups { count, open, rating } = self.router.groups;
         // At most as many as there are experts, which are no more than 65,536.

@@ -116,6 +116,10 @@ impl<'a> Layer<'a> {
     }
 
     /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of equals.
+    #[expect(
+        clippy::manual_contains,
+        reason = "`contains` is unrolled: 50 bytes of flash for a list that is seldom searched"
+    )]
     fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
         let (mut best, mut base) = (None, 0);

@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_documentation_says() {
-        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (224, 296, 440));
-        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 8 * 4 + 144);
+        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (192, 264, 408));
+        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 2 * 8 * 4 + 112);
     }
 }
