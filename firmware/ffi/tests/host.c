@@ -193,6 +193,16 @@ static void conventions(void) {
     r.kind = CPTR_ROUTER_SOFTMAX_SELECTED, r.expert_scale = factors, r.expert_scale_count = 4;
     EXPECT(cptr_router_weights(&r, scores, 4, both, 2, weights), CPTR_OK);
     EXPECT(weights[0] / 1000, 1569936);
+    /* 0.75 times 1, 2.5 and 4; no more than fits. */
+    EXPECT(cptr_router_scaled(&r, 0, 3u << 29, &substituted), CPTR_OK);
+    EXPECT(substituted, 3u << 22);
+    r.scale = 5u << 23;
+    EXPECT(cptr_router_scaled(&r, 2, 3u << 29, &substituted), CPTR_OK);
+    EXPECT(substituted, 15u << 23);
+    r.scale = 0xFFFFFFFFu;
+    EXPECT(cptr_router_scaled(&r, 2, 1u << 31, &substituted), CPTR_OK);
+    EXPECT(substituted, 0xFFFFFFFFu);
+    EXPECT(cptr_router_scaled(&r, 2, 1u << 31, NULL), CPTR_ERROR_NULL);
 }
 
 /* Weights of low scores keep their relative precision. */

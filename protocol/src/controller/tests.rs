@@ -345,7 +345,8 @@ proptest! {
     }
 }
 
-/// The status of a request to an engine in the state that `prepare` leaves it in; checks that a refusal changes nothing.
+/// The status of a request to an engine in the state that `prepare` leaves it in; checks that a refusal changes
+/// nothing.
 fn refusal(prepare: &[(Command, Vec<u8>)], command: Command, body: &[u8]) -> Status {
     let mut memory = memory();
     let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);

@@ -21,7 +21,8 @@ impl<'a> Frame<'a> {
     /// Checks a frame.
     ///
     /// # Errors
-    /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with the sequence number if the checksum is right, else 0.
+    /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with the sequence number if the checksum is right,
+    /// else 0.
     pub fn open(bytes: &'a [u8]) -> Result<Self, (Status, u32)> {
         let damaged = (Status::Frame, 0);
         let (rest, crc) = U32::ref_from_suffix(bytes).map_err(|_| damaged)?;
@@ -109,7 +110,8 @@ impl<'a> Writer<'a> {
         self.fits = true;
     }
 
-    /// Writes header and checksum and returns the frame; an empty one if the memory is too small or the body longer than 65,535 bytes.
+    /// Writes header and checksum and returns the frame; an empty one if the memory is too small or the body longer
+    /// than 65,535 bytes.
     pub fn finish(self, kind: u8, sequence: u32, status: Status) -> &'a [u8] {
         let Self { buffer, length, fits } = self;
         let header = size_of::<Header>();

@@ -1,4 +1,5 @@
-//! A conversation with a controller, with everything in it that it logs, and at the largest sizes that it has memory for.
+//! A conversation with a controller, with everything in it that it logs, and at the largest sizes that it has memory
+//! for.
 //!
 //! The answers must be those of the same engine on the host.
 
@@ -52,7 +53,8 @@ fn ask(emulator: &mut Emulator, request: &[u8]) -> Done<Vec<u8>> {
     }
 }
 
-/// Kind, number, status and body of an answer, less counts of instructions and of jobs, which depend on the machine and its idle time.
+/// Kind, number, status and body of an answer, less counts of instructions and of jobs, which depend on the machine and
+/// its idle time.
 fn uncounted(answer: &[u8]) -> Done<(u8, u32, u16, Vec<u8>)> {
     let frame = Frame::open(answer).map_err(|(status, _)| format!("an answer is refused: {status}"))?;
     let (header, mut body) = (frame.header, frame.body.rest().to_vec());
