@@ -54,7 +54,8 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
         self.limit = (self.limit + 1).min(most).min(K).max(self.limit);
     }
 
-    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the new [`bar`](Self::bar).
+    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the
+    /// new [`bar`](Self::bar).
     pub(crate) fn insert(&mut self, score: S, expert: u16) -> Option<S> {
         if self.entries.len() < self.limit {
             // There is room: fewer than `limit <= K` entries.
@@ -81,9 +82,14 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
     /// The expert ids, best first.
     pub fn ids(&self) -> Vec<u16, K> {
         let mut ids = Vec::new();
+        self.ids_to(&mut ids);
+        ids
+    }
+
+    /// Adds the expert ids, best first, to an empty list.
+    pub(crate) fn ids_to(&self, ids: &mut Vec<u16, K>) {
         // There is room: the same capacity. `collect` would link a panic.
         self.entries.iter().for_each(|&(_, expert)| _ = ids.push(expert));
-        ids
     }
 }
 

@@ -1,8 +1,9 @@
-//! The library for C. `include/cptr.h` is generated from this file (`cargo xtask firmware --bless`); its documentation is the one here.
+//! The library for C. `include/cptr.h` is generated from this file (`cargo xtask firmware --bless`); its documentation
+//! is the one here.
 //!
-//! Every function checks its pointers (null, alignment), lengths, ids and the states it is given, and writes nothing unless it returns a
-//! status of at least 0. What it cannot check stands in each function's safety section: that a pointer and a length describe memory
-//! that is there, and that outputs do not overlap inputs.
+//! Every function checks its pointers (null, alignment), lengths, ids and the states it is given, and writes nothing
+//! unless it returns a status of at least 0. What it cannot check stands in each function's safety section: that a
+//! pointer and a length describe memory that is there, and that outputs do not overlap inputs.
 #![no_std]
 
 pub mod dispatch;
@@ -36,9 +37,9 @@ pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
 pub const CPTR_ERROR_FULL: CptrStatus = -8;
 
 /// Version of this interface. Pass it to `cptr_config_init`.
-pub const CPTR_VERSION: u32 = 1;
+pub const CPTR_VERSION: u32 = 2;
 /// Most wanted experts of a token, and most experts that a selection holds.
-pub const CPTR_MAX_WANTED: usize = 16;
+pub const CPTR_MAX_WANTED: usize = 64;
 /// Most experts of a layer.
 pub const CPTR_MAX_EXPERTS: usize = 4096;
 /// Most jobs that a queue holds.
