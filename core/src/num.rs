@@ -30,7 +30,8 @@ pub type Angle = I4F28;
 /// Base-2 logarithm of a power ratio; 1 is 3.01 dB.
 pub type LogRatio = I8F24;
 
-/// High half of the 64-bit product: `a * b` for `b` a fraction with 32 bits, rounded down. One instruction on most cores.
+/// High half of the 64-bit product: `a * b` for `b` a fraction with 32 bits, rounded down. One instruction on most
+/// cores.
 #[inline]
 pub(crate) const fn mul_frac(a: u32, b: u32) -> u32 {
     ((a as u64 * b as u64) >> 32) as u32
@@ -54,14 +55,16 @@ const POWERS: [u32; 1 << POWER_BITS] = {
 
 /// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
 ///
-/// Format `I16F16` in, `U1F31` out. Absolute error below 2^-25, never rising with the distance, exact at 0. Distances of 22 and more give 0.
+/// Format `I16F16` in, `U1F31` out. Absolute error below 2^-25, never rising with the distance, exact at 0. Distances
+/// of 22 and more give 0.
 #[inline]
 pub fn exp_neg(distance: Logit) -> Gate {
     Gate::from_bits(exp_neg_bits(distance.to_bits().max(0).unsigned_abs()))
 }
 
-/// [`exp_neg`] of a distance as `U16F16` bits. The power of two that it is comes in three parts: whole, 64ths from a table, and the rest from
-/// a polynomial (`2^-r = 1 - C1 r + C2 r^2` for r in [0, 1/64), minimax with the exact value at 0: error below 9e-9).
+/// [`exp_neg`] of a distance as `U16F16` bits. The power of two that it is comes in three parts: whole, 64ths from a
+/// table, and the rest from a polynomial (`2^-r = 1 - C1 r + C2 r^2` for r in [0, 1/64), minimax with the exact value
+/// at 0: error below 9e-9).
 #[inline]
 pub(crate) fn exp_neg_bits(distance: u32) -> u32 {
     const LOG2_E: u32 = 0xB8AA_3B29; // U1F31
@@ -83,8 +86,8 @@ pub fn sigmoid(logit: Logit) -> Gate {
     Gate::from_bits(sigmoid_relative(logit, Logit::ZERO))
 }
 
-/// The logistic function over `exp(anchor)`, for an anchor that is 0, or below 0 and not below the logit: at most 1, absolute error below 2^-25.
-/// So scores far below 2^-31 can be compared with each other.
+/// The logistic function over `exp(anchor)`, for an anchor that is 0, or below 0 and not below the logit: at most 1,
+/// absolute error below 2^-25. So scores far below 2^-31 can be compared with each other.
 // One copy of it: it is used once per expert at most, where the call hardly counts.
 #[inline(never)]
 pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
@@ -100,8 +103,8 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
         // x would be a half or 1, which the formats below cannot hold or invert.
         return factor >> (exp >> 31);
     }
-    // x = (1 + exp) / 2 is in [1/2, 1), U0F32; y = 1 / x in U1F31 by Newton's iteration `y (2 - x y)` from 48/17 - 32/17 x, whose error of at
-    // most 1/17 is squared three times.
+    // x = (1 + exp) / 2 is in [1/2, 1), U0F32; y = 1 / x in U1F31 by Newton's iteration `y (2 - x y)` from 48/17 -
+    // 32/17 x, whose error of at most 1/17 is squared three times.
     let x = ONE + exp;
     let mut y = 0x6969_6969u32.wrapping_sub(mul_frac(x, 0xF0F0_F0F0));
     for _ in 0..3 {
@@ -110,14 +113,16 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
     mul_frac(factor, y)
 }
 
-/// `sqrt(ln(1 + exp(logit)))`, over `exp(anchor / 2)` for an anchor that is 0, or below 0 and not below the logit. 31 fraction bits, at most 182.
-/// Below 0 the absolute error is below 2^-25, from there on the relative one.
+/// `sqrt(ln(1 + exp(logit)))`, over `exp(anchor / 2)` for an anchor that is 0, or below 0 and not below the logit. 31
+/// fraction bits, at most 182. Below 0 the absolute error is below 2^-25, from there on the relative one.
 ///
-/// Below 0 it is `exp(logit / 2) sqrt(g(exp(logit)))` with `g(x) = ln(1 + x) / x`, and else `sqrt(logit + exp(-logit) g(exp(-logit)))`. So no square
-/// root is taken of a small number, which would magnify its error. g by a polynomial of the ninth degree, minimax, error below 4.1e-9.
+/// Below 0 it is `exp(logit / 2) sqrt(g(exp(logit)))` with `g(x) = ln(1 + x) / x`, and else `sqrt(logit + exp(-logit)
+/// g(exp(-logit)))`. So no square root is taken of a small number, which would magnify its error. g by a polynomial of
+/// the ninth degree, minimax, error below 4.1e-9.
 #[inline(never)]
 pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
-    // Magnitudes with 31 fraction bits, highest degree first; the signs alternate. A loop, which need not be fast: unrolled it takes 0.5 kB.
+    // Magnitudes with 31 fraction bits, highest degree first; the signs alternate. A loop, which need not be fast:
+    // unrolled it takes 0.5 kB.
     static G: [u32; 10] = [
         7_169_968,
         43_546_618,
@@ -147,9 +152,8 @@ pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
         (u64::from(g) << 31, half - ((half >> 17) & (distance & 1).wrapping_neg()), 31)
     } else {
         let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15) + u64::from(mul_frac(x, g) << 1);
-        // An odd shift, so that the root has half of 31 and it, which is whole; 17 at least.
-        let shift = (sum.leading_zeros().saturating_sub(1)) | 1;
-        (sum << shift, 1 << 16, shift.div_ceil(2))
+        // At most 2^47, so that its root over 2^24 is within 2^-24 of it.
+        (sum << 17, 1 << 7, 0)
     };
     (u64::from(sqrt(number)) * u64::from(factor)) >> down
 }
@@ -174,8 +178,9 @@ pub(crate) fn sqrt_softplus_relative(logit: Logit, largest: Logit) -> u32 {
     (sqrt_softplus(logit, largest.min(Logit::ZERO)) >> sqrt_softplus_shift(largest)) as u32
 }
 
-/// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:
-/// Abramowitz and Stegun 4.4.46, `sqrt(1 - x)` times a polynomial of the seventh degree. One 64-bit integer square root.
+/// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below
+/// 3e-8: Abramowitz and Stegun 4.4.46, `sqrt(1 - x)` times a polynomial of the seventh degree. One 64-bit integer
+/// square root.
 #[inline]
 pub fn acos(cosine: Gate) -> Angle {
     let rest = (1u32 << 31).saturating_sub(cosine.to_bits());
@@ -189,9 +194,11 @@ pub fn acos(cosine: Gate) -> Angle {
     Angle::from_bits((mul_frac(root, sum) >> 2) as i32)
 }
 
-/// Base-2 logarithm of `numerator / denominator`, both in the same format. 0/0 counts as 1/1, other zeros saturate at ±32.
+/// Base-2 logarithm of `numerator / denominator`, both in the same format. 0/0 counts as 1/1, other zeros saturate at
+/// ±32.
 ///
-/// Absolute error below 2^-16. No division: the difference of two logarithms, each from the position of the leading one and a polynomial.
+/// Absolute error below 2^-16. No division: the difference of two logarithms, each from the position of the leading one
+/// and a polynomial.
 #[inline]
 pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
     match (numerator, denominator) {
@@ -202,8 +209,8 @@ pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
     }
 }
 
-/// `log2(x)` for `x > 0` as an integer, with 24 fraction bits: `log2(1 + t) = t P(t)`, absolute error below 2^-18.8 (minimax polynomial of
-/// the fifth degree; exact for powers of two).
+/// `log2(x)` for `x > 0` as an integer, with 24 fraction bits: `log2(1 + t) = t P(t)`, absolute error below 2^-18.8
+/// (minimax polynomial of the fifth degree; exact for powers of two).
 #[inline]
 fn log2_bits(x: u32) -> i32 {
     let shift = x.leading_zeros();
@@ -215,9 +222,9 @@ fn log2_bits(x: u32) -> i32 {
     (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
 }
 
-/// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. One 32-bit division, where the general
-/// 64-bit division of a 32-bit core is a loop: an inverse of 14 bits, and with it 14 bits of the quotient at a time from what is left of the
-/// numerator.
+/// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. One 32-bit
+/// division, where the general 64-bit division of a 32-bit core is a loop: an inverse of 14 bits, and with it 14 bits
+/// of the quotient at a time from what is left of the numerator.
 #[inline]
 pub(crate) fn div_frac(numerator: u32, denominator: u32) -> u32 {
     if numerator >= denominator {
@@ -241,7 +248,8 @@ pub(crate) fn part_of(whole: u64, share: u32) -> u64 {
     (whole >> 32) * u64::from(share) + u64::from(mul_frac(whole as u32, share))
 }
 
-/// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same shift.
+/// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same
+/// shift.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     /// The whole with its upper bit set, rounded up; 0 where there is nothing.
@@ -263,7 +271,8 @@ impl Share {
         Self { whole: if exact { rounded } else { rounded.saturating_add(1) }, down }
     }
 
-    /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is nothing.
+    /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is
+    /// nothing.
     pub(crate) fn share(self, part: u64) -> u32 {
         let part = if self.down < 0 { part << -self.down } else { part >> self.down };
         match (part as u32, self.whole) {
@@ -274,8 +283,8 @@ impl Share {
     }
 }
 
-/// `floor(sqrt(x))`, without a division: the inverse root of the upper half from a polynomial and two steps of Newton's iteration
-/// `y (3 - x y^2) / 2`, the root from it, and what that leaves.
+/// `floor(sqrt(x))`, without a division: the inverse root of the upper half from a polynomial and two steps of Newton's
+/// iteration `y (3 - x y^2) / 2`, the root from it, and what that leaves.
 #[inline]
 pub(crate) fn sqrt(x: u64) -> u32 {
     if x == 0 {

@@ -54,7 +54,8 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
         self.limit = (self.limit + 1).min(most).min(K).max(self.limit);
     }
 
-    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the new [`bar`](Self::bar).
+    /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the
+    /// new [`bar`](Self::bar).
     pub(crate) fn insert(&mut self, score: S, expert: u16) -> Option<S> {
         if self.entries.len() < self.limit {
             // There is room: fewer than `limit <= K` entries.

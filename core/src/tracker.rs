@@ -17,8 +17,8 @@ pub struct TrackerConfig {
 }
 
 impl Default for TrackerConfig {
-    /// Slow gain 1/64, reopened to 1/20 when lock is lost, fast gain 1/8: near the optimum of every trace tried, and flat around it
-    /// (docs/filter.md).
+    /// Slow gain 1/64, reopened to 1/20 when lock is lost, fast gain 1/8: near the optimum of every trace tried, and
+    /// flat around it (docs/filter.md).
     fn default() -> Self {
         Self {
             kalman: KalmanConfig::from_gains(Gain::from_bits(1 << 26), Gain::from_bits(u32::MAX / 20)),
@@ -43,13 +43,14 @@ pub struct Step {
 
 /// Fraction bits of powers (`U5F27`: a power is at most the number of wanted experts that it is taken of).
 const POWER_BITS: u32 = 27;
-/// Wanted experts of a token that angle, lock and signal-to-noise ratio go by, the first ones: a power of more does not fit its format.
+/// Wanted experts of a token that angle, lock and signal-to-noise ratio go by, the first ones: a power of more does not
+/// fit its format.
 const MAX_POWER: usize = 31;
 /// Largest number of wanted experts per token.
 pub const MAX_WANTED: usize = crate::router::MAX_K;
 
-/// Tracker of one layer in the caller's memory: `Tracker<[ScaledLevels; E]>`, 8 bytes per expert and 44 beside; `&Tracker` is the view of any
-/// size, to which references to the former coerce.
+/// Tracker of one layer in the caller's memory: `Tracker<[ScaledLevels; E]>`, 8 bytes per expert and 44 beside;
+/// `&Tracker` is the view of any size, to which references to the former coerce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracker<L: ?Sized = [ScaledLevels]> {
     kalman: Kalman,
@@ -75,8 +76,8 @@ impl<const E: usize> Default for Tracker<[ScaledLevels; E]> {
 }
 
 impl<L> Tracker<L> {
-    /// Before the first token, over the caller's levels, which are all [`ScaledLevels::ZERO`]: for a number of experts that is known at run
-    /// time, as in `Tracker<heapless::Vec<ScaledLevels, MOST>>`.
+    /// Before the first token, over the caller's levels, which are all [`ScaledLevels::ZERO`]: for a number of experts
+    /// that is known at run time, as in `Tracker<heapless::Vec<ScaledLevels, MOST>>`.
     pub const fn over(levels: L) -> Self {
         Self {
             kalman: Kalman::new(),
@@ -97,6 +98,11 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
         self.power = 0;
         (self.slow_scale, self.fast_scale) = (Scale::START, Scale::START);
         self.levels.as_mut().fill(ScaledLevels::ZERO);
+    }
+
+    /// [`reset`](Self::reset) in memory that is all zero: writes only what is not zero before the first token.
+    pub fn reset_zeroed(&mut self) {
+        (self.slow_scale, self.fast_scale) = (Scale::START, Scale::START);
     }
 
     /// Number of experts.
@@ -123,20 +129,21 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
         &self.phase
     }
 
-    /// Opens the gain as a loss of lock does, to the `reopened` gain of `kalman`: for a change of context that was seen elsewhere
-    /// ([`crate::context`]).
+    /// Opens the gain as a loss of lock does, to the `reopened` gain of `kalman`: for a change of context that was seen
+    /// elsewhere ([`crate::context`]).
     pub fn reopen(&mut self, kalman: &KalmanConfig) {
         self.kalman.reopen(kalman);
     }
 
-    /// Forecast of the share of the next tokens that want an expert, as an order and not a probability: `slow + fast / 4`, `U4F28` bits, at
-    /// most 1.25; 0 for an expert that there is not.
+    /// Forecast of the share of the next tokens that want an expert, as an order and not a probability: `slow + fast /
+    /// 4`, `U4F28` bits, at most 1.25; 0 for an expert that there is not.
     fn score(&self, expert: u16) -> u32 {
         let stored = self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(ScaledLevels::ZERO);
         self.slow_scale.coarse(stored.slow).wrapping_add(self.fast_scale.coarse(stored.fast) >> 2)
     }
 
-    /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
+    /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if
+    /// nothing may go.
     ///
     /// Cost: two multiplications per resident expert, and a pass over `keep` for every 32 experts.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
@@ -159,12 +166,13 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
         least.map(|(_, expert)| expert)
     }
 
-    /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and would confirm
-    /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored. Levels rise for all of them; angle, lock and
-    /// signal-to-noise ratio go by the first 31.
+    /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and
+    /// would confirm itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored. Levels rise for all
+    /// of them; angle, lock and signal-to-noise ratio go by the first 31.
     ///
-    /// Cost: 25 to 30 instructions per wanted expert and 700 (Cortex-M4F) to 1,050 (RV32IMC) beside (docs/firmware.md): four 32-bit
-    /// divisions, two square roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a load, a shift and a store per expert come on top.
+    /// Cost: 25 to 30 instructions per wanted expert and 700 (Cortex-M4F) to 1,050 (RV32IMC) beside (docs/firmware.md):
+    /// four 32-bit divisions, two square roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a
+    /// load, a shift and a store per expert come on top.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = self.levels.as_mut();
@@ -203,8 +211,8 @@ fn shift(levels: &mut [ScaledLevels], bits: u32, level: impl Fn(&mut ScaledLevel
         0 => {}
         1..32 => {
             let (fours, rest) = levels.as_chunks_mut::<4>();
-            // Four at a time, all loaded before one is stored. Written out, so that it is straight code also where the compiler is told to
-            // save space.
+            // Four at a time, all loaded before one is stored. Written out, so that it is straight code also where the
+            // compiler is told to save space.
             for [a, b, c, d] in fours {
                 let (a, b, c, d) = (level(a), level(b), level(c), level(d));
                 (*a, *b, *c, *d) = (*a >> bits, *b >> bits, *c >> bits, *d >> bits);
@@ -215,7 +223,8 @@ fn shift(levels: &mut [ScaledLevels], bits: u32, level: impl Fn(&mut ScaledLevel
     }
 }
 
-/// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with it is `dot`.
+/// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with
+/// it is `dot`.
 fn angle(dot: u32, power: u32, known: u32) -> Angle {
     let norm = sqrt((u64::from(power) * u64::from(known)) << POWER_BITS); // sqrt(power * known), 27 fraction bits
     let cosine = match (dot, norm) {
@@ -226,8 +235,8 @@ fn angle(dot: u32, power: u32, known: u32) -> Angle {
     acos(Gate::from_bits(cosine))
 }
 
-/// `|x + K (y - x)|^2 = (1-K)^2 |x|^2 + 2 K (1-K) x.y + K^2 |y|^2`: the squared length of the levels after the step, without a pass
-/// over them. Rounding errors are forgotten like the levels themselves.
+/// `|x + K (y - x)|^2 = (1-K)^2 |x|^2 + 2 K (1-K) x.y + K^2 |y|^2`: the squared length of the levels after the step,
+/// without a pass over them. Rounding errors are forgotten like the levels themselves.
 fn next_power(power: u32, dot: u32, known: u32, gain: u32) -> u32 {
     let rest = gain.wrapping_neg(); // 1 - K, for K > 0
     if gain == 0 {

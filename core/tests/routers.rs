@@ -1,5 +1,5 @@
-//! Choices and weights against the router modules of `transformers`, with random weights and biases: 0 sets differ, and weights are within 1e-6.
-//! `tests/golden/routers/make.py` has made the files, and says what is in them.
+//! Choices and weights against the router modules of `transformers`, with random weights and biases: 0 sets differ, and
+//! weights are within 1e-6. `tests/golden/routers/make.py` has made the files, and says what is in them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -103,7 +103,8 @@ fn traces(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Placement and bits of a whole model after prefill: 58 layers of 256 experts, a quarter hot, cold ones at 2 and 3 bits on average.
+/// Placement and bits of a whole model after prefill: 58 layers of 256 experts, a quarter hot, cold ones at 2 and 3
+/// bits on average.
 fn placement(criterion: &mut Criterion) {
     const LAYERS: usize = 58;
     let mut bits = 7_u64;

@@ -1,7 +1,7 @@
 //! How many bytes of packed weights a core goes through in a second, beside what it reads and copies.
 //!
-//! `cargo bench -p cptr-tests --bench expert`; the matrices are larger than any cache. Throughput counts packed bytes (for `copy`, bytes
-//! copied, which are read once and written once).
+//! `cargo bench -p cptr-tests --bench expert`; the matrices are larger than any cache. Throughput counts packed bytes
+//! (for `copy`, bytes copied, which are read once and written once).
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
@@ -11,8 +11,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 /// Columns of the gate matrix of Qwen3-30B-A3B, DeepSeek-V2-Lite and OLMoE.
 const COLUMNS: u32 = 2048;
-/// Bytes of a matrix: several times the last-level cache that a virtual core is likely to get; a small one where criterion only tests
-/// that the benchmark runs.
+/// Bytes of a matrix: several times the last-level cache that a virtual core is likely to get; a small one where
+/// criterion only tests that the benchmark runs.
 fn matrix_bytes() -> u64 {
     if std::env::args().any(|argument| argument == "--test") { 1 << 20 } else { 768 << 20 }
 }

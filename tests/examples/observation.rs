@@ -1,9 +1,10 @@
-//! What should the level filter observe? Misses of tracked eviction under the raw router, in floating point, when the levels follow
-//! (a) whether a token wants an expert, (b) the mixing weights of the wanted experts, (c) the softmax over all experts; each with slow gain
-//! 1/64, fast gain 1/8 and score slow + fast / 4; and (d) the softmax with gains 0.05 and 0.5 and score slow + 0.7 fast.
+//! What should the level filter observe? Misses of tracked eviction under the raw router, in floating point, when the
+//! levels follow (a) whether a token wants an expert, (b) the mixing weights of the wanted experts, (c) the softmax
+//! over all experts; each with slow gain 1/64, fast gain 1/8 and score slow + fast / 4; and (d) the softmax with gains
+//! 0.05 and 0.5 and score slow + 0.7 fast.
 //!
-//! `cargo run --release -p cptr-tests --example observation -- TRACE…` prints the table of docs/filter.md. Cache of twice the
-//! active experts.
+//! `cargo run --release -p cptr-tests --example observation -- TRACE…` prints the table of docs/filter.md. Cache of
+//! twice the active experts.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Golden vectors of the low-bit experts: what every machine must compute, to the last bit.
 //!
-//! No `std`, no allocation, `cptr_core` only: a firmware test includes this file as a module, calls [`hashes`] and compares with
-//! [`EXPECTED`].
+//! No `std`, no allocation, `cptr_core` only: a firmware test includes this file as a module, calls [`hashes`] and
+//! compares with [`EXPECTED`].
 
 use cptr_core::expert::{ActivationGroup, Activations, Expert, ExpertError, Layout, Matrix, Scratch};
 

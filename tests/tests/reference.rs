@@ -1,7 +1,8 @@
 //! The controller's fixed-point code against the same algorithm in 64-bit floating point, over whole traces.
 //!
-//! Both sides run a cache of twice the active experts: bounded-loss selection, tracked eviction, each on its own residents, so that one
-//! differing decision may lead to others. `CPTR_TRACES=FOLDER` adds every trace of a folder to the bundled ones.
+//! Both sides run a cache of twice the active experts: bounded-loss selection, tracked eviction, each on its own
+//! residents, so that one differing decision may lead to others. `CPTR_TRACES=FOLDER` adds every trace of a folder to
+//! the bundled ones.
 
 use std::path::{Path, PathBuf};
 

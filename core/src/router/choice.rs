@@ -8,18 +8,19 @@ use super::{BiasPlace, Count, GroupRating, Groups, MAX_GROUPS, Router, RouterErr
 use crate::num::{Logit, Share, part_of, sigmoid, sqrt_softplus};
 use crate::topk::Best;
 
-/// What the choice goes by: a value with 31 fraction bits, high half first (two halves, so that nothing is aligned to more than 4 bytes), and
-/// of equal values the higher logit: scores far below 2^-31 are alike, and still have an order.
+/// What the choice goes by: a value with 31 fraction bits, high half first (two halves, so that nothing is aligned to
+/// more than 4 bytes), and of equal values the higher logit: scores far below 2^-31 are alike, and still have an order.
 type Key = (i32, u32, Logit);
 
 impl Router<'_> {
-    /// The experts that the model wants, best first; of equal scores the lower id ranks higher. As many as [`Router::count`] says.
+    /// The experts that the model wants, best first; of equal scores the lower id ranks higher. As many as
+    /// [`Router::count`] says.
     ///
-    /// Exact where the choice goes by logits. Where it goes by scores, they have an absolute error below 2^-25 (below 2^-22 for
-    /// [`Score::SqrtSoftplus`]): experts closer than that may change places.
+    /// Exact where the choice goes by logits. Where it goes by scores, they have an absolute error below 2^-25 (below
+    /// 2^-22 for [`Score::SqrtSoftplus`]): experts closer than that may change places.
     ///
-    /// Cost: one pass over the logits without groups and bias; with them one or two scores per expert (of a softmax: an exponential and
-    /// a division). [`Count::TopP`] and [`Count::Above`] take an exponential for every expert.
+    /// Cost: one pass over the logits without groups and bias; with them one or two scores per expert (of a softmax: an
+    /// exponential and a division). [`Count::TopP`] and [`Count::Above`] take an exponential for every expert.
     ///
     /// # Errors
     /// See [`RouterError`].
@@ -29,7 +30,8 @@ impl Router<'_> {
         Ok(chosen)
     }
 
-    /// [`top_k`](Self::top_k) for a caller with memory of its own. What was in it before does not matter; after an error it holds nothing.
+    /// [`top_k`](Self::top_k) for a caller with memory of its own. What was in it before does not matter; after an
+    /// error it holds nothing.
     ///
     /// # Errors
     /// See [`RouterError`].
@@ -50,7 +52,9 @@ impl Router<'_> {
         if self.bias.is_empty() && self.groups.open == self.groups.count {
             self.best_logits(logits, chosen);
         } else {
-            self.ranked(logits, chosen);
+            let values = Values::new(self, logits);
+            // Before its result is needed, so that its memory is not, too.
+            values.ranked(values.open_groups(), chosen);
         }
         if self.count != Count::Fixed {
             self.keep(logits, chosen);
@@ -62,21 +66,6 @@ impl Router<'_> {
     fn best_logits<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
         let mut best = Best::<Logit, K>::new(self.k);
         best.offer_all(logits.iter().enumerate().map(|(expert, &logit)| (logit, expert as u16)));
-        best.ids_to(chosen);
-    }
-
-    /// By values.
-    #[inline(never)]
-    fn ranked<const K: usize>(&self, logits: &[Logit], chosen: &mut Vec<u16, K>) {
-        let values = Values::new(self, logits);
-        let open = values.open_groups();
-        // In ascending order, as the lower id wins a tie.
-        let mut best = Best::<Key, K>::new(self.k);
-        for expert in 0..logits.len() {
-            if open.contains(expert as u16) {
-                best.offer(values.key(expert as u16), expert as u16);
-            }
-        }
         best.ids_to(chosen);
     }
 
@@ -161,32 +150,35 @@ struct Values<'a> {
     largest: Logit,
     /// The mass of all experts, where values are shares of it.
     all: Share,
+    /// Whether a bias is added for the choice, which one of zeros is not.
+    biased: bool,
 }
 
 impl<'a> Values<'a> {
     fn new(router: &'a Router<'a>, logits: &'a [Logit]) -> Self {
         let largest = router.largest(logits);
-        let shares = router.score == Score::SoftmaxAll && router.biased_choice();
+        let biased = router.biased_choice() && router.bias.iter().any(|&bias| bias != Logit::ZERO);
+        let shares = router.score == Score::SoftmaxAll && biased;
         let all = Share::of(if shares { router.mass_of_all(logits, largest) } else { 0 });
-        Self { router, logits, largest, all }
+        Self { router, logits, largest, all, biased }
     }
 
-    /// Only the order matters where no bias is added: logits will do where single scores are compared, and masses where they are summed.
+    /// Only the order matters where no bias is added: logits will do where single scores are compared, and masses where
+    /// they are summed.
     #[inline(never)]
     fn value(&self, expert: u16, logit: Logit) -> i64 {
-        let router = self.router;
-        let bias = if router.biased_choice() { router.bias(expert.into()) } else { Logit::ZERO };
+        let (router, biased) = (self.router, self.biased);
         let whole = |number: Logit| i64::from(number.to_bits()) << 15;
-        let single = !router.biased_choice() && router.groups.rating == GroupRating::Best;
+        let single = !biased && router.groups.rating == GroupRating::Best;
         let score = match router.score {
             Score::SoftmaxSelected | Score::SparseMixer(_) => whole(logit),
             _ if single || router.bias_place == BiasPlace::ChoiceLogits => whole(logit),
-            _ if !router.biased_choice() => router.mass(logit, self.largest).to_bits().into(),
+            _ if !biased => router.mass(logit, self.largest).to_bits().into(),
             Score::SoftmaxAll => self.all.share(router.mass(logit, self.largest).to_bits().into()).into(),
             Score::Sigmoid => sigmoid(logit).to_bits().into(),
             Score::SqrtSoftplus => sqrt_softplus(logit, Logit::ZERO).cast_signed(),
         };
-        score + whole(bias)
+        if biased { score + whole(router.bias(expert.into())) } else { score }
     }
 
     fn key(&self, expert: u16) -> Key {
@@ -195,7 +187,21 @@ impl<'a> Values<'a> {
         ((value >> 32) as i32, value as u32, logit)
     }
 
+    /// The best experts of the open groups.
+    #[inline(never)]
+    fn ranked<const K: usize>(&self, open: OpenGroups, chosen: &mut Vec<u16, K>) {
+        // In ascending order, as the lower id wins a tie.
+        let mut best = Best::<Key, K>::new(self.router.k);
+        for expert in 0..self.logits.len() {
+            if open.contains(expert as u16) {
+                best.offer(self.key(expert as u16), expert as u16);
+            }
+        }
+        best.ids_to(chosen);
+    }
+
     /// The groups that are rated best; of equals the first.
+    #[inline(never)]
     fn open_groups(&self) -> OpenGroups {
         let Groups { count, open, rating } = self.router.groups;
         // At most as many as there are experts, which are no more than 65,536.

@@ -7,15 +7,17 @@ use crate::num::{
 };
 
 impl Router<'_> {
-    /// Routing mass of an expert before any normalisation: its score, without bias, in a unit that all experts of a token share and that
-    /// `largest` sets, the largest logit that takes part (one above it counts as it).
+    /// Routing mass of an expert before any normalisation: its score, without bias, in a unit that all experts of a
+    /// token share and that `largest` sets, the largest logit that takes part (one above it counts as it).
     ///
     /// - Softmax and sparse mixer: `exp(logit - largest)`.
     /// - Sigmoid: the sigmoid of the logit, over `exp(largest)` where `largest` is below 0.
-    /// - Square root of softplus: the score, over `exp(largest / 2)` where `largest` is below 0, and over a power of two else.
+    /// - Square root of softplus: the score, over `exp(largest / 2)` where `largest` is below 0, and over a power of
+    ///   two else.
     ///
-    /// So the greatest mass is a quarter at least and 1 at most, and masses keep their relative precision however low all logits are.
-    /// Absolute error below 2^-25 (square root of softplus: 2^-24). Cost: an exponential; below 0, of the latter two, a second one.
+    /// So the greatest mass is a quarter at least and 1 at most, and masses keep their relative precision however low
+    /// all logits are. Absolute error below 2^-25 (square root of softplus: 2^-24). Cost: an exponential; below 0, of
+    /// the latter two, a second one.
     #[inline(never)]
     pub fn mass(&self, logit: Logit, largest: Logit) -> Gate {
         let logit = logit.min(largest);
@@ -63,8 +65,9 @@ impl Router<'_> {
         if absolute { greatest.max(Logit::ZERO) } else { greatest }
     }
 
-    /// What a mass is divided by to be a mixing weight: `wanted_mass` where the router renormalises, else the mass of all experts, or of a
-    /// score of 1. One exponential for every expert in the second case; scores above `largest` count as `largest`.
+    /// What a mass is divided by to be a mixing weight: `wanted_mass` where the router renormalises, else the mass of
+    /// all experts, or of a score of 1. One exponential for every expert in the second case; scores above `largest`
+    /// count as `largest`.
     pub(crate) fn total_mass(&self, logits: &[Logit], wanted_mass: u64, largest: Logit) -> u64 {
         match self.score {
             _ if self.of_chosen() => wanted_mass,
@@ -73,16 +76,18 @@ impl Router<'_> {
         }
     }
 
-    /// Mixing weights of `chosen` from the raw scores, in the order of `chosen`, before any scale ([`scaled`](Self::scaled)); entries of
-    /// `weights` beyond it stay as they are.
+    /// Mixing weights of `chosen` from the raw scores, in the order of `chosen`, before any scale
+    /// ([`scaled`](Self::scaled)); entries of `weights` beyond it stay as they are.
     ///
-    /// Rounded down. Where they are shares of the chosen, each has a relative error below 2^-24 plus an absolute one below 2^-28 times the
-    /// number of chosen, whatever the level of the scores: the masses are relative to the greatest of them. As shares of all experts:
-    /// 2^-24 and 2^-31 times the number of experts. Scores themselves (of a sigmoid that is not renormalised): an absolute error below
-    /// 2^-25; of a square root of softplus 2^-22, and above 2 they saturate. Ids out of range weigh 0.
+    /// Rounded down. Where they are shares of the chosen, each has a relative error below 2^-24 plus an absolute one
+    /// below 2^-28 times the number of chosen, whatever the level of the scores: the masses are relative to the
+    /// greatest of them. As shares of all experts: 2^-24 and 2^-31 times the number of experts. Scores themselves (of a
+    /// sigmoid that is not renormalised): an absolute error below 2^-25; of a square root of softplus 2^-22, and above
+    /// 2 they saturate. Ids out of range weigh 0.
     ///
-    /// Cost: an exponential (twice, below 0, if they are no softmax) and two 32-bit divisions for each chosen expert; an exponential for every
-    /// expert only where the convention sums over all, and for every expert and each chosen with a sparse mixer.
+    /// Cost: an exponential (twice, below 0, if they are no softmax) and two 32-bit divisions for each chosen expert;
+    /// an exponential for every expert only where the convention sums over all, and for every expert and each chosen
+    /// with a sparse mixer.
     pub fn weights(&self, logits: &[Logit], chosen: &[u16], weights: &mut [Gate]) {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
@@ -107,15 +112,15 @@ impl Router<'_> {
         }
     }
 
-    /// What the model multiplies the output of `expert` with: its `share` ([`weights`](Self::weights)) times [`Router::scale`] and its entry of
-    /// [`Router::expert_scale`]. `U8F24`, rounded to nearest, saturating.
+    /// What the model multiplies the output of `expert` with: its `share` ([`weights`](Self::weights)) times
+    /// [`Router::scale`] and its entry of [`Router::expert_scale`]. `U8F24`, rounded to nearest, saturating.
     pub fn scaled(&self, expert: u16, share: Gate) -> Scale {
-        let times = |product: Scale, factor: Scale, bits: u32| {
-            let product = (u64::from(product.to_bits()) * u64::from(factor.to_bits()) + (1 << (bits - 1))) >> bits;
-            Scale::from_bits(u32::try_from(product).unwrap_or(u32::MAX))
+        let times = |product: u32, factor: Scale, bits: u32| {
+            let product = (u64::from(product) * u64::from(factor.to_bits()) + (1 << (bits - 1))) >> bits;
+            u32::try_from(product).unwrap_or(u32::MAX)
         };
-        let scaled = times(Scale::from_bits(share.to_bits()), self.scale, 31);
-        self.expert_scale.get(usize::from(expert)).map_or(scaled, |&factor| times(scaled, factor, 24))
+        let own = self.expert_scale.get(usize::from(expert)).copied().unwrap_or(Scale::ONE);
+        Scale::from_bits(times(times(share.to_bits(), self.scale, 31), own, 24))
     }
 
     /// Weights of [`Score::SparseMixer`].

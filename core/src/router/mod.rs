@@ -1,8 +1,8 @@
 //! Routers as data: how each family of models turns logits into a choice of experts and into mixing weights.
 //!
-//! A [`Router`] is one description with public fields: which [`Score`] a logit gives, where a bias is added ([`BiasPlace`]), which [`Groups`] of
-//! experts take part, how many experts a token gets ([`Count`]), and what happens to the weights afterwards. The presets are short forms of it;
-//! any other router is one of them with fields changed:
+//! A [`Router`] is one description with public fields: which [`Score`] a logit gives, where a bias is added
+//! ([`BiasPlace`]), which [`Groups`] of experts take part, how many experts a token gets ([`Count`]), and what happens
+//! to the weights afterwards. The presets are short forms of it; any other router is one of them with fields changed:
 //!
 //! ```
 //! use cptr_core::num::Scale;
@@ -27,19 +27,26 @@
 //! | model family | preset | score | chosen by | weights |
 //! |---|---|---|---|---|
 //! | Switch (arXiv 2101.03961) | [`Router::switch`] | softmax over all | best | as they are |
-//! | GLaM (arXiv 2112.06905), Mixtral (arXiv 2401.04088) | [`Router::glam`], [`Router::mixtral`] | softmax | two best | sum to 1 |
+//! | GLaM (arXiv 2112.06905) | [`Router::glam`] | softmax | two best | sum to 1 |
+//! | Mixtral (arXiv 2401.04088) | [`Router::mixtral`] | softmax | two best | sum to 1 |
 //! | gpt-oss | [`Router::gpt_oss`] | softmax | four best | sum to 1 |
 //! | OLMoE (arXiv 2409.02060), Qwen1.5-MoE | [`Router::softmax_all`] | softmax over all | k best | as they are |
-//! | Qwen3-MoE, Granite, Aria, Gemma 4 | [`Router::softmax_selected`] | softmax | k best | sum to 1 (Gemma 4: times a scale per expert) |
-//! | DeepSeek-V2 (arXiv 2405.04434) | [`Router::deepseek_v2`] | softmax over all | k best inside the groups with the best experts | times a scale |
-//! | DeepSeek-V3 (arXiv 2412.19437), GLM-4.5, dots.llm1, Nemotron-H, Kimi Linear, EXAONE-MoE, MiMo-V2-Flash, Laguna, MiniMax-M2, Hunyuan-V3 | [`Router::sigmoid_grouped`], [`Router::deepseek_v3`] | sigmoid | score + bias inside the groups with the best two experts | sum to 1, times a scale |
+//! | Qwen3-MoE and kin | [`Router::softmax_selected`] | softmax | k best | sum to 1 |
+//! | DeepSeek-V2 (arXiv 2405.04434) | [`Router::deepseek_v2`] | softmax over all | best in groups | scaled |
+//! | DeepSeek-V3 (arXiv 2412.19437) | [`Router::deepseek_v3`] | sigmoid | score + bias in groups | sum to 1, scaled |
+//! | DeepSeek-V4 | [`Router::deepseek_v4`] | root of softplus | score + bias, or a table | sum to 1, scaled |
+//! | DeepSeek-V3's kin | [`Router::sigmoid_grouped`] | sigmoid | score + bias in groups | sum to 1, scaled |
 //! | ERNIE 4.5 | [`Router::ernie4_5_moe`] | softmax over all | score + bias | sum to 1 |
-//! | LongCat-Flash (arXiv 2509.01322) | [`Router::longcat_flash`] | softmax over all, null experts too | score + bias | times a scale |
+//! | LongCat-Flash (arXiv 2509.01322) | [`Router::longcat_flash`] | softmax over all | score + bias | scaled |
 //! | Kolibri 1 | [`Router::kolibri1`] | sigmoid | logit + bias | sum to 1 |
-//! | Llama 4 | [`Router::llama4`] | sigmoid | best | as they are |
+//! | Llama 4 | [`Router::llama4`] | sigmoid | k best | as they are |
 //! | Phi-3.5-MoE (arXiv 2409.12136) | [`Router::phimoe`] | sparse mixer | two best | each by itself |
-//! | DeepSeek-V4 | [`Router::deepseek_v4`] | square root of softplus | score + bias; a table in the first layers ([`Router::table`]) | sum to 1, times a scale |
 //! | ids without scores | [`Router::ids_only`] | - | as recorded | - |
+//!
+//! Kin of Qwen3-MoE are Granite, Aria and Gemma 4 (with a scale per expert); kin of DeepSeek-V3 are GLM-4.5, dots.llm1,
+//! Nemotron-H, Kimi Linear, EXAONE-MoE, MiMo-V2-Flash, Laguna, MiniMax-M2 and Hunyuan-V3. Choices and weights of each
+//! preset but GLaM's are held to those of the module of the same name in the Python library `transformers`
+//! (`core/tests/routers.rs`).
 
 mod choice;
 mod mass;
@@ -66,15 +73,17 @@ pub const MAX_K: usize = 64;
 pub enum Score {
     /// `exp(z)` over the sum of `exp` of all experts, those of closed groups and null experts too.
     SoftmaxAll,
-    /// `exp(z)` over the sum of `exp` of the chosen. The choice is by logits: a bias of [`BiasPlace::Scores`] is added to them.
+    /// `exp(z)` over the sum of `exp` of the chosen. The choice is by logits: a bias of [`BiasPlace::Scores`] is added
+    /// to them.
     SoftmaxSelected,
     /// `1 / (1 + exp(-z))`.
     Sigmoid,
     /// `sqrt(ln(1 + exp(z)))`.
     SqrtSoftplus,
-    /// Sparse mixer at inference (SparseMixer-v2, arXiv 2409.12136; the number is its jitter): each of the chosen, in their order, has its
-    /// share of a softmax over those experts, the ones before it left out, whose logit is not more than twice the jitter below its own,
-    /// relative to the larger of the two magnitudes. The choice is by logits, and routing masses are those of a softmax.
+    /// Sparse mixer at inference (SparseMixer-v2, arXiv 2409.12136; the number is its jitter): each of the chosen, in
+    /// their order, has its share of a softmax over those experts, the ones before it left out, whose logit is not more
+    /// than twice the jitter below its own, relative to the larger of the two magnitudes. The choice is by logits, and
+    /// routing masses are those of a softmax.
     SparseMixer(Eps),
 }
 
@@ -82,12 +91,13 @@ pub enum Score {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BiasPlace {
-    /// To the scores, for the choice of groups and experts alone: weights come from the scores without it ("loss-free balancing",
-    /// arXiv 2408.15664).
+    /// To the scores, for the choice of groups and experts alone: weights come from the scores without it ("loss-free
+    /// balancing", arXiv 2408.15664).
     Scores,
     /// To the logits, for the choice alone.
     ChoiceLogits,
-    /// To the logits, before everything else: the bias of the router's linear map, where the given logits are without it.
+    /// To the logits, before everything else: the bias of the router's linear map, where the given logits are without
+    /// it.
     Logits,
 }
 
@@ -124,7 +134,8 @@ impl Groups {
 pub enum Count {
     /// [`Router::k`].
     Fixed,
-    /// As few of the k best as have this share of the mass of all experts together; k if all of them have not (top-p routing, arXiv 2403.07652).
+    /// As few of the k best as have this share of the mass of all experts together; k if all of them have not (top-p
+    /// routing, arXiv 2403.07652).
     TopP(Eps),
     /// The k best down to the first whose score, without bias, is not above this; the best in any case.
     Above(Gate),
@@ -147,17 +158,18 @@ pub struct Router<'a> {
     pub groups: Groups,
     /// How many experts a token gets.
     pub count: Count,
-    /// Whether the experts come from a table, by token id, and only their weights from the scores (hash routing, DeepSeek-V4): there is no
-    /// [`Router::top_k`] then.
+    /// Whether the experts come from a table, by token id, and only their weights from the scores (hash routing,
+    /// DeepSeek-V4): there is no [`Router::top_k`] then.
     pub table: bool,
-    /// Whether mixing weights are divided by their sum. [`Score::SoftmaxSelected`] does so anyway, [`Score::SparseMixer`] never.
+    /// Whether mixing weights are divided by their sum. [`Score::SoftmaxSelected`] does so anyway,
+    /// [`Score::SparseMixer`] never.
     pub renormalise: bool,
     /// What the mixing weights are multiplied with in the end.
     pub scale: Scale,
     /// What the mixing weight of each expert is multiplied with besides; empty: nothing.
     pub expert_scale: &'a [Scale],
-    /// How many experts, the last ones, stand for doing nothing (LongCat-Flash's zero experts): they take part with logit, mass and weight, but
-    /// there is nothing to load and nothing to run.
+    /// How many experts, the last ones, stand for doing nothing (LongCat-Flash's zero experts): they take part with
+    /// logit, mass and weight, but there is nothing to load and nothing to run.
     pub null_experts: usize,
 }
 
@@ -237,13 +249,15 @@ impl<'a> Router<'a> {
         Self::softmax_selected(2)
     }
 
-    /// gpt-oss: softmax over the four largest. Its logits have a bias: [`BiasPlace::Logits`] for those who have them without it.
+    /// gpt-oss: softmax over the four largest. Its logits have a bias: [`BiasPlace::Logits`] for those who have them
+    /// without it.
     pub const fn gpt_oss() -> Self {
         Self::softmax_selected(4)
     }
 
-    /// DeepSeek-V2, `group_limited_greedy`: softmax over all, the k best in the `open` of `groups` groups with the best experts. Weights are
-    /// times `routed_scaling_factor`, which is [`Router::scale`]. (`greedy`: [`Router::softmax_all`].)
+    /// DeepSeek-V2, `group_limited_greedy`: softmax over all, the k best in the `open` of `groups` groups with the best
+    /// experts. Weights are times `routed_scaling_factor`, which is [`Router::scale`]. (`greedy`:
+    /// [`Router::softmax_all`].)
     pub const fn deepseek_v2(k: usize, groups: usize, open: usize) -> Self {
         Self { groups: Groups { count: groups, open, rating: GroupRating::Best }, ..Self::softmax_all(k) }
     }
@@ -251,8 +265,8 @@ impl<'a> Router<'a> {
     /// Sigmoid scores; `bias` (one entry per expert, or none) is added for the selection only; the experts are cut into
     /// `groups` of equal size, ranked by the sum of their two best biased scores, of which `top_groups` take part.
     ///
-    /// The models that [`Router`]'s table names with DeepSeek-V3, most of them with one group; `routed_scaling_factor` is [`Router::scale`], and
-    /// `norm_topk_prob` is [`Router::renormalise`].
+    /// The models that [`Router`]'s table names with DeepSeek-V3, most of them with one group; `routed_scaling_factor`
+    /// is [`Router::scale`], and `norm_topk_prob` is [`Router::renormalise`].
     pub const fn sigmoid_grouped(k: usize, groups: usize, top_groups: usize, bias: &'a [Logit]) -> Self {
         let groups = Groups { count: groups, open: top_groups, rating: GroupRating::TwoBest };
         Self { groups, bias, ..Self::new(k, Score::Sigmoid, true) }
@@ -263,8 +277,8 @@ impl<'a> Router<'a> {
         Self { scale: Scale::from_bits(5 << 23), ..Self::sigmoid_grouped(8, 8, 4, bias) }
     }
 
-    /// DeepSeek-V4: square root of softplus, bias for the selection only, weights renormalised (and times `routed_scaling_factor`, which is
-    /// [`Router::scale`]). Layers with `hash_moe` set [`Router::table`].
+    /// DeepSeek-V4: square root of softplus, bias for the selection only, weights renormalised (and times
+    /// `routed_scaling_factor`, which is [`Router::scale`]). Layers with `hash_moe` set [`Router::table`].
     pub const fn deepseek_v4(k: usize, bias: &'a [Logit]) -> Self {
         Self { bias, ..Self::new(k, Score::SqrtSoftplus, true) }
     }
@@ -274,7 +288,8 @@ impl<'a> Router<'a> {
         Self { bias, ..Self::new(k, Score::SoftmaxAll, true) }
     }
 
-    /// LongCat-Flash: softmax over all experts, the last `null_experts` of which do nothing; bias for the selection only; weights times 6.
+    /// LongCat-Flash: softmax over all experts, the last `null_experts` of which do nothing; bias for the selection
+    /// only; weights times 6.
     pub const fn longcat_flash(k: usize, null_experts: usize, bias: &'a [Logit]) -> Self {
         Self { bias, null_experts, scale: Scale::from_bits(6 << 24), ..Self::softmax_all(k) }
     }
@@ -328,7 +343,8 @@ impl<'a> Router<'a> {
         if experts / count * open >= self.k { Ok(()) } else { Err(RouterError::Experts) }
     }
 
-    /// Whether a bias has a say in the choice and none in the masses, so that the chosen need not be those of most mass.
+    /// Whether a bias has a say in the choice and none in the masses, so that the chosen need not be those of most
+    /// mass.
     pub(crate) const fn biased_choice(&self) -> bool {
         !self.bias.is_empty() && !matches!(self.bias_place, BiasPlace::Logits)
     }

@@ -33,12 +33,12 @@ impl<'a> Layer<'a> {
         Self { router, logits, resident, open: router.open_groups(logits), keep_top, largest: Logit::ZERO }
     }
 
-    /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if `ERROR`, else within that on
-    /// mass alone. Returns the number of stand-ins.
+    /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if
+    /// `ERROR`, else within that on mass alone. Returns the number of stand-ins.
     ///
-    /// Every step makes one miss less. The most mass that a choice of n residents can have is that of the n best residents and the best of the
-    /// others, and it is concave in n. So steps are taken until one fails, and one fails only if no exchange of experts for their like
-    /// makes room for it.
+    /// Every step makes one miss less. The most mass that a choice of n residents can have is that of the n best
+    /// residents and the best of the others, and it is concave in n. So steps are taken until one fails, and one fails
+    /// only if no exchange of experts for their like makes room for it.
     #[inline(never)]
     pub(super) fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds) -> usize {
         // Whether the wanted may have less mass than others: else nothing is gained by an exchange.
@@ -55,7 +55,8 @@ impl<'a> Layer<'a> {
             let error = bounds.error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
             left.error = Some(error * error);
         }
-        // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been checked.
+        // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been
+        // checked.
         let mut places = Vec::<[u16; 2], MAX_K>::new();
         experts.iter().for_each(|&expert| _ = places.push([expert; 2]));
         while let Some(after) = self.step::<ERROR>(experts, left, exchanges) {
@@ -79,8 +80,8 @@ impl<'a> Layer<'a> {
         substituted
     }
 
-    /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass, others give way to their
-    /// like of more mass. Returns what is left of the bounds, if they are kept.
+    /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass,
+    /// others give way to their like of more mass. Returns what is left of the bounds, if they are kept.
     fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
         let mut pair = self.pair(experts, false, true)?;
         loop {
@@ -101,7 +102,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// The chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen, resident or not.
+    /// The chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen,
+    /// resident or not.
     fn pair(&self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
         let mut least = (Logit::MAX, None);
         for (rank, &expert) in experts.iter().enumerate().skip(self.keep_top) {
@@ -115,7 +117,12 @@ impl<'a> Layer<'a> {
         Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
     }
 
-    /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of equals.
+    /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of
+    /// equals.
+    #[expect(
+        clippy::manual_contains,
+        reason = "`contains` is unrolled: 50 bytes of flash for a list that is seldom searched"
+    )]
     fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
         let (mut best, mut base) = (None, 0);
@@ -180,8 +187,8 @@ fn put(experts: &mut [u16], rank: usize, expert: u16) {
     }
 }
 
-/// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
-/// below 2^63, as masses are at most 1.
+/// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the
+/// square of the format; below 2^63, as masses are at most 1.
 pub(super) fn squared_error(w: u32, v: u32) -> u64 {
     let (w, v) = (u64::from(w), u64::from(v));
     let difference = w.abs_diff(v);

@@ -47,8 +47,8 @@ struct Masses {
 
 // The larger results of what follows are filled in place: moving them would cost more than the work.
 impl Plain<'_> {
-    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and nothing is done, if they
-    /// are not in order: a list that is not the model's own.
+    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and
+    /// nothing is done, if they are not in order: a list that is not the model's own.
     #[inline(never)]
     pub(super) fn replace(&self, missing: u32, experts: &mut [u16], eps: Eps) -> Option<usize> {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
@@ -82,8 +82,8 @@ impl Plain<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
-    /// above `largest`, or the missing are not in order.
+    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of
+    /// `others`. `None` if a logit is above `largest`, or the missing are not in order.
     #[inline(always)]
     fn masses(
         &self,
@@ -121,8 +121,9 @@ impl Plain<'_> {
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
     ///
-    /// Two bounds keep the work small. A stand-in that exceeds the budget with the least missing expert is never taken. And if no stand-in is above
-    /// the last wanted one, as is so where the wanted are the best, no more than `possible` can be taken; every one above makes one more possible.
+    /// Two bounds keep the work small. A stand-in that exceeds the budget with the least missing expert is never taken.
+    /// And if no stand-in is above the last wanted one, as is so where the wanted are the best, no more than `possible`
+    /// can be taken; every one above makes one more possible.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "part of one function")]
     fn stand_ins(
@@ -172,7 +173,8 @@ impl Plain<'_> {
     }
 }
 
-/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass `stand_in` each.
+/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass
+/// `stand_in` each.
 #[inline(always)]
 fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
     let mut pairs = 0;

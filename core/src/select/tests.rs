@@ -147,7 +147,8 @@ fn any_layer() -> impl Strategy<Value = Any> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(6000))]
-    /// Of every convention, the loss is 0 to eps, and no other choice that keeps the first, the groups and the bound has fewer misses.
+    /// Of every convention, the loss is 0 to eps, and no other choice that keeps the first, the groups and the bound
+    /// has fewer misses.
     #[test]
     fn every_convention_has_the_fewest_misses_under_its_bound(layer in any_layer()) {
         let (router, wanted) = (layer.router(), layer.wanted());
@@ -188,7 +189,8 @@ proptest! {
 fn what_a_bias_leaves_on_the_table_is_used() {
     let bias = [3.0, 2.0, 1.0, 0.0, 0.0].map(Logit::from_num);
     let router = Router::sigmoid_grouped(3, 1, 1, &bias);
-    // 3 is resident and better by mass than the wanted 2, which is resident, too; 4 is resident and worse than the missing 1.
+    // 3 is resident and better by mass than the wanted 2, which is resident, too; 4 is resident and worse than the
+    // missing 1.
     let logits = [2.0, 1.0, -2.0, 1.5, 0.0].map(Logit::from_num);
     let mut resident = ExpertSet::<1>::new();
     [0, 2, 3, 4].into_iter().for_each(|expert| assert!(resident.insert(expert)));
@@ -300,7 +302,8 @@ fn residents_beyond_the_logits_are_ignored() {
     assert_eq!(found.experts, [2]);
 }
 
-/// Outputs of length 1 in six dimensions: `correlation` between the outputs of any two experts, or only between those of a pair.
+/// Outputs of length 1 in six dimensions: `correlation` between the outputs of any two experts, or only between those
+/// of a pair.
 fn change(pairs: &[(f64, f64)], correlation: f64, between: bool) -> f64 {
     let (common, own) = (correlation.sqrt(), (1.0 - correlation).sqrt());
     // A common direction (of all, or of each pair), and one of its own for each expert.
@@ -340,8 +343,9 @@ proptest! {
         prop_assert_eq!(none.experts.as_slice(), wanted.as_slice());
         let pairs = replaced(&case.logits, &wanted, &found.experts, renormalise);
         let root = (pairs.len() as f64).sqrt();
-        // 7/8 or more within a pair and none between: the bound. As much between pairs, too, or any other correlation between them, for which
-        // the lengths of all changes add up in the worst case: its root of the number of pairs. No assumption at all: four times that.
+        // 7/8 or more within a pair and none between: the bound. As much between pairs, too, or any other correlation
+        // between them, for which the lengths of all changes add up in the worst case: its root of the number of pairs.
+        // No assumption at all: four times that.
         prop_assert!(change(&pairs, correlation, false) <= share + 1e-6);
         prop_assert!(change(&pairs, correlation, true) <= root * share + 1e-6);
         prop_assert!(pairs.iter().map(|&pair| change(&[pair], 0.875, false)).sum::<f64>() <= root * share + 1e-6);
@@ -349,7 +353,8 @@ proptest! {
     }
 }
 
-/// Two pairs that lose alike: with the correlation between them the change is longer than the bound, as its documentation says.
+/// Two pairs that lose alike: with the correlation between them the change is longer than the bound, as its
+/// documentation says.
 #[test]
 fn correlated_pairs_may_exceed_the_bound_on_the_error() {
     let logits = [1.0, 1.0, 0.0, 0.0].map(Logit::from_num);

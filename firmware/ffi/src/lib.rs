@@ -1,8 +1,9 @@
-//! The library for C. `include/cptr.h` is generated from this file (`cargo xtask firmware --bless`); its documentation is the one here.
+//! The library for C. `include/cptr.h` is generated from this file (`cargo xtask firmware --bless`); its documentation
+//! is the one here.
 //!
-//! Every function checks its pointers (null, alignment), lengths, ids and the states it is given, and writes nothing unless it returns a
-//! status of at least 0. What it cannot check stands in each function's safety section: that a pointer and a length describe memory
-//! that is there, and that outputs do not overlap inputs.
+//! Every function checks its pointers (null, alignment), lengths, ids and the states it is given, and writes nothing
+//! unless it returns a status of at least 0. What it cannot check stands in each function's safety section: that a
+//! pointer and a length describe memory that is there, and that outputs do not overlap inputs.
 #![no_std]
 
 pub mod dispatch;

@@ -18,8 +18,8 @@ fn check<T>(pointer: *const T) -> Result<(), CptrStatus> {
 /// A list of `count` entries; of none if `count` is 0, whatever the pointer.
 ///
 /// # Safety
-/// If `count` is not 0 and `pointer` neither null nor misaligned, `count` initialised entries are there, which nobody changes for `'a`,
-/// and which end before the end of the address space.
+/// If `count` is not 0 and `pointer` neither null nor misaligned, `count` initialised entries are there, which nobody
+/// changes for `'a`, and which end before the end of the address space.
 pub(crate) unsafe fn list<'a, T>(pointer: *const T, count: usize) -> Result<&'a [T], CptrStatus> {
     if count == 0 {
         return Ok(&[]);
@@ -83,14 +83,15 @@ impl<T: Copy> Output<'_, T> {
     /// [`write`](Self::write) for values that do not lie one after the other.
     pub(crate) fn write_all(self, values: impl Iterator<Item = T>) {
         for (i, value) in values.take(self.count).enumerate() {
-            // SAFETY: `i < count`, and `count` entries may be written by the contract of `outputs`. Volatile, or a call of `memcpy` would
-            // come out, which takes 0.9 kB.
+            // SAFETY: `i < count`, and `count` entries may be written by the contract of `outputs`. Volatile, or a call
+            // of `memcpy` would come out, which takes 0.9 kB.
             unsafe { self.pointer.add(i).write_volatile(value) };
         }
     }
 }
 
-/// Sets words to 0. One by one, and volatile, or a call of the `memclr` of bytes would come out, which takes 0.2 kB and is needed for nothing else.
+/// Sets words to 0. One by one, and volatile, or a call of the `memclr` of bytes would come out, which takes 0.2 kB and
+/// is needed for nothing else.
 ///
 /// # Safety
 /// `count` words may be written at `words`, which is aligned.

@@ -5,7 +5,7 @@ use core::mem::{align_of, offset_of, size_of};
 use cptr_core::placement::{Candidate, Demand, hot_globally, hot_in_layer, importance, rank};
 use cptr_core::{Eps, Gate};
 
-use crate::memory::{buffer, list, output, status};
+use crate::memory::{buffer, clear, list, output, status};
 use crate::{CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED, CPTR_OK, CptrStatus};
 
 /// What prefill asked of one expert. Set to zero before the first token.
@@ -133,7 +133,8 @@ pub unsafe extern "C" fn cptr_place_layer(
         };
         rank(importance, order);
         let count = hot_in_layer(experts, expert_bytes, budget_bytes);
-        resident.iter_mut().for_each(|word| *word = 0);
+        // SAFETY: the words are there, and aligned.
+        unsafe { clear(resident.as_mut_ptr(), resident.len()) };
         for &expert in order.iter().take(count) {
             if let Some(word) = resident.get_mut(usize::from(expert / 32)) {
                 *word |= 1 << (expert % 32);

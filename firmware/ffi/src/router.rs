@@ -17,7 +17,8 @@ use crate::{
 pub const CPTR_ROUTER_SOFTMAX_ALL: u32 = 0;
 /// Score: softmax over the chosen (Mixtral, Qwen3-MoE, gpt-oss).
 pub const CPTR_ROUTER_SOFTMAX_SELECTED: u32 = 1;
-/// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not renormalise).
+/// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not
+/// renormalise).
 pub const CPTR_ROUTER_SIGMOID_GROUPED: u32 = 2;
 /// Score: square root of softplus; weights are renormalised (DeepSeek-V4).
 pub const CPTR_ROUTER_SQRT_SOFTPLUS: u32 = 3;
@@ -50,7 +51,8 @@ pub const CPTR_COUNT_TOP_P: u32 = 1;
 /// A token gets those of the k best whose score is above `count_bound` (2^-31), and the best.
 pub const CPTR_COUNT_ABOVE: u32 = 2;
 
-/// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every call.
+/// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every
+/// call.
 #[repr(C)]
 pub struct CptrRouter {
     /// One of `CPTR_ROUTER_…`.
@@ -168,15 +170,16 @@ fn range(count: usize, most: usize) -> Result<usize, CptrStatus> {
     if count <= most { Ok(count) } else { Err(CPTR_ERROR_RANGE) }
 }
 
-/// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the last of them
-/// 0xFFFF where the token gets fewer.
+/// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the
+/// last of them 0xFFFF where the token gets fewer.
 ///
 /// `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
 ///
 /// Errors: `NULL`, `ALIGN`, `SIZE` (capacity), `RANGE` (experts), `ROUTER`.
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps nothing.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps
+/// nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_router_top_k(
     router: *const CptrRouter,
@@ -204,14 +207,16 @@ pub unsafe extern "C" fn cptr_router_top_k(
     status(run())
 }
 
-/// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would give them.
+/// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would
+/// give them.
 ///
 /// `weights` has `chosen_count` entries, at most `CPTR_MAX_WANTED`.
 ///
 /// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids), `ROUTER`.
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps nothing.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps
+/// nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_router_weights(
     router: *const CptrRouter,
@@ -244,18 +249,42 @@ pub unsafe extern "C" fn cptr_router_weights(
     status(run())
 }
 
-/// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep at least
-/// `1 - eps` of the wanted routing mass. The critical path.
+/// What the model multiplies the output of `expert` with, in steps of 2^-24: its `weight` of `cptr_router_weights`
+/// times the router's scales. Saturates.
 ///
-/// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the model's own choice, best
-/// first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word `i / 32`. Writes `wanted_count` ids to `chosen`, a
-/// stand-in in the place of the one it stands in for, and the number of stand-ins to `substituted`.
+/// Errors: `NULL`, `ALIGN`, `ROUTER`.
+///
+/// # Safety
+/// The pointers that are neither null nor misaligned point to what they say. `scaled` overlaps nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cptr_router_scaled(
+    router: *const CptrRouter,
+    expert: u16,
+    weight: u32,
+    scaled: *mut u32,
+) -> CptrStatus {
+    let run = || {
+        // SAFETY: this function's contract.
+        let (router, scaled) = unsafe { (self::router(router)?, output(scaled)?) };
+        scaled.write(&[router.scaled(expert, Gate::from_bits(weight)).to_bits()]);
+        Ok(CPTR_OK)
+    };
+    status(run())
+}
+
+/// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep
+/// at least `1 - eps` of the wanted routing mass. The critical path.
+///
+/// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the
+/// model's own choice, best first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word
+/// `i / 32`. Writes `wanted_count` ids to `chosen`, a stand-in in the place of the one it stands in for, and the number
+/// of stand-ins to `substituted`.
 ///
 /// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice), `ROUTER`.
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen` (`wanted_count` entries) and
-/// `substituted` overlap nothing.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen`
+/// (`wanted_count` entries) and `substituted` overlap nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_select(
     router: *const CptrRouter,

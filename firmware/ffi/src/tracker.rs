@@ -86,14 +86,16 @@ unsafe fn state(pointer: *const u8) -> Result<*mut State, CptrStatus> {
     Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<ScaledLevels>(), header.count as usize) as *mut State)
 }
 
-/// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
+/// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all
+/// layers.
 ///
 /// `version` is `CPTR_VERSION`; `parameters` may be null for the defaults.
 ///
 /// Errors: `NULL`, `ALIGN`, `SIZE`, `VERSION`, `RANGE` (shifts).
 ///
 /// # Safety
-/// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the configuration meanwhile.
+/// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the
+/// configuration meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_config_init(
     memory: *mut u8,
@@ -141,7 +143,8 @@ fn from_parameters(p: &CptrParameters) -> Result<TrackerConfig, CptrStatus> {
     })
 }
 
-/// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`. Also starts it anew.
+/// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`.
+/// Also starts it anew.
 ///
 /// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (experts 1 to `CPTR_MAX_EXPERTS`).
 ///
@@ -158,24 +161,27 @@ pub unsafe extern "C" fn cptr_tracker_init(memory: *mut u8, size: usize, experts
         if size < bytes {
             return Err(CPTR_ERROR_SIZE);
         }
-        // SAFETY: aligned and long enough; zero bytes are a valid state (no variance yet, unlocked), which `reset` then makes the first one.
+        // SAFETY: aligned and long enough; zero bytes are a valid state (no variance yet, unlocked), which
+        // `reset_zeroed` then makes the first one.
         unsafe {
             clear(memory.cast(), bytes / 4);
             memory.cast::<Header>().write(Header::new(TRACKER_MAGIC, experts as u32));
-            (*state(memory)?).tracker.reset();
+            (*state(memory)?).tracker.reset_zeroed();
         }
         Ok(CPTR_OK)
     };
     status(run())
 }
 
-/// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless it is null.
+/// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless
+/// it is null.
 ///
 /// Errors: `NULL`, `ALIGN`, `STATE` (tracker or configuration), `RANGE` (count, ids, an id twice).
 ///
 /// # Safety
-/// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The other pointers that are
-/// neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses the tracker meanwhile.
+/// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The
+/// other pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps;
+/// nobody else uses the tracker meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_tracker_update(
     tracker: *mut u8,
@@ -213,8 +219,8 @@ pub unsafe extern "C" fn cptr_tracker_update(
     status(run())
 }
 
-/// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals. Returns `CPTR_NONE`, and
-/// writes nothing, if none may go.
+/// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals.
+/// Returns `CPTR_NONE`, and writes nothing, if none may go.
 ///
 /// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (counts).
 ///
@@ -248,7 +254,8 @@ pub unsafe extern "C" fn cptr_tracker_victim(
     status(run())
 }
 
-/// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of 2^-31, at most 1.
+/// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of
+/// 2^-31, at most 1.
 ///
 /// Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (expert).
 ///

@@ -4,6 +4,8 @@ use cptr_core::num::Scale;
 use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
 use cptr_core::{Bounds, Eps, Gain, Gate, KalmanConfig, PhaseConfig, Router, TrackerConfig};
 
+use zerocopy::little_endian::U32;
+
 use super::flag;
 use crate::wire::{Configure, MAX_K, Status};
 
@@ -74,7 +76,7 @@ impl Configuration {
 
 /// The router without its bias.
 fn router(descriptor: &Configure) -> Result<Router<'static>, Status> {
-    let [jitter, bound, scale] = [descriptor.jitter, descriptor.bound, descriptor.scale].map(|value| value.get());
+    let [jitter, bound, scale] = [descriptor.jitter, descriptor.bound, descriptor.scale].map(U32::get);
     let [groups, open, null_experts] =
         [u16::from(descriptor.groups), u16::from(descriptor.top_groups), descriptor.null_experts.get()]
             .map(usize::from);

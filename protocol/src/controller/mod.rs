@@ -1,8 +1,8 @@
 //! The engine: requests in, answers out.
 //!
-//! [`Controller::handle`] is the critical path: check, choose, say who goes, hand cold experts to the execution units. [`Controller::idle`] is what
-//! comes after the answer: the update of the layer's tracker, and the units' queue. What a request finds does not depend on how much idle time
-//! there was: `handle` does what `idle` has left over first.
+//! [`Controller::handle`] is the critical path: check, choose, say who goes, hand cold experts to the execution units.
+//! [`Controller::idle`] is what comes after the answer: the update of the layer's tracker, and the units' queue. What a
+//! request finds does not depend on how much idle time there was: `handle` does what `idle` has left over first.
 
 mod configuration;
 mod layer;
@@ -126,14 +126,16 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         }
     }
 
-    /// With memory for the biases of routers, one entry for each expert of each layer that has one; without, configurations with a bias are refused.
+    /// With memory for the biases of routers, one entry for each expert of each layer that has one; without,
+    /// configurations with a bias are refused.
     #[must_use]
     pub const fn with_bias(mut self, memory: &'a mut [Logit]) -> Self {
         self.bias = memory;
         self
     }
 
-    /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a refusal fits.
+    /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a
+    /// refusal fits.
     ///
     /// A request that is refused changes nothing but the count of refusals.
     pub fn handle(&mut self, request: &[u8], answer: &mut [u8]) -> usize {

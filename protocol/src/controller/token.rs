@@ -29,8 +29,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured expert. Returns whether the
-    /// model's own choice is in it.
+    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured
+    /// expert. Returns whether the model's own choice is in it.
     pub(super) fn read(
         &mut self,
         mut body: Body<'_>,

@@ -1,4 +1,5 @@
-//! The wire format: frames of a header, a descriptor with its arrays, and a checksum. Everything is little-endian; nothing needs alignment.
+//! The wire format: frames of a header, a descriptor with its arrays, and a checksum. Everything is little-endian;
+//! nothing needs alignment.
 //!
 //! | offset | field | |
 //! |---|---|---|
@@ -48,7 +49,8 @@ pub enum Command {
     Reset = 2,
     /// [`Configure`]: once after a start or a reset, before everything else.
     Configure = 3,
-    /// [`Prefill`]: what one token of the prompt chose in one layer, where experts are placed. Until the next [`Place`] the layer tracks no tokens.
+    /// [`Prefill`]: what one token of the prompt chose in one layer, where experts are placed. Until the next [`Place`]
+    /// the layer tracks no tokens.
     Prefill = 4,
     /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
     Place = 5,
@@ -56,8 +58,8 @@ pub enum Command {
     Token = 6,
     /// `u16` layer or [`ALL_LAYERS`]; answered by [`Counters`].
     Counters = 7,
-    /// [`Bias`]: the bias of a layer's router, where the configuration says that there is one; before the first [`Token`] of the layer, and
-    /// again whenever it changes.
+    /// [`Bias`]: the bias of a layer's router, where the configuration says that there is one; before the first
+    /// [`Token`] of the layer, and again whenever it changes.
     Bias = 8,
 }
 
@@ -88,8 +90,8 @@ pub enum Status {
     Sequence = 4,
     /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
     Length = 5,
-    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from, a prefill where
-    /// experts are loaded on demand, a bias where there is none, a token before its layer's bias.
+    /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place
+    /// from, a prefill where experts are loaded on demand, a bias where there is none, a token before its layer's bias.
     Order = 6,
     /// No such layer.
     Layer = 7,
@@ -183,9 +185,11 @@ descriptors! {
         k: u8,
         /// Best experts that are always chosen.
         keep: u8,
-        /// What a logit is worth: 0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 square root of softplus, 4 sparse mixer.
+        /// What a logit is worth: 0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 square root of softplus,
+        /// 4 sparse mixer.
         score: u8,
-        /// 0: experts stay where a [`Place`] has put them. 1: those that a token misses are loaded, in place of the tracked context's victim.
+        /// 0: experts stay where a [`Place`] has put them. 1: those that a token misses are loaded, in place of the
+        /// tracked context's victim.
         on_demand: u8,
         /// Experts per layer in fast memory, 1 to the experts of a layer.
         capacity: U16,
@@ -197,7 +201,8 @@ descriptors! {
         eps: U32,
         /// Whether `error` is a bound (1) or ignored (0).
         bounds_error: u8,
-        /// Where a bias is added: 0 there is none, 1 to the scores and 2 to the logits, for the choice alone, 3 to the logits. It comes by [`Bias`].
+        /// Where a bias is added: 0 there is none, 1 to the scores and 2 to the logits, for the choice alone, 3 to the
+        /// logits. It comes by [`Bias`].
         bias_place: u8,
         /// Groups of experts, 1 to 32; they divide the experts.
         groups: u8,
@@ -217,13 +222,15 @@ descriptors! {
         renormalise: u8,
         /// Whether the experts come from a table (1): every [`Token`] brings them.
         table: u8,
-        /// How many experts a token gets: 0 k, 1 those that have the share `bound`, 2 those whose score is above `bound`.
+        /// How many experts a token gets: 0 k, 1 those that have the share `bound`, 2 those whose score is above
+        /// `bound`.
         count: u8,
         /// 2^-32 (share) or 2^-31 (score); 0 where `count` is 0.
         bound: U32,
         /// Jitter of a sparse mixer, 2^-32; 0 of other scores.
         jitter: U32,
-        /// What the mixing weights are multiplied with in the end, 2^-24, above 0. A [`Run`]'s weight is without it: it can be applied to the sum.
+        /// What the mixing weights are multiplied with in the end, 2^-24, above 0. A [`Run`]'s weight is without it: it
+        /// can be applied to the sum.
         scale: U32,
         /// How many experts, the last ones, stand for doing nothing: they run on the GPU, at no cost.
         null_experts: U16,
@@ -257,8 +264,8 @@ descriptors! {
         hot: U16,
         /// Share of the counts in the importance, 2^-32; the rest is the share of the weights.
         alpha: U32,
-        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most: all others together. Or all 0: the others
-        /// keep the configured bits.
+        /// How many of the other experts get 1, 2, 3 and 4 bits, the most important the most: all others together. Or
+        /// all 0: the others keep the configured bits.
         split: [U16; 4],
     }
 
@@ -268,7 +275,8 @@ descriptors! {
         layer: U16,
         /// The configured experts per layer.
         experts: U16,
-        /// The configured k (up to it, where a token may get fewer): the model's own choice follows; or 0: the controller chooses.
+        /// The configured k (up to it, where a token may get fewer): the model's own choice follows; or 0: the
+        /// controller chooses.
         wanted: u8,
         /// Whether the token starts a sequence (1) or has a predecessor (0).
         starts_sequence: u8,

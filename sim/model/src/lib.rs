@@ -1,4 +1,5 @@
-//! MoE language models from Hugging Face checkpoints: run with a policy in the loop, captured as traces, quantised expert by expert.
+//! MoE language models from Hugging Face checkpoints: run with a policy in the loop, captured as traces, quantised
+//! expert by expert.
 #![forbid(unsafe_code)]
 
 pub mod capture;

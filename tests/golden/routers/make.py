@@ -4,10 +4,11 @@
     pip install torch transformers
     python tests/golden/routers/make.py
 
-Each file is what one module does with random weights and biases: a text header (`key value` lines up to an empty one; `file` is its
-name) and then, in little-endian, logits `i16 [tokens, experts]` in steps of 2^-12, bias `i16 [bias]` in the same steps, expert ids
-`u16 [tokens, k]` as the module gives them, and their weights `f32 [tokens, k]`. Inputs and weights are multiples of 2^-6, so that logits are
-exact in 32-bit floating point whatever the order of summation; tokens with two equal logits are left out. `core/tests/routers.rs` compares.
+Each file is what one module does with random weights and biases: a text header (`key value` lines up to an empty one;
+`file` is its name) and then, in little-endian, logits `i16 [tokens, experts]` in steps of 2^-12, bias `i16 [bias]` in
+the same steps, expert ids `u16 [tokens, k]` as the module gives them, and their weights `f32 [tokens, k]`. Inputs and
+weights are multiples of 2^-6, so that logits are exact in 32-bit floating point whatever the order of summation;
+tokens with two equal logits are left out. `core/tests/routers.rs` compares.
 """
 import importlib
 import sys
@@ -94,8 +95,8 @@ CASES = {
                             router_bias=False, router_jitter_noise=0.0, router_dtype="float32",
                             router_ignore_padding_tokens=False),
     "deepseek_v4": lambda: biased("deepseek_v4", "DeepseekV4TopKRouter", 32, 6, scale=1.5, scoring_func="sqrtsoftplus"),
-    "deepseek_v4_hash": lambda: biased("deepseek_v4", "DeepseekV4HashRouter", 32, 6, scale=1.5, scoring_func="sqrtsoftplus",
-                                       vocab_size=TOKENS),
+    "deepseek_v4_hash": lambda: biased("deepseek_v4", "DeepseekV4HashRouter", 32, 6, scale=1.5,
+                                       scoring_func="sqrtsoftplus", vocab_size=TOKENS),
     "mistral_large4": lambda: grouped_softmax(),
 }
 

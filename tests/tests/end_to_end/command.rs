@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Address space of a process that is expected to refuse its input, in KiB: a program that believes a 10 GB claim dies of it.
+/// Address space of a process that is expected to refuse its input, in KiB: a program that believes a 10 GB claim dies
+/// of it.
 const REFUSAL_MEMORY_KIB: usize = 2 << 20;
 
 /// How a process ended.
@@ -88,8 +89,9 @@ impl Folder {
         self.rows(arguments).swap_remove(0)
     }
 
-    /// Runs what must be refused, and returns the sentence after `cptr: `. Checks all that holds for every refusal: exit code 2, one line
-    /// on standard error, nothing on standard output, no file made or changed, not much memory used.
+    /// Runs what must be refused, and returns the sentence after `cptr: `. Checks all that holds for every refusal:
+    /// exit code 2, one line on standard error, nothing on standard output, no file made or changed, not much memory
+    /// used.
     #[track_caller]
     pub(crate) fn refusal(&self, arguments: &str) -> String {
         let before = self.contents();

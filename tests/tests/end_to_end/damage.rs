@@ -1,4 +1,5 @@
-//! Bad input: one sentence that names file and place, exit code 2, nothing written. [`Folder::refusal`] checks what all refusals share.
+//! Bad input: one sentence that names file and place, exit code 2, nothing written. [`Folder::refusal`] checks what all
+//! refusals share.
 
 use safetensors::Dtype;
 
@@ -20,7 +21,8 @@ fn assert_refused(folder: &Folder, name: &str, bytes: impl AsRef<[u8]>, options:
     let refusals = ["inspect {}", "run {} --json", "convert {} new.safetensors", "convert {} kept.safetensors"]
         .map(|command| folder.refusal(&format!("{} {options}", command.replace("{}", name))));
     for sentence in &refusals {
-        // A format with a file for each layer names the folder once the layers are put together; what is packed may be named unpacked.
+        // A format with a file for each layer names the folder once the layers are put together; what is packed may be
+        // named unpacked.
         let named = name.split('/').next().unwrap_or(name).trim_end_matches(".zst");
         assert!(sentence.starts_with(named) && sentence.contains(expected), "expected {expected}, found {sentence}");
         assert_eq!(sentence, &refusals[0]);

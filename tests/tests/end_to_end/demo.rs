@@ -8,8 +8,27 @@ use crate::command::Folder;
 
 /// What the tables have a row for, by the start of its name.
 const STRATEGIES: [&str; 21] = [
-    "raw", "lfu", "lrfu", "tracked", "once", "periodic", "belady", "smoothing", "hysteresis", "max-rank", "cumulative", "substitute",
-    "cache-prior", "bounded", "hobbit", "monde", "monde-resident", "ctx-aware", "ctx-aware-slack", "migrate", "foresight",
+    "raw",
+    "lfu",
+    "lrfu",
+    "tracked",
+    "once",
+    "periodic",
+    "belady",
+    "smoothing",
+    "hysteresis",
+    "max-rank",
+    "cumulative",
+    "substitute",
+    "cache-prior",
+    "bounded",
+    "hobbit",
+    "monde",
+    "monde-resident",
+    "ctx-aware",
+    "ctx-aware-slack",
+    "migrate",
+    "foresight",
 ];
 
 /// Set to write the figures of today into `tests/golden`, after a change that is meant to change them.
@@ -71,7 +90,8 @@ fn json_has_the_figures_of_the_snapshot() {
         }
         assert_eq!(part["skipped"], json!([]), "everything that the demonstration names runs");
     }
-    let changes: Value = whole["parts"].as_array().unwrap().iter().map(|part| part["context"]["changes"].clone()).collect();
+    let changes: Value =
+        whole["parts"].as_array().unwrap().iter().map(|part| part["context"]["changes"].clone()).collect();
     let rows: Vec<Value> = whole["rows"].as_array().unwrap().iter().map(figures).collect();
     let found = json!({"rows": rows, "changes": changes});
     let path = golden("demo.json");

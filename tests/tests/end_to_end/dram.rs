@@ -275,7 +275,8 @@ fn the_list_names_everything() {
         assert!(text.contains(name) && help.contains(name), "{name}");
     }
     let list = folder.json("dram --list --json");
-    let names: Vec<_> = list["rows"].as_array().unwrap().iter().map(|device| device["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        list["rows"].as_array().unwrap().iter().map(|device| device["name"].as_str().unwrap()).collect();
     assert_eq!(names, DEVICES);
     assert_eq!(list["mappings"].as_array().unwrap().len(), MAPPINGS.len());
 }

@@ -59,11 +59,15 @@ fn a_wider_bound_misses_less_and_changes_more() {
 fn layer_by_layer_and_token_by_token_read_the_same() {
     let folder = folder();
     let one = "text/prose/0.txt";
-    let rows = folder.rows(&format!("run model --text {one} --strategy raw,lru+transition,bounded:eps=0+lru+transition"));
+    let rows =
+        folder.rows(&format!("run model --text {one} --strategy raw,lru+transition,bounded:eps=0+lru+transition"));
     for row in &rows[1..] {
         assert!(number(row, "perplexity_change").abs() < 1e-5 && number(row, "divergence").abs() < 1e-5, "{row}");
         assert!(number(row, "stall_rate") <= number(&rows[0], "stall_rate"), "{row}");
-        assert!(number(row, "fetch_rate") > 0.0 && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12);
+        assert!(
+            number(row, "fetch_rate") > 0.0
+                && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12
+        );
     }
     // With a prompt all go token by token.
     let prompted = folder.row("run model --text text --prefill 20 --strategy bounded:eps=0");
@@ -126,4 +130,27 @@ fn refuses_with_one_sentence() {
         let refusal = folder.refusal(arguments);
         assert!(refusal.contains(part), "{arguments}: {refusal}");
     }
+}
+
+/// What the README says of the bundled model is what the command finds.
+#[test]
+#[ignore = "reads 55,000 tokens once for each of 22 strategies: minutes; cargo test -p cptr-tests -- --ignored readme"]
+fn readme_says_what_the_model_loses() {
+    let folder = Folder::new();
+    let errors = [0.02, 0.025, 0.03, 0.035, 0.04, 0.05].map(|error| format!("bounded:eps=0.3:error={error}"));
+    let bounds = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06].map(|eps| format!("bounded:eps={eps}"));
+    let rivals = [0.02, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3].map(|lambda| format!("cache-prior:lambda={lambda}"));
+    let strategies = [&errors[..], &bounds, &rivals].concat().join(",");
+    let whole = folder.json(&format!("run --strategy raw,tracked,{strategies} --json"));
+    let verdict = whole["verdicts"].as_array().unwrap().iter().find(|verdict| {
+        let of = ["select", "residency", "price"].map(|key| verdict[key].as_str().unwrap());
+        of == ["bounded", "tracked", "perplexity_change"] && verdict["paid"] == 0.005
+    });
+    let verdict = verdict.unwrap_or_else(|| panic!("{}", whole["verdicts"]));
+    let found = ["fewer_than_raw", "fewer_than_cache_prior"].map(|key| (number(verdict, key) * 100.0).round());
+    let readme = include_str!("../../../README.md").replace('\n', " ");
+    let sentence = readme.split("At half a per cent of perplexity").nth(1).unwrap();
+    let said: Vec<f64> =
+        sentence.split(" % less").take(2).map(|part| part.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(said, found);
 }

@@ -59,7 +59,8 @@ fn no_budget_is_overdrawn() {
 fn who_loads_on_demand_does_not_beat_the_bound() {
     let folder = bundled();
     for (name, resident) in [(LOGITS, 4), (LOGITS, 7), (LOGITS, 24), (LOGITS, 32), (IDS, 8), (IDS, 16)] {
-        let line = format!("run {name} --strategy {} --resident {resident} --domain-tokens 400", with_residencies("raw"));
+        let line =
+            format!("run {name} --strategy {} --resident {resident} --domain-tokens 400", with_residencies("raw"));
         let rows = folder.rows(&line);
         let (bounds, others): (Vec<&Value>, Vec<&Value>) = rows.iter().partition(|row| row["bound"] == true);
         assert_eq!((bounds.len(), others.len()), (1, 4));
@@ -96,9 +97,10 @@ fn scores_that_were_not_recorded_are_not_invented() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let folder = bundled();
-    for arguments in
-        [format!("run {LOGITS} --system ndp --json --domain-tokens 192"), format!("inspect {IDS} --json --domain-tokens 300")]
-    {
+    for arguments in [
+        format!("run {LOGITS} --system ndp --json --domain-tokens 192"),
+        format!("inspect {IDS} --json --domain-tokens 300"),
+    ] {
         let [one, two] =
             ["1", "2"].map(|threads| finish(folder.command(&arguments).env("RAYON_NUM_THREADS", threads)).ok().stdout);
         assert!(one == two, "{arguments}");

@@ -1,7 +1,8 @@
 //! The `cptr` command from the outside: what it prints, writes and refuses.
 //!
-//! The program runs as a child process in a folder of its own. Inputs are the two bundled traces and small files, one of every format,
-//! that [`samples`] makes; no test needs anything else. Only [`shared`] looks at public data sets, where `CPTR_TRACES` says where they lie.
+//! The program runs as a child process in a folder of its own. Inputs are the two bundled traces and small files, one
+//! of every format, that [`samples`] makes; no test needs anything else. Only [`shared`] looks at public data sets,
+//! where `CPTR_TRACES` says where they lie.
 #![forbid(unsafe_code)]
 
 mod command;
@@ -9,12 +10,15 @@ mod controller;
 mod damage;
 mod demo;
 mod dram;
+#[cfg(feature = "model")]
 mod eval;
 mod files;
 mod guarantees;
 mod layer;
+#[cfg(feature = "model")]
 mod models;
 mod options;
+#[cfg(feature = "model")]
 mod quantize;
 mod samples;
 mod shared;

@@ -51,8 +51,7 @@ fn integers(bytes: &[u8], tensor: &str) -> Vec<u32> {
 fn captures_can_be_inspected_and_run() {
     for name in MODELS {
         let folder = folder(name);
-        let command =
-            format!("capture {name} --text prose.txt verse.txt --context 40 --out t.safetensors --sketch 4");
+        let command = format!("capture {name} --text prose.txt verse.txt --context 40 --out t.safetensors --sketch 4");
         let told = folder.row(&command);
         assert_eq!((&told["tokens"], &told["sequences"]), (&(PROSE.len() + VERSE.len()).into(), &6.into()), "{name}");
         let bytes = folder.read("t.safetensors");

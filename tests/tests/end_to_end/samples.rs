@@ -1,5 +1,5 @@
-//! One small recording of every format, all of the same routing: what the program says of them must be the same, and is computed here
-//! in the plainest way as well.
+//! One small recording of every format, all of the same routing: what the program says of them must be the same, and is
+//! computed here in the plainest way as well.
 
 use std::collections::HashSet;
 
@@ -129,7 +129,8 @@ impl Routing {
         switched.sum::<usize>() as f64 / (pairs.count() * LAYERS * K) as f64
     }
 
-    /// Misses of a cache that throws out the least recently used, per choice. Of the experts of one token the best counts as used last.
+    /// Misses of a cache that throws out the least recently used, per choice. Of the experts of one token the best
+    /// counts as used last.
     pub(crate) fn lru_miss_rate(&self, cache: usize) -> f64 {
         let mut misses = 0;
         for layer in 0..LAYERS {

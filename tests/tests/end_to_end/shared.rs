@@ -1,4 +1,5 @@
-//! Public data sets with published statistics, where `CPTR_TRACES` names the folder that holds them; they are too large to come along.
+//! Public data sets with published statistics, where `CPTR_TRACES` names the folder that holds them; they are too large
+//! to come along.
 
 use std::path::{Path, PathBuf};
 

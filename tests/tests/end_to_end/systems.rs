@@ -1,4 +1,5 @@
-//! Whole systems: `cptr run` with a near-data device, `gen`, `inspect --changes` and `--forecast`, `devices` and `reproduce`.
+//! Whole systems: `cptr run` with a near-data device, `gen`, `inspect --changes` and `--forecast`, `devices` and
+//! `reproduce`.
 
 use serde_json::Value;
 
@@ -15,8 +16,20 @@ const QUARTER: &str = "--system ndp --prefill 512 --resident 8";
 fn every_system_decodes_a_recording_with_weights() {
     let folder = bundled();
     let names = [
-        "raw", "hobbit", "hobbit-prefetch", "d2moe", "monde", "monde-resident", "near-only", "best-split", "best-split-slack",
-        "ctx-aware", "ctx-aware-slack", "periodic", "migrate", "foresight",
+        "raw",
+        "hobbit",
+        "hobbit-prefetch",
+        "d2moe",
+        "monde",
+        "monde-resident",
+        "near-only",
+        "best-split",
+        "best-split-slack",
+        "ctx-aware",
+        "ctx-aware-slack",
+        "periodic",
+        "migrate",
+        "foresight",
     ];
     let line = format!("run {GPT_OSS} {QUARTER} --strategy {}", names.join(","));
     let rows = folder.rows(&line);
@@ -60,7 +73,9 @@ fn memory_in_bytes_is_for_all_layers() {
     let folder = bundled();
     // 24 layers of 8 experts of three matrices of 2880 x 2880 at 16 bits.
     let bytes = 24 * 8 * 3 * 2880 * 2880 * 2;
-    let run = |resident: &str| folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"));
+    let run = |resident: &str| {
+        folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"))
+    };
     let (experts, kilobytes) = (run("8"), run(&format!("{}KB", bytes as f64 / 1e3)));
     for (experts, kilobytes) in experts.iter().zip(&kilobytes) {
         assert_eq!(experts["miss_rate"], kilobytes["miss_rate"]);
@@ -79,7 +94,9 @@ fn joined_domains_change_where_they_should() {
     let changes: Vec<u64> = seen.iter().map(|row| row["changes"].as_u64().unwrap()).collect();
     // 768 tokens of each in the bundled part: two segments of each.
     assert!(changes.iter().all(|&count| count == changes[0] && count >= 1), "{seen:#?}");
-    let line = format!("run joined.safetensors {TINY_SIZES} --prefill 200 --system ndp --strategy ctx-aware,migrate,foresight");
+    let line = format!(
+        "run joined.safetensors {TINY_SIZES} --prefill 200 --system ndp --strategy ctx-aware,migrate,foresight"
+    );
     for row in folder.rows(&line) {
         assert!(number(&row["after_change"]["tokens_per_s"]) > 0.0, "{row:#}");
     }
@@ -157,7 +174,10 @@ fn refusals_have_the_numbers() {
         (format!("run {GPT_OSS} --resident 33"), "expected 1 to 32 experts per layer, found 33"),
         (format!("run {GPT_OSS} --batch 5000"), "expected 1 to 1024 sequences, found 5000"),
         (format!("run {GPT_OSS} --prefill 100000"), "--prefill: expected at most"),
-        (format!("run {GPT_OSS} --strategy migrate"), "residency migrate needs a near-data device, and machine offload has none"),
+        (
+            format!("run {GPT_OSS} --strategy migrate"),
+            "residency migrate needs a near-data device, and machine offload has none",
+        ),
         (format!("run {GPT_OSS} --strategy best"), "expected a strategy (raw, lru, "),
         (format!("run {GPT_OSS} --strategy migrate:rate=-1"), "found \"-1\""),
         (format!("run {GPT_OSS} --losses {TINY}"), TINY),

@@ -205,7 +205,8 @@ fn converted_recordings_run_like_the_originals() {
         let name = sample.source;
         let output = folder.run(&format!("convert {name} converted.safetensors")).ok();
         assert!(output.stdout.contains("converted.safetensors"), "{name}: {}", output.stdout);
-        let [before, after] = [name, "converted.safetensors"].map(|name| folder.rows(&format!("run {name} --resident 4")));
+        let [before, after] =
+            [name, "converted.safetensors"].map(|name| folder.rows(&format!("run {name} --resident 4")));
         assert_eq!(before, after, "{name}");
         let [before, after] = [name, "converted.safetensors"].map(|name| {
             let mut rows = folder.rows(&format!("inspect {name}"));

@@ -19,8 +19,8 @@ const BITTEN: &str = "the main loop ran for three times the watchdog's time, and
 /// The trace, its experts per layer and per token, and how many of its tokens are decided.
 const TRACE: (&str, u64, u64) = ("sim/data/tiny-moe-8m.safetensors", 32, 4);
 const TOKENS: &str = "200";
-/// How experts are held: what to add to a kernel's name, and the placement.
-const PLACEMENTS: [(&str, &str); 2] = [("", "tracked"), ("_placed", "pinned:tokens=60")];
+/// How experts are held: what to add to a kernel's name, and the strategy.
+const STRATEGIES: [(&str, &str); 2] = [("", "bounded"), ("_placed", "bounded+once:tokens=60")];
 
 /// Builds and checks the images, and lets the watchdog bite.
 pub(super) fn check(scope: Scope) -> Done {
@@ -82,8 +82,8 @@ pub(super) fn in_the_loop(scope: Scope, bless: bool) -> Done {
     scope.targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());
     for Machine { core, .. } in scope.machines() {
-        for (suffix, placement) in PLACEMENTS {
-            let text = run(core, placement)?;
+        for (suffix, strategy) in STRATEGIES {
+            let text = run(core, strategy)?;
             found += &lines(&text, &["controller "]);
             counts.extend(self::counts(core, suffix, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
         }
@@ -109,11 +109,11 @@ fn images(scope: Scope) -> Done {
     Ok(())
 }
 
-fn run(core: &str, placement: &str) -> Done<String> {
+fn run(core: &str, strategy: &str) -> Done<String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--release", "--package", "cptr-cli", "--manifest-path"]);
     command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
-    output(command.args(["--tokens", TOKENS, "--placement", placement, "--controller", &format!("qemu:{core}")]))
+    output(command.args(["--tokens", TOKENS, "--strategy", strategy, "--controller", &format!("qemu:{core}")]))
 }
 
 /// The counts in `instructions per token and layer: select 1,726, request to answer 7,455, update 980`.

@@ -16,7 +16,8 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Replaces what no escape can bring into XML (control characters, U+FFFE, U+FFFF). For texts in plots, which plotters escapes.
+/// Replaces what no escape can bring into XML (control characters, U+FFFE, U+FFFF). For texts in plots, which plotters
+/// escapes.
 pub(crate) fn clean(text: &str) -> String {
     let allowed =
         |c: char| matches!(c, '\t' | '\n' | '\r') || (!c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}'));

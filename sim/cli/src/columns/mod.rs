@@ -1,7 +1,9 @@
-//! One description of columns per kind of row: a key of the serialised row, its name and format for people, and what it means.
+//! One description of columns per kind of row: a key of the serialised row, its name and format for people, and what it
+//! means.
 //!
-//! Rows are what `serde` makes of them, so that a machine reads all that there is; columns say what of it people see, and how. All that
-//! shows rows reads the same columns: tables in the terminal, CSV, the report in HTML, and the axes of its plots.
+//! Rows are what `serde` makes of them, so that a machine reads all that there is; columns say what of it people see,
+//! and how. All that shows rows reads the same columns: tables in the terminal, CSV, the report in HTML, and the axes
+//! of its plots.
 
 pub(crate) mod format;
 mod markup;
@@ -111,11 +113,16 @@ impl Column {
     /// The value of a row, `Null` where it has none.
     pub(crate) fn of<'a>(&self, row: &'a Value) -> &'a Value {
         static NOTHING: Value = Value::Null;
-        let part = |value: &'a Value, key: &str| match value {
+        self.find(row).unwrap_or(&NOTHING)
+    }
+
+    /// The value of a row, `None` where it does not even have the key; what is not there at all has all keys.
+    fn find<'a>(&self, row: &'a Value) -> Option<&'a Value> {
+        self.key.split('.').try_fold(row, |value, key| match value {
             Value::Array(list) => key.parse().ok().and_then(|index: usize| list.get(index)),
+            Value::Null => Some(value),
             other => other.get(key),
-        };
-        self.key.split('.').try_fold(row, part).unwrap_or(&NOTHING)
+        })
     }
 
     /// The value as people read it.
@@ -186,13 +193,23 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(columns: &'static [Column], rows: &[impl Serialize]) -> Self {
         let rows = rows.iter().map(value).collect();
-        Self { columns: Cow::Borrowed(columns), rows, ..Self::default() }
+        Self { columns: Cow::Borrowed(columns), rows, ..Self::default() }.checked()
     }
 
     /// A table of what a report holds already.
     pub(crate) fn of(title: &str, columns: impl Into<Cow<'static, [Column]>>, rows: &Value) -> Self {
         let rows = rows.as_array().cloned().unwrap_or_default();
-        Self { title: title.into(), columns: columns.into(), rows, ..Self::default() }
+        Self { title: title.into(), columns: columns.into(), rows, ..Self::default() }.checked()
+    }
+
+    /// Every table that a test makes holds columns to the keys of its rows.
+    fn checked(self) -> Self {
+        for row in &self.rows {
+            for column in self.columns.iter().filter(|column| column.show != Show::IfAny) {
+                debug_assert!(column.find(row).is_some(), "no key {} in {row}", column.key);
+            }
+        }
+        self
     }
 
     /// One row, written from top to bottom.

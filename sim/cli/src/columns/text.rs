@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn text_has_what_is_shown_and_csv_everything() {
-        let rows = [json!({"name": "a,b", "share": 0.5, "seed": 7, "best": true}), json!({"name": "c", "share": null})];
+        let rows = [
+            json!({"name": "a,b", "share": 0.5, "seed": 7, "best": true}),
+            json!({"name": "c", "share": null, "seed": null}),
+        ];
         let table = Table::new(&COLUMNS, &rows).titled("T").starred("best", "the best");
         assert_eq!(
             table.text(),

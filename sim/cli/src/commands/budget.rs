@@ -36,7 +36,8 @@ const fn layer(model: &'static str, experts: u32, k: u32, allowed: f64) -> Layer
     Layer { model, experts, k, sigmoid: false, allowed }
 }
 
-/// Experts and experts per token: the models' config.json. Models of few large experts are held to 1 %, those of many small ones to 5 %.
+/// Experts and experts per token: the models' config.json. Models of few large experts are held to 1 %, those of many
+/// small ones to 5 %.
 const LAYERS: [Layer; 7] = [
     layer("Mixtral-8x7B", 8, 2, 0.01),
     layer("Mixtral-8x22B", 8, 2, 0.01),
@@ -116,7 +117,12 @@ static COLUMNS: [Column; 16] = [
     column("k", "k", Plain, ""),
     column("bits", "bits", Plain, "per weight"),
     column("at_peak_us", "at peak", Microseconds, "time of the k experts at the memory's greatest rate"),
-    column("device_us", "device", Microseconds, "time of the device for the k experts of a token and layer, all near the data: simulated"),
+    column(
+        "device_us",
+        "device",
+        Microseconds,
+        "time of the device for the k experts of a token and layer, all near the data: simulated",
+    ),
     column("select_cycles", "select", Number(0), "cycles, mean"),
     column("select_share", "share", Percent, "of the device's time"),
     column("select_share_at_peak", "of the time at peak", Percent, "").detail(),

@@ -16,17 +16,20 @@ const CONTEXT: usize = 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2, gpt-oss)
+    /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE,
+    /// Qwen3-MoE, DeepSeek-V2, gpt-oss)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that they lie in
+    /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that
+    /// they lie in
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     text: Vec<PathBuf>,
-    /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in FILE.part, and a second
-    /// call goes on from there
+    /// Trace to write; replaced only once the whole of it is there. Until then finished sequences are kept in
+    /// FILE.part, and a second call goes on from there
     #[arg(long, value_name = "FILE", default_value = "trace.safetensors")]
     out: PathBuf,
-    /// Cut texts into sequences of at most this many tokens, each read from an empty cache (default: what the model was made for, at most 1024)
+    /// Cut texts into sequences of at most this many tokens, each read from an empty cache (default: what the model was
+    /// made for, at most 1024)
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// Generate this many tokens after each sequence, the most likely one at a time
@@ -75,7 +78,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     row["resumed_sequences"] = captured.resumed.into();
     row["run_tokens"] = captured.tokens.into();
     row["seconds"] = seconds.into();
-    row["tokens_per_s"] = (if captured.tokens > 0 { (captured.tokens as f64 / seconds).round() as u64 } else { 0 }).into();
+    row["tokens_per_s"] =
+        (if captured.tokens > 0 { (captured.tokens as f64 / seconds).round() as u64 } else { 0 }).into();
     Ok(convert::page(row, remarks))
 }
 

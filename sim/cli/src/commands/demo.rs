@@ -84,13 +84,17 @@ pub(super) fn main() -> Result<Page> {
     let outcomes = PARTS.iter().map(Part::run).collect::<Result<Vec<_>>>()?;
     let parts = || PARTS.iter().zip(&outcomes);
     let with_title = |(part, outcome): (&Part, &Outcome)| {
-        rows(outcome).rows.into_iter().map(|row| {
-            let mut named = json!({"part": part.title});
-            if let (Value::Object(named), Value::Object(row)) = (&mut named, row) {
-                named.extend(row);
-            }
-            named
-        }).collect::<Vec<_>>()
+        rows(outcome)
+            .rows
+            .into_iter()
+            .map(|row| {
+                let mut named = json!({"part": part.title});
+                if let (Value::Object(named), Value::Object(row)) = (&mut named, row) {
+                    named.extend(row);
+                }
+                named
+            })
+            .collect::<Vec<_>>()
     };
     let all: Vec<Value> = parts().flat_map(with_title).collect();
     let described: Vec<Value> = parts().map(|(part, outcome)| described(part, outcome)).collect();
@@ -117,7 +121,8 @@ impl Part {
     fn run(&self) -> Result<Outcome> {
         let trace = self.trace.read()?;
         let system = System::find(self.system).ok_or_else(|| Error::new(format!("no system {}", self.system)))?;
-        let resident = if self.one_in == 0 { usual(&trace) } else { Budget::Experts(trace.shape.experts / self.one_in) };
+        let resident =
+            if self.one_in == 0 { usual(&trace) } else { Budget::Experts(trace.shape.experts / self.one_in) };
         let plan = Plan {
             strategies: Strategy::parse_list(self.strategies)?,
             prefill: self.prefill,

@@ -6,7 +6,7 @@ use super::machine::{Machine, whole_bits};
 use super::source::Reading;
 use crate::columns::Format::{Microseconds, Number, Percent, Ratio, Text};
 use crate::columns::{self, Column, Page, Table, column, value};
-use cptr_sim::devices::{self, KINDS, Named, Plan};
+use cptr_sim::devices::{self, KINDS, Plan};
 use cptr_trace::error::Result;
 
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let all: Vec<String> = KINDS.iter().map(|kind| kind.name.into()).collect();
     let names = if args.homes.is_empty() { &all } else { &args.homes };
     let plan = Plan {
-        layouts: names.iter().map(|name| Named::parse(name)).collect::<Result<_>>()?,
+        layouts: names.iter().map(|name| devices::parse(name)).collect::<Result<_>>()?,
         devices: args.devices,
         prefill: args.prefill,
         batch: args.batch,
@@ -74,7 +74,7 @@ fn help() -> String {
     for kind in KINDS {
         text += &format!("  {:<12} {}\n", kind.name, kind.summary);
         for p in kind.parameters {
-            text += &format!("      {} = {} ({} to {}): {}\n", p.name, p.default, p.range.0, p.range.1, p.summary);
+            text += &format!("      {} = {} ({}): {}\n", p.name, p.default_text(), p.unit, p.summary);
         }
     }
     text + "\n" + &columns::help(&COLUMNS)

@@ -33,7 +33,8 @@ pub(super) struct Args {
     /// Order of the address bits
     #[arg(long, value_name = "NAME", default_value = "mop4clxor", value_parser = mapping)]
     mapping: MappingKind,
-    /// seq, rand, expert, or a file with one request a line: address (0x for hexadecimal), R or W, and the earliest cycle if any
+    /// seq, rand, expert, or a file with one request a line: address (0x for hexadecimal), R or W, and the earliest
+    /// cycle if any
     #[arg(long, value_name = "NAME|FILE", default_value = "expert")]
     stream: String,
     /// Requests to serve (default: 1000000; of a file, all)

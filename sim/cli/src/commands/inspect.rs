@@ -55,7 +55,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         Recording::Counts(counts) => inspect_counts(&counts),
     };
     let report = value(&counts);
-    let mut section = Section::of([], Table::of("Load of the experts, mean over layers", &LOADS[..], &report["tables"]));
+    let mut section =
+        Section::of([], Table::of("Load of the experts, mean over layers", &LOADS[..], &report["tables"]));
     for model in &counts.models {
         let title = match model.model.as_str() {
             "" => "Cosine of the counts".to_owned(),
@@ -79,8 +80,9 @@ fn changes(trace: &Trace, thresholds: &[u8]) -> Page {
 
 fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Page> {
     let resident = resident.unwrap_or_else(|| (trace.shape.experts / 4).max(1));
-    let rows = predict::run(trace, prefill, resident)?;
-    Ok(Page::new(Table::new(&FORECAST, &rows)).notes(trace.notes.clone()))
+    let found = predict::run(trace, prefill, resident)?;
+    let notes = trace.notes.iter().chain(&found.notes).cloned();
+    Ok(Page::new(Table::new(&FORECAST, &found.rows)).notes(notes))
 }
 
 fn whole(trace: &Trace, cache: &[usize]) -> Page {
@@ -88,11 +90,7 @@ fn whole(trace: &Trace, cache: &[usize]) -> Page {
     let report = inspect(trace, &Options { cache_sizes: cache.to_vec() });
     drop(working);
     let row = value(&report);
-    let section = Section {
-        tables: tables(&report, &row),
-        remarks: remarks(&report),
-        ..Section::default()
-    };
+    let section = Section { tables: tables(&report, &row), remarks: remarks(&report), ..Section::default() };
     Page::new(Table::new(&WHOLE, &[row])).section(section)
 }
 
@@ -137,7 +135,12 @@ fn locality(row: &Value) -> Table {
 }
 
 fn remarks(report: &Inspection) -> Vec<String> {
-    let mut remarks: Vec<String> = report.phases.prefill_decode_missing.iter().map(|reason| format!("Cosine of prefill and decode: none, {reason}.")).collect();
+    let mut remarks: Vec<String> = report
+        .phases
+        .prefill_decode_missing
+        .iter()
+        .map(|reason| format!("Cosine of prefill and decode: none, {reason}."))
+        .collect();
     remarks.extend(sentences(&report.notes, &report.warnings));
     remarks
 }
@@ -195,7 +198,11 @@ mod tests {
         }
         for table in tables(&report, &row) {
             for column in &*table.columns {
-                assert!(table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()), "{}", column.key);
+                assert!(
+                    table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()),
+                    "{}",
+                    column.key
+                );
             }
         }
     }

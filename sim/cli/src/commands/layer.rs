@@ -179,7 +179,9 @@ impl<'a> Report<'a> {
         let energy: Vec<Value> =
             energy.map(|(name, pj)| json!({"name": name, "uj": us(pj), "share": share(pj, all)})).collect();
         let mut parts = self.parts();
-        parts.push(json!({"name": "total", "us": self.parts.iter().map(|part| part.ps).sum::<i64>() as f64 / 1e6, "why": ""}));
+        parts.push(
+            json!({"name": "total", "us": self.parts.iter().map(|part| part.ps).sum::<i64>() as f64 / 1e6, "why": ""}),
+        );
         let rates: Vec<String> = self.rates().iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect();
         let tables = vec![Table::new(&BUSY, &busy), Table::new(&ENERGY, &energy), Table::new(&PARTS, &parts)];
         let section = Section { facts: facts.into(), tables, remarks: vec![rates.join("; ")], ..Section::default() };

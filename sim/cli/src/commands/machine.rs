@@ -10,7 +10,8 @@ pub(super) struct Machine {
     /// System by its name, or the TOML file of one (default: offload; of devices: ndp)
     #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, help_heading = "Machine")]
     system: Option<System>,
-    /// Bits per weight of experts that run near the data, where a strategy does not say (default: the strategy's, or the system's)
+    /// Bits per weight of experts that run near the data, where a strategy does not say (default: the strategy's, or
+    /// the system's)
     #[arg(long, value_name = "BITS", help_heading = "Machine")]
     bits: Option<f64>,
     /// Width of the model's residual stream, where its sizes are not known

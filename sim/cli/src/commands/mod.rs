@@ -1,5 +1,5 @@
-//! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends with one sentence
-//! and exit code 2.
+//! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends
+//! with one sentence and exit code 2.
 
 mod budget;
 #[cfg(feature = "model")]
@@ -64,7 +64,8 @@ enum Command {
     Capture(capture::Args),
     /// Make low-bit replicas of a model's experts, and the table of what they lose
     Quantize(quantize::Args),
-    /// Time one token in one layer on a system: total, busy times, energy, and what an expert near the data costs and why
+    /// Time one token in one layer on a system: total, busy times, energy, and what an expert near the data costs and
+    /// why
     Layer(layer::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
@@ -105,7 +106,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command's name and all of its arguments, given or by default: what a reader of its results needs to run it again.
+/// The command's name and all of its arguments, given or by default: what a reader of its results needs to run it
+/// again.
 fn inputs(matches: &ArgMatches) -> (String, Map<String, Value>) {
     let Some((name, matches)) = matches.subcommand() else { return Default::default() };
     let cli = Cli::command();
@@ -130,7 +132,8 @@ fn fail(reason: &impl std::fmt::Display) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Help and version as asked for; the whole help where nothing is asked; else one sentence on what is wrong with the arguments.
+/// Help and version as asked for; the whole help where nothing is asked; else one sentence on what is wrong with the
+/// arguments.
 fn without_command(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     match error.kind() {

@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// How weights become codes
     #[arg(long, default_value = "gptq", value_parser = PossibleValuesParser::new(["gptq", "rtn"]).map(method))]
     method: Method,
-    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt are read
+    /// Text that the experts are calibrated and judged on; a quarter is held out. Of folders all files that end in .txt
+    /// are read
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     calibration: Vec<PathBuf>,
     /// Calibration tokens at most, held-out ones among them, spread over the files

@@ -25,7 +25,12 @@ static FIGURES: [Column; 11] = [
     column("figure", "figure", Text, ""),
     column("published.0", "published", Number(2), ""),
     column("published.1", "to", Number(2), ""),
-    column("moves", "baseline copies", Number(2), "its most wanted expert of each token runs on the GPU, copied if it is not there"),
+    column(
+        "moves",
+        "baseline copies",
+        Number(2),
+        "its most wanted expert of each token runs on the GPU, copied if it is not there",
+    ),
     column("moves_holds", "in", Flag, ""),
     column("stays", "baseline stays", Number(2), "nothing is worth a copy"),
     column("stays_holds", "in", Flag, ""),
@@ -50,7 +55,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     drop(working);
     let judged = |figure: &Figure| {
         let mut row = value(figure);
-        for (key, number) in [("moves", figure.moves), ("stays", figure.stays), ("moves_fixed_rate", figure.moves_fixed_rate)] {
+        for (key, number) in
+            [("moves", figure.moves), ("stays", figure.stays), ("moves_fixed_rate", figure.moves_fixed_rate)]
+        {
             row[format!("{key}_holds")] = figure.holds(number).into();
         }
         row

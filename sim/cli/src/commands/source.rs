@@ -100,7 +100,9 @@ impl Reading {
     pub(super) fn tokens(&self, path: &Path) -> Result<Trace> {
         match self.read(path)? {
             Recording::Tokens(trace) => Ok(trace),
-            Recording::Counts(_) => Err(Error::in_file(path, "expected a trace of tokens, found counts, which have no order")),
+            Recording::Counts(_) => {
+                Err(Error::in_file(path, "expected a trace of tokens, found counts, which have no order"))
+            }
         }
     }
 

@@ -16,5 +16,7 @@ pub(super) fn main(_: &Args) -> Result<Page> {
 
 /// How to have what is missing.
 pub(super) fn missing() -> Error {
-    Error::new("this program was built without language models; cargo run --release --features model -- … builds it with them")
+    Error::new(
+        "this program was built without language models; cargo run --release --features model -- … builds it with them",
+    )
 }

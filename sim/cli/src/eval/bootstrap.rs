@@ -1,7 +1,8 @@
 //! How sure a change of perplexity is: percentile bootstrap over documents.
 //!
-//! Tokens of a document hang together, so documents are drawn and not tokens (Koehn 2004 draws sentences for the same reason). Both models
-//! see the same documents, so what is drawn are the *differences*, which vary far less than perplexities do.
+//! Tokens of a document hang together, so documents are drawn and not tokens (Koehn 2004 draws sentences for the same
+//! reason). Both models see the same documents, so what is drawn are the *differences*, which vary far less than
+//! perplexities do.
 
 /// Number of draws.
 const DRAWS: usize = 2000;
@@ -10,7 +11,8 @@ const COVERAGE: f64 = 0.95;
 /// Every interval comes from the same draws, so that results can be repeated.
 const SEED: u64 = 0x6370_7472;
 
-/// One document: by how much the sum of its negative log-likelihoods differs from the reference, and its predicted tokens.
+/// One document: by how much the sum of its negative log-likelihoods differs from the reference, and its predicted
+/// tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Difference {
     /// Nats, negative where the document became likelier.
@@ -24,7 +26,8 @@ pub(super) fn change(documents: &[Difference]) -> f64 {
     ratio(documents.iter())
 }
 
-/// The interval that 95 % of the draws of [`change`] fall into; `None` of a single document, of which every draw is the same.
+/// The interval that 95 % of the draws of [`change`] fall into; `None` of a single document, of which every draw is the
+/// same.
 pub(super) fn interval(documents: &[Difference]) -> Option<[f64; 2]> {
     let mut random = fastrand::Rng::with_seed(SEED);
     let count = documents.len();

@@ -6,8 +6,9 @@ use super::outcome::Row;
 
 /// Changes of perplexity at which curves are compared.
 const CHANGES: [f64; 3] = [0.0025, 0.005, 0.01];
-/// Divergences, in nats per token, at which they are compared. A change of perplexity is a difference of large numbers and can come out on
-/// either side of 0; the divergence adds up every deviation, so it tells settings apart that perplexity cannot.
+/// Divergences, in nats per token, at which they are compared. A change of perplexity is a difference of large numbers
+/// and can come out on either side of 0; the divergence adds up every deviation, so it tells settings apart that
+/// perplexity cannot.
 const DIVERGENCES: [f64; 3] = [0.005, 0.01, 0.02];
 
 /// What is paid for fewer misses.
@@ -55,8 +56,8 @@ pub(crate) struct Verdict {
     pub(crate) fewer_than_cache_prior: Option<f64>,
 }
 
-/// The curve of a selection and residency, named without their parameters: cheaper settings first, without those that cost more and miss
-/// more than another. The raw router with the same residency is its beginning.
+/// The curve of a selection and residency, named without their parameters: cheaper settings first, without those that
+/// cost more and miss more than another. The raw router with the same residency is its beginning.
 fn points(rows: &[Row], select: &str, residency: &str, price: Price) -> Vec<Point> {
     let is = |text: &str, name: &str| text.split(':').next() == Some(name);
     let mut points: Vec<Point> = rows

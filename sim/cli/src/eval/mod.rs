@@ -1,9 +1,11 @@
-//! What a strategy costs in quality: a model reads text while the strategy decides which of its experts run, and at how many bits.
+//! What a strategy costs in quality: a model reads text while the strategy decides which of its experts run, and at how
+//! many bits.
 //!
-//! The altered choice changes what later layers and tokens see, so perplexity is that of the whole loop. Text is read, not generated: every
-//! row predicts the same tokens. The loop is the replay's, driven by the model's forward pass. Where no layer depends on what another one's
-//! strategy did, all documents go through a layer at once, one after the other: what is resident at the end of one is so at the beginning of
-//! the next. Other strategies, and all with a prompt, go token by token: the documents side by side, each with a fast memory of its own.
+//! The altered choice changes what later layers and tokens see, so perplexity is that of the whole loop. Text is read,
+//! not generated: every row predicts the same tokens. The loop is the replay's, driven by the model's forward pass.
+//! Where no layer depends on what another one's strategy did, all documents go through a layer at once, one after the
+//! other: what is resident at the end of one is so at the beginning of the next. Other strategies, and all with a
+//! prompt, go token by token: the documents side by side, each with a fast memory of its own.
 
 mod bootstrap;
 mod frontier;
@@ -22,7 +24,7 @@ use cptr_sim::strategy::{Has, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 use cptr_trace::{Knowledge, Shape};
-pub(crate) use frontier::{Price, Verdict, verdicts};
+pub(crate) use frontier::verdicts;
 use outcome::Row;
 use quality::Reference;
 pub(crate) use quantised::Quantised;
@@ -75,8 +77,8 @@ impl<'a> Plan<'a> {
 /// Runs every strategy of the plan over the documents.
 ///
 /// # Errors
-/// Memory that does not fit the model, a document that is not longer than its prompt, a strategy that the model or the machine does not
-/// allow, and what the model refuses.
+/// Memory that does not fit the model, a document that is not longer than its prompt, a strategy that the model or the
+/// machine does not allow, and what the model refuses.
 pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Result<Vec<Row>> {
     let experts = model.config.experts;
     if let Budget::Experts(resident) = plan.resident

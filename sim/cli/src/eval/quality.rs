@@ -57,8 +57,11 @@ impl Reference {
 
     /// Has the model read the documents once more, steered: all at once, or side by side token by token.
     pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>, in_step: bool) -> Result<Quality> {
-        let hidden =
-            if in_step { model.read_in_step(&self.sequences, steering)? } else { model.read(&self.sequences, steering)? };
+        let hidden = if in_step {
+            model.read_in_step(&self.sequences, steering)?
+        } else {
+            model.read(&self.sequences, steering)?
+        };
         let zeros = || vec![0.0; self.sequences.len()];
         let mut quality = Quality {
             tokens: vec![0; self.sequences.len()],

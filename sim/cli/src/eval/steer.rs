@@ -135,7 +135,8 @@ impl MoeHook for Steering<'_> {
         self.rows = there.map(|(document, _)| (document, position, position == 0)).collect();
     }
 
-    /// `scores` are those of all tokens of the call: so what a layer will want is known where all documents are read at once.
+    /// `scores` are those of all tokens of the call: so what a layer will want is known where all documents are read at
+    /// once.
     fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
         let (experts, k) = (self.experts, self.k);
         if self.foresees {
@@ -173,7 +174,9 @@ impl MoeHook for Steering<'_> {
         }
         match self.replicas {
             Some(replicas) => replicas.expert(layer, expert, bits),
-            None => Err(Error::new(format!("--replicas: expected the folder that cptr quantize wrote, for {bits} bits"))),
+            None => {
+                Err(Error::new(format!("--replicas: expected the folder that cptr quantize wrote, for {bits} bits")))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Misses against what they cost in quality: an evaluation as one plot in a file of its own.
 //!
-//! The price is the divergence of the predictions, not the change of perplexity: it never comes out on the wrong side of 0, so settings of
-//! one policy lie on one line.
+//! The price is the divergence of the predictions, not the change of perplexity: it never comes out on the wrong side
+//! of 0, so settings of one policy lie on one line.
 
 use plotters::prelude::*;
 use serde_json::Value;

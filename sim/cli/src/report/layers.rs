@@ -3,8 +3,8 @@
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::plot::{self, Area, Axis, Drawn, Key, Swatch};
 use super::Run;
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch};
 use super::roles::{Role, few, name, number};
 
 const HEIGHT: u32 = 660;
@@ -42,7 +42,8 @@ fn draw(area: &Area<'_>, run: &Run<'_>, curves: &[usize]) -> Drawn {
 fn panel(area: &Area<'_>, run: &Run<'_>, curves: &[usize], rate: &str) -> Drawn {
     let points = |index: usize| -> Vec<(f64, f64)> {
         let point = |layer: &Value| (number(layer, "layer"), number(layer, rate) * 100.0);
-        let mut points: Vec<(f64, f64)> = layers(run, index).iter().map(point).filter(|point| point.1.is_finite()).collect();
+        let mut points: Vec<(f64, f64)> =
+            layers(run, index).iter().map(point).filter(|point| point.1.is_finite()).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };

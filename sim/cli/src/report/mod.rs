@@ -1,6 +1,7 @@
 //! A page as HTML with plots: opens from disk, needs no network, reads in light and dark, prints.
 //!
-//! [`html`] makes it out of a [`Page`]. The plots are SVG inside it, it is well-formed XML, and all text that comes from a trace is escaped.
+//! [`html`] makes it out of a [`Page`]. The plots are SVG inside it, it is well-formed XML, and all text that comes
+//! from a trace is escaped.
 
 #[cfg(feature = "model")]
 pub(crate) mod frontier;
@@ -32,8 +33,8 @@ pub(crate) struct Run<'a> {
     pub(crate) time_method: &'a str,
 }
 
-/// The plots of a run, without those that it has no numbers for: times without model sizes, price against gain where no row gives up
-/// routing mass, curves by layer of a single layer.
+/// The plots of a run, without those that it has no numbers for: times without model sizes, price against gain where no
+/// row gives up routing mass, curves by layer of a single layer.
 pub(crate) fn figures(run: &Run<'_>) -> Vec<String> {
     vec![price::figure(run), times::figure(run), timeline::figure(run), layers::figure(run)]
 }

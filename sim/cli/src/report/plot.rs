@@ -19,8 +19,8 @@ pub(super) const WIDTH: u32 = 1800;
 /// Size of text in the same units.
 pub(super) const TEXT: u32 = 32;
 
-/// Colours by role, after the colour-blind-safe palette of Okabe and Ito (2008). The page's style sheet finds roles by these exact values,
-/// so that each is used for one role only.
+/// Colours by role, after the colour-blind-safe palette of Okabe and Ito (2008). The page's style sheet finds roles by
+/// these exact values, so that each is used for one role only.
 pub(super) mod palette {
     use plotters::style::RGBColor;
 

@@ -4,8 +4,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use serde_json::Value;
 
-use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
 use super::Run;
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
 use super::roles::{Role, name, number};
 
 const HEIGHT: u32 = 1000;
@@ -194,8 +194,8 @@ impl Rectangle {
 /// Rings of places around a mark that are tried.
 const RINGS: i32 = 12;
 
-/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if there is one,
-/// beside the mark if none is free.
+/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if
+/// there is one, beside the mark if none is free.
 fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let width = plot::text_width(text);
     let half = plot::TEXT as i32 / 2;

@@ -57,12 +57,15 @@ pub(super) fn name(row: &Value) -> &str {
     row["strategy"].as_str().unwrap_or_default()
 }
 
-/// The rows of line plots: the reference, of all others that do not see the future the one of fewest misses, and the first under a
-/// bound. Indices in that order, without those that there are not.
+/// The rows of line plots: the reference, of all others that do not see the future the one of fewest misses, and the
+/// first under a bound. Indices in that order, without those that there are not.
 pub(super) fn few(rows: &[Value]) -> Vec<usize> {
     let with = |role| move |&index: &usize| -> bool { Role::of(index, &rows[index]) == role };
     let all = 0..rows.len();
     let misses = |&index: &usize| number(&rows[index], "miss_rate");
     let best = all.clone().filter(with(Role::Other)).min_by(|a, b| misses(a).total_cmp(&misses(b)));
-    [all.clone().find(with(Role::Reference)), best, all.clone().find(with(Role::Bounded))].into_iter().flatten().collect()
+    [all.clone().find(with(Role::Reference)), best, all.clone().find(with(Role::Bounded))]
+        .into_iter()
+        .flatten()
+        .collect()
 }

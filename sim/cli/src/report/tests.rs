@@ -43,7 +43,12 @@ fn found(rows: Vec<Value>) -> Found {
 }
 
 fn typical() -> Found {
-    let rows = [("raw", 0.4, 0.0), ("belady", 0.25, 0.0), ("smoothing:alpha=0.3", 0.3, 0.08), ("bounded:eps=0.02", 0.2, 0.015)];
+    let rows = [
+        ("raw", 0.4, 0.0),
+        ("belady", 0.25, 0.0),
+        ("smoothing:alpha=0.3", 0.3, 0.08),
+        ("bounded:eps=0.02", 0.2, 0.015),
+    ];
     found(rows.map(|(name, misses, loss)| row(name, misses, loss)).into())
 }
 

@@ -4,8 +4,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use serde_json::Value;
 
-use super::plot::{self, Area, Axis, Chart, Drawn, Key, Swatch, palette};
 use super::Run;
+use super::plot::{self, Area, Axis, Chart, Drawn, Key, Swatch, palette};
 use super::roles::{Role, few, name, number};
 use crate::columns::format;
 
@@ -89,10 +89,8 @@ fn points(run: &Run<'_>, index: usize) -> Vec<(f64, f64)> {
 
 fn draw(area: &Area<'_>, run: &Run<'_>, curves: &[usize]) -> Drawn {
     let tokens = run.tokens.max(1) as f64;
-    let lines: Vec<(Role, Vec<(f64, f64)>)> = curves
-        .iter()
-        .map(|&index| (Role::of(index, &run.rows[index]), points(run, index)))
-        .collect();
+    let lines: Vec<(Role, Vec<(f64, f64)>)> =
+        curves.iter().map(|&index| (Role::of(index, &run.rows[index]), points(run, index))).collect();
     // Room above the curves for the names of domains.
     let y = plot::padded(lines.iter().flat_map(|line| &line.1).map(|point| point.1).chain([0.0]), 0.14, 0.0);
     let token_tick = |value: f64| format::count(value.max(0.0).round() as usize);

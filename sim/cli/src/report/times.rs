@@ -4,8 +4,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 use serde_json::Value;
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
 use super::Run;
+use super::plot::{self, Area, Drawn, Key, Swatch, palette};
 use super::roles::{Role, name, number};
 use crate::columns::format;
 

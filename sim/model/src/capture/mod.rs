@@ -1,7 +1,7 @@
 //! Recording a model's routing while it reads texts: a native trace with all router scores.
 //!
-//! Texts are cut into sequences, every one read from an empty cache. A finished sequence is kept in a folder beside the trace
-//! ([`Parts`]), so that an interrupted capture goes on where it stopped.
+//! Texts are cut into sequences, every one read from an empty cache. A finished sequence is kept in a folder beside the
+//! trace ([`Parts`]), so that an interrupted capture goes on where it stopped.
 
 mod parts;
 mod record;

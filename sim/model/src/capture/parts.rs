@@ -22,8 +22,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens the folder that goes with the trace `out`. What is in it counts if the model, the sequences and the options are the same;
-    /// otherwise it is removed.
+    /// Opens the folder that goes with the trace `out`. What is in it counts if the model, the sequences and the
+    /// options are the same; otherwise it is removed.
     ///
     /// # Errors
     /// If the folder is not of a capture or cannot be written.

@@ -12,7 +12,8 @@ use super::rope::Rotation;
 use super::weights::Weights;
 use crate::error::Result;
 
-/// Queries per piece of work: few enough that the scores stay in the cache and little is computed that the mask takes away.
+/// Queries per piece of work: few enough that the scores stay in the cache and little is computed that the mask takes
+/// away.
 const BLOCK: usize = 64;
 
 /// The attention of one layer.
@@ -149,7 +150,8 @@ fn grouped(
     Ok((rotate(&q)?, rotate(&k)?, v))
 }
 
-/// The same by way of the latent: keys and values are expanded before they go to the cache, which costs memory and saves time.
+/// The same by way of the latent: keys and values are expanded before they go to the cache, which costs memory and
+/// saves time.
 fn latent(
     x: &Tensor,
     q: &Query,

@@ -64,7 +64,8 @@ pub(super) struct Names {
 pub(super) enum ExpertNames {
     /// `experts.E.NAME.weight`, `[I, D]`, `[I, D]` and `[D, I]`.
     Apart { gate: &'static str, up: &'static str, down: &'static str },
-    /// gpt-oss: all experts in `experts.gate_up_proj` `[E, D, 2I]`, gate and up in turns, and `experts.down_proj` `[E, I, D]`, with biases.
+    /// gpt-oss: all experts in `experts.gate_up_proj` `[E, D, 2I]`, gate and up in turns, and `experts.down_proj` `[E,
+    /// I, D]`, with biases.
     Packed,
 }
 
@@ -184,7 +185,8 @@ impl Common {
         })
     }
 
-    /// A model with MoE blocks in every layer, Llama's attention and the names of OLMoE; the families say what they do otherwise.
+    /// A model with MoE blocks in every layer, Llama's attention and the names of OLMoE; the families say what they do
+    /// otherwise.
     pub(super) fn config(self, fields: &Fields<'_>, family: &'static str, rope: Rope) -> Result<Config> {
         Ok(Config {
             family,

@@ -1,9 +1,9 @@
 //! Mixture-of-experts language models from Hugging Face checkpoints, run on the CPU with a policy in the loop.
 //!
-//! [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and safetensors files; [`Model::forward`] runs the tokens of one
-//! sequence and lets a [`MoeHook`] see and alter what every MoE block does. The families are OLMoE, Mixtral, Qwen2-MoE, Qwen3-MoE,
-//! DeepSeek-V2 and gpt-oss. Weights may be f32, f16 or bf16 and stay in the mapped file until they are used; the arithmetic is f32.
-//! Threads are rayon's (`RAYON_NUM_THREADS`).
+//! [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and safetensors files; [`Model::forward`] runs
+//! the tokens of one sequence and lets a [`MoeHook`] see and alter what every MoE block does. The families are OLMoE,
+//! Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 and gpt-oss. Weights may be f32, f16 or bf16 and stay in the mapped file
+//! until they are used; the arithmetic is f32. Threads are rayon's (`RAYON_NUM_THREADS`).
 
 mod attention;
 mod config;
@@ -86,18 +86,20 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a checkpoint from its folder. Cost: one pass over all weights, or over all but the experts where those are larger than 4 GiB.
+    /// Loads a checkpoint from its folder. Cost: one pass over all weights, or over all but the experts where those are
+    /// larger than 4 GiB.
     ///
     /// # Errors
-    /// If a file is missing or no model of a known family, if a tensor is missing, has another shape or holds a number that is not finite,
-    /// or if the tokenizer has ids that the model does not.
+    /// If a file is missing or no model of a known family, if a tensor is missing, has another shape or holds a number
+    /// that is not finite, or if the tokenizer has ids that the model does not.
     pub fn load(folder: &Path) -> Result<Self> {
         let read = |name: &str| text::read(&folder.join(name));
         let (config, tokenizer) = (read("config.json")?, read("tokenizer.json")?);
         Self::new(folder, &config, &tokenizer, || Weights::open(folder))
     }
 
-    /// A model whose files are in memory: the texts of `config.json` and `tokenizer.json`, and the bytes of one safetensors file.
+    /// A model whose files are in memory: the texts of `config.json` and `tokenizer.json`, and the bytes of one
+    /// safetensors file.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -139,7 +141,8 @@ impl Model {
         Ok(Self { norm: norm("model.norm")?, fingerprint, text, embedding, layers, output, config, weights })
     }
 
-    /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples of the weights.
+    /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples
+    /// of the weights.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }
@@ -168,8 +171,8 @@ impl Model {
         self.block(layer, expert)?.expert(&self.weights, &self.config, expert)
     }
 
-    /// Runs matrices in the place of an expert, with its biases where it has any, on inputs `[N, D]`: what comes to the down matrix `[N, I]`,
-    /// and the output `[N, D]`.
+    /// Runs matrices in the place of an expert, with its biases where it has any, on inputs `[N, D]`: what comes to the
+    /// down matrix `[N, I]`, and the output `[N, D]`.
     ///
     /// # Errors
     /// If there is no such expert, or the inputs are no rows of D values.
@@ -212,8 +215,8 @@ impl Model {
         self.logits(&hidden.narrow(0, tokens.len() - 1, 1)?)
     }
 
-    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each layer once, with the
-    /// tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
+    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each
+    /// layer once, with the tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -223,8 +226,8 @@ impl Model {
         self.hidden(&mut parts, hook)
     }
 
-    /// The same, token by token: all sequences side by side, so that a hook sees all layers of a token before the next one. Slower, and equal
-    /// to [`Self::read`] but for the rounding of other matrix products.
+    /// The same, token by token: all sequences side by side, so that a hook sees all layers of a token before the next
+    /// one. Slower, and equal to [`Self::read`] but for the rounding of other matrix products.
     ///
     /// # Errors
     /// As [`Self::forward`].

@@ -11,12 +11,13 @@ use super::router::Router;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
-/// Experts that take no more than this as f32, all together, are converted when the model is loaded; larger ones are converted from the
-/// mapped file whenever they run.
+/// Experts that take no more than this as f32, all together, are converted when the model is loaded; larger ones are
+/// converted from the mapped file whenever they run.
 const RESIDENT_BYTES: usize = 4 << 30;
 
-/// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new tokens of one sequence
-/// in order; `layer` counts MoE layers from 0. A hook that does nothing gives the model's own result to the last bit.
+/// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new
+/// tokens of one sequence in order; `layer` counts MoE layers from 0. A hook that does nothing gives the model's own
+/// result to the last bit.
 pub trait MoeHook {
     /// The next calls are for the tokens at this position of all sequences that have one; only of
     /// [`Model::read_in_step`](super::Model::read_in_step).
@@ -29,19 +30,21 @@ pub trait MoeHook {
         let _ = (layer, hidden);
     }
 
-    /// May alter the choice. `scores` `[T, E]` are the raw router scores, `wanted` `[T, k]` the model's own choice, best first; `chosen`
-    /// `[T, k]` is a copy of it to be overwritten with distinct ids below E. Mixing weights follow from the scores of the chosen by the
-    /// model's convention ([`Router::mass`]).
+    /// May alter the choice. `scores` `[T, E]` are the raw router scores, `wanted` `[T, k]` the model's own choice,
+    /// best first; `chosen` `[T, k]` is a copy of it to be overwritten with distinct ids below E. Mixing weights follow
+    /// from the scores of the chosen by the model's convention ([`Router::mass`]).
     fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
         let _ = (layer, scores, wanted, chosen);
     }
 
-    /// May have some of the chosen run as replicas: `bits` `[T, k]`, one for each of `chosen`, is all 0, the model's own weights.
+    /// May have some of the chosen run as replicas: `bits` `[T, k]`, one for each of `chosen`, is all 0, the model's
+    /// own weights.
     fn bits(&mut self, layer: usize, chosen: &[u16], bits: &mut [u8]) {
         let _ = (layer, chosen, bits);
     }
 
-    /// The replica of an expert that [`Self::bits`] asked for; called once per layer, expert and number of bits in a forward call.
+    /// The replica of an expert that [`Self::bits`] asked for; called once per layer, expert and number of bits in a
+    /// forward call.
     ///
     /// # Errors
     /// If there is none.
@@ -212,7 +215,8 @@ impl Block {
         let scores = flat(&self.router.forward(x)?);
         with_values(x, |hidden| hook.input(index, hidden))?;
         let routes = self.route(&scores, index, config, hook)?;
-        // In the order of the experts, whatever the order of the choice: so the sum over a token's experts depends on the set alone.
+        // In the order of the experts, whatever the order of the choice: so the sum over a token's experts depends on
+        // the set alone.
         let mut groups: Vec<Group> = Vec::new();
         let mut order: Vec<usize> = (0..routes.chosen.len()).collect();
         order.sort_by_key(|&slot| (routes.chosen[slot], routes.bits[slot]));

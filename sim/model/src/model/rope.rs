@@ -1,4 +1,5 @@
-//! Rotary position embeddings: plain (Su et al., arXiv 2104.09864), linear interpolation, and YaRN (Peng et al., arXiv 2309.00071).
+//! Rotary position embeddings: plain (Su et al., arXiv 2104.09864), linear interpolation, and YaRN (Peng et al., arXiv
+//! 2309.00071).
 
 use std::f64::consts::PI;
 

@@ -5,8 +5,8 @@ use cptr_trace::{Convention, MAX_EXPERTS, top_k::top_k};
 /// A router's convention: softmax over all experts, the k largest, weights renormalised or not.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Router {
-    /// Whether the weights of the chosen are divided by their sum, which is the softmax over the chosen alone. It is so for an altered
-    /// choice too.
+    /// Whether the weights of the chosen are divided by their sum, which is the softmax over the chosen alone. It is so
+    /// for an altered choice too.
     pub renormalises: bool,
     /// Factor on the weights (DeepSeek-V2's `routed_scaling_factor`).
     pub scale: f32,
@@ -35,7 +35,8 @@ impl Router {
         if self.renormalises { Convention::SoftmaxSelected } else { Convention::SoftmaxAll }
     }
 
-    /// The model's own choice for the scores `[E]` of one token, best first, into `wanted` `[k]`; of equal scores the lower id.
+    /// The model's own choice for the scores `[E]` of one token, best first, into `wanted` `[k]`; of equal scores the
+    /// lower id.
     ///
     /// # Panics
     /// If there are fewer scores than places in `wanted`.
@@ -53,7 +54,8 @@ impl Router {
         top_k(&masked.collect::<Vec<_>>(), wanted);
     }
 
-    /// Routing mass of the `chosen` among the scores `[E]` of one token, in their order: the mixing weights before [`Self::scale`].
+    /// Routing mass of the `chosen` among the scores `[E]` of one token, in their order: the mixing weights before
+    /// [`Self::scale`].
     ///
     /// # Panics
     /// If an id is not below E or the lengths of `chosen` and `mass` differ.

@@ -22,7 +22,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads texts as [`text::read`] does. Of more than `tokens` tokens as many are taken from each file, spread evenly over it.
+    /// Reads texts as [`text::read`] does. Of more than `tokens` tokens as many are taken from each file, spread evenly
+    /// over it.
     ///
     /// # Errors
     /// If a file cannot be read or is no text, or if there are fewer than 8 tokens in all.
@@ -72,8 +73,8 @@ impl Sample {
     }
 }
 
-/// Windows of `most` ids at the most, `share` ids in all, spread over the text; at least four of them where there are ids for it, so that
-/// short texts have a held-out part too.
+/// Windows of `most` ids at the most, `share` ids in all, spread over the text; at least four of them where there are
+/// ids for it, so that short texts have a held-out part too.
 fn spread(ids: &[u32], share: usize, most: usize) -> Vec<Vec<u32>> {
     let share = share.min(ids.len());
     let length = most.min(share.div_ceil(HELD_OUT)).max(1);
@@ -132,7 +133,8 @@ impl MoeHook for Recorder {
     }
 }
 
-/// Perplexity over the held-out windows, with `hook` in the loop: e to the mean negative log-likelihood of every token but the first.
+/// Perplexity over the held-out windows, with `hook` in the loop: e to the mean negative log-likelihood of every token
+/// but the first.
 ///
 /// # Errors
 /// Those of [`Model::forward`].

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 /// Share of the mean diagonal that is added to the diagonal, as GPTQ does.
 const DAMPENING: f64 = 0.01;
 
-/// Weighted mean of `x x^T` over inputs `x`: the Hessian of the squared error of a matrix's outputs, but for a factor of two.
+/// Weighted mean of `x x^T` over inputs `x`: the Hessian of the squared error of a matrix's outputs, but for a factor
+/// of two.
 #[derive(Debug, Clone)]
 pub struct Hessian {
     /// `[N, N]`, symmetric.

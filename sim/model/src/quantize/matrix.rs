@@ -38,9 +38,10 @@ pub fn round_to_nearest(weights: Weights<'_>, format: Format) -> Result<Vec<u8>>
     })
 }
 
-/// GPTQ (Frantar et al., arXiv 2210.17323): column by column, the error of each is made up for by those that are still to come. Columns with
-/// large inputs come first; scales are those of the weights before, fitted with the inputs' mean squares as importance. The result has the
-/// lesser error on the inputs of `hessian` of GPTQ's and round-to-nearest's: on hardly correlated inputs the second can win.
+/// GPTQ (Frantar et al., arXiv 2210.17323): column by column, the error of each is made up for by those that are still
+/// to come. Columns with large inputs come first; scales are those of the weights before, fitted with the inputs' mean
+/// squares as importance. The result has the lesser error on the inputs of `hessian` of GPTQ's and round-to-nearest's:
+/// on hardly correlated inputs the second can win.
 ///
 /// # Errors
 /// As [`round_to_nearest`], and if the Hessian cannot be factored.

@@ -1,8 +1,8 @@
 //! Low-bit replicas of experts: quantisers, the loss table, and the replicas as a model runs them.
 //!
-//! [`quantise`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits, the loss of each on
-//! held-out tokens, and a folder of files ([`replicas`]). Matrices are packed in the format of [`cptr_core::expert`], which says where
-//! every bit lies.
+//! [`quantise`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits,
+//! the loss of each on held-out tokens, and a folder of files ([`replicas`]). Matrices are packed in the format of
+//! [`cptr_core::expert`], which says where every bit lies.
 
 pub mod calibration;
 mod grid;
@@ -48,8 +48,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
 }
 
-/// Writes the replicas of all experts of a model into `folder`, layer by layer, and the loss table. Layers that are there from an
-/// interrupted run are kept.
+/// Writes the replicas of all experts of a model into `folder`, layer by layer, and the loss table. Layers that are
+/// there from an interrupted run are kept.
 ///
 /// # Errors
 /// If a file cannot be written, the folder holds replicas of other settings, or a weight is not finite.
@@ -95,8 +95,8 @@ fn hexadecimal(digest: &[u8]) -> String {
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The loss table. Few held-out tokens may find an expert worse at more bits; then the replica of more bits is given the loss of fewer, and
-/// counted.
+/// The loss table. Few held-out tokens may find an expert worse at more bits; then the replica of more bits is given
+/// the loss of fewer, and counted.
 fn table(records: &[Vec<ExpertRecord>], bits: &[u8]) -> Result<(LossTable, usize)> {
     let mut raised = 0;
     let mut losses = Vec::new();

@@ -1,8 +1,9 @@
 //! Low-bit replicas of a model's experts in a folder: one safetensors file per MoE layer, and the loss table.
 //!
-//! `layer-000.safetensors` holds layer 0: tensors `EXPERT.gate.BITS`, `EXPERT.up.BITS` and `EXPERT.down.BITS`, u8 `[bytes]`, each a packed
-//! matrix of [`cptr_core::expert`]. The metadata `settings` and `experts` are JSON ([`Settings`], [`ExpertRecord`]s). `loss.csv` is the
-//! [`LossTable`](super::LossTable). Every file appears whole or not at all; a layer that is there need not be made again.
+//! `layer-000.safetensors` holds layer 0: tensors `EXPERT.gate.BITS`, `EXPERT.up.BITS` and `EXPERT.down.BITS`, u8
+//! `[bytes]`, each a packed matrix of [`cptr_core::expert`]. The metadata `settings` and `experts` are JSON
+//! ([`Settings`], [`ExpertRecord`]s). `loss.csv` is the [`LossTable`](super::LossTable). Every file appears whole or
+//! not at all; a layer that is there need not be made again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -224,7 +225,8 @@ impl Replicas {
         Ok(packed)
     }
 
-    /// An expert at some bits, in f32. Cheap from the second time on; memory grows to that of the replicas asked for, in f32.
+    /// An expert at some bits, in f32. Cheap from the second time on; memory grows to that of the replicas asked for,
+    /// in f32.
     ///
     /// # Errors
     /// As [`Self::packed`].

@@ -16,7 +16,12 @@ pub(super) static WHOLE: [Column; 26] = [
     column("experts", "experts", Count, ""),
     column("k", "k", Count, ""),
     column("switch_rate", "switch rate", Percent, "choices that the token before did not run"),
-    column("switch_rate_memoryless", "switch rate, memoryless", Percent, "of independent draws with the same frequencies"),
+    column(
+        "switch_rate_memoryless",
+        "switch rate, memoryless",
+        Percent,
+        "of independent draws with the same frequencies",
+    ),
     column("switch_rate_lowest.switch_rate", "switch rate, lowest", Percent, "").if_any(),
     column("switch_rate_lowest.layer", "in layer", Plain, "").if_any(),
     column("switch_rate_highest.switch_rate", "switch rate, highest", Percent, "").if_any(),

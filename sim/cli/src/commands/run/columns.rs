@@ -10,11 +10,12 @@ pub(crate) static RUN: [Column; 45] = [
     column("prefetch", "prefetch", Text, "which are fetched before they are asked for").detail(),
     column("division", "division", Text, "which run where").detail(),
     column("precision", "precision", Text, "at how many bits").detail(),
-    column("perplexity", "perplexity", Number(3), "of the model that reads with the strategy in the loop").detail(),
+    column("perplexity", "is", Number(3), "perplexity of the model that reads with the strategy in the loop").if_any(),
     column("perplexity_change", "perplexity", Change, "to the unaltered model").if_any(),
     column("perplexity_change_low", "from", Change, "interval of 95 %, by bootstrap over documents").if_any(),
     column("perplexity_change_high", "to", Change, "").if_any(),
-    column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token").if_any(),
+    column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token")
+        .if_any(),
     column("tokens_per_s", "tokens/s", Number(1), "all sequences together").if_any(),
     column("switch_rate", "switch", Percent, "choices that the token before did not run"),
     column("miss_rate", "miss", Percent, "choices that were not in fast memory when they were wanted"),
@@ -91,7 +92,7 @@ pub(crate) const SYSTEMS: &[&str] = &[
 ];
 
 /// What they see of a model that reads.
-#[cfg(feature = "model")]
+#[cfg(any(feature = "model", test))]
 pub(crate) const MODEL: &[&str] = &[
     "strategy",
     "perplexity_change",
@@ -115,3 +116,33 @@ pub(crate) static COUNTS: [Column; 6] = [
     column("miss_rate", "miss", Percent, "choices that are not resident"),
     column("miss_rate_uniform", "if uniform", Percent, "the same if all experts were equally frequent"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::columns::Table;
+    use cptr_sim::replay::{Budget, Plan, run};
+    use cptr_sim::strategy::Strategy;
+    use cptr_trace::{Shape, Trace};
+
+    /// A row has every key but those of a model that reads, and people see keys that there are.
+    #[test]
+    fn columns_are_keys_of_rows() {
+        let ids = (0..300).map(|token| token % 3).collect();
+        let trace = Trace::of_ids(Shape { tokens: 300, layers: 1, experts: 4, k: 1 }, ids);
+        let strategies = Strategy::parse_list("lru,tracked").unwrap();
+        let outcome = run(&trace, &Plan { strategies, ..Plan::new(Budget::Experts(2)) }).unwrap();
+        let table = Table::new(&RUN, &outcome.rows);
+        let of_models =
+            ["perplexity", "perplexity_change", "perplexity_change_low", "perplexity_change_high", "divergence"];
+        let row = table.rows[0].as_object().unwrap();
+        for column in &RUN {
+            let key = column.key.split('.').next().unwrap();
+            assert!(row.contains_key(key) || of_models.contains(&key) || key == "misses_to_raw", "{key}");
+        }
+        for key in [SELECTION, SYSTEMS, MODEL].concat() {
+            assert!(RUN.iter().any(|column| column.key == key), "{key}");
+        }
+        assert!(table.viewed(SELECTION).text().contains("| lru "));
+    }
+}

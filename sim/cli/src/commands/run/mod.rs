@@ -15,8 +15,9 @@ use super::source::Reading;
 use crate::columns::{Page, Section, Table};
 use crate::report;
 use columns::{COUNTS, RUN, SELECTION, SYSTEMS};
-use cptr_sim::run::controller::{Controller, Report};
+use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{self, Budget, Outcome, Plan};
+use cptr_sim::strategy::precision::repaired;
 use cptr_sim::strategy::{PRESETS, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
@@ -28,14 +29,16 @@ pub(super) struct Args {
     /// Trace or counts of any known format, or the folder of a Hugging Face checkpoint (default: the bundled model)
     #[arg(value_name = "SOURCE")]
     source: Option<PathBuf>,
-    /// Strategies, such as lru,bounded:eps=0.02,bounded+lru,migrate:rate=0.5 (default: all presets that the source allows)
+    /// Strategies, such as lru,bounded:eps=0.02,bounded+lru,migrate:rate=0.5 (default: all presets that the source
+    /// allows)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse)]
     strategy: Vec<Strategy>,
-    /// Fast memory: experts per layer (16), or bytes for all layers together (8GB, 512MiB, 8GB:split=global) (default: twice the
-    /// active experts)
+    /// Fast memory: experts per layer (16), or bytes for all layers together (8GB, 512MiB, 8GB:split=global) (default:
+    /// twice the active experts)
     #[arg(long, value_name = "N|BYTES")]
     resident: Option<Budget>,
-    /// Tokens at the start of each sequence that are its prompt: shown to every strategy alike, neither counted nor charged
+    /// Tokens at the start of each sequence that are its prompt: shown to every strategy alike, neither counted nor
+    /// charged
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]
     prefill: usize,
     /// Sequences decoded side by side: equal parts of the trace
@@ -48,7 +51,8 @@ pub(super) struct Args {
     machine: Machine,
     #[command(flatten)]
     model: ModelArgs,
-    /// Hold a controller to the strategy, token by token: its engine in this process, or its firmware on an emulated core
+    /// Hold a controller to the strategy, token by token: its engine in this process, or its firmware on an emulated
+    /// core
     #[arg(long, value_name = "host|qemu:CORE", help_heading = "Controller")]
     controller: Option<Controller>,
     /// The controller's firmware, where it is not where `cargo xtask firmware` leaves it
@@ -61,13 +65,15 @@ pub(super) struct Args {
 /// What a model reads, where the source is one.
 #[derive(Debug, clap::Args)]
 struct ModelArgs {
-    /// Text to read: files, each a document, or folders, each a domain with its .txt files (default: the bundled model's held-out text)
+    /// Text to read: files, each a document, or folders, each a domain with its .txt files (default: the bundled
+    /// model's held-out text)
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Models")]
     text: Vec<PathBuf>,
     /// Tokens of each document that are read
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1 << 20), help_heading = "Models")]
     length: u32,
-    /// Folder that cptr quantize wrote, for strategies with fewer bits (default: the bundled model is quantised as needed)
+    /// Folder that cptr quantize wrote, for strategies with fewer bits (default: the bundled model is quantised as
+    /// needed)
     #[arg(long, value_name = "FOLDER", help_heading = "Models")]
     replicas: Option<PathBuf>,
     /// Write misses over what they cost as a plot (SVG)
@@ -174,14 +180,17 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     if let (Some(skipped), false) = (outcome.skipped.first(), args.strategy.is_empty()) {
         return Err(Error::new(format!("{}: {}", skipped.strategy, skipped.reason)));
     }
-    let report = match args.controller {
-        None => None,
-        Some(_) => None,
+    let report = match (args.controller, plan.strategies.last()) {
+        (Some(on), Some(strategy)) => Some(controller::run(trace, &plan, strategy, on, args.image.as_deref())?),
+        _ => None,
     };
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
-    let page = Page::new(rows(&outcome)).section(section).notes(trace.notes.clone()).notes(remarks(&outcome));
-    let page = page.beside("trace", &outcome.trace).beside("skipped", &outcome.skipped).beside("context", &outcome.context);
+    let repaired = losses.as_ref().and_then(repaired);
+    let notes = trace.notes.iter().cloned().chain(remarks(&outcome)).chain(repaired);
+    let page = Page::new(rows(&outcome)).section(section).notes(notes);
+    let page =
+        page.beside("trace", &outcome.trace).beside("skipped", &outcome.skipped).beside("context", &outcome.context);
     Ok(match report {
         None => page,
         Some(report) => page.beside("controller", &report),
@@ -259,7 +268,8 @@ pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
             None => reasons.push((reason, vec![&row.strategy])),
         }
     }
-    let skipped = reasons.iter().map(|(reason, strategies)| format!("Not run: {}; this needs {reason}.", strategies.join(", ")));
+    let skipped =
+        reasons.iter().map(|(reason, strategies)| format!("Not run: {}; this needs {reason}.", strategies.join(", ")));
     let no_times = outcome.model.is_none().then(|| {
         let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
         let model = &outcome.trace.model;

@@ -1,7 +1,5 @@
 //! `cptr run` on a model that reads.
 
-use std::path::PathBuf;
-
 use cptr_hw_model::Model as Sizes;
 
 use super::super::bundled;
@@ -25,7 +23,8 @@ use cptr_trace::file;
 /// Calibration tokens of the bundled model.
 const CALIBRATION_TOKENS: usize = 32_768;
 
-/// Strategies where none are asked for: selection under a bound and its rivals at many settings, and what knows the future.
+/// Strategies where none are asked for: selection under a bound and its rivals at many settings, and what knows the
+/// future.
 const FRONTIER: &str = "\
 raw,tracked,belady,smoothing:alpha=0.7,hysteresis:bonus=0.5,hysteresis:bonus=1,max-rank:window=1.5,cumulative:p=0.7,\
 substitute:tau=0.1,cache-prior:lambda=0.02,cache-prior:lambda=0.05,cache-prior:lambda=0.075,cache-prior:lambda=0.1,\
@@ -118,7 +117,10 @@ fn read(args: &Args) -> Result<(Model, Vec<Document>)> {
         texts.map(|(domain, text)| document(&model, domain, text, *length)).collect::<Result<_>>()?
     } else {
         let texts = text::read(text)?;
-        texts.iter().map(|t| document(&model, &t.domain, &t.text, *length).map_err(|e| e.or_file(&t.path))).collect::<Result<_>>()?
+        texts
+            .iter()
+            .map(|t| document(&model, &t.domain, &t.text, *length).map_err(|e| e.or_file(&t.path)))
+            .collect::<Result<_>>()?
     };
     Ok((model, documents))
 }

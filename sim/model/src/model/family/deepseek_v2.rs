@@ -1,4 +1,5 @@
-//! DeepSeek-V2 (arXiv 2405.04434): latent attention, shared experts, dense first layers, routing limited to the best groups.
+//! DeepSeek-V2 (arXiv 2405.04434): latent attention, shared experts, dense first layers, routing limited to the best
+//! groups.
 
 use crate::error::{Error, Result};
 use crate::model::config::{Attention, Common, Config, Latent, Shared};

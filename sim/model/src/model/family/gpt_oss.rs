@@ -1,4 +1,5 @@
-//! gpt-oss (arXiv 2508.10925): attention sinks, every other layer with a sliding window, biases everywhere, a clamped activation.
+//! gpt-oss (arXiv 2508.10925): attention sinks, every other layer with a sliding window, biases everywhere, a clamped
+//! activation.
 
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Attention, Common, Config, ExpertNames, Grouped, Names, windows};

@@ -1,4 +1,5 @@
-//! The families of models. A new one is a file that turns its `config.json` into a [`Config`], and one line in [`FAMILIES`].
+//! The families of models. A new one is a file that turns its `config.json` into a [`Config`], and one line in
+//! [`FAMILIES`].
 
 mod deepseek_v2;
 mod gpt_oss;
