@@ -10,7 +10,9 @@ mod coli_usage;
 mod esft;
 mod fiddler;
 mod gpt_oss;
+mod imatrix;
 mod join;
+mod llama_csv;
 mod moe_cache_lab;
 mod moe_infinity;
 mod moe_sim;
@@ -19,10 +21,13 @@ mod npy;
 mod numpy;
 mod olmoe_counts;
 mod per_layer;
+mod response;
 mod rows;
+mod sglang;
 mod source;
 #[cfg(test)]
 mod testing;
+mod torch;
 mod vllm_log;
 
 pub use join::concatenate;
@@ -38,6 +43,8 @@ pub use source::{Entry, HEAD, MAX_INFLATED};
 /// All importers; where two recognise a file, the first has it.
 pub const IMPORTERS: &[&dyn Importer] = &[
     &native::Native,
+    // A file of torch.save is a zip archive too.
+    &sglang::Sglang,
     &numpy::Numpy,
     &moe_infinity::MoeInfinity,
     &gpt_oss::GptOss,
@@ -47,6 +54,9 @@ pub const IMPORTERS: &[&dyn Importer] = &[
     &moe_sim::MoeSim,
     &moe_cache_lab::MoeCacheLab,
     &vllm_log::VllmLog,
+    &response::Response,
+    &llama_csv::LlamaCsv,
+    &imatrix::Imatrix,
     &coli_usage::ColiUsage,
 ];
 

@@ -128,7 +128,7 @@ fn passes(file: &mut File<'_>, records: &[Id], map: Option<&Tensor>, budget: &mu
     let mut rows: Vec<Row> = Vec::new();
     // Sequences that may go on: number, and the position that comes next.
     let mut open: Vec<(u32, u32)> = Vec::new();
-    let (mut shape, mut number) = (None, 0);
+    let (mut shape, mut number, mut next) = (None, 0, 0);
     for (index, &record) in records.iter().enumerate() {
         let at = |error: Error| error.at(format!("record {index}"));
         let ids = file.get(record, "topk_ids_of_layer");
@@ -161,7 +161,10 @@ fn passes(file: &mut File<'_>, records: &[Id], map: Option<&Tensor>, budget: &mu
                 let known = open.iter().position(|&(_, next)| next == position && position > 0);
                 number = match known {
                     Some(known) => open.remove(known).0,
-                    None => rows.iter().map(|row| row.sequence + 1).max().unwrap_or(0).max(open.iter().map(|o| o.0 + 1).max().unwrap_or(0)),
+                    None => {
+                        next += 1;
+                        next - 1
+                    }
                 };
             } else if let Some(last) = open.iter().position(|&(sequence, _)| sequence == number) {
                 open.remove(last);
