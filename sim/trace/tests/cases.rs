@@ -1,5 +1,5 @@
-//! Recordings that went wrong once, through the public interface. The files of `tests/cases` were built for this project after public
-//! descriptions of the formats.
+//! Recordings that went wrong once, through the public interface. The files of `tests/cases` were built for this
+//! project after public descriptions of the formats.
 
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ fn every_recording_is_read_as_what_it_is() {
         ("vllm_split.npz", 400, 4, 32, 4, 1, 100),
         ("vllm_unset.npz", 390, 4, 32, 4, 2, 390),
         ("vllm_response.json", 400, 4, 32, 4, 1, 100),
-        ("sglang_response.json", 400, 4, 31, 4, 1, 100),
+        ("sglang_response.json", 400, 4, 32, 4, 1, 100),
         ("expert_distribution_recorder_1700000000.5_0.pt", 400, 4, 32, 4, 1, 400),
         ("hf_LTE.npy", 400, 4, 32, 1, 1, 400),
         ("hf_router_logits.npz", 400, 4, 32, 1, 1, 400),
@@ -141,7 +141,8 @@ fn counts_are_counts() {
 fn null_experts_are_no_experts() {
     let trace = trace_with("zero_experts.npz", &Options { experts: Some(32), ..Options::default() });
     assert_eq!((trace.shape.experts, trace.meta.router.null_experts, trace.scored()), (32, 16, 48));
-    let null: usize = (0..400).map(|token| (0..4).map(|layer| 4 - trace.chosen(token, layer).len()).sum::<usize>()).sum();
+    let null: usize =
+        (0..400).map(|token| (0..4).map(|layer| 4 - trace.chosen(token, layer).len()).sum::<usize>()).sum();
     assert_eq!(null, 232);
     assert!(has_note(&trace, "null experts"), "{:?}", trace.notes);
     let report = inspect(&trace, &statistics::Options::default());
@@ -175,7 +176,10 @@ fn groups_are_found_out() {
     assert!(inferred && trace.bound_promised(), "{:?}", trace.evidence);
     assert_eq!((explained, total), (600, 600));
     assert_eq!(trace.meta.router, router);
-    assert!(has_note(&trace, "The convention softmax-all:4:2 explains all of 600 sets; it is inferred, softmax-all was stated."));
+    assert!(has_note(
+        &trace,
+        "The convention softmax-all:4:2 explains all of 600 sets; it is inferred, softmax-all was stated."
+    ));
 }
 
 #[test]

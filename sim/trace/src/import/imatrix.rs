@@ -1,8 +1,9 @@
-//! Importance matrices of llama.cpp in GGUF: of a mixture of experts they count the tokens that each expert got, a file that many have
-//! already.
+//! Importance matrices of llama.cpp in GGUF: of a mixture of experts they count the tokens that each expert got, a file
+//! that many have already.
 //!
-//! For each weight there are `NAME.in_sum2` and `NAME.counts`, both F32; those of `blk.N.ffn_{gate,up,down}_exps.weight` have an entry for
-//! each expert. The older `.dat` form does not keep the counts apart and is refused by not being recognised.
+//! For each weight there are `NAME.in_sum2` and `NAME.counts`, both F32; those of
+//! `blk.N.ffn_{gate,up,down}_exps.weight` have an entry for each expert. The older `.dat` form does not keep the counts
+//! apart and is refused by not being recognised.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -76,7 +77,10 @@ impl Reader<'_> {
             }
         }
         if about.kind != "imatrix" {
-            return Err(Error::new(format!("expected an importance matrix, found a GGUF file of type \"{}\": models hold no recording", about.kind)));
+            return Err(Error::new(format!(
+                "expected an importance matrix, found a GGUF file of type \"{}\": models hold no recording",
+                about.kind
+            )));
         }
         let mut found: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
         for _ in 0..tensors {
@@ -94,15 +98,20 @@ impl Reader<'_> {
         let mut layers = Vec::new();
         let mut notes = Vec::new();
         for (&layer, arrays) in &found {
-            let counts = arrays.iter().map(|&(offset, length)| self.floats(start, offset, length)).collect::<Result<Vec<_>>>();
+            let counts =
+                arrays.iter().map(|&(offset, length)| self.floats(start, offset, length)).collect::<Result<Vec<_>>>();
             let counts = counts.map_err(|error| error.at(format!("layer {layer}")))?;
             if counts.iter().any(|other| *other != counts[0]) {
-                notes.push(format!("The matrices of layer {layer} differ in their counts: those of the first are taken."));
+                notes.push(format!(
+                    "The matrices of layer {layer} differ in their counts: those of the first are taken."
+                ));
             }
             layers.push((layer, counts.into_iter().next().unwrap_or_default()));
         }
         if layers.is_empty() {
-            return Err(Error::new("expected counts of ffn_gate_exps, ffn_up_exps or ffn_down_exps, found none: no mixture of experts"));
+            return Err(Error::new(
+                "expected counts of ffn_gate_exps, ffn_up_exps or ffn_down_exps, found none: no mixture of experts",
+            ));
         }
         let table = CountTable {
             name: String::new(),
@@ -111,14 +120,20 @@ impl Reader<'_> {
             layer_ids: layers.iter().map(|(layer, _)| *layer).collect(),
             counts: layers.into_iter().map(|(_, counts)| counts).collect(),
         };
-        let source = if about.source.is_empty() { "llama.cpp imatrix".into() } else { format!("llama.cpp imatrix, {}", about.source) };
+        let source = if about.source.is_empty() {
+            "llama.cpp imatrix".into()
+        } else {
+            format!("llama.cpp imatrix, {}", about.source)
+        };
         Ok(Counts { source, tables: vec![table], pairs: Vec::new(), notes })
     }
 
     fn floats(&self, start: usize, offset: usize, length: usize) -> Result<Vec<u64>> {
         let from = start.checked_add(offset);
         let range = from.zip(length.checked_mul(4)).and_then(|(from, bytes)| Some(from..from.checked_add(bytes)?));
-        let bytes = range.and_then(|range| self.bytes.get(range)).ok_or_else(|| Error::new("expected the counts within the file"))?;
+        let bytes = range
+            .and_then(|range| self.bytes.get(range))
+            .ok_or_else(|| Error::new("expected the counts within the file"))?;
         let count = |&raw: &[u8; 4]| {
             let value = f32::from_le_bytes(raw);
             let fits = value >= 0.0 && value.fract() == 0.0 && value < 1e15;
@@ -144,7 +159,11 @@ impl Reader<'_> {
 
     fn count(&mut self, what: &str) -> Result<u64> {
         let count = self.u64()?;
-        if count <= MAX_ENTRIES { Ok(count) } else { Err(Error::new(format!("expected at most {MAX_ENTRIES} {what}, found {count}"))) }
+        if count <= MAX_ENTRIES {
+            Ok(count)
+        } else {
+            Err(Error::new(format!("expected at most {MAX_ENTRIES} {what}, found {count}")))
+        }
     }
 
     fn text(&mut self) -> Result<String> {

@@ -1,9 +1,9 @@
-//! CSV files of llama.cpp tools: `layer,expert`, a line for each choice, or `layer_id,expert_ids`, a line for each token and layer with the
-//! experts between blanks.
+//! CSV files of llama.cpp tools: `layer,expert`, a line for each choice, or `layer_id,expert_ids`, a line for each
+//! token and layer with the experts between blanks.
 //!
-//! Tokens are not numbered: the n-th row of a layer is token n, whatever the order of the layers. Where choices have a line each, k is the
-//! largest number that divides all stretches of one layer and leaves no token with an expert twice. Stretches of several tokens are
-//! passes over a prompt, if there are also stretches of one.
+//! Tokens are not numbered: the n-th row of a layer is token n, whatever the order of the layers. Where choices have a
+//! line each, k is the largest number that divides all stretches of one layer and leaves no token with an expert twice.
+//! Stretches of several tokens are passes over a prompt, if there are also stretches of one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -75,7 +75,10 @@ fn stretches(bytes: &[u8]) -> Result<Vec<Stretch>> {
 fn trace(stretches: Vec<Stretch>, options: &Options) -> Result<Trace> {
     let width = stretches[0].width;
     if let Some(other) = stretches.iter().find(|stretch| stretch.width != width) {
-        return Err(Error::new(format!("expected {width} experts in every line, found {} in layer {}", other.width, other.layer)));
+        return Err(Error::new(format!(
+            "expected {width} experts in every line, found {} in layer {}",
+            other.width, other.layer
+        )));
     }
     let distinct = |k: usize| {
         let fits = |ids: &[u16]| ids.len() == k && ids.iter().enumerate().all(|(i, id)| !ids[..i].contains(id));
@@ -85,7 +88,9 @@ fn trace(stretches: Vec<Stretch>, options: &Options) -> Result<Trace> {
         1 => {
             let found = options.top_k.filter(|&k| k > 0).or_else(|| (1..=MAX_TOP_K).rev().find(|&k| distinct(k)));
             found.filter(|&k| distinct(k)).ok_or_else(|| {
-                Error::new("expected as many experts for every token, all different, found no such number (--top-k says it)")
+                Error::new(
+                    "expected as many experts for every token, all different, found no such number (--top-k says it)",
+                )
             })?
         }
         width => width,
@@ -145,7 +150,9 @@ mod tests {
         let refusal = |text: &str| folder.refusal("a.csv", text, &Options::default());
         assert!(refusal("layer,expert\n").contains("found none"));
         assert!(refusal("layer,expert\n0,x\n").contains("line 2: expected the number of a layer"));
-        assert!(refusal("layer,expert\n0,1\n0,2\n3,1\n").contains("expected 2 tokens in every layer, found 1 in layer 3"));
+        assert!(
+            refusal("layer,expert\n0,1\n0,2\n3,1\n").contains("expected 2 tokens in every layer, found 1 in layer 3")
+        );
     }
 
     #[test]
@@ -154,6 +161,10 @@ mod tests {
         let text = "layer_id,expert_ids\n3,7 6\n4,2 1\n3,5 6\n4,0 1\n";
         let trace = folder.trace("a.csv", text, &Options::default());
         assert_eq!((trace.ids, trace.meta.layer_ids), (vec![7, 6, 2, 1, 5, 6, 0, 1], vec![3, 4]));
-        assert!(folder.refusal("a.csv", format!("{text}3,1\n"), &Options::default()).contains("expected 2 experts in every line"));
+        assert!(
+            folder
+                .refusal("a.csv", format!("{text}3,1\n"), &Options::default())
+                .contains("expected 2 experts in every line")
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! Answers of vLLM and SGLang servers that carry the routed experts: JSON, one answer or several, in a list or line by line.
+//! Answers of vLLM and SGLang servers that carry the routed experts: JSON, one answer or several, in a list or line by
+//! line.
 //!
-//! vLLM: `choices[i].routed_experts` `[T, L, k]` as lists or base64, and `prompt_routed_experts` beside `choices`. SGLang:
-//! `meta_info.routed_experts`, or `choices[i].sgl_ext.routed_experts`, base64 of int32; its shape is not written down: the number of tokens
-//! follows from `prompt_tokens` and `completion_tokens` (the last token is never an input), k is the largest number for which no token has
-//! an expert twice, unless the caller says it.
+//! vLLM: `choices[i].routed_experts` `[T, L, k]` as lists or base64, and `prompt_routed_experts` beside `choices`.
+//! SGLang: `meta_info.routed_experts`, or `choices[i].sgl_ext.routed_experts`, base64 of int32; its shape is not
+//! written down: the number of tokens follows from `prompt_tokens` and `completion_tokens` (the last token is never an
+//! input), k is the largest number for which no token has an expert twice, unless the caller says it.
 
 use std::path::Path;
 
@@ -92,9 +93,11 @@ impl Answers<'_> {
         let parts = choices.map_or(&[][..], Vec::as_slice);
         let single = std::slice::from_ref(value);
         for part in if parts.is_empty() { single } else { parts } {
-            let experts = [&part["routed_experts"], &part["sgl_ext"]["routed_experts"], &part["meta_info"]["routed_experts"]];
+            let experts =
+                [&part["routed_experts"], &part["sgl_ext"]["routed_experts"], &part["meta_info"]["routed_experts"]];
             let Some(experts) = experts.into_iter().find(|experts| !experts.is_null()) else { continue };
-            let completion = number(&part["meta_info"]["completion_tokens"]).or(number(&value["usage"]["completion_tokens"]));
+            let completion =
+                number(&part["meta_info"]["completion_tokens"]).or(number(&value["usage"]["completion_tokens"]));
             let tokens = prompt.zip(completion).and_then(|(prompt, new)| (prompt + new).checked_sub(1 + first));
             let cube = self.array(experts, tokens).map_err(|error| error.at("routed_experts"))?;
             self.all.push(match before.take() {
@@ -130,14 +133,21 @@ impl Answers<'_> {
                 let text = fields.values().find_map(Value::as_str).map(str::to_owned);
                 let text = fields.get("data").and_then(Value::as_str).map(str::to_owned).or(text);
                 let shape = fields.get("shape").and_then(|shape| serde_json::from_value(shape.clone()).ok());
-                let wide = fields.get("dtype").and_then(Value::as_str).map(|dtype| if dtype.contains("16") { 2 } else { 4 });
+                let wide =
+                    fields.get("dtype").and_then(Value::as_str).map(|dtype| if dtype.contains("16") { 2 } else { 4 });
                 self.decode(&text.unwrap_or_default(), shape, wide, tokens)
             }
             _ => Err(Error::new("expected lists or base64, found something else")),
         }
     }
 
-    fn decode(&mut self, text: &str, shape: Option<[usize; 3]>, wide: Option<usize>, tokens: Option<usize>) -> Result<Cube<i32>> {
+    fn decode(
+        &mut self,
+        text: &str,
+        shape: Option<[usize; 3]>,
+        wide: Option<usize>,
+        tokens: Option<usize>,
+    ) -> Result<Cube<i32>> {
         let needed = text.len() as u64 * 4;
         self.budget = self.budget.checked_sub(needed).ok_or_else(|| {
             Error::new(format!("expected arrays that become at most {} bytes, found {needed}", self.budget))
@@ -158,7 +168,9 @@ impl Answers<'_> {
             Some(shape) => shape,
             None => self.shape(&values, tokens)?,
         };
-        if shape.iter().try_fold(1_usize, |product, &n| product.checked_mul(n)) != Some(values.len()) || values.is_empty() {
+        if shape.iter().try_fold(1_usize, |product, &n| product.checked_mul(n)) != Some(values.len())
+            || values.is_empty()
+        {
             return Err(Error::new(format!("expected {shape:?} numbers, found {}", values.len())));
         }
         Ok(Cube { name: String::new(), shape, values })
@@ -166,7 +178,9 @@ impl Answers<'_> {
 
     fn shape(&self, values: &[i32], tokens: Option<usize>) -> Result<[usize; 3]> {
         let tokens = tokens.filter(|&tokens| tokens > 0 && values.len().is_multiple_of(tokens)).ok_or_else(|| {
-            Error::new("expected prompt_tokens and completion_tokens that fit the array: without them its shape is unknown")
+            Error::new(
+                "expected prompt_tokens and completion_tokens that fit the array: without them its shape is unknown",
+            )
         })?;
         let row = values.len() / tokens;
         let distinct = |k: usize| {
@@ -178,7 +192,8 @@ impl Answers<'_> {
         };
         let told = self.options.top_k.filter(|&k| k > 0 && row.is_multiple_of(k));
         let k = told.or_else(|| (1..=MAX_TOP_K.min(row)).rev().find(|&k| row.is_multiple_of(k) && distinct(k)));
-        k.map(|k| [tokens, row / k, k]).ok_or_else(|| Error::new("expected ids that differ within a token, found others"))
+        k.map(|k| [tokens, row / k, k])
+            .ok_or_else(|| Error::new("expected ids that differ within a token, found others"))
     }
 }
 
@@ -212,7 +227,10 @@ fn trace(answers: Vec<Answer>, model: String) -> Result<Trace> {
     let mut firsts = Vec::new();
     for (number, Answer { cube, first, prompt }) in (0..).zip(answers) {
         if cube.shape[1..] != [layers, k] {
-            return Err(Error::new(format!("expected answers of one shape, found [{layers}, {k}] and {:?}", &cube.shape[1..])));
+            return Err(Error::new(format!(
+                "expected answers of one shape, found [{layers}, {k}] and {:?}",
+                &cube.shape[1..]
+            )));
         }
         let tokens = cube.shape[0];
         sequence.resize(sequence.len() + tokens, number);
@@ -225,7 +243,8 @@ fn trace(answers: Vec<Answer>, model: String) -> Result<Trace> {
     let Choice { shape: [tokens, layers, k], ids, layer_ids } = clean(cube, false, None, &mut notes)?;
     let highest = ids.iter().filter(|&&id| id != NO_EXPERT).max().map_or(0, |&id| usize::from(id));
     let position = positions(&sequence).iter().zip(&firsts).map(|(position, first)| position + first).collect();
-    let meta = Meta { model, source: "server answers".into(), domains: vec![String::new()], layer_ids, ..Meta::default() };
+    let meta =
+        Meta { model, source: "server answers".into(), domains: vec![String::new()], layer_ids, ..Meta::default() };
     let shape = Shape { tokens, layers, experts: highest + 1, k };
     Ok(Trace { meta, sequence, position, phase, notes, ..Trace::of_ids(shape, ids) })
 }

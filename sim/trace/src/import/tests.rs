@@ -150,10 +150,7 @@ fn options_override_or_must_agree() {
         ..options()
     };
     let trace = folder.trace("a.npy", &array, &asked);
-    assert_eq!(
-        (trace.shape.experts, trace.meta.router, trace.meta.model.as_str()),
-        (64, Router::SOFTMAX_ALL, "mine")
-    );
+    assert_eq!((trace.shape.experts, trace.meta.router, trace.meta.model.as_str()), (64, Router::SOFTMAX_ALL, "mine"));
     assert_eq!((trace.phase[0], trace.position[8], trace.sequence[19]), (Phase::Decode, 0, 2));
     assert!(
         folder
