@@ -96,7 +96,7 @@ fn refuses_what_is_no_trace() {
     std::fs::create_dir(&empty).unwrap();
     assert!(refusal(&empty).ends_with("found no file at all"));
     let odd = Options { format: Some("pickle".into()), ..options() };
-    assert!(folder.refusal("a.txt", b"x", &odd).contains("expected a format (native, numpy"));
+    assert!(folder.refusal("a.txt", b"x", &odd).contains("expected a format (native, sglang, numpy"));
 }
 
 #[test]

@@ -258,8 +258,10 @@ mod tests {
                 "softmax-all:null=4:scale=6", "sparse-mixer",
             ] {
                 let router: Router = text.parse().unwrap();
-                let core = router.to_core(3, &bias).unwrap();
-                let row = Row { bias: &b, ..Row::of(&z) };
+                // The sparse mixer has no bias.
+                let biased = !matches!(router.score, Score::SparseMixer { .. });
+                let core = router.to_core(3, if biased { &bias } else { &[] }).unwrap();
+                let row = Row { bias: if biased { &b } else { &[] }, ..Row::of(&z) };
                 let choice = router.choose(row, 3);
                 let scores = router.selection_scores(row);
                 let mut ranked: Vec<f64> = scores.clone();

@@ -92,11 +92,13 @@ fn equal_weights(evidence: &Evidence) -> Option<String> {
 fn interleaved_rows(evidence: &Evidence) -> Option<String> {
     let overlap = &evidence.periods.overlap;
     let next = *overlap.get(1)?;
-    let (lag, &best) = overlap
-        .iter()
-        .enumerate()
-        .skip(if evidence.bytes { CHARACTER + 1 } else { 2 })
-        .reduce(|best, new| if new.1 > best.1 { new } else { best })?;
+    let (lag, &best) =
+        overlap.iter().enumerate().skip(2).reduce(|best, new| if new.1 > best.1 { new } else { best })?;
+    // Bytes of characters alternate by themselves, at the length of a character and its multiples.
+    let character = |length: usize| lag % length == 0 && overlap.get(length).is_some_and(|&same| same > best - 0.1);
+    if evidence.bytes && (2..=CHARACTER).any(character) {
+        return None;
+    }
     let chance = 1.0 - evidence.periods.memoryless;
     // Neighbours in a text share more than chance; they may share a little more at a distance, but not several times
     // the excess.
