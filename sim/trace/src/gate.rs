@@ -5,7 +5,8 @@ use crate::counts::Counts;
 use crate::error::{Error, Result, printable};
 use crate::{MAX_EXPERTS, MAX_TOP_K, NO_EXPERT, Shape, Trace, evidence};
 
-/// Puts rows into order, leaves out what was not recorded, makes foreign text printable, validates, and holds the trace against its router.
+/// Puts rows into order, leaves out what was not recorded, makes foreign text printable, validates, and holds the trace
+/// against its router.
 ///
 /// # Errors
 /// What [`Trace::validate`] and [`evidence::hold`] find.
@@ -80,13 +81,14 @@ pub(crate) fn drop_start_up(trace: &mut Trace) -> bool {
     // One or two choices a token repeat by themselves much longer than many do together.
     let long = if layers * k >= 8 { 32 } else { 256 };
     let mut start = 0;
+    let mut seen = std::collections::HashSet::new();
     while start < tokens {
         let run = (start..tokens).take_while(|&token| row(token) == row(start)).count();
         // Warm-up goes on with smaller batches of the rows seen before.
-        let again = start > 0 && (0..start).any(|token| row(token) == row(start));
-        if run < long && !again {
+        if run < long && !seen.contains(row(start)) {
             break;
         }
+        seen.insert(row(start));
         start += run;
     }
     // A recording that is nothing else is what it is.
@@ -127,7 +129,11 @@ fn check_sum<'a>(counts: impl Iterator<Item = &'a u64>) -> Result<()> {
     // Floats hold whole numbers up to here.
     let most = 1_u64 << 53;
     let sum = counts.fold(0_u64, |sum, &count| sum.saturating_add(count));
-    if sum <= most { Ok(()) } else { Err(Error::new(format!("expected counts that sum to at most {most}, found more"))) }
+    if sum <= most {
+        Ok(())
+    } else {
+        Err(Error::new(format!("expected counts that sum to at most {most}, found more")))
+    }
 }
 
 #[cfg(test)]
