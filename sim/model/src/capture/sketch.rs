@@ -1,4 +1,5 @@
-//! A sketch of wide vectors: dot products with fixed random signs (Achlioptas, JCSS 66(4), 2003), which keep lengths and angles on average.
+//! A sketch of wide vectors: dot products with fixed random signs (Achlioptas, JCSS 66(4), 2003), which keep lengths
+//! and angles on average.
 
 /// Seed of the signs: sketches of one model can be compared, whoever made them.
 const SEED: u64 = 0x6370_7472;

@@ -4,15 +4,15 @@ use candle_core::{D, Module, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::rotary_emb::{rope, rope_i};
 use candle_nn::{Linear, RmsNorm};
-use rayon::prelude::*;
 
 use super::config::{self, Config, Grouped, Latent, QkNorm};
-use super::ops::{MaskedSoftmax, with_values};
+use super::ops::{MaskedSoftmax, each, with_values};
 use super::rope::Rotation;
 use super::weights::Weights;
 use crate::error::Result;
 
-/// Queries per piece of work: few enough that the scores stay in the cache and little is computed that the mask takes away.
+/// Queries per piece of work: few enough that the scores stay in the cache and little is computed that the mask takes
+/// away.
 const BLOCK: usize = 64;
 
 /// The attention of one layer.
@@ -101,14 +101,27 @@ impl Attention {
         }
     }
 
-    /// `x` `[T, D]` at the positions of `rotation`, which follow those in the cache.
-    pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, cache: &mut KvCache) -> Result<Tensor> {
+    /// `x` `[T, D]`, the rows of one or several sequences, at the positions of `rotation`; `caches` says how many rows
+    /// are of which, and they follow those in its cache.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rotation: &Rotation,
+        caches: &mut [(usize, &mut KvCache)],
+    ) -> Result<Tensor> {
         let (q, k, v) = match &self.kind {
             Kind::Grouped { qkv, norms, sizes } => grouped(x, qkv, norms.as_ref(), sizes, rotation)?,
             Kind::Latent { q, kv_a, kv_norm, kv_b, sizes } => latent(x, q, (kv_a, kv_norm, kv_b), sizes, rotation)?,
         };
-        let (keys, values) = cache.append(&k, &v)?;
-        Ok(self.out.forward(&self.view.attend(&q, &keys, &values)?)?)
+        let mut first = 0;
+        let mut mixed = Vec::with_capacity(caches.len());
+        for (count, cache) in caches {
+            let rows = |x: &Tensor| x.narrow(1, first, *count)?.contiguous();
+            let (keys, values) = cache.append(&rows(&k)?, &rows(&v)?)?;
+            mixed.push(self.view.attend(&rows(&q)?, &keys, &values)?);
+            first += *count;
+        }
+        Ok(self.out.forward(&Tensor::cat(&mixed, 0)?)?)
     }
 }
 
@@ -149,7 +162,8 @@ fn grouped(
     Ok((rotate(&q)?, rotate(&k)?, v))
 }
 
-/// The same by way of the latent: keys and values are expanded before they go to the cache, which costs memory and saves time.
+/// The same by way of the latent: keys and values are expanded before they go to the cache, which costs memory and
+/// saves time.
 fn latent(
     x: &Tensor,
     q: &Query,
@@ -183,7 +197,7 @@ impl View {
         let (kv_heads, total, width) = values.dims3()?;
         let past = total - tokens;
         let blocks = tokens.div_ceil(BLOCK);
-        let pieces = (0..heads * blocks).into_par_iter().map(|piece| {
+        let piece = |piece: usize| {
             let (head, first) = (piece / blocks, piece % blocks * BLOCK);
             let count = BLOCK.min(tokens - first);
             let end = past + first + count;
@@ -198,8 +212,8 @@ impl View {
                 sink: self.sinks.as_ref().map(|sinks| sinks[head]),
             })?;
             scores.matmul(&part(values)?)
-        });
-        let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
+        };
+        let pieces = each(heads * blocks, 2 * heads * tokens * total.min(self.window) * width, piece)?;
         let mut out = vec![0.0; tokens * heads * width];
         for (piece, rows) in pieces.iter().enumerate() {
             let (head, first) = (piece / blocks, piece % blocks * BLOCK);

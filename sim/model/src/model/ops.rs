@@ -1,4 +1,5 @@
-//! The few operations that the tensor library lacks or does slowly: activations and the masked softmax, in one pass over memory.
+//! The few operations that the tensor library lacks or does slowly: activations and the masked softmax, in one pass
+//! over memory.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -12,6 +13,18 @@ pub(super) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) ->
     Ok(read(values(storage, layout)?))
 }
 
+/// Multiplications below which threads cost more than they save: what a single token needs of a small model.
+const FEW: usize = 1 << 18;
+
+/// `run` for 0 to `count`, in order; on all threads if the `work`, in multiplications, is worth it.
+pub(super) fn each<T: Send, E: Send>(
+    count: usize,
+    work: usize,
+    run: impl Fn(usize) -> std::result::Result<T, E> + Send + Sync,
+) -> std::result::Result<Vec<T>, E> {
+    if work < FEW { (0..count).map(run).collect() } else { (0..count).into_par_iter().map(run).collect() }
+}
+
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -19,9 +32,9 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// eˣ, at most e⁸⁸, with a relative error of at most 3·10⁻⁷; 0 below e⁻⁸⁷. Without branches and calls, so that loops over it become vector
-/// instructions. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then the Taylor polynomial of degree 7, whose remainder is below
-/// r⁸/8! < 6·10⁻⁹.
+/// eˣ, at most e⁸⁸, with a relative error of at most 3·10⁻⁷; 0 below e⁻⁸⁷. Without branches and calls, so that loops
+/// over it become vector instructions. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then the Taylor polynomial of
+/// degree 7, whose remainder is below r⁸/8! < 6·10⁻⁹.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // 1.5 · 2²³: adding it rounds to a whole number, which then lies in the low bits.
@@ -75,7 +88,8 @@ impl CustomOp1 for Activation {
     }
 }
 
-/// Softmax in place of attention scores `[Q, K]` of queries and keys that lie behind each other; keys that a query must not see get 0.
+/// Softmax in place of attention scores `[Q, K]` of queries and keys that lie behind each other; keys that a query must
+/// not see get 0.
 pub(super) struct MaskedSoftmax {
     /// Factor on the scores.
     pub(super) scale: f32,

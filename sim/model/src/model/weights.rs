@@ -86,7 +86,8 @@ impl Weights {
         self.read(name, shape, None)
     }
 
-    /// The values of one of the matrices that lie behind each other in a tensor `[N, …]`; `shape` is the whole tensor's.
+    /// The values of one of the matrices that lie behind each other in a tensor `[N, …]`; `shape` is the whole
+    /// tensor's.
     pub(super) fn slice(&self, name: &str, shape: &[usize], index: usize) -> Result<Vec<f32>> {
         self.read(name, shape, Some(index))
     }

@@ -1,6 +1,8 @@
-//! The families of models. A new one is a file that turns its `config.json` into a [`Config`], and one line in [`FAMILIES`].
+//! The families of models. A new one is a file that turns its `config.json` into a [`Config`], and one line in
+//! [`FAMILIES`].
 
 mod deepseek_v2;
+mod deepseek_v3;
 mod gpt_oss;
 mod mixtral;
 mod olmoe;
@@ -21,6 +23,7 @@ pub(super) struct Family {
 /// Every family, by name.
 const FAMILIES: &[Family] = &[
     Family { name: "deepseek_v2", config: deepseek_v2::config },
+    Family { name: "deepseek_v3", config: deepseek_v3::config },
     Family { name: "gpt_oss", config: gpt_oss::config },
     Family { name: "mixtral", config: mixtral::config },
     Family { name: "olmoe", config: olmoe::config },

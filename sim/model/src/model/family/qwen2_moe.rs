@@ -1,4 +1,5 @@
-//! Qwen2-MoE and Qwen1.5-MoE (arXiv 2407.10671): biases on queries, keys and values, and a shared expert with a gate of its own.
+//! Qwen2-MoE and Qwen1.5-MoE (arXiv 2407.10671): biases on queries, keys and values, and a shared expert with a gate of
+//! its own.
 
 use crate::error::{Error, Result};
 use crate::model::config::{Attention, Common, Config, Grouped, Shared, sparse_layers, windows};

@@ -16,11 +16,12 @@ const TRIALS: u32 = 17;
 const SMALLEST: f64 = 0.36;
 
 impl Fit {
-    /// The grid with the least sum of squared errors, each weighted by `importance`, among ranges from the smallest to the largest weight
-    /// and shrunk ones, every scale refined by least squares. At 1 bit the weighted mean of the magnitudes, which is the best of all.
+    /// The grid with the least sum of squared errors, each weighted by `importance`, among ranges from the smallest to
+    /// the largest weight and shrunk ones, every scale refined by least squares. At 1 bit the weighted mean of the
+    /// magnitudes, which is the best of all.
     ///
-    /// Clipping earns its place at few bits: on normal weights in groups of 64 it takes the squared error of 2 bits to about 0.45 and of
-    /// 3 bits to about 0.75 of the whole range's (see the test).
+    /// Clipping earns its place at few bits: on normal weights in groups of 64 it takes the squared error of 2 bits to
+    /// about 0.45 and of 3 bits to about 0.75 of the whole range's (see the test).
     pub(super) fn of(weights: &[f64], importance: &[f64], bits: u8) -> Self {
         let total: f64 = importance.iter().sum();
         if bits == 1 {
@@ -97,7 +98,7 @@ fn step(bits: u8) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::testing::Numbers;
+    use crate::quantise::testing::Numbers;
 
     fn whole_range(weights: &[f64], bits: u8) -> Fit {
         let low = weights.iter().copied().fold(0.0, f64::min);

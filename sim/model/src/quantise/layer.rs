@@ -7,7 +7,7 @@ use super::calibration::{Calibration, LayerTokens};
 use super::hessian::Hessian;
 use super::matrix::{Format, Inputs, Weights, dequantise, gptq, round_to_nearest};
 use crate::error::Result;
-use crate::model::{Expert, Model};
+use crate::{Expert, Model};
 
 /// How weights become codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +20,9 @@ pub enum Method {
 }
 
 /// Fewer calibration tokens than this are called few.
-pub const FEW: usize = 32;
-/// Tokens of the whole layer that stand in where an expert has few of its own, and how much they weigh in all, in tokens.
+pub(super) const FEW: usize = 32;
+/// Tokens of the whole layer that stand in where an expert has few of its own, and how much they weigh in all, in
+/// tokens.
 const SHARED: usize = 512;
 const SHARED_WEIGHT: f64 = 32.0;
 
@@ -52,13 +53,14 @@ pub type Packed = [Vec<u8>; 3];
 
 /// Quantises the experts of one layer; the result is per expert, then per number of bits.
 ///
-/// GPTQ's Hessian of an expert is that of the tokens that chose it, and of up to 512 tokens of the whole layer that weigh as much as 32
-/// of its own: so an expert that saw few tokens or none falls back on what the layer sees. Gate and up are quantised first; down
-/// then sees what the quantised ones give. The losses are those of the dequantised weights with activations in f32.
+/// GPTQ's Hessian of an expert is that of the tokens that chose it, and of up to 512 tokens of the whole layer that
+/// weigh as much as 32 of its own: so an expert that saw few tokens or none falls back on what the layer sees. Gate and
+/// up are quantised first; down then sees what the quantised ones give. The losses are those of the dequantised weights
+/// with activations in f32.
 ///
 /// # Errors
 /// If an expert cannot be read or has weights that are not finite.
-pub fn quantise_layer(
+pub(super) fn quantise_layer(
     model: &Model,
     calibration: &Calibration,
     layer: usize,
@@ -194,6 +196,6 @@ impl Work<'_> {
 ///
 /// # Errors
 /// If they are no packed matrices, or not of one expert.
-pub fn expert_of(hidden: usize, [gate, up, down]: &Packed) -> Result<Expert> {
+pub(super) fn expert_of(hidden: usize, [gate, up, down]: &Packed) -> Result<Expert> {
     Expert::new(hidden, &dequantise(gate)?, &dequantise(up)?, &dequantise(down)?)
 }
