@@ -6,7 +6,7 @@ use candle_nn::rotary_emb::{rope, rope_i};
 use candle_nn::{Linear, RmsNorm};
 
 use super::config::{self, Config, Grouped, Latent, QkNorm};
-use super::ops::{MaskedSoftmax, each, with_values};
+use super::ops::{self, FEW_ROWS, MaskedSoftmax, each, times_transposed, with_values};
 use super::rope::Rotation;
 use super::weights::Weights;
 use crate::error::Result;
@@ -121,7 +121,7 @@ impl Attention {
             mixed.push(self.view.attend(&rows(&q)?, &keys, &values)?);
             first += *count;
         }
-        Ok(self.out.forward(&Tensor::cat(&mixed, 0)?)?)
+        Ok(ops::linear(&self.out, &Tensor::cat(&mixed, 0)?)?)
     }
 }
 
@@ -147,7 +147,7 @@ fn grouped(
     sizes: &Grouped,
     rotation: &Rotation,
 ) -> Result<Parts> {
-    let (mut q, mut k, mut v) = (q.forward(x)?, k.forward(x)?, v.forward(x)?);
+    let (mut q, mut k, mut v) = (ops::linear(q, x)?, ops::linear(k, x)?, ops::linear(v, x)?);
     if let (QkNorm::Whole, Some((q_norm, k_norm))) = (sizes.norm, norms) {
         (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
     }
@@ -174,15 +174,15 @@ fn latent(
     let Latent { heads: count, kv_rank, plain_dim, rope_dim, v_dim, .. } = *sizes;
     let rotate = |x: &Tensor| rope_i(&x.contiguous()?.unsqueeze(0)?, &rotation.cos, &rotation.sin)?.squeeze(0);
     let q = match q {
-        Query::Direct(q) => q.forward(x)?,
-        Query::LowRank(a, norm, b) => b.forward(&norm.forward(&a.forward(x)?)?)?,
+        Query::Direct(q) => ops::linear(q, x)?,
+        Query::LowRank(a, norm, b) => ops::linear(b, &norm.forward(&ops::linear(a, x)?)?)?,
     };
     let q = heads(&q, count)?;
     let rotated = rotate(&q.narrow(D::Minus1, plain_dim, rope_dim)?)?;
     let q = Tensor::cat(&[&q.narrow(D::Minus1, 0, plain_dim)?, &rotated], 2)?.contiguous()?;
-    let compressed = kv_a.forward(x)?;
+    let compressed = ops::linear(kv_a, x)?;
     let rotated = rotate(&compressed.narrow(1, kv_rank, rope_dim)?.unsqueeze(0)?)?;
-    let expanded = kv_b.forward(&kv_norm.forward(&compressed.narrow(1, 0, kv_rank)?.contiguous()?)?)?;
+    let expanded = ops::linear(kv_b, &kv_norm.forward(&compressed.narrow(1, 0, kv_rank)?.contiguous()?)?)?;
     let expanded = heads(&expanded, count)?;
     let tokens = expanded.dim(1)?;
     let rotated = rotated.broadcast_as((count, tokens, rope_dim))?;
@@ -203,7 +203,7 @@ impl View {
             let end = past + first + count;
             let start = (past + first + 1).saturating_sub(self.window);
             let part = |x: &Tensor| x.get(head * kv_heads / heads)?.narrow(0, start, end - start);
-            let scores = q.get(head)?.narrow(0, first, count)?.matmul(&part(keys)?.t()?)?;
+            let scores = times_transposed(&q.get(head)?.narrow(0, first, count)?, &part(keys)?, tokens <= FEW_ROWS)?;
             scores.inplace_op1(&MaskedSoftmax {
                 scale: self.scale,
                 query: past + first,

@@ -217,7 +217,8 @@ impl Model {
     /// # Errors
     /// If an id is not below V or there are no tokens; what the hook returns; if router scores are not finite.
     pub fn forward(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
-        self.predict(&self.hidden(&mut [(tokens, cache)], hook)?)
+        let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
+        self.predict(&hidden, ops::few_rows(&hidden))
     }
 
     /// The same, but only the logits `[V]` after the last token.
@@ -226,7 +227,7 @@ impl Model {
     /// As [`Self::forward`].
     pub fn forward_last(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
         let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
-        self.predict(&hidden.narrow(0, tokens.len() - 1, 1)?)
+        self.predict(&hidden.narrow(0, tokens.len() - 1, 1)?, true)
     }
 
     /// Logits `[S, V]` after one more token of each of S sequences, each with a cache of its own. The hook sees a row
@@ -240,7 +241,8 @@ impl Model {
             return Err(Error::new(format!("expected a cache for each of {expected} tokens, found {found}")));
         }
         let mut parts: Vec<(&[u32], &mut Cache)> = tokens.chunks(1).zip(caches).collect();
-        self.predict(&self.hidden(&mut parts, hook)?)
+        let hidden = self.hidden(&mut parts, hook)?;
+        self.predict(&hidden, ops::few_rows(&hidden))
     }
 
     /// The residual stream after the last layer of N tokens of whole sequences, one after the other. The hook sees each
@@ -259,11 +261,12 @@ impl Model {
     /// # Errors
     /// If there are no such tokens, or they were read by a model of another width.
     pub fn logits(&self, hidden: &Hidden, tokens: Range<usize>) -> Result<Vec<f32>> {
-        self.predict(&hidden.0.narrow(0, tokens.start, tokens.len())?)
+        self.predict(&hidden.0.narrow(0, tokens.start, tokens.len())?, false)
     }
 
-    fn predict(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let logits = self.output.forward(&self.norm.forward(&hidden.contiguous()?)?)?;
+    fn predict(&self, hidden: &Tensor, few: bool) -> Result<Vec<f32>> {
+        let normed = self.norm.forward(&hidden.contiguous()?)?;
+        let logits = ops::times_transposed(&normed, self.output.weight(), few)?;
         Ok(ops::with_values(&logits, <[f32]>::to_vec)?)
     }
 

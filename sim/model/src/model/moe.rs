@@ -1,12 +1,12 @@
 //! The MoE block: where scores become a choice, a policy may alter it, and the chosen experts run.
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::Linear;
 
 use super::attention::linear;
 use super::config::{Activation, Config, ExpertNames};
 use super::mixing;
-use super::ops::{each, with_values};
+use super::ops::{self, each, few_rows, times_transposed, with_values};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use cptr_trace::router::{Router, Row};
@@ -160,22 +160,34 @@ impl Expert {
         flat(&self.down)
     }
 
-    /// The expert's output `[N, D]` for inputs `x` `[N, D]`.
-    fn run(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        self.out(&self.inner(x, activation, biases)?, biases)
+    /// The expert's output `[N, D]` for inputs `x` `[N, D]`; `few` if they are of a call with few rows.
+    fn run(
+        &self,
+        x: &Tensor,
+        few: bool,
+        activation: Activation,
+        biases: Option<&Biases>,
+    ) -> candle_core::Result<Tensor> {
+        self.out(&self.inner(x, few, activation, biases)?, few, biases)
     }
 
     /// What comes to the down matrix `[N, I]`.
-    fn inner(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        let mut pair = x.matmul(&self.gate_up.t()?)?;
+    fn inner(
+        &self,
+        x: &Tensor,
+        few: bool,
+        activation: Activation,
+        biases: Option<&Biases>,
+    ) -> candle_core::Result<Tensor> {
+        let mut pair = times_transposed(x, &self.gate_up, few)?;
         if let Some(biases) = biases {
             pair = pair.broadcast_add(&biases.gate_up)?;
         }
         pair.apply_op1_no_bwd(&activation)
     }
 
-    fn out(&self, inner: &Tensor, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        let out = inner.matmul(&self.down.t()?)?;
+    fn out(&self, inner: &Tensor, few: bool, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
+        let out = times_transposed(inner, &self.down, few)?;
         biases.map_or(Ok(out.clone()), |biases| out.broadcast_add(&biases.down))
     }
 }
@@ -255,8 +267,8 @@ impl Block {
         }
         let x = Tensor::from_slice(inputs, (inputs.len() / width, width), &Device::Cpu)?;
         let biases = self.biases.get(expert);
-        let inner = matrices.inner(&x, config.activation, biases)?;
-        let out = matrices.out(&inner, biases)?;
+        let inner = matrices.inner(&x, false, config.activation, biases)?;
+        let out = matrices.out(&inner, false, biases)?;
         Ok((flat(&inner), flat(&out)))
     }
 
@@ -268,7 +280,7 @@ impl Block {
         (weights, config): (&Weights, &Config),
         hook: &mut dyn MoeHook,
     ) -> Result<Tensor> {
-        let scores = flat(&self.router.forward(x)?);
+        let scores = flat(&ops::linear(&self.router, x)?);
         with_values(x, |hidden| hook.input(index, hidden))?;
         let routes = self.route(&scores, index, config, hook)?;
         // In the order of the experts, whatever the order of the choice: so the sum over a token's experts depends on
@@ -294,7 +306,7 @@ impl Block {
         }
         let outputs = with_values(x, |hidden| {
             let work = 3 * config.hidden * config.expert_inner * routes.chosen.len();
-            each(groups.len(), work, |group| self.run(&groups[group], hidden, (weights, config)))
+            each(groups.len(), work, |group| self.run(&groups[group], hidden, few_rows(x), (weights, config)))
         })??;
         let mut sum = vec![0.0; x.elem_count()];
         for (group, output) in groups.iter().zip(&outputs) {
@@ -310,7 +322,7 @@ impl Block {
     }
 
     /// One expert, or one replica of it, on all tokens that chose it.
-    fn run(&self, group: &Group, hidden: &[f32], (weights, config): (&Weights, &Config)) -> Result<Tensor> {
+    fn run(&self, group: &Group, hidden: &[f32], few: bool, (weights, config): (&Weights, &Config)) -> Result<Tensor> {
         let width = config.hidden;
         let mut rows = Vec::with_capacity(group.slots.len() * width);
         for slot in &group.slots {
@@ -323,7 +335,7 @@ impl Block {
             None => read_expert(weights, config, self.layer, expert)?,
         };
         let x = Tensor::from_vec(rows, (group.slots.len(), width), &Device::Cpu)?;
-        Ok(matrices.run(&x, config.activation, self.biases.get(expert))?)
+        Ok(matrices.run(&x, few, config.activation, self.biases.get(expert))?)
     }
 
     fn route(&self, scores: &[f32], index: usize, config: &Config, hook: &mut dyn MoeHook) -> Result<Routes> {
@@ -446,10 +458,10 @@ impl Mlp {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let out = self.matrices.run(x, Activation::Silu, None)?;
+        let out = self.matrices.run(x, few_rows(x), Activation::Silu, None)?;
         match &self.gate {
             None => Ok(out),
-            Some(gate) => Ok(out.broadcast_mul(&candle_nn::ops::sigmoid(&gate.forward(x)?)?)?),
+            Some(gate) => Ok(out.broadcast_mul(&candle_nn::ops::sigmoid(&ops::linear(gate, x)?)?)?),
         }
     }
 }
