@@ -8,9 +8,10 @@
 //! | [`Gain`] | `U0F32` | 0 to 1, 2.3e-10 | filter gains, below 1 |
 //! | [`Eps`] | `U0F32` | 0 to 1, 2.3e-10 | share of the routing mass that may be given up |
 //! | [`Angle`] | `I4F28` | ±8, 3.7e-9 | radians |
+//! | [`Scale`] | `U8F24` | 0 to 256, 6.0e-8 | what mixing weights are multiplied with, and mixing weights after that |
 //! | [`LogRatio`] | `I8F24` | ±128, 6.0e-8 | log2 of a power ratio |
 
-use fixed::types::{I4F28, I8F24, I16F16, U0F32, U1F31};
+use fixed::types::{I4F28, I8F24, I16F16, U0F32, U1F31, U8F24};
 
 /// Router score before softmax or sigmoid.
 pub type Logit = I16F16;
@@ -22,6 +23,8 @@ pub type Level = U1F31;
 pub type Gain = U0F32;
 /// Share of the routing mass that a selection may give up.
 pub type Eps = U0F32;
+/// Factor of mixing weights, and a mixing weight with it.
+pub type Scale = U8F24;
 /// Angle in radians.
 pub type Angle = I4F28;
 /// Base-2 logarithm of a power ratio; 1 is 3.01 dB.
@@ -76,15 +79,26 @@ pub(crate) fn exp_neg_bits(distance: u32) -> u32 {
 }
 
 /// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-25. No division.
+pub fn sigmoid(logit: Logit) -> Gate {
+    Gate::from_bits(sigmoid_relative(logit, Logit::ZERO))
+}
+
+/// The logistic function over `exp(anchor)`, for an anchor that is 0, or below 0 and not below the logit: at most 1, absolute error below 2^-25.
+/// So scores far below 2^-31 can be compared with each other.
 // One copy of it: it is used once per expert at most, where the call hardly counts.
 #[inline(never)]
-pub fn sigmoid(logit: Logit) -> Gate {
+pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
     const ONE: u32 = 1 << 31;
     let exp = exp_neg_bits(logit.to_bits().unsigned_abs());
+    // What 1 / (1 + exp) is multiplied with.
+    let factor = match () {
+        () if !logit.is_negative() => ONE,
+        () if anchor == Logit::ZERO => exp,
+        () => exp_neg_call(anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned()),
+    };
     if exp == 0 || exp == ONE {
         // x would be a half or 1, which the formats below cannot hold or invert.
-        let positive = ONE >> (exp >> 31);
-        return Gate::from_bits(if logit.is_negative() { ONE - positive } else { positive });
+        return factor >> (exp >> 31);
     }
     // x = (1 + exp) / 2 is in [1/2, 1), U0F32; y = 1 / x in U1F31 by Newton's iteration `y (2 - x y)` from 48/17 - 32/17 x, whose error of at
     // most 1/17 is squared three times.
@@ -93,7 +107,71 @@ pub fn sigmoid(logit: Logit) -> Gate {
     for _ in 0..3 {
         y = mul_frac(y, mul_frac(x, y).wrapping_neg()) << 1;
     }
-    Gate::from_bits(if logit.is_negative() { mul_frac(exp, y) } else { y >> 1 })
+    mul_frac(factor, y)
+}
+
+/// `sqrt(ln(1 + exp(logit)))`, over `exp(anchor / 2)` for an anchor that is 0, or below 0 and not below the logit. 31 fraction bits, at most 182.
+/// Below 0 the absolute error is below 2^-25, from there on the relative one.
+///
+/// Below 0 it is `exp(logit / 2) sqrt(g(exp(logit)))` with `g(x) = ln(1 + x) / x`, and else `sqrt(logit + exp(-logit) g(exp(-logit)))`. So no square
+/// root is taken of a small number, which would magnify its error. g by a polynomial of the ninth degree, minimax, error below 4.1e-9.
+#[inline(never)]
+pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
+    // Magnitudes with 31 fraction bits, highest degree first; the signs alternate. A loop, which need not be fast: unrolled it takes 0.5 kB.
+    static G: [u32; 10] = [
+        7_169_968,
+        43_546_618,
+        124_037_631,
+        229_449_502,
+        329_709_604,
+        422_892_409,
+        535_954_980,
+        715_762_223,
+        1_073_739_981,
+        2_147_483_639,
+    ];
+    let x = exp_neg_call(logit.to_bits().unsigned_abs());
+    // With 32 fraction bits, a step below 1 instead of 1.
+    let fraction = (x << 1).wrapping_sub(x >> 31);
+    let mut g = 0u32;
+    let mut rest = core::hint::black_box(&G[..]);
+    while let [coefficient, others @ ..] = rest {
+        g = coefficient.wrapping_sub(mul_frac(g, fraction));
+        rest = others;
+    }
+    // Below 0 the number under the root is g; its square root has 31 fraction bits, too.
+    let (number, factor, down) = if logit.is_negative() {
+        let distance = anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned();
+        // Half of the distance, whose last bit is worth exp(-2^-17) = 1 - 2^-17.
+        let half = exp_neg_call(distance >> 1);
+        (u64::from(g) << 31, half - ((half >> 17) & (distance & 1).wrapping_neg()), 31)
+    } else {
+        let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15) + u64::from(mul_frac(x, g) << 1);
+        // An odd shift, so that the root has half of 31 and it, which is whole; 17 at least.
+        let shift = (sum.leading_zeros().saturating_sub(1)) | 1;
+        (sum << shift, 1 << 16, shift.div_ceil(2))
+    };
+    (u64::from(sqrt(number)) * u64::from(factor)) >> down
+}
+
+/// [`exp_neg_bits`] where a call hardly counts.
+#[inline(never)]
+pub(crate) fn exp_neg_call(distance: u32) -> u32 {
+    exp_neg_bits(distance)
+}
+
+/// Bits by which roots of softplus are shifted down so that that of `largest` is at most 1: 0 below 0.
+pub(crate) fn sqrt_softplus_shift(largest: Logit) -> u32 {
+    if largest.is_negative() {
+        return 0;
+    }
+    // sqrt(largest + ln 2) < sqrt(n) for the next whole number but one, n.
+    (33 - ((largest.to_bits() >> 16).cast_unsigned() + 1).leading_zeros()) / 2
+}
+
+/// [`sqrt_softplus`] of a logit that is at most `largest`, in a unit that makes that of `largest` at most 1.
+pub(crate) fn sqrt_softplus_relative(logit: Logit, largest: Logit) -> u32 {
+    (sqrt_softplus(logit, largest.min(Logit::ZERO)) >> sqrt_softplus_shift(largest)) as u32
 }
 
 /// `arccos(cosine)` for a cosine in [0, 1] (above 1 counts as 1). Format `U1F31` in, `I4F28` out, absolute error below 3e-8:
@@ -156,6 +234,11 @@ pub(crate) fn div_frac(numerator: u32, denominator: u32) -> u32 {
     let third = mul_frac((rest >> 4) as u32, inverse) >> 27;
     let rest = rest - u64::from(third) * u64::from(denominator);
     first + second + third + u32::from(rest >= u64::from(denominator))
+}
+
+/// `whole * share`, `share` a fraction with 32 bits, rounded down, for any number of masses that a layer can have.
+pub(crate) fn part_of(whole: u64, share: u32) -> u64 {
+    (whole >> 32) * u64::from(share) + u64::from(mul_frac(whole as u32, share))
 }
 
 /// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same shift.

@@ -81,9 +81,14 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
     /// The expert ids, best first.
     pub fn ids(&self) -> Vec<u16, K> {
         let mut ids = Vec::new();
+        self.ids_to(&mut ids);
+        ids
+    }
+
+    /// Adds the expert ids, best first, to an empty list.
+    pub(crate) fn ids_to(&self, ids: &mut Vec<u16, K>) {
         // There is room: the same capacity. `collect` would link a panic.
         self.entries.iter().for_each(|&(_, expert)| _ = ids.push(expert));
-        ids
     }
 }
 

@@ -41,10 +41,12 @@ pub struct Step {
     pub lost_lock: bool,
 }
 
-/// Fraction bits of powers (`U5F27`: a power is at most the number of wanted experts, which is at most 16).
+/// Fraction bits of powers (`U5F27`: a power is at most the number of wanted experts that it is taken of).
 const POWER_BITS: u32 = 27;
+/// Wanted experts of a token that angle, lock and signal-to-noise ratio go by, the first ones: a power of more does not fit its format.
+const MAX_POWER: usize = 31;
 /// Largest number of wanted experts per token.
-pub const MAX_WANTED: usize = 16;
+pub const MAX_WANTED: usize = crate::router::MAX_K;
 
 /// Tracker of one layer in the caller's memory: `Tracker<[ScaledLevels; E]>`, 8 bytes per expert and 44 beside; `&Tracker` is the view of any
 /// size, to which references to the former coerce.
@@ -158,15 +160,17 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     }
 
     /// Takes what one token wanted: the model's own choice, not the selection, as the selection follows residency and would confirm
-    /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
+    /// itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored. Levels rise for all of them; angle, lock and
+    /// signal-to-noise ratio go by the first 31.
     ///
     /// Cost: 25 to 30 instructions per wanted expert and 700 (Cortex-M4F) to 1,050 (RV32IMC) beside (docs/firmware.md): four 32-bit
     /// divisions, two square roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a load, a shift and a store per expert come on top.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = self.levels.as_mut();
-        let stored = wanted.iter().filter_map(|&expert| levels.get(usize::from(expert)));
-        // The product of demand and context, `U5F27` bits and at most 16; and how many of the wanted there are.
+        let first = wanted.get(..MAX_POWER).unwrap_or(wanted);
+        let stored = first.iter().filter_map(|&expert| levels.get(usize::from(expert)));
+        // The product of demand and context, `U5F27` bits and at most 31; and how many of the wanted there are.
         let (dot, known) = stored.fold((0u32, 0u32), |(dot, known), stored| {
             (dot.wrapping_add(self.slow_scale.coarse(stored.slow) >> (28 - POWER_BITS)), known + 1)
         });

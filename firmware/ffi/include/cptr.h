@@ -15,10 +15,10 @@
 #include <stdint.h>
 
 // Version of this interface. Pass it to `cptr_config_init`.
-#define CPTR_VERSION 1
+#define CPTR_VERSION 2
 
 // Most wanted experts of a token, and most experts that a selection holds.
-#define CPTR_MAX_WANTED 16
+#define CPTR_MAX_WANTED 64
 
 // Most experts of a layer.
 #define CPTR_MAX_EXPERTS 4096
@@ -50,14 +50,53 @@
 // Feature: dispatch and queues to execution units.
 #define CPTR_FEATURE_DISPATCH 8
 
-// Router: softmax over all experts, then the k largest; weights sum to less than 1 (OLMoE, DeepSeek-V2-Lite, Switch with k = 1).
+// Score: softmax over all experts; weights are not renormalised (OLMoE, DeepSeek-V2, Switch with k = 1).
 #define CPTR_ROUTER_SOFTMAX_ALL 0
 
-// Router: softmax over the k largest (Mixtral, Qwen3-MoE, gpt-oss).
+// Score: softmax over the chosen (Mixtral, Qwen3-MoE, gpt-oss).
 #define CPTR_ROUTER_SOFTMAX_SELECTED 1
 
-// Router: sigmoid, bias for the selection only, best groups first (DeepSeek-V3: k = 8, groups = 8, top_groups = 4).
+// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not renormalise).
 #define CPTR_ROUTER_SIGMOID_GROUPED 2
+
+// Score: square root of softplus; weights are renormalised (DeepSeek-V4).
+#define CPTR_ROUTER_SQRT_SOFTPLUS 3
+
+// Score: sparse mixer (Phi-3.5-MoE).
+#define CPTR_ROUTER_SPARSE_MIXER 4
+
+// The bias is added to the scores, for the choice alone (to the logits, where the choice goes by logits).
+#define CPTR_BIAS_SCORES 0
+
+// The bias is added to the logits, for the choice alone.
+#define CPTR_BIAS_CHOICE_LOGITS 1
+
+// The bias is added to the logits before everything else.
+#define CPTR_BIAS_LOGITS 2
+
+// Groups are rated by the sum of their two best scores.
+#define CPTR_RATING_TWO_BEST 0
+
+// Groups are rated by their best score.
+#define CPTR_RATING_BEST 1
+
+// Weights are renormalised as the score says.
+#define CPTR_RENORMALISE_USUAL 0
+
+// Weights are renormalised.
+#define CPTR_RENORMALISE_YES 1
+
+// Weights are not renormalised.
+#define CPTR_RENORMALISE_NO 2
+
+// A token gets k experts.
+#define CPTR_COUNT_FIXED 0
+
+// A token gets as few of the k best as have the share `count_bound` of the mass (2^-32).
+#define CPTR_COUNT_TOP_P 1
+
+// A token gets those of the k best whose score is above `count_bound` (2^-31), and the best.
+#define CPTR_COUNT_ABOVE 2
 
 // What a function returns: 0 or more for success, negative for an error after which nothing has been written.
 typedef int32_t cptr_status;
@@ -113,20 +152,42 @@ typedef struct cptr_candidate {
   uint16_t expert;
 } cptr_candidate;
 
-// How a model's router turns logits into a choice. Not opaque: fill it in; it is checked at every call.
+// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every call.
 typedef struct cptr_router {
   // One of `CPTR_ROUTER_…`.
   uint32_t kind;
   // Experts per token, 1 to `CPTR_MAX_WANTED`.
   uint32_t k;
-  // Groups of equal size into which the experts are cut, 1 to 32; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  // Groups of equal size into which the experts are cut, 1 to 32; 0 is 1.
   uint32_t groups;
-  // Groups that take part, 1 to `groups`; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  // Groups that take part, 1 to `groups`; 0 is 1.
   uint32_t top_groups;
-  // Selection bias, one entry per expert in steps of 2^-16, or null for none; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+  // Bias, one entry per expert in steps of 2^-16, or null for none.
   const int32_t *bias;
   // Entries of `bias`; 0 for none.
   size_t bias_count;
+  // One of `CPTR_BIAS_…`.
+  uint32_t bias_place;
+  // One of `CPTR_RATING_…`.
+  uint32_t group_rating;
+  // One of `CPTR_RENORMALISE_…`.
+  uint32_t renormalise;
+  // One of `CPTR_COUNT_…`.
+  uint32_t count;
+  // What `count` goes by.
+  uint32_t count_bound;
+  // 1: the experts come from a table, and `cptr_router_top_k` has nothing to say.
+  uint32_t table;
+  // How many experts, the last ones, stand for doing nothing.
+  uint32_t null_experts;
+  // Jitter of a sparse mixer in steps of 2^-32.
+  uint32_t jitter;
+  // What the weights are multiplied with, in steps of 2^-24; 0 is 1.
+  uint32_t scale;
+  // What the weight of each expert is multiplied with besides, in steps of 2^-24, or null for nothing.
+  const uint32_t *expert_scale;
+  // Entries of `expert_scale`; 0 for none.
+  size_t expert_scale_count;
 } cptr_router;
 
 // Constants of the filter. Gains in steps of 2^-32.
@@ -330,7 +391,8 @@ cptr_status cptr_place_layers(struct cptr_candidate *candidates,
                               uint64_t budget_bytes,
                               size_t *hot);
 
-// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
+// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the last of them
+// 0xFFFF where the token gets fewer.
 //
 // `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
 //

@@ -7,7 +7,7 @@ use core::ptr;
 use cptr_core::Gate;
 use cptr_core::dispatch::{Busy, Dispatch, ExecutionUnits, Job, MOST_BITS, NearRun, Queue, dispatch_in_place};
 
-use crate::memory::{Header, aligned, header, list, output, outputs, status};
+use crate::memory::{Header, aligned, clear, header, list, output, outputs, status};
 use crate::router::experts;
 use crate::{
     CPTR_ALIGN, CPTR_ERROR_FULL, CPTR_ERROR_NULL, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_MAX_EXPERTS, CPTR_MAX_JOBS,
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn cptr_queue_init(memory: *mut u8, size: usize, jobs: usi
         }
         // SAFETY: aligned and long enough; zero bytes are an empty queue.
         unsafe {
-            ptr::write_bytes(memory, 0, bytes);
+            clear(memory.cast(), bytes / 4);
             memory.cast::<Header>().write(Header::new(QUEUE_MAGIC, jobs as u32));
         }
         Ok(CPTR_OK)

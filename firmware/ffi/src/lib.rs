@@ -36,9 +36,9 @@ pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
 pub const CPTR_ERROR_FULL: CptrStatus = -8;
 
 /// Version of this interface. Pass it to `cptr_config_init`.
-pub const CPTR_VERSION: u32 = 1;
+pub const CPTR_VERSION: u32 = 2;
 /// Most wanted experts of a token, and most experts that a selection holds.
-pub const CPTR_MAX_WANTED: usize = 16;
+pub const CPTR_MAX_WANTED: usize = 64;
 /// Most experts of a layer.
 pub const CPTR_MAX_EXPERTS: usize = 4096;
 /// Most jobs that a queue holds.

@@ -77,10 +77,28 @@ impl<T: Copy> Output<'_, T> {
 
     /// Writes the values that fit, from the first entry on.
     pub(crate) fn write(self, values: &[T]) {
-        for (i, &value) in values.iter().take(self.count).enumerate() {
-            // SAFETY: `i < count`, and `count` entries may be written by the contract of `outputs`.
-            unsafe { self.pointer.add(i).write(value) };
+        self.write_all(values.iter().copied());
+    }
+
+    /// [`write`](Self::write) for values that do not lie one after the other.
+    pub(crate) fn write_all(self, values: impl Iterator<Item = T>) {
+        for (i, value) in values.take(self.count).enumerate() {
+            // SAFETY: `i < count`, and `count` entries may be written by the contract of `outputs`. Volatile, or a call of `memcpy` would
+            // come out, which takes 0.9 kB.
+            unsafe { self.pointer.add(i).write_volatile(value) };
         }
+    }
+}
+
+/// Sets words to 0. One by one, and volatile, or a call of the `memclr` of bytes would come out, which takes 0.2 kB and is needed for nothing else.
+///
+/// # Safety
+/// `count` words may be written at `words`, which is aligned.
+#[inline(never)]
+pub(crate) unsafe fn clear(words: *mut u32, count: usize) {
+    for i in 0..count {
+        // SAFETY: the caller's contract.
+        unsafe { words.add(i).write_volatile(0) };
     }
 }
 

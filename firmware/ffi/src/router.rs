@@ -2,7 +2,10 @@
 
 use core::ptr;
 
+use cptr_core::num::Scale;
+use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
 use cptr_core::{Eps, Experts, Gate, Logit, Router, RouterError, SelectError, select_in_place};
+use heapless::Vec;
 
 use crate::memory::{list, output, outputs, status};
 use crate::{
@@ -10,28 +13,80 @@ use crate::{
     CptrStatus,
 };
 
-/// Router: softmax over all experts, then the k largest; weights sum to less than 1 (OLMoE, DeepSeek-V2-Lite, Switch with k = 1).
+/// Score: softmax over all experts; weights are not renormalised (OLMoE, DeepSeek-V2, Switch with k = 1).
 pub const CPTR_ROUTER_SOFTMAX_ALL: u32 = 0;
-/// Router: softmax over the k largest (Mixtral, Qwen3-MoE, gpt-oss).
+/// Score: softmax over the chosen (Mixtral, Qwen3-MoE, gpt-oss).
 pub const CPTR_ROUTER_SOFTMAX_SELECTED: u32 = 1;
-/// Router: sigmoid, bias for the selection only, best groups first (DeepSeek-V3: k = 8, groups = 8, top_groups = 4).
+/// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not renormalise).
 pub const CPTR_ROUTER_SIGMOID_GROUPED: u32 = 2;
+/// Score: square root of softplus; weights are renormalised (DeepSeek-V4).
+pub const CPTR_ROUTER_SQRT_SOFTPLUS: u32 = 3;
+/// Score: sparse mixer (Phi-3.5-MoE).
+pub const CPTR_ROUTER_SPARSE_MIXER: u32 = 4;
 
-/// How a model's router turns logits into a choice. Not opaque: fill it in; it is checked at every call.
+/// The bias is added to the scores, for the choice alone (to the logits, where the choice goes by logits).
+pub const CPTR_BIAS_SCORES: u32 = 0;
+/// The bias is added to the logits, for the choice alone.
+pub const CPTR_BIAS_CHOICE_LOGITS: u32 = 1;
+/// The bias is added to the logits before everything else.
+pub const CPTR_BIAS_LOGITS: u32 = 2;
+
+/// Groups are rated by the sum of their two best scores.
+pub const CPTR_RATING_TWO_BEST: u32 = 0;
+/// Groups are rated by their best score.
+pub const CPTR_RATING_BEST: u32 = 1;
+
+/// Weights are renormalised as the score says.
+pub const CPTR_RENORMALISE_USUAL: u32 = 0;
+/// Weights are renormalised.
+pub const CPTR_RENORMALISE_YES: u32 = 1;
+/// Weights are not renormalised.
+pub const CPTR_RENORMALISE_NO: u32 = 2;
+
+/// A token gets k experts.
+pub const CPTR_COUNT_FIXED: u32 = 0;
+/// A token gets as few of the k best as have the share `count_bound` of the mass (2^-32).
+pub const CPTR_COUNT_TOP_P: u32 = 1;
+/// A token gets those of the k best whose score is above `count_bound` (2^-31), and the best.
+pub const CPTR_COUNT_ABOVE: u32 = 2;
+
+/// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every call.
 #[repr(C)]
 pub struct CptrRouter {
     /// One of `CPTR_ROUTER_…`.
     pub kind: u32,
     /// Experts per token, 1 to `CPTR_MAX_WANTED`.
     pub k: u32,
-    /// Groups of equal size into which the experts are cut, 1 to 32; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+    /// Groups of equal size into which the experts are cut, 1 to 32; 0 is 1.
     pub groups: u32,
-    /// Groups that take part, 1 to `groups`; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+    /// Groups that take part, 1 to `groups`; 0 is 1.
     pub top_groups: u32,
-    /// Selection bias, one entry per expert in steps of 2^-16, or null for none; used by `CPTR_ROUTER_SIGMOID_GROUPED` only.
+    /// Bias, one entry per expert in steps of 2^-16, or null for none.
     pub bias: *const i32,
     /// Entries of `bias`; 0 for none.
     pub bias_count: usize,
+    /// One of `CPTR_BIAS_…`.
+    pub bias_place: u32,
+    /// One of `CPTR_RATING_…`.
+    pub group_rating: u32,
+    /// One of `CPTR_RENORMALISE_…`.
+    pub renormalise: u32,
+    /// One of `CPTR_COUNT_…`.
+    pub count: u32,
+    /// What `count` goes by.
+    pub count_bound: u32,
+    /// 1: the experts come from a table, and `cptr_router_top_k` has nothing to say.
+    pub table: u32,
+    /// How many experts, the last ones, stand for doing nothing.
+    pub null_experts: u32,
+    /// Jitter of a sparse mixer in steps of 2^-32.
+    pub jitter: u32,
+    /// What the weights are multiplied with, in steps of 2^-24; 0 is 1.
+    pub scale: u32,
+    /// What the weight of each expert is multiplied with besides, in steps of 2^-24, or null for nothing.
+    pub expert_scale: *const u32,
+    /// Entries of `expert_scale`; 0 for none.
+    pub expert_scale_count: usize,
 }
 
 /// Logits in steps of 2^-16, as the core sees them.
@@ -55,34 +110,66 @@ pub(crate) unsafe fn experts<'a>(words: *const u32, count: usize) -> Result<&'a 
 }
 
 /// # Safety
-/// `router` is null, misaligned, or points to a router whose `bias` follows the contract of [`list`].
+/// `router` is null, misaligned, or points to a router whose `bias` and `expert_scale` follow the contract of [`list`].
 unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus> {
     // SAFETY: the caller's contract, for one entry.
     let [router] = (unsafe { list(router, 1) })? else { return Err(CPTR_ERROR_NULL) };
     let k = router.k as usize;
-    if k == 0 || k > CPTR_MAX_WANTED {
+    let in_range = (1..=CPTR_MAX_WANTED).contains(&k)
+        && router.bias_count <= CPTR_MAX_EXPERTS
+        && router.expert_scale_count <= CPTR_MAX_EXPERTS
+        && router.table <= 1;
+    let score = match router.kind {
+        CPTR_ROUTER_SOFTMAX_ALL => Score::SoftmaxAll,
+        CPTR_ROUTER_SOFTMAX_SELECTED => Score::SoftmaxSelected,
+        CPTR_ROUTER_SIGMOID_GROUPED => Score::Sigmoid,
+        CPTR_ROUTER_SQRT_SOFTPLUS => Score::SqrtSoftplus,
+        CPTR_ROUTER_SPARSE_MIXER => Score::SparseMixer(Eps::from_bits(router.jitter)),
+        _ => return Err(CPTR_ERROR_ROUTER),
+    };
+    let usual = router.kind != CPTR_ROUTER_SOFTMAX_ALL;
+    let bias_place = match router.bias_place {
+        CPTR_BIAS_SCORES => BiasPlace::Scores,
+        CPTR_BIAS_CHOICE_LOGITS => BiasPlace::ChoiceLogits,
+        CPTR_BIAS_LOGITS => BiasPlace::Logits,
+        _ => return Err(CPTR_ERROR_ROUTER),
+    };
+    let count = match router.count {
+        CPTR_COUNT_FIXED => Count::Fixed,
+        CPTR_COUNT_TOP_P => Count::TopP(Eps::from_bits(router.count_bound)),
+        CPTR_COUNT_ABOVE => Count::Above(Gate::from_bits(router.count_bound)),
+        _ => return Err(CPTR_ERROR_ROUTER),
+    };
+    let rating = if router.group_rating == CPTR_RATING_BEST { GroupRating::Best } else { GroupRating::TwoBest };
+    if !in_range || router.group_rating > CPTR_RATING_BEST || router.renormalise > CPTR_RENORMALISE_NO {
         return Err(CPTR_ERROR_ROUTER);
     }
-    match router.kind {
-        CPTR_ROUTER_SOFTMAX_ALL => Ok(Router::softmax_all(k)),
-        CPTR_ROUTER_SOFTMAX_SELECTED => Ok(Router::softmax_selected(k)),
-        CPTR_ROUTER_SIGMOID_GROUPED => {
-            if router.bias_count > CPTR_MAX_EXPERTS || router.top_groups == 0 {
-                return Err(CPTR_ERROR_ROUTER);
-            }
-            // SAFETY: the caller's contract.
-            let bias = unsafe { logits(router.bias, router.bias_count) }?;
-            Ok(Router::sigmoid_grouped(k, router.groups as usize, router.top_groups as usize, bias))
-        }
-        _ => Err(CPTR_ERROR_ROUTER),
-    }
+    // SAFETY: the caller's contract; `Scale` is a transparent wrapper of `u32`.
+    let (bias, expert_scale) = unsafe {
+        (logits(router.bias, router.bias_count)?, list(router.expert_scale.cast::<Scale>(), router.expert_scale_count)?)
+    };
+    Ok(Router {
+        k,
+        score,
+        bias,
+        bias_place,
+        groups: Groups { count: router.groups.max(1) as usize, open: router.top_groups.max(1) as usize, rating },
+        count,
+        table: router.table != 0,
+        renormalise: router.renormalise == CPTR_RENORMALISE_YES
+            || router.renormalise == CPTR_RENORMALISE_USUAL && usual,
+        scale: if router.scale == 0 { Scale::ONE } else { Scale::from_bits(router.scale) },
+        expert_scale,
+        null_experts: router.null_experts as usize,
+    })
 }
 
 fn range(count: usize, most: usize) -> Result<usize, CptrStatus> {
     if count <= most { Ok(count) } else { Err(CPTR_ERROR_RANGE) }
 }
 
-/// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids.
+/// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the last of them
+/// 0xFFFF where the token gets fewer.
 ///
 /// `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
 ///
@@ -106,11 +193,12 @@ pub unsafe extern "C" fn cptr_router_top_k(
         if wanted.len() < router.k() {
             return Err(CPTR_ERROR_SIZE);
         }
-        let best = router.top_k::<CPTR_MAX_WANTED>(scores).map_err(|error| match error {
+        let mut best = Vec::<u16, CPTR_MAX_WANTED>::new();
+        router.top_k_in_place(scores, &mut best).map_err(|error| match error {
             RouterError::Experts => CPTR_ERROR_RANGE,
             _ => CPTR_ERROR_ROUTER,
         })?;
-        wanted.write(&best);
+        wanted.write_all((0..router.k()).map(|rank| best.get(rank).copied().unwrap_or(u16::MAX)));
         Ok(CPTR_OK)
     };
     status(run())
@@ -147,9 +235,10 @@ pub unsafe extern "C" fn cptr_router_weights(
         if chosen.iter().any(|&expert| usize::from(expert) >= scores.len()) {
             return Err(CPTR_ERROR_RANGE);
         }
-        let mut shares = [Gate::ZERO; CPTR_MAX_WANTED];
+        let mut shares = Vec::<Gate, CPTR_MAX_WANTED>::new();
+        chosen.iter().for_each(|_| _ = shares.push(Gate::ZERO));
         router.weights(scores, chosen, &mut shares);
-        weights.write(&shares.map(Gate::to_bits));
+        weights.write_all(shares.iter().map(|share| share.to_bits()));
         Ok(CPTR_OK)
     };
     status(run())
@@ -194,12 +283,13 @@ pub unsafe extern "C" fn cptr_select(
                 output(substituted)?,
             )
         };
-        let mut experts = [0; CPTR_MAX_WANTED];
-        let experts = experts.get_mut(..wanted_count).ok_or(CPTR_ERROR_RANGE)?;
-        experts.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
-        let stand_ins = select_in_place(&router, Eps::from_bits(eps), keep_top, scores, experts, resident)
+        let mut experts = Vec::<u16, CPTR_MAX_WANTED>::new();
+        for &expert in wanted {
+            experts.push(expert).map_err(|_| CPTR_ERROR_RANGE)?;
+        }
+        let stand_ins = select_in_place(&router, Eps::from_bits(eps), keep_top, scores, &mut experts, resident)
             .map_err(|_: SelectError| CPTR_ERROR_RANGE)?;
-        chosen.write(experts);
+        chosen.write(&experts);
         substituted.write(&[stand_ins as u32]);
         Ok(CPTR_OK)
     };

@@ -5,7 +5,7 @@ use core::ptr;
 
 use cptr_core::{Gain, KalmanConfig, Lock, PhaseConfig, ScaledLevels, Tracker, TrackerConfig};
 
-use crate::memory::{Header, aligned, header, list, output, status};
+use crate::memory::{Header, aligned, clear, header, list, output, status};
 use crate::router::experts;
 use crate::{
     CPTR_ALIGN, CPTR_CONFIG_SIZE, CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_ERROR_VERSION, CPTR_MAX_EXPERTS,
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn cptr_tracker_init(memory: *mut u8, size: usize, experts
         }
         // SAFETY: aligned and long enough; zero bytes are a valid state (no variance yet, unlocked), which `reset` then makes the first one.
         unsafe {
-            ptr::write_bytes(memory, 0, bytes);
+            clear(memory.cast(), bytes / 4);
             memory.cast::<Header>().write(Header::new(TRACKER_MAGIC, experts as u32));
             (*state(memory)?).tracker.reset();
         }

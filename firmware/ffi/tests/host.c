@@ -1,6 +1,7 @@
 /* The library from C on the host: results, then everything that a caller can get wrong. Run under AddressSanitizer and UBSan. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 #include "checks.h"
 
@@ -121,7 +122,23 @@ static void routers(void) {
     EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
     r.groups = 2, r.bias = scores, r.bias_count = 3;
     EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
-    r.kind = CPTR_ROUTER_SOFTMAX_SELECTED;
+    r.bias = NULL, r.bias_count = 0;
+    r.bias_place = 3;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.bias_place = 0, r.group_rating = 2;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.group_rating = 0, r.renormalise = 3;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.renormalise = 0, r.count = 3;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.count = 0, r.table = 2;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.table = 1;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_ROUTER);
+    r.table = 0, r.expert_scale_count = 1;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_ERROR_NULL);
+    r.expert_scale_count = 0;
+    r.kind = CPTR_ROUTER_SOFTMAX_SELECTED, r.groups = 0, r.top_groups = 0;
     EXPECT(cptr_router_weights(&r, scores, 4, far, 2, weights), CPTR_ERROR_RANGE);
     EXPECT(cptr_router_weights(&r, scores, 4, good, 2, NULL), CPTR_ERROR_NULL);
     EXPECT(cptr_select(&r, 1u << 30, 0, scores, 4, twice, 2, NULL, 0, ids, &substituted), CPTR_ERROR_RANGE);
@@ -135,6 +152,66 @@ static void routers(void) {
     EXPECT(cptr_router_weights(&r, scores, 4, ids, 2, weights), CPTR_OK);
     /* e / (1 + e) in steps of 2^-31. */
     EXPECT(weights[0] / 1000, 1569936);
+}
+
+/* One of each that the simplest router does not have. */
+static void conventions(void) {
+    static const int32_t scores[4] = { 1 << 16, 3 << 16, 2 << 16, 0 };
+    static const int32_t bias[4] = { 0, 0, 0, 4 << 16 };
+    static const uint16_t both[2] = { 1, 2 };
+    static const uint32_t factors[4] = { 1u << 24, 1u << 23, 1u << 26, 0 };
+    uint16_t ids[4] = { 77, 77, 77, 77 };
+    uint32_t weights[2] = { 77, 77 }, substituted = 77, resident = 0;
+    cptr_router r = { CPTR_ROUTER_SIGMOID_GROUPED, 2, 2, 1, bias, 4 };
+    /* Experts 2 and 3 are open: 0.881 + 4.5 against 0.731 + 0.953. */
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 4), CPTR_OK);
+    EXPECT(ids[0] * 10 + ids[1], 32);
+    EXPECT(ids[2], 77);
+    /* Part of the logits: 4, 3, 2 and 1. */
+    r.groups = r.top_groups = 0, r.bias_place = CPTR_BIAS_LOGITS, r.kind = CPTR_ROUTER_SOFTMAX_SELECTED;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 2), CPTR_OK);
+    EXPECT(ids[0] * 10 + ids[1], 31);
+    /* Fewer than k. */
+    r.bias = NULL, r.bias_count = 0, r.k = 4, r.count = CPTR_COUNT_TOP_P, r.count_bound = 1u << 31;
+    EXPECT(cptr_router_top_k(&r, scores, 4, ids, 4), CPTR_OK);
+    EXPECT(ids[0], 1);
+    EXPECT(ids[1] & ids[2] & ids[3], 0xFFFF);
+    /* A null expert is at hand and loses less than allowed. */
+    r.k = 2, r.count = CPTR_COUNT_FIXED, r.null_experts = 1, resident = 2;
+    EXPECT(cptr_select(&r, 1u << 30, 1, scores, 4, both, 2, &resident, 1, ids, &substituted), CPTR_OK);
+    EXPECT(ids[0] * 100 + ids[1] * 10 + substituted, 131);
+    /* Scores that are no shares, a sum of others, and two that nothing is near. */
+    r.null_experts = 0, r.kind = CPTR_ROUTER_SIGMOID_GROUPED, r.renormalise = CPTR_RENORMALISE_NO;
+    EXPECT(cptr_router_weights(&r, scores, 4, both, 2, weights), CPTR_OK);
+    EXPECT(weights[0] / 10000, 204563); /* 1 / (1 + exp(-3)) */
+    r.kind = CPTR_ROUTER_SQRT_SOFTPLUS, r.renormalise = CPTR_RENORMALISE_USUAL;
+    EXPECT(cptr_router_weights(&r, scores, 4, both, 2, weights), CPTR_OK);
+    EXPECT(weights[0] / 10000, 117011); /* 1.746020 of 3.204420 */
+    r.kind = CPTR_ROUTER_SPARSE_MIXER, r.jitter = 42949673u;
+    EXPECT(cptr_router_weights(&r, scores, 4, both, 2, weights), CPTR_OK);
+    EXPECT(weights[0] == 1u << 31 && weights[1] == 1u << 31, 1);
+    r.kind = CPTR_ROUTER_SOFTMAX_SELECTED, r.expert_scale = factors, r.expert_scale_count = 4;
+    EXPECT(cptr_router_weights(&r, scores, 4, both, 2, weights), CPTR_OK);
+    EXPECT(weights[0] / 1000, 1569936);
+}
+
+/* Weights of low scores keep their relative precision. */
+static void low_scores(void) {
+    static const uint16_t all[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    cptr_router r = { CPTR_ROUTER_SIGMOID_GROUPED, 8, 1, 1, NULL, 0 };
+    int level, i;
+    for (level = 0; level > -32000; level -= level > -40 ? 1 : 1000) {
+        int32_t scores[8];
+        uint32_t weights[8];
+        double exact[8], sum = 0;
+        for (i = 0; i < 8; i++) {
+            scores[i] = level * 65536 + i * 8192;
+            exact[i] = exp(i / 8.0) / (1 + exp(level + i / 8.0));
+            sum += exact[i];
+        }
+        EXPECT(cptr_router_weights(&r, scores, 8, all, 8, weights), CPTR_OK);
+        for (i = 0; i < 8; i++) EXPECT(fabs(weights[i] / 2147483648.0 / (exact[i] / sum) - 1) < 3e-7, 1);
+    }
 }
 
 static void placement(void) {
@@ -365,6 +442,8 @@ int main(void) {
     order();
     states();
     routers();
+    conventions();
+    low_scores();
     placement();
     dispatch();
     queues();

@@ -2,7 +2,7 @@
 
 use cptr_core::bits::Split;
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, ScaledLevels, Tracker, TrackerConfig, words_for};
+use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, Router, ScaledLevels, Tracker, TrackerConfig, words_for};
 use heapless::Vec;
 use zerocopy::little_endian::U16;
 
@@ -43,8 +43,8 @@ impl<const E: usize> Wanted<E> {
     }
 }
 
-/// State of one layer of at most E experts, in the caller's memory: 9 bytes for each, the words of the resident set, which must be
-/// W = [`words_for`]`(E)`, and 144 beside (tracker 48, counters 56, the last token's experts 34).
+/// State of one layer of at most E experts, in the caller's memory: 9 bytes for each, twice the words of a set, which must be
+/// W = [`words_for`]`(E)` (those resident, those of the last token), and 112 beside (tracker 48, counters 56).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer<const E: usize, const W: usize> {
     wanted: Wanted<E>,
@@ -52,10 +52,12 @@ pub struct Layer<const E: usize, const W: usize> {
     bits: Vec<u8, E, u16>,
     resident: ExpertSet<W>,
     /// Experts that the last token ran.
-    previous: Vec<u16, MAX_K, u8>,
+    previous: ExpertSet<W>,
     metrics: Metrics,
     /// Whether experts were placed.
     placed: bool,
+    /// Whether the bias of its router is known.
+    biased: bool,
 }
 
 /// What a controller may take for a layer; checked on every target. A layer of fewer experts takes more than that.
@@ -80,7 +82,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
             wanted: Wanted::Tokens(Tracker::over(Vec::new())),
             bits: Vec::new(),
             resident: ExpertSet::new(),
-            previous: Vec::new(),
+            previous: ExpertSet::new(),
             metrics: Metrics {
                 tokens: 0,
                 runs: 0,
@@ -91,6 +93,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
                 lost_locks: 0,
             },
             placed: false,
+            biased: false,
         }
     }
 
@@ -104,6 +107,23 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         self.previous.clear();
         self.metrics = Metrics::default();
         self.placed = false;
+        self.biased = false;
+    }
+
+    pub(super) const fn biased(&self) -> bool {
+        self.biased
+    }
+
+    pub(super) const fn set_biased(&mut self) {
+        self.biased = true;
+    }
+
+    /// The resident experts and the last `nulls`, which need not be resident.
+    pub(super) fn at_hand(&self, nulls: usize) -> ExpertSet<W> {
+        let mut experts = self.resident;
+        let first = self.bits.len().saturating_sub(nulls);
+        (first..self.bits.len()).for_each(|expert| _ = experts.insert(expert as u16));
+        experts
     }
 
     pub(super) const fn placed(&self) -> bool {
@@ -137,7 +157,9 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         let hot = usize::from(descriptor.hot.get());
         let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
         let cold = split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
-        if hot > configuration.capacity || (cold > 0 && hot + cold != configuration.experts) {
+        let nulls = configuration.router.null_experts;
+        let experts = configuration.experts.saturating_sub(nulls);
+        if hot > configuration.capacity.min(experts) || (cold > 0 && hot + cold != experts) {
             return Err(Status::Value);
         }
         let Wanted::Prompt(demand) = &self.wanted else { return Err(Status::Order) };
@@ -150,7 +172,8 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         importance(demand, Eps::from_bits(descriptor.alpha.get()), values);
         rank(values, order);
         self.resident.clear();
-        for (place, &expert) in order.iter().enumerate() {
+        let null = |expert: &&u16| configuration.router.is_null(**expert, configuration.experts);
+        for (place, &expert) in order.iter().filter(|expert| !null(expert)).enumerate() {
             match place.checked_sub(hot) {
                 None => {
                     self.resident.insert(expert);
@@ -169,20 +192,23 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     }
 
     /// Counts what a token runs, before anything is loaded for it.
-    pub(super) fn count(&mut self, chosen: &[u16], substituted: usize, starts_sequence: bool) {
-        let previous = if starts_sequence { &[][..] } else { &self.previous };
-        self.metrics.count(chosen, previous, &self.resident, substituted, false);
+    pub(super) fn count(&mut self, chosen: &[u16], substituted: usize, starts_sequence: bool, nulls: usize) {
+        let mut previous = Vec::<u16, MAX_K>::new();
+        if !starts_sequence {
+            // There is room for those of one token.
+            self.previous.iter().for_each(|expert| _ = previous.push(expert));
+        }
+        self.metrics.count(chosen, &previous, &self.at_hand(nulls), substituted, false);
         self.previous.clear();
-        // There is room for the chosen: both hold as many.
-        let _ = self.previous.extend_from_slice(chosen);
+        chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
     }
 
     /// Makes the experts of a token resident, as long as there is room or somebody who may go; says so in `loads`.
-    pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, loads: &mut Vec<Load, MAX_K>) {
+    pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, router: &Router<'_>, loads: &mut Vec<Load, MAX_K>) {
         let Wanted::Tokens(tracker) = &self.wanted else { return };
         let mut room = capacity.saturating_sub(self.resident.len());
         for &expert in chosen {
-            if self.resident.contains(expert) {
+            if self.resident.contains(expert) || router.is_null(expert, self.bits.len()) {
                 continue;
             }
             let victim = if room > 0 {
@@ -215,7 +241,7 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_documentation_says() {
-        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (224, 296, 440));
-        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 8 * 4 + 144);
+        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (192, 264, 408));
+        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 2 * 8 * 4 + 112);
     }
 }

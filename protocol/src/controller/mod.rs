@@ -14,7 +14,7 @@ mod token;
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue};
 use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
-use zerocopy::little_endian::{U16, U32};
+use zerocopy::little_endian::{I32, U16, U32};
 
 use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
 use configuration::Configuration;
@@ -89,6 +89,8 @@ struct Pending {
 #[derive(Debug)]
 pub struct Controller<'a, U, C, const E: usize, const W: usize> {
     layers: &'a mut [Layer<E, W>],
+    /// Biases of the routers, layer by layer.
+    bias: &'a mut [Logit],
     units: U,
     counter: C,
     configuration: Option<Configuration>,
@@ -109,6 +111,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
     pub const fn new(layers: &'a mut [Layer<E, W>], units: U, counter: C) -> Self {
         Self {
             layers,
+            bias: &mut [],
             units,
             counter,
             configuration: None,
@@ -121,6 +124,13 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             log: Log::new(),
             logits: [Logit::ZERO; E],
         }
+    }
+
+    /// With memory for the biases of routers, one entry for each expert of each layer that has one; without, configurations with a bias are refused.
+    #[must_use]
+    pub const fn with_bias(mut self, memory: &'a mut [Logit]) -> Self {
+        self.bias = memory;
+        self
     }
 
     /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a refusal fits.
@@ -182,6 +192,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             Command::Place => self.place(body, answer)?,
             Command::Token => self.token(sequence, body, answer)?,
             Command::Counters => self.counters(body, answer)?,
+            Command::Bias => self.bias(body)?,
         }
         self.next = Some(sequence.wrapping_add(1));
         Ok(())
@@ -213,7 +224,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         if self.configuration.is_some() {
             return Err(Status::Order);
         }
-        let configuration = Configuration::new(descriptor, self.layers.len(), E.min(wire::MAX_EXPERTS))?;
+        let configuration =
+            Configuration::new(descriptor, self.layers.len(), E.min(wire::MAX_EXPERTS), self.bias.len())?;
         for layer in self.layers.iter_mut().take(configuration.layers) {
             layer.clear(configuration.experts, configuration.bits);
         }
@@ -226,6 +238,21 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             capacity: descriptor.capacity.get(),
             on_demand: configuration.on_demand,
         });
+        Ok(())
+    }
+
+    fn bias(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Bias>()?;
+        let bias = body.take_all::<I32>(descriptor.experts.get().into())?;
+        body.end()?;
+        let configuration = self.configuration.filter(|known| known.biased).ok_or(Status::Order)?;
+        if bias.len() != configuration.experts {
+            return Err(Status::Length);
+        }
+        layer(self.layers, &configuration, descriptor.layer)?.set_biased();
+        let memory = self.bias.chunks_exact_mut(configuration.experts).nth(descriptor.layer.get().into());
+        let memory = memory.unwrap_or_default();
+        memory.iter_mut().zip(bias).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
         Ok(())
     }
 
@@ -265,21 +292,27 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
         let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
         let mut turn = Turn::default();
-        turn.read(body, configuration, logits)?;
+        let given = turn.read(body, configuration, logits)?;
         let layer = layer(self.layers, configuration, turn.layer)?;
-        if !configuration.on_demand && !layer.placed() {
+        if !configuration.on_demand && !layer.placed() || configuration.biased && !layer.biased() {
             return Err(Status::Order);
         }
+        let mut router = configuration.router;
+        if configuration.biased {
+            let bias = self.bias.chunks_exact(configuration.experts).nth(turn.layer.get().into());
+            router.bias = bias.unwrap_or_default();
+        }
+        turn.want(&router, given, logits)?;
         let before = self.counter.ticks();
-        turn.choose(configuration, logits, layer.resident())?;
+        turn.choose(&router, configuration, logits, layer.resident())?;
         let select = elapsed::<C>(before, self.counter.ticks());
-        turn.dispatch(configuration, logits, layer, sequence)?;
+        turn.dispatch(&router, logits, layer, sequence)?;
         // The last thing that can be refused: from here on the state changes.
         self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
-        layer.count(&turn.chosen, turn.substituted, turn.starts_sequence);
+        layer.count(&turn.chosen, turn.substituted, turn.starts_sequence, router.null_experts);
         let mut loads = Vec::<_, MAX_K>::new();
         if configuration.on_demand {
-            layer.load(&turn.chosen, configuration.capacity, &mut loads);
+            layer.load(&turn.chosen, configuration.capacity, &router, &mut loads);
         }
         self.pending.layer = Some(usize::from(turn.layer.get()));
         self.pending.wanted.clone_from(&turn.wanted);

@@ -1,7 +1,9 @@
 //! The engine from the outside: conversations, refusals, and bytes that no host would send.
 
 use cptr_core::dispatch::ExecutionUnits;
+use cptr_core::num::Scale;
 use cptr_core::placement::{Demand, importance, rank};
+use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
 use cptr_core::{Bounds, Eps, ExpertSet, Gate, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select};
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -9,7 +11,7 @@ use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
-use crate::wire::{Configure, Counters, Decision, Identity, Load, NOBODY, Place, Prefill, Run, Token};
+use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Place, Prefill, Run, Token};
 
 const E: usize = 16;
 const W: usize = cptr_core::words_for(E);
@@ -29,18 +31,29 @@ fn configuration() -> Configure {
         experts: 12.into(),
         k: K as u8,
         keep: 1,
-        scoring: 1,
+        score: 1,
         on_demand: 1,
         capacity: 5.into(),
         bits: 2,
         threshold: 10,
         eps: (1 << 28).into(),
         bounds_error: 0,
-        reserved: [0; 3],
+        bias_place: 0,
+        groups: 1,
+        top_groups: 1,
         error: 0.into(),
         slow: (1 << 26).into(),
         reopened: (u32::MAX / 20).into(),
         fast: (1 << 29).into(),
+        group_rating: 0,
+        renormalise: 1,
+        table: 0,
+        count: 0,
+        bound: 0.into(),
+        jitter: 0.into(),
+        scale: (1 << 24).into(),
+        null_experts: 0.into(),
+        reserved: 0.into(),
     }
 }
 
@@ -106,7 +119,8 @@ fn state<U: ExecutionUnits>(engine: &mut Engine<'_, U>) -> impl PartialEq + std:
         engine.idle();
     }
     let queue = (engine.queue.room(), engine.queue.outstanding(), engine.jobs);
-    (engine.layers.to_vec(), engine.configuration, engine.next, engine.pending.clone(), queue, engine.ticks)
+    let bias = engine.bias.to_vec();
+    (engine.layers.to_vec(), bias, engine.configuration, engine.next, engine.pending.clone(), queue, engine.ticks)
 }
 
 fn logits() -> impl Strategy<Value = Vec<Logit>> {
@@ -130,16 +144,17 @@ impl Policy {
         let chosen = select::<16>(router, bounds, 1, logits, wanted, &self.resident).unwrap().experts;
         let mut weights = [Gate::ZERO; 16];
         router.weights(logits, &chosen, &mut weights);
+        let at_hand = |resident: &ExpertSet<1>, expert| resident.contains(expert) || router.is_null(expert, 12);
         let run = |(&expert, weight): (&u16, Gate)| Run {
             expert: expert.into(),
-            bits: if self.resident.contains(expert) { 0 } else { 2 },
+            bits: if at_hand(&self.resident, expert) { 0 } else { 2 },
             stand_in: u8::from(!wanted.contains(&expert)),
             weight: weight.to_bits().into(),
         };
         let runs = chosen.iter().zip(weights).map(run).collect();
         let mut loads = Vec::new();
         for &expert in &chosen {
-            if self.resident.insert(expert) {
+            if !router.is_null(expert, 12) && self.resident.insert(expert) {
                 let full = self.resident.len() > 5;
                 // The new one is among the chosen and stays.
                 let victim = if full { self.tracker.victim(&self.resident, &chosen).unwrap() } else { NOBODY };
@@ -152,19 +167,83 @@ impl Policy {
     }
 }
 
+/// A router of 12 experts, and how a host says so.
+fn any_router() -> impl Strategy<Value = (Router<'static>, Configure)> {
+    let numbers =
+        (0u8..5, 0u8..4, prop_oneof![Just((1u8, 1u8)), Just((2, 1)), Just((2, 2)), Just((4, 2)), Just((4, 3))]);
+    let flags = (any::<bool>(), any::<bool>(), 0u8..3, 0u16..3);
+    (numbers, flags, any::<u32>(), 1u32..).prop_map(|((score, place, (groups, open)), flags, number, scale)| {
+        let (two_best, renormalise, count, null_experts) = flags;
+        let (bound, jitter) = (if count == 0 { 0 } else { number }, if score == 4 { number >> 4 } else { 0 });
+        let configure = Configure {
+            score,
+            bias_place: place,
+            groups,
+            top_groups: open,
+            group_rating: two_best.into(),
+            renormalise: renormalise.into(),
+            count,
+            bound: bound.into(),
+            jitter: jitter.into(),
+            scale: scale.into(),
+            null_experts: null_experts.into(),
+            ..configuration()
+        };
+        let scores = [
+            Score::SoftmaxAll,
+            Score::SoftmaxSelected,
+            Score::Sigmoid,
+            Score::SqrtSoftplus,
+            Score::SparseMixer(Eps::from_bits(jitter)),
+        ];
+        let places = [BiasPlace::Scores, BiasPlace::Scores, BiasPlace::ChoiceLogits, BiasPlace::Logits];
+        let counts = [Count::Fixed, Count::TopP(Eps::from_bits(bound)), Count::Above(Gate::from_bits(bound))];
+        let rating = if two_best { GroupRating::TwoBest } else { GroupRating::Best };
+        let router = Router {
+            score: scores[usize::from(score)],
+            bias_place: places[usize::from(place)],
+            groups: Groups { count: groups.into(), open: open.into(), rating },
+            count: counts[usize::from(count)],
+            renormalise,
+            scale: Scale::from_bits(scale),
+            null_experts: null_experts.into(),
+            ..Router::softmax_all(K)
+        };
+        (router, configure)
+    })
+}
+
+fn bias_of(layer: u16, bias: &[Logit]) -> Vec<u8> {
+    let head = Bias { layer: layer.into(), experts: (bias.len() as u16).into() };
+    let bias: Vec<I32> = bias.iter().map(|bias| I32::new(bias.to_bits())).collect();
+    body(&head, bias.as_bytes())
+}
+
 proptest! {
     #[test]
     fn decisions_are_those_of_the_core(
         tokens in prop::collection::vec((0u16..2, logits(), any::<bool>(), 0usize..3), 1..60),
-        scoring in 0u8..3,
+        (router, configure) in any_router(),
+        biases in [logits(), logits()],
     ) {
-        let router = [Router::softmax_all(K), Router::softmax_selected(K), Router::sigmoid_grouped(K, 1, 1, &[])][usize::from(scoring)];
-        let mut memory = memory();
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-        prop_assert_eq!(ask(&mut engine, Command::Configure, 7, Configure { scoring, ..configuration() }.as_bytes()).0, Status::Done);
+        let biased = configure.bias_place != 0;
+        let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+        let start = |engine: &mut Engine<'_>| {
+            prop_assert_eq!(ask(engine, Command::Configure, 5, configure.as_bytes()).0, Status::Done);
+            for (layer, bias) in (0u16..).zip(&biases) {
+                let (sequence, expected) = if biased { (6 + u32::from(layer), Status::Done) } else { (6, Status::Order) };
+                prop_assert_eq!(ask(engine, Command::Bias, sequence, &bias_of(layer, bias)).0, expected);
+            }
+            Ok(())
+        };
+        start(&mut engine)?;
+        let first = if biased { 8 } else { 6 };
+        let routers = [0, 1].map(|layer: usize| Router { bias: if biased { &biases[layer] } else { &[] }, ..router });
         let mut policies = [Policy::new(), Policy::new()];
         let mut misses = 0;
-        for ((layer, logits, given, idle), sequence) in tokens.iter().zip(8..) {
+        for ((layer, logits, given, idle), sequence) in tokens.iter().zip(first..) {
+            let router = routers[usize::from(*layer)];
             let wanted = router.top_k::<16>(logits).unwrap();
             let list: &[u16] = if *given { &wanted } else { &[] };
             let (status, bytes) = ask(&mut engine, Command::Token, sequence, &token(*layer, logits, list, false));
@@ -181,11 +260,11 @@ proptest! {
             }
         }
         // After a reset the same tokens find the same.
-        let again = 8 + tokens.len() as u32;
+        let again = first + tokens.len() as u32;
         let before = state(&mut engine);
-        prop_assert_eq!(ask(&mut engine, Command::Reset, 6, &[]).0, Status::Done);
-        ask(&mut engine, Command::Configure, 7, Configure { scoring, ..configuration() }.as_bytes());
-        for ((layer, logits, ..), sequence) in tokens.iter().zip(8..) {
+        prop_assert_eq!(ask(&mut engine, Command::Reset, 4, &[]).0, Status::Done);
+        start(&mut engine)?;
+        for ((layer, logits, ..), sequence) in tokens.iter().zip(first..) {
             prop_assert_eq!(ask(&mut engine, Command::Token, sequence, &token(*layer, logits, &[], false)).0, Status::Done);
         }
         prop_assert!(state(&mut engine) == before);
@@ -212,12 +291,13 @@ proptest! {
     /// Frames with the right checksum and any contents, between requests that are right.
     #[test]
     fn whatever_is_refused_changes_nothing(
-        requests in prop::collection::vec((0usize..8, any::<u8>(), logits(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..3)), 1..40),
+        requests in prop::collection::vec((0usize..9, any::<u8>(), logits(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..3)), 1..40),
         on_demand: bool,
+        place in 0u8..2,
     ) {
-        let mut memory = memory();
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-        let configuration = Configure { on_demand: on_demand.into(), ..configuration() };
+        let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
+        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+        let configuration = Configure { on_demand: on_demand.into(), bias_place: place, ..configuration() };
         let mut sequence = 0;
         for (kind, noise, logits, changes) in requests {
             let layer = u16::from(noise % 3);
@@ -229,6 +309,7 @@ proptest! {
                 4 => (Command::Prefill, body(&Prefill { layer: layer.into(), count: 4, weighted: 0 }, ids.as_bytes())),
                 5 => (Command::Place, body(&Place { layer: layer.into(), hot: 4.into(), alpha: (1 << 31).into(), split: [2, 3, 2, 1].map(U16::new) }, &[])),
                 6 => (Command::Token, token(layer, &logits, &ids.map(U16::get), noise & 1 != 0)),
+                7 => (Command::Bias, bias_of(layer, &logits)),
                 _ => (Command::Counters, layer.to_le_bytes().to_vec()),
             };
             for (index, byte) in changes {
@@ -320,7 +401,7 @@ fn configurations_out_of_range() {
         refusal(&[], Command::Configure, configure.as_bytes())
     };
     assert_eq!(try_one(&|_| ()), Status::Done);
-    let values: [&dyn Fn(&mut Configure); 13] = [
+    let values: [&dyn Fn(&mut Configure); 27] = [
         &|c| c.layers = 0.into(),
         &|c| c.experts = 0.into(),
         &|c| c.experts = 3.into(),
@@ -331,16 +412,32 @@ fn configurations_out_of_range() {
         &|c| c.bits = 0,
         &|c| c.bits = 17,
         &|c| c.threshold = 0,
-        &|c| c.scoring = 3,
+        &|c| c.score = 5,
         &|c| c.on_demand = 2,
-        &|c| (c.bounds_error, c.reserved[1]) = (2, 0),
+        &|c| c.bounds_error = 2,
+        // 12 experts in groups: of equal size, enough of them open for 4.
+        &|c| c.groups = 0,
+        &|c| c.groups = 5,
+        &|c| c.groups = 33,
+        &|c| c.top_groups = 2,
+        &|c| (c.groups, c.top_groups) = (4, 1),
+        &|c| (c.groups, c.top_groups) = (4, 0),
+        &|c| c.group_rating = 2,
+        &|c| c.renormalise = 2,
+        &|c| c.table = 2,
+        &|c| c.count = 3,
+        &|c| c.bound = 1.into(),
+        &|c| c.jitter = 1.into(),
+        &|c| c.scale = 0.into(),
+        &|c| c.null_experts = 13.into(),
     ];
     for (index, change) in values.iter().enumerate() {
         assert_eq!(try_one(change), Status::Value, "{index}");
     }
-    assert_eq!(try_one(&|c| c.reserved[2] = 1), Status::Value);
-    let capacities: [&dyn Fn(&mut Configure); 3] =
-        [&|c| c.layers = 4.into(), &|c| c.experts = 17.into(), &|c| c.k = 17];
+    assert_eq!(try_one(&|c| c.reserved = 1.into()), Status::Value);
+    assert_eq!(try_one(&|c| (c.groups, c.top_groups) = (4, 2)), Status::Done);
+    let capacities: [&dyn Fn(&mut Configure); 4] =
+        [&|c| c.layers = 4.into(), &|c| c.experts = 17.into(), &|c| c.k = 65, &|c| c.bias_place = 1];
     for change in capacities {
         assert_eq!(try_one(change), Status::Capacity);
     }
@@ -375,6 +472,74 @@ fn tokens_out_of_range() {
         bytes[place] = value;
         assert_eq!(token_of(&bytes), Status::Value, "{place}");
     }
+}
+
+#[test]
+fn biases_out_of_range_and_tables() {
+    let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+    let zeros = [Logit::ZERO; 12];
+    let good = bias_of(1, &[Logit::ONE; 12]);
+    assert_eq!(ask(&mut engine, Command::Bias, 0, &good).0, Status::Order, "before it is configured");
+    let three = Configure { layers: 3.into(), bias_place: 1, ..configuration() };
+    assert_eq!(ask(&mut engine, Command::Configure, 0, three.as_bytes()).0, Status::Capacity, "24 biases, not 36");
+    let place = Configure { bias_place: 4, ..configuration() };
+    assert_eq!(ask(&mut engine, Command::Configure, 0, place.as_bytes()).0, Status::Value);
+    let configure = Configure { bias_place: 1, ..configuration() };
+    assert_eq!(ask(&mut engine, Command::Configure, 0, configure.as_bytes()).0, Status::Done);
+    let before = state(&mut engine);
+    for (body, status) in [
+        (bias_of(2, &zeros), Status::Layer),
+        (bias_of(0, &zeros[..11]), Status::Length),
+        (bias_of(0, &[Logit::ZERO; 13]), Status::Length),
+        (good[..good.len() - 1].to_vec(), Status::Length),
+        ([&good[..], &[0]].concat(), Status::Length),
+    ] {
+        assert_eq!(ask(&mut engine, Command::Bias, 1, &body).0, status);
+        assert!(state(&mut engine) == before);
+    }
+    assert_eq!(ask(&mut engine, Command::Token, 1, &token(1, &zeros, &[], true)).0, Status::Order, "before its bias");
+    assert_eq!(ask(&mut engine, Command::Bias, 1, &good).0, Status::Done);
+    assert_eq!(engine.bias, [&zeros[..], &[Logit::ONE; 12]].concat());
+    assert_eq!(ask(&mut engine, Command::Token, 2, &token(1, &zeros, &[], true)).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Token, 3, &token(0, &zeros, &[], true)).0, Status::Order, "another layer");
+    assert_eq!(ask(&mut engine, Command::Reset, 3, &[]).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Configure, 4, configure.as_bytes()).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Token, 5, &token(1, &zeros, &[], true)).0, Status::Order, "forgotten");
+    // Experts from a table have to be there; a token may have fewer than k of them only where it says so.
+    let table = [(Command::Configure, Configure { table: 1, ..configuration() }.as_bytes().to_vec())];
+    assert_eq!(refusal(&table, Command::Token, &token(0, &zeros, &[], true)), Status::Value);
+    assert_eq!(refusal(&table, Command::Token, &token(0, &zeros, &[7, 3, 9, 1], true)), Status::Done);
+    let dynamic = Configure { count: 1, bound: (1 << 31).into(), ..configuration() };
+    let dynamic = [(Command::Configure, dynamic.as_bytes().to_vec())];
+    assert_eq!(refusal(&dynamic, Command::Token, &token(0, &zeros, &[7, 3], true)), Status::Done);
+    assert_eq!(refusal(&dynamic, Command::Token, &token(0, &zeros, &[7, 3, 1, 2, 4], true)), Status::Length);
+}
+
+/// Null experts are never hot, and have no bits.
+#[test]
+fn null_experts_are_not_placed() {
+    let nulls = Configure { on_demand: 0, null_experts: 10.into(), ..configuration() };
+    let mut steps = std::vec![(Command::Configure, nulls.as_bytes().to_vec())];
+    let prefill = Prefill { layer: 0.into(), count: 2, weighted: 0 };
+    steps.push((Command::Prefill, body(&prefill, &[5, 0, 1, 0])));
+    let place = Place { layer: 0.into(), hot: 3.into(), alpha: 0.into(), split: [0; 4].map(U16::new) };
+    assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Value, "only two are real");
+    let place = Place { hot: 1.into(), split: [1, 0, 0, 0].map(U16::new), ..place };
+    assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Done);
+    steps.push((Command::Place, place.as_bytes().to_vec()));
+    let mut memory = memory();
+    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    for ((command, body), sequence) in steps.iter().zip(0..) {
+        let (status, bytes) = ask(&mut engine, *command, sequence, body);
+        assert_eq!(status, Status::Done);
+        assert!(*command != Command::Place || bytes == [1, 0]);
+    }
+    let (status, bytes) = ask(&mut engine, Command::Token, 3, &token(0, &[Logit::ZERO; 12], &[5, 1, 0, 11], true));
+    let (_, runs, _) = decision(&bytes);
+    let bits: Vec<(u16, u8)> = runs.iter().map(|run| (run.expert.get(), run.bits)).collect();
+    // Expert 0 is the only one that is neither at hand nor nothing; another null expert stands in for it.
+    assert_eq!((status, bits), (Status::Done, std::vec![(5, 0), (1, 0), (2, 0), (11, 0)]));
 }
 
 #[test]
@@ -520,10 +685,10 @@ fn damaged_frames_and_other_versions() {
     };
     for (place, value, status) in [
         (0, 0, Status::Frame),
-        (2, 2, Status::Version),
+        (2, 1, Status::Version),
         (3, 99, Status::Command),
         (3, Command::Configure as u8 | ANSWER, Status::Command),
-        (8, 35, Status::Length),
+        (8, 55, Status::Length),
         (9, 1, Status::Length),
         (10, 1, Status::Value),
     ] {
@@ -586,7 +751,7 @@ fn says_what_it_can_hold() {
     let (status, bytes) = ask(&mut engine, Command::Identify, 0, &[]);
     let identity = Identity::read_from_bytes(&bytes).unwrap();
     assert_eq!(status, Status::Done);
-    assert_eq!((identity.layers.get(), identity.experts.get(), identity.k, identity.counts), (3, 16, 16, 0));
+    assert_eq!((identity.layers.get(), identity.experts.get(), identity.k, identity.counts), (3, 16, 64, 0));
     assert_eq!(ask(&mut engine, Command::Identify, 0, &[0]).0, Status::Length);
 }
 

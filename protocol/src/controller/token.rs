@@ -1,7 +1,8 @@
 //! One token in one layer: what is asked, what is chosen, who runs where. Nothing here changes the controller's state.
 
 use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
-use cptr_core::{Experts, Gate, Logit, SelectError, select_in_place};
+use cptr_core::router::Count;
+use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16};
 
@@ -28,13 +29,14 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured expert.
+    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured expert. Returns whether the
+    /// model's own choice is in it.
     pub(super) fn read(
         &mut self,
         mut body: Body<'_>,
         configuration: &Configuration,
         logits: &mut [Logit],
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
         let token = body.take::<Token>()?;
         let given = usize::from(token.wanted);
         self.starts_sequence = flag(token.starts_sequence)?;
@@ -43,28 +45,32 @@ impl Turn {
             return Err(Status::Value);
         }
         let router = &configuration.router;
-        if usize::from(token.experts.get()) != logits.len() || (given != 0 && given != router.k()) {
+        let counts = given == 0 || given == router.k || router.count != Count::Fixed && given < router.k;
+        if usize::from(token.experts.get()) != logits.len() || !counts {
             return Err(Status::Length);
         }
         let scores = body.take_all::<I32>(logits.len())?;
         let ids = body.take_all::<U16>(given)?;
         body.end()?;
+        experts(ids, configuration.experts, &mut self.wanted)?;
         logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
-        if given == 0 {
-            self.wanted = router.top_k(logits).map_err(|_| Status::Value)?;
-            return Ok(());
-        }
-        experts(ids, configuration.experts, &mut self.wanted)
+        Ok(given > 0)
+    }
+
+    /// Takes the router's choice, if the model's own is not `given`.
+    pub(super) fn want(&mut self, router: &Router<'_>, given: bool, logits: &[Logit]) -> Result<(), Status> {
+        if given { Ok(()) } else { router.top_k_in_place(logits, &mut self.wanted).map_err(|_| Status::Value) }
     }
 
     /// Chooses the experts.
     pub(super) fn choose(
         &mut self,
+        router: &Router<'_>,
         configuration: &Configuration,
         logits: &[Logit],
         resident: &Experts,
     ) -> Result<(), Status> {
-        let Configuration { router, bounds, keep, .. } = configuration;
+        let Configuration { bounds, keep, .. } = configuration;
         self.chosen.clone_from(&self.wanted);
         let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
         self.substituted = done.map_err(|error| match error {
@@ -77,14 +83,15 @@ impl Turn {
     /// Says where the chosen run; `token` is the number of the jobs.
     pub(super) fn dispatch<const E: usize, const W: usize>(
         &mut self,
-        configuration: &Configuration,
+        router: &Router<'_>,
         logits: &[Logit],
         layer: &Layer<E, W>,
         token: u32,
     ) -> Result<(), Status> {
         let mut weights = [Gate::ZERO; MAX_K];
-        configuration.router.weights(logits, &self.chosen, &mut weights);
-        dispatch_in_place(&self.chosen, layer.resident(), layer.bits(), &mut self.sites).map_err(|_| Status::Id)?;
+        router.weights(logits, &self.chosen, &mut weights);
+        let near = layer.at_hand(router.null_experts);
+        dispatch_in_place(&self.chosen, &near, layer.bits(), &mut self.sites).map_err(|_| Status::Id)?;
         // There is room for runs and jobs: as much as for the chosen.
         for (&expert, weight) in self.chosen.iter().zip(weights) {
             let stand_in = u8::from(self.substituted > 0 && !self.wanted.contains(&expert));

@@ -138,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const CHECKSUM: u32 = 0xA4A2_0BA0;
+    const CHECKSUM: u32 = 0xF730_77F0;
 
     /// A request with a body.
     fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_frame_byte_by_byte() {
         // The checksum was computed with an independent program: CRC-32C of the first 14 bytes.
-        let expected = [0x63, 0x70, 1, 7, 4, 3, 2, 1, 2, 0, 0, 0, 0xFF, 0xFF].into_iter().chain(CHECKSUM.to_le_bytes());
+        let expected = [0x63, 0x70, 2, 7, 4, 3, 2, 1, 2, 0, 0, 0, 0xFF, 0xFF].into_iter().chain(CHECKSUM.to_le_bytes());
         assert!(frame(7, 0x0102_0304, &[0xFF, 0xFF]).into_iter().eq(expected));
     }
 

@@ -23,11 +23,11 @@ pub use frame::{Body, Frame, Writer};
 /// First two bytes of every frame: "cp".
 pub const MAGIC: u16 = 0x7063;
 /// Version of this format; another one is refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Most experts per layer that a descriptor may speak of.
 pub const MAX_EXPERTS: usize = 512;
 /// Most experts per token.
-pub const MAX_K: usize = 16;
+pub const MAX_K: usize = 64;
 /// Bytes around the body.
 pub const OVERHEAD: usize = size_of::<Header>() + 4;
 /// Added to the kind of a request in its answer.
@@ -56,14 +56,17 @@ pub enum Command {
     Token = 6,
     /// `u16` layer or [`ALL_LAYERS`]; answered by [`Counters`].
     Counters = 7,
+    /// [`Bias`]: the bias of a layer's router, where the configuration says that there is one; before the first [`Token`] of the layer, and
+    /// again whenever it changes.
+    Bias = 8,
 }
 
 impl TryFrom<u8> for Command {
     type Error = Status;
 
     fn try_from(kind: u8) -> Result<Self, Status> {
-        use Command::{Configure, Counters, Identify, Place, Prefill, Reset, Token};
-        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters];
+        use Command::{Bias, Configure, Counters, Identify, Place, Prefill, Reset, Token};
+        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters, Bias];
         all.into_iter().find(|&command| command as u8 == kind).ok_or(Status::Command)
     }
 }
@@ -86,7 +89,7 @@ pub enum Status {
     /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
     Length = 5,
     /// The command cannot come now: nothing configured yet, configured already, nothing placed, no prefill to place from, a prefill where
-    /// experts are loaded on demand.
+    /// experts are loaded on demand, a bias where there is none, a token before its layer's bias.
     Order = 6,
     /// No such layer.
     Layer = 7,
@@ -94,7 +97,7 @@ pub enum Status {
     Id = 8,
     /// A value is out of its range, or a reserved field is not 0.
     Value = 9,
-    /// More layers, experts or experts per token than there is memory for.
+    /// More layers, experts, experts per token or biases than there is memory for.
     Capacity = 10,
     /// The queue to the execution units has no room; the same request later may succeed.
     Busy = 11,
@@ -170,18 +173,18 @@ descriptors! {
         queue: U16,
     }
 
-    /// Model and policy, 36 bytes.
+    /// Model and policy, 56 bytes. The router is that of `cptr_core::router`, where every field is explained.
     struct Configure {
         /// Layers, at least 1.
         layers: U16,
-        /// Experts per layer, at least 1.
+        /// Experts per layer, at least 1, null experts included.
         experts: U16,
-        /// Experts per token, 1 to the experts of a layer.
+        /// Experts per token, 1 to the experts of a layer; most of them, where `count` is not 0.
         k: u8,
         /// Best experts that are always chosen.
         keep: u8,
-        /// What a routing mass and a mixing weight are: 0 softmax over all, 1 softmax over the chosen, 2 sigmoid renormalised.
-        scoring: u8,
+        /// What a logit is worth: 0 softmax over all, 1 softmax over the chosen, 2 sigmoid, 3 square root of softplus, 4 sparse mixer.
+        score: u8,
         /// 0: experts stay where a [`Place`] has put them. 1: those that a token misses are loaded, in place of the tracked context's victim.
         on_demand: u8,
         /// Experts per layer in fast memory, 1 to the experts of a layer.
@@ -194,8 +197,12 @@ descriptors! {
         eps: U32,
         /// Whether `error` is a bound (1) or ignored (0).
         bounds_error: u8,
-        /// 0.
-        reserved: [u8; 3],
+        /// Where a bias is added: 0 there is none, 1 to the scores and 2 to the logits, for the choice alone, 3 to the logits. It comes by [`Bias`].
+        bias_place: u8,
+        /// Groups of experts, 1 to 32; they divide the experts.
+        groups: u8,
+        /// Groups that take part, 1 to `groups`.
+        top_groups: u8,
         /// Estimated error of a layer's output that is allowed, 2^-32 of an expert's output.
         error: U32,
         /// Steady gain of the slow level, 2^-32.
@@ -204,6 +211,32 @@ descriptors! {
         reopened: U32,
         /// Gain of the fast level, 2^-32.
         fast: U32,
+        /// How groups are rated: 0 by their best score, 1 by the sum of their two best.
+        group_rating: u8,
+        /// Whether mixing weights are renormalised (1).
+        renormalise: u8,
+        /// Whether the experts come from a table (1): every [`Token`] brings them.
+        table: u8,
+        /// How many experts a token gets: 0 k, 1 those that have the share `bound`, 2 those whose score is above `bound`.
+        count: u8,
+        /// 2^-32 (share) or 2^-31 (score); 0 where `count` is 0.
+        bound: U32,
+        /// Jitter of a sparse mixer, 2^-32; 0 of other scores.
+        jitter: U32,
+        /// What the mixing weights are multiplied with in the end, 2^-24, above 0. A [`Run`]'s weight is without it: it can be applied to the sum.
+        scale: U32,
+        /// How many experts, the last ones, stand for doing nothing: they run on the GPU, at no cost.
+        null_experts: U16,
+        /// 0.
+        reserved: U16,
+    }
+
+    /// 4 bytes, then `experts` `i32` biases (2^-16).
+    struct Bias {
+        /// Layer.
+        layer: U16,
+        /// The configured experts per layer.
+        experts: U16,
     }
 
     /// 4 bytes, then `count` `u16` ids and, if `weighted`, `count` `u32` mixing weights (2^-31).
@@ -235,7 +268,7 @@ descriptors! {
         layer: U16,
         /// The configured experts per layer.
         experts: U16,
-        /// The configured k: the model's own choice follows; or 0: the controller takes the best logits.
+        /// The configured k (up to it, where a token may get fewer): the model's own choice follows; or 0: the controller chooses.
         wanted: u8,
         /// Whether the token starts a sequence (1) or has a predecessor (0).
         starts_sequence: u8,
@@ -247,7 +280,7 @@ descriptors! {
     struct Decision {
         /// Layer.
         layer: U16,
-        /// Experts to run, the configured k.
+        /// Experts to run, as many as are wanted.
         runs: u8,
         /// How many of them stand in for a wanted one.
         substituted: u8,
@@ -269,7 +302,7 @@ descriptors! {
         bits: u8,
         /// Whether it stands in for a wanted expert (1).
         stand_in: u8,
-        /// Mixing weight, 2^-31.
+        /// Mixing weight before the router's scale, 2^-31.
         weight: U32,
     }
 
@@ -331,17 +364,17 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_table() {
-        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (12, 8, 36));
+        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (12, 8, 56));
         assert_eq!((size_of::<Prefill>(), size_of::<Place>(), size_of::<Token>()), (4, 16, 8));
         assert_eq!((size_of::<Decision>(), size_of::<Run>(), size_of::<Load>()), (16, 8, 4));
-        assert_eq!(size_of::<Counters>(), 96);
+        assert_eq!((size_of::<Counters>(), size_of::<Bias>()), (96, 4));
     }
 
     #[test]
     fn statuses_and_commands_survive_their_numbers() {
         for number in 0..=255u16 {
             assert!(Status::from_number(number).is_none_or(|status| status as u16 == number));
-            assert!(Command::try_from(number as u8).is_ok_and(|c| c as u16 == number) == (1..=7).contains(&number));
+            assert!(Command::try_from(number as u8).is_ok_and(|c| c as u16 == number) == (1..=8).contains(&number));
         }
         assert_eq!((0..=u16::MAX).filter(|&number| Status::from_number(number).is_some()).count(), 12);
     }

@@ -153,7 +153,8 @@ impl FloatArray {
         }
     }
 
-    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie in a file.
+    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie
+    /// in a file.
     pub fn le_bytes(&self) -> Cow<'_, [u8]> {
         match &self.data {
             Data::Owned(values) => match self.float() {

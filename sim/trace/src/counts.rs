@@ -1,4 +1,11 @@
 //! Expert counts without token order: popularity files, usage profiles, domain tables.
+//!
+//! ```
+//! use cptr_trace::counts::CountTable;
+//!
+//! let table = CountTable { name: "law".into(), model: String::new(), k: 1, layer_ids: vec![0], counts: vec![vec![3, 1]] };
+//! assert_eq!(table.counts[0].iter().sum::<u64>(), 4);
+//! ```
 
 /// How often each expert was chosen, layer by layer, in one part (domain, subject, model) of a source.
 #[derive(Debug, Clone, PartialEq)]

@@ -32,7 +32,8 @@ pub enum Kind {
     Usage,
 }
 
-/// Bad input or a failed file operation. Printed as one sentence, `FILE: POSITION: what is wrong`; the command exits with code 2.
+/// Bad input or a failed file operation. Printed as one sentence, `FILE: POSITION: what is wrong`; the command exits
+/// with code 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
@@ -121,19 +122,24 @@ fn one_line(text: &str) -> Cow<'_, str> {
     parts.collect::<Vec<_>>().join(" ").into()
 }
 
-/// The text with control characters, and those that turn the direction of writing, shown as escapes: names in files are foreign, and a
-/// terminal obeys them.
+/// The text with control characters, and those that turn the direction of writing, shown as escapes: names in files are
+/// foreign, and a terminal obeys them.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.contains(obeyed) {
         return text.into();
     }
-    text.chars().fold(String::new(), |mut out, c| {
-        if obeyed(c) { out.extend(c.escape_default()) } else { out.push(c) }
-        out
-    })
-    .into()
+    text.chars()
+        .fold(String::new(), |mut out, c| {
+            if obeyed(c) {
+                out.extend(c.escape_default())
+            } else {
+                out.push(c)
+            }
+            out
+        })
+        .into()
 }
 
 impl std::error::Error for Error {}

@@ -1,8 +1,9 @@
 //! Evidence before numbers: is what a trace says about its router true of what it recorded?
 //!
-//! Where a trace has logits and the choice, the choice is made again under the stated [`Router`] and compared, set by set. Where nothing is
-//! stated, or what is stated does not explain the choice, groups and bias are tried. A trace whose choice nothing explains is still a
-//! trace, but no selection from it can promise a bound. [`hold`] does this for every trace that is read.
+//! Where a trace has logits and the choice, the choice is made again under the stated [`Router`] and compared, set by
+//! set. Where nothing is stated, or what is stated does not explain the choice, groups and bias are tried. A trace
+//! whose choice nothing explains is still a trace, but no selection from it can promise a bound. [`hold`] does this for
+//! every trace that is read.
 //!
 //! ```
 //! use cptr_trace::array::FloatArray;
@@ -28,8 +29,8 @@ use crate::error::{Error, Result};
 use crate::router::{BiasPlace, Count, Rating, Router, Score};
 use crate::{NO_EXPERT, Shape, Trace};
 
-/// Share of the sets that a router must explain before a bound is promised: logits are recorded after rounding, and kernels differ in the
-/// last bits, but one choice in a hundred is no rounding.
+/// Share of the sets that a router must explain before a bound is promised: logits are recorded after rounding, and
+/// kernels differ in the last bits, but one choice in a hundred is no rounding.
 pub const ENOUGH: f64 = 0.99;
 /// Sets that a trace is held against at the most, spread over all of it.
 const MOST_SETS: usize = 1 << 17;
@@ -99,7 +100,11 @@ impl fmt::Display for Evidence {
         }
         f.write_str(if total == sets { " sets" } else { " sampled sets" })?;
         if *inferred {
-            write!(f, "; it is inferred, {} was stated", if stated.is_known() { stated.to_string() } else { "none".into() })?;
+            write!(
+                f,
+                "; it is inferred, {} was stated",
+                if stated.is_known() { stated.to_string() } else { "none".into() }
+            )?;
         }
         f.write_str(if self.bound_promised() { "." } else { "; no bound on the loss can be promised." })
     }
@@ -115,7 +120,8 @@ fn grouped(number: usize) -> String {
     digits.chars().enumerate().flat_map(comma).collect()
 }
 
-/// Holds a trace against its router, and looks for a better one where that does not explain the recorded choice. `None` without logits.
+/// Holds a trace against its router, and looks for a better one where that does not explain the recorded choice. `None`
+/// without logits.
 #[must_use]
 pub fn examine(trace: &Trace) -> Option<Evidence> {
     let logits = trace.logits.as_ref()?;
@@ -157,8 +163,9 @@ fn candidates(trace: &Trace) -> Vec<Router> {
         .flat_map(|score| {
             let usual = Router::new(score);
             let base = if stated.is_known() { stated } else { Router { null_experts: stated.null_experts, ..usual } };
-            let other = if base.bias == BiasPlace::Logits { BiasPlace::Selection } else { BiasPlace::Logits };
-            [Some(base), biased.then_some(Router { bias: other, ..base })].into_iter().flatten()
+            let places = [BiasPlace::Selection, BiasPlace::SelectionLogits, BiasPlace::Logits];
+            let others = places.into_iter().filter(move |&place| biased && place != base.bias);
+            std::iter::once(base).chain(others.map(move |bias| Router { bias, ..base })).collect::<Vec<_>>()
         })
         .collect();
     let mut all = bases.clone();
@@ -172,7 +179,8 @@ fn candidates(trace: &Trace) -> Vec<Router> {
     all
 }
 
-/// Ways to cut the experts into groups such that no recorded set needs all of them, with the most groups that one needs.
+/// Ways to cut the experts into groups such that no recorded set needs all of them, with the most groups that one
+/// needs.
 fn groups(trace: &Trace) -> Vec<(u16, u16)> {
     let Shape { tokens, layers, .. } = trace.shape;
     let scored = trace.scored();
@@ -203,8 +211,8 @@ struct Sets<'a> {
 
 impl<'a> Sets<'a> {
     fn new(trace: &'a Trace, logits: &'a FloatArray) -> Self {
-        let table = trace.meta.router.table_layers;
-        let layers = (0..trace.shape.layers).filter(|&layer| trace.meta.layer_ids[layer] >= table).collect();
+        let router = trace.meta.router;
+        let layers = (0..trace.shape.layers).filter(|&layer| !router.is_table(trace.meta.layer_ids[layer])).collect();
         Self { trace, logits, layers }
     }
 
@@ -312,8 +320,8 @@ impl Kind {
     }
 }
 
-/// The gate that every trace passes when it is read, after [`Trace::validate`]: tells logits from what looks like them, brings them into
-/// the controller's range, makes the choice where it was not recorded, and takes the evidence.
+/// The gate that every trace passes when it is read, after [`Trace::validate`]: tells logits from what looks like them,
+/// brings them into the controller's range, makes the choice where it was not recorded, and takes the evidence.
 ///
 /// # Errors
 /// If the logits are counts, fractions or scores, or too large for a router that is no softmax.
@@ -361,7 +369,10 @@ fn tell(trace: &mut Trace) -> Result<()> {
             // A score that was rounded to 1 stands for the largest that was not.
             let most = 1.0 - f32::EPSILON / 2.0;
             trace.logits = Some(logits.map(|p| (p.min(most) / (1.0 - p.min(most))).ln()));
-            trace.notes.push("What is called logits are scores between 0 and 1: the logits of the sigmoid are taken from them.".into());
+            trace.notes.push(
+                "What is called logits are scores between 0 and 1: the logits of the sigmoid are taken from them."
+                    .into(),
+            );
             Ok(())
         }
         Kind::Scores => Err(Error::new(

@@ -5,7 +5,8 @@ use crate::counts::Counts;
 use crate::error::{Error, Result, printable};
 use crate::{MAX_EXPERTS, MAX_TOP_K, NO_EXPERT, Shape, Trace, evidence};
 
-/// Puts rows into order, leaves out what was not recorded, makes foreign text printable, validates, and holds the trace against its router.
+/// Puts rows into order, leaves out what was not recorded, makes foreign text printable, validates, and holds the trace
+/// against its router.
 ///
 /// # Errors
 /// What [`Trace::validate`] and [`evidence::hold`] find.
@@ -127,7 +128,11 @@ fn check_sum<'a>(counts: impl Iterator<Item = &'a u64>) -> Result<()> {
     // Floats hold whole numbers up to here.
     let most = 1_u64 << 53;
     let sum = counts.fold(0_u64, |sum, &count| sum.saturating_add(count));
-    if sum <= most { Ok(()) } else { Err(Error::new(format!("expected counts that sum to at most {most}, found more"))) }
+    if sum <= most {
+        Ok(())
+    } else {
+        Err(Error::new(format!("expected counts that sum to at most {most}, found more")))
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,17 @@
-//! The loss table `L[layer][expert][bits]`: what it costs to run an expert at fewer bits (Algorithm 1 of arXiv 2512.04476).
+//! The loss table `L[layer][expert][bits]`: what it costs to run an expert at fewer bits (Algorithm 1 of arXiv
+//! 2512.04476).
 //!
-//! A CSV file with the columns `layer`, `expert`, `bits`, `loss`, in any order and with others beside them, which are ignored. Layers and
-//! experts count from 0 without gaps, every expert has the same bits, losses are finite, not negative, and do not grow with the bits. A
-//! column `tokens`, where there is one, says how many tokens chose the expert, which is how much its loss counts.
+//! A CSV file with the columns `layer`, `expert`, `bits`, `loss`, in any order and with others beside them, which are
+//! ignored. Layers and experts count from 0 without gaps, every expert has the same bits, losses are finite, not
+//! negative, and do not grow with the bits. A column `tokens`, where there is one, says how many tokens chose the
+//! expert, which is how much its loss counts.
+//!
+//! ```
+//! use cptr_trace::LossTable;
+//!
+//! let table = LossTable::new(1, 2, &[2, 4], vec![0.5, 0.1, 0.8, 0.2]).unwrap();
+//! assert_eq!(table.get(0, 1, 2), Some(0.8));
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -130,8 +139,8 @@ impl LossTable {
         Ok(table)
     }
 
-    /// Writes the table; the file appears whole or not at all. `extra` gives further columns, their names and the values of
-    /// `(layer, expert, bits)`.
+    /// Writes the table; the file appears whole or not at all. `extra` gives further columns, their names and the
+    /// values of `(layer, expert, bits)`.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -178,7 +187,8 @@ impl LossTable {
         self.expert(layer, expert).get(index).copied()
     }
 
-    /// How much an expert counts: the calibration tokens that chose it, or 1 where the table does not say; 0 where there is no such expert.
+    /// How much an expert counts: the calibration tokens that chose it, or 1 where the table does not say; 0 where
+    /// there is no such expert.
     pub fn usage(&self, layer: usize, expert: usize) -> f64 {
         if expert >= self.experts {
             return 0.0;

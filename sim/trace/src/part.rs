@@ -5,8 +5,8 @@ use super::{Shape, Trace};
 use crate::error::{Error, Result};
 
 impl Trace {
-    /// The tokens of the domains that are `wanted` (by index), of each at most `domain_tokens`, whole sequences only; a domain that is
-    /// not wanted loses its name too.
+    /// The tokens of the domains that are `wanted` (by index), of each at most `domain_tokens`, whole sequences only; a
+    /// domain that is not wanted loses its name too.
     ///
     /// # Errors
     /// If nothing is left.

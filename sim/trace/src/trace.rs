@@ -80,12 +80,14 @@ pub struct Trace {
     pub shape: Shape,
     /// Names and conventions.
     pub meta: Meta,
-    /// Chosen experts `[T, L, k]`, distinct within a token and layer and below E; best first where the source says so. After them may come
-    /// null experts (E up to E plus the router's null experts) and [`NO_EXPERT`], in this order: [`Self::chosen`] has neither.
+    /// Chosen experts `[T, L, k]`, distinct within a token and layer and below E; best first where the source says so.
+    /// After them may come null experts (E up to E plus the router's null experts) and [`NO_EXPERT`], in this order:
+    /// [`Self::chosen`] has neither.
     pub ids: Vec<u16>,
     /// Mixing weights of the chosen experts `[T, L, k]`, in the order of `ids`; finite and not negative.
     pub weights: Option<FloatArray>,
-    /// Raw router logits `[T, L, S]` with S = [`Self::scored`]; finite, or minus infinity where an expert is masked, but not all of a row.
+    /// Raw router logits `[T, L, S]` with S = [`Self::scored`]; finite, or minus infinity where an expert is masked,
+    /// but not all of a row.
     pub logits: Option<FloatArray>,
     /// The router's bias `[L, S]`, finite; the router says where it is added.
     pub bias: Option<Vec<f32>>,
@@ -103,14 +105,17 @@ pub struct Trace {
     pub token: Option<Vec<u32>>,
     /// Index into [`Meta::domains`] `[T]`.
     pub domain: Vec<u8>,
-    /// Remarks of the importer that a reader of results should see (dropped layers, inserted boundaries, …), one sentence each.
+    /// Remarks of the importer that a reader of results should see (dropped layers, inserted boundaries, …), one
+    /// sentence each.
     pub notes: Vec<String>,
-    /// How far the router explains the recorded choice; `None` where there is nothing to hold it against, and in a trace that was not read.
+    /// How far the router explains the recorded choice; `None` where there is nothing to hold it against, and in a
+    /// trace that was not read.
     pub evidence: Option<Evidence>,
 }
 
 impl Trace {
-    /// One decoded sequence of one domain, ids only; `ids` are `[T, L, k]`. Other fields are set afterwards, [`Self::validate`] checks them.
+    /// One decoded sequence of one domain, ids only; `ids` are `[T, L, k]`. Other fields are set afterwards,
+    /// [`Self::validate`] checks them.
     pub fn of_ids(shape: Shape, ids: Vec<u16>) -> Self {
         Self {
             shape,
@@ -184,7 +189,8 @@ impl Trace {
         Row { logits, bias: self.layer_bias(layer), scale: self.layer_scale(layer) }
     }
 
-    /// Whether a selection under a bound can keep it here: the router explains what was recorded, or nothing contradicts it.
+    /// Whether a selection under a bound can keep it here: the router explains what was recorded, or nothing
+    /// contradicts it.
     #[must_use]
     pub fn bound_promised(&self) -> bool {
         self.evidence.as_ref().is_none_or(Evidence::bound_promised)
@@ -247,7 +253,11 @@ impl Trace {
         expect("tokens", tokens > 0, "at least one token".into())?;
         expect("layers", layers > 0, "at least one layer".into())?;
         expect("experts", (1..=MAX_EXPERTS).contains(&experts), format!("1 to {MAX_EXPERTS}, found {experts}"))?;
-        expect("null experts", scored <= MAX_EXPERTS, format!("at most {MAX_EXPERTS} with the experts, found {scored}"))?;
+        expect(
+            "null experts",
+            scored <= MAX_EXPERTS,
+            format!("at most {MAX_EXPERTS} with the experts, found {scored}"),
+        )?;
         expect(
             "experts per token",
             (1..=MAX_TOP_K.min(scored)).contains(&k),

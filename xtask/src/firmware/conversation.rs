@@ -2,7 +2,8 @@
 //!
 //! The answers must be those of the same engine on the host.
 
-use cptr_protocol::wire::{self, Command, Configure, Frame, Place, Prefill, Status, Token, Writer};
+use cptr_core::Logit;
+use cptr_protocol::wire::{self, Bias, Command, Configure, Frame, Place, Prefill, Status, Token, Writer};
 use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed, words_for};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
@@ -23,7 +24,8 @@ const CONTEXT: usize = 48;
 /// Sends all requests, each after the answer to the one before.
 pub(super) fn converse(emulator: &mut Emulator) -> Done {
     let mut layers = vec![Layer::<MOST_EXPERTS, { words_for(MOST_EXPERTS) }>::new(); MOST_LAYERS];
-    let mut host = Controller::new(&mut layers, Untimed::default(), Still);
+    let mut bias = vec![Logit::ZERO; MOST_LAYERS * MOST_EXPERTS];
+    let mut host = Controller::new(&mut layers, Untimed::default(), Still).with_bias(&mut bias);
     for (number, request) in requests().into_iter().enumerate() {
         let mut expected = vec![0; wire::max_answer(MOST_EXPERTS)];
         let length = host.handle(&request, &mut expected);
@@ -129,8 +131,11 @@ fn requests() -> Vec<Vec<u8>> {
     script.requests.push(frame(token_kind, script.sequence + 7, &token(0, 0)));
     // The other way to hold experts and the other scores; the controller takes the best logits itself.
     script.put(Command::Reset, &[]);
-    let on_demand = Configure { scoring: 2, on_demand: 1, ..configuration(EXPERTS) };
-    script.put(Command::Configure, on_demand.as_bytes());
+    let router = Configure { score: 2, renormalise: 1, bias_place: 1, ..configuration(EXPERTS) };
+    let groups = Configure { groups: 8, top_groups: 4, group_rating: 1, null_experts: 16.into(), ..router };
+    script.put(Command::Configure, Configure { on_demand: 1, ..groups }.as_bytes());
+    script.refuse(token_kind, &token(0, 0));
+    script.put(Command::Bias, &bias(0));
     for first in (0..EXPERTS).step_by(usize::from(K)) {
         let mut token = token(0, first);
         token.truncate(token.len() - 2 * usize::from(K));
@@ -150,19 +155,36 @@ fn configuration(experts: u16) -> Configure {
         experts: experts.into(),
         k: K as u8,
         keep: 1,
-        scoring: 0,
+        score: 0,
         on_demand: 0,
         capacity: (EXPERTS / 4).into(),
         bits: 4,
         threshold: 4,
         eps: share(4),
         bounds_error: 0,
-        reserved: [0; 3],
+        bias_place: 0,
+        groups: 1,
+        top_groups: 1,
         error: 0.into(),
         slow: share(2),
         reopened: share(10),
         fast: share(20),
+        group_rating: 0,
+        renormalise: 0,
+        table: 0,
+        count: 0,
+        bound: 0.into(),
+        jitter: 0.into(),
+        scale: (1 << 24).into(),
+        null_experts: 0.into(),
+        reserved: 0.into(),
     }
+}
+
+/// A bias that is larger for every other expert.
+fn bias(layer: u16) -> Vec<u8> {
+    let bias: Vec<I32> = (0..EXPERTS).map(|id| I32::new(i32::from(id % 2) << 14)).collect();
+    [Bias { layer: layer.into(), experts: EXPERTS.into() }.as_bytes(), bias.as_bytes()].concat()
 }
 
 fn prefill(layer: u16) -> Vec<u8> {

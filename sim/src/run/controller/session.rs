@@ -110,28 +110,41 @@ impl<'a> Session<'a> {
         let (policy, tracker) = (&row.policy.values, &tracker.values);
         let gain = |name| Gain::from_num(tracker.get(name)).to_bits().into();
         let error = policy.get("error");
+        let (score, renormalise, groups, top_groups) = match trace.meta.router {
+            Convention::SoftmaxAll => (0, 0, 1, 1),
+            Convention::SoftmaxSelected | Convention::Unknown => (1, 1, 1, 1),
+            Convention::Sigmoid { groups, top_groups } => (2, 1, groups as u8, top_groups as u8),
+        };
         // All below their limits: sizes were compared, values are in their parameters' ranges.
         let descriptor = wire::Configure {
             layers: (shape.layers as u16).into(),
             experts: (shape.experts as u16).into(),
             k: shape.k as u8,
             keep: policy.get("keep") as u8,
-            scoring: match trace.meta.router {
-                Convention::SoftmaxAll => 0,
-                Convention::SoftmaxSelected | Convention::Unknown => 1,
-                Convention::Sigmoid { .. } => 2,
-            },
+            score,
             on_demand: on_demand.into(),
             capacity: (plan.cache as u16).into(),
             bits: near_bits(plan),
             threshold: tracker.get("threshold") as u8,
             eps: Eps::saturating_from_num(policy.get("eps")).to_bits().into(),
             bounds_error: u8::from(error < 1.0),
-            reserved: [0; 3],
+            // The bias of a router's selection is in the recorded choice already.
+            bias_place: 0,
+            groups,
+            top_groups,
             error: Eps::saturating_from_num(error).to_bits().into(),
             slow: gain("slow"),
             reopened: gain("reopened"),
             fast: gain("fast"),
+            group_rating: 1,
+            renormalise,
+            table: 0,
+            count: 0,
+            bound: 0.into(),
+            jitter: 0.into(),
+            scale: (1 << 24).into(),
+            null_experts: 0.into(),
+            reserved: 0.into(),
         };
         self.request(Command::Configure, |body| body.put(&descriptor)).map(drop)
     }

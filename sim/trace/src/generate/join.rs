@@ -4,11 +4,12 @@ use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::{Meta, Shape, Trace};
 
-/// Segments of `segment` tokens from each part in turn, each going on where the last one of its part ended, until a part whose turn it is
-/// has no whole segment left, or until there are `segments` of them.
+/// Segments of `segment` tokens from each part in turn, each going on where the last one of its part ended, until a
+/// part whose turn it is has no whole segment left, or until there are `segments` of them.
 ///
-/// Parts are traces of one domain each; their layers, experts and k must agree. The domain of a token is its part; sequences end where a
-/// segment does. Router inputs and token ids are left out, logits, weights and biases kept where all parts have them.
+/// Parts are traces of one domain each; their layers, experts and k must agree. The domain of a token is its part;
+/// sequences end where a segment does. Router inputs and token ids are left out, logits, weights and biases kept where
+/// all parts have them.
 ///
 /// # Errors
 /// Fewer than two parts, parts of different shape, a part shorter than a segment.

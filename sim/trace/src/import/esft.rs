@@ -1,8 +1,9 @@
 //! DeepSeek ESFT expert scores: a folder for each task, in it `expert_weights_N.txt` for each layer N.
 //!
-//! A line is a sample: the ids of all its tokens (k each) with tabs between, two tabs, then as many weights. The order inside a token is
-//! not that of the weights; it is here (of equal weights the lower id comes first). The weights are a softmax over all experts, not
-//! renormalised. k is not written down: it is 6, that of DeepSeek-V2-Lite, unless the caller says otherwise.
+//! A line is a sample: the ids of all its tokens (k each) with tabs between, two tabs, then as many weights. The order
+//! inside a token is not that of the weights; it is here (of equal weights the lower id comes first). The weights are a
+//! softmax over all experts, not renormalised. k is not written down: it is 6, that of DeepSeek-V2-Lite, unless the
+//! caller says otherwise.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::native::positions;
-use crate::{Router, MAX_TOP_K, Meta, Phase, Shape, Trace};
+use crate::{MAX_TOP_K, Meta, Phase, Router, Shape, Trace};
 
 /// Experts per token of DeepSeek-V2-Lite (its config.json: num_experts_per_tok).
 const DEFAULT_K: usize = 6;

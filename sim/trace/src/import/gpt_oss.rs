@@ -1,8 +1,9 @@
-//! gpt-oss router recordings by A. Priyanshu (GPT-OSS-MoE-ExpertFingerprinting): a JSON object, or a list of them, for each generation.
+//! gpt-oss router recordings by A. Priyanshu (GPT-OSS-MoE-ExpertFingerprinting): a JSON object, or a list of them, for
+//! each generation.
 //!
-//! `router_data` is a list of `{"token_P": {"layer_L": {"selected_experts": […], "selected_probs": […]}}}` over the generated tokens; P is
-//! the absolute position. The probabilities are a softmax over the chosen. `dataset` becomes the domain. Prompts and answers, which are
-//! in the files too, are skipped over and never kept.
+//! `router_data` is a list of `{"token_P": {"layer_L": {"selected_experts": […], "selected_probs": […]}}}` over the
+//! generated tokens; P is the absolute position. The probabilities are a softmax over the chosen. `dataset` becomes the
+//! domain. Prompts and answers, which are in the files too, are skipped over and never kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
-use crate::{Router, Meta, Phase, Shape, Trace};
+use crate::{Meta, Phase, Router, Shape, Trace};
 
 /// Decode traces of gpt-oss models.
 pub(super) struct GptOss;

@@ -1,16 +1,28 @@
 //! Everybody else's routing recordings.
 //!
-//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its contents, and joins
-//! what it finds: several traces of one shape become one trace with a domain each. Files of no known format in a folder (notes,
-//! configurations, metrics) are passed over, and a note names them.
+//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its
+//! contents, and joins what it finds: several traces of one shape become one trace with a domain each. Files of no
+//! known format in a folder (notes, configurations, metrics) are passed over, and a note names them.
 //!
 //! A new format is one file with an [`Importer`] and one line in [`IMPORTERS`].
+//!
+//! ```
+//! use cptr_trace::import::{Options, Recording, read};
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("experts.csv");
+//! std::fs::write(&path, "layer_id,expert_ids\n0,7 6\n1,2 1\n0,5 6\n1,0 1\n").unwrap();
+//! let Recording::Tokens(trace) = read(&path, &Options::default()).unwrap() else { panic!("counts") };
+//! assert_eq!((trace.shape.tokens, trace.chosen(1, 0)), (2, &[5, 6][..]));
+//! ```
 
 mod coli_usage;
 mod esft;
 mod fiddler;
 mod gpt_oss;
+mod imatrix;
 mod join;
+mod llama_csv;
 mod moe_cache_lab;
 mod moe_infinity;
 mod moe_sim;
@@ -19,10 +31,13 @@ mod npy;
 mod numpy;
 mod olmoe_counts;
 mod per_layer;
+mod response;
 mod rows;
+mod sglang;
 mod source;
 #[cfg(test)]
 mod testing;
+mod torch;
 mod vllm_log;
 
 pub use join::concatenate;
@@ -38,6 +53,8 @@ pub use source::{Entry, HEAD, MAX_INFLATED};
 /// All importers; where two recognise a file, the first has it.
 pub const IMPORTERS: &[&dyn Importer] = &[
     &native::Native,
+    // A file of torch.save is a zip archive too.
+    &sglang::Sglang,
     &numpy::Numpy,
     &moe_infinity::MoeInfinity,
     &gpt_oss::GptOss,
@@ -47,6 +64,9 @@ pub const IMPORTERS: &[&dyn Importer] = &[
     &moe_sim::MoeSim,
     &moe_cache_lab::MoeCacheLab,
     &vllm_log::VllmLog,
+    &response::Response,
+    &llama_csv::LlamaCsv,
+    &imatrix::Imatrix,
     &coli_usage::ColiUsage,
 ];
 
@@ -81,8 +101,8 @@ impl FromStr for Layout {
     }
 }
 
-/// What the caller knows about a source beyond what it says itself. What both say must agree, but for `router`, `model` and `phase`, which
-/// override.
+/// What the caller knows about a source beyond what it says itself. What both say must agree, but for `router`, `model`
+/// and `phase`, which override.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Routed experts per layer.
@@ -91,8 +111,8 @@ pub struct Options {
     pub top_k: Option<usize>,
     /// Order of the axes of an array.
     pub layout: Option<Layout>,
-    /// Tokens after which the context restarts; 0 says that it does not. `None`: looked for where the source has no sequences
-    /// ([`restarts`]).
+    /// Tokens after which the context restarts; 0 says that it does not. `None`: looked for where the source has no
+    /// sequences ([`restarts`]).
     pub chunk: Option<usize>,
     /// Name of the importer ([`Importer::name`]); `None`: recognised by content.
     pub format: Option<String>,

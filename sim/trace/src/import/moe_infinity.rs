@@ -1,5 +1,6 @@
-//! MoE-Infinity's expert activation matrices: a `.npy` file of floats `[sequences, L, E]`, the tokens of each sequence that chose each
-//! expert (`moe_infinity/memory/expert_tracer.py`). Logits look the same, so the format must be asked for.
+//! MoE-Infinity's expert activation matrices: a `.npy` file of floats `[sequences, L, E]`, the tokens of each sequence
+//! that chose each expert (`moe_infinity/memory/expert_tracer.py`). Logits look the same, so the format must be asked
+//! for.
 
 use std::path::Path;
 

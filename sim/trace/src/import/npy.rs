@@ -1,4 +1,5 @@
-//! One numpy array, read with care: the header parser below us takes sizes on trust, so they are checked before it sees them.
+//! One numpy array, read with care: the header parser below us takes sizes on trust, so they are checked before it sees
+//! them.
 
 use std::io::Read;
 
@@ -10,7 +11,8 @@ use crate::error::{Error, Result};
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header, the limit of numpy itself (`max_header_size`).
 const MAX_HEADER: usize = 10_000;
-/// Deepest nesting of brackets in a header: a shape in a dictionary, and room for a record type that we then refuse by name.
+/// Deepest nesting of brackets in a header: a shape in a dictionary, and room for a record type that we then refuse by
+/// name.
 const MAX_NESTING: usize = 4;
 
 /// An array in C order.

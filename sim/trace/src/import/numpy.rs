@@ -10,15 +10,17 @@
 //! | `routed_experts` with `prompt_token_ids`, `output_token_ids` | one request of vLLM or SGLang, always `[T, L, k]` |
 //! | `sequence`, `position`, `phase`, `token`, `domain` | as in the native format |
 //!
-//! Several arrays of ids or of logits (`seq0`, `seq1`, …) are one sequence each, in the order of the numbers in their names.
+//! Several arrays of ids or of logits (`seq0`, `seq1`, …) are one sequence each, in the order of the numbers in their
+//! names.
 //!
-//! Which axis is which, for ids: the number of layers in `meta`; else what the caller says; else, of several arrays, the axis that all
-//! share is the layers; else the longer axis is the tokens, and a note says so. Of logits, the first axis is the tokens if it is the longer;
-//! the second if it is longer than any model has layers; else the caller is asked.
-//! Where nothing says how many experts a token gets from logits, one is taken, and a note says so.
+//! Which axis is which, for ids: the number of layers in `meta`; else what the caller says; else, of several arrays,
+//! the axis that all share is the layers; else the longer axis is the tokens, and a note says so. Of logits, the first
+//! axis is the tokens if it is the longer; the second if it is longer than any model has layers; else the caller is
+//! asked. Where nothing says how many experts a token gets from logits, one is taken, and a note says so.
 //!
-//! SGLang and vLLM write all layers and a fixed k: layers of nothing but -1, or (for k above 1) nothing but 0, are dense and dropped, and
-//! columns of nothing but -1 are cut off. Other -1 are experts that were not chosen, and tokens of nothing but -1 were not recorded.
+//! SGLang and vLLM write all layers and a fixed k: layers of nothing but -1, or (for k above 1) nothing but 0, are
+//! dense and dropped, and columns of nothing but -1 are cut off. Other -1 are experts that were not chosen, and tokens
+//! of nothing but -1 were not recorded.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Cursor};
@@ -77,7 +79,8 @@ impl Importer for Numpy {
     }
 }
 
-/// The number of the layer that an array is named after, if it is: `layer_3`, `ffn_moe_logits-3`, `layer_3_router_logits`.
+/// The number of the layer that an array is named after, if it is: `layer_3`, `ffn_moe_logits-3`,
+/// `layer_3_router_logits`.
 fn layer_of(name: &str) -> Option<u32> {
     let words = ["layer", "moe", "logits", "topk", "router", "gate"];
     let name = name.to_ascii_lowercase();
@@ -99,7 +102,8 @@ fn read_npz(bytes: &[u8], budget: &mut u64) -> Result<BTreeMap<NaturalName, Arra
         // Nothing that a router does compresses so well.
         let mut allowed = (*budget).min(entry.compressed_size().saturating_mul(MAX_RATIO).max(SMALL));
         let before = allowed;
-        let array = npy::read(BufReader::new(entry), &mut allowed).map_err(|error| error.at(format!("array {name}")))?;
+        let array =
+            npy::read(BufReader::new(entry), &mut allowed).map_err(|error| error.at(format!("array {name}")))?;
         *budget -= before - allowed;
         arrays.insert(NaturalName::new(&name), array);
     }
@@ -460,13 +464,17 @@ impl Contents {
 }
 
 /// Ids without the columns and layers that a recorder allocated and never filled; -1 elsewhere becomes [`NO_EXPERT`].
-pub(super) fn clean(cube: Cube<i32>, keep_layers: bool, told: Option<usize>, notes: &mut Vec<String>) -> Result<Choice> {
+pub(super) fn clean(
+    cube: Cube<i32>,
+    keep_layers: bool,
+    told: Option<usize>,
+    notes: &mut Vec<String>,
+) -> Result<Choice> {
     let [tokens, layers, width] = cube.shape;
     let row = |token: usize, layer: usize| &cube.values[(token * layers + layer) * width..][..width];
     let token_row = |token: usize| &cube.values[token * layers * width..][..layers * width];
     let recorded: Vec<usize> = (0..tokens).filter(|&token| token_row(token).iter().any(|&id| id != -1)).collect();
-    let all =
-        |layer: usize, value: i32| recorded.iter().all(|&token| row(token, layer).iter().all(|&id| id == value));
+    let all = |layer: usize, value: i32| recorded.iter().all(|&token| row(token, layer).iter().all(|&id| id == value));
     let dense = |layer| all(layer, -1) || width > 1 && all(layer, 0);
     let kept: Vec<usize> = (0..layers).filter(|&layer| keep_layers || !dense(layer)).collect();
     let filled = |column: &usize| recorded.iter().any(|&t| kept.iter().any(|&layer| row(t, layer)[*column] != -1));

@@ -16,8 +16,8 @@ fn name(path: &Path) -> Option<(String, u32)> {
     known.then(|| (what.to_owned(), number))
 }
 
-/// Joins parts that are layers of one recording: same folder, numbered names, one layer each. Ids come from files of ids, where there are
-/// both those and logits. Other parts stay as they are.
+/// Joins parts that are layers of one recording: same folder, numbered names, one layer each. Ids come from files of
+/// ids, where there are both those and logits. Other parts stay as they are.
 pub(super) fn assemble(parts: Vec<Part>) -> Result<Vec<Part>> {
     let layers = |part: &Part| match &part.recording {
         Recording::Tokens(trace) => trace.shape.layers == 1 && name(&part.path).is_some(),
@@ -44,7 +44,8 @@ pub(super) fn assemble(parts: Vec<Part>) -> Result<Vec<Part>> {
     let logits = stack(logits)?;
     let trace = match (stack(ids)?, logits) {
         (Some(ids), Some(logits)) => {
-            let same = |a: &Trace, b: &Trace| (a.shape.tokens, &a.meta.layer_ids) == (b.shape.tokens, &b.meta.layer_ids);
+            let same =
+                |a: &Trace, b: &Trace| (a.shape.tokens, &a.meta.layer_ids) == (b.shape.tokens, &b.meta.layer_ids);
             if !same(&ids, &logits) {
                 return Err(Error::new("expected ids and logits of the same tokens and layers, found others"));
             }

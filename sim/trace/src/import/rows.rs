@@ -37,7 +37,8 @@ pub(super) fn json_lines<T: DeserializeOwned>(bytes: &[u8], mut take: impl FnMut
     Ok(())
 }
 
-/// Puts rows in any order together, the tokens of a sequence by position. The number of experts is one more than the highest id.
+/// Puts rows in any order together, the tokens of a sequence by position. The number of experts is one more than the
+/// highest id.
 ///
 /// # Errors
 /// If tokens differ in their layers or layers in their number of experts.

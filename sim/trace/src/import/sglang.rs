@@ -1,10 +1,11 @@
-//! The SGLang expert distribution recorder: `.pt` files of its per-token forms, and `logical_count` of its statistics and of EPLB, as
-//! `.pt` or JSON.
+//! The SGLang expert distribution recorder: `.pt` files of its per-token forms, and `logical_count` of its statistics
+//! and of EPLB, as `.pt` or JSON.
 //!
-//! A record of the per-token form is a forward pass: `topk_ids_of_layer` `[L, T, 8]` with -1 where the model takes fewer, dense layers of
-//! nothing but -1, and ids of physical experts, which `last_physical_to_logical_map` turns into those of the model. Request numbers are not
-//! recorded: in a prefill pass positions that restart separate the sequences; in a decode pass every row is a sequence, and the rows of
-//! passes that follow are told apart by their positions.
+//! A record of the per-token form is a forward pass: `topk_ids_of_layer` `[L, T, 8]` with -1 where the model takes
+//! fewer, dense layers of nothing but -1, and ids of physical experts, which `last_physical_to_logical_map` turns into
+//! those of the model. Request numbers are not recorded: in a prefill pass positions that restart separate the
+//! sequences; in a decode pass every row is a sequence, and the rows of passes that follow are told apart by their
+//! positions.
 
 use std::path::Path;
 
@@ -43,7 +44,8 @@ impl Importer for Sglang {
     }
 
     fn detect(&self, _: &Path, head: &[u8]) -> bool {
-        let json = head.trim_ascii_start().starts_with(b"{") && head.windows(15).any(|part| part == b"\"logical_count\"");
+        let json =
+            head.trim_ascii_start().starts_with(b"{") && head.windows(15).any(|part| part == b"\"logical_count\"");
         json || torch::detect(head)
     }
 
@@ -52,7 +54,8 @@ impl Importer for Sglang {
         let bytes = entry.bytes()?;
         if !torch::detect(&bytes) {
             let parsed = serde_json::from_slice(&bytes);
-            let Eplb { logical_count } = parsed.map_err(|error| Error::new(format!("expected JSON with logical_count: {error}")))?;
+            let Eplb { logical_count } =
+                parsed.map_err(|error| Error::new(format!("expected JSON with logical_count: {error}")))?;
             let steps = match logical_count {
                 Nested::Layers(layers) => vec![layers],
                 Nested::Steps(steps) => steps,
@@ -94,7 +97,8 @@ fn steps(tensor: &Tensor) -> Result<Vec<Vec<Vec<u64>>>> {
 fn sum(steps: Vec<Vec<Vec<u64>>>, options: &Options) -> Result<Counts> {
     let number = steps.len();
     let mut steps = steps.into_iter();
-    let mut total = steps.next().filter(|step| !step.is_empty()).ok_or_else(|| Error::new("expected counts, found none"))?;
+    let mut total =
+        steps.next().filter(|step| !step.is_empty()).ok_or_else(|| Error::new("expected counts, found none"))?;
     for (step, counts) in steps.enumerate() {
         let sizes = |counts: &[Vec<u64>]| counts.iter().map(Vec::len).collect::<Vec<_>>();
         if sizes(&counts) != sizes(&total) {
@@ -128,23 +132,32 @@ fn passes(file: &mut File<'_>, records: &[Id], map: Option<&Tensor>, budget: &mu
     let mut rows: Vec<Row> = Vec::new();
     // Sequences that may go on: number, and the position that comes next.
     let mut open: Vec<(u32, u32)> = Vec::new();
-    let (mut shape, mut number) = (None, 0);
+    let (mut shape, mut number, mut next) = (None, 0, 0);
     for (index, &record) in records.iter().enumerate() {
         let at = |error: Error| error.at(format!("record {index}"));
         let ids = file.get(record, "topk_ids_of_layer");
-        let ids = ids.ok_or_else(|| at(Error::new("expected topk_ids_of_layer: only per-token records hold tokens, found none")))?;
+        let ids = ids.ok_or_else(|| {
+            at(Error::new("expected topk_ids_of_layer: only per-token records hold tokens, found none"))
+        })?;
         let tensor = file.tensor(ids, budget).map_err(at)?;
         let &[layers, tokens, width] = &tensor.shape[..] else {
-            return Err(at(Error::new(format!("expected topk_ids_of_layer [layers, tokens, k], found {:?}", tensor.shape))));
+            return Err(at(Error::new(format!(
+                "expected topk_ids_of_layer [layers, tokens, k], found {:?}",
+                tensor.shape
+            ))));
         };
         if *shape.get_or_insert((layers, width)) != (layers, width) {
-            return Err(at(Error::new(format!("expected the layers and k of the first record, found [{layers}, {tokens}, {width}]"))));
+            return Err(at(Error::new(format!(
+                "expected the layers and k of the first record, found [{layers}, {tokens}, {width}]"
+            ))));
         }
         let numbers = |file: &mut File<'_>, key: &str, budget: &mut u64| -> Vec<u32> {
             let Some(id) = file.get(record, key) else { return Vec::new() };
             match file.items(id).map(<[Id]>::to_vec) {
                 Some(items) => items.iter().filter_map(|&id| file.number(id)).map(|value| value as u32).collect(),
-                None => file.tensor(id, budget).map_or(Vec::new(), |t| t.values.iter().map(|&value| value as u32).collect()),
+                None => {
+                    file.tensor(id, budget).map_or(Vec::new(), |t| t.values.iter().map(|&value| value as u32).collect())
+                }
             }
         };
         let positions = numbers(file, "positions", budget);
@@ -161,7 +174,10 @@ fn passes(file: &mut File<'_>, records: &[Id], map: Option<&Tensor>, budget: &mu
                 let known = open.iter().position(|&(_, next)| next == position && position > 0);
                 number = match known {
                     Some(known) => open.remove(known).0,
-                    None => rows.iter().map(|row| row.sequence + 1).max().unwrap_or(0).max(open.iter().map(|o| o.0 + 1).max().unwrap_or(0)),
+                    None => {
+                        next += 1;
+                        next - 1
+                    }
                 };
             } else if let Some(last) = open.iter().position(|&(sequence, _)| sequence == number) {
                 open.remove(last);
@@ -192,7 +208,12 @@ fn passes(file: &mut File<'_>, records: &[Id], map: Option<&Tensor>, budget: &mu
     let logical = map.and_then(|map| map.values.iter().copied().reduce(f64::max)).map(|most| most as usize + 1);
     let experts = logical.unwrap_or(highest + 1).max(highest + 1);
     let trace = Trace {
-        meta: Meta { source: "SGLang expert distribution recorder".into(), domains: vec![String::new()], layer_ids, ..Meta::default() },
+        meta: Meta {
+            source: "SGLang expert distribution recorder".into(),
+            domains: vec![String::new()],
+            layer_ids,
+            ..Meta::default()
+        },
         sequence: rows.iter().map(|row| row.sequence).collect(),
         position: rows.iter().map(|row| row.position).collect(),
         phase: rows.iter().map(|row| row.phase).collect(),

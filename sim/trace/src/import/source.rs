@@ -66,7 +66,8 @@ impl Entry<'_> {
         Ok(bytes)
     }
 
-    /// An open file with the contents, for readers that seek or map: the file itself, or a temporary one without a name.
+    /// An open file with the contents, for readers that seek or map: the file itself, or a temporary one without a
+    /// name.
     ///
     /// # Errors
     /// If it cannot be read or the temporary file not be written.
@@ -131,7 +132,10 @@ fn visit_file(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -
     let mut file = fs::File::open(path).map_err(fail)?;
     let head = read_head(&mut file).map_err(fail)?;
     if head.starts_with(LFS) {
-        return Err(Error::in_file(path, "expected a recording, found a Git LFS pointer: fetch the file with git lfs pull"));
+        return Err(Error::in_file(
+            path,
+            "expected a recording, found a Git LFS pointer: fetch the file with git lfs pull",
+        ));
     }
     if head.starts_with(&ZSTD_MAGIC) {
         file.seek(SeekFrom::Start(0)).map_err(fail)?;

@@ -77,7 +77,7 @@ fn refuses_what_is_no_trace() {
     assert!(
         folder
             .refusal("a.txt", b"Dear reader,", &options())
-            .contains("expected a routing trace of a known format (native, numpy,")
+            .contains("expected a routing trace of a known format (native, sglang, numpy,")
     );
     assert!(folder.refusal("a.gz", b"\x1f\x8b\x08", &options()).contains("found gzip"));
     assert!(folder.refusal("a.tar", tar(&[("x/NOTE.md", b"hello")]), &options()).ends_with("found NOTE.md"));
@@ -150,10 +150,7 @@ fn options_override_or_must_agree() {
         ..options()
     };
     let trace = folder.trace("a.npy", &array, &asked);
-    assert_eq!(
-        (trace.shape.experts, trace.meta.router, trace.meta.model.as_str()),
-        (64, Router::SOFTMAX_ALL, "mine")
-    );
+    assert_eq!((trace.shape.experts, trace.meta.router, trace.meta.model.as_str()), (64, Router::SOFTMAX_ALL, "mine"));
     assert_eq!((trace.phase[0], trace.position[8], trace.sequence[19]), (Phase::Decode, 0, 2));
     assert!(
         folder

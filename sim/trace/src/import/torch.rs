@@ -1,7 +1,7 @@
 //! Files of `torch.save`: a zip archive with a pickle and the bytes of its tensors.
 //!
-//! A pickle is a program. This reads only what numbers, text, lists, dictionaries and tensors are made of; whatever else it would build,
-//! call or import is refused by name, and nothing is ever executed.
+//! A pickle is a program. This reads only what numbers, text, lists, dictionaries and tensors are made of; whatever
+//! else it would build, call or import is refused by name, and nothing is ever executed.
 
 use std::io::{Cursor, Read};
 
@@ -26,8 +26,16 @@ enum Object {
     Dictionary(Vec<(Id, Id)>),
     /// A storage type by its name, or one of the two functions that are understood.
     Class(&'static str),
-    Storage { class: &'static str, key: String },
-    Tensor { storage: Id, offset: usize, shape: Vec<usize>, strides: Vec<usize> },
+    Storage {
+        class: &'static str,
+        key: String,
+    },
+    Tensor {
+        storage: Id,
+        offset: usize,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+    },
 }
 
 /// Classes and functions by module and name; all else is refused.
@@ -65,7 +73,8 @@ pub(super) struct File<'a> {
 
 /// Whether a file looks like one of `torch.save`.
 pub(super) fn detect(head: &[u8]) -> bool {
-    head.starts_with(b"PK\x03\x04") && head.get(30..).is_some_and(|rest| rest[..rest.len().min(256)].windows(9).any(|part| part == b"/data.pkl"))
+    head.starts_with(b"PK\x03\x04")
+        && head.get(30..).is_some_and(|rest| rest[..rest.len().min(256)].windows(9).any(|part| part == b"/data.pkl"))
 }
 
 fn broken(error: impl std::fmt::Display) -> Error {
@@ -83,7 +92,14 @@ impl<'a> File<'a> {
         if entry(&mut archive, &format!("{folder}byteorder"), budget).is_ok_and(|order| order != b"little") {
             return Err(Error::unsupported("expected numbers in little-endian order, found others"));
         }
-        let mut machine = Machine { bytes: &pickle, at: 0, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
+        let mut machine = Machine {
+            bytes: &pickle,
+            at: 0,
+            objects: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: Vec::new(),
+        };
         let root = machine.run().map_err(|error| error.at(format!("data.pkl, byte {}", machine.at)))?;
         Ok(Self { objects: machine.objects, root, archive, folder })
     }
@@ -126,7 +142,10 @@ impl<'a> File<'a> {
             return Err(Error::new(format!("expected at least one value along every axis, found shape {shape:?}")));
         }
         let count = shape.iter().try_fold(1_usize, |product, &n| product.checked_mul(n));
-        let last = shape.iter().zip(&strides).try_fold(offset, |at, (&n, &stride)| at.checked_add((n - 1).checked_mul(stride)?));
+        let last = shape
+            .iter()
+            .zip(&strides)
+            .try_fold(offset, |at, (&n, &stride)| at.checked_add((n - 1).checked_mul(stride)?));
         let (Some(count), Some(last)) = (count, last) else { return Err(broken("a tensor is too large")) };
         charge(budget, count.saturating_mul(8) as u64)?;
         let bytes = entry(&mut self.archive, &format!("{}data/{key}", self.folder), budget)?;
@@ -334,7 +353,8 @@ impl Machine<'_> {
 
     fn line(&mut self) -> Result<String> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().position(|&b| b == b'\n').ok_or_else(|| Error::new("expected a name, found no end of line"))?;
+        let end =
+            rest.iter().position(|&b| b == b'\n').ok_or_else(|| Error::new("expected a name, found no end of line"))?;
         let line = String::from_utf8_lossy(&rest[..end]).into_owned();
         self.at += end + 1;
         Ok(line)
@@ -414,7 +434,9 @@ impl Machine<'_> {
     /// `('storage', class, key, device, length)`.
     fn storage(&mut self) -> Result<()> {
         let id = self.pop()?;
-        let Object::Tuple(items) = &self.objects[id] else { return Err(Error::new("expected a storage, found something else")) };
+        let Object::Tuple(items) = &self.objects[id] else {
+            return Err(Error::new("expected a storage, found something else"));
+        };
         match items.iter().map(|&id| &self.objects[id]).collect::<Vec<_>>()[..] {
             [Object::Text(kind), Object::Class(class), Object::Text(key), ..] if kind == "storage" => {
                 let storage = Object::Storage { class, key: key.clone() };
@@ -427,13 +449,16 @@ impl Machine<'_> {
     /// What a call of one of the known functions would return.
     fn build(&mut self) -> Result<()> {
         let [function, arguments] = self.top(2)?[..] else { return Err(Error::new("expected a call, found none")) };
-        let (Object::Class(class), Object::Tuple(arguments)) = (&self.objects[function], &self.objects[arguments]) else {
+        let (Object::Class(class), Object::Tuple(arguments)) = (&self.objects[function], &self.objects[arguments])
+        else {
             return Err(Error::unsupported("expected a call of a known function, found another: not run"));
         };
         let wrong = || Error::new(format!("expected other arguments of {class}"));
         let object = match *class {
             "collections OrderedDict" => Object::Dictionary(Vec::new()),
-            "torch Size" => Object::Tuple(arguments.first().and_then(|&id| self.sequence(id)).ok_or_else(wrong)?.to_vec()),
+            "torch Size" => {
+                Object::Tuple(arguments.first().and_then(|&id| self.sequence(id)).ok_or_else(wrong)?.to_vec())
+            }
             "torch._utils _rebuild_tensor_v2" => {
                 let [storage, offset, shape, strides] = *arguments.first_chunk().ok_or_else(wrong)?;
                 let sizes = |id| self.sequence(id)?.iter().map(|&id| self.size(id)).collect::<Option<Vec<usize>>>();

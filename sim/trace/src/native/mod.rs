@@ -12,18 +12,29 @@
 //! | `phase` | u8 | `[T]` | 0 prefill, 1 decode |
 //! | `domain` | u8 | `[T]` | index into the metadata `domains` |
 //!
-//! One of `experts` and `logits` must be there, everything else may be absent. Defaults: `experts` what `router` chooses `top_k`
-//! of from `logits` (of equal scores the lower id), one sequence, positions from 0 in each sequence, phase prefill, one domain named after the file.
-//! Any integer type is read where the table says u8, u16 or u32: several writers have no unsigned ones.
+//! One of `experts` and `logits` must be there, everything else may be absent. Defaults: `experts` what `router`
+//! chooses `top_k` of from `logits` (of equal scores the lower id), one sequence, positions from 0 in each sequence,
+//! phase prefill, one domain named after the file. Any integer type is read where the table says u8, u16 or u32:
+//! several writers have no unsigned ones.
 //!
-//! Metadata, all of it text: `model`, `router` (see [`router`](crate::router)), `experts`, `top_k`, `layers`, `source`, `domains` and `layer_ids`
-//! (both comma-separated), `notes` (one a line). `experts` is the number E; where it is absent it is taken from `logits`, else it is one
-//! more than the highest id.
+//! Metadata, all of it text: `model`, `router` (see [`router`](crate::router)), `experts`, `top_k`, `layers`, `source`,
+//! `domains` and `layer_ids` (both comma-separated), `notes` (one a line). `experts` is the number E; where it is
+//! absent it is taken from `logits`, else it is one more than the highest id.
 //!
-//! Counts ([`Counts`]) are a safetensors file too: u64 tensors `counts.<i>` `[L, E]` and `pairs.<i>` `[E, E]`; the metadata `counts` is
-//! JSON with the names.
+//! Counts ([`Counts`]) are a safetensors file too: u64 tensors `counts.<i>` `[L, E]` and `pairs.<i>` `[E, E]`; the
+//! metadata `counts` is JSON with the names.
 //!
-//! Float arrays stay in the mapped file: reading a trace costs its ids and no more. Nobody may shorten the file meanwhile.
+//! Float arrays stay in the mapped file: reading a trace costs its ids and no more. Nobody may shorten the file
+//! meanwhile.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace, native};
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("trace.safetensors");
+//! native::write(&Trace::of_ids(Shape { tokens: 2, layers: 1, experts: 4, k: 1 }, vec![3, 1]), &path).unwrap();
+//! assert_eq!(native::read(&path).unwrap().chosen(1, 0), [1]);
+//! ```
 
 mod counts;
 mod read;
@@ -80,8 +91,8 @@ pub(super) fn holds_counts(file: &fs::File, path: &Path) -> Result<bool> {
     Tensors::open(file, path).map(|tensors| tensors.info.contains_key("counts")).map_err(|error| error.or_file(path))
 }
 
-/// Writes a trace, floats in the width that they came in. The file appears whole or not at all. A comma in a domain name becomes a
-/// semicolon, a line break in a note a space.
+/// Writes a trace, floats in the width that they came in. The file appears whole or not at all. A comma in a domain
+/// name becomes a semicolon, a line break in a note a space.
 ///
 /// # Errors
 /// If the trace is not valid or the file cannot be written.

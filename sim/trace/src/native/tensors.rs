@@ -206,8 +206,8 @@ impl<'a> Out<'a> {
     }
 }
 
-/// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces give equal bytes
-/// (its metadata have no order) and so that the file gets the usual permissions.
+/// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces
+/// give equal bytes (its metadata have no order) and so that the file gets the usual permissions.
 pub fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
     // Widest first keeps every tensor aligned.
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));

@@ -6,7 +6,7 @@ use safetensors::tensor::{TensorView, serialize};
 use super::*;
 use crate::array::{Float, FloatArray};
 use crate::counts::{CountTable, PairTable};
-use crate::{Router, Meta, Phase};
+use crate::{Meta, Phase, Router};
 
 /// A tensor by name, type, shape and bytes.
 type Tensor<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
@@ -61,7 +61,10 @@ fn signed_ids_are_read_and_choices_derived_from_logits() {
     let bias = ("bias", Dtype::F32, &[2, 3][..], f32s(&[0.9, 0.0, 0.0, 0.0, 0.0, 0.0]));
     let trace = read_bytes(&file(&[logits, bias], &[("top_k", "2"), ("router", "sigmoid:1:1")])).unwrap();
     assert_eq!(trace.ids, [0, 1, 2, 0]);
-    assert_eq!(trace.evidence.unwrap().to_string(), "The choice is not recorded: it was made from the logits by sigmoid:1:1.");
+    assert_eq!(
+        trace.evidence.unwrap().to_string(),
+        "The choice is not recorded: it was made from the logits by sigmoid:1:1."
+    );
 }
 
 #[test]
@@ -164,7 +167,9 @@ fn counts_survive_a_round_trip() {
     assert_eq!(read_counts(&path).unwrap(), counts);
     let huge = CountTable { counts: vec![vec![u64::MAX; 3]; 2], ..counts.tables[0].clone() };
     write_counts(&Counts { tables: vec![huge], ..counts.clone() }, &path).unwrap();
-    assert!(read_counts(&path).unwrap_err().to_string().contains("expected counts that sum to at most 9007199254740992"));
+    assert!(
+        read_counts(&path).unwrap_err().to_string().contains("expected counts that sum to at most 9007199254740992")
+    );
     write_counts(&counts, &path).unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("\"experts\" or \"logits\""));
     let ragged =

@@ -41,7 +41,8 @@ pub struct Choice {
 }
 
 impl Router {
-    /// The choice of at most `k` experts, their weights and their mass. Fewer come where the router takes fewer or fewer are open.
+    /// The choice of at most `k` experts, their weights and their mass. Fewer come where the router takes fewer or
+    /// fewer are open.
     #[must_use]
     pub fn choose(&self, row: Row<'_>, k: usize) -> Choice {
         if let Score::SparseMixer { jitter } = self.score {
@@ -55,7 +56,10 @@ impl Router {
     /// What the experts are ranked by, minus infinity for those of closed groups.
     #[must_use]
     pub fn selection_scores(&self, row: Row<'_>) -> Vec<f64> {
-        let logits: Vec<f64> = self.logits(row).collect();
+        let mut logits: Vec<f64> = self.logits(row).collect();
+        if self.bias == BiasPlace::SelectionLogits {
+            logits.iter_mut().enumerate().for_each(|(expert, z)| *z += row.bias(expert));
+        }
         let added = self.bias == BiasPlace::Selection && !row.bias.is_empty();
         let sums = self.groups > 1 && self.rating == Rating::TwoBest;
         let mut scores: Vec<f64> = match self.score {
@@ -115,7 +119,7 @@ impl Router {
             Count::Threshold(least) => {
                 let shares = self.shares(row);
                 let (least, mut first) = (f64::from(least), true);
-                ids.retain(|&id| std::mem::take(&mut first) || shares[usize::from(id)] >= least);
+                ids.retain(|&id| std::mem::take(&mut first) || shares[usize::from(id)] > least);
             }
         }
         ids
@@ -131,8 +135,9 @@ impl Router {
         }
     }
 
-    /// The routing mass of some experts, in their order: what a bounded selection keeps a share of. `exp(logit)` up to a factor that is
-    /// common to the row for a softmax, the score itself otherwise; with the factor of each expert, without bias for the selection.
+    /// The routing mass of some experts, in their order: what a bounded selection keeps a share of. `exp(logit)` up to
+    /// a factor that is common to the row for a softmax, the score itself otherwise; with the factor of each expert,
+    /// without bias for the selection.
     ///
     /// This is the one definition of routing mass: replay, statistics and tests call it.
     #[must_use]
@@ -159,7 +164,8 @@ impl Router {
         ids.iter().map(mass).collect()
     }
 
-    /// Share of the routing mass of `wanted` that `chosen` lacks; negative where they have more. 0 where neither has any.
+    /// Share of the routing mass of `wanted` that `chosen` lacks; negative where they have more. 0 where neither has
+    /// any.
     #[must_use]
     pub fn mass_loss(&self, row: Row<'_>, wanted: &[u16], chosen: &[u16]) -> f64 {
         let added = self.bias == BiasPlace::Logits;
@@ -182,7 +188,7 @@ impl Router {
         // The factor of each expert comes after all division.
         let plain = Row { scale: &[], ..row };
         let logit = |&id: &u16| f64::from(row.logits[usize::from(id)]);
-        let mass = if self.renormalise && self.is_softmax() && self.bias == BiasPlace::Selection {
+        let mass = if self.renormalise && self.is_softmax() && self.bias != BiasPlace::Logits {
             let largest = ids.iter().map(logit).fold(f64::NEG_INFINITY, f64::max);
             self.mass_below(plain, ids, largest)
         } else {

@@ -1,7 +1,8 @@
 //! What a router does with its scores, as data: [`Router`] says it, [`Router::choose`] does it in floating point.
 //!
-//! One description serves traces, checkpoints and the fixed-point core. Its text form is what `--router` takes and what the native format
-//! keeps: a score, then the parts in which a router departs from the usual one with that score, each after a colon.
+//! One description serves traces, checkpoints and the fixed-point core. Its text form is what `--router` takes and what
+//! the native format keeps: a score, then the parts in which a router departs from the usual one with that score, each
+//! after a colon.
 //!
 //! | text | router |
 //! |---|---|
@@ -29,7 +30,9 @@
 mod choose;
 mod text;
 
-use cptr_core::Logit;
+use cptr_core::num::Scale;
+use cptr_core::router as core;
+use cptr_core::{Eps, Gate, Logit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -65,7 +68,9 @@ pub enum BiasPlace {
     /// To the scores, for the selection only: the weights do not see it.
     #[default]
     Selection,
-    /// To the logits.
+    /// To the logits, for the selection only (Kolibri).
+    SelectionLogits,
+    /// To the logits, for everything.
     Logits,
 }
 
@@ -88,7 +93,7 @@ pub enum Count {
     Fixed,
     /// The best ones until they hold this share of the mass of all experts.
     TopP(f32),
-    /// Those whose score (softmax or sigmoid) is at least this, and always the best.
+    /// Those whose score, without bias, is above this, and always the best.
     Threshold(f32),
 }
 
@@ -133,7 +138,8 @@ impl Router {
     /// [`Score::Sigmoid`], renormalised, without groups.
     pub const SIGMOID: Self = Self::new(Score::Sigmoid);
 
-    /// The usual router with a score: no groups, no scale, all k experts; renormalised unless it is a softmax over all or a sparse mixer.
+    /// The usual router with a score: no groups, no scale, all k experts; renormalised unless it is a softmax over all
+    /// or a sparse mixer.
     #[must_use]
     pub const fn new(score: Score) -> Self {
         Self {
@@ -172,29 +178,103 @@ impl Router {
         ordered && self.groups <= 1 && !biased && self.count == Count::Fixed
     }
 
-    /// Whether the routing mass of an expert depends on the other logits of its row only by a common factor, so that adding a number to
-    /// all logits changes nothing.
+    /// Whether the routing mass of an expert depends on the other logits of its row only by a common factor, so that
+    /// adding a number to all logits changes nothing.
     #[must_use]
     pub fn is_softmax(&self) -> bool {
         matches!(self.score, Score::SoftmaxAll | Score::SoftmaxSelected | Score::Unknown)
     }
 
-    /// The fixed-point router that does the same for `k` experts; `bias` is `[E]` or empty.
+    /// Whether the layer with this number looks its experts up.
+    #[must_use]
+    pub fn is_table(&self, layer_id: u32) -> bool {
+        layer_id < self.table_layers
+    }
+
+    /// The fixed-point router that does the same for `k` experts; `bias` is `[S]` or empty. A factor for each expert,
+    /// and whether the layer is a table, are of the layer: callers set `expert_scale` and `table` ([`Self::is_table`]).
     ///
     /// # Errors
-    /// If the core has no such router.
+    /// If the scale is beyond the core's numbers.
     pub fn to_core<'a>(&self, k: usize, bias: &'a [Logit]) -> Result<cptr_core::Router<'a>> {
-        let plain = |score| Self { scale: self.scale, null_experts: self.null_experts, ..Self::new(score) };
-        let groups = Self { groups: self.groups, top_groups: self.top_groups, ..plain(Score::Sigmoid) };
-        match self.score {
-            Score::SoftmaxAll if *self == plain(self.score) => Ok(cptr_core::Router::softmax_all(k)),
-            Score::SoftmaxSelected | Score::Unknown if *self == plain(self.score) => {
-                Ok(cptr_core::Router::softmax_selected(k))
+        let scale = Scale::checked_from_num(self.scale).filter(|_| self.scale.is_finite());
+        let scale =
+            scale.ok_or_else(|| Error::unsupported(format!("expected a scale below 256, found {}", self.scale)))?;
+        Ok(cptr_core::Router {
+            k,
+            score: match self.score {
+                Score::SoftmaxAll => core::Score::SoftmaxAll,
+                Score::SoftmaxSelected | Score::Unknown => core::Score::SoftmaxSelected,
+                Score::Sigmoid => core::Score::Sigmoid,
+                Score::SqrtSoftplus => core::Score::SqrtSoftplus,
+                Score::SparseMixer { jitter } => core::Score::SparseMixer(Eps::saturating_from_num(jitter)),
+            },
+            bias,
+            bias_place: match self.bias {
+                BiasPlace::Selection => core::BiasPlace::Scores,
+                BiasPlace::SelectionLogits => core::BiasPlace::ChoiceLogits,
+                BiasPlace::Logits => core::BiasPlace::Logits,
+            },
+            groups: core::Groups {
+                count: self.groups.max(1).into(),
+                open: self.top_groups.max(1).into(),
+                rating: match self.rating {
+                    Rating::Best => core::GroupRating::Best,
+                    Rating::TwoBest => core::GroupRating::TwoBest,
+                },
+            },
+            count: match self.count {
+                Count::Fixed => core::Count::Fixed,
+                Count::TopP(share) => core::Count::TopP(Eps::saturating_from_num(share)),
+                Count::Threshold(score) => core::Count::Above(Gate::saturating_from_num(score)),
+            },
+            table: false,
+            renormalise: self.renormalise,
+            scale,
+            expert_scale: &[],
+            null_experts: self.null_experts.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The description, the reference and the core mean the same.
+        #[test]
+        fn the_core_chooses_and_weighs_alike(z in prop::collection::vec(-8_000_i32..8_000, 16), b in prop::collection::vec(-500_i32..500, 16)) {
+            // Numbers that both hold exactly.
+            let z: Vec<f32> = z.into_iter().map(|z| z as f32 / 1024.0).collect();
+            let b: Vec<f32> = b.into_iter().map(|b| b as f32 / 1024.0).collect();
+            let fixed = |values: &[f32]| values.iter().map(|&v| Logit::from_num(v)).collect::<Vec<_>>();
+            let (logits, bias) = (fixed(&z), fixed(&b));
+            for text in [
+                "softmax-all", "softmax-selected", "unknown", "softmax-all:4:2", "softmax-all:4:2:rating=two:renormalise=on",
+                "sigmoid:4:2", "sigmoid:1:1:bias=choice", "sigmoid:1:1:bias=logits:renormalise=off", "sqrt-softplus:scale=2.5",
+                "softmax-all:null=4:scale=6", "sparse-mixer",
+            ] {
+                let router: Router = text.parse().unwrap();
+                let core = router.to_core(3, &bias).unwrap();
+                let row = Row { bias: &b, ..Row::of(&z) };
+                let choice = router.choose(row, 3);
+                let scores = router.selection_scores(row);
+                let mut ranked: Vec<f64> = scores.clone();
+                ranked.sort_by(|a, b| b.total_cmp(a));
+                // Scores closer than the core resolves may change places.
+                prop_assume!(ranked.windows(2).take(4).all(|pair| pair[0] - pair[1] > 1e-6));
+                let ids = core.top_k::<3>(&logits).unwrap();
+                prop_assert_eq!(&ids[..], &choice.ids[..], "{}", text);
+                let mut shares = [Gate::ZERO; 3];
+                core.weights(&logits, &ids, &mut shares);
+                for ((share, weight), &id) in shares.iter().zip(&choice.weights).zip(&choice.ids) {
+                    let found: f64 = core.scaled(id, *share).to_num();
+                    prop_assert!((found - weight).abs() < 1e-5 * weight.max(1.0), "{text}: {found} {weight}");
+                }
             }
-            Score::Sigmoid if *self == groups => {
-                Ok(cptr_core::Router::sigmoid_grouped(k, self.groups.into(), self.top_groups.into(), bias))
-            }
-            _ => Err(Error::unsupported(format!("no fixed-point router for {self} yet"))),
         }
     }
 }

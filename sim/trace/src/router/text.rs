@@ -34,8 +34,10 @@ impl fmt::Display for Router {
         if let Score::SparseMixer { jitter } = self.score {
             write!(f, ":jitter={jitter}")?;
         }
-        if self.bias == BiasPlace::Logits {
-            f.write_str(":bias=logits")?;
+        match self.bias {
+            BiasPlace::Selection => {}
+            BiasPlace::SelectionLogits => f.write_str(":bias=choice")?,
+            BiasPlace::Logits => f.write_str(":bias=logits")?,
         }
         if self.renormalise != usual.renormalise {
             f.write_str(if self.renormalise { ":renormalise=on" } else { ":renormalise=off" })?;
@@ -90,7 +92,10 @@ impl FromStr for Router {
             _ => return Err(Error::usage(format!("expected :GROUPS:TOP_GROUPS, found \"{text}\""))),
         }
         if router.top_groups < 1 || router.top_groups > router.groups {
-            return Err(Error::usage(format!("expected 1 to {} groups that take part, found \"{text}\"", router.groups)));
+            return Err(Error::usage(format!(
+                "expected 1 to {} groups that take part, found \"{text}\"",
+                router.groups
+            )));
         }
         Ok(router)
     }
@@ -103,7 +108,12 @@ impl Router {
             "keep" => self.top_groups = number(value, "a number of groups")?,
             "rating" => self.rating = word(value, &[("best", Rating::Best), ("two", Rating::TwoBest)])?,
             "bias" => {
-                self.bias = word(value, &[("selection", BiasPlace::Selection), ("logits", BiasPlace::Logits)])?;
+                let places = [
+                    ("selection", BiasPlace::Selection),
+                    ("choice", BiasPlace::SelectionLogits),
+                    ("logits", BiasPlace::Logits),
+                ];
+                self.bias = word(value, &places)?;
             }
             "renormalise" => self.renormalise = word(value, &[("on", true), ("off", false)])?,
             "scale" => self.scale = float(value, |v| v > 0.0, "a number above 0")?,
@@ -155,6 +165,7 @@ mod tests {
             "softmax-all:4:2",
             "softmax-all:4:2:rating=two:renormalise=on",
             "sigmoid:8:4:rating=best:bias=logits:renormalise=off:scale=2.5",
+            "sigmoid:1:1:bias=choice",
             "sqrt-softplus:scale=1.5:table=3",
             "sparse-mixer:jitter=0.02",
             "softmax-all:scale=6:null=16",

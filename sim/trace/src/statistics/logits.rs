@@ -11,10 +11,11 @@ pub(super) const LAGS: [usize; 5] = [1, 2, 4, 8, 16];
 /// Statistics of the recorded logits, in logit units (natural logarithm).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LogitStatistics {
-    /// Standard deviation over the experts of one token and layer, mean over tokens and layers: the scale to compare the gaps with.
+    /// Standard deviation over the experts of one token and layer, mean over tokens and layers: the scale to compare
+    /// the gaps with.
     pub standard_deviation: f64,
-    /// Autocorrelation of an expert's logit over time: deviations from its mean over the trace, pairs within sequences only, divided
-    /// by its variance over the trace; mean over experts (those that never change left out) and layers.
+    /// Autocorrelation of an expert's logit over time: deviations from its mean over the trace, pairs within sequences
+    /// only, divided by its variance over the trace; mean over experts (those that never change left out) and layers.
     pub autocorrelation: Vec<LagCorrelation>,
     /// Median over tokens and layers of the gap between the k-th and the next logit; `None` where k = E, as below.
     /// Selection bias and groups do not enter: the gap is of the logits alone.

@@ -11,10 +11,10 @@ pub(super) const LAGS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
 /// Switch rates. All are shares in 0..=1.
 ///
-/// The switch rate of a layer is the share of a token's chosen experts that the previous token *of the same sequence* did not
-/// choose there, mean over the tokens that have a predecessor; the rate of the trace is the mean over layers.
-/// Memoryless is the rate of independent draws with the same frequencies, `1 - sum_e p_e^2 / k` with `p_e` the share of tokens that
-/// choose `e`. The gap between the two is the locality that a cache or a filter can use.
+/// The switch rate of a layer is the share of a token's chosen experts that the previous token *of the same sequence*
+/// did not choose there, mean over the tokens that have a predecessor; the rate of the trace is the mean over layers.
+/// Memoryless is the rate of independent draws with the same frequencies, `1 - sum_e p_e^2 / k` with `p_e` the share of
+/// tokens that choose `e`. The gap between the two is the locality that a cache or a filter can use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Switching {
     /// Mean over layers; `None` where no token has a predecessor.
@@ -31,7 +31,8 @@ pub struct Switching {
     pub switch_rate_by_layer: Vec<LayerRate>,
     /// The domains that have tokens. A token counts for its own domain, also where its predecessor belongs to another.
     pub switch_rate_by_domain: Vec<DomainRate>,
-    /// Mean of `|S_t & S_(t-lag)| / k` within sequences, mean over layers; lags that no sequence is long enough for are left out.
+    /// Mean of `|S_t & S_(t-lag)| / k` within sequences, mean over layers; lags that no sequence is long enough for are
+    /// left out.
     pub overlap_by_lag: Vec<LagOverlap>,
 }
 

@@ -1,0 +1,193 @@
+//! Selection with any router.
+
+use heapless::Vec;
+
+use super::Bounds;
+use crate::num::{Logit, part_of};
+use crate::router::{MAX_K, OpenGroups, Router};
+use crate::set::Experts;
+
+/// What a selection goes by.
+pub(super) struct Layer<'a> {
+    router: &'a Router<'a>,
+    logits: &'a [Logit],
+    resident: &'a Experts,
+    open: OpenGroups,
+    /// So many of the wanted are never replaced.
+    keep_top: usize,
+    /// The logit that masses are relative to.
+    largest: Logit,
+}
+
+/// What a choice leaves of the bounds.
+#[derive(Clone, Copy)]
+struct Left {
+    /// Mass that may still be lost; below 0 the bound is exceeded.
+    mass: i64,
+    /// Squared error that is still allowed; `None`: the bound is exceeded.
+    error: Option<u64>,
+}
+
+impl<'a> Layer<'a> {
+    pub(super) fn new(router: &'a Router<'a>, keep_top: usize, logits: &'a [Logit], resident: &'a Experts) -> Self {
+        Self { router, logits, resident, open: router.open_groups(logits), keep_top, largest: Logit::ZERO }
+    }
+
+    /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if `ERROR`, else within that on
+    /// mass alone. Returns the number of stand-ins.
+    ///
+    /// Every step makes one miss less. The most mass that a choice of n residents can have is that of the n best residents and the best of the
+    /// others, and it is concave in n. So steps are taken until one fails, and one fails only if no exchange of experts for their like
+    /// makes room for it.
+    #[inline(never)]
+    pub(super) fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds) -> usize {
+        // Whether the wanted may have less mass than others: else nothing is gained by an exchange.
+        let exchanges = !ERROR && (self.router.biased_choice() || self.router.table);
+        self.largest = if ERROR || exchanges {
+            self.router.unit(self.router.largest(self.logits))
+        } else {
+            experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)))
+        };
+        let all = experts.iter().map(|&expert| u64::from(self.mass(expert))).sum();
+        let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
+        if ERROR {
+            let total = self.router.total_mass(self.logits, all, self.largest);
+            let error = bounds.error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
+            left.error = Some(error * error);
+        }
+        // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been checked.
+        let mut places = Vec::<[u16; 2], MAX_K>::new();
+        experts.iter().for_each(|&expert| _ = places.push([expert; 2]));
+        while let Some(after) = self.step::<ERROR>(experts, left, exchanges) {
+            left = after;
+            places.iter_mut().zip(&*experts).for_each(|([_, chosen], &expert)| *chosen = expert);
+        }
+        experts.iter_mut().zip(&places).for_each(|(expert, &[_, chosen])| *expert = chosen);
+        let mut substituted = 0;
+        for (rank, &[wanted, chosen]) in places.iter().enumerate() {
+            if wanted == chosen {
+                continue;
+            }
+            // A wanted expert that went and came again stands in for nobody.
+            if let Some(at) = experts.iter().position(|&expert| expert == wanted) {
+                put(experts, at, experts.get(rank).copied().unwrap_or(wanted));
+                put(experts, rank, wanted);
+            } else {
+                substituted += 1;
+            }
+        }
+        substituted
+    }
+
+    /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass, others give way to their
+    /// like of more mass. Returns what is left of the bounds, if they are kept.
+    fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
+        let mut pair = self.pair(experts, false, true)?;
+        loop {
+            left.mass += pair.gain();
+            if ERROR {
+                left.error = left.error.and_then(|left| left.checked_sub(squared_error(pair.old, pair.new)));
+            }
+            put(experts, pair.rank, pair.expert);
+            if left.mass >= 0 {
+                return left.error.map(|_| left);
+            }
+            if !exchanges {
+                return None;
+            }
+            let gain = |pair: &Option<Pair>| pair.as_ref().map_or(0, Pair::gain);
+            let (near, far) = (self.pair(experts, true, true), self.pair(experts, false, false));
+            pair = if gain(&far) > gain(&near) { far } else { near }.filter(|pair| pair.gain() > 0)?;
+        }
+    }
+
+    /// The chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen, resident or not.
+    fn pair(&self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
+        let mut least = (Logit::MAX, None);
+        for (rank, &expert) in experts.iter().enumerate().skip(self.keep_top) {
+            let logit = self.logit(expert);
+            if logit <= least.0 && self.is_resident(expert) == from_resident {
+                least = (logit, Some((rank, expert)));
+            }
+        }
+        let (rank, old) = least.1?;
+        let expert = self.best_outside(experts, to_resident)?;
+        Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
+    }
+
+    /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of equals.
+    #[expect(
+        clippy::manual_contains,
+        reason = "`contains` is unrolled: 50 bytes of flash for a list that is seldom searched"
+    )]
+    fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
+        let first_null = self.logits.len().saturating_sub(self.router.null_experts);
+        let (mut best, mut base) = (None, 0);
+        for logits in self.logits.chunks(32) {
+            let word = self.resident.words().get(base / 32).copied().unwrap_or(0);
+            let near = word | u32::MAX.checked_shl(first_null.saturating_sub(base) as u32).unwrap_or(0);
+            let mut open = if resident { near } else { !near };
+            while open != 0 {
+                let bit = open.trailing_zeros();
+                open &= open - 1;
+                if bit as usize >= logits.len() {
+                    break;
+                }
+                let expert = (base as u32 + bit) as u16;
+                let logit = self.logit(expert);
+                let better = best.is_none_or(|(greatest, _)| logit > greatest);
+                if better && self.open.contains(expert) && !chosen.iter().any(|&other| other == expert) {
+                    best = Some((logit, expert));
+                }
+            }
+            base += 32;
+        }
+        best.map(|(_, expert)| expert)
+    }
+
+    fn is_resident(&self, expert: u16) -> bool {
+        self.resident.contains(expert) || self.router.is_null(expert, self.logits.len())
+    }
+
+    #[inline(always)]
+    fn logit(&self, expert: u16) -> Logit {
+        self.router.logit(self.logits, expert)
+    }
+
+    /// Mass of an expert, `U1F31` bits.
+    fn mass(&self, expert: u16) -> u32 {
+        self.router.mass(self.logit(expert), self.largest).to_bits()
+    }
+}
+
+/// An expert in the place of another.
+struct Pair {
+    /// The place.
+    rank: usize,
+    /// Who comes.
+    expert: u16,
+    /// Masses of who goes and who comes.
+    old: u32,
+    new: u32,
+}
+
+impl Pair {
+    fn gain(&self) -> i64 {
+        i64::from(self.new) - i64::from(self.old)
+    }
+}
+
+/// Puts an expert in a place that there is.
+fn put(experts: &mut [u16], rank: usize, expert: u16) {
+    if let Some(place) = experts.get_mut(rank) {
+        *place = expert;
+    }
+}
+
+/// What replacing an expert of mass `w` by one of mass `v` adds to the squared error: `(w - v)^2 + w v / 4`, in the square of the format;
+/// below 2^63, as masses are at most 1.
+pub(super) fn squared_error(w: u32, v: u32) -> u64 {
+    let (w, v) = (u64::from(w), u64::from(v));
+    let difference = w.abs_diff(v);
+    difference * difference + ((w * v) >> 2)
+}

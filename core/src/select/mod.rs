@@ -1,0 +1,194 @@
+//! Which experts run: bounded-loss selection, the only part on the critical path.
+//!
+//! Wanted experts that are not resident may be replaced by resident ones, as long as the chosen experts keep at least `1 - eps` of
+//! the routing mass of the wanted ones, token by token and layer by layer: a guarantee, not a tendency. Mixing weights are taken
+//! from the raw scores afterwards ([`Router::weights`](crate::Router::weights)).
+//!
+//! Routing mass is the score without the bias that only the choice sees ([`Router::mass`]), so the wanted experts of a router with such a bias, or
+//! with a table, need not be those of most mass, and the chosen can have more of it than the wanted. That counts as a loss of 0, not as a negative
+//! one; what is gained by one stand-in may be given up by another.
+
+mod any;
+mod plain;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::num::{Eps, Logit};
+use crate::router::{MAX_K, Router};
+use crate::set::Experts;
+use any::Layer;
+use plain::{PLAIN_K, Plain};
+
+/// Most experts of a layer that a selection can go through.
+pub const MAX_EXPERTS: usize = 4096;
+
+/// The experts to run for one token in one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection<const K: usize> {
+    /// Chosen experts, distinct; a stand-in takes the place of the expert that it stands in for.
+    pub experts: Vec<u16, K>,
+    /// Number of stand-ins.
+    pub substituted: usize,
+}
+
+/// Why there is no selection.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SelectError {
+    /// More wanted experts than the selection holds, or than [`MAX_K`].
+    Capacity,
+    /// More experts than [`MAX_EXPERTS`], and stand-ins to be found among them.
+    Experts,
+    /// A wanted expert is out of range or stands twice.
+    Id,
+}
+
+impl fmt::Display for SelectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "more wanted experts than the selection holds",
+            Self::Experts => "more experts in the layer than a selection can go through",
+            Self::Id => "a wanted expert is out of range or stands twice",
+        })
+    }
+}
+
+impl core::error::Error for SelectError {}
+
+/// What a token may lose in a layer.
+///
+/// The mass bound is on *which* experts run; the error bound on what that does to the block's output. An [`Eps`] alone is the mass bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Share of the routing mass of the wanted experts that the chosen ones may lack.
+    pub mass: Eps,
+    /// Largest estimated error of the block's output, in units of an expert's output; `None` for no bound.
+    ///
+    /// Expert i with mixing weight w gives way to j with weight v: the output changes by `d = v f_j - w f_i`. The estimate of its length is
+    /// `r`, with `r^2 = (w - v)^2 + w v / 4`, and that of the whole change is the root of the sum of the squares of all pairs. It assumes:
+    ///
+    /// - Within a pair: outputs of length 1 with a correlation (cosine) of 7/8 or more; then `|d| <= r`, with equality at 7/8.
+    /// - Between pairs: that the changes are not correlated. **With correlated ones the change may be longer than the bound**: at most `sqrt(n)`
+    ///   times for n stand-ins, whatever the correlation (the inequality of Cauchy and Schwarz), and with 7/8 between the outputs of all experts most
+    ///   selections of two and more stand-ins exceed it. Who needs a bound for every case divides it by the root of the stand-ins that a
+    ///   token may have, at most `k - keep_top`.
+    /// - Where not even the 7/8 can be assumed, `|d| <= w + v`, which is at most `4 r`.
+    ///
+    /// Mixing weights are the model's before any scale ([`Router::weights`]): where they do not sum to 1, a token whose router is undecided
+    /// weighs less, and may be altered more.
+    pub error: Option<Eps>,
+}
+
+impl From<Eps> for Bounds {
+    fn from(mass: Eps) -> Self {
+        Self { mass, error: None }
+    }
+}
+
+/// Chooses the experts to run.
+///
+/// `wanted` is the model's own choice, best first; its first `keep_top` are never replaced. `sum mass(chosen) >= (1 - eps) * sum
+/// mass(wanted)` holds in the arithmetic of [`Router::mass`] (`U1F31`; the budget is rounded down), and only experts of groups that are open to
+/// the token stand in. Null experts ([`Router::null_experts`]) count as resident. A bound of 0 returns `wanted` unchanged.
+///
+/// Under the bound on mass alone as many misses are avoided as any choice could that keeps the first ones, the groups and the bound: the missing
+/// expert with the least mass is paired with the resident of the most mass, and so on, which gives up the least mass for every
+/// number of pairs. Where the wanted are not those of most mass, as a bias or a table chose them, and the next pair would exceed
+/// the bound, experts of more mass that are as near at hand also take the place of wanted ones, those that gain most first, if that makes
+/// room for the pair. With an error bound the pairs are taken until either budget is spent, and nothing beyond.
+///
+/// Cost: see [`select_in_place`].
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select<const K: usize>(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    wanted: &[u16],
+    resident: &Experts,
+) -> Result<Selection<K>, SelectError> {
+    let mut experts = Vec::from_slice(wanted).map_err(|_| SelectError::Capacity)?;
+    let substituted = select_in_place(router, bounds, keep_top, logits, &mut experts, resident)?;
+    Ok(Selection { experts, substituted })
+}
+
+/// [`select()`] for a caller with memory of its own: `experts` are the wanted ones before and the chosen ones after it. Returns the number of
+/// stand-ins; after an error nothing has been written.
+///
+/// Cost: a step per wanted expert. If one is missing, of a softmax router without bias and groups and with up to 16 wanted experts: an
+/// exponential for each but the first, a comparison per resident expert, and an exponential for each resident that looks good enough and each
+/// stand-in. Of other routers: the mass of each wanted expert and each stand-in, and a pass over the resident experts for each
+/// stand-in; a pass over all experts once if a bias or a table chose, and one for each exchange that makes room; the cost of the groups
+/// ([`Router::top_k`]). With an error bound one exponential per expert of the layer where the router does not renormalise.
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_in_place(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+) -> Result<usize, SelectError> {
+    let missing = missing(keep_top, logits.len(), experts, resident)?;
+    let Bounds { mass, error } = bounds.into();
+    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
+        return Ok(0);
+    }
+    if logits.len() > MAX_EXPERTS {
+        return Err(SelectError::Experts);
+    }
+    // Functions of their own: who never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
+    if error.is_none()
+        && experts.len() <= PLAIN_K
+        && router.is_plain()
+        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, mass)
+    {
+        return Ok(substituted);
+    }
+    let layer = Layer::new(router, keep_top, logits, resident);
+    Ok(match error {
+        None => layer.replace::<false>(experts, mass.into()),
+        Some(_) => layer.replace::<true>(experts, Bounds { mass, error }),
+    })
+}
+
+/// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit each; of more than
+/// 32 not even one that says whether there are any.
+#[inline]
+fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Experts) -> Result<u32, SelectError> {
+    if wanted.len() > MAX_K {
+        return Err(SelectError::Capacity);
+    }
+    let (mut seen, mut present) = (0u32, 0u32);
+    for &expert in wanted.iter().rev() {
+        let bit = 1 << (expert % 32);
+        // The list is searched only if another id has the same remainder.
+        if usize::from(expert) >= layer_experts || seen & bit != 0 && stands_twice(expert, wanted) {
+            return Err(SelectError::Id);
+        }
+        seen |= bit;
+        let word = resident.words().get(usize::from(expert / 32)).copied().unwrap_or(0);
+        present = present << 1 | word.wrapping_shr(expert.into()) & 1;
+    }
+    if wanted.len() > 32 {
+        return Ok(1);
+    }
+    let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
+    Ok(!present & from(keep_top) & !from(wanted.len()))
+}
+
+#[cold]
+fn stands_twice(expert: u16, list: &[u16]) -> bool {
+    list.iter().filter(|&&other| other == expert).count() > 1
+}

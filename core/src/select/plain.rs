@@ -1,0 +1,185 @@
+//! Selection with a softmax router without bias and groups, which most are.
+
+use heapless::Vec;
+
+use super::MAX_EXPERTS;
+use crate::num::{Eps, Logit, part_of};
+use crate::router::{Router, Score, softmax_mass};
+use crate::set::{Experts, words_for};
+use crate::topk::Best;
+
+/// Most wanted experts that this way takes.
+pub(super) const PLAIN_K: usize = 16;
+
+impl Router<'_> {
+    /// Whether the wanted experts are those with the greatest logits, and masses those of a softmax.
+    #[inline]
+    pub(super) const fn is_plain(&self) -> bool {
+        let softmax = matches!(self.score, Score::SoftmaxAll | Score::SoftmaxSelected | Score::SparseMixer(_));
+        softmax
+            && self.bias.is_empty()
+            && !self.table
+            && self.groups.count == self.groups.open
+            && self.null_experts == 0
+    }
+}
+
+/// One bit per expert of a layer.
+type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
+
+/// Mass and rank of missing experts, least mass first.
+type Missing = Vec<(u32, u16), PLAIN_K>;
+
+/// What a selection with a plain softmax router goes by.
+pub(super) struct Plain<'a> {
+    /// At most [`MAX_EXPERTS`].
+    pub(super) logits: &'a [Logit],
+    pub(super) resident: &'a Experts,
+}
+
+/// Masses of the wanted experts.
+struct Masses {
+    /// Their sum.
+    all: u64,
+    /// Logit and mass of one of the least, the last.
+    last: (Logit, u32),
+}
+
+// The larger results of what follows are filled in place: moving them would cost more than the work.
+impl Plain<'_> {
+    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and nothing is done, if they
+    /// are not in order: a list that is not the model's own.
+    #[inline(never)]
+    pub(super) fn replace(&self, missing: u32, experts: &mut [u16], eps: Eps) -> Option<usize> {
+        let (mut others, mut least_first) = (Words::new(), Missing::new());
+        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
+            // There is room: no more words than those of `MAX_EXPERTS`.
+            _ = others.push(word);
+        }
+        let largest = self.logit(experts.first().copied().unwrap_or(0));
+        let masses = self.masses(missing, experts, largest, &mut others, &mut least_first)?;
+        let mut mass_left = part_of(masses.all, eps.to_bits());
+        let possible = possible_pairs(&least_first, masses.last.1, mass_left);
+        let mut stand_ins = Best::new(possible.max(1));
+        self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
+        let mut substituted = 0;
+        for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
+            let stand_in = softmax_mass(score, largest).to_bits();
+            let loss = u64::from(mass.saturating_sub(stand_in));
+            let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
+                break;
+            };
+            mass_left = left;
+            *place = expert;
+            substituted += 1;
+        }
+        Some(substituted)
+    }
+
+    /// Logit of a wanted expert, whose id has been checked.
+    #[inline(always)]
+    fn logit(&self, expert: u16) -> Logit {
+        self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
+    }
+
+    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of `others`. `None` if a logit is
+    /// above `largest`, or the missing are not in order.
+    #[inline(always)]
+    fn masses(
+        &self,
+        missing: u32,
+        wanted: &[u16],
+        largest: Logit,
+        others: &mut Words,
+        least_first: &mut Missing,
+    ) -> Option<Masses> {
+        let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
+        let (mut most, mut in_order) = (0, true);
+        // From the last rank up, so that of equal masses the lower-ranked gives way first.
+        for (rank, &expert) in wanted.iter().enumerate().rev() {
+            let logit = self.logit(expert);
+            if logit > largest {
+                return None;
+            }
+            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                *word &= !(1 << (expert % 32));
+            }
+            let mass = softmax_mass(logit, largest).to_bits();
+            if rank + 1 == wanted.len() {
+                masses.last = (logit, mass);
+            }
+            masses.all += u64::from(mass);
+            if missing >> rank & 1 != 0 {
+                in_order &= mass >= most;
+                most = mass;
+                // There is room: no more than the wanted ones.
+                _ = least_first.push((mass, rank as u16));
+            }
+        }
+        in_order.then_some(masses)
+    }
+
+    /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
+    ///
+    /// Two bounds keep the work small. A stand-in that exceeds the budget with the least missing expert is never taken. And if no stand-in is above
+    /// the last wanted one, as is so where the wanted are the best, no more than `possible` can be taken; every one above makes one more possible.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "part of one function")]
+    fn stand_ins(
+        &self,
+        others: &Words,
+        largest: Logit,
+        missing: &Missing,
+        possible: usize,
+        budget: u64,
+        (last, _): (Logit, u32),
+        best: &mut Best<Logit, PLAIN_K>,
+    ) {
+        let enough = missing.first().map_or(0, |&(mass, _)| u64::from(mass).saturating_sub(budget) as u32);
+        // Logits from `good` on are known to have enough, logits below `least` to be of no use.
+        let mut good = match (enough, possible) {
+            (0, _) => Logit::MIN,
+            (_, 0) => Logit::MAX,
+            _ => last,
+        };
+        let mut least = Logit::MIN;
+        for (index, &word) in others.iter().enumerate() {
+            let base = 32 * index;
+            let (mut open, logits) = (word, self.logits.get(base..).unwrap_or(&[]));
+            while open != 0 {
+                let bit = open.trailing_zeros() as usize;
+                open &= open - 1;
+                let Some(&logit) = logits.get(bit) else { break };
+                if logit < least {
+                    continue;
+                }
+                if logit < good {
+                    if softmax_mass(logit, largest).to_bits() < enough {
+                        least = logit + Logit::DELTA; // `good` is above it
+                        continue;
+                    }
+                    good = logit;
+                }
+                if logit > last {
+                    best.widen(missing.len());
+                }
+                if let Some(bar) = best.insert(logit, (base + bit) as u16) {
+                    let Some(above) = bar.checked_add(Logit::DELTA) else { return };
+                    least = least.max(above);
+                }
+            }
+        }
+    }
+}
+
+/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass `stand_in` each.
+#[inline(always)]
+fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
+    let mut pairs = 0;
+    for &(mass, _) in missing {
+        let Some(left) = budget.checked_sub(u64::from(mass.saturating_sub(stand_in))) else { break };
+        budget = left;
+        pairs += 1;
+    }
+    pairs
+}
