@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cptr_core::{Eps, ExpertSet, Logit, select_in_place};
 use cptr_trace::NO_EXPERT;
 use safetensors::SafeTensors;
 
@@ -187,6 +188,42 @@ fn a_skipped_expert_is_missing_and_the_others_stay() {
     // OLMoE's weights are a softmax over all: to run fewer leaves those of the others as they are.
     let one = run(|_, _, chosen| chosen[1..].fill(NO_EXPERT), 0);
     assert!(one != run(nothing, 0) && one != run(nothing, 1));
+}
+
+/// Even experts are resident and stand in under a bound.
+struct Bounded<'a> {
+    stand_ins: usize,
+    resident: &'a cptr_core::Experts,
+}
+
+impl MoeHook for Bounded<'_> {
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        let fixed = |values: &[f32]| values.iter().map(|&z| Logit::saturating_from_num(z)).collect::<Vec<_>>();
+        let bias = fixed(routing.bias);
+        let core = routing.router.to_core(routing.k, &bias).unwrap();
+        for (token, chosen) in chosen.chunks_exact_mut(routing.k).enumerate() {
+            let row = routing.row(token);
+            let (logits, bound) = (fixed(row.logits), Eps::from_num(0.25));
+            self.stand_ins += select_in_place(&core, bound, 1, &logits, chosen, self.resident).unwrap();
+            let open = routing.router.selection_scores(row);
+            assert!(chosen.iter().all(|&id| open[usize::from(id)] > f64::NEG_INFINITY), "an expert of a closed group");
+            let loss = routing.router.mass_loss(row, routing.wanted(token), chosen);
+            assert!(loss <= 0.2501, "{loss}");
+        }
+    }
+}
+
+#[test]
+fn stand_ins_keep_to_the_open_groups_and_the_bound() {
+    let mut resident = ExpertSet::<1>::new();
+    assert!([0, 2, 4, 6].into_iter().all(|expert| resident.insert(expert)));
+    for name in ["deepseek_v2_groups", "deepseek_v3", "olmoe"] {
+        let golden = Golden::read(name);
+        let model = Model::load(&folder(name)).unwrap();
+        let mut hook = Bounded { stand_ins: 0, resident: &resident };
+        let logits = model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap();
+        assert!(hook.stand_ins > 0 && logits.iter().all(|logit| logit.is_finite()), "{name}");
+    }
 }
 
 /// The steps of two sequences in lockstep are those of each alone, and the hook sees a row for each.
