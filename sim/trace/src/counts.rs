@@ -3,7 +3,8 @@
 //! ```
 //! use cptr_trace::counts::CountTable;
 //!
-//! let table = CountTable { name: "law".into(), model: String::new(), k: 1, layer_ids: vec![0], counts: vec![vec![3, 1]] };
+//! let (name, counts) = ("law".into(), vec![vec![3, 1]]);
+//! let table = CountTable { name, model: String::new(), k: 1, layer_ids: vec![0], counts };
 //! assert_eq!(table.counts[0].iter().sum::<u64>(), 4);
 //! ```
 

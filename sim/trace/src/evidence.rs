@@ -449,3 +449,115 @@ fn derive(trace: &mut Trace) {
     }
     trace.logits = Some(logits);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gate;
+
+    /// A trace of logits, chosen by `choose`, stated as `stated`.
+    fn made(tokens: usize, choose: &str, stated: &str, bias: Option<Vec<f32>>) -> Trace {
+        let shape = Shape { tokens, layers: 1, experts: 16, k: 4 };
+        let mut random = fastrand::Rng::with_seed(7);
+        let logits: Vec<f32> = (0..tokens * 16).map(|_| random.f32() * 8.0 - 4.0).collect();
+        let mut trace = Trace::of_ids(shape, vec![0; tokens * 4]);
+        trace.logits = Some(FloatArray::owned([tokens, 1, 16], logits));
+        trace.bias = bias;
+        trace.meta.router = choose.parse().unwrap();
+        derive(&mut trace);
+        if trace.meta.router.is_plain(trace.bias.is_some()) {
+            trace.ids = crate::top_k::of_logits(trace.logits.as_ref().unwrap(), 4);
+        }
+        trace.meta.router = stated.parse().unwrap();
+        trace
+    }
+
+    fn bias() -> Option<Vec<f32>> {
+        Some((0..16).map(|expert| ((expert * 7) % 16) as f32 / 8.0 - 1.0).collect())
+    }
+
+    #[test]
+    fn routers_are_found_out() {
+        for (choose, stated, bias, found) in [
+            ("softmax-all", "softmax-all", None, "softmax-all"),
+            ("softmax-all", "unknown", None, "unknown"),
+            ("softmax-all:4:2", "softmax-all", None, "softmax-all:4:2"),
+            ("softmax-all:4:2", "unknown", None, "softmax-all:4:2"),
+            ("sigmoid:4:2", "sigmoid", bias(), "sigmoid:4:2"),
+            ("sigmoid", "unknown", bias(), "sigmoid:1:1"),
+            ("sigmoid:1:1:bias=choice", "sigmoid", bias(), "sigmoid:1:1:bias=choice"),
+        ] {
+            let mut trace = made(400, choose, stated, bias);
+            gate::pass(&mut trace).unwrap();
+            assert_eq!(trace.meta.router.to_string(), found, "{choose}: {:?}", trace.evidence);
+            assert!(trace.bound_promised());
+            assert_eq!(trace.notes.is_empty(), found == stated || found == "sigmoid:1:1" && stated == "sigmoid");
+        }
+    }
+
+    #[test]
+    fn probabilities_become_logits() {
+        let mut trace = made(100, "softmax-selected", "unknown", None);
+        let logits = trace.logits.clone().unwrap();
+        let mut shares = Vec::new();
+        let mut row = [0.0; 16];
+        for token in 0..100 {
+            logits.read_row(token, 0, &mut row);
+            let total: f32 = row.iter().map(|z| z.exp()).sum();
+            shares.extend(row.iter().map(|z| z.exp() / total));
+        }
+        trace.logits = Some(FloatArray::owned([100, 1, 16], shares));
+        gate::pass(&mut trace).unwrap();
+        assert_eq!(trace.meta.router, Router::SOFTMAX_ALL);
+        assert!(trace.notes[0].contains("shares that sum to 1"), "{:?}", trace.notes);
+        assert!(trace.evidence.is_some_and(|evidence| evidence.explained == 100));
+        let mut other = [0.0; 16];
+        trace.logits.unwrap().read_row(3, 0, &mut other);
+        logits.read_row(3, 0, &mut row);
+        assert!((0..16).all(|i| (other[i] - other[0] - row[i] + row[0]).abs() < 1e-4), "{other:?} {row:?}");
+    }
+
+    #[test]
+    fn what_only_looks_like_logits_is_refused() {
+        let pass = |router: Router, value: &dyn Fn(usize) -> f32| {
+            let mut trace = made(100, "softmax-all", "unknown", None);
+            trace.logits = Some(FloatArray::owned([100, 1, 16], (0..1600).map(value).collect()));
+            trace.meta.router = router;
+            trace.evidence = Some(Evidence::derived(router));
+            gate::pass(&mut trace).map(|()| trace)
+        };
+        let refusal = |value: &dyn Fn(usize) -> f32| pass(Router::UNKNOWN, value).unwrap_err().to_string();
+        assert!(refusal(&|i| (i % 7) as f32).contains("moe-infinity"));
+        assert!(refusal(&|i| if i % 16 < 2 { 0.5 } else { 0.0 }).contains("mostly 0"));
+        let scores = |i: usize| (i % 13) as f32 / 13.0;
+        assert!(refusal(&scores).contains("--router sigmoid"));
+        let trace = pass(Router::SIGMOID, &scores).unwrap();
+        assert_eq!(trace.chosen(0, 0)[0], 12);
+        assert!(refusal(&|_| f32::NEG_INFINITY).contains("minus infinity for all experts"));
+        assert!(pass("sqrt-softplus".parse().unwrap(), &|i| i as f32 * -1e3).is_err());
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(["0", "999", "1,000", "14,400", "1,234,567"], [0, 999, 1000, 14_400, 1_234_567].map(grouped)[..]);
+        let evidence =
+            Evidence { explained: 14_397, total: 14_400, sets: 14_400, ..Evidence::derived(Router::SOFTMAX_ALL) };
+        let sentence = Evidence { derived: false, ..evidence }.to_string();
+        assert_eq!(sentence, "The convention softmax-all explains 99.97 % of 14,400 sets.");
+    }
+
+    proptest! {
+        /// What a router chose, it explains: whatever the router.
+        #[test]
+        fn a_router_explains_its_own_choice(router in prop::sample::select(vec![
+            "softmax-all", "softmax-selected:4:1", "sigmoid:4:3", "sigmoid:8:4:rating=best", "sqrt-softplus",
+            "softmax-all:top-p=0.6", "sigmoid:1:1:threshold=0.7", "sparse-mixer", "softmax-all:2:1:rating=two",
+        ]), biased in any::<bool>()) {
+            let mut trace = made(50, router, router, if biased { bias() } else { None });
+            gate::pass(&mut trace).unwrap();
+            prop_assert_eq!(trace.evidence.map(|evidence| evidence.explained), Some(50), "{}", router);
+        }
+    }
+}

@@ -81,13 +81,14 @@ pub(crate) fn drop_start_up(trace: &mut Trace) -> bool {
     // One or two choices a token repeat by themselves much longer than many do together.
     let long = if layers * k >= 8 { 32 } else { 256 };
     let mut start = 0;
+    let mut seen = std::collections::HashSet::new();
     while start < tokens {
         let run = (start..tokens).take_while(|&token| row(token) == row(start)).count();
         // Warm-up goes on with smaller batches of the rows seen before.
-        let again = start > 0 && (0..start).any(|token| row(token) == row(start));
-        if run < long && !again {
+        if run < long && !seen.contains(row(start)) {
             break;
         }
+        seen.insert(row(start));
         start += run;
     }
     // A recording that is nothing else is what it is.

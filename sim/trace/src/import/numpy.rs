@@ -3,9 +3,9 @@
 //! | array | meaning |
 //! |---|---|
 //! | integers of three axes | chosen experts: `[T, L, k]` or `[L, T, k]` |
-//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" and there are ids of that shape |
+//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" beside ids of that shape |
 //! | `meta`, JSON text | llama-moe-trace: `model`, `k` or `top_k`, `num_experts`, `n_moe_layers`, `source` |
-//! | `layer_0`, `layer_1`, … of two axes | the same, layer by layer; a folder of such `.npy` files (`ffn_moe_logits-0.npy`) too |
+//! | `layer_0`, … of two axes | the same by layers; a folder of such `.npy` files (`ffn_moe_logits-0.npy`) too |
 //! | `prompt_routed_experts`, `routed_experts` | prompt and answer of one request of vLLM |
 //! | `routed_experts` with `prompt_token_ids`, `output_token_ids` | one request of vLLM or SGLang, always `[T, L, k]` |
 //! | `sequence`, `position`, `phase`, `token`, `domain` | as in the native format |

@@ -40,6 +40,15 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
                 .into(),
         ),
         ("lab.jsonl", lab.into()),
+        ("eplb.json", br#"{"logical_count": [[[4, 6], [3, 7]], [[1, 0], [0, 1]]]}"#.into()),
+        ("a.csv", b"layer,expert\n0,1\n0,2\n3,4\n3,5\n".into()),
+        ("b.csv", b"layer_id,expert_ids\n0,1 2\n3,4 5\n".into()),
+        ("vllm.json", br#"{"choices": [{"routed_experts": [[[0, 1], [2, 3]], [[1, 2], [3, 4]]]}]}"#.into()),
+        (
+            "sglang.json",
+            br#"{"meta_info": {"prompt_tokens": 2, "completion_tokens": 1, "routed_experts": "AQAAAAIAAAADAAAABAAAAA=="}}"#
+                .into(),
+        ),
         (
             "log.jsonl",
             br#"{"type":"route","req_id":"a","token_idx":0,"layer":0,"topk_ids":[1],"topk_weights":[1.0]}"#.into(),

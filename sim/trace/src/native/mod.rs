@@ -2,7 +2,7 @@
 //!
 //! | tensor | type | shape | |
 //! |---|---|---|---|
-//! | `experts` | u16 | `[T, L, k]` | chosen experts, best first where the source says so; 65,535 or -1 where there are fewer than k |
+//! | `experts` | u16 | `[T, L, k]` | chosen experts, best first where the source says so; -1 or 65,535: none |
 //! | `logits` | f16, bf16, f32 | `[T, L, E]` | raw router scores, those of null experts after the others |
 //! | `weights` | f16, bf16, f32 | `[T, L, k]` | mixing weights, in the order of `experts` |
 //! | `hidden` | f16, bf16, f32 | `[T, L, D]`, `[T, 1, D]` | router input |

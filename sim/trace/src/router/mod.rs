@@ -9,7 +9,7 @@
 //! | `softmax-all` | softmax over all experts, the k largest; weights sum to less than 1 (OLMoE, Switch) |
 //! | `softmax-selected` | the k largest, softmax over them; weights sum to 1 (Mixtral, gpt-oss) |
 //! | `softmax-all:4:2` | the same within the best 2 of 4 groups (DeepSeek-V2) |
-//! | `sigmoid:8:4:scale=2.5` | sigmoid, bias for the selection, 4 of 8 groups rated by the sum of their two best (DeepSeek-V3) |
+//! | `sigmoid:8:4:scale=2.5` | sigmoid, bias for the selection, 4 of 8 groups by their two best (DeepSeek-V3) |
 //! | `sigmoid:1:1:renormalise=off` | sigmoid of the chosen as it is (Llama 4) |
 //! | `sqrt-softplus:table=3` | square root of the softplus; layers below 3 look their experts up in a table |
 //! | `sparse-mixer:jitter=0.01` | PhiMoE |
