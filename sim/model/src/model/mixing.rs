@@ -2,9 +2,9 @@
 //!
 //! Softmax without bias is done here as the frameworks do it; all else is [`Router`]'s own.
 
+use cptr_trace::NO_EXPERT;
 use cptr_trace::router::{Router, Row};
 use cptr_trace::top_k::top_k;
-use cptr_trace::{MAX_TOP_K, NO_EXPERT};
 
 /// The model's own choice for the scores of one token, best first, of equal ones the lower id; [`NO_EXPERT`] behind
 /// fewer than k.
@@ -27,7 +27,7 @@ pub(crate) fn shares(router: &Router, row: Row<'_>, chosen: &[u16], shares: &mut
     }
     // Of the chosen relative to their best, so that a choice far below the best expert does not vanish. Summed by id,
     // so that the order of the choice does not show in the last bit.
-    let mut ids: heapless::Vec<u16, MAX_TOP_K> = chosen.iter().copied().collect();
+    let mut ids = chosen.to_vec();
     ids.sort_unstable();
     let over: Vec<f32> = if router.renormalise { ids.iter().map(score).collect() } else { row.logits.into() };
     let largest = over.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -12,6 +12,7 @@ use crate::{Expert, Model};
 /// How weights become codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
     /// Errors made up for by the weights that are still to come (arXiv 2210.17323); needs calibration.
     Gptq,
