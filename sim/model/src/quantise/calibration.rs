@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::model::{Cache, Model, MoeHook};
 use crate::text;
+use crate::{Cache, Model, MoeHook, Routing};
 use cptr_trace::progress::Progress;
 
 /// Tokens that are run together; no window sees another.
@@ -62,12 +62,14 @@ impl Sample {
     }
 
     /// The windows, each with whether it is held out. At least one is, and at least one is not.
+    #[must_use]
     pub fn windows(&self) -> impl Iterator<Item = (&[u32], bool)> {
         let last = self.windows.len().min(HELD_OUT) - 1;
         self.windows.iter().enumerate().map(move |(index, window)| (&window[..], index % HELD_OUT == last))
     }
 
     /// Tokens in all.
+    #[must_use]
     pub fn tokens(&self) -> usize {
         self.windows.iter().map(Vec::len).sum()
     }
@@ -85,20 +87,20 @@ fn spread(ids: &[u32], share: usize, most: usize) -> Vec<Vec<u32>> {
 
 /// The inputs and choices of all MoE layers on a sample.
 #[derive(Debug)]
-pub struct Calibration {
+pub(super) struct Calibration {
     /// Whether a token is held out, `[T]`.
-    pub held_out: Vec<bool>,
+    pub(super) held_out: Vec<bool>,
     /// Per MoE layer.
-    pub layers: Vec<LayerTokens>,
+    pub(super) layers: Vec<LayerTokens>,
 }
 
 /// What one MoE layer sees.
 #[derive(Debug, Clone, Default)]
-pub struct LayerTokens {
+pub(super) struct LayerTokens {
     /// Inputs `[T, D]`, row-major.
-    pub inputs: Vec<f32>,
+    pub(super) inputs: Vec<f32>,
     /// The model's own choice `[T, k]`.
-    pub chosen: Vec<u16>,
+    pub(super) chosen: Vec<u16>,
 }
 
 impl Calibration {
@@ -106,7 +108,7 @@ impl Calibration {
     ///
     /// # Errors
     /// Those of [`Model::forward`].
-    pub fn run(model: &Model, sample: &Sample) -> Result<Self> {
+    pub(super) fn run(model: &Model, sample: &Sample) -> Result<Self> {
         let mut hook = Recorder { layers: vec![LayerTokens::default(); model.config.moe_layers.len()] };
         let mut held_out = Vec::new();
         let progress = Progress::new(sample.tokens() as u64, "calibrating");
@@ -128,8 +130,8 @@ impl MoeHook for Recorder {
         self.layers[layer].inputs.extend_from_slice(hidden);
     }
 
-    fn route(&mut self, layer: usize, _scores: &[f32], wanted: &[u16], _chosen: &mut [u16]) {
-        self.layers[layer].chosen.extend_from_slice(wanted);
+    fn route(&mut self, routing: &Routing<'_>, _chosen: &mut [u16]) {
+        self.layers[routing.layer].chosen.extend_from_slice(routing.wanted);
     }
 }
 

@@ -1,23 +1,22 @@
 //! Text to token ids and back: the checkpoint's own `tokenizer.json`.
 
-use std::path::Path;
-
-use tokenizers::Tokenizer;
+use tokenizers::Tokenizer as Inner;
 
 use crate::error::{Error, Result};
 
 /// A tokenizer whose ids all fit the model.
 #[derive(Debug)]
-pub(super) struct Text(Tokenizer);
+pub(super) struct Tokenizer(Inner);
 
-impl Text {
+impl Tokenizer {
     /// Reads a `tokenizer.json`, and checks that the model has a row for every id.
     pub(super) fn read(json: &[u8], vocab: usize) -> Result<Self> {
-        let tokenizer = Tokenizer::from_bytes(json).map_err(|error| Error::new(error.to_string()))?;
+        let tokenizer = Inner::from_bytes(json).map_err(|error| Error::new(error.to_string()))?;
         let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
         if highest as usize >= vocab {
             return Err(Error::new(format!(
-                "expected token ids below {vocab}, the vocab_size in config.json, found {highest}: the tokenizer is another model's"
+                "expected token ids below {vocab}, the vocab_size in config.json, found {highest}: the \
+                 tokenizer is another model's"
             )));
         }
         Ok(Self(tokenizer))
@@ -32,13 +31,4 @@ impl Text {
     pub(super) fn decode(&self, ids: &[u32]) -> Result<String> {
         self.0.decode(ids, true).map_err(|error| Error::new(error.to_string()))
     }
-}
-
-/// Reads a whole text file.
-pub fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
-    String::from_utf8(bytes).map_err(|error| {
-        Error::in_file(path, "expected text in UTF-8, found other bytes")
-            .at(format!("byte {}", error.utf8_error().valid_up_to()))
-    })
 }

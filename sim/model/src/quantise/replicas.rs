@@ -1,9 +1,13 @@
+<<<<<<< HEAD:sim/model/src/quantize/replicas.rs
 //! Low-bit replicas of a model's experts in a folder: one safetensors file per MoE layer, and the loss table.
 //!
 //! `layer-000.safetensors` holds layer 0: tensors `EXPERT.gate.BITS`, `EXPERT.up.BITS` and `EXPERT.down.BITS`, u8
 //! `[bytes]`, each a packed matrix of [`cptr_core::expert`]. The metadata `settings` and `experts` are JSON
 //! ([`Settings`], [`ExpertRecord`]s). `loss.csv` is the [`LossTable`](super::LossTable). Every file appears whole or
 //! not at all; a layer that is there need not be made again.
+=======
+//! The folder of replicas: written layer by layer, and read as experts.
+>>>>>>> model:sim/model/src/quantise/replicas.rs
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -15,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::{ExpertRecord, Method, Packed, expert_of};
 use crate::error::{Error, Result};
-use crate::model::{Config, Expert, MoeHook};
+use crate::{Config, Expert, MoeHook};
 use cptr_trace::native::{Out, Tensors, write_tensors};
 
 /// The loss table in the folder.
@@ -25,19 +29,19 @@ const MATRICES: [&str; 3] = ["gate", "up", "down"];
 
 /// What replicas were made from and how; a folder holds those of one set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
+pub(super) struct Settings {
     /// Bits per weight, ascending.
-    pub bits: Vec<u8>,
+    pub(super) bits: Vec<u8>,
     /// Columns per scale.
-    pub group: u8,
+    pub(super) group: u8,
     /// How weights became codes.
-    pub method: Method,
+    pub(super) method: Method,
     /// Calibration tokens, held-out ones among them.
-    pub tokens: usize,
+    pub(super) tokens: usize,
     /// Digest of the calibration tokens.
-    pub calibration: String,
-    /// The model's [fingerprint](crate::model::Model::fingerprint).
-    pub model: String,
+    pub(super) calibration: String,
+    /// The model's [fingerprint](crate::Model::fingerprint).
+    pub(super) model: String,
 }
 
 /// File of a layer.
@@ -197,6 +201,7 @@ impl Replicas {
     }
 
     /// The bits that there are replicas for, ascending.
+    #[must_use]
     pub fn bits(&self) -> &[u8] {
         self.layers.first().map_or(&[], |layer| &layer.settings.bits)
     }

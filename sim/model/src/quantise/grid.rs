@@ -98,7 +98,7 @@ fn step(bits: u8) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::testing::Numbers;
+    use crate::quantise::testing::Numbers;
 
     fn whole_range(weights: &[f64], bits: u8) -> Fit {
         let low = weights.iter().copied().fold(0.0, f64::min);

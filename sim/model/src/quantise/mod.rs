@@ -1,32 +1,67 @@
-//! Low-bit replicas of experts: quantisers, the loss table, and the replicas as a model runs them.
+//! Low-bit replicas of experts: makes them, says what each loses, and runs them in a model.
 //!
+<<<<<<< HEAD:sim/model/src/quantize/mod.rs
 //! [`quantise`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits,
 //! the loss of each on held-out tokens, and a folder of files ([`replicas`]). Matrices are packed in the format of
 //! [`cptr_core::expert`], which says where every bit lies.
+=======
+//! [`run`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits, the
+//! loss of each on held-out tokens, and a folder of files that has one writer at a time. [`Replicas`] opens the folder;
+//! [`Uniform`] runs all experts at one number of bits. Matrices are packed in the format of [`cptr_core::expert`],
+//! which says where every bit lies.
+//!
+//! The folder has `layer-000.safetensors` for MoE layer 0 and so on: tensors `EXPERT.gate.BITS`, `EXPERT.up.BITS` and
+//! `EXPERT.down.BITS`, u8 `[bytes]`. The metadata `settings` and `experts` are JSON: what the replicas were made from,
+//! and [`ExpertRecord`]s. `loss.csv` is the [`LossTable`]. Every file appears whole or not at all; a layer that is
+//! there need not be made again.
+//!
+//! ```
+//! use cptr_model::{Model, quantise};
+//!
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/olmoe");
+//! let model = Model::load(folder.as_ref())?;
+//! let sample = quantise::Sample::of(&model, &["It was the best of times, it was the worst of times."], 64)?;
+//! let plan = quantise::Plan { bits: vec![2, 4], group: 32, method: quantise::Method::Rtn };
+//! let folder = tempfile::tempdir()?;
+//! let outcome = quantise::run(&model, &sample, &plan, folder.path())?;
+//! let [at_2, at_4] = outcome.table.expert(0, 0) else { unreachable!() };
+//! assert!(at_2 > at_4);
+//! let mut replicas = quantise::Replicas::open(folder.path(), &model.config)?;
+//! let mut all_at_4 = quantise::Uniform { replicas: &mut replicas, bits: 4 };
+//! assert!(quantise::perplexity(&model, &sample, &mut all_at_4)? > 1.0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+>>>>>>> model:sim/model/src/quantise/mod.rs
 
-pub mod calibration;
+mod calibration;
 mod grid;
 mod hessian;
-pub mod layer;
+mod layer;
 mod matrix;
-pub mod replicas;
+mod replicas;
 
-pub use cptr_trace::loss::{Columns, LossTable};
-pub use hessian::Hessian;
-pub use matrix::{Format, Inputs, Weights, dequantise, gptq, output_error, round_to_nearest};
+pub use calibration::{Sample, perplexity};
+pub use cptr_trace::LossTable;
+pub use layer::{ExpertRecord, Loss, Method, Packed};
+pub use replicas::{LOSS_TABLE, Replicas, Uniform};
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::Model;
 use crate::error::{Error, Result};
-use crate::model::Model;
-use calibration::{Calibration, Sample};
+use crate::lock::Lock;
+use calibration::Calibration;
 use cptr_trace::progress::Progress;
-use layer::{ExpertRecord, FEW, Method};
-use replicas::{LOSS_TABLE, Settings};
+use layer::FEW;
+use matrix::Format;
+use replicas::Settings;
 
-/// What [`quantise`] is asked for.
+/// File in the folder that its one writer holds locked.
+const LOCK: &str = "quantise.lock";
+
+/// What [`run`] is asked for.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Bits per weight, each 1 to 4, ascending.
@@ -37,8 +72,9 @@ pub struct Plan {
     pub method: Method,
 }
 
-/// What [`quantise`] has made.
+/// What [`run`] has made.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The loss table, as written.
     pub table: LossTable,
@@ -52,9 +88,11 @@ pub struct Outcome {
 /// there from an interrupted run are kept.
 ///
 /// # Errors
-/// If a file cannot be written, the folder holds replicas of other settings, or a weight is not finite.
-pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> Result<Outcome> {
+/// If a file cannot be written, another process writes the folder, it holds replicas of other settings, or a weight is
+/// not finite.
+pub fn run(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> Result<Outcome> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, &error))?;
+    let lock = Lock::take(folder.join(LOCK), folder)?;
     let settings = settings(model, sample, plan);
     let layers = model.config.moe_layers.len();
     let mut records =
@@ -75,6 +113,7 @@ pub fn quantise(model: &Model, sample: &Sample, plan: &Plan, folder: &Path) -> R
     let records: Vec<Vec<ExpertRecord>> = records.into_iter().flatten().collect();
     let (table, raised) = table(&records, &plan.bits)?;
     write_table(&table, &records, &folder.join(LOSS_TABLE))?;
+    lock.remove()?;
     Ok(Outcome { notes: notes(&records, kept, raised), table, records })
 }
 
@@ -138,18 +177,44 @@ fn notes(records: &[Vec<ExpertRecord>], kept: usize, raised: usize) -> Vec<Strin
     }
     if few > 0 {
         notes.push(format!(
-            "{few} of {total} experts saw fewer than {FEW} calibration tokens: they are calibrated on the inputs of their layer as well"
+            "{few} of {total} experts saw fewer than {FEW} calibration tokens: \
+             they are calibrated on the inputs of their layer as well"
         ));
     }
     if unseen > 0 {
-        notes.push(format!("{unseen} of {total} experts saw no held-out token: their losses are those on all held-out inputs of their layer"));
+        notes.push(format!(
+            "{unseen} of {total} experts saw no held-out token: \
+             their losses are those on all held-out inputs of their layer"
+        ));
     }
     if raised > 0 {
         notes.push(format!(
-            "{raised} losses were larger than the same expert's at fewer bits, on its held-out tokens: the table gives them the smaller one"
+            "{raised} losses were larger than the same expert's at fewer bits, on its held-out tokens: \
+             the table gives them the smaller one"
         ));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_writer() {
+        let model = Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/olmoe").as_ref()).unwrap();
+        let sample = Sample::of(&model, &["It was the spring of hope, it was the winter of despair."], 64).unwrap();
+        let plan = Plan { bits: vec![2], group: 32, method: Method::Rtn };
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path().join(LOCK), folder.path()).unwrap();
+        let error = run(&model, &sample, &plan, folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(": another process writes it: wait for it to end, or name another output"), "{error}");
+        drop(lock);
+        run(&model, &sample, &plan, folder.path()).unwrap();
+        assert!(!folder.path().join(LOCK).exists() && folder.path().join(LOSS_TABLE).exists());
+        let kept = run(&model, &sample, &plan, folder.path()).unwrap().notes;
+        assert_eq!(kept[0], "2 of 2 layers were there from an earlier run and are kept");
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ const DAMPENING: f64 = 0.01;
 /// Weighted mean of `x x^T` over inputs `x`: the Hessian of the squared error of a matrix's outputs, but for a factor
 /// of two.
 #[derive(Debug, Clone)]
-pub struct Hessian {
+pub(super) struct Hessian {
     /// `[N, N]`, symmetric.
     sum: DMatrix<f64>,
     weight: f64,
@@ -18,12 +18,12 @@ pub struct Hessian {
 
 impl Hessian {
     /// Of no inputs, for matrices with `columns` inputs.
-    pub fn new(columns: usize) -> Self {
+    pub(super) fn new(columns: usize) -> Self {
         Self { sum: DMatrix::zeros(columns, columns), weight: 0.0 }
     }
 
     /// Adds inputs `[T, N]`, row-major, that weigh `weight` all together.
-    pub fn add(&mut self, inputs: &[f32], weight: f64) {
+    pub(super) fn add(&mut self, inputs: &[f32], weight: f64) {
         let columns = self.sum.nrows();
         let rows = inputs.len() / columns.max(1);
         if rows == 0 {
@@ -40,7 +40,7 @@ impl Hessian {
     }
 
     /// Inputs of the matrix.
-    pub fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.sum.nrows()
     }
 
@@ -107,7 +107,7 @@ impl Factor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::testing::Numbers;
+    use crate::quantise::testing::Numbers;
 
     #[test]
     fn second_moments_of_weighted_inputs() {

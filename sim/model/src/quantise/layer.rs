@@ -7,11 +7,12 @@ use super::calibration::{Calibration, LayerTokens};
 use super::hessian::Hessian;
 use super::matrix::{Format, Inputs, Weights, dequantise, gptq, round_to_nearest};
 use crate::error::Result;
-use crate::model::{Expert, Model};
+use crate::{Expert, Model};
 
 /// How weights become codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
     /// Errors made up for by the weights that are still to come (arXiv 2210.17323); needs calibration.
     Gptq,
@@ -20,7 +21,11 @@ pub enum Method {
 }
 
 /// Fewer calibration tokens than this are called few.
+<<<<<<< HEAD:sim/model/src/quantize/layer.rs
 pub const FEW: usize = 32;
+=======
+pub(super) const FEW: usize = 32;
+>>>>>>> model:sim/model/src/quantise/layer.rs
 /// Tokens of the whole layer that stand in where an expert has few of its own, and how much they weigh in all, in
 /// tokens.
 const SHARED: usize = 512;
@@ -60,7 +65,7 @@ pub type Packed = [Vec<u8>; 3];
 ///
 /// # Errors
 /// If an expert cannot be read or has weights that are not finite.
-pub fn quantise_layer(
+pub(super) fn quantise_layer(
     model: &Model,
     calibration: &Calibration,
     layer: usize,
@@ -196,6 +201,6 @@ impl Work<'_> {
 ///
 /// # Errors
 /// If they are no packed matrices, or not of one expert.
-pub fn expert_of(hidden: usize, [gate, up, down]: &Packed) -> Result<Expert> {
+pub(super) fn expert_of(hidden: usize, [gate, up, down]: &Packed) -> Result<Expert> {
     Expert::new(hidden, &dequantise(gate)?, &dequantise(up)?, &dequantise(down)?)
 }

@@ -9,27 +9,27 @@ use crate::error::{Error, Result};
 
 /// Weights `[R, N]`, row-major.
 #[derive(Debug, Clone, Copy)]
-pub struct Weights<'a> {
+pub(super) struct Weights<'a> {
     /// All values.
-    pub values: &'a [f32],
+    pub(super) values: &'a [f32],
     /// Inputs, N.
-    pub columns: usize,
+    pub(super) columns: usize,
 }
 
 /// Width and group length of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Format {
+pub(super) struct Format {
     /// Bits per weight, 1 to 4.
-    pub bits: u8,
+    pub(super) bits: u8,
     /// Columns per scale: 32, 64 or 128.
-    pub group: u8,
+    pub(super) group: u8,
 }
 
 /// Every weight to the nearest level of its group.
 ///
 /// # Errors
 /// If a weight is not finite or the format has no such matrix.
-pub fn round_to_nearest(weights: Weights<'_>, format: Format) -> Result<Vec<u8>> {
+pub(super) fn round_to_nearest(weights: Weights<'_>, format: Format) -> Result<Vec<u8>> {
     let grids = Grids::new(weights, format, &vec![1.0; weights.columns])?;
     grids.pack(|row, fits, codes| {
         for ((code, weight), fit) in codes.iter_mut().zip(row).zip(fits.iter().flat_map(|fit| repeat(*fit, format))) {
@@ -45,7 +45,7 @@ pub fn round_to_nearest(weights: Weights<'_>, format: Format) -> Result<Vec<u8>>
 ///
 /// # Errors
 /// As [`round_to_nearest`], and if the Hessian cannot be factored.
-pub fn gptq(weights: Weights<'_>, format: Format, inputs: &Inputs) -> Result<Vec<u8>> {
+pub(super) fn gptq(weights: Weights<'_>, format: Format, inputs: &Inputs) -> Result<Vec<u8>> {
     let diagonal = inputs.hessian.diagonal();
     // Inputs that never came still need some level near their weight.
     let least = diagonal.iter().sum::<f64>() / diagonal.len().max(1) as f64 * 1e-3;
@@ -59,7 +59,7 @@ pub fn gptq(weights: Weights<'_>, format: Format, inputs: &Inputs) -> Result<Vec
 
 /// The inputs of a matrix as GPTQ needs them; one for all matrices that share their inputs.
 #[derive(Debug)]
-pub struct Inputs {
+pub(super) struct Inputs {
     hessian: Hessian,
     factor: Factor,
 }
@@ -69,14 +69,14 @@ impl Inputs {
     ///
     /// # Errors
     /// If an input was not finite.
-    pub fn new(hessian: Hessian) -> Result<Self> {
+    pub(super) fn new(hessian: Hessian) -> Result<Self> {
         let factor = hessian.factor()?;
         Ok(Self { hessian, factor })
     }
 }
 
 /// Mean squared error of the outputs of `found` against those of `weights`, summed over the outputs.
-pub fn output_error(weights: Weights<'_>, found: &[f32], hessian: &Hessian) -> f64 {
+pub(super) fn output_error(weights: Weights<'_>, found: &[f32], hessian: &Hessian) -> f64 {
     let rows = weights.values.par_chunks_exact(weights.columns).zip(found.par_chunks_exact(weights.columns));
     let errors: Vec<f64> = rows
         .map(|(row, found)| {
@@ -91,7 +91,7 @@ pub fn output_error(weights: Weights<'_>, found: &[f32], hessian: &Hessian) -> f
 ///
 /// # Errors
 /// If the bytes are no packed matrix.
-pub fn dequantise(packed: &[u8]) -> Result<Vec<f32>> {
+pub(super) fn dequantise(packed: &[u8]) -> Result<Vec<f32>> {
     let matrix = Matrix::new(packed)?;
     let unit = 2f64.powi(matrix.layout().exponent().into());
     Ok(matrix.rows().flat_map(|row| row.weights().map(|weight| (f64::from(weight) * unit) as f32)).collect())
@@ -190,7 +190,7 @@ fn exponent_for(largest: f64) -> Result<i8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::testing::Numbers;
+    use crate::quantise::testing::Numbers;
 
     const COLUMNS: usize = 96;
     const ROWS: usize = 24;
