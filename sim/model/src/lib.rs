@@ -1,7 +1,3 @@
-<<<<<<< HEAD
-//! MoE language models from Hugging Face checkpoints: run with a policy in the loop, captured as traces, quantised
-//! expert by expert.
-=======
 //! Runs mixture-of-experts language models from their Hugging Face checkpoints on the CPU, with a say in which experts
 //! run.
 //!
@@ -36,7 +32,6 @@
 //! assert_eq!(logits.len(), tokens.len() * model.config.vocab);
 //! # Ok::<(), cptr_model::Error>(())
 //! ```
->>>>>>> model
 #![forbid(unsafe_code)]
 
 pub mod capture;

@@ -1,10 +1,6 @@
 //! Recording a model's routing while it reads texts: a native trace with all router scores, and the whole description
 //! of its router.
 //!
-<<<<<<< HEAD
-//! Texts are cut into sequences, every one read from an empty cache. A finished sequence is kept in a folder beside the
-//! trace ([`Parts`]), so that an interrupted capture goes on where it stopped.
-=======
 //! Texts are cut into sequences, every one read from an empty cache. Until the trace is whole, finished sequences are
 //! kept in the folder `OUT.part`, so that an interrupted capture goes on where it stopped. A trace has one writer at a
 //! time.
@@ -22,7 +18,6 @@
 //! assert_eq!(outcome.trace.meta.router.to_string(), "softmax-all:4:2:scale=2");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
->>>>>>> model
 
 mod parts;
 mod record;

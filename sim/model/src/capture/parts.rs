@@ -27,14 +27,6 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-<<<<<<< HEAD
-    /// Opens the folder that goes with the trace `out`. What is in it counts if the model, the sequences and the
-    /// options are the same; otherwise it is removed.
-    ///
-    /// # Errors
-    /// If the folder is not of a capture or cannot be written.
-    pub fn open(out: &Path, model: &Model, name: &str, sequences: &[Sequence], options: Options) -> Result<Self> {
-=======
     /// Opens the folder that goes with the trace `out`, for this process alone. What is in it counts if the model, the
     /// sequences and the options are the same; otherwise it is removed.
     pub(super) fn open(
@@ -44,7 +36,6 @@ impl Parts {
         sequences: &[Sequence],
         options: Options,
     ) -> Result<Self> {
->>>>>>> model
         let mut folder = out.as_os_str().to_owned();
         folder.push(".part");
         let folder = PathBuf::from(folder);

@@ -1,14 +1,5 @@
-<<<<<<< HEAD
-//! Mixture-of-experts language models from Hugging Face checkpoints, run on the CPU with a policy in the loop.
-//!
-//! [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and safetensors files; [`Model::forward`] runs
-//! the tokens of one sequence and lets a [`MoeHook`] see and alter what every MoE block does. The families are OLMoE,
-//! Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 and gpt-oss. Weights may be f32, f16 or bf16 and stay in the mapped file
-//! until they are used; the arithmetic is f32. Threads are rayon's (`RAYON_NUM_THREADS`).
-=======
 //! A checkpoint as a model that runs: [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and
 //! safetensors files.
->>>>>>> model
 
 mod attention;
 mod config;
@@ -155,10 +146,7 @@ impl Model {
 
     /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples
     /// of the weights.
-<<<<<<< HEAD
-=======
     #[must_use]
->>>>>>> model
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }
@@ -242,9 +230,6 @@ impl Model {
         self.predict(&hidden.narrow(0, tokens.len() - 1, 1)?, true)
     }
 
-<<<<<<< HEAD
-    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each
-=======
     /// Logits `[S, V]` after one more token of each of S sequences, each with a cache of its own. The hook sees a row
     /// for each sequence, in their order. Faster than a call for each sequence.
     ///
@@ -261,7 +246,6 @@ impl Model {
     }
 
     /// The residual stream after the last layer of N tokens of whole sequences, one after the other. The hook sees each
->>>>>>> model
     /// layer once, with the tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
     ///
     /// # Errors
@@ -272,42 +256,7 @@ impl Model {
         self.hidden(&mut parts, hook).map(Hidden)
     }
 
-<<<<<<< HEAD
-    /// The same, token by token: all sequences side by side, so that a hook sees all layers of a token before the next
-    /// one. Slower, and equal to [`Self::read`] but for the rounding of other matrix products.
-    ///
-    /// # Errors
-    /// As [`Self::forward`].
-    pub fn read_in_step(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Tensor> {
-        let width = self.config.hidden;
-        let mut starts = Vec::with_capacity(sequences.len());
-        let mut total = 0;
-        for sequence in sequences {
-            starts.push(total);
-            total += sequence.len();
-        }
-        let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
-        let mut rows = vec![0.0; total * width];
-        for position in 0..sequences.iter().map(Vec::len).max().unwrap_or(0) {
-            hook.position(position);
-            let there = sequences.iter().zip(&mut caches).filter(|(sequence, _)| sequence.len() > position);
-            let mut parts: Vec<(&[u32], &mut Cache)> =
-                there.map(|(sequence, cache)| (&sequence[position..=position], cache)).collect();
-            let hidden = self.hidden(&mut parts, hook)?;
-            let longer = starts.iter().zip(sequences).filter(|(_, sequence)| sequence.len() > position);
-            ops::with_values(&hidden, |values| {
-                for ((start, _), row) in longer.zip(values.chunks_exact(width)) {
-                    rows[(start + position) * width..(start + position + 1) * width].copy_from_slice(row);
-                }
-            })?;
-        }
-        Ok(Tensor::from_vec(rows, (total, width), &Device::Cpu)?)
-    }
-
-    /// Logits `[N, V]`, row-major, for rows `[N, D]` of [`Self::read`].
-=======
     /// Logits `[N, V]`, row-major, after N of the tokens of [`Self::read`].
->>>>>>> model
     ///
     /// # Errors
     /// If there are no such tokens, or they were read by a model of another width.

@@ -16,11 +16,6 @@ use cptr_trace::{MAX_EXPERTS, NO_EXPERT};
 /// converted from the mapped file whenever they run.
 const RESIDENT_BYTES: usize = 4 << 30;
 
-<<<<<<< HEAD
-/// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new
-/// tokens of one sequence in order; `layer` counts MoE layers from 0. A hook that does nothing gives the model's own
-/// result to the last bit.
-=======
 /// Bits of an expert that is chosen but does not run: its part of the output is missing, the weights of the others
 /// stay.
 pub const SKIPPED: u8 = u8::MAX;
@@ -74,30 +69,12 @@ impl<'a> Routing<'a> {
 /// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new
 /// tokens in order, sequence after sequence; `layer` counts MoE layers from 0. A hook that does nothing gives the
 /// model's own result to the last bit.
->>>>>>> model
 pub trait MoeHook {
-    /// The next calls are for the tokens at this position of all sequences that have one; only of
-    /// [`Model::read_in_step`](super::Model::read_in_step).
-    fn position(&mut self, position: usize) {
-        let _ = position;
-    }
-
     /// The block's input, `hidden` `[T, D]` row-major: what the router and the experts see.
     fn input(&mut self, layer: usize, hidden: &[f32]) {
         let _ = (layer, hidden);
     }
 
-<<<<<<< HEAD
-    /// May alter the choice. `scores` `[T, E]` are the raw router scores, `wanted` `[T, k]` the model's own choice,
-    /// best first; `chosen` `[T, k]` is a copy of it to be overwritten with distinct ids below E. Mixing weights follow
-    /// from the scores of the chosen by the model's convention ([`Router::mass`]).
-    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
-        let _ = (layer, scores, wanted, chosen);
-    }
-
-    /// May have some of the chosen run as replicas: `bits` `[T, k]`, one for each of `chosen`, is all 0, the model's
-    /// own weights.
-=======
     /// May alter the choice: `chosen` `[T, k]` is a copy of the model's own, to be overwritten with distinct ids below
     /// E. Mixing weights follow from the scores of the chosen by the model's router. A row that ends in [`NO_EXPERT`]
     /// runs fewer experts.
@@ -107,7 +84,6 @@ pub trait MoeHook {
 
     /// May have some of the chosen run as replicas: `bits` `[T, k]`, one for each of `chosen`, is all 0, the model's
     /// own weights. [`SKIPPED`] leaves an expert out.
->>>>>>> model
     fn bits(&mut self, layer: usize, chosen: &[u16], bits: &mut [u8]) {
         let _ = (layer, chosen, bits);
     }

@@ -150,39 +150,6 @@ impl MoeHook for Altered<'_> {
     }
 }
 
-/// Notes which position comes with how many tokens.
-#[derive(Default)]
-struct Positions(Vec<(usize, usize)>);
-
-impl MoeHook for Positions {
-    fn position(&mut self, position: usize) {
-        self.0.push((position, 0));
-    }
-
-    fn route(&mut self, layer: usize, _: &[f32], wanted: &[u16], _: &mut [u16]) {
-        let k = wanted.len();
-        if let Some((_, tokens)) = self.0.last_mut().filter(|_| layer == 0) {
-            *tokens = k;
-        }
-    }
-}
-
-#[test]
-fn sequences_side_by_side_are_sequences_one_by_one() {
-    for name in ["olmoe", "deepseek_v2", "gpt_oss"] {
-        let (model, golden) = (Model::load(&folder(name)).unwrap(), Golden::read(name));
-        let sequences = [golden.tokens.clone(), golden.tokens[..3].to_vec(), golden.tokens[2..7].to_vec()];
-        let mut positions = Positions::default();
-        let found = model.read_in_step(&sequences, &mut positions).unwrap();
-        let expected = model.read(&sequences, &mut Unaltered).unwrap();
-        assert_close(name, &model.logits(&found).unwrap(), &model.logits(&expected).unwrap());
-        let k = model.config.k;
-        let there = |at: usize| sequences.iter().filter(|sequence| sequence.len() > at).count() * k;
-        let expected: Vec<_> = (0..golden.tokens.len()).map(|at| (at, there(at))).collect();
-        assert_eq!(positions.0, expected);
-    }
-}
-
 #[test]
 fn what_changes_nothing_changes_no_bit() {
     for name in MODELS {

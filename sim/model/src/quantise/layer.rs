@@ -21,11 +21,7 @@ pub enum Method {
 }
 
 /// Fewer calibration tokens than this are called few.
-<<<<<<< HEAD:sim/model/src/quantize/layer.rs
-pub const FEW: usize = 32;
-=======
 pub(super) const FEW: usize = 32;
->>>>>>> model:sim/model/src/quantise/layer.rs
 /// Tokens of the whole layer that stand in where an expert has few of its own, and how much they weigh in all, in
 /// tokens.
 const SHARED: usize = 512;

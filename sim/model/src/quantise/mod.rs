@@ -1,10 +1,5 @@
 //! Low-bit replicas of experts: makes them, says what each loses, and runs them in a model.
 //!
-<<<<<<< HEAD:sim/model/src/quantize/mod.rs
-//! [`quantise`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits,
-//! the loss of each on held-out tokens, and a folder of files ([`replicas`]). Matrices are packed in the format of
-//! [`cptr_core::expert`], which says where every bit lies.
-=======
 //! [`run`] does it all for a model: calibration, GPTQ or round-to-nearest of every expert at every number of bits, the
 //! loss of each on held-out tokens, and a folder of files that has one writer at a time. [`Replicas`] opens the folder;
 //! [`Uniform`] runs all experts at one number of bits. Matrices are packed in the format of [`cptr_core::expert`],
@@ -31,7 +26,6 @@
 //! assert!(quantise::perplexity(&model, &sample, &mut all_at_4)? > 1.0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
->>>>>>> model:sim/model/src/quantise/mod.rs
 
 mod calibration;
 mod grid;

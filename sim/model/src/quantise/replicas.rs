@@ -1,13 +1,4 @@
-<<<<<<< HEAD:sim/model/src/quantize/replicas.rs
-//! Low-bit replicas of a model's experts in a folder: one safetensors file per MoE layer, and the loss table.
-//!
-//! `layer-000.safetensors` holds layer 0: tensors `EXPERT.gate.BITS`, `EXPERT.up.BITS` and `EXPERT.down.BITS`, u8
-//! `[bytes]`, each a packed matrix of [`cptr_core::expert`]. The metadata `settings` and `experts` are JSON
-//! ([`Settings`], [`ExpertRecord`]s). `loss.csv` is the [`LossTable`](super::LossTable). Every file appears whole or
-//! not at all; a layer that is there need not be made again.
-=======
 //! The folder of replicas: written layer by layer, and read as experts.
->>>>>>> model:sim/model/src/quantise/replicas.rs
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;

@@ -1,10 +1,7 @@
 //! DeepSeek-V2 (arXiv 2405.04434): latent attention, shared experts, dense first layers, routing limited to the best
 //! groups.
-<<<<<<< HEAD
-=======
 
 use cptr_trace::Router;
->>>>>>> model
 
 use crate::error::{Error, Result};
 use crate::model::config::{Attention, Common, Config, Latent, Shared};

@@ -1,10 +1,7 @@
 //! gpt-oss (arXiv 2508.10925): attention sinks, every other layer with a sliding window, biases everywhere, a clamped
 //! activation.
-<<<<<<< HEAD
-=======
 
 use cptr_trace::Router;
->>>>>>> model
 
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Attention, Common, Config, ExpertNames, Grouped, Names, windows};
