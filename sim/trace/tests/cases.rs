@@ -61,7 +61,7 @@ fn every_recording_is_read_as_what_it_is() {
         ("nemotron_super_ids.npz", 64, 3, 512, 22, 1, 64),
         ("neginf_masked.npy", 8, 4, 32, 1, 1, 8),
         ("bom.jsonl", 4, 1, 4, 2, 1, 0),
-        ("deepseek_v2_grouped.safetensors", 200, 3, 16, 4, 1, 200),
+        ("deepseek_v2_grouped.safetensors", 200, 3, 16, 4, 2, 200),
         ("choice_not_top.safetensors", 2000, 1, 16, 2, 1, 2000),
         ("logits_sat.safetensors", 2000, 1, 16, 2, 1, 2000),
     ];
