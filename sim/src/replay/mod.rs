@@ -31,8 +31,10 @@ pub mod filter;
 mod known;
 mod mass;
 mod memory;
+mod outcome;
 mod queue;
 mod row;
+mod setup;
 mod source;
 mod stepper;
 mod tally;
@@ -54,9 +56,11 @@ pub(crate) use filter::boxed_tracker;
 pub use mass::Routers;
 pub(crate) use memory::Fast;
 pub use memory::Resident;
+pub use outcome::{LayerOutcome, Routed};
 pub use row::{AfterChange, LayerRow, Outcome, Row, Skipped, TraceSummary, nearest_rank};
+pub use setup::Setup;
 pub use source::{Future, Streams};
-pub use stepper::{LayerOutcome, Replay, Routed, Setup};
+pub use stepper::Replay;
 pub use tally::{BINS, LayerTally, StepTally, Tally};
 
 /// Times of layers, remembered.

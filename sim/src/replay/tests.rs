@@ -461,7 +461,7 @@ fn what_does_not_fit_is_left_out_with_the_reason() {
     let wide = Model::new("wide", 1 << 14, 1 << 17);
     let found = reasons("lru,near-only", Plan { machine: machine(&wide), ..Plan::new(Budget::Experts(1)) });
     assert_eq!(found.len(), 1);
-    assert!(found[0].contains("division near needs a device for 412.3 GB"), "{found:?}");
+    assert!(found[0].contains("division near needs a device for 670.0 GB"), "{found:?}");
     let offload = Some(Machine { system: System::find("offload").unwrap(), model: None });
     let found = reasons("ctx-aware,migrate", Plan { machine: offload, ..plan() });
     assert!(found[0].contains("division in-place needs a near-data device, and machine offload has none"), "{found:?}");

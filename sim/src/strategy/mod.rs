@@ -101,7 +101,8 @@ impl<M> Part<M> {
         Self { kind, values: Values::defaults(kind.parameters) }
     }
 
-    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what they
+    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what
+    /// they
     /// are called.
     pub(crate) fn of_list(what: &str, kinds: &[&'static Kind<M>], text: &str) -> Result<Self> {
         let mut items = text.split(':');
