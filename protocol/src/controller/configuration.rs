@@ -1,10 +1,6 @@
 //! Model and policy, checked.
 
-use cptr_core::num::Scale;
-use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
-use cptr_core::{Bounds, Eps, Gain, Gate, KalmanConfig, PhaseConfig, Router, TrackerConfig};
-
-use zerocopy::little_endian::U32;
+use cptr_core::{Bounds, Eps, Gain, KalmanConfig, PhaseConfig, Router, TrackerConfig};
 
 use super::flag;
 use crate::wire::{Configure, MAX_K, Status};
@@ -50,7 +46,7 @@ impl Configuration {
         if !in_range {
             return Err(Status::Value);
         }
-        let router = router(descriptor)?;
+        let router = descriptor.router()?;
         router.fits(experts).map_err(|_| Status::Value)?;
         let error = flag(descriptor.bounds_error)?.then(|| Eps::from_bits(descriptor.error.get()));
         let [slow, reopened, fast] =
@@ -72,49 +68,4 @@ impl Configuration {
             },
         })
     }
-}
-
-/// The router without its bias.
-fn router(descriptor: &Configure) -> Result<Router<'static>, Status> {
-    let [jitter, bound, scale] = [descriptor.jitter, descriptor.bound, descriptor.scale].map(U32::get);
-    let [groups, open, null_experts] =
-        [u16::from(descriptor.groups), u16::from(descriptor.top_groups), descriptor.null_experts.get()]
-            .map(usize::from);
-    let score = match descriptor.score {
-        0 => Score::SoftmaxAll,
-        1 => Score::SoftmaxSelected,
-        2 => Score::Sigmoid,
-        3 => Score::SqrtSoftplus,
-        4 => Score::SparseMixer(Eps::from_bits(jitter)),
-        _ => return Err(Status::Value),
-    };
-    let bias_place = match descriptor.bias_place {
-        0 | 1 => BiasPlace::Scores,
-        2 => BiasPlace::ChoiceLogits,
-        3 => BiasPlace::Logits,
-        _ => return Err(Status::Value),
-    };
-    let count = match descriptor.count {
-        0 => Count::Fixed,
-        1 => Count::TopP(Eps::from_bits(bound)),
-        2 => Count::Above(Gate::from_bits(bound)),
-        _ => return Err(Status::Value),
-    };
-    let unused = jitter != 0 && descriptor.score != 4 || bound != 0 && descriptor.count == 0;
-    if unused || scale == 0 || null_experts > usize::from(descriptor.experts.get()) {
-        return Err(Status::Value);
-    }
-    let rating = if flag(descriptor.group_rating)? { GroupRating::TwoBest } else { GroupRating::Best };
-    Ok(Router {
-        k: descriptor.k.into(),
-        score,
-        bias_place,
-        groups: Groups { count: groups, open, rating },
-        count,
-        table: flag(descriptor.table)?,
-        renormalise: flag(descriptor.renormalise)?,
-        scale: Scale::from_bits(scale),
-        null_experts,
-        ..Router::softmax_all(0)
-    })
 }

@@ -392,7 +392,7 @@ fn experts(ids: &[U16], count: usize, list: &mut Vec<u16, MAX_K>) -> Result<(), 
     Router::check_ids(list, count).map_err(|_| Status::Id)
 }
 
-fn flag(value: u8) -> Result<bool, Status> {
+pub(crate) fn flag(value: u8) -> Result<bool, Status> {
     match value {
         0 => Ok(false),
         1 => Ok(true),

@@ -13,6 +13,7 @@
 //! | 12 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before |
 
 mod frame;
+mod router;
 
 use core::fmt;
 

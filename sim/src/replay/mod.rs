@@ -46,7 +46,7 @@ use std::sync::Arc;
 use cptr_hw_model::{Model, System};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
-use cptr_trace::{LossTable, Shape, Trace};
+use cptr_trace::{LossTable, NO_EXPERT, Shape, Trace};
 use rayon::prelude::*;
 
 use crate::strategy::{Has, Strategy};
@@ -100,22 +100,22 @@ impl<'a> Plan<'a> {
     }
 
     /// What a replay of a trace is made for.
-    fn setup(&self, trace: &Trace, streams: &Streams) -> Setup<'a> {
-        Setup {
+    fn setup(&self, trace: &Trace, streams: &Streams) -> Result<Setup<'a>> {
+        Ok(Setup {
             shape: Shape { tokens: streams.length, ..trace.shape },
             sequences: streams.sequences(),
             prefill: streams.prefill,
             resident: self.resident,
-            routers: Arc::new(Routers::of(trace)),
+            routers: Arc::new(Routers::of(trace)?),
             machine: self.machine,
             losses: self.losses,
-        }
+        })
     }
 
     /// Bits at which a strategy runs what is not resident, on average.
     fn missing_bits(&self, trace: &Trace, strategy: &Strategy) -> Result<u8> {
         let streams = Streams::new(trace.shape.tokens, self.batch, self.prefill)?;
-        Ok(self.setup(trace, &streams).missing_bits(strategy))
+        Ok(self.setup(trace, &streams)?.missing_bits(strategy))
     }
 
     fn validate(&self, trace: &Trace) -> Result<()> {
@@ -180,10 +180,11 @@ pub trait Observer {
 pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Outcome> {
     plan.validate(trace)?;
     let streams = Streams::new(trace.shape.tokens, plan.batch, plan.prefill)?;
-    let setup = plan.setup(trace, &streams);
+    let setup = plan.setup(trace, &streams)?;
     setup.capacity()?;
     let has = Has {
         knowledge: trace.knowledge(),
+        bound: trace.bound_promised(),
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
@@ -227,9 +228,10 @@ pub fn drive(
 ) -> Result<Tally> {
     plan.validate(trace)?;
     let streams = Streams::new(trace.shape.tokens, plan.batch, plan.prefill)?;
-    let setup = plan.setup(trace, &streams);
+    let setup = plan.setup(trace, &streams)?;
     let has = Has {
         knowledge: trace.knowledge(),
+        bound: trace.bound_promised(),
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
@@ -255,20 +257,21 @@ fn drive_with<'a>(
     progress: Option<&Progress>,
 ) -> Result<Tally> {
     let mut replay = Replay::new(strategy, setup, future)?;
-    let Shape { layers, experts, k, .. } = trace.shape;
+    let Shape { layers, k, .. } = trace.shape;
+    let scored = trace.scored();
     let sequences = streams.sequences();
     let weights = trace.weights.as_ref();
     // Where there are no weights, logits say what an expert's share of the mass is.
     let logits = trace.logits.as_ref();
     let logits = logits.filter(|_| weights.is_none() || replay.uses_logits() || !observers.is_empty());
-    let mut logit_rows = vec![0.0; if logits.is_some() { experts * sequences } else { 0 }];
+    let mut logit_rows = vec![0.0; if logits.is_some() { scored * sequences } else { 0 }];
     let mut weight_rows = vec![0.0; if weights.is_some() { k * sequences } else { 0 }];
     for step in 0..streams.length {
         for layer in 0..layers {
             for sequence in 0..sequences {
                 let token = streams.token(step, sequence);
                 if let Some(logits) = logits {
-                    logits.read_row(token, layer, &mut logit_rows[sequence * experts..(sequence + 1) * experts]);
+                    logits.read_row(token, layer, &mut logit_rows[sequence * scored..(sequence + 1) * scored]);
                 }
                 if let Some(weights) = weights {
                     weights.read_row(token, layer, &mut weight_rows[sequence * k..(sequence + 1) * k]);
@@ -276,10 +279,12 @@ fn drive_with<'a>(
             }
             let of = |sequence: usize| {
                 let token = streams.token(step, sequence);
+                let row = trace.recorded(token, layer);
+                let wanted = &row[..row.iter().position(|&id| id == NO_EXPERT).unwrap_or(k)];
                 Routed {
-                    wanted: trace.chosen(token, layer),
-                    weights: weight_rows.get(sequence * k..(sequence + 1) * k).unwrap_or(&[]),
-                    logits: logit_rows.get(sequence * experts..(sequence + 1) * experts).unwrap_or(&[]),
+                    wanted,
+                    weights: weight_rows.get(sequence * k..sequence * k + wanted.len()).unwrap_or(&[]),
+                    logits: logit_rows.get(sequence * scored..(sequence + 1) * scored).unwrap_or(&[]),
                     starts_sequence: step == 0 || trace.starts_sequence(token),
                 }
             };

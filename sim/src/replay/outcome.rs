@@ -8,11 +8,11 @@ use crate::strategy::{Choice, Execution};
 /// One token of a step in one layer, as a source knows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Routed<'r> {
-    /// The model's own choice, best first where the source says so.
+    /// The model's own choice, best first where the source says so; ids from E on are null experts, which come last.
     pub wanted: &'r [u16],
     /// Mixing weights of `wanted`; empty where they are not known.
     pub weights: &'r [f32],
-    /// The router's logits `[E]`; empty where they are not known.
+    /// The router's logits `[S]`, those of null experts last; empty where they are not known.
     pub logits: &'r [f32],
     /// Whether this is the first token of a sequence.
     pub starts_sequence: bool,
@@ -40,19 +40,21 @@ pub struct LayerOutcome<'r> {
     pub before: &'r Resident,
     /// What is resident now.
     pub resident: &'r Resident,
-    /// Shares of the routing mass, `k` for each token.
+    /// Shares of the routing mass, token by token in the order of what they wanted.
     pub shares: &'r [f32],
     /// Time and energy, where there is a machine.
     pub time: Option<LayerTime>,
     pub(super) chosen: &'r [u16],
-    pub(super) k: usize,
+    /// Where the choice of each token ends in `chosen` and `shares`.
+    pub(super) ends: &'r [usize],
 }
 
 impl<'r> LayerOutcome<'r> {
-    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for.
+    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for, a null
+    /// expert (an id from E on) where nothing runs.
     #[must_use]
     pub fn chosen(&self, sequence: usize) -> &'r [u16] {
-        &self.chosen[sequence * self.k..(sequence + 1) * self.k]
+        &self.chosen[range(self.ends, sequence)]
     }
 
     /// What becomes of an expert of this step.
@@ -61,4 +63,10 @@ impl<'r> LayerOutcome<'r> {
         let at = self.choices.iter().position(|choice| choice.expert == expert)?;
         self.executions.get(at).copied()
     }
+}
+
+/// Where the choice of a token is in a list of all tokens' choices.
+pub(super) fn range(ends: &[usize], sequence: usize) -> std::ops::Range<usize> {
+    let start = sequence.checked_sub(1).map_or(0, |before| ends[before]);
+    start..ends[sequence]
 }

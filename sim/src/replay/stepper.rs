@@ -5,11 +5,12 @@ use std::sync::Arc;
 use cptr_core::placement::Demand;
 use cptr_core::{Gate, Logit};
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
-use cptr_trace::Shape;
+use cptr_trace::{NO_EXPERT, Shape};
 use cptr_trace::error::Result;
 
 use super::known::Known;
 use super::memory::{Memory, without};
+use super::outcome::range;
 use super::queue::Queue;
 use super::{BINS, Fast, Future, LayerOutcome, Resident, Routed, Setup, StepTally, Tally, Times, mass};
 use crate::strategy::division::Division;
@@ -25,6 +26,8 @@ struct Buffers {
     scores: Vec<f32>,
     logits: Vec<Logit>,
     chosen: Vec<u16>,
+    /// Where the choice of each token ends in `chosen` and `shares`.
+    ends: Vec<usize>,
     discarded: Vec<u16>,
     shares: Vec<f32>,
     gates: Vec<Gate>,
@@ -73,7 +76,7 @@ pub struct Replay<'a> {
     /// What prompts asked of each layer's experts.
     prompt: Vec<Vec<Demand>>,
     placed: Vec<bool>,
-    /// What each sequence ran last in each layer, `[L, S, k]`; `u16::MAX` before the first token.
+    /// What each sequence ran last in each layer, `[L, S, k]`; [`NO_EXPERT`] before the first token.
     previous: Vec<u16>,
     tally: Tally,
     buffers: Buffers,
@@ -126,7 +129,7 @@ impl<'a> Replay<'a> {
             future,
             prompt: vec![vec![Demand::default(); experts]; if setup.prefill > 0 { layers } else { 0 }],
             placed: vec![false; layers],
-            previous: vec![u16::MAX; layers * setup.sequences * k],
+            previous: vec![NO_EXPERT; layers * setup.sequences * k],
             tally: Tally {
                 layers: vec![Default::default(); layers],
                 steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],
@@ -226,7 +229,7 @@ impl<'a> Replay<'a> {
             shares: &buffers.shares,
             time,
             chosen: &buffers.chosen,
-            k: self.setup.shape.k,
+            ends: &buffers.ends,
         })
     }
 
@@ -290,13 +293,15 @@ impl<'a> Replay<'a> {
 
     /// What every token runs, and its shares of the routing mass.
     fn select(&mut self, layer: usize, tokens: &[Routed<'_>], prefill: bool) {
-        let Buffers { scores, logits, chosen, discarded, shares, before, .. } = &mut self.buffers;
+        let Buffers { scores, logits, chosen, ends, discarded, shares, before, .. } = &mut self.buffers;
         chosen.clear();
+        ends.clear();
         shares.clear();
         let routers = &*self.setup.routers;
         for (sequence, token) in tokens.iter().enumerate() {
-            routers.shares(token.wanted, token.weights, token.logits, shares);
-            if self.raw {
+            routers.shares(layer, token.wanted, token.weights, token.logits, shares);
+            ends.push(shares.len());
+            if self.raw || token.wanted.is_empty() {
                 chosen.extend_from_slice(token.wanted);
                 continue;
             }
@@ -322,11 +327,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What the step runs, each expert once; a stand-in takes the share of the expert that it stands in for.
+    /// What the step runs, each expert once; a stand-in takes the share of the expert that it stands in for, null experts
+    /// are nothing to run.
     fn choose(&mut self, tokens: &[Routed<'_>]) {
+        let experts = self.setup.shape.experts;
         let Buffers { chosen, shares, choices, found, visit, .. } = &mut self.buffers;
         choices.clear();
-        let pairs = chosen.iter().zip(&*shares);
+        let pairs = chosen.iter().zip(&*shares).filter(|(expert, _)| usize::from(**expert) < experts);
         if tokens.len() == 1 {
             choices.extend(pairs.map(|(&expert, &mass)| Choice { expert, tokens: 1, mass }));
             return;
@@ -346,41 +353,54 @@ impl<'a> Replay<'a> {
 
     /// Remembers what prompts want.
     fn show(&mut self, layer: usize, tokens: &[Routed<'_>]) {
-        let k = self.setup.shape.k;
         for (sequence, token) in tokens.iter().enumerate() {
-            mass::gates(&self.buffers.shares[sequence * k..(sequence + 1) * k], &mut self.buffers.gates);
-            Demand::observe(&mut self.prompt[layer], token.wanted, &self.buffers.gates);
+            let Buffers { shares, gates, ends, .. } = &mut self.buffers;
+            mass::gates(&shares[range(ends, sequence)], gates);
+            let wanted = real(token.wanted, self.setup.shape.experts);
+            Demand::observe(&mut self.prompt[layer], wanted, &gates[..wanted.len()]);
+            self.remember(layer, sequence);
         }
-        let first = layer * tokens.len() * k;
-        self.previous[first..first + tokens.len() * k].copy_from_slice(&self.buffers.chosen);
+    }
+
+    /// Remembers what a sequence runs, for the switches of its next token.
+    fn remember(&mut self, layer: usize, sequence: usize) {
+        let k = self.setup.shape.k;
+        let chosen = &self.buffers.chosen[range(&self.buffers.ends, sequence)];
+        let first = (layer * self.setup.sequences + sequence) * k;
+        let previous = &mut self.previous[first..first + k];
+        previous.fill(NO_EXPERT);
+        previous.iter_mut().zip(chosen).for_each(|(previous, &expert)| *previous = expert);
     }
 
     /// Choices, switches, misses, and what the selection costs.
     fn count(&mut self, step: usize, layer: usize, tokens: &[Routed<'_>]) {
-        let k = self.setup.shape.k;
-        let tally = &mut self.tally.layers[layer];
+        let Shape { experts, k, .. } = self.setup.shape;
         let mut misses = 0;
         for (sequence, token) in tokens.iter().enumerate() {
-            let chosen = &self.buffers.chosen[sequence * k..(sequence + 1) * k];
+            let tally = &mut self.tally.layers[layer];
+            let chosen = &self.buffers.chosen[range(&self.buffers.ends, sequence)];
+            let runs = chosen.iter().filter(|expert| usize::from(**expert) < experts);
+            let count = runs.clone().count() as u64;
             let first = (layer * tokens.len() + sequence) * k;
-            let previous = &mut self.previous[first..first + k];
+            let previous = &self.previous[first..first + k];
             tally.tokens += 1;
-            tally.choices += k as u64;
-            misses += chosen.iter().filter(|&&expert| !self.buffers.before.contains(expert)).count();
-            if !token.starts_sequence && previous[0] != u16::MAX {
-                tally.with_predecessor += k as u64;
-                tally.switches += chosen.iter().filter(|expert| !previous.contains(expert)).count() as u64;
+            tally.choices += count;
+            misses += runs.clone().filter(|expert| !self.buffers.before.contains(**expert)).count();
+            if !token.starts_sequence && previous[0] != NO_EXPERT {
+                tally.with_predecessor += count;
+                tally.switches += runs.clone().filter(|expert| !previous.contains(expert)).count() as u64;
             }
-            previous.copy_from_slice(chosen);
-            let agreed =
-                if self.raw { k } else { chosen.iter().filter(|expert| token.wanted.contains(expert)).count() };
-            tally.agreed += agreed as u64;
-            if agreed < k {
-                let lost = self.setup.routers.loss(token.logits, token.wanted, chosen);
+            if self.raw || chosen == token.wanted {
+                tally.agreed += count;
+            } else {
+                tally.agreed += runs.filter(|expert| token.wanted.contains(expert)).count() as u64;
+                let lost = self.setup.routers.loss(layer, token.logits, token.wanted, chosen);
                 tally.mass_lost += lost;
                 tally.worst_mass_loss = tally.worst_mass_loss.max(lost);
             }
+            self.remember(layer, sequence);
         }
+        let tally = &mut self.tally.layers[layer];
         tally.misses += misses as u64;
         let bins = self.tally.miss_bins.len();
         let decoded = self.tally.steps.len();
@@ -520,12 +540,15 @@ impl<'a> Replay<'a> {
 
     /// Tells the residency what a step runs.
     fn observe(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>]) {
-        let (k, future) = (self.setup.shape.k, self.future.as_deref());
-        let shares = &self.buffers.shares;
-        let token = |sequence: usize| ServedToken {
-            wanted: tokens[sequence].wanted,
-            shares: &shares[sequence * k..(sequence + 1) * k],
-            next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
+        let (Shape { experts, k, .. }, future) = (self.setup.shape, self.future.as_deref());
+        let Buffers { shares, ends, .. } = &self.buffers;
+        let token = |sequence: usize| {
+            let wanted = real(tokens[sequence].wanted, experts);
+            ServedToken {
+                wanted,
+                shares: &shares[range(ends, sequence)][..wanted.len()],
+                next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
+            }
         };
         self.residency.observe(&Served {
             step,
@@ -605,7 +628,9 @@ impl<'a> Replay<'a> {
             future: self.future.as_deref(),
         };
         self.buffers.asks.clear();
-        let token = |sequence: usize| ServedToken { wanted: tokens[sequence].wanted, shares: &[], next_use: &[] };
+        let experts = self.setup.shape.experts;
+        let wanted = |sequence: usize| real(tokens[sequence].wanted, experts);
+        let token = |sequence: usize| ServedToken { wanted: wanted(sequence), shares: &[], next_use: &[] };
         let served = Served {
             step,
             layer,
@@ -641,5 +666,15 @@ impl<'a> Replay<'a> {
                 self.queue.fetch(layer, expert, bits);
             }
         }
+    }
+}
+
+/// Those of a choice that are no null experts, which come last.
+fn real(wanted: &[u16], experts: usize) -> &[u16] {
+    match wanted.last() {
+        Some(&last) if usize::from(last) >= experts => {
+            &wanted[..wanted.partition_point(|&id| usize::from(id) < experts)]
+        }
+        _ => wanted,
     }
 }

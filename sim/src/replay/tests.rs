@@ -2,7 +2,8 @@
 use super::*;
 use crate::strategy::{PRESETS, Strategy, kinds};
 use cptr_trace::array::FloatArray;
-use cptr_trace::{Convention, Meta};
+use cptr_trace::router::Row;
+use cptr_trace::{Meta, Router};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Draw;
 
@@ -21,7 +22,7 @@ fn routed(tokens: usize, layers: usize, experts: usize, k: usize, seed: u64) -> 
     let ids = cptr_trace::top_k::of_logits(&logits, k);
     Trace {
         meta: Meta {
-            router: Convention::SoftmaxAll,
+            router: Router::SOFTMAX_ALL,
             domains: vec!["a".into()],
             layer_ids: (0..layers as u32).collect(),
             ..Meta::default()
@@ -345,8 +346,7 @@ impl Observer for Invariants {
             assert_eq!(chosen.len(), token.wanted.len());
             assert!(cptr_core::Router::check_ids(chosen, self.experts).is_ok(), "{chosen:?}");
             if let Some(eps) = self.eps.filter(|_| !seen.prefill) {
-                let lost =
-                    Routers::new(Convention::SoftmaxAll, 3, self.experts, &[]).loss(token.logits, token.wanted, chosen);
+                let lost = Router::SOFTMAX_ALL.mass_loss(Row::of(token.logits), token.wanted, chosen);
                 assert!((-1e-6..=eps + 1e-6).contains(&lost), "{lost}");
             }
         }

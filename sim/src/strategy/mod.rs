@@ -59,6 +59,8 @@ pub struct Kind<M: 'static> {
     pub parameters: &'static [Parameter],
     /// What the source must have recorded; unknown scores are never invented.
     pub needs: Knowledge,
+    /// Whether it promises a bound on the loss of routing mass, so that the source's choices must follow from its logits.
+    pub promises: bool,
     /// Whether it knows what tokens will want: no system can do that.
     pub sees_future: bool,
     /// Whether it takes long by nature, so that it runs only when it is named.
@@ -78,6 +80,7 @@ impl<M> Kind<M> {
             summary,
             parameters: &[],
             needs: Knowledge::Ids,
+            promises: false,
             sees_future: false,
             slow: false,
             device: false,
@@ -243,9 +246,8 @@ impl Strategy {
     pub fn refusal(&self, source: &Has<'_>) -> Option<String> {
         let mut reason = None;
         for_each_axis!(self, |axis, kind| {
-            let part = || format!("{axis} {}", kind.name);
             if reason.is_none() {
-                reason = source.refuses(part, kind.needs, kind.sees_future, kind.device, kind.times);
+                reason = source.refuses(axis, kind);
             }
         });
         reason
@@ -257,6 +259,8 @@ impl Strategy {
 pub struct Has<'a> {
     /// What was recorded.
     pub knowledge: Knowledge,
+    /// Whether the choices that were recorded follow from the logits, so that a bound on what others lose can be promised.
+    pub bound: bool,
     /// Whether what tokens will want can be known: of recordings.
     pub future: bool,
     /// The machine, where there is one.
@@ -266,17 +270,14 @@ pub struct Has<'a> {
 }
 
 impl Has<'_> {
-    fn refuses(
-        &self,
-        part: impl Fn() -> String,
-        needs: Knowledge,
-        sees_future: bool,
-        device: bool,
-        times: bool,
-    ) -> Option<String> {
+    fn refuses<M>(&self, axis: &str, kind: &Kind<M>) -> Option<String> {
+        let part = || format!("{axis} {}", kind.name);
+        let Kind { needs, promises, sees_future, device, times, .. } = *kind;
         let no_device = self.system.filter(|system| system.ndp().is_none());
         if needs > self.knowledge {
             Some(format!("{} needs {needs}, and the source has {}", part(), self.knowledge))
+        } else if promises && !self.bound {
+            Some(format!("{} cannot keep its bound here: the recorded choices do not follow from the logits", part()))
         } else if sees_future && !self.future {
             Some(format!("{} needs to know what later tokens want, and the source does not say", part()))
         } else if let Some(system) = no_device.filter(|_| device || times) {

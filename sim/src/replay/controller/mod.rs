@@ -177,7 +177,6 @@ fn replay(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy, link: &mut dyn Li
 struct Loop<'a> {
     trace: &'a Trace,
     session: Session<'a>,
-    /// The bias of a router's selection is in the recorded choice already.
     routers: Routers,
     capacity: usize,
     /// Bits of the configuration.
@@ -196,15 +195,16 @@ struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     fn new(trace: &'a Trace, plan: &Plan<'_>, strategy: &Strategy, mut session: Session<'a>) -> Result<Self> {
-        let Shape { layers, experts, k, .. } = trace.shape;
+        let layers = trace.shape.layers;
         let capacity = if let Budget::Experts(experts) = plan.resident { experts } else { 0 };
         let bits = plan.missing_bits(trace, strategy)?;
         let prompt = Prompt::new(strategy, plan.prefill, trace.shape)?;
-        session.configure(trace, strategy, capacity, bits)?;
+        let routers = Routers::of(trace)?;
+        session.configure(trace, &routers, strategy, capacity, bits)?;
         Ok(Self {
             trace,
             session,
-            routers: Routers::new(trace.meta.router, k, experts, &[]),
+            routers,
             capacity,
             bits,
             resident: vec![Resident::new(); layers],

@@ -3,12 +3,13 @@
 use cptr_core::{Eps, Gain, Gate, Logit};
 use cptr_protocol::wire::{self, Command, Frame, Status, Writer};
 use zerocopy::little_endian::{I32, U16, U32};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout, Unaligned};
 
+use super::Routers;
 use crate::strategy::residency::Gains;
 use crate::strategy::{Strategy, select};
 use cptr_trace::error::{Error, Result};
-use cptr_trace::{Convention, Trace};
+use cptr_trace::{NO_EXPERT, Trace};
 
 /// Carries a request to a controller and its answer back.
 pub(super) trait Link {
@@ -89,7 +90,14 @@ impl<'a> Session<'a> {
     }
 
     /// Asks what the controller can hold, resets it, and tells it the model and the policy.
-    pub(super) fn configure(&mut self, trace: &Trace, strategy: &Strategy, capacity: usize, bits: u8) -> Result<()> {
+    pub(super) fn configure(
+        &mut self,
+        trace: &Trace,
+        routers: &Routers,
+        strategy: &Strategy,
+        capacity: usize,
+        bits: u8,
+    ) -> Result<()> {
         let limits: wire::Identity = self.descriptor(Command::Identify, |_| ())?;
         let shape = trace.shape;
         let fits = shape.layers <= usize::from(limits.layers.get())
@@ -101,6 +109,14 @@ impl<'a> Session<'a> {
                 limits.layers, limits.experts, limits.k, shape.layers, shape.experts, shape.k
             )));
         }
+        // A token has k experts on the wire, and each of them is one of the layer's.
+        let (router, padded) = (&trace.meta.router, trace.ids.contains(&NO_EXPERT));
+        if padded || router.null_experts > 0 || router.table_layers > 0 {
+            return Err(Error::unsupported(format!(
+                "--controller: expected {} experts for every token, found a trace with fewer, null experts or tables",
+                shape.k
+            )));
+        }
         self.counts = limits.counts != 0;
         self.request(Command::Reset, |_| ())?;
         // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
@@ -109,29 +125,32 @@ impl<'a> Session<'a> {
         let bounds = select::bounds(&strategy.select.values);
         let gain = |gain: f64| Gain::from_num(gain).to_bits().into();
         // All below their limits: sizes were compared, values are in their parameters' ranges.
-        let descriptor = wire::Configure {
+        let mut descriptor = wire::Configure {
             layers: (shape.layers as u16).into(),
             experts: (shape.experts as u16).into(),
-            k: shape.k as u8,
             keep: strategy.select.values.get("keep") as u8,
-            scoring: match trace.meta.router {
-                Convention::SoftmaxAll => 0,
-                Convention::SoftmaxSelected | Convention::Unknown => 1,
-                Convention::Sigmoid { .. } => 2,
-            },
             on_demand: on_demand.into(),
             capacity: (capacity as u16).into(),
             bits,
             threshold: tracker.threshold,
             eps: bounds.mass.to_bits().into(),
             bounds_error: bounds.error.is_some().into(),
-            reserved: [0; 3],
             error: bounds.error.unwrap_or(Eps::MAX).to_bits().into(),
             slow: gain(tracker.slow),
             reopened: gain(tracker.reopened),
             fast: gain(tracker.fast),
+            ..wire::Configure::new_zeroed()
         };
-        self.request(Command::Configure, |body| body.put(&descriptor)).map(drop)
+        descriptor.set_router(&routers.layer(0));
+        self.request(Command::Configure, |body| body.put(&descriptor))?;
+        for layer in (0..shape.layers).filter(|_| descriptor.bias_place != 0) {
+            let bias = routers.layer(layer).bias;
+            self.request(Command::Bias, |body| {
+                body.put(&wire::Bias { layer: (layer as u16).into(), experts: (shape.experts as u16).into() });
+                bias.iter().for_each(|bias| body.put(&I32::new(bias.to_bits())));
+            })?;
+        }
+        Ok(())
     }
 
     /// Says what a token of the prompt chose in a layer.

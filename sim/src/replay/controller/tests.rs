@@ -5,7 +5,7 @@ use cptr_protocol::wire::{Frame, Status, Writer};
 use zerocopy::{FromBytes, IntoBytes};
 
 use cptr_trace::array::FloatArray;
-use cptr_trace::{Convention, Meta};
+use cptr_trace::{Meta, Router};
 
 /// Three tokens, two layers, top-2 of four experts.
 fn trace() -> Trace {
@@ -14,7 +14,7 @@ fn trace() -> Trace {
     let (logits, ids) = (logits.map(|row| [row, row]), ids.map(|row| [row, row]));
     Trace {
         meta: Meta {
-            router: Convention::SoftmaxSelected,
+            router: Router::SOFTMAX_SELECTED,
             domains: vec![String::new()],
             layer_ids: vec![5, 6],
             ..Meta::default()

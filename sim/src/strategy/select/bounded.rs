@@ -23,6 +23,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen"),
     ],
     needs: Knowledge::Logits,
+    promises: true,
     ..Kind::new(
         "bounded",
         "resident experts stand in while at least 1 - eps of the wanted routing mass is kept",

@@ -146,6 +146,20 @@ impl Router {
         self.mass_below(row, ids, largest)
     }
 
+    /// As [`Self::mass`], relative to the best of `ids`: where all of them are far below the best expert of the row, their
+    /// shares keep their digits.
+    #[must_use]
+    pub fn mass_among(&self, row: Row<'_>, ids: &[u16]) -> Vec<f64> {
+        self.mass_below(row, ids, self.largest(row, ids))
+    }
+
+    /// The largest logit of some experts.
+    fn largest(&self, row: Row<'_>, ids: &[u16]) -> f64 {
+        let added = self.bias == BiasPlace::Logits;
+        let logit = |&id: &u16| f64::from(row.logits[usize::from(id)]) + if added { row.bias(id.into()) } else { 0.0 };
+        ids.iter().map(logit).fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// [`Self::mass`] where `largest` weighs 1.
     fn mass_below(&self, row: Row<'_>, ids: &[u16], largest: f64) -> Vec<f64> {
         let added = self.bias == BiasPlace::Logits;
@@ -168,10 +182,7 @@ impl Router {
     /// any.
     #[must_use]
     pub fn mass_loss(&self, row: Row<'_>, wanted: &[u16], chosen: &[u16]) -> f64 {
-        let added = self.bias == BiasPlace::Logits;
-        let logit = |&id: &u16| f64::from(row.logits[usize::from(id)]) + if added { row.bias(id.into()) } else { 0.0 };
-        // Relative to the best of the wanted, so that a choice far below the best expert keeps its digits.
-        let largest = wanted.iter().map(logit).fold(f64::NEG_INFINITY, f64::max);
+        let largest = self.largest(row, wanted);
         let sum = |ids: &[u16]| self.mass_below(row, ids, largest).iter().sum::<f64>();
         let (wanted, chosen) = (sum(wanted), sum(chosen));
         if wanted > 0.0 { 1.0 - chosen / wanted } else { 0.0 }
