@@ -84,7 +84,8 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { router, stated, inferred, derived, explained, total, sets } = self;
         if *derived {
-            return write!(f, "The choice is not recorded: it was made from the logits by {router}.");
+            let how = if router.is_known() { router.to_string() } else { "taking the k largest".into() };
+            return write!(f, "The choice is not recorded: it was made from the logits by {how}.");
         }
         if router.is_known() {
             write!(f, "The convention {router} explains ")?;
