@@ -421,7 +421,7 @@ fn layers_may_be_replayed_one_by_one() {
     {
         let strategy = Strategy::parse(text).unwrap();
         assert!(!strategy.couples_layers());
-        let mut replay = Replay::new(&strategy, &plan.setup(&trace, &streams), None).unwrap();
+        let mut replay = Replay::new(&strategy, &plan.setup(&trace, &streams).unwrap(), None).unwrap();
         let mut logits = vec![0.0; 16];
         for layer in 0..3 {
             let ids: Vec<u16> = (0..120).flat_map(|token| trace.chosen(token, layer).to_vec()).collect();
