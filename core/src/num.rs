@@ -114,7 +114,7 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
 }
 
 /// `sqrt(ln(1 + exp(logit)))`, over `exp(anchor / 2)` for an anchor that is 0, or below 0 and not below the logit. 31
-/// fraction bits, at most 182. Below 0 the absolute error is below 2^-25, from there on the relative one.
+/// fraction bits, at most 182. Below 0 the absolute error is below 2^-25, from there on the relative one below 2^-23.
 ///
 /// Below 0 it is `exp(logit / 2) sqrt(g(exp(logit)))` with `g(x) = ln(1 + x) / x`, and else `sqrt(logit + exp(-logit)
 /// g(exp(-logit)))`. So no square root is taken of a small number, which would magnify its error. g by a polynomial of

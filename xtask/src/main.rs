@@ -1,68 +1,84 @@
-//! What a person repeats: `cargo xtask test [GROUP]…` runs all checks, or the groups named, and reports every failure at the end;
+//! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every failure at the end;
 //! `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware; `cargo xtask rtl [--bless]` counts its cycles.
+//!
+//! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as golden step 10,000;
+//! with it on all machines, and as far as the last golden step.
 #![forbid(unsafe_code)]
 
 mod firmware;
+mod width;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
+
+use firmware::Scope;
+
+/// The repository's root.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// A set of commands with one purpose.
 struct Group {
     name: &'static str,
     purpose: &'static str,
-    run: fn() -> bool,
+    run: fn(Scope) -> bool,
 }
 
 const GROUPS: [Group; 8] = [
-    Group { name: "format", purpose: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"], &[]) },
+    Group {
+        name: "format",
+        purpose: "the code is formatted, no line of prose too long",
+        run: |_| cargo(&["fmt", "--all", "--check"], &[]) & width::check(ROOT.as_ref()),
+    },
     Group {
         name: "lint",
         purpose: "clippy has nothing to say",
-        run: || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
+        run: |_| cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
     },
     Group {
         name: "test",
         purpose: "unit, property, differential and end-to-end tests",
-        run: || cargo(&["test", "--workspace"], &[]),
+        run: |_| cargo(&["test", "--workspace"], &[]),
     },
     Group {
         name: "bench",
         purpose: "every benchmark runs, once",
         // In the profile of the tests: whether they run is the question here, not how fast.
-        run: || cargo(&["bench", "--workspace", "--benches", "--profile", "test", "--", "--test"], &[]),
+        run: |_| cargo(&["bench", "--workspace", "--benches", "--profile", "test", "--", "--test"], &[]),
     },
     Group {
         name: "doc",
         purpose: "the documentation builds without warnings",
-        run: || cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
+        run: |_| cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     },
     Group {
         name: "firmware",
         purpose: "the firmware and the C library on emulated machines",
-        run: || firmware::firmware(false, &[]),
+        run: |scope| firmware::firmware(scope, false, &[]),
     },
     Group {
         name: "rtl",
         purpose: "cycles of the kernels on the RTL of open cores",
-        run: || firmware::rtl(false, firmware::GOLDEN_STEPS),
+        run: |scope| firmware::rtl(false, firmware::golden_steps(scope)),
     },
-    Group { name: "demo", purpose: "the main job runs", run: demo },
+    Group { name: "demo", purpose: "the main job runs", run: |_| demo() },
 ];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let names: Vec<String> = match arguments.next().as_deref() {
-        Some("test") => arguments.collect(),
+    let (scope, names): (Scope, Vec<String>) = match arguments.next().as_deref() {
+        Some("test") => {
+            let (full, names): (Vec<String>, Vec<String>) = arguments.partition(|word| word == "--full");
+            (if full.is_empty() { Scope::Short } else { Scope::Full }, names)
+        }
         Some(task @ ("firmware" | "rtl")) => {
             let (options, words): (Vec<String>, Vec<String>) = arguments.partition(|word| word.starts_with('-'));
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
             let steps = words.iter().all(|word| firmware::STEPS.iter().any(|(name, _)| name == word));
             return exit(match (task, &options[..], &words[..]) {
-                ("firmware", [], _) if steps => firmware::firmware(false, &words),
-                ("firmware", ["--bless"], _) if steps => firmware::firmware(true, &words),
-                ("rtl", [], []) => firmware::rtl(false, firmware::GOLDEN_STEPS),
-                ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::GOLDEN_STEPS),
+                ("firmware", [], _) if steps => firmware::firmware(Scope::Full, false, &words),
+                ("firmware", ["--bless"], _) if steps => firmware::firmware(Scope::Full, true, &words),
+                ("rtl", [], []) => firmware::rtl(false, firmware::golden_steps(Scope::Short)),
+                ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::golden_steps(Scope::Short)),
                 ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
             });
@@ -77,7 +93,7 @@ fn main() -> ExitCode {
     for group in chosen {
         eprintln!("\n== {}: {}", group.name, group.purpose);
         let start = Instant::now();
-        results.push((group.name, (group.run)(), start.elapsed()));
+        results.push((group.name, (group.run)(scope), start.elapsed()));
     }
     eprintln!();
     for (name, passed, time) in &results {
@@ -94,7 +110,7 @@ fn exit(success: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: cargo xtask test [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n"
+        "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);
@@ -115,8 +131,7 @@ fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {
 
 /// Whether a program ran and succeeded; says which did not.
 fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> bool {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).current_dir(root).status();
+    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).current_dir(ROOT).status();
     let line = format!("{program} {}", arguments.join(" "));
     match status {
         Ok(status) if status.success() => true,

@@ -68,7 +68,6 @@ pub const MAX_GROUPS: usize = 32;
 pub const MAX_K: usize = 64;
 
 /// What a logit `z` is worth. In each case a higher logit is worth more.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Score {
     /// `exp(z)` over the sum of `exp` of all experts, those of closed groups and null experts too.
@@ -88,7 +87,6 @@ pub enum Score {
 }
 
 /// Where [`Router::bias`] is added.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BiasPlace {
     /// To the scores, for the choice of groups and experts alone: weights come from the scores without it ("loss-free
@@ -102,7 +100,6 @@ pub enum BiasPlace {
 }
 
 /// How a group of experts is rated. Scores are those that the choice goes by, bias included.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupRating {
     /// By its best score.
@@ -112,7 +109,6 @@ pub enum GroupRating {
 }
 
 /// Groups of experts with consecutive ids, of which some are open to a token and the others are not.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
     /// Groups of equal size, 1 to [`MAX_GROUPS`].
@@ -129,7 +125,6 @@ impl Groups {
 }
 
 /// How many experts a token gets.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// [`Router::k`].

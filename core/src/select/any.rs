@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use super::Bounds;
 use crate::num::{Logit, part_of};
-use crate::router::{MAX_K, OpenGroups, Router};
+use crate::router::{MAX_K, OpenGroups, Router, Score};
 use crate::set::Experts;
 
 /// What a selection goes by.
@@ -43,11 +43,13 @@ impl<'a> Layer<'a> {
     pub(super) fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds) -> usize {
         // Whether the wanted may have less mass than others: else nothing is gained by an exchange.
         let exchanges = !ERROR && (self.router.biased_choice() || self.router.table);
-        self.largest = if ERROR || exchanges {
-            self.router.unit(self.router.largest(self.logits))
-        } else {
-            experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)))
-        };
+        self.largest = experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)));
+        if ERROR || exchanges {
+            self.largest = self.with_gains(self.largest);
+        }
+        if ERROR {
+            self.largest = self.router.unit(self.largest);
+        }
         let all = experts.iter().map(|&expert| u64::from(self.mass(expert))).sum();
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
@@ -78,6 +80,16 @@ impl<'a> Layer<'a> {
             }
         }
         substituted
+    }
+
+    /// What masses are relative to where experts of more mass than the wanted count, `wanted` being the best logit of
+    /// those. It is not far above: the masses of the wanted must keep their precision, and one that is as large as the
+    /// sum of 64 of them makes room for everything. No limit is needed where scores end at 1, or hardly grow.
+    pub(super) fn with_gains(&self, wanted: Logit) -> Logit {
+        const FAR: Logit = Logit::lit("8.5");
+        let (largest, far) = (self.router.largest(self.logits), wanted.saturating_add(FAR));
+        let grows = far.is_negative() || !matches!(self.router.score, Score::Sigmoid | Score::SqrtSoftplus);
+        if grows { largest.min(far) } else { largest }
     }
 
     /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass,

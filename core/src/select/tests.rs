@@ -2,6 +2,7 @@
 
 use super::any::squared_error;
 use super::*;
+use crate::router::Score;
 use crate::router::tests::{Drawn, any_router};
 use crate::set::ExpertSet;
 use proptest::prelude::*;
@@ -23,6 +24,7 @@ fn case() -> impl Strategy<Value = Case> {
     let logits = prop_oneof![
         prop::collection::vec((-40i32..40).prop_map(|v| Logit::from_num(v) / 16), E),
         prop::collection::vec(any::<i32>().prop_map(Logit::from_bits), E),
+        prop::collection::vec((-60i32..20).prop_map(|v| Logit::from_num(v) + Logit::from_bits(v * v)), E),
     ];
     let eps = prop_oneof![
         Just(Eps::ZERO),
@@ -129,11 +131,28 @@ impl Any {
     /// In the unit in which the selection counts, so that bounds are met to the bit.
     fn mass(&self, wanted: &[u16], experts: &[u16]) -> u64 {
         let router = self.router();
-        let all = router.biased_choice() || router.table;
-        let takes_part = |e: &u16| all || wanted.contains(e);
         let logit = |expert: u16| router.logit(&self.logits, expert);
-        let largest = (0..E as u16).filter(takes_part).map(logit).max().unwrap();
+        let mut largest = wanted.iter().map(|&expert| logit(expert)).max().unwrap();
+        if router.biased_choice() || router.table {
+            largest = Layer::new(&router, 0, &self.logits, &self.resident).with_gains(largest);
+        }
         experts.iter().map(|&expert| u64::from(router.mass(logit(expert), largest).to_bits())).sum()
+    }
+
+    /// In floating point, relative to the best of the wanted, whatever its level.
+    fn exact(&self, wanted: &[u16], experts: &[u16]) -> f64 {
+        let router = self.router();
+        let log = |expert: u16| {
+            let z = router.logit(&self.logits, expert).to_num::<f64>();
+            match router.score {
+                Score::Sigmoid => -(-z).max(0.0) - (-z.abs()).exp().ln_1p(),
+                Score::SqrtSoftplus if z < -30.0 => z / 2.0,
+                Score::SqrtSoftplus => (z.max(0.0) + (-z.abs()).exp().ln_1p()).sqrt().ln(),
+                _ => z,
+            }
+        };
+        let best = wanted.iter().map(|&expert| log(expert)).fold(f64::MIN, f64::max);
+        experts.iter().map(|&expert| (log(expert) - best).exp()).sum()
     }
 }
 
@@ -168,6 +187,8 @@ proptest! {
         let (kept, all) = (layer.mass(&wanted, &found.experts), layer.mass(&wanted, &wanted));
         let budget = ((u128::from(all) * u128::from(layer.eps.to_bits())) >> 32) as u64;
         prop_assert!(all.saturating_sub(kept) <= budget, "{} of {}", kept, all);
+        let loss = 1.0 - layer.exact(&wanted, &found.experts) / layer.exact(&wanted, &wanted);
+        prop_assert!(loss <= layer.eps.to_num::<f64>() + 1e-5, "{}", loss);
         if layer.eps == Eps::ZERO {
             prop_assert_eq!(&found.experts[..], &wanted[..]);
             return Ok(());
@@ -217,15 +238,14 @@ fn plain(case: &Case, bounds: Bounds, wanted: &[u16]) -> StdVec<u16> {
     let best_wanted = wanted.iter().map(|&expert| logit(expert)).max();
     // The fast way: a softmax, the first is the best, and the missing are in order. It knows no gains.
     let in_order = (case.keep_top..wanted.len()).filter(|&r| !case.resident.contains(wanted[r]));
-    let best = best_wanted.unwrap_or(Logit::ZERO);
+    let best = best_wanted.unwrap_or(Logit::MIN);
     let in_order = in_order.map(|rank| router.mass(logit(wanted[rank]), best)).is_sorted_by(|a, b| a >= b);
     let fast =
         !case.sigmoid && bounds.error.is_none() && in_order && wanted.first().is_none_or(|&first| logit(first) == best);
     let largest = match bounds.error {
-        Some(_) => case.logits.iter().copied().max(),
-        None => best_wanted,
+        Some(_) => Layer::new(&router, 0, &case.logits, &case.resident).with_gains(best),
+        None => best,
     };
-    let largest = largest.unwrap_or(Logit::ZERO);
     let mass = |expert: u16| u64::from(router.mass(logit(expert), largest).to_bits());
     let mut missing: StdVec<usize> =
         (case.keep_top..wanted.len()).filter(|&r| !case.resident.contains(wanted[r])).collect();

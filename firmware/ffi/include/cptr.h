@@ -56,7 +56,8 @@
 // Score: softmax over the chosen (Mixtral, Qwen3-MoE, gpt-oss).
 #define CPTR_ROUTER_SOFTMAX_SELECTED 1
 
-// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not renormalise).
+// Score: sigmoid; weights are renormalised (DeepSeek-V3: k = 8, groups = 8, top_groups = 4; Llama 4 does not
+// renormalise).
 #define CPTR_ROUTER_SIGMOID_GROUPED 2
 
 // Score: square root of softplus; weights are renormalised (DeepSeek-V4).
@@ -152,7 +153,8 @@ typedef struct cptr_candidate {
   uint16_t expert;
 } cptr_candidate;
 
-// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every call.
+// How a model's router turns logits into a choice. Not opaque: fill it in, and the rest with 0; it is checked at every
+// call.
 typedef struct cptr_router {
   // One of `CPTR_ROUTER_…`.
   uint32_t kind;
@@ -391,29 +393,32 @@ cptr_status cptr_place_layers(struct cptr_candidate *candidates,
                               uint64_t budget_bytes,
                               size_t *hot);
 
-// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the last of them
-// 0xFFFF where the token gets fewer.
+// The experts that the model wants, best first; of equal scores the lower id ranks higher. Writes `router->k` ids, the
+// last of them 0xFFFF where the token gets fewer.
 //
 // `scores`: logits in steps of 2^-16, `experts` of them. `capacity`: entries of `wanted`, at least `router->k`.
 //
 // Errors: `NULL`, `ALIGN`, `SIZE` (capacity), `RANGE` (experts), `ROUTER`.
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps nothing.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `wanted` overlaps
+// nothing.
 cptr_status cptr_router_top_k(const struct cptr_router *router,
                               const int32_t *scores,
                               size_t experts,
                               uint16_t *wanted,
                               size_t capacity);
 
-// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would give them.
+// Mixing weights of `chosen` from the raw scores, in steps of 2^-31 and in the order of `chosen`: what the model would
+// give them.
 //
 // `weights` has `chosen_count` entries, at most `CPTR_MAX_WANTED`.
 //
 // Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids), `ROUTER`.
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps nothing.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `weights` overlaps
+// nothing.
 cptr_status cptr_router_weights(const struct cptr_router *router,
                                 const int32_t *scores,
                                 size_t experts,
@@ -421,18 +426,28 @@ cptr_status cptr_router_weights(const struct cptr_router *router,
                                 size_t chosen_count,
                                 uint32_t *weights);
 
-// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep at least
-// `1 - eps` of the wanted routing mass. The critical path.
+// What the model multiplies the output of `expert` with, in steps of 2^-24: its `weight` of `cptr_router_weights`
+// times the router's scales. Saturates.
 //
-// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the model's own choice, best
-// first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word `i / 32`. Writes `wanted_count` ids to `chosen`, a
-// stand-in in the place of the one it stands in for, and the number of stand-ins to `substituted`.
+// Errors: `NULL`, `ALIGN`, `ROUTER`.
+//
+// # Safety
+// The pointers that are neither null nor misaligned point to what they say. `scaled` overlaps nothing.
+cptr_status cptr_router_scaled(const struct cptr_router *router, uint16_t expert, uint32_t weight, uint32_t *scaled);
+
+// Chooses the experts to run: resident ones may stand in for wanted ones that are not resident, while the chosen keep
+// at least `1 - eps` of the wanted routing mass. The critical path.
+//
+// `eps` in steps of 2^-32; 0 returns `wanted`. The first `keep_top` of `wanted` are never replaced. `wanted`: the
+// model's own choice, best first, `wanted_count` distinct ids. `resident`: a bit field, id `i` is bit `i % 32` of word
+// `i / 32`. Writes `wanted_count` ids to `chosen`, a stand-in in the place of the one it stands in for, and the number
+// of stand-ins to `substituted`.
 //
 // Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice), `ROUTER`.
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen` (`wanted_count` entries) and
-// `substituted` overlap nothing.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. `chosen`
+// (`wanted_count` entries) and `substituted` overlap nothing.
 cptr_status cptr_select(const struct cptr_router *router,
                         uint32_t eps,
                         size_t keep_top,
@@ -445,44 +460,44 @@ cptr_status cptr_select(const struct cptr_router *router,
                         uint16_t *chosen,
                         uint32_t *substituted);
 
-// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all layers.
+// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all
+// layers.
 //
 // `version` is `CPTR_VERSION`; `parameters` may be null for the defaults.
 //
 // Errors: `NULL`, `ALIGN`, `SIZE`, `VERSION`, `RANGE` (shifts).
 //
 // # Safety
-// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the configuration meanwhile.
-cptr_status cptr_config_init(uint8_t *memory,
-                             size_t size,
-                             uint32_t version,
-                             const struct cptr_parameters *parameters);
+// `size` bytes may be written at `memory`. `parameters` is null or points to parameters outside of it. Nobody uses the
+// configuration meanwhile.
+cptr_status cptr_config_init(uint8_t *memory, size_t size, uint32_t version, const struct cptr_parameters *parameters);
 
-// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`. Also starts it anew.
+// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`.
+// Also starts it anew.
 //
 // Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (experts 1 to `CPTR_MAX_EXPERTS`).
 //
 // # Safety
 // `size` bytes may be written at `memory`. Nobody uses the tracker meanwhile.
-cptr_status cptr_tracker_init(uint8_t *memory,
-                              size_t size,
-                              size_t experts);
+cptr_status cptr_tracker_init(uint8_t *memory, size_t size, size_t experts);
 
-// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless it is null.
+// Takes what one token wanted: the model's own choice, not the selection. Off the critical path. Writes `step`, unless
+// it is null.
 //
 // Errors: `NULL`, `ALIGN`, `STATE` (tracker or configuration), `RANGE` (count, ids, an id twice).
 //
 // # Safety
-// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The other pointers that are
-// neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses the tracker meanwhile.
+// `tracker` and `config` are null, misaligned, or point to the memory that their `init` was given (or would be). The
+// other pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps;
+// nobody else uses the tracker meanwhile.
 cptr_status cptr_tracker_update(uint8_t *tracker,
                                 const uint8_t *config,
                                 const uint16_t *wanted,
                                 size_t wanted_count,
                                 struct cptr_step *step);
 
-// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals. Returns `CPTR_NONE`, and
-// writes nothing, if none may go.
+// The resident expert that is least likely to be wanted soon, those of `keep` left out; the lowest id of equals.
+// Returns `CPTR_NONE`, and writes nothing, if none may go.
 //
 // Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (counts).
 //
@@ -495,16 +510,14 @@ cptr_status cptr_tracker_victim(const uint8_t *tracker,
                                 size_t keep_count,
                                 uint16_t *victim);
 
-// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of 2^-31, at most 1.
+// How much the tracked context wants an expert: `slow` (the context) and `fast` (the last few tokens), in steps of
+// 2^-31, at most 1.
 //
 // Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (expert).
 //
 // # Safety
 // As `cptr_tracker_victim`.
-cptr_status cptr_tracker_level(const uint8_t *tracker,
-                               uint16_t expert,
-                               uint32_t *slow,
-                               uint32_t *fast);
+cptr_status cptr_tracker_level(const uint8_t *tracker, uint16_t expert, uint32_t *slow, uint32_t *fast);
 
 #ifdef __cplusplus
 }  // extern "C"

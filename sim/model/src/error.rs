@@ -3,38 +3,46 @@
 use std::fmt;
 use std::path::Path;
 
+use cptr_trace::error::Kind;
+
 /// Result with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bad input or a failed file operation, as one sentence.
+/// Bad input or a failed file operation, as one sentence: [`cptr_trace::Error`], either way by `?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(cptr_trace::Error);
 
 impl Error {
     /// See [`cptr_trace::Error::new`].
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self(cptr_trace::Error::new(message))
     }
 
     /// See [`cptr_trace::Error::in_file`].
-    pub fn in_file(file: &Path, message: impl Into<String>) -> Self {
+    pub(crate) fn in_file(file: &Path, message: impl Into<String>) -> Self {
         Self(cptr_trace::Error::in_file(file, message))
     }
 
     /// See [`cptr_trace::Error::io`].
-    pub fn io(file: &Path, error: &std::io::Error) -> Self {
+    pub(crate) fn io(file: &Path, error: &std::io::Error) -> Self {
         Self(cptr_trace::Error::io(file, error))
+    }
+
+    /// What kind of thing went wrong.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.0.kind()
     }
 
     /// See [`cptr_trace::Error::at`].
     #[must_use]
-    pub fn at(self, position: impl fmt::Display) -> Self {
+    pub(crate) fn at(self, position: impl fmt::Display) -> Self {
         Self(self.0.at(position))
     }
 
     /// See [`cptr_trace::Error::or_file`].
     #[must_use]
-    pub fn or_file(self, file: &Path) -> Self {
+    pub(crate) fn or_file(self, file: &Path) -> Self {
         Self(self.0.or_file(file))
     }
 }

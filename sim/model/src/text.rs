@@ -1,4 +1,12 @@
-//! Text files with their domains: what capture, eval and quantize read.
+//! Text files with their domains: what a model reads.
+//!
+//! ```
+//! let folder = tempfile::tempdir()?;
+//! std::fs::write(folder.path().join("law.txt"), "Nobody is above it.")?;
+//! let texts = cptr_model::text::read(&[folder.path().join("law.txt")])?;
+//! assert_eq!((texts[0].domain.as_str(), texts[0].text.as_str()), ("law", "Nobody is above it."));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +35,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Text>> {
 
 fn add(path: &Path, texts: &mut Vec<Text>) -> Result<()> {
     if !path.is_dir() {
-        texts.push(Text { domain: stem(path), path: path.into(), text: crate::model::read_text(path)? });
+        texts.push(Text { domain: stem(path), path: path.into(), text: file(path)? });
         return Ok(());
     }
     let before = texts.len();
@@ -39,7 +47,7 @@ fn add(path: &Path, texts: &mut Vec<Text>) -> Result<()> {
         if entry.is_dir() {
             add(&entry, texts)?;
         } else if entry.extension().is_some_and(|extension| extension == "txt") {
-            let text = crate::model::read_text(&entry)?;
+            let text = file(&entry)?;
             texts.push(Text { domain: domain.clone(), path: entry, text });
         }
     }
@@ -47,6 +55,15 @@ fn add(path: &Path, texts: &mut Vec<Text>) -> Result<()> {
         return Err(Error::in_file(path, "expected .txt files in the folder, found none"));
     }
     Ok(())
+}
+
+/// Reads a whole text file.
+pub(crate) fn file(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Error::in_file(path, "expected text in UTF-8, found other bytes")
+            .at(format!("byte {}", error.utf8_error().valid_up_to()))
+    })
 }
 
 fn stem(path: &Path) -> String {

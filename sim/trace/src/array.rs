@@ -1,4 +1,13 @@
 //! A three-dimensional array of floats that may stay in its memory-mapped file.
+//!
+//! ```
+//! use cptr_trace::array::FloatArray;
+//!
+//! let weights = FloatArray::owned([1, 2, 2], vec![0.75, 0.25, 0.5, 0.5]);
+//! let mut row = [0.0; 2];
+//! weights.read_row(0, 1, &mut row);
+//! assert_eq!(row, [0.5, 0.5]);
+//! ```
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -144,7 +153,8 @@ impl FloatArray {
         }
     }
 
-    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie in a file.
+    /// All values as they are stored: little-endian, in the format that [`Self::float`] says. Borrowed where they lie
+    /// in a file.
     pub fn le_bytes(&self) -> Cow<'_, [u8]> {
         match &self.data {
             Data::Owned(values) => match self.float() {
@@ -174,6 +184,20 @@ impl FloatArray {
             }
         }
         Some(Self::owned([parts.iter().map(|part| part.shape[0]).sum(), layers, n], values))
+    }
+
+    /// The array with `change` made to every value, in memory.
+    #[must_use]
+    pub fn map(&self, change: impl Fn(f32) -> f32) -> Self {
+        let [tokens, layers, n] = self.shape;
+        let mut values = vec![0.0; self.len()];
+        if n > 0 {
+            for (at, row) in values.chunks_exact_mut(n).enumerate() {
+                self.read_row(at / layers, at % layers, row);
+                row.iter_mut().for_each(|value| *value = change(*value));
+            }
+        }
+        Self::owned([tokens, layers, n], values)
     }
 
     /// The rows of some tokens, in the order of `kept`.

@@ -1,4 +1,12 @@
 //! Expert counts without token order: popularity files, usage profiles, domain tables.
+//!
+//! ```
+//! use cptr_trace::counts::CountTable;
+//!
+//! let (name, counts) = ("law".into(), vec![vec![3, 1]]);
+//! let table = CountTable { name, model: String::new(), k: 1, layer_ids: vec![0], counts };
+//! assert_eq!(table.counts[0].iter().sum::<u64>(), 4);
+//! ```
 
 /// How often each expert was chosen, layer by layer, in one part (domain, subject, model) of a source.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,12 @@
 //! The one error of this crate: a sentence that says where the input is wrong and what was expected there.
+//!
+//! ```
+//! use cptr_trace::error::{Error, Kind};
+//!
+//! let error = Error::new("id 99 is not below 32").at("token 7").or_file("a.npz".as_ref());
+//! assert_eq!(error.to_string(), "a.npz: token 7: id 99 is not below 32");
+//! assert_eq!(error.kind(), Kind::Input);
+//! ```
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,28 +15,63 @@ use std::path::{Path, PathBuf};
 /// Result with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Bad input or a failed file operation. Printed as one sentence, `FILE: POSITION: what is wrong`; the command exits with code 2.
+/// Longest message that is printed, in characters: what files say about themselves may be long.
+pub const MAX_MESSAGE: usize = 300;
+
+/// What kind of thing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A file or a value in it is not what it should be.
+    Input,
+    /// An operation on a file failed.
+    Io,
+    /// What is asked for is possible, but not here.
+    Unsupported,
+    /// An option, or options that do not go together.
+    Usage,
+}
+
+/// Bad input or a failed file operation. Printed as one sentence, `FILE: POSITION: what is wrong`; the command exits
+/// with code 2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
+    kind: Kind,
     file: Option<PathBuf>,
     position: Option<String>,
     message: String,
 }
 
 impl Error {
-    /// An error without a file, such as an impossible option.
+    /// An error about the input.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { file: None, position: None, message: message.into() }
+        Self { kind: Kind::Input, file: None, position: None, message: message.into() }
+    }
+
+    /// An error about an option.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, ..Self::new(message) }
+    }
+
+    /// Something that cannot be done here.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Unsupported, ..Self::new(message) }
     }
 
     /// An error about the contents of `file`; the message says what was expected and what was found.
     pub fn in_file(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: Some(file.into()), position: None, message: message.into() }
+        Self { file: Some(file.into()), ..Self::new(message) }
     }
 
     /// A failed operation on `file`.
     pub fn io(file: &Path, error: &std::io::Error) -> Self {
-        Self::in_file(file, error.to_string())
+        Self { kind: Kind::Io, ..Self::in_file(file, error.to_string()) }
+    }
+
+    /// What kind of thing went wrong.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Adds the place inside the file, outermost last: `at("token 7")`, then `at("layer 3")`, reads `layer 3, token 7`.
@@ -49,16 +92,24 @@ impl Error {
     }
 }
 
-/// Always one line: messages may quote files, and parsers draw pictures.
+/// Always one line of at most [`MAX_MESSAGE`] characters: messages may quote files, and parsers draw pictures.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
         if let Some(file) = &self.file {
-            write!(f, "{}: ", one_line(&file.to_string_lossy()))?;
+            text += &format!("{}: ", one_line(&file.to_string_lossy()));
         }
         if let Some(position) = &self.position {
-            write!(f, "{}: ", one_line(position))?;
+            text += &format!("{}: ", one_line(position));
         }
-        f.write_str(&one_line(&self.message))
+        text += &one_line(&self.message);
+        match text.char_indices().nth(MAX_MESSAGE) {
+            None => f.write_str(&text),
+            Some(_) => {
+                let end = text.char_indices().nth(MAX_MESSAGE - 1).map_or(text.len(), |(at, _)| at);
+                write!(f, "{}…", &text[..end])
+            }
+        }
     }
 }
 
@@ -69,6 +120,26 @@ fn one_line(text: &str) -> Cow<'_, str> {
     }
     let parts = text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join(" ").into()
+}
+
+/// The text with control characters, and those that turn the direction of writing, shown as escapes: names in files are
+/// foreign, and a terminal obeys them.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    text.chars()
+        .fold(String::new(), |mut out, c| {
+            if obeyed(c) {
+                out.extend(c.escape_default())
+            } else {
+                out.push(c)
+            }
+            out
+        })
+        .into()
 }
 
 impl std::error::Error for Error {}
@@ -85,9 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn is_never_long() {
+        let long = Error::new("ä".repeat(1000)).to_string();
+        assert_eq!((long.chars().count(), long.chars().last()), (MAX_MESSAGE, Some('…')));
+        assert_eq!(Error::new("ä".repeat(MAX_MESSAGE)).to_string().chars().count(), MAX_MESSAGE);
+    }
+
+    #[test]
+    fn foreign_names_are_shown_not_obeyed() {
+        assert_eq!(printable("\u{1b}[2Jm\u{202e}"), "\\u{1b}[2Jm\\u{202e}");
+        assert!(matches!(printable("plain ä"), Cow::Borrowed(_)));
+    }
+
+    #[test]
     fn reads_from_the_outside_in() {
         let error = Error::new("id 99 is not below 32").at("token 7").at("layer 3").or_file(Path::new("a.npz"));
         assert_eq!(error.to_string(), "a.npz: layer 3, token 7: id 99 is not below 32");
         assert_eq!(error.or_file(Path::new("b")).to_string(), "a.npz: layer 3, token 7: id 99 is not below 32");
+        assert_eq!(Error::usage("x").at("y").or_file(Path::new("z")).kind(), Kind::Usage);
+        assert_eq!(Error::io(Path::new("z"), &std::io::Error::other("x")).kind(), Kind::Io);
     }
 }

@@ -1,4 +1,11 @@
 //! Files that appear whole or not at all.
+//!
+//! ```
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("a.txt");
+//! cptr_trace::file::replace(&path, |out| writeln!(out, "whole")).unwrap();
+//! assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole\n");
+//! ```
 
 use std::io::{BufWriter, Write};
 use std::path::Path;

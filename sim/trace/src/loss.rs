@@ -1,8 +1,17 @@
-//! The loss table `L[layer][expert][bits]`: what it costs to run an expert at fewer bits (Algorithm 1 of arXiv 2512.04476).
+//! The loss table `L[layer][expert][bits]`: what it costs to run an expert at fewer bits (Algorithm 1 of arXiv
+//! 2512.04476).
 //!
-//! A CSV file with the columns `layer`, `expert`, `bits`, `loss`, in any order and with others beside them, which are ignored. Layers and
-//! experts count from 0 without gaps, every expert has the same bits, losses are finite, not negative, and do not grow with the bits. A
-//! column `tokens`, where there is one, says how many tokens chose the expert, which is how much its loss counts.
+//! A CSV file with the columns `layer`, `expert`, `bits`, `loss`, in any order and with others beside them, which are
+//! ignored. Layers and experts count from 0 without gaps, every expert has the same bits, losses are finite, not
+//! negative, and do not grow with the bits. A column `tokens`, where there is one, says how many tokens chose the
+//! expert, which is how much its loss counts.
+//!
+//! ```
+//! use cptr_trace::LossTable;
+//!
+//! let table = LossTable::new(1, 2, &[2, 4], vec![0.5, 0.1, 0.8, 0.2]).unwrap();
+//! assert_eq!(table.get(0, 1, 2), Some(0.8));
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,7 +34,13 @@ pub struct LossTable {
     losses: Vec<f64>,
     /// Tokens that chose each expert `[L, E]`; all 1 where the file does not say.
     usage: Vec<f64>,
+    /// Experts whose losses grew with the bits in the file.
+    repaired: usize,
 }
+
+/// Share of the experts whose losses may grow with the bits before a file counts as something else: measured losses are
+/// noisy, and MC-MoE's published table has 5 of 256.
+const MOST_REPAIRED: f64 = 0.1;
 
 /// One line of the file.
 #[derive(Debug, Deserialize)]
@@ -53,7 +68,8 @@ impl LossTable {
                 losses.len()
             )));
         }
-        let table = Self { layers, experts, bits: bits.into(), losses, usage: vec![1.0; layers * experts] };
+        let table =
+            Self { layers, experts, bits: bits.into(), losses, usage: vec![1.0; layers * experts], repaired: 0 };
         for (index, losses) in table.losses.chunks_exact(bits.len()).enumerate() {
             let place = |error: Error| error.at(format!("layer {}, expert {}", index / experts, index % experts));
             table.check(losses).map_err(place)?;
@@ -123,15 +139,18 @@ impl LossTable {
                 )));
             }
         }
-        let mut table = Self::new(layers, experts, &bits, entries.into_values().collect())?;
+        let mut losses: Vec<f64> = entries.into_values().collect();
+        let repaired = repair(&mut losses, bits.len());
+        let mut table = Self::new(layers, experts, &bits, losses)?;
+        table.repaired = repaired;
         for ((layer, expert), tokens) in usage {
             table.usage[layer * experts + expert] = tokens;
         }
         Ok(table)
     }
 
-    /// Writes the table; the file appears whole or not at all. `extra` gives further columns, their names and the values of
-    /// `(layer, expert, bits)`.
+    /// Writes the table; the file appears whole or not at all. `extra` gives further columns, their names and the
+    /// values of `(layer, expert, bits)`.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -146,6 +165,13 @@ impl LossTable {
             }
             Ok(())
         })
+    }
+
+    /// Experts whose losses grew with the bits in the file: there the loss at fewer bits was raised to that at more.
+    /// Who prints results from the table should say so.
+    #[must_use]
+    pub fn repaired(&self) -> usize {
+        self.repaired
     }
 
     /// Number of MoE layers.
@@ -178,7 +204,8 @@ impl LossTable {
         self.expert(layer, expert).get(index).copied()
     }
 
-    /// How much an expert counts: the calibration tokens that chose it, or 1 where the table does not say; 0 where there is no such expert.
+    /// How much an expert counts: the calibration tokens that chose it, or 1 where the table does not say; 0 where
+    /// there is no such expert.
     pub fn usage(&self, layer: usize, expert: usize) -> f64 {
         if expert >= self.experts {
             return 0.0;
@@ -193,6 +220,21 @@ impl LossTable {
             (expert / self.experts, expert % self.experts, self.bits[bit], loss)
         })
     }
+}
+
+/// Raises losses at fewer bits to those at more, where few experts need it; how many did.
+fn repair(losses: &mut [f64], bits: usize) -> usize {
+    let grows = |losses: &&[f64]| losses.iter().all(|loss| loss.is_finite()) && !losses.is_sorted_by(|a, b| a >= b);
+    let wrong = losses.chunks_exact(bits.max(1)).filter(grows).count();
+    if wrong as f64 > MOST_REPAIRED * (losses.len() / bits.max(1)) as f64 {
+        return 0;
+    }
+    for losses in losses.chunks_exact_mut(bits.max(1)).filter(|losses| grows(&&losses[..])) {
+        for i in (1..bits).rev() {
+            losses[i - 1] = losses[i - 1].max(losses[i]);
+        }
+    }
+    wrong
 }
 
 fn bad_line(error: &csv::Error) -> Error {
@@ -240,6 +282,20 @@ mod tests {
         let text = "bits, expert, note, loss, layer\n4, 0, x, 1e-3, 0\n1, 0, y, 2, 0\n";
         let read = LossTable::parse(text.as_bytes()).unwrap();
         assert_eq!((read.get(0, 0, 4), read.get(0, 0, 1)), (Some(1e-3), Some(2.0)));
+    }
+
+    #[test]
+    fn a_few_noisy_experts_are_repaired() {
+        let line = |expert: usize, bits: usize| {
+            let loss = if (expert, bits) == (3, 2) { 9.0 } else { 4.0 - bits as f64 };
+            format!("0,{expert},{bits},{loss}\n")
+        };
+        let lines: String = (0..16).flat_map(|expert| (1..=3).map(move |bits| line(expert, bits))).collect();
+        let table = LossTable::parse(format!("layer,expert,bits,loss\n{lines}").as_bytes()).unwrap();
+        assert_eq!(
+            (table.repaired(), table.expert(0, 3), table.expert(0, 4)),
+            (1, &[9.0, 9.0, 1.0][..], &[3.0, 2.0, 1.0][..])
+        );
     }
 
     #[test]

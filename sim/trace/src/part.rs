@@ -5,8 +5,8 @@ use super::{Shape, Trace};
 use crate::error::{Error, Result};
 
 impl Trace {
-    /// The tokens of the domains that are `wanted` (by index), of each at most `domain_tokens`, whole sequences only; a domain that is
-    /// not wanted loses its name too.
+    /// The tokens of the domains that are `wanted` (by index), of each at most `domain_tokens`, whole sequences only; a
+    /// domain that is not wanted loses its name too.
     ///
     /// # Errors
     /// If nothing is left.
@@ -23,6 +23,18 @@ impl Trace {
     /// The first `count` tokens, the last sequence perhaps cut off; domains that are gone lose their names.
     pub fn first(&self, count: usize) -> Self {
         self.pick(&(0..count.min(self.shape.tokens)).collect::<Vec<_>>())
+    }
+
+    /// The tokens `kept`, in order; where one is missing, a sequence ends and the next begins. Positions stay.
+    pub(crate) fn keep(&self, kept: &[usize]) -> Self {
+        let mut number = 0;
+        let mut sequence = Vec::with_capacity(kept.len());
+        for (i, &token) in kept.iter().enumerate() {
+            let follows = i > 0 && kept[i - 1] + 1 == token && !self.starts_sequence(token);
+            number += u32::from(i > 0 && !follows);
+            sequence.push(number);
+        }
+        Self { sequence, ..self.pick(kept) }
     }
 
     /// The tokens `kept`, in order.
@@ -54,6 +66,7 @@ impl Trace {
             weights: rows(&self.weights),
             logits: rows(&self.logits),
             bias: self.bias.clone(),
+            expert_scale: self.expert_scale.clone(),
             hidden: rows(&self.hidden),
             sequence: pick(&self.sequence),
             position: pick(&self.position),
@@ -61,6 +74,7 @@ impl Trace {
             token: self.token.as_deref().map(pick),
             domain,
             notes: self.notes.clone(),
+            evidence: self.evidence,
         }
     }
 
@@ -99,6 +113,7 @@ mod tests {
             weights: Some(FloatArray::owned([8, 1, 1], (0..8).map(|i| i as f32).collect())),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             sequence: vec![0, 0, 0, 1, 1, 2, 3, 3],
             position: vec![0, 1, 2, 0, 1, 0, 0, 1],
@@ -106,6 +121,7 @@ mod tests {
             token: Some((10..18).collect()),
             domain,
             notes: Vec::new(),
+            evidence: None,
         }
     }
 

@@ -1,4 +1,9 @@
 //! Progress of long work, for people: shown on a terminal once two seconds have passed, never in a pipe.
+//!
+//! ```
+//! let progress = cptr_trace::progress::Progress::new(2, "reading");
+//! progress.advance(1);
+//! ```
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;

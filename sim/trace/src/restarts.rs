@@ -1,13 +1,22 @@
 //! Where the context of a recording restarts although nobody wrote it down.
 //!
-//! llama.cpp evaluates a long text in chunks of fixed length and starts each from an empty context; other tools lay equal sequences end to
-//! end. The token after such a seam has no predecessor in the model's eyes, and a switch counted across it is none. Ids alone show the
-//! seams: there the overlap with the token before collapses.
+//! llama.cpp evaluates a long text in chunks of fixed length and starts each from an empty context; other tools lay
+//! equal sequences end to end. The token after such a seam has no predecessor in the model's eyes, and a switch counted
+//! across it is none. Ids alone show the seams: there the overlap with the token before collapses.
 //!
-//! [`find`] tests a list of usual lengths P. At the multiples of P the share of changed experts (mean over layers) is compared with the
-//! rest of the trace by Welch's statistic. The true period wins over its multiples, which see fewer seams, and over its divisors, whose
-//! seams are diluted. Three further conditions keep topic changes and loops in the text from passing for seams: the collapse is large, most
-//! multiples of P take part in it, and it does not vanish in one half of the trace.
+//! [`find`] tests a list of usual lengths P. At the multiples of P the share of changed experts (mean over layers) is
+//! compared with the rest of the trace by Welch's statistic. The true period wins over its multiples, which see fewer
+//! seams, and over its divisors, whose seams are diluted. Three further conditions keep topic changes and loops in the
+//! text from passing for seams: the collapse is large, most multiples of P take part in it, and it does not vanish in
+//! one half of the trace.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace, restarts};
+//!
+//! let mut trace = Trace::of_ids(Shape { tokens: 5, layers: 1, experts: 4, k: 1 }, vec![0; 5]);
+//! restarts::cut(&mut trace, 2);
+//! assert_eq!(trace.position, [0, 1, 0, 1, 0]);
+//! ```
 
 use super::Trace;
 
@@ -16,8 +25,9 @@ pub const PERIODS: [usize; 21] =
     [64, 96, 100, 128, 160, 192, 200, 256, 320, 384, 500, 512, 640, 768, 1000, 1024, 1536, 2000, 2048, 4096, 8192];
 /// Seams that a trace must have at the least.
 const MIN_SEAMS: usize = 3;
-/// Standard errors between the switch rate at the seams and elsewhere. Twenty-one periods are tried on one trace: at 5, normal chance
-/// would need a hundred thousand traces, and the conditions below stand behind it where tails are heavier.
+/// Standard errors between the switch rate at the seams and elsewhere. Twenty-one periods are tried on one trace: at 5,
+/// normal chance would need a hundred thousand traces, and the conditions below stand behind it where tails are
+/// heavier.
 const MIN_Z: f64 = 5.0;
 /// Share of the overlap elsewhere that must be gone at the seams.
 const MIN_COLLAPSE: f64 = 0.25;
@@ -79,14 +89,16 @@ pub fn cut(trace: &mut Trace, period: usize) {
 
 /// Share of the experts of each token that the one before did not choose, mean over layers; the first token has none.
 fn switch_shares(trace: &Trace) -> Vec<f64> {
-    let row = trace.shape.layers * trace.shape.k;
-    let share = |(before, now): (&[u16], &[u16])| {
-        let layers = before.chunks_exact(trace.shape.k).zip(now.chunks_exact(trace.shape.k));
-        let changed: usize = layers.map(|(before, now)| now.iter().filter(|id| !before.contains(id)).count()).sum();
-        changed as f64 / row as f64
+    let share = |token: usize| {
+        let (mut changed, mut choices) = (0, 0);
+        for layer in 0..trace.shape.layers {
+            let (before, now) = (trace.chosen(token - 1, layer), trace.chosen(token, layer));
+            changed += now.iter().filter(|id| !before.contains(id)).count();
+            choices += now.len();
+        }
+        changed as f64 / choices.max(1) as f64
     };
-    let tokens = || trace.ids.chunks_exact(row);
-    tokens().zip(tokens().skip(1)).map(share).collect()
+    (1..trace.shape.tokens).map(share).collect()
 }
 
 /// Mean, variance and number.
@@ -135,7 +147,8 @@ mod tests {
         ((*state >> 33) as usize) % below
     }
 
-    /// A trace whose tokens keep each expert with probability `keep` percent, but `keep_at_seams` at multiples of `period`.
+    /// A trace whose tokens keep each expert with probability `keep` percent, but `keep_at_seams` at multiples of
+    /// `period`.
     fn trace(tokens: usize, seed: u64, keep: usize, period: usize, keep_at_seams: usize) -> Trace {
         let shape = Shape { tokens, layers: 6, experts: 32, k: 4 };
         let mut state = seed;

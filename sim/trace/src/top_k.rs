@@ -1,4 +1,10 @@
 //! Which experts a plain top-k router chooses: needed where a source recorded the logits but not the choice.
+//!
+//! ```
+//! let mut best = [0; 2];
+//! cptr_trace::top_k::top_k(&[0.5, 2.0, 1.0], &mut best);
+//! assert_eq!(best, [1, 2]);
+//! ```
 
 use super::array::FloatArray;
 

@@ -4,23 +4,24 @@ use super::budget::budget;
 use super::build::{build, built};
 use super::command::{Done, cargo, output};
 use super::golden::{self, lines};
-use super::machines::{Machine, machines, targets};
+use super::machines::{Machine, Scope};
 use super::table::{self, Count};
 
 /// Builds and runs the images; golden lines must be the host's, counts those of the table.
-pub(super) fn check(bless: bool) -> Done {
+pub(super) fn check(scope: Scope, bless: bool) -> Done {
     let host = output(&mut cargo(&["run", "--quiet", "--release", "--package", "cptr-bench"]))?;
     let golden = lines(&host, &["corner ", "golden "]);
     golden::golden("bench.out", &golden, bless)?;
-    for target in targets() {
+    for target in scope.targets() {
         build("cptr-bench", target)?;
     }
-    let runs: Vec<Done<Run>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = machines().iter().map(|machine| scope.spawn(|| run(machine, &golden))).collect();
+    let machines: Vec<&Machine> = scope.machines().collect();
+    let runs: Vec<Done<Run>> = std::thread::scope(|threads| {
+        let threads: Vec<_> = machines.iter().map(|machine| threads.spawn(|| run(machine, &golden))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
     });
     let mut counts = Vec::new();
-    for (machine, run) in machines().iter().zip(runs) {
+    for (machine, run) in machines.iter().zip(runs) {
         let run = run.map_err(|error| format!("{}: {error}", machine.core))?;
         let budget = budget(&machine.target)?.bench_stack;
         println!("{:<12} golden steps equal the host's; stack {} of {budget} bytes", machine.core, run.stack);
@@ -29,7 +30,8 @@ pub(super) fn check(bless: bool) -> Done {
         }
         counts.extend(run.counts);
     }
-    table::compare("instructions.tsv", &counts, bless)
+    let cores: Vec<&str> = machines.iter().map(|machine| &*machine.core).collect();
+    table::compare("instructions.tsv", &counts, &cores, bless)
 }
 
 /// What an emulated image printed.

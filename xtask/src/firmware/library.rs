@@ -10,7 +10,7 @@ use super::build::{build, build_folder, built};
 use super::command::{Done, cargo, execute, folder, output, target_folder};
 use super::instructions::Encoding;
 use super::linked::{Linked, Memory};
-use super::machines::targets;
+use super::machines::Scope;
 use super::stack::Graph;
 use super::toolchain::{builds_core, rustlib};
 
@@ -20,9 +20,9 @@ const M4F: &str = "thumbv7em-none-eabihf";
 const DEEPEST: usize = 3;
 
 /// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
-pub(super) fn check() -> Done {
+pub(super) fn check(scope: Scope) -> Done {
     println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM", "stack", "of");
-    for target in targets() {
+    for target in scope.targets() {
         check_target(target, &budget(target)?)?;
     }
     c_programs()

@@ -11,7 +11,7 @@ use super::conversation::converse;
 use super::emulator::Emulator;
 use super::golden::golden;
 use super::linked::{Linked, Memory};
-use super::machines::{Machine, machines};
+use super::machines::{Machine, Scope};
 
 /// What must be in the log at least once.
 const KINDS: [&str; 4] = ["configured", "placed", "refused", "lost lock"];
@@ -19,7 +19,7 @@ const KINDS: [&str; 4] = ["configured", "placed", "refused", "lost lock"];
 /// Runs the conversation on each machine with a log: all must log the same.
 pub(super) fn check(bless: bool) -> Done {
     let mut found: Option<String> = None;
-    for machine in machines().iter().filter(|machine| machine.log) {
+    for machine in Scope::Short.machines() {
         let (text, memory) = logged(machine).map_err(|error| format!("{}: with a log: {error}", machine.core))?;
         let lines = text.lines().count();
         println!(

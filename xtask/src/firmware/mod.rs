@@ -21,33 +21,35 @@ mod table;
 mod toolchain;
 
 use command::{Done, cargo, execute, install};
-pub(crate) use rtl::{GOLDEN_STEPS, rtl};
+pub(crate) use machines::Scope;
+pub(crate) use rtl::{golden_steps, rtl};
 
 /// Compilers for the C programs, with Debian's packages that have them.
 const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("gcc", "gcc"), ("g++", "g++")];
 
-/// A name, and what is done; the argument is whether to bless.
-type Step = (&'static str, fn(bool) -> Done);
+/// A name, and what is done on how many machines; the second argument is whether to bless.
+type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
 pub(crate) const STEPS: [Step; 7] = [
-    ("lint", |_| lint()),
-    ("header", header),
-    ("library", |_| library::check()),
+    ("lint", |_, _| lint()),
+    ("header", |_, bless| header(bless)),
+    ("library", |scope, _| library::check(scope)),
     ("bench", bench::check),
-    ("controller", |_| controller::check()),
-    ("log", log::check),
+    ("controller", |scope, _| controller::check(scope)),
+    ("log", |_, bless| log::check(bless)),
     ("loop", controller::in_the_loop),
 ];
 
 /// The steps named, or all; whether they went well. Goes on after a failure.
-pub(crate) fn firmware(bless: bool, names: &[String]) -> bool {
-    let result = toolchain::prepare()
-        .and_then(|()| install(&[&machines::emulators(), &COMPILERS[..]].concat()))
+pub(crate) fn firmware(scope: Scope, bless: bool, names: &[String]) -> bool {
+    let result = toolchain::prepare(&scope.targets())
+        .and_then(|()| install(&[&scope.emulators(), &COMPILERS[..]].concat()))
         .and_then(|()| {
             let steps = STEPS.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
-            let failed: Vec<String> =
-                steps.filter_map(|(name, step)| step(bless).err().map(|error| format!("{name}: {error}"))).collect();
+            let failed: Vec<String> = steps
+                .filter_map(|(name, step)| step(scope, bless).err().map(|error| format!("{name}: {error}")))
+                .collect();
             if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
         });
     if let Err(error) = &result {

@@ -13,6 +13,7 @@ use object::{Object, ObjectSegment};
 use super::build::building;
 use super::command::{Done, execute, folder, install, target_folder};
 use super::golden::lines;
+use super::machines::Scope;
 use super::table::{self, Count};
 use super::toolchain;
 
@@ -20,8 +21,15 @@ const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
 /// Where the table lies, which the hardware model reads: relative to the firmware workspace.
 const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
-/// The golden step at which a core stops unless more are asked for: the model takes a second for a million cycles, which are some 250 steps.
-pub(crate) const GOLDEN_STEPS: &str = "1000";
+/// The golden step at which a core stops unless another is asked for: the model takes a second for a million cycles, which are some
+/// 250 steps, so that the last step takes an hour and more.
+pub(crate) const fn golden_steps(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Short => "10000",
+        Scope::Full => "1000000",
+    }
+}
+
 const PACKAGES: [(&str, &str); 4] =
     [("verilator", "verilator"), ("make", "make"), ("g++", "g++"), ("pip3", "python3-pip")];
 const FLAGS: &str = "--cc --exe -O3 --x-assign fast --x-initial fast --noassert -DSYNTHESIS -Wno-fatal -Wno-lint -Wno-style \
@@ -66,7 +74,7 @@ pub(crate) fn rtl(bless: bool, golden_steps: &str) -> bool {
 
 fn measure(bless: bool, golden_steps: &str) -> Done {
     install(&PACKAGES)?;
-    toolchain::prepare()?;
+    toolchain::prepare(&[TARGET])?;
     let work = target_folder().join("rtl");
     let sources = fetch(&work)?;
     let golden =
@@ -82,7 +90,8 @@ fn measure(bless: bool, golden_steps: &str) -> Done {
     });
     let counts: Vec<Count> = measured.into_iter().collect::<Done<Vec<_>>>()?.concat();
     print(&counts);
-    table::compare(TABLE, &counts, bless)
+    let cores: Vec<&str> = CORES.iter().map(|core| core.name).collect();
+    table::compare(TABLE, &counts, &cores, bless)
 }
 
 fn write(path: &Path, text: &str) -> Done {

@@ -34,8 +34,8 @@ fn count<'a>(core: &str, mut fields: impl Iterator<Item = &'a str>) -> Option<Co
     Some(Count { core: core.to_owned(), kernel, experts, k, instructions, cycles })
 }
 
-/// Compares with `firmware/FILE`, or writes it.
-pub(crate) fn compare(file: &str, counts: &[Count], bless: bool) -> Done {
+/// Compares with the lines of `cores` in `firmware/FILE`, or writes it.
+pub(crate) fn compare(file: &str, counts: &[Count], cores: &[&str], bless: bool) -> Done {
     let path = folder().join(file);
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     if bless {
@@ -46,7 +46,9 @@ pub(crate) fn compare(file: &str, counts: &[Count], bless: bool) -> Done {
         }
         return fs::write(&path, text).map_err(failed);
     }
-    differences(&read(file)?, counts)
+    let mut table = read(file)?;
+    table.retain(|count| cores.contains(&&*count.core));
+    differences(&table, counts)
         .map_err(|error| format!("{}: {error}; --bless takes the new counts over", path.display()))
 }
 

@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::command::{Done, execute, output};
-use super::machines;
 
 /// Has no ready-made core library in this release of the compiler.
 const NEVER_READY: &str = "armv7r-none-eabihf";
 
 /// Asks rustup for what is missing. A compiler that rustup does not know may have its source (Debian's `rust-web-src`), which suffices.
-pub(super) fn prepare() -> Done {
+pub(super) fn prepare(targets: &[&str]) -> Done {
     let missing = |target: &&str| builds_core(target) && *target != NEVER_READY;
-    let targets: Vec<&str> = machines::targets().into_iter().filter(missing).collect();
+    let targets: Vec<&str> = targets.iter().copied().filter(missing).collect();
     if !targets.is_empty() {
         let added = execute(Command::new("rustup").args(["--quiet", "target", "add"]).args(targets));
         added.unwrap_or_else(|error| eprintln!("xtask firmware: {error}: the core library is built from source"));

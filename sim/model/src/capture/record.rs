@@ -5,12 +5,13 @@ use half::f16;
 use super::Options;
 use super::sketch::Sketch;
 use crate::error::{Error, Result};
-use crate::model::{Config, Model, MoeHook};
+use crate::{Config, Model, MoeHook, Routing};
 use cptr_trace::array::FloatArray;
 use cptr_trace::{Meta, Phase, Shape, Trace};
 
 /// Everything by layer, in the order of tokens.
 pub(super) struct Record<'a> {
+    model: &'a Model,
     config: &'a Config,
     wide: bool,
     sketch: Option<(Sketch, usize)>,
@@ -36,15 +37,14 @@ impl MoeHook for Record<'_> {
         }
     }
 
-    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], _chosen: &mut [u16]) {
-        let (config, layer) = (self.config, &mut self.layers[layer]);
-        layer.scores.extend_from_slice(scores);
-        layer.ids.extend_from_slice(wanted);
-        let first = layer.weights.len();
-        layer.weights.resize(first + wanted.len(), 0.0);
-        let rows = scores.chunks_exact(config.experts).zip(wanted.chunks_exact(config.k));
-        for ((scores, wanted), weights) in rows.zip(layer.weights[first..].chunks_exact_mut(config.k)) {
-            config.router.mass(scores, wanted, weights);
+    fn route(&mut self, routing: &Routing<'_>, _chosen: &mut [u16]) {
+        let layer = &mut self.layers[routing.layer];
+        layer.scores.extend_from_slice(routing.scores);
+        layer.ids.extend_from_slice(routing.wanted);
+        for token in 0..routing.tokens() {
+            let first = layer.weights.len();
+            layer.weights.resize(first + routing.k, 0.0);
+            routing.shares(token, routing.wanted(token), &mut layer.weights[first..]);
         }
     }
 }
@@ -53,6 +53,7 @@ impl<'a> Record<'a> {
     pub(super) fn new(model: &'a Model, options: Options) -> Self {
         let config = &model.config;
         Self {
+            model,
             config,
             wide: options.wide,
             sketch: options.sketch.map(|dims| (Sketch::new(config.hidden, dims), dims)),
@@ -72,25 +73,20 @@ impl<'a> Record<'a> {
         };
         let hidden = self.sketch.as_ref().map(|(_, dims)| floats("hidden", *dims, |layer| &layer.sketch));
         Ok(Trace {
-            shape,
             meta: Meta {
                 model: model.into(),
-                router: config.router.convention(),
+                router: config.router,
                 source: "cptr capture".into(),
                 domains: vec![domain.into()],
                 layer_ids: config.moe_layers.iter().map(|&layer| layer as u32).collect(),
             },
-            ids: by_token(&self.layers, count, config.k, |layer| &layer.ids),
             weights: Some(floats("weights", config.k, |layer| &layer.weights)?),
             logits: Some(floats("logits", config.experts, |layer| &layer.scores)?),
-            bias: None,
+            bias: self.model.router_bias(),
             hidden: hidden.transpose()?,
-            sequence: vec![0; count],
-            position: (0..count as u32).collect(),
             phase,
             token: Some(tokens),
-            domain: vec![0; count],
-            notes: Vec::new(),
+            ..Trace::of_ids(shape, by_token(&self.layers, count, config.k, |layer| &layer.ids))
         })
     }
 }

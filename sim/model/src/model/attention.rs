@@ -4,10 +4,9 @@ use candle_core::{D, Module, Tensor};
 use candle_nn::kv_cache::KvCache;
 use candle_nn::rotary_emb::{rope, rope_i};
 use candle_nn::{Linear, RmsNorm};
-use rayon::prelude::*;
 
 use super::config::{self, Config, Grouped, Latent, QkNorm};
-use super::ops::{MaskedSoftmax, with_values};
+use super::ops::{self, FEW_ROWS, MaskedSoftmax, each, times_transposed, with_values};
 use super::rope::Rotation;
 use super::weights::Weights;
 use crate::error::Result;
@@ -102,14 +101,27 @@ impl Attention {
         }
     }
 
-    /// `x` `[T, D]` at the positions of `rotation`, which follow those in the cache.
-    pub(super) fn forward(&self, x: &Tensor, rotation: &Rotation, cache: &mut KvCache) -> Result<Tensor> {
+    /// `x` `[T, D]`, the rows of one or several sequences, at the positions of `rotation`; `caches` says how many rows
+    /// are of which, and they follow those in its cache.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rotation: &Rotation,
+        caches: &mut [(usize, &mut KvCache)],
+    ) -> Result<Tensor> {
         let (q, k, v) = match &self.kind {
             Kind::Grouped { qkv, norms, sizes } => grouped(x, qkv, norms.as_ref(), sizes, rotation)?,
             Kind::Latent { q, kv_a, kv_norm, kv_b, sizes } => latent(x, q, (kv_a, kv_norm, kv_b), sizes, rotation)?,
         };
-        let (keys, values) = cache.append(&k, &v)?;
-        Ok(self.out.forward(&self.view.attend(&q, &keys, &values)?)?)
+        let mut first = 0;
+        let mut mixed = Vec::with_capacity(caches.len());
+        for (count, cache) in caches {
+            let rows = |x: &Tensor| x.narrow(1, first, *count)?.contiguous();
+            let (keys, values) = cache.append(&rows(&k)?, &rows(&v)?)?;
+            mixed.push(self.view.attend(&rows(&q)?, &keys, &values)?);
+            first += *count;
+        }
+        Ok(ops::linear(&self.out, &Tensor::cat(&mixed, 0)?)?)
     }
 }
 
@@ -135,7 +147,7 @@ fn grouped(
     sizes: &Grouped,
     rotation: &Rotation,
 ) -> Result<Parts> {
-    let (mut q, mut k, mut v) = (q.forward(x)?, k.forward(x)?, v.forward(x)?);
+    let (mut q, mut k, mut v) = (ops::linear(q, x)?, ops::linear(k, x)?, ops::linear(v, x)?);
     if let (QkNorm::Whole, Some((q_norm, k_norm))) = (sizes.norm, norms) {
         (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
     }
@@ -162,15 +174,15 @@ fn latent(
     let Latent { heads: count, kv_rank, plain_dim, rope_dim, v_dim, .. } = *sizes;
     let rotate = |x: &Tensor| rope_i(&x.contiguous()?.unsqueeze(0)?, &rotation.cos, &rotation.sin)?.squeeze(0);
     let q = match q {
-        Query::Direct(q) => q.forward(x)?,
-        Query::LowRank(a, norm, b) => b.forward(&norm.forward(&a.forward(x)?)?)?,
+        Query::Direct(q) => ops::linear(q, x)?,
+        Query::LowRank(a, norm, b) => ops::linear(b, &norm.forward(&ops::linear(a, x)?)?)?,
     };
     let q = heads(&q, count)?;
     let rotated = rotate(&q.narrow(D::Minus1, plain_dim, rope_dim)?)?;
     let q = Tensor::cat(&[&q.narrow(D::Minus1, 0, plain_dim)?, &rotated], 2)?.contiguous()?;
-    let compressed = kv_a.forward(x)?;
+    let compressed = ops::linear(kv_a, x)?;
     let rotated = rotate(&compressed.narrow(1, kv_rank, rope_dim)?.unsqueeze(0)?)?;
-    let expanded = kv_b.forward(&kv_norm.forward(&compressed.narrow(1, 0, kv_rank)?.contiguous()?)?)?;
+    let expanded = ops::linear(kv_b, &kv_norm.forward(&compressed.narrow(1, 0, kv_rank)?.contiguous()?)?)?;
     let expanded = heads(&expanded, count)?;
     let tokens = expanded.dim(1)?;
     let rotated = rotated.broadcast_as((count, tokens, rope_dim))?;
@@ -185,13 +197,13 @@ impl View {
         let (kv_heads, total, width) = values.dims3()?;
         let past = total - tokens;
         let blocks = tokens.div_ceil(BLOCK);
-        let pieces = (0..heads * blocks).into_par_iter().map(|piece| {
+        let piece = |piece: usize| {
             let (head, first) = (piece / blocks, piece % blocks * BLOCK);
             let count = BLOCK.min(tokens - first);
             let end = past + first + count;
             let start = (past + first + 1).saturating_sub(self.window);
             let part = |x: &Tensor| x.get(head * kv_heads / heads)?.narrow(0, start, end - start);
-            let scores = q.get(head)?.narrow(0, first, count)?.matmul(&part(keys)?.t()?)?;
+            let scores = times_transposed(&q.get(head)?.narrow(0, first, count)?, &part(keys)?, tokens <= FEW_ROWS)?;
             scores.inplace_op1(&MaskedSoftmax {
                 scale: self.scale,
                 query: past + first,
@@ -200,8 +212,8 @@ impl View {
                 sink: self.sinks.as_ref().map(|sinks| sinks[head]),
             })?;
             scores.matmul(&part(values)?)
-        });
-        let pieces = pieces.collect::<candle_core::Result<Vec<_>>>()?;
+        };
+        let pieces = each(heads * blocks, 2 * heads * tokens * total.min(self.window) * width, piece)?;
         let mut out = vec![0.0; tokens * heads * width];
         for (piece, rows) in pieces.iter().enumerate() {
             let (head, first) = (piece / blocks, piece % blocks * BLOCK);

@@ -1,12 +1,14 @@
 //! What a model is made of, in one form for all families.
 
+use cptr_trace::Router;
+
 use super::fields::Fields;
 use super::rope::Rope;
-use super::router::Router;
 use crate::error::{Error, Result};
 
 /// Sizes and conventions of a model, from its `config.json`.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Config {
     /// Family, as `model_type` says.
     pub family: &'static str,
@@ -28,8 +30,12 @@ pub struct Config {
     pub context: usize,
     /// Token ids that end a text.
     pub end: Vec<u32>,
-    /// How scores become a choice and mixing weights.
+    /// How scores become a choice and mixing weights. A bias that belongs to the scores themselves is in them already.
     pub router: Router,
+    /// Whether a bias belongs to the scores.
+    pub(super) router_bias: bool,
+    /// Tensor below the router of the bias `[E]` for the selection, if it has one.
+    pub(super) selection_bias: Option<&'static str>,
     pub(super) norm_eps: f64,
     pub(super) dense_inner: usize,
     /// Whether the output matrix is the embedding.
@@ -136,6 +142,15 @@ impl Config {
         if self.k > most {
             return Err(Error::new(format!("expected at most {most} experts per token, found {}", self.k)));
         }
+        let (groups, kept) = (usize::from(self.router.groups), usize::from(self.router.top_groups));
+        if !self.experts.is_multiple_of(groups) || kept > groups || self.experts / groups * kept < self.k {
+            return Err(Error::new(format!(
+                "expected {} experts in equal groups, and {} of them in topk_group groups, \
+                 found {groups} groups and {kept}",
+                self.experts, self.k
+            ))
+            .at("n_group"));
+        }
         if self.moe_layers.is_empty() {
             return Err(Error::new("expected at least one MoE layer, found dense layers only"));
         }
@@ -199,7 +214,12 @@ impl Common {
             vocab: self.vocab,
             context: fields.size("max_position_embeddings")?,
             end: fields.numbers("eos_token_id")?,
-            router: Router::softmax(fields.flag("norm_topk_prob", false)?),
+            router: match fields.flag("norm_topk_prob", false)? {
+                true => Router::SOFTMAX_SELECTED,
+                false => Router::SOFTMAX_ALL,
+            },
+            router_bias: false,
+            selection_bias: None,
             norm_eps: self.norm_eps,
             dense_inner: fields.size("intermediate_size")?,
             tied: fields.flag("tie_word_embeddings", false)?,

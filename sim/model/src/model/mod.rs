@@ -1,22 +1,19 @@
-//! Mixture-of-experts language models from Hugging Face checkpoints, run on the CPU with a policy in the loop.
-//!
-//! [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and safetensors files; [`Model::forward`] runs
-//! the tokens of one sequence and lets a [`MoeHook`] see and alter what every MoE block does. The families are OLMoE,
-//! Mixtral, Qwen2-MoE, Qwen3-MoE, DeepSeek-V2 and gpt-oss. Weights may be f32, f16 or bf16 and stay in the mapped file
-//! until they are used; the arithmetic is f32. Threads are rayon's (`RAYON_NUM_THREADS`).
+//! A checkpoint as a model that runs: [`Model::load`] takes a folder with `config.json`, `tokenizer.json` and
+//! safetensors files.
 
 mod attention;
 mod config;
 mod family;
 mod fields;
+mod mixing;
 mod moe;
 mod ops;
 mod rope;
-mod router;
-mod text;
+mod tokenizer;
 mod weights;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{Device, Module, Tensor};
@@ -28,9 +25,8 @@ use crate::error::{Error, Result};
 use attention::Attention;
 pub use config::Config;
 use moe::{Block, Mlp};
-pub use moe::{Expert, MoeHook, Unaltered};
-pub use router::{Groups, Router};
-pub use text::read as read_text;
+pub use moe::{Expert, MoeHook, Routing, SKIPPED, Unaltered};
+use tokenizer::Tokenizer;
 use weights::Weights;
 
 /// A model ready to run.
@@ -39,7 +35,7 @@ pub struct Model {
     pub config: Config,
     weights: Weights,
     fingerprint: [u8; 32],
-    text: text::Text,
+    tokenizer: Tokenizer,
     /// `[V, D]`.
     embedding: Tensor,
     layers: Vec<Layer>,
@@ -69,15 +65,22 @@ pub struct Cache {
 
 impl Cache {
     /// The beginning of a sequence.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Tokens of the sequence so far.
+    #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 }
+
+/// The residual stream after the last layer, a row for each token: [`Model::logits`] makes predictions of it, some rows
+/// at a time.
+#[derive(Debug, Clone)]
+pub struct Hidden(Tensor);
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,7 +96,7 @@ impl Model {
     /// If a file is missing or no model of a known family, if a tensor is missing, has another shape or holds a number
     /// that is not finite, or if the tokenizer has ids that the model does not.
     pub fn load(folder: &Path) -> Result<Self> {
-        let read = |name: &str| text::read(&folder.join(name));
+        let read = |name: &str| crate::text::file(&folder.join(name));
         let (config, tokenizer) = (read("config.json")?, read("tokenizer.json")?);
         Self::new(folder, &config, &tokenizer, || Weights::open(folder))
     }
@@ -115,7 +118,7 @@ impl Model {
         weights: impl FnOnce() -> Result<Weights>,
     ) -> Result<Self> {
         let config = family::read(config_json).map_err(|error| error.or_file(&folder.join("config.json")))?;
-        let text = text::Text::read(tokenizer_json.as_bytes(), config.vocab)
+        let tokenizer = Tokenizer::read(tokenizer_json.as_bytes(), config.vocab)
             .map_err(|error| error.or_file(&folder.join("tokenizer.json")))?;
         let weights = weights()?;
         let fingerprint = weights.digest().chain_update(config_json).chain_update(tokenizer_json).finalize().into();
@@ -138,11 +141,12 @@ impl Model {
                 block: Ffn::read(&weights, &config, layer)?,
             });
         }
-        Ok(Self { norm: norm("model.norm")?, fingerprint, text, embedding, layers, output, config, weights })
+        Ok(Self { norm: norm("model.norm")?, fingerprint, tokenizer, embedding, layers, output, config, weights })
     }
 
     /// A digest that tells checkpoints apart: of the configuration, the tokenizer, and the sizes, headers and samples
     /// of the weights.
+    #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }
@@ -152,7 +156,7 @@ impl Model {
     /// # Errors
     /// If the tokenizer cannot take the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.text.encode(text)
+        self.tokenizer.encode(text)
     }
 
     /// The text of token ids.
@@ -160,7 +164,7 @@ impl Model {
     /// # Errors
     /// If the tokenizer cannot take the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.text.decode(ids)
+        self.tokenizer.decode(ids)
     }
 
     /// The matrices of an expert; `layer` counts MoE layers.
@@ -168,7 +172,7 @@ impl Model {
     /// # Errors
     /// If there is no such expert, or if it is read from its file only now and is damaged.
     pub fn expert(&self, layer: usize, expert: usize) -> Result<Expert> {
-        self.block(layer, expert)?.expert(&self.weights, &self.config, expert)
+        self.expert_block(layer, expert)?.expert(&self.weights, &self.config, expert)
     }
 
     /// Runs matrices in the place of an expert, with its biases where it has any, on inputs `[N, D]`: what comes to the
@@ -176,24 +180,34 @@ impl Model {
     ///
     /// # Errors
     /// If there is no such expert, or the inputs are no rows of D values.
-    pub fn run_expert(
+    pub(crate) fn run_expert(
         &self,
         layer: usize,
         expert: usize,
         matrices: &Expert,
         inputs: &[f32],
     ) -> Result<(Vec<f32>, Vec<f32>)> {
-        self.block(layer, expert)?.run_expert(expert, matrices, inputs, &self.config)
+        self.expert_block(layer, expert)?.run_expert(expert, matrices, inputs, &self.config)
     }
 
-    /// The block of an expert; `layer` counts MoE layers.
-    fn block(&self, layer: usize, expert: usize) -> Result<&Block> {
-        let blocks = self.layers.iter().filter_map(|layer| match &layer.block {
-            Ffn::Moe { index, routed, .. } => Some((*index, routed)),
+    /// The bias of every MoE layer's router for the selection, `[L, E]`; none where the model has no such bias.
+    #[must_use]
+    pub fn router_bias(&self) -> Option<Vec<f32>> {
+        let bias: Vec<f32> = self.blocks().flat_map(Block::bias).copied().collect();
+        (!bias.is_empty()).then_some(bias)
+    }
+
+    /// The MoE blocks in order.
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.layers.iter().filter_map(|layer| match &layer.block {
+            Ffn::Moe { routed, .. } => Some(routed),
             Ffn::Dense(_) => None,
-        });
-        match blocks.into_iter().find(|(index, _)| *index == layer) {
-            Some((_, block)) if expert < self.config.experts => Ok(block),
+        })
+    }
+
+    fn expert_block(&self, layer: usize, expert: usize) -> Result<&Block> {
+        match self.blocks().nth(layer) {
+            Some(block) if expert < self.config.experts => Ok(block),
             _ => Err(Error::new(format!("expected an expert of the model, found layer {layer}, expert {expert}"))),
         }
     }
@@ -203,7 +217,8 @@ impl Model {
     /// # Errors
     /// If an id is not below V or there are no tokens; what the hook returns; if router scores are not finite.
     pub fn forward(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
-        self.logits(&self.hidden(&mut [(tokens, cache)], hook)?)
+        let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
+        self.predict(&hidden, ops::few_rows(&hidden))
     }
 
     /// The same, but only the logits `[V]` after the last token.
@@ -212,57 +227,46 @@ impl Model {
     /// As [`Self::forward`].
     pub fn forward_last(&self, tokens: &[u32], cache: &mut Cache, hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
         let hidden = self.hidden(&mut [(tokens, cache)], hook)?;
-        self.logits(&hidden.narrow(0, tokens.len() - 1, 1)?)
+        self.predict(&hidden.narrow(0, tokens.len() - 1, 1)?, true)
     }
 
-    /// The residual stream `[N, D]` after the last layer of whole sequences, one after the other. The hook sees each
+    /// Logits `[S, V]` after one more token of each of S sequences, each with a cache of its own. The hook sees a row
+    /// for each sequence, in their order. Faster than a call for each sequence.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], and if there are not as many caches as tokens.
+    pub fn step(&self, tokens: &[u32], caches: &mut [Cache], hook: &mut dyn MoeHook) -> Result<Vec<f32>> {
+        if tokens.len() != caches.len() {
+            let (expected, found) = (tokens.len(), caches.len());
+            return Err(Error::new(format!("expected a cache for each of {expected} tokens, found {found}")));
+        }
+        let mut parts: Vec<(&[u32], &mut Cache)> = tokens.chunks(1).zip(caches).collect();
+        let hidden = self.hidden(&mut parts, hook)?;
+        self.predict(&hidden, ops::few_rows(&hidden))
+    }
+
+    /// The residual stream after the last layer of N tokens of whole sequences, one after the other. The hook sees each
     /// layer once, with the tokens of all of them. Memory: that of a few `[N, D]` tensors, and all keys and values.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    pub fn read(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Tensor> {
+    pub fn read(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Hidden> {
         let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
         let mut parts: Vec<(&[u32], &mut Cache)> = sequences.iter().map(Vec::as_slice).zip(&mut caches).collect();
-        self.hidden(&mut parts, hook)
+        self.hidden(&mut parts, hook).map(Hidden)
     }
 
-    /// The same, token by token: all sequences side by side, so that a hook sees all layers of a token before the next
-    /// one. Slower, and equal to [`Self::read`] but for the rounding of other matrix products.
+    /// Logits `[N, V]`, row-major, after N of the tokens of [`Self::read`].
     ///
     /// # Errors
-    /// As [`Self::forward`].
-    pub fn read_in_step(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Tensor> {
-        let width = self.config.hidden;
-        let mut starts = Vec::with_capacity(sequences.len());
-        let mut total = 0;
-        for sequence in sequences {
-            starts.push(total);
-            total += sequence.len();
-        }
-        let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
-        let mut rows = vec![0.0; total * width];
-        for position in 0..sequences.iter().map(Vec::len).max().unwrap_or(0) {
-            hook.position(position);
-            let there = sequences.iter().zip(&mut caches).filter(|(sequence, _)| sequence.len() > position);
-            let mut parts: Vec<(&[u32], &mut Cache)> =
-                there.map(|(sequence, cache)| (&sequence[position..=position], cache)).collect();
-            let hidden = self.hidden(&mut parts, hook)?;
-            let longer = starts.iter().zip(sequences).filter(|(_, sequence)| sequence.len() > position);
-            ops::with_values(&hidden, |values| {
-                for ((start, _), row) in longer.zip(values.chunks_exact(width)) {
-                    rows[(start + position) * width..(start + position + 1) * width].copy_from_slice(row);
-                }
-            })?;
-        }
-        Ok(Tensor::from_vec(rows, (total, width), &Device::Cpu)?)
+    /// If there are no such tokens, or they were read by a model of another width.
+    pub fn logits(&self, hidden: &Hidden, tokens: Range<usize>) -> Result<Vec<f32>> {
+        self.predict(&hidden.0.narrow(0, tokens.start, tokens.len())?, false)
     }
 
-    /// Logits `[N, V]`, row-major, for rows `[N, D]` of [`Self::read`].
-    ///
-    /// # Errors
-    /// If the rows are not of this model's width.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let logits = self.output.forward(&self.norm.forward(&hidden.contiguous()?)?)?;
+    fn predict(&self, hidden: &Tensor, few: bool) -> Result<Vec<f32>> {
+        let normed = self.norm.forward(&hidden.contiguous()?)?;
+        let logits = ops::times_transposed(&normed, self.output.weight(), few)?;
         Ok(ops::with_values(&logits, <[f32]>::to_vec)?)
     }
 
@@ -276,23 +280,31 @@ impl Model {
             let error = format!("expected token ids below {}, found {}", self.config.vocab, tokens[at]);
             return Err(Error::new(error).at(format!("token {at}")));
         }
-        let mut rotations = Vec::with_capacity(sequences.len());
         for (tokens, cache) in sequences.iter_mut() {
             if cache.layers.is_empty() {
                 let room = tokens.len().max(256);
                 cache.layers = (0..self.config.layers).map(|_| KvCache::new(1, room)).collect();
             }
-            rotations.push(self.config.rope.at(cache.tokens, tokens.len())?);
         }
+        // Where each sequence has one row, all go through the projections together; longer ones alone, so that how a
+        // text is read does not depend on the others to the last bit.
+        let together = sequences.iter().all(|(tokens, _)| tokens.len() == 1);
+        let pieces = if together { sequences.len() } else { 1 };
+        let at = |piece: &[(&[u32], &mut Cache)]| {
+            self.config.rope.at(piece.iter().flat_map(|(tokens, cache)| cache.tokens..cache.tokens + tokens.len()))
+        };
+        let rotations = sequences.chunks(pieces).map(at).collect::<Result<Vec<_>>>()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens.as_slice(), &Device::Cpu)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = layer.attention_norm.forward(&x)?;
             let mut first = 0;
-            let mut mixed = Vec::with_capacity(sequences.len());
-            for ((tokens, cache), rotation) in sequences.iter_mut().zip(&rotations) {
-                let rows = normed.narrow(0, first, tokens.len())?;
-                mixed.push(layer.attention.forward(&rows, rotation, &mut cache.layers[index])?);
-                first += tokens.len();
+            let mut mixed = Vec::with_capacity(rotations.len());
+            for (piece, rotation) in sequences.chunks_mut(pieces).zip(&rotations) {
+                let parts = piece.iter_mut().map(|(tokens, cache)| (tokens.len(), &mut cache.layers[index]));
+                let mut parts: Vec<_> = parts.collect();
+                let count = parts.iter().map(|(count, _)| count).sum();
+                mixed.push(layer.attention.forward(&normed.narrow(0, first, count)?, rotation, &mut parts)?);
+                first += count;
             }
             x = (&x + Tensor::cat(&mixed, 0)?)?;
             x = (&x + layer.block.forward(&layer.block_norm.forward(&x)?, self, hook)?)?;

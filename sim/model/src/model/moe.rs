@@ -1,44 +1,89 @@
 //! The MoE block: where scores become a choice, a policy may alter it, and the chosen experts run.
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::Linear;
-use rayon::prelude::*;
 
 use super::attention::linear;
 use super::config::{Activation, Config, ExpertNames};
-use super::ops::with_values;
-use super::router::Router;
+use super::mixing;
+use super::ops::{self, each, few_rows, times_transposed, with_values};
 use super::weights::Weights;
 use crate::error::{Error, Result};
+use cptr_trace::router::{Router, Row};
+use cptr_trace::{MAX_EXPERTS, NO_EXPERT};
 
 /// Experts that take no more than this as f32, all together, are converted when the model is loaded; larger ones are
 /// converted from the mapped file whenever they run.
 const RESIDENT_BYTES: usize = 4 << 30;
 
-/// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new
-/// tokens of one sequence in order; `layer` counts MoE layers from 0. A hook that does nothing gives the model's own
-/// result to the last bit.
-pub trait MoeHook {
-    /// The next calls are for the tokens at this position of all sequences that have one; only of
-    /// [`Model::read_in_step`](super::Model::read_in_step).
-    fn position(&mut self, position: usize) {
-        let _ = position;
+/// Bits of an expert that is chosen but does not run: its part of the output is missing, the weights of the others
+/// stay.
+pub const SKIPPED: u8 = u8::MAX;
+
+/// What the router of one MoE layer says about the T new tokens of a call.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Routing<'a> {
+    /// Number of the layer; MoE layers count from 0.
+    pub layer: usize,
+    /// How scores become a choice and weights.
+    pub router: &'a Router,
+    /// Experts per token.
+    pub k: usize,
+    /// Raw scores `[T, E]`.
+    pub scores: &'a [f32],
+    /// Bias `[E]` for the selection, or empty.
+    pub bias: &'a [f32],
+    /// The model's own choice `[T, k]`, best first; [`NO_EXPERT`] behind fewer.
+    pub wanted: &'a [u16],
+}
+
+impl<'a> Routing<'a> {
+    /// Number of tokens, T.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.wanted.len() / self.k
     }
 
+    /// The scores of a token, with what the layer adds to them: what [`Router::choose`] takes.
+    #[must_use]
+    pub fn row(&self, token: usize) -> Row<'a> {
+        let experts = self.scores.len() / self.tokens();
+        Row { bias: self.bias, ..Row::of(&self.scores[token * experts..(token + 1) * experts]) }
+    }
+
+    /// The model's own choice for a token, at most k, best first.
+    #[must_use]
+    pub fn wanted(&self, token: usize) -> &'a [u16] {
+        let row = &self.wanted[token * self.k..(token + 1) * self.k];
+        &row[..row.iter().take_while(|&&id| id != NO_EXPERT).count()]
+    }
+
+    /// Mixing weights of `chosen` experts of a token as the model computes them, but for the router's factor on all of
+    /// them.
+    pub fn shares(&self, token: usize, chosen: &[u16], shares: &mut [f32]) {
+        mixing::shares(self.router, self.row(token), chosen, shares);
+    }
+}
+
+/// Sees and steers the MoE blocks of a model. Every method is called once per layer and forward call, for all T new
+/// tokens in order, sequence after sequence; `layer` counts MoE layers from 0. A hook that does nothing gives the
+/// model's own result to the last bit.
+pub trait MoeHook {
     /// The block's input, `hidden` `[T, D]` row-major: what the router and the experts see.
     fn input(&mut self, layer: usize, hidden: &[f32]) {
         let _ = (layer, hidden);
     }
 
-    /// May alter the choice. `scores` `[T, E]` are the raw router scores, `wanted` `[T, k]` the model's own choice,
-    /// best first; `chosen` `[T, k]` is a copy of it to be overwritten with distinct ids below E. Mixing weights follow
-    /// from the scores of the chosen by the model's convention ([`Router::mass`]).
-    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
-        let _ = (layer, scores, wanted, chosen);
+    /// May alter the choice: `chosen` `[T, k]` is a copy of the model's own, to be overwritten with distinct ids below
+    /// E. Mixing weights follow from the scores of the chosen by the model's router. A row that ends in [`NO_EXPERT`]
+    /// runs fewer experts.
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        let _ = (routing, chosen);
     }
 
     /// May have some of the chosen run as replicas: `bits` `[T, k]`, one for each of `chosen`, is all 0, the model's
-    /// own weights.
+    /// own weights. [`SKIPPED`] leaves an expert out.
     fn bits(&mut self, layer: usize, chosen: &[u16], bits: &mut [u8]) {
         let _ = (layer, chosen, bits);
     }
@@ -95,6 +140,7 @@ impl Expert {
     }
 
     /// Gate matrix `[I, D]`, row-major.
+    #[must_use]
     pub fn gate(&self) -> Vec<f32> {
         let mut values = flat(&self.gate_up);
         values.truncate(values.len() / 2);
@@ -102,32 +148,46 @@ impl Expert {
     }
 
     /// Up matrix `[I, D]`, row-major.
+    #[must_use]
     pub fn up(&self) -> Vec<f32> {
         let mut values = flat(&self.gate_up);
         values.split_off(values.len() / 2)
     }
 
     /// Down matrix `[D, I]`, row-major.
+    #[must_use]
     pub fn down(&self) -> Vec<f32> {
         flat(&self.down)
     }
 
-    /// The expert's output `[N, D]` for inputs `x` `[N, D]`.
-    fn run(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        self.out(&self.inner(x, activation, biases)?, biases)
+    /// The expert's output `[N, D]` for inputs `x` `[N, D]`; `few` if they are of a call with few rows.
+    fn run(
+        &self,
+        x: &Tensor,
+        few: bool,
+        activation: Activation,
+        biases: Option<&Biases>,
+    ) -> candle_core::Result<Tensor> {
+        self.out(&self.inner(x, few, activation, biases)?, few, biases)
     }
 
     /// What comes to the down matrix `[N, I]`.
-    fn inner(&self, x: &Tensor, activation: Activation, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        let mut pair = x.matmul(&self.gate_up.t()?)?;
+    fn inner(
+        &self,
+        x: &Tensor,
+        few: bool,
+        activation: Activation,
+        biases: Option<&Biases>,
+    ) -> candle_core::Result<Tensor> {
+        let mut pair = times_transposed(x, &self.gate_up, few)?;
         if let Some(biases) = biases {
             pair = pair.broadcast_add(&biases.gate_up)?;
         }
         pair.apply_op1_no_bwd(&activation)
     }
 
-    fn out(&self, inner: &Tensor, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
-        let out = inner.matmul(&self.down.t()?)?;
+    fn out(&self, inner: &Tensor, few: bool, biases: Option<&Biases>) -> candle_core::Result<Tensor> {
+        let out = times_transposed(inner, &self.down, few)?;
         biases.map_or(Ok(out.clone()), |biases| out.broadcast_add(&biases.down))
     }
 }
@@ -147,6 +207,8 @@ pub(super) struct Block {
     /// The model's own number of the layer.
     layer: usize,
     router: Linear,
+    /// Bias `[E]` for the selection, or empty.
+    bias: Vec<f32>,
     /// Matrices of the experts `[E]`; empty where they are converted when they run.
     experts: Vec<Expert>,
     /// Biases of the experts `[E]`, for the families that have them.
@@ -157,7 +219,8 @@ impl Block {
     pub(super) fn read(weights: &Weights, config: &Config, layer: usize) -> Result<Self> {
         let name = format!("model.layers.{layer}.{}", config.names.block);
         let router = format!("{name}.{}", config.names.router);
-        let router = linear(weights, &router, config.experts, config.hidden, config.router.bias)?;
+        let bias = config.selection_bias.map(|bias| weights.values(&format!("{router}.{bias}"), &[config.experts]));
+        let router = linear(weights, &router, config.experts, config.hidden, config.router_bias)?;
         let resident = config.expert_values().saturating_mul(size_of::<f32>()) <= RESIDENT_BYTES;
         let count = if resident { config.experts } else { 0 };
         let experts = (0..count).map(|expert| read_expert(weights, config, layer, expert)).collect::<Result<_>>()?;
@@ -165,7 +228,12 @@ impl Block {
             ExpertNames::Apart { .. } => Vec::new(),
             ExpertNames::Packed => read_biases(weights, config, &name)?,
         };
-        Ok(Self { layer, router, experts, biases })
+        Ok(Self { layer, router, bias: bias.transpose()?.unwrap_or_default(), experts, biases })
+    }
+
+    /// The bias for the selection, `[E]` or empty.
+    pub(super) fn bias(&self) -> &[f32] {
+        &self.bias
     }
 
     /// Drops the converted experts, as if they were too large to keep.
@@ -199,8 +267,8 @@ impl Block {
         }
         let x = Tensor::from_slice(inputs, (inputs.len() / width, width), &Device::Cpu)?;
         let biases = self.biases.get(expert);
-        let inner = matrices.inner(&x, config.activation, biases)?;
-        let out = matrices.out(&inner, biases)?;
+        let inner = matrices.inner(&x, false, config.activation, biases)?;
+        let out = matrices.out(&inner, false, biases)?;
         Ok((flat(&inner), flat(&out)))
     }
 
@@ -212,13 +280,14 @@ impl Block {
         (weights, config): (&Weights, &Config),
         hook: &mut dyn MoeHook,
     ) -> Result<Tensor> {
-        let scores = flat(&self.router.forward(x)?);
+        let scores = flat(&ops::linear(&self.router, x)?);
         with_values(x, |hidden| hook.input(index, hidden))?;
         let routes = self.route(&scores, index, config, hook)?;
         // In the order of the experts, whatever the order of the choice: so the sum over a token's experts depends on
         // the set alone.
         let mut groups: Vec<Group> = Vec::new();
-        let mut order: Vec<usize> = (0..routes.chosen.len()).collect();
+        let runs = |slot: &usize| routes.chosen[*slot] != NO_EXPERT && routes.bits[*slot] != SKIPPED;
+        let mut order: Vec<usize> = (0..routes.chosen.len()).filter(runs).collect();
         order.sort_by_key(|&slot| (routes.chosen[slot], routes.bits[slot]));
         for slot in order {
             let key = (routes.chosen[slot], routes.bits[slot]);
@@ -236,8 +305,8 @@ impl Block {
             }
         }
         let outputs = with_values(x, |hidden| {
-            let run = |group: &Group| self.run(group, hidden, (weights, config));
-            groups.par_iter().map(run).collect::<Result<Vec<_>>>()
+            let work = 3 * config.hidden * config.expert_inner * routes.chosen.len();
+            each(groups.len(), work, |group| self.run(&groups[group], hidden, few_rows(x), (weights, config)))
         })??;
         let mut sum = vec![0.0; x.elem_count()];
         for (group, output) in groups.iter().zip(&outputs) {
@@ -253,7 +322,7 @@ impl Block {
     }
 
     /// One expert, or one replica of it, on all tokens that chose it.
-    fn run(&self, group: &Group, hidden: &[f32], (weights, config): (&Weights, &Config)) -> Result<Tensor> {
+    fn run(&self, group: &Group, hidden: &[f32], few: bool, (weights, config): (&Weights, &Config)) -> Result<Tensor> {
         let width = config.hidden;
         let mut rows = Vec::with_capacity(group.slots.len() * width);
         for slot in &group.slots {
@@ -266,7 +335,7 @@ impl Block {
             None => read_expert(weights, config, self.layer, expert)?,
         };
         let x = Tensor::from_vec(rows, (group.slots.len(), width), &Device::Cpu)?;
-        Ok(matrices.run(&x, config.activation, self.biases.get(expert))?)
+        Ok(matrices.run(&x, few, config.activation, self.biases.get(expert))?)
     }
 
     fn route(&self, scores: &[f32], index: usize, config: &Config, hook: &mut dyn MoeHook) -> Result<Routes> {
@@ -277,18 +346,23 @@ impl Block {
                 .at(format!("layer {}", self.layer)));
         }
         let mut wanted = vec![0; scores.len() / experts * k];
+        let row = |scores| Row { bias: &self.bias, ..Row::of(scores) };
         for (scores, wanted) in scores.chunks_exact(experts).zip(wanted.chunks_exact_mut(k)) {
-            config.router.choose(scores, wanted);
+            mixing::choose(&config.router, row(scores), wanted);
         }
         let mut chosen = wanted.clone();
-        hook.route(index, scores, &wanted, &mut chosen);
+        let (router, bias, wanted) = (&config.router, &self.bias[..], &wanted[..]);
+        hook.route(&Routing { layer: index, router, k, scores, bias, wanted }, &mut chosen);
         let mut bits = vec![0; chosen.len()];
         hook.bits(index, &chosen, &mut bits);
         let mut mixing = vec![0.0; chosen.len()];
         let rows = scores.chunks_exact(experts).zip(chosen.chunks_exact(k)).zip(mixing.chunks_exact_mut(k));
         for ((scores, chosen), mixing) in rows {
-            distinct(chosen, experts)?;
-            mix(&config.router, scores, chosen, mixing);
+            let count = distinct(chosen, experts)?;
+            mixing::shares(router, row(scores), &chosen[..count], &mut mixing[..count]);
+            if router.scale != 1.0 {
+                mixing.iter_mut().for_each(|weight| *weight *= router.scale);
+            }
         }
         Ok(Routes { chosen, bits, mixing })
     }
@@ -311,19 +385,16 @@ struct Group {
     slots: Vec<usize>,
 }
 
-fn mix(router: &Router, scores: &[f32], chosen: &[u16], mixing: &mut [f32]) {
-    router.mass(scores, chosen, mixing);
-    if router.scale != 1.0 {
-        mixing.iter_mut().for_each(|weight| *weight *= router.scale);
-    }
-}
-
-fn distinct(chosen: &[u16], experts: usize) -> Result<()> {
+/// How many experts a row of the choice has before its padding.
+fn distinct(row: &[u16], experts: usize) -> Result<usize> {
+    const { assert!(MAX_EXPERTS <= NO_EXPERT as usize) };
+    let count = row.iter().take_while(|&&id| id != NO_EXPERT).count();
+    let (chosen, rest) = row.split_at(count);
     let wrong = |(i, id): (usize, &u16)| usize::from(*id) >= experts || chosen[..i].contains(id);
-    if chosen.iter().enumerate().any(wrong) {
-        return Err(Error::new(format!("expected a choice of distinct experts below {experts}, found {chosen:?}")));
+    if chosen.iter().enumerate().any(wrong) || rest.iter().any(|&id| id != NO_EXPERT) {
+        return Err(Error::new(format!("expected a choice of distinct experts below {experts}, found {row:?}")));
     }
-    Ok(())
+    Ok(count)
 }
 
 fn read_expert(weights: &Weights, config: &Config, layer: usize, expert: usize) -> Result<Expert> {
@@ -387,10 +458,10 @@ impl Mlp {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let out = self.matrices.run(x, Activation::Silu, None)?;
+        let out = self.matrices.run(x, few_rows(x), Activation::Silu, None)?;
         match &self.gate {
             None => Ok(out),
-            Some(gate) => Ok(out.broadcast_mul(&candle_nn::ops::sigmoid(&gate.forward(x)?)?)?),
+            Some(gate) => Ok(out.broadcast_mul(&candle_nn::ops::sigmoid(&ops::linear(gate, x)?)?)?),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! over memory.
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor, bail};
+use candle_nn::Linear;
 use rayon::prelude::*;
 
 use super::config::Activation;
@@ -11,6 +12,62 @@ pub(super) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) ->
     let (storage, layout) = tensor.storage_and_layout();
     let candle_core::Storage::Cpu(storage) = &*storage else { bail!("expected a tensor in main memory") };
     Ok(read(values(storage, layout)?))
+}
+
+/// Multiplications below which threads cost more than they save: what a single token needs of a small model.
+const FEW: usize = 1 << 18;
+
+/// `run` for 0 to `count`, in order; on all threads if the `work`, in multiplications, is worth it.
+pub(super) fn each<T: Send, E: Send>(
+    count: usize,
+    work: usize,
+    run: impl Fn(usize) -> std::result::Result<T, E> + Send + Sync,
+) -> std::result::Result<Vec<T>, E> {
+    if work < FEW { (0..count).map(run).collect() } else { (0..count).into_par_iter().map(run).collect() }
+}
+
+/// Rows up to which dot products beat a matrix product, which first brings the matrix into an order of its own.
+pub(super) const FEW_ROWS: usize = 8;
+
+/// Whether a call has few rows: one token of one or a few sequences. Larger calls take matrix products for all that they
+/// do, even for an expert that few of their tokens chose, so that their last bits stay what they are.
+pub(super) fn few_rows(x: &Tensor) -> bool {
+    x.dims()[0] <= FEW_ROWS
+}
+
+/// Rows `x` `[R, K]` times the transpose of `matrix` `[N, K]`: `[R, N]`.
+pub(super) fn times_transposed(x: &Tensor, matrix: &Tensor, few: bool) -> Result<Tensor> {
+    if !few {
+        return x.matmul(&matrix.t()?);
+    }
+    let (rows, width) = x.dims2()?;
+    let count = matrix.dim(0)?;
+    let mut out = vec![0.0; rows * count];
+    with_values(x, |x| {
+        with_values(matrix, |matrix| {
+            for (out, x) in out.chunks_exact_mut(count).zip(x.chunks_exact(width)) {
+                let pairs = out.par_iter_mut().zip(matrix.par_chunks_exact(width));
+                pairs.with_min_len(FEW / width + 1).for_each(|(out, row)| *out = dot(x, row));
+            }
+        })
+    })??;
+    Tensor::from_vec(out, (rows, count), x.device())
+}
+
+/// A linear layer on the rows of `x`.
+pub(super) fn linear(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    let out = times_transposed(x, layer.weight(), few_rows(x))?;
+    layer.bias().map_or(Ok(out.clone()), |bias| out.broadcast_add(bias))
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -161,6 +218,17 @@ mod tests {
         assert!((rows[0][0] - e2).abs() < 1e-6 && (rows[0][1] - (1.0 - e2)).abs() < 1e-6);
         assert_eq!((rows[0][2], rows[0][3]), (0.0, 0.0));
         assert_eq!(rows[1], [0.0, 0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn few_rows_are_multiplied_alike() {
+        let numbers = |count: usize, step: f32| (0..count).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
+        let x = Tensor::from_vec(numbers(3 * 37, 0.7), (3, 37), &Device::Cpu).unwrap();
+        let matrix = Tensor::from_vec(numbers(21 * 37, 0.3), (21, 37), &Device::Cpu).unwrap();
+        let [dots, product] =
+            [true, false].map(|few| times_transposed(&x, &matrix, few).unwrap().to_vec2::<f32>().unwrap().concat());
+        assert_eq!(dots.len(), 63);
+        assert!(dots.iter().zip(&product).all(|(a, b)| (a - b).abs() < 1e-5), "{dots:?} {product:?}");
     }
 
     #[test]

@@ -80,11 +80,11 @@ impl Rope {
         Self { frequencies: frequencies.iter().map(|&f| f as f32).collect(), factor, score_factor: 1.0 }
     }
 
-    /// Cosines and sines for `count` positions from `first`.
-    pub(super) fn at(&self, first: usize, count: usize) -> Result<Rotation> {
-        let angles =
-            || (first..first + count).flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
-        let shape = (count, self.frequencies.len());
+    /// Cosines and sines for some positions.
+    pub(super) fn at(&self, positions: impl Iterator<Item = usize>) -> Result<Rotation> {
+        let positions: Vec<f32> = positions.map(|position| position as f32).collect();
+        let angles = || positions.iter().flat_map(|position| self.frequencies.iter().map(move |f| position * f));
+        let shape = (positions.len(), self.frequencies.len());
         let table = |values: Vec<f32>| Tensor::from_vec(values, shape, &Device::Cpu);
         let factor = self.factor as f32;
         Ok(Rotation {
@@ -138,7 +138,7 @@ mod tests {
         let json = json!({"rope_theta": 100.0});
         let rope = Rope::read(&Fields::new(&json).unwrap(), 4, 10_000.0, "default").unwrap();
         assert_eq!(rope.frequencies, [1.0, 0.1]);
-        let rotation = rope.at(3, 1).unwrap();
+        let rotation = rope.at(3..4).unwrap();
         let cos = rotation.cos.to_vec2::<f32>().unwrap();
         assert_eq!(cos, [[3.0f32.cos(), 0.3f32.cos()]]);
     }

@@ -1,7 +1,9 @@
-//! Against what transformers computes; `sim/tests/golden/make.py` says how the files came about.
+//! Against what transformers computes; `tests/golden/make.py` says how the files came about.
 
 use std::path::{Path, PathBuf};
 
+use cptr_core::{Eps, ExpertSet, Logit, select_in_place};
+use cptr_trace::NO_EXPERT;
 use safetensors::SafeTensors;
 
 use super::*;
@@ -15,6 +17,7 @@ const MODELS: &[&str] = &[
     "qwen3_moe_yarn",
     "deepseek_v2",
     "deepseek_v2_groups",
+    "deepseek_v3",
     "gpt_oss",
 ];
 
@@ -54,7 +57,8 @@ struct Record {
 }
 
 impl MoeHook for Record {
-    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        let Routing { layer, scores, wanted, .. } = *routing;
         assert_eq!(wanted, chosen);
         let layers = self.scores.len().max(layer + 1);
         self.scores.resize(layers, Vec::new());
@@ -88,7 +92,13 @@ fn every_family_computes_what_transformers_does() {
             let scores: Vec<f32> = rows(experts).flat_map(|at| &golden.router[at..at + experts]).copied().collect();
             let ids: Vec<u16> = rows(k).flat_map(|at| &golden.ids[at..at + k]).copied().collect();
             assert_close(&format!("{name}, router of layer {layer}"), &record.scores[layer], &scores);
-            assert_eq!(record.wanted[layer], ids, "{name}, layer {layer}");
+            // The files have the order of the weights, which with a bias is not that of the choice.
+            let sets = |ids: &[u16]| {
+                let mut ids = ids.to_vec();
+                ids.chunks_mut(if model.router_bias().is_some() { k } else { 1 }).for_each(<[u16]>::sort_unstable);
+                ids
+            };
+            assert_eq!(sets(&record.wanted[layer]), sets(&ids), "{name}, layer {layer}");
         }
     }
 }
@@ -122,10 +132,10 @@ struct Altered<'a> {
 }
 
 impl MoeHook for Altered<'_> {
-    fn route(&mut self, layer: usize, _scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
-        assert_eq!(wanted, chosen);
-        let k = self.model.config.k;
-        chosen.chunks_exact_mut(k).enumerate().for_each(|(token, chosen)| (self.choose)(layer, token, chosen));
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        assert_eq!(routing.wanted, chosen);
+        let rows = chosen.chunks_exact_mut(routing.k).enumerate();
+        rows.for_each(|(token, chosen)| (self.choose)(routing.layer, token, chosen));
     }
 
     fn bits(&mut self, _layer: usize, _chosen: &[u16], bits: &mut [u8]) {
@@ -137,39 +147,6 @@ impl MoeHook for Altered<'_> {
         // At 1 bit nothing at all is left of an expert.
         let down = if bits == 1 { vec![0.0; own.down().len()] } else { own.down() };
         Expert::new(self.model.config.hidden, &own.gate(), &own.up(), &down)
-    }
-}
-
-/// Notes which position comes with how many tokens.
-#[derive(Default)]
-struct Positions(Vec<(usize, usize)>);
-
-impl MoeHook for Positions {
-    fn position(&mut self, position: usize) {
-        self.0.push((position, 0));
-    }
-
-    fn route(&mut self, layer: usize, _: &[f32], wanted: &[u16], _: &mut [u16]) {
-        let k = wanted.len();
-        if let Some((_, tokens)) = self.0.last_mut().filter(|_| layer == 0) {
-            *tokens = k;
-        }
-    }
-}
-
-#[test]
-fn sequences_side_by_side_are_sequences_one_by_one() {
-    for name in ["olmoe", "deepseek_v2", "gpt_oss"] {
-        let (model, golden) = (Model::load(&folder(name)).unwrap(), Golden::read(name));
-        let sequences = [golden.tokens.clone(), golden.tokens[..3].to_vec(), golden.tokens[2..7].to_vec()];
-        let mut positions = Positions::default();
-        let found = model.read_in_step(&sequences, &mut positions).unwrap();
-        let expected = model.read(&sequences, &mut Unaltered).unwrap();
-        assert_close(name, &model.logits(&found).unwrap(), &model.logits(&expected).unwrap());
-        let k = model.config.k;
-        let there = |at: usize| sequences.iter().filter(|sequence| sequence.len() > at).count() * k;
-        let expected: Vec<_> = (0..golden.tokens.len()).map(|at| (at, there(at))).collect();
-        assert_eq!(positions.0, expected);
     }
 }
 
@@ -193,6 +170,84 @@ fn what_changes_nothing_changes_no_bit() {
             }
         });
         assert_eq!(run(&model, |_, _, _| (), 0), own, "{name}: experts from the file");
+    }
+}
+
+#[test]
+fn a_skipped_expert_is_missing_and_the_others_stay() {
+    let golden = Golden::read("olmoe");
+    let model = Model::load(&folder("olmoe")).unwrap();
+    let run = |choose, bits| {
+        let mut hook = Altered { model: &model, choose, bits };
+        model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap()
+    };
+    let nothing: fn(usize, usize, &mut [u16]) = |_, _, _| ();
+    // Replicas at 1 bit are experts whose output is 0.
+    assert_eq!(run(nothing, SKIPPED), run(nothing, 1));
+    assert_eq!(run(|_, _, chosen| chosen.fill(NO_EXPERT), 0), run(nothing, 1));
+    // OLMoE's weights are a softmax over all: to run fewer leaves those of the others as they are.
+    let one = run(|_, _, chosen| chosen[1..].fill(NO_EXPERT), 0);
+    assert!(one != run(nothing, 0) && one != run(nothing, 1));
+}
+
+/// Even experts are resident and stand in under a bound.
+struct Bounded<'a> {
+    stand_ins: usize,
+    resident: &'a cptr_core::Experts,
+}
+
+impl MoeHook for Bounded<'_> {
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        let fixed = |values: &[f32]| values.iter().map(|&z| Logit::saturating_from_num(z)).collect::<Vec<_>>();
+        let bias = fixed(routing.bias);
+        let core = routing.router.to_core(routing.k, &bias).unwrap();
+        for (token, chosen) in chosen.chunks_exact_mut(routing.k).enumerate() {
+            let row = routing.row(token);
+            let (logits, bound) = (fixed(row.logits), Eps::from_num(0.25));
+            self.stand_ins += select_in_place(&core, bound, 1, &logits, chosen, self.resident).unwrap();
+            let open = routing.router.selection_scores(row);
+            assert!(chosen.iter().all(|&id| open[usize::from(id)] > f64::NEG_INFINITY), "an expert of a closed group");
+            let loss = routing.router.mass_loss(row, routing.wanted(token), chosen);
+            assert!(loss <= 0.2501, "{loss}");
+        }
+    }
+}
+
+#[test]
+fn stand_ins_keep_to_the_open_groups_and_the_bound() {
+    let mut resident = ExpertSet::<1>::new();
+    assert!([0, 2, 4, 6].into_iter().all(|expert| resident.insert(expert)));
+    for name in ["deepseek_v2_groups", "deepseek_v3", "olmoe"] {
+        let golden = Golden::read(name);
+        let model = Model::load(&folder(name)).unwrap();
+        let mut hook = Bounded { stand_ins: 0, resident: &resident };
+        let logits = model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap();
+        assert!(hook.stand_ins > 0 && logits.iter().all(|logit| logit.is_finite()), "{name}");
+    }
+}
+
+/// The steps of two sequences in lockstep are those of each alone, and the hook sees a row for each.
+#[test]
+fn sequences_step_together() {
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let model = Model::load(&folder(name)).unwrap();
+        let (long, short) = (&golden.tokens[..], &golden.tokens[5..]);
+        let (mut caches, mut alone) = ([Cache::new(), Cache::new()], [Cache::new(), Cache::new()]);
+        model.forward(&long[..5], &mut caches[0], &mut Unaltered).unwrap();
+        model.forward(&long[..5], &mut alone[0], &mut Unaltered).unwrap();
+        for at in 0..12 {
+            let tokens = [long[5 + at], short[3 + at]];
+            let mut record = Record::default();
+            let logits = model.step(&tokens, &mut caches, &mut record).unwrap();
+            assert_eq!(record.wanted[0].len(), 2 * model.config.k);
+            for (token, (cache, logits)) in alone.iter_mut().zip(logits.chunks_exact(model.config.vocab)).enumerate() {
+                let expected = model.forward_last(&tokens[token..=token], cache, &mut Unaltered).unwrap();
+                assert_close(name, logits, &expected);
+            }
+        }
+        assert_eq!((caches[0].tokens(), caches[1].tokens()), (17, 12));
+        assert!(model.step(&[3], &mut caches, &mut Unaltered).is_err());
     }
 }
 

@@ -4,11 +4,12 @@ use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::{Meta, Shape, Trace};
 
-/// Segments of `segment` tokens from each part in turn, each going on where the last one of its part ended, until a part whose turn it is
-/// has no whole segment left, or until there are `segments` of them.
+/// Segments of `segment` tokens from each part in turn, each going on where the last one of its part ended, until a
+/// part whose turn it is has no whole segment left, or until there are `segments` of them.
 ///
-/// Parts are traces of one domain each; their layers, experts and k must agree. The domain of a token is its part; sequences end where a
-/// segment does. Router inputs and token ids are left out, logits, weights and biases kept where all parts have them.
+/// Parts are traces of one domain each; their layers, experts and k must agree. The domain of a token is its part;
+/// sequences end where a segment does. Router inputs and token ids are left out, logits, weights and biases kept where
+/// all parts have them.
 ///
 /// # Errors
 /// Fewer than two parts, parts of different shape, a part shorter than a segment.
@@ -95,6 +96,8 @@ fn assemble(parts: &[Trace], places: &[(usize, usize)], segment: usize) -> Trace
         phase: pick(|trace| &trace.phase),
         token: None,
         domain: places.iter().flat_map(|&(part, _)| std::iter::repeat_n(part as u8, segment)).collect(),
+        expert_scale: None,
+        evidence: None,
         notes: vec![format!("Joined from {} parts in segments of {segment} tokens.", parts.len())],
     }
 }
@@ -112,6 +115,7 @@ mod tests {
             weights: Some(FloatArray::owned([tokens, 1, 1], (0..tokens).map(|t| t as f32).collect())),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             sequence: (0..tokens as u32).map(|token| token / 3).collect(),
             position: (0..tokens as u32).map(|token| token % 3).collect(),
@@ -119,6 +123,7 @@ mod tests {
             token: None,
             domain: vec![0; tokens],
             notes: Vec::new(),
+            evidence: None,
         }
     }
 

@@ -1,18 +1,20 @@
 //! Traces that look like Mixtral's: calibrated to what is published of its routing, and checked against it.
 //!
-//! Published: how often consecutive tokens have the same first choice, and how often they share an expert (Mixtral, arXiv 2401.04088, table 5,
-//! for three layers of 32 and several data sets; the middle of the range is taken, layers between are interpolated), how unequal the
-//! use of experts is (Fiddler: the busiest has 1.22 to 1.45 times the mean), how far the prompt predicts the answer (cosine 0.89 of the
-//! counts, arXiv 2512.04476), and how gate mass is divided between the two (67 % of the experts at an unimportance up to 0.6, 30 % up to 0.9, 3 % above: HOBBIT,
-//! arXiv 2411.01433).
+//! Published: how often consecutive tokens have the same first choice, and how often they share an expert (Mixtral,
+//! arXiv 2401.04088, table 5, for three layers of 32 and several data sets; the middle of the range is taken, layers
+//! between are interpolated), how unequal the use of experts is (Fiddler: the busiest has 1.22 to 1.45 times the mean),
+//! how far the prompt predicts the answer (cosine 0.89 of the counts, arXiv 2512.04476), and how gate mass is divided
+//! between the two (67 % of the experts at an unimportance up to 0.6, 30 % up to 0.9, 3 % above: HOBBIT, arXiv
+//! 2411.01433).
 //!
-//! The model is a Markov chain in each layer: with some probability the first choice stays (or does not), else it is drawn by popularity; with some
-//! probability the second one is (or is not) among the experts of the token before. Both probabilities are found by bisection.
-//! Popularity is a fixed part per layer and a part that prompt and answer do not share; it follows from the cosine, which makes one sequence more
-//! unequal than a whole data set. What is *not* in these traces: contexts that change within an answer, and any relation between layers.
+//! The model is a Markov chain in each layer: with some probability the first choice stays (or does not), else it is
+//! drawn by popularity; with some probability the second one is (or is not) among the experts of the token before. Both
+//! probabilities are found by bisection. Popularity is a fixed part per layer and a part that prompt and answer do not
+//! share; it follows from the cosine, which makes one sequence more unequal than a whole data set. What is *not* in
+//! these traces: contexts that change within an answer, and any relation between layers.
 
 use crate::array::FloatArray;
-use crate::{Convention, Meta, Phase, Shape, Trace};
+use crate::{Meta, Phase, Router, Shape, Trace};
 
 /// Experts per layer, and chosen per token.
 const EXPERTS: usize = 8;
@@ -34,7 +36,8 @@ pub struct Like {
     pub layers: usize,
 }
 
-/// Models whose traces can be made. The repetition of 8x22B is not published: it is taken to be that of 8x7B at the same depth.
+/// Models whose traces can be made. The repetition of 8x22B is not published: it is taken to be that of 8x7B at the
+/// same depth.
 pub const LIKE: [Like; 2] = [
     Like { name: "mixtral-8x7b", model: "Mixtral-8x7B", layers: 32 },
     Like { name: "mixtral-8x22b", model: "Mixtral-8x22B", layers: 56 },
@@ -93,8 +96,8 @@ impl Random {
     }
 }
 
-/// Probability that the first choice stays (negative: that it changes), and that the second is taken from the token before (negative: that it
-/// is not).
+/// Probability that the first choice stays (negative: that it changes), and that the second is taken from the token
+/// before (negative: that it is not).
 #[derive(Debug, Clone, Copy, Default)]
 struct Stickiness {
     first: f64,
@@ -176,7 +179,8 @@ fn first_weight(random: &mut Random) -> f64 {
     }
 }
 
-/// One sequence of `prefill` tokens of prompt and `decode` tokens of answer, reproducible by its seed, and the check of every layer.
+/// One sequence of `prefill` tokens of prompt and `decode` tokens of answer, reproducible by its seed, and the check of
+/// every layer.
 pub fn generate(like: Like, prefill: usize, decode: usize, seed: u64) -> (Trace, Vec<Check>) {
     let tokens = prefill + decode;
     let shape = Shape { tokens, layers: like.layers, experts: EXPERTS, k: 2 };
@@ -208,7 +212,7 @@ pub fn generate(like: Like, prefill: usize, decode: usize, seed: u64) -> (Trace,
         shape,
         meta: Meta {
             model: like.model.into(),
-            router: Convention::SoftmaxSelected,
+            router: Router::SOFTMAX_SELECTED,
             source: format!("generated like {}, seed {seed}", like.name),
             domains: vec!["generated".into()],
             layer_ids: (0..like.layers as u32).collect(),
@@ -217,12 +221,14 @@ pub fn generate(like: Like, prefill: usize, decode: usize, seed: u64) -> (Trace,
         weights: Some(FloatArray::owned([tokens, like.layers, 2], weights)),
         logits: None,
         bias: None,
+        expert_scale: None,
         hidden: None,
         sequence: vec![0; tokens],
         position: (0..tokens as u32).collect(),
         phase: (0..tokens).map(phase).collect(),
         token: None,
         domain: vec![0; tokens],
+        evidence: None,
         notes: vec!["Generated, not recorded: calibrated to published statistics of consecutive tokens.".into()],
     };
     (trace, checks)

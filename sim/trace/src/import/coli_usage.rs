@@ -1,5 +1,5 @@
-//! Colibri's `.coli_usage`: text lines `LAYER EXPERT COUNT`, sparse, optionally after the header lines `-1 LAYERS EXPERTS` and
-//! `-2 VERSION ENGINE` (version 1).
+//! Colibri's `.coli_usage`: text lines `LAYER EXPERT COUNT`, sparse, optionally after the header lines `-1 LAYERS
+//! EXPERTS` and `-2 VERSION ENGINE` (version 1).
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! DeepSeek ESFT expert scores: a folder for each task, in it `expert_weights_N.txt` for each layer N.
 //!
-//! A line is a sample: the ids of all its tokens (k each) with tabs between, two tabs, then as many weights. The order inside a token is
-//! not that of the weights; it is here (of equal weights the lower id comes first). The weights are a softmax over all experts, not
-//! renormalised. k is not written down: it is 6, that of DeepSeek-V2-Lite, unless the caller says otherwise.
+//! A line is a sample: the ids of all its tokens (k each) with tabs between, two tabs, then as many weights. The order
+//! inside a token is not that of the weights; it is here (of equal weights the lower id comes first). The weights are a
+//! softmax over all experts, not renormalised. k is not written down: it is 6, that of DeepSeek-V2-Lite, unless the
+//! caller says otherwise.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::native::positions;
-use crate::{Convention, MAX_TOP_K, Meta, Phase, Shape, Trace};
+use crate::{MAX_TOP_K, Meta, Phase, Router, Shape, Trace};
 
 /// Experts per token of DeepSeek-V2-Lite (its config.json: num_experts_per_tok).
 const DEFAULT_K: usize = 6;
@@ -127,7 +128,7 @@ impl Samples {
             shape: Shape { tokens, layers: 1, experts, k },
             meta: Meta {
                 model: String::new(),
-                router: Convention::SoftmaxAll,
+                router: Router::SOFTMAX_ALL,
                 source: "DeepSeek ESFT expert scores".into(),
                 domains: vec![String::new()],
                 layer_ids: vec![layer],
@@ -136,6 +137,7 @@ impl Samples {
             weights: Some(FloatArray::owned([tokens, 1, k], weights)),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             position: positions(&sequence),
             sequence,
@@ -143,6 +145,7 @@ impl Samples {
             token: None,
             domain: vec![0; tokens],
             notes: Vec::new(),
+            evidence: None,
         }
     }
 }

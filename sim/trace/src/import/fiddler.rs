@@ -1,4 +1,5 @@
-//! fiddler's expert popularity: JSON `{"total_input_tokens": n, "expert_popularity": [L][E]}`, or an object of several such by name.
+//! fiddler's expert popularity: JSON `{"total_input_tokens": n, "expert_popularity": [L][E]}`, or an object of several
+//! such by name.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,9 @@
-//! gpt-oss router recordings by A. Priyanshu (GPT-OSS-MoE-ExpertFingerprinting): a JSON object, or a list of them, for each generation.
+//! gpt-oss router recordings by A. Priyanshu (GPT-OSS-MoE-ExpertFingerprinting): a JSON object, or a list of them, for
+//! each generation.
 //!
-//! `router_data` is a list of `{"token_P": {"layer_L": {"selected_experts": […], "selected_probs": […]}}}` over the generated tokens; P is
-//! the absolute position. The probabilities are a softmax over the chosen. `dataset` becomes the domain. Prompts and answers, which are
-//! in the files too, are skipped over and never kept.
+//! `router_data` is a list of `{"token_P": {"layer_L": {"selected_experts": […], "selected_probs": […]}}}` over the
+//! generated tokens; P is the absolute position. The probabilities are a softmax over the chosen. `dataset` becomes the
+//! domain. Prompts and answers, which are in the files too, are skipped over and never kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use super::{Entry, Importer, Options, Part, Recording};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
-use crate::{Convention, Meta, Phase, Shape, Trace};
+use crate::{Meta, Phase, Router, Shape, Trace};
 
 /// Decode traces of gpt-oss models.
 pub(super) struct GptOss;
@@ -93,7 +94,7 @@ impl Builder {
             shape: Shape { tokens, layers, experts: known.map_or(highest + 1, |(_, experts)| experts), k },
             meta: Meta {
                 model: known.map_or("", |(model, _)| model).into(),
-                router: Convention::SoftmaxSelected,
+                router: Router::SOFTMAX_SELECTED,
                 source: "GPT-OSS-MoE-ExpertFingerprinting".into(),
                 domains,
                 layer_ids,
@@ -102,6 +103,7 @@ impl Builder {
             weights: Some(FloatArray::owned([tokens, layers, k], weights)),
             logits: None,
             bias: None,
+            expert_scale: None,
             hidden: None,
             sequence,
             position,
@@ -109,6 +111,7 @@ impl Builder {
             token: None,
             domain,
             notes: Vec::new(),
+            evidence: None,
         };
         Ok((trace, known.is_some()))
     }
@@ -218,7 +221,7 @@ mod tests {
         assert_eq!(trace.position, [7, 8, 9, 3, 4, 5]);
         assert_eq!(trace.meta.layer_ids, [2, 10]);
         assert_eq!((trace.chosen(0, 0), trace.chosen(0, 1)), (&[7, 12][..], &[12, 7][..]));
-        assert_eq!((trace.meta.router, trace.phase[0]), (Convention::SoftmaxSelected, Phase::Decode));
+        assert_eq!((trace.meta.router, trace.phase[0]), (Router::SOFTMAX_SELECTED, Phase::Decode));
         let mut weights = [0.0; 2];
         trace.weights.as_ref().unwrap().read_row(5, 1, &mut weights);
         assert_eq!(weights, [0.625, 0.375]);

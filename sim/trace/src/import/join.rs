@@ -4,7 +4,7 @@ use super::{Part, Recording};
 use crate::array::FloatArray;
 use crate::counts::Counts;
 use crate::error::{Error, Result};
-use crate::{Convention, Meta, Shape, Trace};
+use crate::{Evidence, Meta, Router, Shape, Trace};
 
 /// Joins the parts of one source.
 ///
@@ -146,7 +146,7 @@ pub fn concatenate(traces: &[Trace]) -> Result<Trace> {
             router: if same(&|trace| trace.meta.router != first.meta.router) {
                 first.meta.router
             } else {
-                Convention::Unknown
+                Router::UNKNOWN
             },
             source: first.meta.source.clone(),
             domains: Vec::new(),
@@ -156,6 +156,7 @@ pub fn concatenate(traces: &[Trace]) -> Result<Trace> {
         weights,
         logits,
         bias: first.bias.clone().filter(|_| same(&|trace| trace.bias != first.bias)),
+        expert_scale: first.expert_scale.clone().filter(|_| same(&|trace| trace.expert_scale != first.expert_scale)),
         hidden,
         sequence: Vec::new(),
         position: traces.iter().flat_map(|trace| &trace.position).copied().collect(),
@@ -167,11 +168,28 @@ pub fn concatenate(traces: &[Trace]) -> Result<Trace> {
             .map(|parts| parts.concat()),
         domain: Vec::new(),
         notes,
+        evidence: join_evidence(traces),
     };
     for trace in traces {
         append_sequences(&mut joined, trace)?;
     }
     Ok(joined)
+}
+
+/// The evidence of all parts together, if it is about one router.
+fn join_evidence(traces: &[Trace]) -> Option<Evidence> {
+    let mut parts = traces.iter().map(|trace| trace.evidence);
+    let first = parts.next()??;
+    parts.try_fold(first, |sum, part| {
+        let part = part.filter(|part| (part.router, part.derived) == (sum.router, sum.derived))?;
+        Some(Evidence {
+            inferred: sum.inferred || part.inferred,
+            explained: sum.explained + part.explained,
+            total: sum.total + part.total,
+            sets: sum.sets + part.sets,
+            ..sum
+        })
+    })
 }
 
 fn append_sequences(joined: &mut Trace, part: &Trace) -> Result<()> {

@@ -1,16 +1,28 @@
 //! Everybody else's routing recordings.
 //!
-//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its contents, and joins
-//! what it finds: several traces of one shape become one trace with a domain each. Files of no known format in a folder (notes,
-//! configurations, metrics) are passed over, and a note names them.
+//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its
+//! contents, and joins what it finds: several traces of one shape become one trace with a domain each. Files of no
+//! known format in a folder (notes, configurations, metrics) are passed over, and a note names them.
 //!
 //! A new format is one file with an [`Importer`] and one line in [`IMPORTERS`].
+//!
+//! ```
+//! use cptr_trace::import::{Options, Recording, read};
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("experts.csv");
+//! std::fs::write(&path, "layer_id,expert_ids\n0,7 6\n1,2 1\n0,5 6\n1,0 1\n").unwrap();
+//! let Recording::Tokens(trace) = read(&path, &Options::default()).unwrap() else { panic!("counts") };
+//! assert_eq!((trace.shape.tokens, trace.chosen(1, 0)), (2, &[5, 6][..]));
+//! ```
 
 mod coli_usage;
 mod esft;
 mod fiddler;
 mod gpt_oss;
+mod imatrix;
 mod join;
+mod llama_csv;
 mod moe_cache_lab;
 mod moe_infinity;
 mod moe_sim;
@@ -18,10 +30,14 @@ mod native;
 mod npy;
 mod numpy;
 mod olmoe_counts;
+mod per_layer;
+mod response;
 mod rows;
+mod sglang;
 mod source;
 #[cfg(test)]
 mod testing;
+mod torch;
 mod vllm_log;
 
 pub use join::concatenate;
@@ -30,13 +46,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::counts::Counts;
-use super::{Convention, Phase, Trace, restarts};
+use super::{NO_EXPERT, Phase, Router, Trace, gate, restarts};
 use crate::error::{Error, Result};
 pub use source::{Entry, HEAD, MAX_INFLATED};
 
 /// All importers; where two recognise a file, the first has it.
 pub const IMPORTERS: &[&dyn Importer] = &[
     &native::Native,
+    // A file of torch.save is a zip archive too.
+    &sglang::Sglang,
     &numpy::Numpy,
     &moe_infinity::MoeInfinity,
     &gpt_oss::GptOss,
@@ -46,6 +64,9 @@ pub const IMPORTERS: &[&dyn Importer] = &[
     &moe_sim::MoeSim,
     &moe_cache_lab::MoeCacheLab,
     &vllm_log::VllmLog,
+    &response::Response,
+    &llama_csv::LlamaCsv,
+    &imatrix::Imatrix,
     &coli_usage::ColiUsage,
 ];
 
@@ -80,8 +101,8 @@ impl FromStr for Layout {
     }
 }
 
-/// What the caller knows about a source beyond what it says itself. What both say must agree, but for `router`, `model` and `phase`, which
-/// override.
+/// What the caller knows about a source beyond what it says itself. What both say must agree, but for `router`, `model`
+/// and `phase`, which override.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Routed experts per layer.
@@ -90,17 +111,35 @@ pub struct Options {
     pub top_k: Option<usize>,
     /// Order of the axes of an array.
     pub layout: Option<Layout>,
-    /// Tokens after which the context restarts; 0 says that it does not. `None`: looked for where the source has no sequences
-    /// ([`restarts`]).
+    /// Tokens after which the context restarts; 0 says that it does not. `None`: looked for where the source has no
+    /// sequences ([`restarts`]).
     pub chunk: Option<usize>,
     /// Name of the importer ([`Importer::name`]); `None`: recognised by content.
     pub format: Option<String>,
     /// Router convention.
-    pub router: Option<Convention>,
+    pub router: Option<Router>,
     /// Model name.
     pub model: Option<String>,
     /// Phase of all tokens.
     pub phase: Option<Phase>,
+    /// Whether identical rows at the beginning, which servers leave there when they try out their memory, are kept.
+    pub keep_startup: bool,
+    /// Most bytes that the arrays of a reading may become; `None`: [`default_memory`].
+    pub memory: Option<u64>,
+}
+
+/// A quarter of the machine's memory, at least 1 GiB and at most 8.
+#[must_use]
+pub fn default_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    (kib.unwrap_or(0_u64) * 1024 / 4).clamp(1 << 30, 8 << 30)
+}
+
+impl Options {
+    fn budget(&self) -> u64 {
+        self.memory.unwrap_or_else(default_memory)
+    }
 }
 
 /// What one file holds.
@@ -143,6 +182,11 @@ pub trait Importer: Sync {
         false
     }
 
+    /// Whether its files are logs of a server, which may begin with the rows of a trial run.
+    fn serves(&self) -> bool {
+        false
+    }
+
     /// Reads one file. [`read`] validates the result.
     ///
     /// # Errors
@@ -163,7 +207,7 @@ pub trait Importer: Sync {
 /// # Errors
 /// If nothing of a known format is there, files of several formats or shapes are, or a file is damaged.
 pub fn read(path: &Path, options: &Options) -> Result<Recording> {
-    read_limited(path, options, MAX_INFLATED)
+    read_limited(path, options, MAX_INFLATED.min(options.budget()))
 }
 
 /// As [`read`], with the bytes that an archive may inflate to.
@@ -173,9 +217,12 @@ fn read_limited(path: &Path, options: &Options, max_inflated: u64) -> Result<Rec
     let mut parts = importer.assemble(found.parts, options).map_err(|error| error.or_file(path))?;
     for part in &mut parts {
         let file = part.path.clone();
-        complete(part, options).map_err(|error| error.or_file(&file))?;
+        complete(part, options, importer.serves()).map_err(|error| error.or_file(&file))?;
     }
     let mut recording = join::join(parts).map_err(|error| error.or_file(path))?;
+    if let Recording::Counts(counts) = &mut recording {
+        gate::pass_counts(counts).map_err(|error| error.or_file(path))?;
+    }
     if !found.ignored.is_empty() {
         let note = format!("Passed over, not of a known format: {}.", list(&found.ignored));
         match &mut recording {
@@ -258,10 +305,19 @@ fn list(paths: &[PathBuf]) -> String {
     shown.join(", ")
 }
 
-/// Adds what the caller and the file name say, looks for restarts, and validates.
-fn complete(part: &mut Part, options: &Options) -> Result<()> {
+/// Adds what the caller and the file name say, lets it through the gate, and looks for restarts.
+fn complete(part: &mut Part, options: &Options, served: bool) -> Result<()> {
     let Recording::Tokens(trace) = &mut part.recording else { return Ok(()) };
+    if let Some(router) = options.router {
+        // Of the scores in the file, the last belong to null experts.
+        let change = usize::from(trace.meta.router.null_experts) as isize - usize::from(router.null_experts) as isize;
+        if part.experts_known {
+            trace.shape.experts = trace.shape.experts.saturating_add_signed(change);
+        }
+        trace.meta.router = router;
+    }
     if let Some(experts) = options.experts {
+        null_experts(part.experts_known, trace, experts);
         if part.experts_known && trace.shape.experts != experts {
             return Err(Error::new(format!(
                 "expected {experts} experts as asked, found that the file says {}",
@@ -274,9 +330,6 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     if let Some(k) = options.top_k.filter(|&k| k != trace.shape.k) {
         return Err(Error::new(format!("expected {k} experts per token as asked, found {}", trace.shape.k)));
     }
-    if let Some(router) = options.router {
-        trace.meta.router = router;
-    }
     if let Some(model) = &options.model {
         trace.meta.model.clone_from(model);
     }
@@ -288,7 +341,10 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
     {
         *name = part.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     }
-    trace.validate()?;
+    gate::pass(trace)?;
+    if served && !options.keep_startup {
+        gate::drop_start_up(trace);
+    }
     match options.chunk {
         Some(0) => {}
         Some(period) => {
@@ -299,6 +355,21 @@ fn complete(part: &mut Part, options: &Options) -> Result<()> {
         None => restarts::find_and_cut(trace),
     }
     Ok(())
+}
+
+/// Ids from the asked number of experts on mean "no expert" (LongCat), if they are the smaller part of all.
+fn null_experts(known: bool, trace: &mut Trace, experts: usize) {
+    let real = trace.ids.iter().filter(|&&id| usize::from(id) < experts).count();
+    let null = trace.ids.iter().filter(|&&id| usize::from(id) >= experts && id != NO_EXPERT).count();
+    let highest = trace.ids.iter().filter(|&&id| id != NO_EXPERT).max().map_or(0, |&id| usize::from(id));
+    if known || null == 0 || 2 * null >= real || trace.meta.router.null_experts > 0 {
+        return;
+    }
+    trace.meta.router.null_experts = (highest + 1 - experts) as u16;
+    let share = 100.0 * null as f64 / (real + null) as f64;
+    trace.notes.push(format!(
+        "Ids from {experts} to {highest}, {share:.1} % of the choices, are taken for null experts: they run nothing."
+    ));
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! JSON lines of moe-cache-lab, format version 1: a metadata line, then for each token and layer `{record_type: "routing_selection", phase,
-//! layer, token_position, token_id, selected_experts, selected_probabilities}`. One file is one sequence; every phase but "prompt" is
-//! taken as decode. The texts in the metadata are not kept.
+//! JSON lines of moe-cache-lab, format version 1: a metadata line, then for each token and layer `{record_type:
+//! "routing_selection", phase, layer, token_position, token_id, selected_experts, selected_probabilities}`. One file is
+//! one sequence; every phase but "prompt" is taken as decode. The texts in the metadata are not kept.
 
 use std::path::Path;
 

@@ -1,10 +1,11 @@
-//! MoE-Infinity's expert activation matrices: a `.npy` file of floats `[sequences, L, E]`, the tokens of each sequence that chose each
-//! expert (`moe_infinity/memory/expert_tracer.py`). Logits look the same, so the format must be asked for.
+//! MoE-Infinity's expert activation matrices: a `.npy` file of floats `[sequences, L, E]`, the tokens of each sequence
+//! that chose each expert (`moe_infinity/memory/expert_tracer.py`). Logits look the same, so the format must be asked
+//! for.
 
 use std::path::Path;
 
 use super::npy::{self, Array, Values};
-use super::{Entry, Importer, MAX_INFLATED, Options, Part};
+use super::{Entry, Importer, Options, Part};
 use crate::counts::{CountTable, Counts};
 use crate::error::{Error, Result};
 
@@ -30,7 +31,7 @@ impl Importer for MoeInfinity {
 
     fn import(&self, entry: Entry<'_>, options: &Options) -> Result<Part> {
         let path = entry.path().to_owned();
-        let Array { shape, values } = npy::read(&entry.bytes()?[..], &mut { MAX_INFLATED })?;
+        let Array { shape, values } = npy::read(&entry.bytes()?[..], &mut options.budget())?;
         let (&[sequences, layers, experts], Values::Floats(values)) = (&shape[..], values) else {
             return Err(Error::new(format!("expected floats [sequences, layers, experts], found {shape:?}")));
         };
@@ -80,6 +81,6 @@ mod tests {
         );
         assert!(refusal(npy(&[1, 1, 2], &[1.0_f32, f32::NAN])).contains("found NaN"));
         assert!(refusal(npy(&[2], &[1.0_f32, 2.0])).contains("expected floats [sequences, layers, experts]"));
-        assert!(refusal(npy::<f32>(&[0, 1, 2], &[])).contains("at least one sequence"));
+        assert!(refusal(npy::<f32>(&[0, 1, 2], &[])).contains("at least one value"));
     }
 }

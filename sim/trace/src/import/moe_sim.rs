@@ -1,5 +1,5 @@
-//! JSON lines of moe-sim (robinber/moe-sim): `{request_id, phase, step_id, token_position, layer_id, expert_ids}` for each token and
-//! layer; phase is "prefill" or "decode".
+//! JSON lines of moe-sim (robinber/moe-sim): `{request_id, phase, step_id, token_position, layer_id, expert_ids}` for
+//! each token and layer; phase is "prefill" or "decode".
 
 use std::collections::HashMap;
 use std::path::Path;

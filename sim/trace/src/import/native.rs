@@ -19,7 +19,8 @@ impl Importer for Native {
     }
 
     fn detect(&self, path: &Path, head: &[u8]) -> bool {
-        // Eight bytes of length, then JSON. A wrong length is for the reader to complain about, where the name says what was meant.
+        // Eight bytes of length, then JSON. A wrong length is for the reader to complain about, where the name says
+        // what was meant.
         head.len() > 8 && head[8] == b'{' && head[5..8] == [0; 3]
             || path.extension().is_some_and(|ext| ext == "safetensors")
     }

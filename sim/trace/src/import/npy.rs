@@ -1,4 +1,5 @@
-//! One numpy array, read with care: the header parser below us takes sizes on trust, so they are checked before it sees them.
+//! One numpy array, read with care: the header parser below us takes sizes on trust, so they are checked before it sees
+//! them.
 
 use std::io::Read;
 
@@ -10,7 +11,8 @@ use crate::error::{Error, Result};
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header, the limit of numpy itself (`max_header_size`).
 const MAX_HEADER: usize = 10_000;
-/// Deepest nesting of brackets in a header: a shape in a dictionary, and room for a record type that we then refuse by name.
+/// Deepest nesting of brackets in a header: a shape in a dictionary, and room for a record type that we then refuse by
+/// name.
 const MAX_NESTING: usize = 4;
 
 /// An array in C order.
@@ -46,8 +48,13 @@ pub(super) fn read(mut reader: impl Read, budget: &mut u64) -> Result<Array> {
     let Some(bytes) = bytes else {
         return Err(Error::new(format!("expected an array of numbers, found type {dtype}")));
     };
-    *budget = budget.checked_sub(bytes).ok_or_else(|| {
-        Error::new(format!("expected at most {budget} bytes more, found an array {:?} of {dtype}", npy.shape()))
+    if npy.shape().contains(&0) {
+        return Err(Error::new(format!("expected at least one value along every axis, found shape {:?}", npy.shape())));
+    }
+    // What is read, and what it becomes: 32 bits a value.
+    let needed = npy.len().checked_mul(4).and_then(|wide| wide.checked_add(bytes));
+    *budget = needed.and_then(|needed| budget.checked_sub(needed)).ok_or_else(|| {
+        Error::new(format!("expected arrays that become at most {budget} bytes, found {:?} of {dtype}", npy.shape()))
     })?;
     let mut payload = Vec::new();
     let end = reader.take(bytes).read_to_end(&mut payload).map_err(|error| Error::new(error.to_string()))?;
@@ -210,7 +217,7 @@ mod tests {
         let header = |shape: &str| format!("{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}");
         let refusal = |bytes: &[u8]| read_all(bytes).unwrap_err().to_string();
         let claims = |shape: &str| refusal(&with_header(&header(shape), &[0; 64]));
-        assert!(claims("(1250000000,)").contains("expected at most 1048576 bytes more"));
+        assert!(claims("(1250000000,)").contains("expected arrays that become at most 1048576 bytes"));
         assert!(claims("(4294967296, 4294967296, 4294967296)").contains("too large for any file"));
         assert!(claims("(99999999999999999999999,)").contains("too large for any file"));
         assert!(claims("(10,)").contains("expected 80 bytes of values [10] of <f8, found 64"));

@@ -3,19 +3,24 @@
 //! | array | meaning |
 //! |---|---|
 //! | integers of three axes | chosen experts: `[T, L, k]` or `[L, T, k]` |
-//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" and there are ids of that shape |
+//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" beside ids of that shape |
 //! | `meta`, JSON text | llama-moe-trace: `model`, `k` or `top_k`, `num_experts`, `n_moe_layers`, `source` |
+//! | `layer_0`, … of two axes | the same by layers; a folder of such `.npy` files (`ffn_moe_logits-0.npy`) too |
+//! | `prompt_routed_experts`, `routed_experts` | prompt and answer of one request of vLLM |
 //! | `routed_experts` with `prompt_token_ids`, `output_token_ids` | one request of vLLM or SGLang, always `[T, L, k]` |
 //! | `sequence`, `position`, `phase`, `token`, `domain` | as in the native format |
 //!
-//! Several arrays of ids or of logits (`seq0`, `seq1`, …) are one sequence each, in the order of the numbers in their names.
+//! Several arrays of ids or of logits (`seq0`, `seq1`, …) are one sequence each, in the order of the numbers in their
+//! names.
 //!
-//! Which axis is which, for ids: the number of layers in `meta`; else what the caller says; else, of several arrays, the axis that all
-//! share is the layers; else the longer axis is the tokens, and a note says so. Logits are `[T, L, E]` unless the caller says otherwise.
-//! Where nothing says how many experts a token gets from logits, one is taken, and a note says so.
+//! Which axis is which, for ids: the number of layers in `meta`; else what the caller says; else, of several arrays,
+//! the axis that all share is the layers; else the longer axis is the tokens, and a note says so. Of logits, the first
+//! axis is the tokens if it is the longer; the second if it is longer than any model has layers; else the caller is
+//! asked. Where nothing says how many experts a token gets from logits, one is taken, and a note says so.
 //!
-//! SGLang and vLLM write all layers and a fixed k: layers of nothing but -1, or (for k above 1) nothing but 0, are dense and dropped, and
-//! columns of nothing but -1 are cut off.
+//! SGLang and vLLM write all layers and a fixed k: layers of nothing but -1, or (for k above 1) nothing but 0, are
+//! dense and dropped, and columns of nothing but -1 are cut off. Other -1 are experts that were not chosen, and tokens
+//! of nothing but -1 were not recorded.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Cursor};
@@ -25,11 +30,11 @@ use npyz::npz::NpzArchive;
 use serde::Deserialize;
 
 use super::npy::{self, Array, Values};
-use super::{Entry, Importer, Layout, MAX_INFLATED, Options, Part, Recording};
+use super::{Entry, Importer, Layout, Options, Part, Recording, per_layer};
 use crate::array::{FloatArray, Mapping};
 use crate::error::{Error, Result};
 use crate::native::positions;
-use crate::{Convention, MAX_EXPERTS, MAX_TOP_K, Meta, Phase, Shape, Trace, top_k};
+use crate::{Evidence, MAX_EXPERTS, MAX_TOP_K, Meta, NO_EXPERT, Phase, Router, Shape, Trace, top_k};
 
 /// Arrays of ids or logits.
 pub(super) struct Numpy;
@@ -54,9 +59,13 @@ impl Importer for Numpy {
         let path = entry.path().to_owned();
         let is_array = entry.head().starts_with(npy::MAGIC);
         let map = Mapping::new(&entry.file()?, &path)?;
-        let mut budget = MAX_INFLATED;
+        let mut budget = options.budget();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let arrays = if is_array {
-            BTreeMap::from([(NaturalName::new(""), npy::read(&map[..], &mut budget)?)])
+            let array = npy::read(&map[..], &mut budget)?;
+            // A layer of its own has its number in the file's name.
+            let name = if array.shape.len() == 2 && layer_of(&stem).is_some() { &stem } else { "" };
+            BTreeMap::from([(NaturalName::new(name), array)])
         } else {
             read_npz(&map, &mut budget)?
         };
@@ -64,6 +73,22 @@ impl Importer for Numpy {
         let (trace, experts_known, sequences_known) = contents.trace(options)?;
         Ok(Part { path, recording: Recording::Tokens(trace), experts_known, sequences_known })
     }
+
+    fn assemble(&self, parts: Vec<Part>, _: &Options) -> Result<Vec<Part>> {
+        per_layer::assemble(parts)
+    }
+}
+
+/// The number of the layer that an array is named after, if it is: `layer_3`, `ffn_moe_logits-3`,
+/// `layer_3_router_logits`.
+fn layer_of(name: &str) -> Option<u32> {
+    let words = ["layer", "moe", "logits", "topk", "router", "gate"];
+    let name = name.to_ascii_lowercase();
+    let digits = name.rfind(|c: char| c.is_ascii_digit()).map(|last| {
+        let start = name[..=last].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |before| before + 1);
+        &name[start..=last]
+    })?;
+    words.iter().any(|word| name.contains(word)).then(|| digits.parse().ok())?
 }
 
 fn read_npz(bytes: &[u8], budget: &mut u64) -> Result<BTreeMap<NaturalName, Array>> {
@@ -74,11 +99,21 @@ fn read_npz(bytes: &[u8], budget: &mut u64) -> Result<BTreeMap<NaturalName, Arra
     for name in names {
         let file = npyz::npz::file_name_from_array_name(&name);
         let entry = npz.zip_archive().by_name(&file).map_err(|error| broken(error.into()))?;
-        let array = npy::read(BufReader::new(entry), budget).map_err(|error| error.at(format!("array {name}")))?;
+        // Nothing that a router does compresses so well.
+        let mut allowed = (*budget).min(entry.compressed_size().saturating_mul(MAX_RATIO).max(SMALL));
+        let before = allowed;
+        let array =
+            npy::read(BufReader::new(entry), &mut allowed).map_err(|error| error.at(format!("array {name}")))?;
+        *budget -= before - allowed;
         arrays.insert(NaturalName::new(&name), array);
     }
     Ok(arrays)
 }
+
+/// Bytes that a compressed byte may become.
+const MAX_RATIO: u64 = 256;
+/// Bytes from which that is asked.
+const SMALL: u64 = 1 << 24;
 
 /// A name that sorts by the number at its end, so that `seq10` follows `seq9`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,15 +131,15 @@ impl NaturalName {
 }
 
 /// Values of three axes, row-major.
-struct Cube<T> {
-    name: String,
-    shape: [usize; 3],
-    values: Vec<T>,
+pub(super) struct Cube<T> {
+    pub(super) name: String,
+    pub(super) shape: [usize; 3],
+    pub(super) values: Vec<T>,
 }
 
 impl<T: Copy> Cube<T> {
     /// The same with the first two axes swapped.
-    fn swapped(self) -> Self {
+    pub(super) fn swapped(self) -> Self {
         let [a, b, n] = self.shape;
         let mut values = Vec::with_capacity(self.values.len());
         for j in 0..b {
@@ -141,15 +176,30 @@ struct Contents {
     rows: BTreeMap<String, Vec<i32>>,
     about: About,
     notes: Vec<String>,
+    /// Numbers of the layers, where each came in an array of its own.
+    layer_ids: Vec<u32>,
+    /// Tokens of the prompt, where it came in an array of its own.
+    prompt: Option<usize>,
 }
+
+/// Most layers that a model has.
+const MAX_LAYERS: usize = 128;
 
 impl Contents {
     fn sort(arrays: BTreeMap<NaturalName, Array>) -> Result<Self> {
         let mut contents = Self::default();
         let mut unused = Vec::new();
+        let (mut logits, mut ids) = (Vec::new(), Vec::new());
         for (NaturalName { name, .. }, Array { shape, values }) in arrays {
             match (values, &shape[..]) {
                 (Values::Integers(values), &[a, b, n]) => contents.ids.push(Cube { name, shape: [a, b, n], values }),
+                (Values::Integers(values), &[_, _]) if layer_of(&name).is_some() => {
+                    ids.push(Layer { number: layer_of(&name).unwrap_or(0), shape: [shape[0], shape[1]], values });
+                }
+                (Values::Floats(values), &[a, b]) => {
+                    let number = layer_of(&name).unwrap_or(0);
+                    logits.push(Layer { number, shape: [a, b], values });
+                }
                 (Values::Integers(values), &[a, b]) if name.is_empty() || name.contains("expert") => {
                     contents.ids.push(Cube { name, shape: [a, b, 1], values });
                 }
@@ -171,6 +221,10 @@ impl Contents {
                 _ => unused.push(format!("{name} {shape:?}")),
             }
         }
+        if contents.logits.is_empty() && contents.ids.is_empty() {
+            contents.logits.extend(stack_layers(logits, &mut contents.layer_ids)?);
+            contents.ids.extend(stack_layers(ids, &mut contents.layer_ids)?);
+        }
         if contents.ids.is_empty() && contents.logits.is_empty() {
             unused.extend(contents.weights.iter().map(|cube| format!("{} {:?}", cube.name, cube.shape)));
             return Err(Error::new(format!(
@@ -186,13 +240,19 @@ impl Contents {
 
     /// The trace, whether the number of experts is known, and whether the sequences are.
     fn trace(&mut self, options: &Options) -> Result<(Trace, bool, bool)> {
-        let (ids, logits) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.logits));
-        let request = matches!(&ids[..], [only] if only.name == "routed_experts");
+        let (mut ids, logits) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.logits));
+        let request = !ids.is_empty() && ids.iter().all(|cube| cube.name.ends_with("routed_experts")) && ids.len() <= 2;
+        // The prompt comes first.
+        ids.sort_by_key(|cube| !cube.name.starts_with("prompt_"));
         let mut lengths = Vec::new();
         let logits =
-            if logits.is_empty() { None } else { Some(stack(self.arrange_logits(logits, options), &mut lengths)?) };
+            if logits.is_empty() { None } else { Some(stack(self.arrange_logits(logits, options)?, &mut lengths)?) };
         let mut id_lengths = Vec::new();
         let chosen = if ids.is_empty() { None } else { Some(stack(self.arrange_ids(ids, options)?, &mut id_lengths)?) };
+        if let (true, &[prompt, answer]) = (request, &id_lengths[..]) {
+            self.prompt = Some(prompt);
+            id_lengths = vec![prompt + answer];
+        }
         if !id_lengths.is_empty() && !lengths.is_empty() && id_lengths != lengths {
             return Err(Error::new(format!(
                 "expected as many tokens of ids as of logits, found {id_lengths:?} and {lengths:?}"
@@ -206,13 +266,20 @@ impl Contents {
             return Err(Error::new(format!("expected {told} experts as meta says, found logits of {found}")));
         }
         let logits = logits.map(|cube| FloatArray::owned(cube.shape, cube.values));
+        let derived = chosen.is_none().then_some(Evidence::derived(Router::UNKNOWN));
         let choice = match (chosen, &logits) {
-            (Some(cube), _) => self.clean(cube, logits.is_some())?,
+            (Some(cube), _) => {
+                let told = self.about.k.or(self.about.top_k);
+                clean(cube, logits.is_some(), told, &mut self.notes)?
+            }
             (None, Some(logits)) => self.derive(logits, options)?,
             (None, None) => return Err(Error::new("expected ids or logits, found neither")),
         };
-        let Choice { shape: [tokens, layers, k], ids, layer_ids } = choice;
-        let highest = ids.iter().max().map_or(0, |&id| usize::from(id));
+        let Choice { shape: [tokens, layers, k], ids, mut layer_ids } = choice;
+        if self.layer_ids.len() == layers {
+            layer_ids.clone_from(&self.layer_ids);
+        }
+        let highest = ids.iter().filter(|&&id| id != NO_EXPERT).max().map_or(0, |&id| usize::from(id));
         let known = recorded.or(self.about.num_experts);
         let sequences_known = request || lengths.len() > 1 || self.rows.contains_key("sequence");
         let numbered =
@@ -222,7 +289,7 @@ impl Contents {
             shape: Shape { tokens, layers, experts: known.unwrap_or(highest + 1), k },
             meta: Meta {
                 model: self.about.model.take().unwrap_or_default(),
-                router: Convention::Unknown,
+                router: Router::UNKNOWN,
                 source: self.about.source.take().unwrap_or_default(),
                 domains: self.domain_names()?,
                 layer_ids,
@@ -231,6 +298,7 @@ impl Contents {
             ids,
             logits,
             bias: None,
+            expert_scale: None,
             hidden: None,
             position: self.row("position", tokens)?.unwrap_or_else(|| positions(&sequence)),
             sequence,
@@ -243,21 +311,37 @@ impl Contents {
                 .map(|d| d as u8)
                 .collect(),
             notes: std::mem::take(&mut self.notes),
+            evidence: derived,
         };
         Ok((trace, known.is_some(), sequences_known))
     }
 
-    fn arrange_logits(&mut self, cubes: Vec<Cube<f32>>, options: &Options) -> Vec<Cube<f32>> {
-        if let ([only], None) = (&cubes[..], options.layout)
-            && only.shape[1] > only.shape[0]
-        {
-            self.notes.push(format!(
-                "Logits {:?} are read as [tokens, layers, experts]; if the layers come first, say so (--layout layer-token).",
-                only.shape
-            ));
-        }
-        let layout = options.layout.unwrap_or(Layout::TokenLayer);
-        cubes.into_iter().map(|cube| cube.in_layout(layout)).collect()
+    fn arrange_logits(&mut self, cubes: Vec<Cube<f32>>, options: &Options) -> Result<Vec<Cube<f32>>> {
+        let shared = |axis: usize| cubes.iter().all(|cube| cube.shape[axis] == cubes[0].shape[axis]);
+        let [a, b, experts] = cubes[0].shape;
+        let layout = match (options.layout, self.about.n_moe_layers) {
+            _ if !self.layer_ids.is_empty() => Layout::TokenLayer,
+            (Some(layout), _) => layout,
+            (None, Some(layers)) if a == layers && b != layers => Layout::LayerToken,
+            (None, Some(layers)) if b == layers => Layout::TokenLayer,
+            _ if cubes.len() > 1 && shared(0) && !shared(1) => Layout::LayerToken,
+            _ if cubes.len() > 1 || a > b || a <= 1 => Layout::TokenLayer,
+            // No model has so many layers: these are tokens.
+            _ if b > MAX_LAYERS && a <= MAX_LAYERS => {
+                self.notes.push(format!(
+                    "Logits {:?} are read as [layers, tokens, experts]: {b} tokens, {a} layers.",
+                    cubes[0].shape
+                ));
+                Layout::LayerToken
+            }
+            _ => {
+                return Err(Error::new(format!(
+                    "expected to see which axis of [{a}, {b}, {experts}] holds the tokens, found that both could: say it with \
+                     --layout token-layer or layer-token"
+                )));
+            }
+        };
+        Ok(cubes.into_iter().map(|cube| cube.in_layout(layout)).collect())
     }
 
     fn arrange_ids(&mut self, cubes: Vec<Cube<i32>>, options: &Options) -> Result<Vec<Cube<i32>>> {
@@ -277,7 +361,7 @@ impl Contents {
                 ))
                 .at(format!("array {}", cubes[0].name)));
             }
-            None if cubes[0].name == "routed_experts" => Some(Layout::TokenLayer),
+            None if cubes[0].name.ends_with("routed_experts") || !self.layer_ids.is_empty() => Some(Layout::TokenLayer),
             None => None,
         };
         if let (Some(told), Some(asked)) = (told, options.layout)
@@ -305,43 +389,6 @@ impl Contents {
                 Ok(layout)
             }
         }
-    }
-
-    /// Ids without padding and dense layers.
-    fn clean(&mut self, cube: Cube<i32>, keep_layers: bool) -> Result<Choice> {
-        let [tokens, layers, width] = cube.shape;
-        let row = |token: usize, layer: usize| &cube.values[(token * layers + layer) * width..][..width];
-        let all = |layer: usize, value: i32| (0..tokens).all(|token| row(token, layer).iter().all(|&id| id == value));
-        let dense = |layer| all(layer, -1) || width > 1 && all(layer, 0);
-        let kept: Vec<usize> = (0..layers).filter(|&layer| keep_layers || !dense(layer)).collect();
-        let filled = |column: &usize| (0..tokens).any(|t| kept.iter().any(|&layer| row(t, layer)[*column] != -1));
-        let k = (0..width).rev().find(filled).map_or(0, |last| last + 1);
-        if kept.len() < layers {
-            let dropped: Vec<_> =
-                (0..layers).filter(|layer| !kept.contains(layer)).map(|layer| layer.to_string()).collect();
-            self.notes.push(format!("Layers without experts are dropped: {}.", dropped.join(", ")));
-        }
-        if k < width {
-            self.notes.push(format!("Of {width} columns of ids {k} are in use."));
-        }
-        if let Some(told) = self.about.k.or(self.about.top_k).filter(|&told| told != k && k > 0) {
-            return Err(Error::new(format!("expected {told} experts per token as meta says, found {k}")));
-        }
-        let mut ids = Vec::with_capacity(tokens * kept.len() * k);
-        for token in 0..tokens {
-            for &layer in &kept {
-                for &id in &row(token, layer)[..k] {
-                    let checked = u16::try_from(id).map_err(|_| {
-                        Error::new(format!("expected expert ids of 0 to {}, found {id}", MAX_EXPERTS - 1))
-                            .at(format!("layer {layer}"))
-                            .at(format!("token {token}"))
-                    });
-                    ids.push(checked?);
-                }
-            }
-        }
-        let layer_ids = kept.iter().map(|&layer| layer as u32).collect();
-        Ok(Choice { shape: [tokens, kept.len(), k], ids, layer_ids })
     }
 
     /// The choice that follows from logits.
@@ -403,7 +450,7 @@ impl Contents {
             let phase = |value| if value == 0 { Phase::Prefill } else { Phase::Decode };
             return Ok(values.into_iter().map(phase).collect());
         }
-        let prompt = self.rows.get("prompt_token_ids").map_or(tokens, Vec::len);
+        let prompt = self.prompt.or(self.rows.get("prompt_token_ids").map(Vec::len)).unwrap_or(tokens);
         Ok((0..tokens).map(|token| if token < prompt { Phase::Prefill } else { Phase::Decode }).collect())
     }
 
@@ -416,11 +463,90 @@ impl Contents {
     }
 }
 
+/// Ids without the columns and layers that a recorder allocated and never filled; -1 elsewhere becomes [`NO_EXPERT`].
+pub(super) fn clean(
+    cube: Cube<i32>,
+    keep_layers: bool,
+    told: Option<usize>,
+    notes: &mut Vec<String>,
+) -> Result<Choice> {
+    let [tokens, layers, width] = cube.shape;
+    let row = |token: usize, layer: usize| &cube.values[(token * layers + layer) * width..][..width];
+    let token_row = |token: usize| &cube.values[token * layers * width..][..layers * width];
+    let recorded: Vec<usize> = (0..tokens).filter(|&token| token_row(token).iter().any(|&id| id != -1)).collect();
+    let all = |layer: usize, value: i32| recorded.iter().all(|&token| row(token, layer).iter().all(|&id| id == value));
+    let dense = |layer| all(layer, -1) || width > 1 && all(layer, 0);
+    let kept: Vec<usize> = (0..layers).filter(|&layer| keep_layers || !dense(layer)).collect();
+    let filled = |column: &usize| recorded.iter().any(|&t| kept.iter().any(|&layer| row(t, layer)[*column] != -1));
+    let k = (0..width).rev().find(filled).map_or(0, |last| last + 1);
+    if kept.len() < layers && !kept.is_empty() {
+        let dropped: Vec<_> =
+            (0..layers).filter(|layer| !kept.contains(layer)).map(|layer| layer.to_string()).collect();
+        notes.push(format!("Layers without experts are dropped: {}.", dropped.join(", ")));
+    }
+    if k < width && k > 0 {
+        notes.push(format!("Of {width} columns of ids {k} are in use."));
+    }
+    if let Some(told) = told.filter(|&told| told != k && k > 0) {
+        return Err(Error::new(format!("expected {told} experts per token as meta says, found {k}")));
+    }
+    let mut ids = Vec::with_capacity(tokens * kept.len() * k);
+    for token in 0..tokens {
+        for &layer in &kept {
+            for &id in &row(token, layer)[..k] {
+                let checked = u16::try_from(id).or(if id == -1 { Ok(NO_EXPERT) } else { Err(()) }).map_err(|()| {
+                    Error::new(format!("expected expert ids of 0 to {}, found {id}", MAX_EXPERTS - 1))
+                        .at(format!("layer {layer}"))
+                        .at(format!("token {token}"))
+                });
+                ids.push(checked?);
+            }
+        }
+    }
+    let layer_ids = kept.iter().map(|&layer| layer as u32).collect();
+    Ok(Choice { shape: [tokens, kept.len(), k], ids, layer_ids })
+}
+
+/// The array of one layer.
+struct Layer<T> {
+    number: u32,
+    /// `[T, n]`.
+    shape: [usize; 2],
+    values: Vec<T>,
+}
+
+/// Arrays of one layer each become one `[T, L, n]`; their numbers are the layers'.
+fn stack_layers<T: Copy>(mut layers: Vec<Layer<T>>, numbers: &mut Vec<u32>) -> Result<Option<Cube<T>>> {
+    let Some(&Layer { shape: [tokens, n], .. }) = layers.first() else { return Ok(None) };
+    layers.sort_by_key(|layer| layer.number);
+    if let Some(other) = layers.iter().find(|layer| layer.shape != [tokens, n]) {
+        return Err(Error::new(format!(
+            "expected layers of one shape, found [{tokens}, {n}] and {:?} in layer {}",
+            other.shape, other.number
+        )));
+    }
+    let found: Vec<u32> = layers.iter().map(|layer| layer.number).collect();
+    if let Some(pair) = found.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::new(format!("expected one array for each layer, found two of layer {}", pair[0])));
+    }
+    if !numbers.is_empty() && *numbers != found {
+        return Err(Error::new("expected ids and logits of the same layers, found others"));
+    }
+    *numbers = found;
+    let mut values = Vec::with_capacity(tokens * layers.len() * n);
+    for token in 0..tokens {
+        for layer in &layers {
+            values.extend_from_slice(&layer.values[token * n..(token + 1) * n]);
+        }
+    }
+    Ok(Some(Cube { name: String::new(), shape: [tokens, layers.len(), n], values }))
+}
+
 /// Ids with their shape `[T, L, k]`.
-struct Choice {
-    shape: [usize; 3],
-    ids: Vec<u16>,
-    layer_ids: Vec<u32>,
+pub(super) struct Choice {
+    pub(super) shape: [usize; 3],
+    pub(super) ids: Vec<u16>,
+    pub(super) layer_ids: Vec<u32>,
 }
 
 /// Lays arrays `[T, L, n]` end to end and pushes their lengths.

@@ -1,8 +1,9 @@
-//! OLMoE's routing analysis as JSON: `{"MODEL/KIND/DOMAIN": [one object per layer or pair of layers]}`, each object `{"EXPERT": count}` or
-//! `{"A,B": count}` (expert in the first layer, in the second).
+//! OLMoE's routing analysis as JSON: `{"MODEL/KIND/DOMAIN": [one object per layer or pair of layers]}`, each object
+//! `{"EXPERT": count}` or `{"A,B": count}` (expert in the first layer, in the second).
 //!
-//! Kinds: `expert_counts`, `expert_counts_top1`, `expert_counts_crosslayer`, `expert_counts_crosslayer_top1`. Three layers were traced,
-//! 0, 7 and 15 (upstream `scripts/run_routing_analysis.py`); other numbers of entries are numbered from 0.
+//! Kinds: `expert_counts`, `expert_counts_top1`, `expert_counts_crosslayer`, `expert_counts_crosslayer_top1`. Three
+//! layers were traced, 0, 7 and 15 (upstream `scripts/run_routing_analysis.py`); other numbers of entries are numbered
+//! from 0.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

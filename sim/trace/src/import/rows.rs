@@ -37,7 +37,8 @@ pub(super) fn json_lines<T: DeserializeOwned>(bytes: &[u8], mut take: impl FnMut
     Ok(())
 }
 
-/// Puts rows in any order together, the tokens of a sequence by position. The number of experts is one more than the highest id.
+/// Puts rows in any order together, the tokens of a sequence by position. The number of experts is one more than the
+/// highest id.
 ///
 /// # Errors
 /// If tokens differ in their layers or layers in their number of experts.
@@ -57,6 +58,7 @@ pub(super) fn trace(mut rows: Vec<Row>, mut meta: Meta) -> Result<Trace> {
         weights: None,
         logits: None,
         bias: None,
+        expert_scale: None,
         hidden: None,
         sequence: Vec::new(),
         position: Vec::new(),
@@ -64,6 +66,7 @@ pub(super) fn trace(mut rows: Vec<Row>, mut meta: Meta) -> Result<Trace> {
         token: None,
         domain: Vec::new(),
         notes: Vec::new(),
+        evidence: None,
     };
     let (mut weights, mut tokens) = (Vec::new(), Vec::new());
     for token in rows.chunk_by(same_token) {

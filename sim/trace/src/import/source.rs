@@ -16,6 +16,11 @@ const MAX_DEPTH: usize = 16;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
 
+/// What editors put before UTF-8 text.
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// How the stand-in for a file begins that Git LFS did not fetch.
+const LFS: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// One file, not read yet.
 pub struct Entry<'a> {
     path: PathBuf,
@@ -35,9 +40,9 @@ impl Entry<'_> {
         &self.path
     }
 
-    /// The first bytes, at most [`HEAD`].
+    /// The first bytes, at most [`HEAD`], without a byte-order mark.
     pub fn head(&self) -> &[u8] {
-        &self.head
+        self.head.strip_prefix(BOM).unwrap_or(&self.head)
     }
 
     /// The whole file in memory.
@@ -55,10 +60,14 @@ impl Entry<'_> {
             Content::Stream(rest) => rest.read_to_end(&mut bytes),
         };
         read.map_err(|error| Error::io(&path, &error))?;
+        if bytes.starts_with(BOM) {
+            bytes.drain(..BOM.len());
+        }
         Ok(bytes)
     }
 
-    /// An open file with the contents, for readers that seek or map: the file itself, or a temporary one without a name.
+    /// An open file with the contents, for readers that seek or map: the file itself, or a temporary one without a
+    /// name.
     ///
     /// # Errors
     /// If it cannot be read or the temporary file not be written.
@@ -122,6 +131,12 @@ fn visit_file(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -
     let fail = |error: io::Error| Error::io(path, &error);
     let mut file = fs::File::open(path).map_err(fail)?;
     let head = read_head(&mut file).map_err(fail)?;
+    if head.starts_with(LFS) {
+        return Err(Error::in_file(
+            path,
+            "expected a recording, found a Git LFS pointer: fetch the file with git lfs pull",
+        ));
+    }
     if head.starts_with(&ZSTD_MAGIC) {
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let inflated = zstd::Decoder::new(file).map_err(fail)?;

@@ -112,7 +112,8 @@ pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
-/// Ids `[T, L, k]` that differ between tokens and layers and never repeat within one: neighbours on a ring of E experts.
+/// Ids `[T, L, k]` that differ between tokens and layers and never repeat within one: neighbours on a ring of E
+/// experts.
 pub(super) fn ids(tokens: usize, layers: usize, experts: usize, k: usize) -> Vec<i16> {
     let id = |t: usize, l: usize, i: usize| ((t * 7 + l * 3 + (t * t) % 5 + i) % experts) as i16;
     (0..tokens).flat_map(|t| (0..layers).flat_map(move |l| (0..k).map(move |i| id(t, l, i)))).collect()

@@ -40,6 +40,15 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
                 .into(),
         ),
         ("lab.jsonl", lab.into()),
+        ("eplb.json", br#"{"logical_count": [[[4, 6], [3, 7]], [[1, 0], [0, 1]]]}"#.into()),
+        ("a.csv", b"layer,expert\n0,1\n0,2\n3,4\n3,5\n".into()),
+        ("b.csv", b"layer_id,expert_ids\n0,1 2\n3,4 5\n".into()),
+        ("vllm.json", br#"{"choices": [{"routed_experts": [[[0, 1], [2, 3]], [[1, 2], [3, 4]]]}]}"#.into()),
+        (
+            "sglang.json",
+            br#"{"meta_info": {"prompt_tokens": 2, "completion_tokens": 1, "routed_experts": "AQAAAAIAAAADAAAABAAAAA=="}}"#
+                .into(),
+        ),
         (
             "log.jsonl",
             br#"{"type":"route","req_id":"a","token_idx":0,"layer":0,"topk_ids":[1],"topk_weights":[1.0]}"#.into(),
@@ -77,7 +86,7 @@ fn refuses_what_is_no_trace() {
     assert!(
         folder
             .refusal("a.txt", b"Dear reader,", &options())
-            .contains("expected a routing trace of a known format (native, numpy,")
+            .contains("expected a routing trace of a known format (native, sglang, numpy,")
     );
     assert!(folder.refusal("a.gz", b"\x1f\x8b\x08", &options()).contains("found gzip"));
     assert!(folder.refusal("a.tar", tar(&[("x/NOTE.md", b"hello")]), &options()).ends_with("found NOTE.md"));
@@ -87,7 +96,7 @@ fn refuses_what_is_no_trace() {
     std::fs::create_dir(&empty).unwrap();
     assert!(refusal(&empty).ends_with("found no file at all"));
     let odd = Options { format: Some("pickle".into()), ..options() };
-    assert!(folder.refusal("a.txt", b"x", &odd).contains("expected a format (native, numpy"));
+    assert!(folder.refusal("a.txt", b"x", &odd).contains("expected a format (native, sglang, numpy"));
 }
 
 #[test]
@@ -144,16 +153,13 @@ fn options_override_or_must_agree() {
         experts: Some(64),
         top_k: Some(2),
         chunk: Some(8),
-        router: Some(Convention::SoftmaxAll),
+        router: Some(Router::SOFTMAX_ALL),
         model: Some("mine".into()),
         phase: Some(Phase::Decode),
         ..options()
     };
     let trace = folder.trace("a.npy", &array, &asked);
-    assert_eq!(
-        (trace.shape.experts, trace.meta.router, trace.meta.model.as_str()),
-        (64, Convention::SoftmaxAll, "mine")
-    );
+    assert_eq!((trace.shape.experts, trace.meta.router, trace.meta.model.as_str()), (64, Router::SOFTMAX_ALL, "mine"));
     assert_eq!((trace.phase[0], trace.position[8], trace.sequence[19]), (Phase::Decode, 0, 2));
     assert!(
         folder

@@ -1,8 +1,9 @@
-//! JSON lines of the `VLLM_LOG_MOE` patches to vLLM: a line `{type: "meta", …}`, then `{type: "route", req_id, token_idx, layer, topk_ids,
-//! topk_weights}`.
+//! JSON lines of the `VLLM_LOG_MOE` patches to vLLM: a line `{type: "meta", …}`, then `{type: "route", req_id,
+//! token_idx, layer, topk_ids, topk_weights}`.
 //!
-//! `token_idx` is the row in the batch of one forward pass, layer by layer, and `req_id` is usually the same for all: which token follows
-//! which cannot be told. So every token is a sequence of its own here: experts can be counted and weighed, but no switch is.
+//! `token_idx` is the row in the batch of one forward pass, layer by layer, and `req_id` is usually the same for all:
+//! which token follows which cannot be told. So every token is a sequence of its own here: experts can be counted and
+//! weighed, but no switch is.
 
 use std::path::Path;
 
@@ -43,6 +44,10 @@ impl Importer for VllmLog {
         "JSON lines of VLLM_LOG_MOE; tokens without sequences, so no switch rates"
     }
 
+    fn serves(&self) -> bool {
+        true
+    }
+
     fn detect(&self, _: &Path, head: &[u8]) -> bool {
         let has = |key: &[u8]| head.windows(key.len()).any(|part| part == key);
         head.trim_ascii_start().starts_with(b"{") && has(b"\"topk_ids\"") && has(b"\"token_idx\"")
@@ -62,7 +67,8 @@ impl Importer for VllmLog {
                     experts = num_experts;
                 }
                 Record::Route { token_idx, layer, topk_ids, topk_weights } => {
-                    // Within a pass, layers follow each other and rows within a layer; anything else begins the next pass.
+                    // Within a pass, layers follow each other and rows within a layer; anything else begins the next
+                    // pass.
                     if before.is_some_and(|before| (layer, token_idx) <= before) {
                         pass = next;
                     }

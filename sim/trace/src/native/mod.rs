@@ -2,27 +2,39 @@
 //!
 //! | tensor | type | shape | |
 //! |---|---|---|---|
-//! | `experts` | u16 | `[T, L, k]` | chosen experts, best first where the source says so |
-//! | `logits` | f16, bf16, f32 | `[T, L, E]` | raw router scores |
+//! | `experts` | u16 | `[T, L, k]` | chosen experts, best first where the source says so; -1 or 65,535: none |
+//! | `logits` | f16, bf16, f32 | `[T, L, E]` | raw router scores, those of null experts after the others |
 //! | `weights` | f16, bf16, f32 | `[T, L, k]` | mixing weights, in the order of `experts` |
 //! | `hidden` | f16, bf16, f32 | `[T, L, D]`, `[T, 1, D]` | router input |
-//! | `bias` | f32 | `[L, E]` | selection bias |
+//! | `bias` | f32 | `[L, E]` | the router's bias |
+//! | `expert_scale` | f32 | `[L, E]` | factor on the weight of each expert |
 //! | `token`, `sequence`, `position` | u32 | `[T]` | token id, sequence number, position in the sequence |
 //! | `phase` | u8 | `[T]` | 0 prefill, 1 decode |
 //! | `domain` | u8 | `[T]` | index into the metadata `domains` |
 //!
-//! One of `experts` and `logits` must be there, everything else may be absent. Defaults: `experts` the top `top_k` of `logits`
-//! (of equal logits the lower id), one sequence, positions from 0 in each sequence, phase prefill, one domain named after the file.
-//! Any integer type is read where the table says u8, u16 or u32: several writers have no unsigned ones.
+//! One of `experts` and `logits` must be there, everything else may be absent. Defaults: `experts` what `router`
+//! chooses `top_k` of from `logits` (of equal scores the lower id), one sequence, positions from 0 in each sequence,
+//! phase prefill, one domain named after the file. Any integer type is read where the table says u8, u16 or u32:
+//! several writers have no unsigned ones.
 //!
-//! Metadata, all of it text: `model`, `router` (see [`Convention`](super::Convention)), `experts`, `top_k`, `layers`, `source`, `domains` and `layer_ids`
-//! (both comma-separated), `notes` (one a line). `experts` is the number E; where it is absent it is taken from `logits`, else it is one
-//! more than the highest id.
+//! Metadata, all of it text: `model`, `router` (see [`router`](crate::router)), `experts`, `top_k`, `layers`, `source`,
+//! `domains` and `layer_ids` (both comma-separated), `notes` (one a line). `experts` is the number E; where it is
+//! absent it is taken from `logits`, else it is one more than the highest id.
 //!
-//! Counts ([`Counts`]) are a safetensors file too: u64 tensors `counts.<i>` `[L, E]` and `pairs.<i>` `[E, E]`; the metadata `counts` is
-//! JSON with the names.
+//! Counts ([`Counts`]) are a safetensors file too: u64 tensors `counts.<i>` `[L, E]` and `pairs.<i>` `[E, E]`; the
+//! metadata `counts` is JSON with the names.
 //!
-//! Float arrays stay in the mapped file: reading a trace costs its ids and no more. Nobody may shorten the file meanwhile.
+//! Float arrays stay in the mapped file: reading a trace costs its ids and no more. Nobody may shorten the file
+//! meanwhile.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace, native};
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let path = folder.path().join("trace.safetensors");
+//! native::write(&Trace::of_ids(Shape { tokens: 2, layers: 1, experts: 4, k: 1 }, vec![3, 1]), &path).unwrap();
+//! assert_eq!(native::read(&path).unwrap().chosen(1, 0), [1]);
+//! ```
 
 mod counts;
 mod read;
@@ -35,7 +47,7 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use super::counts::Counts;
-use super::{Shape, Trace};
+use super::{Shape, Trace, gate};
 use crate::error::{Error, Result};
 pub use counts::write_counts;
 pub(super) use read::Loaded;
@@ -48,9 +60,9 @@ pub use tensors::{Out, Tensors, write_tensors};
 /// If the file cannot be read or is no valid trace.
 pub fn read(path: &Path) -> Result<Trace> {
     let file = fs::File::open(path).map_err(|error| Error::io(path, &error))?;
-    let loaded = load(&file, path)?;
-    loaded.trace.validate().map_err(|error| error.or_file(path))?;
-    Ok(loaded.trace)
+    let mut trace = load(&file, path)?.trace;
+    gate::pass(&mut trace).map_err(|error| error.or_file(path))?;
+    Ok(trace)
 }
 
 /// Reads counts; see the module for the format.
@@ -59,7 +71,9 @@ pub fn read(path: &Path) -> Result<Trace> {
 /// If the file cannot be read or holds no counts.
 pub fn read_counts(path: &Path) -> Result<Counts> {
     let file = fs::File::open(path).map_err(|error| Error::io(path, &error))?;
-    load_counts(&file, path)
+    let mut counts = load_counts(&file, path)?;
+    gate::pass_counts(&mut counts).map_err(|error| error.or_file(path))?;
+    Ok(counts)
 }
 
 /// Reads a trace from an open file; `path` is for messages and names.
@@ -77,8 +91,8 @@ pub(super) fn holds_counts(file: &fs::File, path: &Path) -> Result<bool> {
     Tensors::open(file, path).map(|tensors| tensors.info.contains_key("counts")).map_err(|error| error.or_file(path))
 }
 
-/// Writes a trace, floats in the width that they came in. The file appears whole or not at all. A comma in a domain name becomes a
-/// semicolon, a line break in a note a space.
+/// Writes a trace, floats in the width that they came in. The file appears whole or not at all. A comma in a domain
+/// name becomes a semicolon, a line break in a note a space.
 ///
 /// # Errors
 /// If the trace is not valid or the file cannot be written.
@@ -97,9 +111,11 @@ pub fn write(trace: &Trace, path: &Path) -> Result<()> {
     for (name, array) in [("logits", &trace.logits), ("weights", &trace.weights), ("hidden", &trace.hidden)] {
         tensors.extend(array.as_ref().map(|array| Out::floats(name, array)));
     }
-    if let Some(bias) = &trace.bias {
-        let bytes: Vec<u8> = bias.iter().flat_map(|value| value.to_le_bytes()).collect();
-        tensors.push(Out::new("bias", Dtype::F32, &[*layers, *experts], bytes));
+    for (name, values) in [("bias", &trace.bias), ("expert_scale", &trace.expert_scale)] {
+        if let Some(values) = values {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            tensors.push(Out::new(name, Dtype::F32, &[*layers, trace.scored()], bytes));
+        }
     }
     let domains: Vec<String> = meta.domains.iter().map(|name| name.replace(',', ";")).collect();
     let layer_ids: Vec<String> = meta.layer_ids.iter().map(u32::to_string).collect();

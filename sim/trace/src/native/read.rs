@@ -5,7 +5,7 @@ use safetensors::Dtype;
 use super::tensors::{Tensors, expected_shape};
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
-use crate::{Convention, MAX_EXPERTS, MAX_TOP_K, Meta, Phase, Shape, Trace, top_k};
+use crate::{Evidence, MAX_EXPERTS, MAX_TOP_K, Meta, NO_EXPERT, Phase, Router, Shape, Trace, top_k};
 
 /// A trace as it lies in a file, not validated yet.
 pub(crate) struct Loaded {
@@ -20,10 +20,13 @@ impl Tensors {
     pub(super) fn trace(&self) -> Result<Loaded> {
         self.check_sizes()?;
         let (logits, weights) = (self.floats("logits")?, self.floats("weights")?);
+        let router = self.router()?;
+        let null = usize::from(router.null_experts);
+        let derived = self.tensor("experts").is_none().then(|| Evidence::derived(router));
         let ([tokens, layers, k], ids) = self.chosen(logits.as_ref())?;
-        let recorded = logits.as_ref().map(|logits| logits.shape()[2]);
+        let recorded = logits.as_ref().map(|logits| logits.shape()[2].saturating_sub(null));
         let known = agree("experts", self.number("experts")?, recorded)?;
-        let highest = ids.iter().max().map_or(0, |&id| usize::from(id));
+        let highest = ids.iter().filter(|&&id| id != NO_EXPERT).max().map_or(0, |&id| usize::from(id));
         agree("layers", self.number("layers")?, Some(layers))?;
         agree("top_k", self.number("top_k")?, Some(k))?;
         for (name, array) in [("logits", &logits), ("weights", &weights)] {
@@ -49,7 +52,9 @@ impl Tensors {
             meta: self.meta(shape)?,
             ids,
             weights,
-            bias: self.bias(shape)?,
+            bias: self.per_expert("bias", shape, null)?,
+            expert_scale: self.per_expert("expert_scale", shape, null)?,
+            evidence: derived,
             hidden,
             position: self.per_token("position", tokens)?.unwrap_or_else(|| positions(&sequence)),
             sequence,
@@ -74,7 +79,7 @@ impl Tensors {
 
     /// Shape `[T, L, k]` and ids, from `experts` or from the logits.
     fn chosen(&self, logits: Option<&FloatArray>) -> Result<([usize; 3], Vec<u16>)> {
-        let Some((shape, ids)) = self.integers("experts")? else {
+        let Some((shape, ids)) = self.ids("experts")? else {
             let Some(logits) = logits else {
                 let mut names = self.header.offset_keys();
                 names.truncate(8);
@@ -89,7 +94,7 @@ impl Tensors {
             shape[..].try_into().map_err(|_| expected_shape("experts", "[tokens, layers, k]", &shape))?;
         let [_, layers, k] = shape;
         let ids = ids.into_iter().enumerate().map(|(i, id)| {
-            u16::try_from(id).map_err(|_| {
+            u16::try_from(id).or(if id == u32::MAX { Ok(NO_EXPERT) } else { Err(()) }).map_err(|()| {
                 let row = i / k;
                 Error::new(format!("expected expert ids below {MAX_EXPERTS}, found {id}"))
                     .at(format!("layer {}", row % layers))
@@ -101,11 +106,6 @@ impl Tensors {
 
     fn derived(&self, logits: &FloatArray) -> Result<([usize; 3], Vec<u16>)> {
         let [tokens, layers, experts] = logits.shape();
-        if matches!(self.router()?, Convention::Sigmoid { .. }) {
-            return Err(Error::new(
-                "expected a tensor \"experts\" beside the logits of a sigmoid router: its choice is no plain top-k",
-            ));
-        }
         let Some(k) = self.number("top_k")? else {
             return Err(Error::new("expected a tensor \"experts\" or metadata top_k beside the logits, found neither"));
         };
@@ -117,9 +117,9 @@ impl Tensors {
         Ok(([tokens, layers, k], top_k::of_logits(logits, k)))
     }
 
-    fn router(&self) -> Result<Convention> {
+    fn router(&self) -> Result<Router> {
         let text = self.info.get("router");
-        text.map_or(Ok(Convention::Unknown), |text| text.parse().map_err(|e: Error| e.at("metadata router")))
+        text.map_or(Ok(Router::UNKNOWN), |text| text.parse().map_err(|e: Error| e.at("metadata router")))
     }
 
     fn meta(&self, shape: Shape) -> Result<Meta> {
@@ -140,12 +140,13 @@ impl Tensors {
         Ok(Meta { model: self.text("model"), router: self.router()?, source: self.text("source"), domains, layer_ids })
     }
 
-    fn bias(&self, shape: Shape) -> Result<Option<Vec<f32>>> {
-        let Some((info, bytes)) = self.tensor("bias") else { return Ok(None) };
-        if info.dtype != Dtype::F32 || info.shape != [shape.layers, shape.experts] {
+    /// A number for each expert of each layer.
+    fn per_expert(&self, name: &str, shape: Shape, null: usize) -> Result<Option<Vec<f32>>> {
+        let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
+        let expected = [shape.layers, shape.experts + null];
+        if info.dtype != Dtype::F32 || info.shape != expected {
             let found = format!("{:?} {:?}", info.dtype, info.shape);
-            return Err(Error::new(format!("expected F32 [{}, {}], found {found}", shape.layers, shape.experts))
-                .at("tensor bias"));
+            return Err(Error::new(format!("expected F32 {expected:?}, found {found}")).at(format!("tensor {name}")));
         }
         Ok(Some(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()))
     }

@@ -69,6 +69,19 @@ impl Tensors {
         self.map.split_at(self.start)
     }
 
+    /// Expert ids of any integer type; -1, which says that there is none, as [`u32::MAX`].
+    pub(super) fn ids(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<u32>)>> {
+        let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
+        let values = match info.dtype {
+            Dtype::I8 => ids(bytes, |b| i8::from_le_bytes(b).into()),
+            Dtype::I16 => ids(bytes, |b| i16::from_le_bytes(b).into()),
+            Dtype::I32 => ids(bytes, |b| i32::from_le_bytes(b).into()),
+            Dtype::I64 => ids(bytes, i64::from_le_bytes),
+            _ => return self.integers(name),
+        };
+        values.map(|values| Some((info.shape.clone(), values))).map_err(|error| error.at(format!("tensor {name}")))
+    }
+
     /// Integers of any type, as `u32`.
     pub(super) fn integers(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<u32>)>> {
         let Some((info, bytes)) = self.tensor(name) else { return Ok(None) };
@@ -138,6 +151,10 @@ fn integers<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Res
     bytes.as_chunks().0.iter().enumerate().map(convert).collect()
 }
 
+fn ids<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Result<Vec<u32>> {
+    integers(bytes, |raw| if value(raw) == -1 { u32::MAX.into() } else { value(raw) })
+}
+
 pub(super) fn expected_shape(name: &str, expected: &str, found: &[usize]) -> Error {
     Error::new(format!("expected shape {expected}, found {found:?}")).at(format!("tensor {name}"))
 }
@@ -189,8 +206,8 @@ impl<'a> Out<'a> {
     }
 }
 
-/// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces give equal bytes
-/// (its metadata have no order) and so that the file gets the usual permissions.
+/// The wire format: length of the header, header, tensors. Written here rather than by the library so that equal traces
+/// give equal bytes (its metadata have no order) and so that the file gets the usual permissions.
 pub fn write_tensors(mut tensors: Vec<Out<'_>>, info: &BTreeMap<&str, String>, path: &Path) -> Result<()> {
     // Widest first keeps every tensor aligned.
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));

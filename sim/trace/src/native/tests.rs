@@ -6,7 +6,7 @@ use safetensors::tensor::{TensorView, serialize};
 use super::*;
 use crate::array::{Float, FloatArray};
 use crate::counts::{CountTable, PairTable};
-use crate::{Convention, Meta, Phase};
+use crate::{Meta, Phase, Router};
 
 /// A tensor by name, type, shape and bytes.
 type Tensor<'a> = (&'a str, Dtype, &'a [usize], Vec<u8>);
@@ -46,7 +46,7 @@ fn absent_tensors_have_defaults() {
     assert_eq!(trace.shape, Shape { tokens: 3, layers: 2, experts: 7, k: 1 });
     assert_eq!((trace.sequence, trace.position, trace.domain), (vec![0; 3], vec![0, 1, 2], vec![0; 3]));
     assert_eq!((trace.phase, trace.meta.layer_ids), (vec![Phase::Prefill; 3], vec![0, 1]));
-    assert_eq!((trace.meta.router, trace.meta.domains), (Convention::Unknown, vec!["name".to_owned()]));
+    assert_eq!((trace.meta.router, trace.meta.domains), (Router::UNKNOWN, vec!["name".to_owned()]));
 }
 
 #[test]
@@ -58,7 +58,13 @@ fn signed_ids_are_read_and_choices_derived_from_logits() {
     assert_eq!((trace.ids, trace.shape.experts), (vec![1, 2, 2, 0], 3));
     assert!(refusal(&file(std::slice::from_ref(&logits), &[])).contains("metadata top_k"));
     assert!(refusal(&file(std::slice::from_ref(&logits), &[("top_k", "4")])).contains("found 3 and 4"));
-    assert!(refusal(&file(&[logits], &[("top_k", "2"), ("router", "sigmoid:1:1")])).contains("no plain top-k"));
+    let bias = ("bias", Dtype::F32, &[2, 3][..], f32s(&[0.9, 0.0, 0.0, 0.0, 0.0, 0.0]));
+    let trace = read_bytes(&file(&[logits, bias], &[("top_k", "2"), ("router", "sigmoid:1:1")])).unwrap();
+    assert_eq!(trace.ids, [0, 1, 2, 0]);
+    assert_eq!(
+        trace.evidence.unwrap().to_string(),
+        "The choice is not recorded: it was made from the logits by sigmoid:1:1."
+    );
 }
 
 #[test]
@@ -97,7 +103,7 @@ fn refuses_statements_that_disagree() {
         with(("weights", Dtype::F32, &[2, 1, 2], f32s(&[0.5, 0.5, -1.0, 0.5]))).contains("token 1, layer 0: weight 0")
     );
     assert!(
-        with(("logits", Dtype::F32, &[2, 1, 4], f32s(&[0.0, 1.0, f32::NEG_INFINITY, 0.0, 0.0, 0.0, 0.0, 0.0])))
+        with(("logits", Dtype::F32, &[2, 1, 4], f32s(&[0.0, 1.0, f32::INFINITY, 0.0, 0.0, 0.0, 0.0, 0.0])))
             .contains("token 0, layer 0: logit 2")
     );
     assert!(told("experts", "3").contains("token 1, layer 0: expected expert ids below 3, found 3"));
@@ -152,13 +158,19 @@ fn counts_survive_a_round_trip() {
             model: "m".into(),
             k: 2,
             layer_ids: vec![0, 7],
-            counts: vec![vec![1, u64::MAX, 0], vec![4, 5, 6]],
+            counts: vec![vec![1, 1 << 52, 0], vec![4, 5, 6]],
         }],
         pairs: vec![PairTable { name: "a".into(), layers: (0, 7), counts: vec![vec![1, 2], vec![3, 4]] }],
         notes: vec!["One.".into()],
     };
     write_counts(&counts, &path).unwrap();
     assert_eq!(read_counts(&path).unwrap(), counts);
+    let huge = CountTable { counts: vec![vec![u64::MAX; 3]; 2], ..counts.tables[0].clone() };
+    write_counts(&Counts { tables: vec![huge], ..counts.clone() }, &path).unwrap();
+    assert!(
+        read_counts(&path).unwrap_err().to_string().contains("expected counts that sum to at most 9007199254740992")
+    );
+    write_counts(&counts, &path).unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("\"experts\" or \"logits\""));
     let ragged =
         Counts { pairs: vec![PairTable { counts: vec![vec![1], vec![]], ..counts.pairs[0].clone() }], ..counts };
@@ -200,13 +212,13 @@ prop_compose! {
         let sequence = cuts.iter().scan(7, |number, &cut| { *number += u32::from(cut); Some(*number) }).collect();
         Trace {
             shape,
-            meta: Meta { model, router: Convention::Sigmoid { groups: 4, top_groups: 2 }, source: "s".into(),
+            meta: Meta { model, router: if experts % 4 == 0 { Router::SIGMOID.grouped(4, 2) } else { Router::SIGMOID }, source: "s".into(),
                 domains: vec!["a".into(), "b c".into()], layer_ids },
             ids: rows.iter().flat_map(|row| row[..k].to_vec()).collect(),
             weights: floats(present[0], k, true),
             logits: floats(present[1], experts, false),
             hidden: floats(present[2], experts, false),
-            bias, sequence, position, phase, token, domain, notes,
+            bias, expert_scale: None, evidence: None, sequence, position, phase, token, domain, notes,
         }
     }
 }
@@ -225,13 +237,16 @@ proptest! {
         prop_assert_eq!(&back.ids, &trace.ids);
         prop_assert_eq!((&back.sequence, &back.position), (&trace.sequence, &trace.position));
         prop_assert_eq!((&back.phase, &back.token, &back.domain), (&trace.phase, &trace.token, &trace.domain));
-        prop_assert_eq!((&back.bias, &back.notes), (&trace.bias, &trace.notes));
+        prop_assert_eq!(&back.bias, &trace.bias);
+        // Random choices are explained by nothing, which a note says.
+        prop_assert!(back.notes.starts_with(&trace.notes) && back.notes.len() <= trace.notes.len() + 1);
         for (a, b) in [(&back.logits, &trace.logits), (&back.weights, &trace.weights), (&back.hidden, &trace.hidden)] {
             prop_assert_eq!(a.as_ref().map(|a| a.le_bytes()), b.as_ref().map(|b| b.le_bytes()));
         }
         // Writing what was read gives the same bytes.
+        write(&back, &path).unwrap();
         let again = folder.path().join("b.safetensors");
-        write(&back, &again).unwrap();
+        write(&read(&path).unwrap(), &again).unwrap();
         prop_assert_eq!(fs::read(&path).unwrap(), fs::read(&again).unwrap());
         prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }

@@ -1,13 +1,14 @@
 //! Hit rates of LRU, LFU and Belady's policy over the cache size, one cache per layer.
 //!
-//! Rules: a layer's cache starts empty and lives through the whole trace, over sequence boundaries. A token asks for its `k`
-//! experts at once. Whatever of them is resident is a hit; the others are loaded, each in a free slot or in place of the
-//! resident expert of least worth that the token itself did not choose. So a cache has at least `k` slots.
+//! Rules: a layer's cache starts empty and lives through the whole trace, over sequence boundaries. A token asks for
+//! its `k` experts at once. Whatever of them is resident is a hit; the others are loaded, each in a free slot or in
+//! place of the resident expert of least worth that the token itself did not choose. So a cache has at least `k` slots.
 //!
-//! One pass gives all sizes. Let the policy's order of worth not depend on the size. Then a cache of `C` slots is always a subset
-//! of the one with `C + 1`, and both are described by one list, the *stack*, whose first `C` entries are the content of the cache
-//! of `C` slots (Mattson, Gecsei, Slutz, Traiger, "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970;
-//! here for `k` accesses at once). An access hits in every cache larger than its expert's place in the list.
+//! One pass gives all sizes. Let the policy's order of worth not depend on the size. Then a cache of `C` slots is
+//! always a subset of the one with `C + 1`, and both are described by one list, the *stack*, whose first `C` entries
+//! are the content of the cache of `C` slots (Mattson, Gecsei, Slutz, Traiger, "Evaluation techniques for storage
+//! hierarchies", IBM Systems Journal 9(2), 1970; here for `k` accesses at once). An access hits in every cache larger
+//! than its expert's place in the list.
 
 use std::cmp::Reverse;
 
@@ -25,12 +26,13 @@ pub struct CachePoint {
     pub lru: f64,
     /// Evicts the least frequently used since the start of the trace, resident or not; the least recent on ties.
     pub lfu: f64,
-    /// Evicts the one whose next use is farthest, the lower number on ties: no policy can do better on the same choices.
+    /// Evicts the one whose next use is farthest, the lower number on ties: no policy can do better on the same
+    /// choices.
     pub belady: f64,
 }
 
-/// Sizes to report without a wish of the user: `k` times 1, 2, 3, 4, 6, 8, 12, 16, … and `E`; powers of two only where that
-/// gives more than ten.
+/// Sizes to report without a wish of the user: `k` times 1, 2, 3, 4, 6, 8, 12, 16, … and `E`; powers of two only where
+/// that gives more than ten.
 pub fn default_sizes(k: usize, experts: usize) -> Vec<usize> {
     let below = |factors: &mut dyn Iterator<Item = usize>| -> Vec<usize> {
         factors.map(|f| f * k).take_while(|&size| size < experts).chain([experts]).collect()
@@ -40,10 +42,11 @@ pub fn default_sizes(k: usize, experts: usize) -> Vec<usize> {
     if sizes.len() <= 10 { sizes } else { below(&mut (0..usize::BITS - 8).map(|bits| 1 << bits)) }
 }
 
-/// Hit rates at `sizes`, each in `k..=E`. Cost: `O(T L (k^2 + depth k))` with the depth to which a token searches the stack, at most `E`.
+/// Hit rates at `sizes`, each in `k..=E`. Cost: `O(T L (k^2 + depth k))` with the depth to which a token searches the
+/// stack, at most `E`.
 pub(super) fn cache_curve(view: &View, sizes: &[usize]) -> Vec<CachePoint> {
     let layers = view.per_layer(|layer| [lru(layer), lfu(layer), belady(layer)]);
-    let accesses = (view.shape.tokens * view.shape.k * view.shape.layers) as f64;
+    let accesses = view.layers.iter().map(Layer::choices).sum::<usize>().max(1) as f64;
     let rate = |policy: usize, size: usize| {
         let hits: u64 = layers.iter().map(|hits| hits[policy][..size].iter().sum::<u64>()).sum();
         hits as f64 / accesses
@@ -124,20 +127,20 @@ impl<W: Ord + Copy> Stack<W> {
 
     /// Serves one token. `worth` orders the experts that it did not choose, without ties; least worth is evicted first.
     ///
-    /// The cache of `k` slots keeps the chosen and evicts the rest of its content. Going from `C` to `C + 1` slots, entry `C + 1` of
-    /// the stack joins the evicted if it was not chosen; if it was, one load less is needed. Either way one expert fewer has
-    /// to leave, so the worthiest evicted one stays and becomes the new entry `C + 1`. Below the last chosen entry nothing changes.
+    /// The cache of `k` slots keeps the chosen and evicts the rest of its content. Going from `C` to `C + 1` slots,
+    /// entry `C + 1` of the stack joins the evicted if it was not chosen; if it was, one load less is needed. Either
+    /// way one expert fewer has to leave, so the worthiest evicted one stays and becomes the new entry `C + 1`. Below
+    /// the last chosen entry nothing changes.
     pub(super) fn serve(&mut self, chosen: &[u16], worth: impl Fn(usize) -> W) {
         let k = chosen.len();
         chosen.iter().for_each(|&e| self.own[usize::from(e)] = true);
         for place in 0..k.min(self.order.len()) {
             self.look(place, &worth);
         }
-        if self.order.is_empty() {
-            self.order.extend_from_slice(chosen);
-        } else {
-            self.order[..k].copy_from_slice(chosen);
-        }
+        // A token may choose more than all before it did.
+        let held = k.min(self.order.len());
+        self.order[..held].copy_from_slice(&chosen[..held]);
+        self.order.extend_from_slice(&chosen[held..]);
         let mut place = k;
         while !self.evicted.is_empty() {
             if place < self.order.len() {

@@ -1,4 +1,5 @@
-//! Statistics of count files: how uneven the experts are used, how alike the parts are, and how much one layer says about another.
+//! Statistics of count files: how uneven the experts are used, how alike the parts are, and how much one layer says
+//! about another.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +70,8 @@ pub struct PairStatistics {
     pub layers: (u32, u32),
     /// Pairs counted.
     pub choices: u64,
-    /// Mutual information of the two experts, in bits; of the counts as they are, without a correction for small samples.
+    /// Mutual information of the two experts, in bits; of the counts as they are, without a correction for small
+    /// samples.
     pub mutual_information_bits: Option<f64>,
     /// Share of pairs in which the best guess of the later expert, knowing the earlier one, is right.
     pub predictability: Option<f64>,

@@ -1,8 +1,8 @@
 //! SRP and SCH: how well one fixed group of experts serves a segment of text
 //! ("Not All Models Suit Expert Offloading", arXiv 2505.16056).
 //!
-//! `f(e, p, m)` is the number of the `m` tokens from `p` on that choose expert `e`; every `p` whose segment ends inside its sequence
-//! counts.
+//! `f(e, p, m)` is the number of the `m` tokens from `p` on that choose expert `e`; every `p` whose segment ends inside
+//! its sequence counts.
 
 use serde::Serialize;
 
@@ -21,8 +21,9 @@ pub struct Locality {
     pub segment_tokens: usize,
     /// Segments counted per layer.
     pub segments: u64,
-    /// Segment routing best performance, 0..=1: `max_a 2 sum_(f >= a) f / sum [m 1(f >= a) + f]`, the best F1 score of a router that
-    /// decides once per segment, for the whole model: sums over all experts of all layers, one threshold `a`.
+    /// Segment routing best performance, 0..=1: `max_a 2 sum_(f >= a) f / sum [m 1(f >= a) + f]`, the best F1 score of
+    /// a router that decides once per segment, for the whole model: sums over all experts of all layers, one threshold
+    /// `a`.
     pub srp: f64,
     /// Experts that this router activates per segment and layer, divided by `k`.
     pub srp_size_ratio: f64,
@@ -37,11 +38,12 @@ pub struct SegmentCache {
     pub ratio: usize,
     /// Slots per layer, at most `E`.
     pub slots: usize,
-    /// Versions 1 and 2 of the paper, closed form: the share of a segment's choices that its most chosen `slots` experts cover,
-    /// `sum_p Top_slots{f} / sum_p sum_e f`; all layers together.
+    /// Versions 1 and 2 of the paper, closed form: the share of a segment's choices that its most chosen `slots`
+    /// experts cover, `sum_p Top_slots{f} / sum_p sum_e f`; all layers together.
     pub sch_v1: f64,
-    /// Version 3: hit rate of a cache that starts empty in every sequence, loads on demand and evicts the expert with the fewest
-    /// choices in the next `m` tokens of the sequence (the current one not among them), the least recent on ties.
+    /// Version 3: hit rate of a cache that starts empty in every sequence, loads on demand and evicts the expert with
+    /// the fewest choices in the next `m` tokens of the sequence (the current one not among them), the least recent on
+    /// ties.
     pub sch_v3: f64,
 }
 

@@ -11,10 +11,11 @@ pub(super) const LAGS: [usize; 5] = [1, 2, 4, 8, 16];
 /// Statistics of the recorded logits, in logit units (natural logarithm).
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LogitStatistics {
-    /// Standard deviation over the experts of one token and layer, mean over tokens and layers: the scale to compare the gaps with.
+    /// Standard deviation over the experts of one token and layer, mean over tokens and layers: the scale to compare
+    /// the gaps with.
     pub standard_deviation: f64,
-    /// Autocorrelation of an expert's logit over time: deviations from its mean over the trace, pairs within sequences only, divided
-    /// by its variance over the trace; mean over experts (those that never change left out) and layers.
+    /// Autocorrelation of an expert's logit over time: deviations from its mean over the trace, pairs within sequences
+    /// only, divided by its variance over the trace; mean over experts (those that never change left out) and layers.
     pub autocorrelation: Vec<LagCorrelation>,
     /// Median over tokens and layers of the gap between the k-th and the next logit; `None` where k = E, as below.
     /// Selection bias and groups do not enter: the gap is of the logits alone.
@@ -55,6 +56,15 @@ fn quantile(values: &mut [f32], q: f64) -> Option<f64> {
     (rank < values.len()).then(|| f64::from(*values.select_nth_unstable_by(rank, f32::total_cmp).1))
 }
 
+/// Reads a row; a masked expert counts as the least of those that are not.
+fn read(logits: &FloatArray, token: usize, layer: usize, row: &mut [f32]) {
+    logits.read_row(token, layer, row);
+    if row.contains(&f32::NEG_INFINITY) {
+        let least = row.iter().copied().filter(|z| z.is_finite()).fold(f32::INFINITY, f32::min);
+        row.iter_mut().filter(|z| **z == f32::NEG_INFINITY).for_each(|z| *z = least);
+    }
+}
+
 struct LayerStatistics {
     standard_deviation: f64,
     /// `[LAGS]`, each per expert.
@@ -64,12 +74,12 @@ struct LayerStatistics {
 
 impl LayerStatistics {
     fn new(view: &View, logits: &FloatArray, layer: usize) -> Self {
-        let (tokens, experts) = (view.shape.tokens, view.shape.experts);
+        let (tokens, experts) = (view.shape.tokens, logits.shape()[2]);
         let mut row = vec![0.0_f32; experts];
         let mut moments = vec![(0.0_f64, 0.0_f64); experts];
         let (mut gaps, mut deviations) = (Vec::new(), 0.0);
         for token in 0..tokens {
-            logits.read_row(token, layer, &mut row);
+            read(logits, token, layer, &mut row);
             for ((sum, squares), &z) in moments.iter_mut().zip(&row) {
                 *sum += f64::from(z);
                 *squares += f64::from(z) * f64::from(z);
@@ -99,7 +109,7 @@ fn covariances(view: &View, logits: &FloatArray, layer: usize, means: &[f64]) ->
     let mut pairs = [0_u64; LAGS.len()];
     for sequence in &view.sequences {
         for token in sequence.clone() {
-            logits.read_row(token, layer, &mut row);
+            read(logits, token, layer, &mut row);
             let now = &mut ring[token % depth];
             for ((deviation, &z), mean) in now.iter_mut().zip(&row).zip(means) {
                 *deviation = f64::from(z) - mean;

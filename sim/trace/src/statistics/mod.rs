@@ -1,7 +1,18 @@
-//! What a trace says about itself: how local its routing is, what caches could make of it, and what looks wrong with it.
+//! What a trace says about itself: how local its routing is, what caches could make of it, and what looks wrong with
+//! it.
 //!
-//! [`inspect`] computes everything `cptr inspect` shows; the report serialises to JSON as it stands. The command line makes tables of
-//! it. One file per statistic; all of them read the trace through `View`, layer by layer.
+//! [`inspect`] computes everything `cptr inspect` shows; the report serialises to JSON as it stands. The command line
+//! makes tables of it. One file per statistic; all of them read the trace through `View`, layer by layer.
+//!
+//! ```
+//! use cptr_trace::statistics::{Options, inspect};
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let trace = Trace::of_ids(Shape { tokens: 3, layers: 1, experts: 4, k: 2 }, vec![0, 1, 1, 2, 1, 2]);
+//! let report = inspect(&trace, &Options::default());
+//! // Of the four choices that have one before them, expert 2 of the second token is new.
+//! assert_eq!(report.switching.switch_rate, Some(0.25));
+//! ```
 
 mod cache_curve;
 mod counts;
@@ -34,7 +45,8 @@ use view::View;
 /// What to compute.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Cache sizes in slots per layer for the hit rates; empty: [`default_sizes`]. Sizes outside `k..=E` are left out, with a warning.
+    /// Cache sizes in slots per layer for the hit rates; empty: [`default_sizes`]. Sizes outside `k..=E` are left out,
+    /// with a warning.
     pub cache_sizes: Vec<usize>,
 }
 
@@ -78,10 +90,42 @@ pub struct Inspection {
     pub weights: Option<WeightStatistics>,
     /// Recorded logits.
     pub logits: Option<LogitStatistics>,
+    /// How far the router explains the recorded choice.
+    pub evidence: Option<EvidenceReport>,
     /// Remarks of the importer.
     pub notes: Vec<String>,
     /// Traps found, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// [`Evidence`](crate::Evidence) in words and numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvidenceReport {
+    /// Router in use, in the words of the native format.
+    pub router: String,
+    /// Whether it was found out rather than stated.
+    pub inferred: bool,
+    /// Share of the sets looked at that it explains, 0 to 1; `None` where the choice was not recorded.
+    pub explained: Option<f64>,
+    /// Sets looked at.
+    pub sets: usize,
+    /// Whether a bound on the loss can be promised.
+    pub bound_promised: bool,
+    /// All of it in a sentence.
+    pub sentence: String,
+}
+
+impl EvidenceReport {
+    fn new(evidence: &crate::Evidence) -> Self {
+        Self {
+            router: evidence.router.to_string(),
+            inferred: evidence.inferred,
+            explained: (!evidence.derived).then(|| evidence.share()),
+            sets: evidence.total,
+            bound_promised: evidence.bound_promised(),
+            sentence: evidence.to_string(),
+        }
+    }
 }
 
 /// Computes the report. The trace must be [valid](Trace::validate).
@@ -111,6 +155,7 @@ pub fn inspect(trace: &Trace, options: &Options) -> Inspection {
         locality: locality::locality(&view),
         phases: phases::phases(&view, &trace.meta.domains),
         logits: trace.logits.as_ref().map(|logits| logits::logit_statistics(&view, logits)),
+        evidence: trace.evidence.as_ref().map(EvidenceReport::new),
         notes: trace.notes.clone(),
         warnings: traps::warnings(trace, &view, weights).into_iter().chain(size_warning).collect(),
         weights,
@@ -160,7 +205,8 @@ mod tests {
         let trace = sticky(16, 2, 5, &[300, 200], 0.5);
         let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let views = [1, 3].map(|threads| {
-            // A trace may hold a mapped file and stays on its thread; the statistics use the pool that is current where they run.
+            // A trace may hold a mapped file and stays on its thread; the statistics use the pool that is current where
+            // they run.
             let ids = trace.ids.clone();
             pool(threads).install(move || {
                 let shape = Shape { tokens: 500, layers: 5, experts: 16, k: 2 };

@@ -1,4 +1,5 @@
-//! How far the experts used in one part of a trace predict those used in another: prefill against decode, domain against domain.
+//! How far the experts used in one part of a trace predict those used in another: prefill against decode, domain
+//! against domain.
 
 use serde::Serialize;
 
@@ -28,9 +29,9 @@ pub struct Domains {
     pub names: Vec<String>,
     /// Cosine of the counts.
     pub cosine: Vec<Vec<Option<f64>>>,
-    /// Share of the choices of domain `column`, without its first 512 tokens, that fall on the `hot_experts` most chosen experts of
-    /// the first 512 tokens of domain `row`: what a placement fixed after such a prefill still covers later, and elsewhere.
-    /// `None` where the column has no further tokens.
+    /// Share of the choices of domain `column`, without its first 512 tokens, that fall on the `hot_experts` most
+    /// chosen experts of the first 512 tokens of domain `row`: what a placement fixed after such a prefill still covers
+    /// later, and elsewhere. `None` where the column has no further tokens.
     pub coverage: Vec<Vec<Option<f64>>>,
     /// Experts per layer taken as hot, `E / 4`, at least 1.
     pub hot_experts: usize,

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::view::{Layer, View, share};
 
-/// Reuse distances: how many tokens ago, anywhere in the trace, the same layer last chose this expert; 1 = the previous token.
-/// First uses have no distance. All layers and choices together.
+/// Reuse distances: how many tokens ago, anywhere in the trace, the same layer last chose this expert; 1 = the previous
+/// token. First uses have no distance. All layers and choices together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reuse {
     /// Choices of an expert that its layer had not chosen before.

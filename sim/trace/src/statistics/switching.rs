@@ -11,10 +11,10 @@ pub(super) const LAGS: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
 /// Switch rates. All are shares in 0..=1.
 ///
-/// The switch rate of a layer is the share of a token's chosen experts that the previous token *of the same sequence* did not
-/// choose there, mean over the tokens that have a predecessor; the rate of the trace is the mean over layers.
-/// Memoryless is the rate of independent draws with the same frequencies, `1 - sum_e p_e^2 / k` with `p_e` the share of tokens that
-/// choose `e`. The gap between the two is the locality that a cache or a filter can use.
+/// The switch rate of a layer is the share of a token's chosen experts that the previous token *of the same sequence*
+/// did not choose there, mean over the tokens that have a predecessor; the rate of the trace is the mean over layers.
+/// Memoryless is the rate of independent draws with the same frequencies, `1 - sum_e p_e^2 / k` with `p_e` the share of
+/// tokens that choose `e`. The gap between the two is the locality that a cache or a filter can use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Switching {
     /// Mean over layers; `None` where no token has a predecessor.
@@ -31,7 +31,8 @@ pub struct Switching {
     pub switch_rate_by_layer: Vec<LayerRate>,
     /// The domains that have tokens. A token counts for its own domain, also where its predecessor belongs to another.
     pub switch_rate_by_domain: Vec<DomainRate>,
-    /// Mean of `|S_t & S_(t-lag)| / k` within sequences, mean over layers; lags that no sequence is long enough for are left out.
+    /// Mean of `|S_t & S_(t-lag)| / k` within sequences, mean over layers; lags that no sequence is long enough for are
+    /// left out.
     pub overlap_by_lag: Vec<LagOverlap>,
 }
 
@@ -78,6 +79,8 @@ struct Sums {
     tokens: u64,
     /// Tokens with a predecessor.
     pairs: u64,
+    /// Choices of those.
+    choices: u64,
     switched: u64,
     identical: u64,
     chosen: Vec<u64>,
@@ -87,6 +90,7 @@ impl Sums {
     fn add(&mut self, other: &Self) {
         self.tokens += other.tokens;
         self.pairs += other.pairs;
+        self.choices += other.choices;
         self.switched += other.switched;
         self.identical += other.identical;
         self.chosen.resize(other.chosen.len(), 0);
@@ -98,10 +102,11 @@ impl Sums {
     fn rate(&self, layer: &Layer) -> LayerRate {
         let tokens = self.tokens as f64;
         let repeated: f64 = self.chosen.iter().map(|&n| (n as f64 / tokens).powi(2)).sum();
+        let per_token = self.chosen.iter().sum::<u64>() as f64 / tokens;
         LayerRate {
             layer: layer.id,
-            switch_rate: share(self.switched, self.pairs * layer.k as u64),
-            switch_rate_memoryless: 1.0 - repeated / layer.k as f64,
+            switch_rate: share(self.switched, self.choices),
+            switch_rate_memoryless: if per_token > 0.0 { 1.0 - repeated / per_token } else { 0.0 },
         }
     }
 }
@@ -160,8 +165,9 @@ fn by_domain(view: &View, layer: &Layer) -> BTreeMap<u8, Sums> {
             if token > sequence.start {
                 let kept = previous.with(chosen);
                 sums.pairs += 1;
-                sums.switched += (layer.k - kept) as u64;
-                sums.identical += u64::from(kept == layer.k);
+                sums.choices += chosen.len() as u64;
+                sums.switched += (chosen.len() - kept) as u64;
+                sums.identical += u64::from(kept == chosen.len());
             }
             previous.set(chosen);
         }

@@ -6,7 +6,8 @@ use proptest::test_runner::TestRng;
 use super::view::View;
 use crate::{Meta, Phase, Shape, Trace};
 
-/// A valid trace without scores: sequences of the given lengths, one domain, prefill; `choose(token, layer)` gives the ids.
+/// A valid trace without scores: sequences of the given lengths, one domain, prefill; `choose(token, layer)` gives the
+/// ids.
 pub(super) fn trace(
     experts: usize,
     layers: usize,

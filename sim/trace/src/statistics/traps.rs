@@ -1,13 +1,15 @@
 //! Known ways in which routing traces mislead, as far as the trace itself shows them: one sentence each.
 //!
-//! Thresholds are set so that ordinary traces stay silent; each has its reason beside it. A new trap is a function and a line in [`TRAPS`].
+//! Thresholds are set so that ordinary traces stay silent; each has its reason beside it. A new trap is a function and
+//! a line in [`TRAPS`].
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::view::{Layer, Overlap, View};
 use super::weights::WeightStatistics;
-use crate::{Convention, Shape, Trace};
+use crate::router::{Count, Score};
+use crate::{Shape, Trace};
 
 /// Everything a detector may look at.
 struct Evidence<'a> {
@@ -15,6 +17,8 @@ struct Evidence<'a> {
     view: &'a View<'a>,
     weights: Option<WeightStatistics>,
     periods: Periods,
+    /// Whether tokens are bytes, several to a character.
+    bytes: bool,
 }
 
 const TRAPS: [fn(&Evidence) -> Option<String>; 9] = [
@@ -33,8 +37,16 @@ const TRAPS: [fn(&Evidence) -> Option<String>; 9] = [
 const MIN_TOKENS: usize = 32;
 
 pub(super) fn warnings(trace: &Trace, view: &View, weights: Option<WeightStatistics>) -> Vec<String> {
-    let evidence = Evidence { trace, view, weights, periods: Periods::new(view) };
+    let bytes = byte_tokens(trace);
+    let evidence = Evidence { trace, view, weights, periods: Periods::new(view, bytes), bytes };
     TRAPS.iter().filter_map(|trap| trap(&evidence)).collect()
+}
+
+/// Whether the tokens of a trace are bytes: then blanks and dashes stand in rows, and characters of two to four tokens
+/// alternate.
+fn byte_tokens(trace: &Trace) -> bool {
+    // 256 values and a few that mark beginnings and ends.
+    trace.token.as_ref().is_some_and(|tokens| tokens.iter().all(|&token| token < 300))
 }
 
 /// Start-up and padding rows: the same row in all layers, again and again.
@@ -44,7 +56,7 @@ fn identical_rows(evidence: &Evidence) -> Option<String> {
         return None;
     }
     // One or two choices a token repeat by themselves much longer than many do together.
-    let long = if layers * k >= 8 { 32 } else { 256 };
+    let long = if layers * k >= 8 && !evidence.bytes { 32 } else { 256 };
     let rows: Vec<&[u16]> = evidence.trace.ids.chunks_exact(layers * k).collect();
     let (mut tokens, mut first) = (0, None);
     let mut start = 0;
@@ -82,8 +94,14 @@ fn interleaved_rows(evidence: &Evidence) -> Option<String> {
     let next = *overlap.get(1)?;
     let (lag, &best) =
         overlap.iter().enumerate().skip(2).reduce(|best, new| if new.1 > best.1 { new } else { best })?;
+    // Bytes of characters alternate by themselves, at the length of a character and its multiples.
+    let character = |length: usize| lag % length == 0 && overlap.get(length).is_some_and(|&same| same > best - 0.1);
+    if evidence.bytes && (2..=CHARACTER).any(character) {
+        return None;
+    }
     let chance = 1.0 - evidence.periods.memoryless;
-    // Neighbours in a text share more than chance; they may share a little more at a distance, but not several times the excess.
+    // Neighbours in a text share more than chance; they may share a little more at a distance, but not several times
+    // the excess.
     (best > next.max(chance) + 0.1 && best - chance > 2.0 * (next - chance)).then(|| {
         format!(
             "choices {lag} rows apart overlap by {best:.2}, neighbours only by {next:.2}: the rows are those of {lag} sequences in turn, or the routing alternates; switch rates and cache curves do not describe one text"
@@ -105,6 +123,9 @@ fn repetition_loops(evidence: &Evidence) -> Option<String> {
     ))
 }
 
+/// Most bytes of a character in UTF-8.
+const CHARACTER: usize = 4;
+
 /// Layers that are byte for byte the same.
 fn copied_layers(evidence: &Evidence) -> Option<String> {
     let view = evidence.view;
@@ -112,18 +133,37 @@ fn copied_layers(evidence: &Evidence) -> Option<String> {
     if tokens < MIN_TOKENS || k == experts {
         return None;
     }
-    let mut originals: HashMap<u64, &Layer> = HashMap::new();
-    let mut copies = Vec::new();
-    for layer in view.layers.iter().filter(|layer| !is_constant(layer)) {
+    let originals = originals(view);
+    let copies: Vec<(usize, usize)> = originals
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|&(layer, of)| layer != of && !is_constant(&view.layers[of]))
+        .collect();
+    let last = copies.last()?;
+    let names: Vec<String> =
+        copies.iter().map(|&(layer, of)| format!("{} of {}", view.layers[layer].id, view.layers[of].id)).collect();
+    // The smallest distance at which all copies lie from some layer of the same content.
+    let same = |layer: usize, distance: usize| originals[layer] == originals[layer - distance];
+    let period =
+        (1..=last.0).find(|&distance| copies.iter().all(|&(layer, _)| layer >= distance && same(layer, distance)));
+    let period = period.filter(|_| copies.len() > 1).map_or(String::new(), |n| match n {
+        1 => "; each is a copy of the one before".into(),
+        n => format!("; they repeat every {n} layers"),
+    });
+    Some(format!("{} of {layers} layers are copies of other layers: {}{period}", copies.len(), listed(&names)))
+}
+
+/// For each layer the first that is byte for byte the same.
+fn originals(view: &View) -> Vec<usize> {
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    let original = |(index, layer): (usize, &Layer)| {
         let mut hasher = DefaultHasher::new();
         layer.ids().hash(&mut hasher);
-        let original = originals.entry(hasher.finish()).or_insert(layer);
-        if original.id != layer.id && original.ids() == layer.ids() {
-            copies.push(format!("{} of {}", layer.id, original.id));
-        }
-    }
-    (!copies.is_empty())
-        .then(|| format!("{} of {layers} layers are copies of other layers: {}", copies.len(), listed(&copies)))
+        let original = *first.entry(hasher.finish()).or_insert(index);
+        if view.layers[original].ids() == layer.ids() { original } else { index }
+    };
+    view.layers.iter().enumerate().map(original).collect()
 }
 
 /// Dense layers that stayed in the file.
@@ -174,10 +214,11 @@ fn strided_top_k(evidence: &Evidence) -> Option<String> {
     if mean < 16.0 || experts < 4 || k == experts {
         return None;
     }
-    // Independent choices spread like a binomial distribution; whole permutations leave at most a fraction of one count.
+    // Independent choices spread like a binomial distribution; whole permutations leave at most a fraction of one
+    // count.
     let too_even = |layer: &Layer| {
         let mut counts = vec![0_u64; experts];
-        layer.ids().iter().for_each(|&e| counts[usize::from(e)] += 1);
+        layer.rows().flatten().for_each(|&e| counts[usize::from(e)] += 1);
         let variance = counts.iter().map(|&n| (n as f64 - mean).powi(2)).sum::<f64>() / experts as f64;
         variance < 0.05 * mean * (1.0 - k as f64 / experts as f64)
     };
@@ -192,19 +233,20 @@ fn convention(evidence: &Evidence) -> Option<String> {
     let Shape { experts, k, .. } = evidence.view.shape;
     let router = evidence.trace.meta.router;
     let WeightStatistics { sum_mean, sum_min, sum_max, sums_to_one, .. } = evidence.weights?;
-    let found = match router {
+    let found = match router.score {
+        _ if router.scale != 1.0 || router.count != Count::Fixed => return None,
         // A confident router comes close to 1 with one expert, and does so exactly with all.
-        Convention::SoftmaxAll if sums_to_one > 0.999 && k > 1 && k < experts => {
+        Score::SoftmaxAll if !router.renormalise && sums_to_one > 0.999 && k > 1 && k < experts => {
             "sum to 1: softmax over the selected, or renormalised".to_owned()
         }
-        Convention::SoftmaxAll | Convention::SoftmaxSelected if sum_max > 1.01 => {
+        Score::SoftmaxAll | Score::SoftmaxSelected if sum_max > 1.01 => {
             format!("sum to up to {sum_max:.2}: sigmoid, or scaled")
         }
-        Convention::SoftmaxSelected if sums_to_one < 0.99 => {
+        Score::SoftmaxSelected if sums_to_one < 0.99 => {
             format!("sum to {sum_mean:.2} in the mean: softmax over all, cut after the k-th")
         }
         // A scaling factor (2.5 in DeepSeek-V3) is common to all rows.
-        Convention::Sigmoid { .. } if sum_max - sum_min > 0.02 * sum_max => {
+        Score::Sigmoid if router.renormalise && sum_max - sum_min > 0.02 * sum_max => {
             format!("sum to {sum_min:.2} to {sum_max:.2}: not renormalised")
         }
         _ => return None,
@@ -222,7 +264,8 @@ const LOOP_TOKENS: usize = 32;
 /// Choices from which an overlap is taken: it is then known to about 0.02.
 const MIN_CHOICES: u64 = 512;
 
-/// Overlap of the choices at every distance up to [`MAX_PERIOD`], from a sample of at most 8 layers and the first 65,536 tokens.
+/// Overlap of the choices at every distance up to [`MAX_PERIOD`], from a sample of at most 8 layers, none the copy of
+/// another, and the first 65,536 tokens.
 struct Periods {
     /// `[lag]` mean overlap; entry 0 is not used. Ends where fewer than [`MIN_CHOICES`] choices are left.
     overlap: Vec<f64>,
@@ -233,10 +276,16 @@ struct Periods {
 }
 
 impl Periods {
-    fn new(view: &View) -> Self {
-        let Shape { layers: all, k, experts, tokens } = view.shape;
+    fn new(view: &View, bytes: bool) -> Self {
+        let Shape { k, experts, tokens, .. } = view.shape;
         let tokens = tokens.min(65_536);
-        let layers: Vec<&Layer> = view.layers.iter().step_by(all.div_ceil(8)).collect();
+        // Copies would count twice, and of every fourth layer all might be copies of one.
+        let originals = originals(view);
+        let distinct = view.layers.iter().enumerate().filter(|&(index, _)| originals[index] == index);
+        let distinct: Vec<&Layer> = distinct.map(|(_, layer)| layer).collect();
+        let layers: Vec<&Layer> = distinct.iter().copied().step_by(distinct.len().div_ceil(8)).collect();
+        // A loop of words takes more bytes than tokens.
+        let long = if bytes { LOOP_TOKENS * CHARACTER } else { LOOP_TOKENS };
         let width = layers.len() * k;
         let mut kept = vec![0_u64; MAX_PERIOD + 1];
         let mut pairs = vec![0_u64; MAX_PERIOD + 1];
@@ -251,7 +300,7 @@ impl Periods {
                     kept[lag] += same as u64;
                     pairs[lag] += 1;
                     run[lag] = if same as f64 >= LOOP_OVERLAP * width as f64 { run[lag] + 1 } else { 0 };
-                    if run[lag] == LOOP_TOKENS.max(2 * lag) && loops.last().is_none_or(|l| l.0 != index) {
+                    if run[lag] == long.max(2 * lag) && loops.last().is_none_or(|l| l.0 != index) {
                         loops.push((index, lag));
                     }
                 }
@@ -270,7 +319,7 @@ impl Periods {
 fn memoryless(layers: &[&Layer], tokens: usize) -> f64 {
     let of_layer = |layer: &Layer| {
         let mut counts = vec![0_u64; layer.experts];
-        layer.ids()[..tokens * layer.k].iter().for_each(|&e| counts[usize::from(e)] += 1);
+        layer.rows().take(tokens).flatten().for_each(|&e| counts[usize::from(e)] += 1);
         1.0 - counts.iter().map(|&n| (n as f64 / tokens as f64).powi(2)).sum::<f64>() / layer.k as f64
     };
     layers.iter().map(|layer| of_layer(layer)).sum::<f64>() / layers.len() as f64
@@ -281,6 +330,7 @@ mod tests {
     use super::super::test_traces::{draw, random, single, sticky, trace, view};
     use super::super::weights::weight_statistics;
     use super::*;
+    use crate::Router;
     use crate::array::FloatArray;
 
     fn of(trace: &Trace) -> Vec<String> {
@@ -294,7 +344,7 @@ mod tests {
         found[0].clone()
     }
 
-    fn with_weights(mut trace: Trace, router: Convention, row: &[f32]) -> Trace {
+    fn with_weights(mut trace: Trace, router: Router, row: &[f32]) -> Trace {
         let Shape { tokens, layers, k, .. } = trace.shape;
         trace.meta.router = router;
         trace.weights = Some(FloatArray::owned([tokens, layers, k], row.repeat(tokens * layers)));
@@ -334,6 +384,19 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_text_are_no_trap() {
+        // Characters of three bytes whose first bytes choose alike, and rows of dashes.
+        let text = sticky(64, 6, 3, &[300; 3], 0.6);
+        let mut bytes = trace(64, 3, &[900], |token, layer| {
+            let token = if (400..480).contains(&token) { 400 } else { token };
+            text.chosen(token % 3 * 300 + token / 3, layer).to_vec()
+        });
+        assert!(of(&bytes).len() > 1, "{:?}", of(&bytes));
+        bytes.token = Some((0..900).map(|token| 128 + token % 90).collect());
+        assert!(of(&bytes).is_empty(), "{:?}", of(&bytes));
+    }
+
+    #[test]
     fn repetition() {
         let text = sticky(32, 4, 3, &[400], 0.5);
         let looped = trace(32, 3, &[400], |token, layer| {
@@ -349,7 +412,17 @@ mod tests {
     fn copied_and_constant_layers() {
         let text = sticky(32, 4, 3, &[400], 0.5);
         let copied = trace(32, 5, &[400], |token, layer| text.chosen(token, layer.min(2)).to_vec());
-        assert_eq!(only(&copied), "2 of 5 layers are copies of other layers: 4 of 3, 5 of 3");
+        assert_eq!(
+            only(&copied),
+            "2 of 5 layers are copies of other layers: 4 of 3, 5 of 3; each is a copy of the one before"
+        );
+        // FLAME-MoE as it was shipped: 8 real layers of 25.
+        let eight = sticky(32, 4, 9, &[400], 0.5);
+        let every = |layer: usize| if layer < 1 { 0 } else { 1 + (layer - 1) % 8 };
+        let copied = trace(32, 25, &[400], |token, layer| eight.chosen(token, every(layer)).to_vec());
+        let found = only(&copied);
+        assert!(found.starts_with("16 of 25 layers are copies of other layers: 10 of 2,"), "{found}");
+        assert!(found.ends_with("and 8 more; they repeat every 8 layers"), "{found}");
         let dense = trace(32, 4, &[400], |token, layer| match layer {
             0 => vec![0, 1, 2, 3],
             _ => text.chosen(token, layer - 1).to_vec(),
@@ -359,7 +432,7 @@ mod tests {
 
     #[test]
     fn ids_out_of_order() {
-        let trace = with_weights(sticky(32, 2, 3, &[400], 0.5), Convention::SoftmaxSelected, &[0.4, 0.6]);
+        let trace = with_weights(sticky(32, 2, 3, &[400], 0.5), Router::SOFTMAX_SELECTED, &[0.4, 0.6]);
         assert_eq!(
             only(&trace),
             "in 100 % of the tokens and layers the ids are not in the order of their weights; here they were sorted by weight"
@@ -368,7 +441,7 @@ mod tests {
 
     #[test]
     fn padding_with_equal_weights() {
-        let trace = with_weights(sticky(32, 2, 4, &[400], 0.5), Convention::SoftmaxSelected, &[0.5, 0.5]);
+        let trace = with_weights(sticky(32, 2, 4, &[400], 0.5), Router::SOFTMAX_SELECTED, &[0.5, 0.5]);
         assert!(only(&trace).starts_with("100.0 % of the tokens have equal weights in every layer"));
     }
 
@@ -389,15 +462,15 @@ mod tests {
     #[test]
     fn conventions_that_contradict_the_weights() {
         let text = || sticky(32, 2, 3, &[400], 0.5);
-        let sigmoid = Convention::Sigmoid { groups: 1, top_groups: 1 };
+        let sigmoid = Router::SIGMOID;
         for (router, row, says) in [
-            (Convention::SoftmaxSelected, [0.7, 0.3], None),
-            (Convention::SoftmaxSelected, [0.4, 0.1], Some("sum to 0.50 in the mean: softmax over all")),
-            (Convention::SoftmaxSelected, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
-            (Convention::SoftmaxAll, [0.4, 0.1], None),
-            (Convention::SoftmaxAll, [0.7, 0.3], Some("sum to 1: softmax over the selected")),
-            (Convention::SoftmaxAll, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
-            (Convention::Unknown, [0.9, 0.8], None),
+            (Router::SOFTMAX_SELECTED, [0.7, 0.3], None),
+            (Router::SOFTMAX_SELECTED, [0.4, 0.1], Some("sum to 0.50 in the mean: softmax over all")),
+            (Router::SOFTMAX_SELECTED, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
+            (Router::SOFTMAX_ALL, [0.4, 0.1], None),
+            (Router::SOFTMAX_ALL, [0.7, 0.3], Some("sum to 1: softmax over the selected")),
+            (Router::SOFTMAX_ALL, [0.9, 0.8], Some("sum to up to 1.70: sigmoid")),
+            (Router::UNKNOWN, [0.9, 0.8], None),
             (sigmoid, [1.5, 1.0], None),
         ] {
             let trace = with_weights(text(), router, &row);

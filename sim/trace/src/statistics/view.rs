@@ -15,18 +15,31 @@ pub(super) struct Layer {
     pub(super) k: usize,
     /// `[T, k]`, best first where the trace knows.
     ids: Vec<u16>,
+    /// Whether some tokens chose fewer than k: null experts and padding fill their rows.
+    ragged: bool,
 }
 
 impl Layer {
     pub(super) fn chosen(&self, token: usize) -> &[u16] {
-        &self.ids[token * self.k..(token + 1) * self.k]
+        self.trimmed(&self.ids[token * self.k..(token + 1) * self.k])
     }
 
-    /// The choices of all tokens in order, `[T]` slices of `k`.
+    fn trimmed<'a>(&self, row: &'a [u16]) -> &'a [u16] {
+        let runs = |&id: &u16| usize::from(id) < self.experts;
+        if self.ragged { &row[..row.partition_point(runs)] } else { row }
+    }
+
+    /// Choices of all tokens.
+    pub(super) fn choices(&self) -> usize {
+        if self.ragged { self.rows().map(<[u16]>::len).sum() } else { self.ids.len() }
+    }
+
+    /// The choices of all tokens in order, `[T]` slices of at most `k`.
     pub(super) fn rows(&self) -> impl DoubleEndedIterator<Item = &[u16]> + ExactSizeIterator {
-        self.ids.chunks_exact(self.k)
+        self.ids.chunks_exact(self.k).map(|row| self.trimmed(row))
     }
 
+    /// `[T, k]`, with what fills short rows.
     pub(super) fn ids(&self) -> &[u16] {
         &self.ids
     }
@@ -70,7 +83,9 @@ fn gather(shape: Shape, ids: &[u16], layer_ids: &[u32]) -> Vec<Layer> {
     let Shape { experts, k, layers, .. } = shape;
     let of_layer = |(layer, &id): (usize, &u32)| {
         let rows = ids.chunks_exact(layers * k).flat_map(|token| &token[layer * k..(layer + 1) * k]);
-        Layer { id, experts, k, ids: rows.copied().collect() }
+        let ids: Vec<u16> = rows.copied().collect();
+        let ragged = ids.iter().any(|&id| usize::from(id) >= experts);
+        Layer { id, experts, k, ids, ragged }
     };
     layer_ids.par_iter().enumerate().map(of_layer).collect()
 }
@@ -86,7 +101,9 @@ fn sort_by_weight(layer: &mut Layer, weights: &FloatArray, index: usize) {
         }
         pairs.clear();
         pairs.extend(row.iter().copied().zip(ids.iter().copied()));
-        pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
+        // Padding has no weight worth the name; null experts keep their place behind the others.
+        let rest = |id: u16| usize::from(id) >= layer.experts;
+        pairs.sort_by(|a, b| rest(a.1).cmp(&rest(b.1)).then(b.0.total_cmp(&a.0)));
         ids.iter_mut().zip(&pairs).for_each(|(id, pair)| *id = pair.1);
     }
 }

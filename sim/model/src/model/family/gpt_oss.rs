@@ -1,11 +1,12 @@
 //! gpt-oss (arXiv 2508.10925): attention sinks, every other layer with a sliding window, biases everywhere, a clamped
 //! activation.
 
+use cptr_trace::Router;
+
 use crate::error::{Error, Result};
 use crate::model::config::{Activation, Attention, Common, Config, ExpertNames, Grouped, Names, windows};
 use crate::model::fields::Fields;
 use crate::model::rope::Rope;
-use crate::model::router::Router;
 
 pub(super) fn config(fields: &Fields<'_>, family: &'static str) -> Result<Config> {
     let common = Common::read(fields)?;
@@ -28,7 +29,8 @@ pub(super) fn config(fields: &Fields<'_>, family: &'static str) -> Result<Config
             sinks: true,
             ..common.grouped()
         }),
-        router: Router { bias: true, ..Router::softmax(true) },
+        router: Router::SOFTMAX_SELECTED,
+        router_bias: true,
         activation: Activation::Clamped {
             alpha: fields.number("swiglu_alpha", 1.702)? as f32,
             limit: fields.number("swiglu_limit", 7.0)? as f32,

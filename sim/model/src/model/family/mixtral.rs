@@ -1,10 +1,11 @@
 //! Mixtral (arXiv 2401.04088): the weights of the chosen experts sum to 1; older checkpoints have a sliding window.
 
+use cptr_trace::Router;
+
 use crate::error::Result;
 use crate::model::config::{Attention, Common, Config, ExpertNames, Grouped, Names, windows};
 use crate::model::fields::Fields;
 use crate::model::rope::Rope;
-use crate::model::router::Router;
 
 pub(super) fn config(fields: &Fields<'_>, family: &'static str) -> Result<Config> {
     let common = Common::read(fields)?;
@@ -12,7 +13,7 @@ pub(super) fn config(fields: &Fields<'_>, family: &'static str) -> Result<Config
     let window = windows(fields, common.layers, |_| true)?;
     Ok(Config {
         attention: Attention::Grouped(Grouped { window, ..common.grouped() }),
-        router: Router::softmax(true),
+        router: Router::SOFTMAX_SELECTED,
         names: Names {
             block: "block_sparse_moe",
             router: "gate",

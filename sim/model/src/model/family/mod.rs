@@ -2,6 +2,7 @@
 //! [`FAMILIES`].
 
 mod deepseek_v2;
+mod deepseek_v3;
 mod gpt_oss;
 mod mixtral;
 mod olmoe;
@@ -22,6 +23,7 @@ pub(super) struct Family {
 /// Every family, by name.
 const FAMILIES: &[Family] = &[
     Family { name: "deepseek_v2", config: deepseek_v2::config },
+    Family { name: "deepseek_v3", config: deepseek_v3::config },
     Family { name: "gpt_oss", config: gpt_oss::config },
     Family { name: "mixtral", config: mixtral::config },
     Family { name: "olmoe", config: olmoe::config },
