@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Makes the golden files beside it: tiny random-weight checkpoints and what transformers computes from them.
 
-Needs transformers 5.23.0 or newer, torch 2.15.0 (CPU), tokenizers and safetensors; the versions used are written into every
-golden.safetensors. Run it with the names of folders, or without for all. The weights depend on torch's random numbers, so another version of torch makes other models,
-which are as good: checkpoints and results are written together.
+Needs transformers 5.23.0 or newer, torch 2.15.0 (CPU), tokenizers and safetensors; the versions used are written into
+every golden.safetensors. Run it with the names of folders, or without for all. The weights depend on torch's random
+numbers, so another version of torch makes other models, which are as good: checkpoints and results are written
+together.
 
 One folder per model: config.json, weights, tokenizer.json, and golden.safetensors with
-  tokens [T] u32, logits [T, V] f32, router [T, L, E] f32 (raw scores), ids [T, L, k] u16 (the model's choice, best first)
+  tokens [T] u32, logits [T, V] f32, router [T, L, E] f32 (raw scores), ids [T, L, k] u16 (the model's choice, best
+  first)
 as one forward pass in f32 gives them. The same pass cut in two with a cache is checked here against the whole.
 """
 
@@ -51,20 +53,21 @@ MODELS = {
                        torch.float32, None),
     "deepseek_v2": ("DeepseekV2Config", dict(**MLA, q_lora_rank=None, routed_scaling_factor=1.5,
                                              rope_parameters=dict(rope_type="yarn", rope_theta=1000.0, factor=4.0,
-                                                                  mscale=0.7, mscale_all_dim=0.9, beta_fast=32, beta_slow=1,
-                                                                  original_max_position_embeddings=32)),
+                                                                  mscale=0.7, mscale_all_dim=0.9, beta_fast=32,
+                                                                  beta_slow=1, original_max_position_embeddings=32)),
                     torch.bfloat16, None),
-    "deepseek_v2_groups": ("DeepseekV2Config", dict(**MLA, q_lora_rank=10, topk_method="group_limited_greedy", n_group=4,
-                                                    topk_group=2, routed_scaling_factor=2.0), torch.bfloat16, None),
+    "deepseek_v2_groups": ("DeepseekV2Config", dict(**MLA, q_lora_rank=10, topk_method="group_limited_greedy",
+                                                    n_group=4, topk_group=2, routed_scaling_factor=2.0),
+                           torch.bfloat16, None),
     "deepseek_v3": ("DeepseekV3Config", dict(**MLA, q_lora_rank=10, n_group=4, topk_group=2, routed_scaling_factor=2.5,
                                              rope_parameters=dict(rope_type="yarn", rope_theta=1000.0, factor=4.0,
-                                                                  mscale=1.0, mscale_all_dim=1.0, beta_fast=32, beta_slow=1,
-                                                                  original_max_position_embeddings=32)),
+                                                                  mscale=1.0, mscale_all_dim=1.0, beta_fast=32,
+                                                                  beta_slow=1, original_max_position_embeddings=32)),
                     torch.bfloat16, None),
     "gpt_oss": ("GptOssConfig", dict(num_attention_heads=4, num_key_value_heads=2, head_dim=4, intermediate_size=8,
                                      num_local_experts=6, num_experts_per_tok=3, sliding_window=5,
-                                     rope_parameters=dict(rope_type="yarn", rope_theta=1000.0, factor=8.0, beta_fast=32.0,
-                                                          beta_slow=1.0, truncate=False,
+                                     rope_parameters=dict(rope_type="yarn", rope_theta=1000.0, factor=8.0,
+                                                          beta_fast=32.0, beta_slow=1.0, truncate=False,
                                                           original_max_position_embeddings=16)),
                 torch.bfloat16, None),
 }
@@ -131,9 +134,10 @@ def make(name, config_class, values, dtype, shard):
         "router": torch.stack([scores for scores, _, _ in routed], 1).contiguous(),
         "ids": torch.stack(ids, 1).to(torch.uint16).contiguous(),
     }
-    versions = {"transformers": transformers.__version__, "torch": torch.__version__, "safetensors": safetensors.__version__}
+    versions = {module.__name__: module.__version__ for module in (transformers, torch, safetensors)}
     save_file(tensors, folder / "golden.safetensors", metadata=versions)
-    print(name, sum(f.stat().st_size for f in folder.iterdir()), "bytes;", float(logits.std()), sorted(f.name for f in folder.iterdir()))
+    files = sorted(folder.iterdir())
+    print(name, sum(f.stat().st_size for f in files), "bytes;", float(logits.std()), [f.name for f in files])
 
 
 for name in sys.argv[1:] or MODELS:

@@ -3,7 +3,8 @@
 
   python3 time_transformers.py MODEL --text FILE [--context 512] [--threads 1] [--sequences 16]
 
-The same work: each sequence in one forward pass from an empty cache, f32, router scores recorded by hooks, logits of the last token only.
+The same work: each sequence in one forward pass from an empty cache, f32, router scores recorded by hooks, logits of
+the last token only.
 """
 
 import argparse
@@ -41,4 +42,5 @@ with torch.inference_mode():
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
 count = sum(map(len, sequences))
 print(f"transformers {transformers.__version__}, torch {torch.__version__}, {arguments.threads} threads: "
-      f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s; {cpu:.2f} s of processor time, {count / cpu:.0f} tokens/s; {len(scores)} score tensors")
+      f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s; {cpu:.2f} s of processor time, "
+      f"{count / cpu:.0f} tokens/s; {len(scores)} score tensors")
