@@ -82,7 +82,7 @@ static cptr_status send(layer *l, uint32_t token, const uint16_t *chosen, const 
 
 /* One token; returns the first status that is an error. */
 static cptr_status token(layer *l, uint32_t index) {
-    static const cptr_router router = { CPTR_ROUTER_SOFTMAX_SELECTED, K, 1, 1, NULL, 0 };
+    static const cptr_router router = { .kind = CPTR_ROUTER_SOFTMAX_SELECTED, .k = K };
     int32_t scores[EXPERTS];
     uint16_t wanted[K], chosen[K], victim;
     uint32_t weights[K], substituted, i;

@@ -99,7 +99,7 @@ static void states(void) {
 }
 
 static void routers(void) {
-    cptr_router r = { CPTR_ROUTER_SOFTMAX_SELECTED, 2, 1, 1, NULL, 0 };
+    cptr_router r = { .kind = CPTR_ROUTER_SOFTMAX_SELECTED, .k = 2, .groups = 1, .top_groups = 1 };
     static const int32_t scores[4] = { 1 << 16, 3 << 16, 2 << 16, 0 };
     static const uint16_t far[2] = { 1, 4 }, twice[2] = { 1, 1 }, good[2] = { 1, 2 };
     uint16_t ids[2] = { 77, 77 };
@@ -163,7 +163,7 @@ static void conventions(void) {
     static const uint32_t factors[4] = { 1u << 24, 1u << 23, 1u << 26, 0 };
     uint16_t ids[4] = { 77, 77, 77, 77 };
     uint32_t weights[2] = { 77, 77 }, substituted = 77, resident = 0;
-    cptr_router r = { CPTR_ROUTER_SIGMOID_GROUPED, 2, 2, 1, bias, 4 };
+    cptr_router r = { .kind = CPTR_ROUTER_SIGMOID_GROUPED, .k = 2, .groups = 2, .top_groups = 1, .bias = bias, .bias_count = 4 };
     /* Experts 2 and 3 are open: 0.881 + 4.5 against 0.731 + 0.953. */
     EXPECT(cptr_router_top_k(&r, scores, 4, ids, 4), CPTR_OK);
     EXPECT(ids[0] * 10 + ids[1], 32);
@@ -209,7 +209,7 @@ static void conventions(void) {
 /* Weights of low scores keep their relative precision. */
 static void low_scores(void) {
     static const uint16_t all[8] = { 0, 1, 2, 3, 4, 5, 6, 7 };
-    cptr_router r = { CPTR_ROUTER_SIGMOID_GROUPED, 8, 1, 1, NULL, 0 };
+    cptr_router r = { .kind = CPTR_ROUTER_SIGMOID_GROUPED, .k = 8 };
     int level, i;
     for (level = 0; level > -32000; level -= level > -40 ? 1 : 1000) {
         int32_t scores[8];
