@@ -2,8 +2,6 @@
 
 use std::process::Stdio;
 
-use serde_json::Value;
-
 use crate::command::Folder;
 use crate::samples;
 use crate::traces::{bundled, number};

@@ -72,7 +72,7 @@ fn any_axis_goes_with_any_other() {
 fn memory_in_bytes_is_for_all_layers() {
     let folder = bundled();
     // 24 layers of 8 experts of three matrices of 2880 x 2880 at 16 bits.
-    let bytes = 24 * 8 * 3 * 2880 * 2880 * 2;
+    let bytes = 24_u64 * 8 * 3 * 2880 * 2880 * 2;
     let run = |resident: &str| {
         folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"))
     };
