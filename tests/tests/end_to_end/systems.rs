@@ -76,11 +76,11 @@ fn memory_in_bytes_is_for_all_layers() {
     let run = |resident: &str| {
         folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"))
     };
-    let (experts, kilobytes) = (run("8"), run(&format!("{}KB", bytes as f64 / 1e3)));
-    for (experts, kilobytes) in experts.iter().zip(&kilobytes) {
-        assert_eq!(experts["miss_rate"], kilobytes["miss_rate"]);
+    let (experts, megabytes) = (run("8"), run(&format!("{}MB", bytes as f64 / 1e6)));
+    for (experts, megabytes) in experts.iter().zip(&megabytes) {
+        assert_eq!(experts["miss_rate"], megabytes["miss_rate"]);
     }
-    let global = run(&format!("{}KB:split=global", bytes as f64 / 1e3));
+    let global = run(&format!("{}MB:split=global", bytes as f64 / 1e6));
     assert!((0.0..1.0).contains(&number(&global[0]["miss_rate"])));
     let refusal = folder.refusal(&format!("run {GPT_OSS} --strategy lru --resident 8GB:split=global"));
     assert!(refusal.contains("--prefill"), "{refusal}");
