@@ -111,7 +111,7 @@ fn only_what_the_firmware_runs() {
     );
     assert_eq!(
         refusal("gpt-oss-20b.safetensors --controller host --domain-tokens 200"),
-        "bounded: select bounded needs all router logits, and the source has expert ids and the weights of the chosen"
+        "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"
     );
     assert!(refusal(&format!("{TINY} --controller qemu:z80")).contains(
         "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:cortex-r5f, qemu:rv32imc, qemu:rv32imac, qemu:rv64gc), found \"qemu:z80\""

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::command::{Folder, finish};
+use crate::command::finish;
 use crate::traces::{bundled, number};
 
 const LOGITS: &str = "tiny-moe-8m.safetensors";

@@ -2,8 +2,6 @@
 
 use std::process::Stdio;
 
-use serde_json::Value;
-
 use crate::command::Folder;
 use crate::samples;
 use crate::traces::{bundled, number};
@@ -134,7 +132,7 @@ fn wrong_options_are_one_sentence() {
         (format!("run {TINY} --resident 0"), "expected 1 to 32 experts per layer, found 0"),
         (format!("run {TINY} --resident 33"), "expected 1 to 32 experts per layer, found 33"),
         (format!("run {TINY} --resident many"), "expected experts per layer (16), or bytes for all layers"),
-        (format!("run {TINY} --resident 8GB"), "as the model's sizes are not known, found bytes"),
+        ("run native.safetensors --resident 8GB".into(), "as the model's sizes are not known, found bytes"),
         ("run profile.coli_usage --resident 17".into(), "expected 1 to 16 experts per layer"),
         ("run profile.coli_usage --resident 8GB".into(), "expected experts per layer for counts, found bytes"),
         // What there was before the one engine is there no more.
@@ -194,7 +192,7 @@ fn readers_may_go_away() {
         "--help".into(),
         format!("run {TINY} --help"),
         format!("inspect {TINY}"),
-        format!("run {TINY} --domain rust --json"),
+        format!("run {TINY} --domain rust --strategy raw --json"),
     ] {
         let mut child = folder.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());

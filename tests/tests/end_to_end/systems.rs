@@ -72,15 +72,15 @@ fn any_axis_goes_with_any_other() {
 fn memory_in_bytes_is_for_all_layers() {
     let folder = bundled();
     // 24 layers of 8 experts of three matrices of 2880 x 2880 at 16 bits.
-    let bytes = 24 * 8 * 3 * 2880 * 2880 * 2;
+    let bytes = 24_u64 * 8 * 3 * 2880 * 2880 * 2;
     let run = |resident: &str| {
         folder.rows(&format!("run {GPT_OSS} --prefill 512 --strategy lru,tracked --resident {resident}"))
     };
-    let (experts, kilobytes) = (run("8"), run(&format!("{}KB", bytes as f64 / 1e3)));
-    for (experts, kilobytes) in experts.iter().zip(&kilobytes) {
-        assert_eq!(experts["miss_rate"], kilobytes["miss_rate"]);
+    let (experts, megabytes) = (run("8"), run(&format!("{}MB", bytes as f64 / 1e6)));
+    for (experts, megabytes) in experts.iter().zip(&megabytes) {
+        assert_eq!(experts["miss_rate"], megabytes["miss_rate"]);
     }
-    let global = run(&format!("{}KB:split=global", bytes as f64 / 1e3));
+    let global = run(&format!("{}MB:split=global", bytes as f64 / 1e6));
     assert!((0.0..1.0).contains(&number(&global[0]["miss_rate"])));
     let refusal = folder.refusal(&format!("run {GPT_OSS} --strategy lru --resident 8GB:split=global"));
     assert!(refusal.contains("--prefill"), "{refusal}");

@@ -196,7 +196,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        for table in tables(&report, &row) {
+        for table in tables(&report, &row).iter().filter(|table| !table.rows.is_empty()) {
             for column in &*table.columns {
                 assert!(
                     table.rows.iter().any(|row| !column.of(row).is_null() || column.is_optional()),

@@ -31,14 +31,9 @@ struct Found {
 }
 
 fn found(rows: Vec<Value>) -> Found {
-    let context = Context {
-        snr_db: 3.0,
-        locked_share: 0.8,
-        lost_locks_per_10k: 4.0,
-        changes: vec![510],
-        domain_starts: vec![500],
-        domain_order: vec![1, 0],
-    };
+    let mut context = Context::default();
+    (context.snr_db, context.locked_share, context.changes) = (3.0, 0.8, vec![510]);
+    (context.domain_starts, context.domain_order) = (vec![500], vec![1, 0]);
     Found { rows, tokens: 1000, domains: vec!["code".into(), "prose".into()], context }
 }
 
