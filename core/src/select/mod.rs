@@ -21,7 +21,6 @@ use heapless::Vec;
 use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
-use any::Layer;
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -165,10 +164,9 @@ pub fn select_in_place(
     {
         return Ok(substituted);
     }
-    let layer = Layer::new(router, keep_top, logits, resident);
     Ok(match error {
-        None => layer.replace::<false>(experts, mass.into()),
-        Some(_) => layer.replace::<true>(experts, Bounds { mass, error }),
+        None => any::replace::<false>(router, mass.into(), keep_top, logits, experts, resident),
+        Some(_) => any::replace::<true>(router, Bounds { mass, error }, keep_top, logits, experts, resident),
     })
 }
 
