@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use cptr_trace::import::{self, Options, Recording};
-use cptr_trace::{Convention, Shape, Trace};
+use cptr_trace::{Shape, Trace};
 
 #[derive(Clone, Copy)]
 enum Observation {
@@ -45,7 +45,7 @@ fn main() {
         let cell = |observation, filter, known: bool| {
             if known { format!("{:.4}", miss_rate(&trace, observation, filter)) } else { "-".into() }
         };
-        let logits = trace.logits.is_some() && !matches!(trace.meta.router, Convention::Sigmoid { .. });
+        let logits = trace.logits.is_some() && trace.meta.router.is_softmax();
         println!(
             "| {} | {} | {} | {} | {} |",
             if trace.meta.model.is_empty() { &path } else { &trace.meta.model },

@@ -4,7 +4,7 @@ use heapless::Vec;
 
 use super::Bounds;
 use crate::num::{Logit, part_of};
-use crate::router::{MAX_K, OpenGroups, Router, Score};
+use crate::router::{BiasPlace, MAX_K, OpenGroups, Router, Score};
 use crate::set::Experts;
 
 /// What a selection goes by.
@@ -17,6 +17,20 @@ pub(super) struct Layer<'a> {
     keep_top: usize,
     /// The logit that masses are relative to.
     largest: Logit,
+}
+
+/// Selection with any router, of a list that has been checked. A function of its own, so that who finds all of the wanted
+/// does not pay for it.
+#[inline(never)]
+pub(super) fn replace<const ERROR: bool>(
+    router: &Router<'_>,
+    bounds: Bounds,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+) -> usize {
+    Layer::new(router, keep_top, logits, resident).replace::<ERROR>(experts, bounds)
 }
 
 /// What a choice leaves of the bounds.
@@ -39,8 +53,8 @@ impl<'a> Layer<'a> {
     /// Every step makes one miss less. The most mass that a choice of n residents can have is that of the n best
     /// residents and the best of the others, and it is concave in n. So steps are taken until one fails, and one fails
     /// only if no exchange of experts for their like makes room for it.
-    #[inline(never)]
-    pub(super) fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds) -> usize {
+    #[inline(always)]
+    fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds) -> usize {
         // Whether the wanted may have less mass than others: else nothing is gained by an exchange.
         let exchanges = !ERROR && (self.router.biased_choice() || self.router.table);
         self.largest = experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)));
@@ -137,6 +151,7 @@ impl<'a> Layer<'a> {
     )]
     fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
+        let with_bias = self.router.bias_place == BiasPlace::Logits;
         let (mut best, mut base) = (None, 0);
         for logits in self.logits.chunks(32) {
             let word = self.resident.words().get(base / 32).copied().unwrap_or(0);
@@ -145,11 +160,10 @@ impl<'a> Layer<'a> {
             while open != 0 {
                 let bit = open.trailing_zeros();
                 open &= open - 1;
-                if bit as usize >= logits.len() {
-                    break;
-                }
+                let Some(&own) = logits.get(bit as usize) else { break };
                 let expert = (base as u32 + bit) as u16;
-                let logit = self.logit(expert);
+                // One after the other; the bias is looked up only where there is one.
+                let logit = if with_bias { self.logit(expert) } else { own };
                 let better = best.is_none_or(|(greatest, _)| logit > greatest);
                 if better && self.open.contains(expert) && !chosen.iter().any(|&other| other == expert) {
                     best = Some((logit, expert));

@@ -21,7 +21,6 @@ use heapless::Vec;
 use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
-use any::Layer;
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -153,23 +152,36 @@ pub fn select_in_place(
     if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
     }
+    let bounds = Bounds { mass, error };
+    match error {
+        None => replace::<false>(router, bounds, keep_top, missing, logits, experts, resident),
+        Some(_) => replace::<true>(router, bounds, keep_top, missing, logits, experts, resident),
+    }
+}
+
+/// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none, who
+/// never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
+#[inline(never)]
+fn replace<const ERROR: bool>(
+    router: &Router<'_>,
+    bounds: Bounds,
+    keep_top: usize,
+    missing: u32,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
     }
-    // Functions of their own: who never asks for a bound on the error does not link its arithmetic, and most routers
-    // are a plain softmax.
-    if error.is_none()
+    if !ERROR
         && experts.len() <= PLAIN_K
         && router.is_plain()
-        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, mass)
+        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, bounds.mass)
     {
         return Ok(substituted);
     }
-    let layer = Layer::new(router, keep_top, logits, resident);
-    Ok(match error {
-        None => layer.replace::<false>(experts, mass.into()),
-        Some(_) => layer.replace::<true>(experts, Bounds { mass, error }),
-    })
+    Ok(any::replace::<ERROR>(router, bounds, keep_top, logits, experts, resident))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit

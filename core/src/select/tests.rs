@@ -1,6 +1,6 @@
 //! Selections against their definition and against every other choice.
 
-use super::any::squared_error;
+use super::any::{Layer, squared_error};
 use super::*;
 use crate::router::Score;
 use crate::router::tests::{Drawn, any_router};

@@ -252,7 +252,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             return Err(Status::Length);
         }
         layer(self.layers, &configuration, descriptor.layer)?.set_biased();
-        let memory = self.bias.chunks_exact_mut(configuration.experts).nth(descriptor.layer.get().into());
+        let memory = self.bias.get_mut(usize::from(descriptor.layer.get()) * configuration.experts..);
         let memory = memory.unwrap_or_default();
         memory.iter_mut().zip(bias).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
         Ok(())
@@ -301,8 +301,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         }
         let mut router = configuration.router;
         if configuration.biased {
-            let bias = self.bias.chunks_exact(configuration.experts).nth(turn.layer.get().into());
-            router.bias = bias.unwrap_or_default();
+            let bias = self.bias.get(usize::from(turn.layer.get()) * configuration.experts..);
+            router.bias = bias.and_then(|bias| bias.get(..configuration.experts)).unwrap_or_default();
         }
         turn.want(&router, given, logits)?;
         let before = self.counter.ticks();

@@ -48,8 +48,7 @@ impl Configure {
     pub(crate) fn router(&self) -> Result<Router<'static>, Status> {
         let [jitter, bound, scale] = [self.jitter, self.bound, self.scale].map(U32::get);
         let [groups, open, null_experts] =
-            [u16::from(self.groups), u16::from(self.top_groups), self.null_experts.get()]
-                .map(usize::from);
+            [u16::from(self.groups), u16::from(self.top_groups), self.null_experts.get()].map(usize::from);
         let score = match self.score {
             0 => Score::SoftmaxAll,
             1 => Score::SoftmaxSelected,

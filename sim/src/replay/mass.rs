@@ -86,14 +86,7 @@ impl Routers {
 
     /// Appends each wanted expert's share of their mass: of the recorded mixing weights, else of the logits, else
     /// equal.
-    pub(crate) fn shares(
-        &self,
-        layer: usize,
-        wanted: &[u16],
-        weights: &[f32],
-        logits: &[f32],
-        shares: &mut Vec<f32>,
-    ) {
+    pub(crate) fn shares(&self, layer: usize, wanted: &[u16], weights: &[f32], logits: &[f32], shares: &mut Vec<f32>) {
         let first = shares.len();
         if weights.len() == wanted.len() {
             shares.extend_from_slice(weights);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cptr_core::placement::Demand;
 use cptr_core::{Gate, Logit};
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
-use cptr_trace::{NO_EXPERT, Shape};
 use cptr_trace::error::Result;
+use cptr_trace::{NO_EXPERT, Shape};
 
 use super::known::Known;
 use super::memory::{Memory, without};

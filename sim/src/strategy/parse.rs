@@ -159,9 +159,9 @@ fn unknown(name: &str, first: bool) -> Error {
     let parts = parts.join(", ");
     if first {
         let presets: Vec<&str> = presets::PRESETS.iter().map(|preset| preset.name).collect();
-        return Error::new(format!("expected a strategy ({}), or {parts}, found \"{name}\"", presets.join(", ")));
+        return Error::new(format!("found \"{name}\", expected a strategy ({}), or {parts}", presets.join(", ")));
     }
-    Error::new(format!("expected {parts}, found \"{name}\""))
+    Error::new(format!("found \"{name}\", expected {parts}"))
 }
 
 #[cfg(test)]
@@ -205,7 +205,7 @@ mod tests {
             ("raw+nonsense", "expected a select (raw, smoothing, "),
             ("", "found \"\""),
             ("lru,", "found \"\""),
-            ("raw+", "a precision (full, uniform, mean, graded, nested), found \"\""),
+            ("raw+", "found \"\", expected a select ("),
             ("lru+lfu", "lru+lfu: expected one residency, found lru and lfu"),
             ("bounded+raw", "expected one select, found bounded and raw"),
             ("raw+hobbit", "expected a select"),

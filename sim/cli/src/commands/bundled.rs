@@ -2,7 +2,7 @@
 
 use include_dir::{Dir, include_dir};
 
-use cptr_model::model::Model;
+use cptr_model::Model;
 use cptr_trace::error::Result;
 
 const CONFIG: &str = include_str!("../../../data/model/config.json");

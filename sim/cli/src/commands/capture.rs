@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::convert;
 use crate::columns::Page;
-use cptr_model::capture::{Options, Parts, capture, sequences};
-use cptr_model::model::Model;
-use cptr_model::text;
+use cptr_model::capture::{self, Options, sequences};
+use cptr_model::{Model, text};
 use cptr_trace::error::{Error, Result};
-use cptr_trace::native;
 use cptr_trace::progress::Progress;
 
 /// Longest sequence where none is asked for.
@@ -17,7 +15,7 @@ const CONTEXT: usize = 1024;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Folder of a Hugging Face checkpoint: config.json, tokenizer.json, safetensors (OLMoE, Mixtral, Qwen2-MoE,
-    /// Qwen3-MoE, DeepSeek-V2, gpt-oss)
+    /// Qwen3-MoE, DeepSeek-V2, DeepSeek-V3, gpt-oss)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Text files, each a domain of the trace, or folders whose .txt files each belong to the domain of the folder that
@@ -60,13 +58,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     }
     let name = name(&args.model);
     let sequences = sequences(&model, &texts, options.context)?;
-    let parts = Parts::open(&args.out, &model, &name, &sequences, options)?;
-    let replaced = parts.replaced;
-    let captured = capture(&model, &name, &sequences, options, &parts)?;
-    native::write(&captured.trace, &args.out)?;
-    parts.remove()?;
+    let captured = capture::run(&model, &name, &sequences, options, &args.out)?;
     let mut remarks = captured.trace.notes.clone();
-    if replaced {
+    if captured.replaced {
         remarks.push("an interrupted capture of another model, other texts or other options was thrown away".into());
     }
     if captured.resumed > 0 {

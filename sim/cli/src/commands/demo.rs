@@ -33,8 +33,8 @@ struct Part {
     introduction: &'static str,
     system: &'static str,
     strategies: &'static str,
-    /// Experts in fast memory: a part of all; 0: twice the active ones.
-    one_in: usize,
+    /// Experts in fast memory: this part of all; none: twice the active ones.
+    one_in: Option<usize>,
     prefill: usize,
 }
 
@@ -47,7 +47,7 @@ const PARTS: [Part; 4] = [
         strategies: "raw,lfu,lrfu,tracked,once,periodic:interval=64+gpu+full,belady,smoothing:alpha=0.7,hysteresis:bonus=0.5,\
                      max-rank:window=1.5,cumulative:p=0.7,substitute:tau=0.1,cache-prior:lambda=0.05,cache-prior:lambda=0.1,\
                      cache-prior:lambda=0.2,bounded:eps=0.02,bounded:eps=0.04,bounded:eps=0.08",
-        one_in: 0,
+        one_in: None,
         prefill: 0,
     },
     Part {
@@ -56,7 +56,7 @@ const PARTS: [Part; 4] = [
         introduction: "Only the chosen experts are recorded, so nothing but the choice of resident experts may differ. Each miss is a copy over the link.",
         system: "offload",
         strategies: "raw,lfu,lrfu,tracked,once,periodic:interval=64+gpu+full,belady",
-        one_in: 0,
+        one_in: None,
         prefill: 0,
     },
     Part {
@@ -66,7 +66,7 @@ const PARTS: [Part; 4] = [
         system: "ndp",
         strategies: "raw+in-place+uniform:bits=2,lfu+in-place+uniform:bits=2,lrfu+in-place+uniform:bits=2,tracked+in-place+uniform:bits=2,\
                      once+in-place+uniform:bits=2,periodic:interval=64+in-place+uniform:bits=2,belady+in-place+uniform:bits=2",
-        one_in: 0,
+        one_in: None,
         prefill: 0,
     },
     Part {
@@ -75,7 +75,7 @@ const PARTS: [Part; 4] = [
         introduction: "Whole systems: what runs where, at how many bits, and what moves.",
         system: "ndp",
         strategies: "raw,hobbit,monde,monde-resident,ctx-aware,ctx-aware-slack,periodic:interval=64,migrate,foresight",
-        one_in: 4,
+        one_in: Some(4),
         prefill: 512,
     },
 ];
@@ -121,8 +121,8 @@ impl Part {
     fn run(&self) -> Result<Outcome> {
         let trace = self.trace.read()?;
         let system = System::find(self.system).ok_or_else(|| Error::new(format!("no system {}", self.system)))?;
-        let resident =
-            if self.one_in == 0 { usual(&trace) } else { Budget::Experts(trace.shape.experts / self.one_in) };
+        let part = |one_in: usize| Budget::Experts(trace.shape.experts / one_in);
+        let resident = self.one_in.map_or_else(|| usual(&trace), part);
         let plan = Plan {
             strategies: Strategy::parse_list(self.strategies)?,
             prefill: self.prefill,

@@ -154,7 +154,7 @@ fn sentences(notes: &[String], warnings: &[String]) -> Vec<String> {
 /// A square matrix; the columns carry the numbers of the rows, since names may be long.
 fn matrix(title: &str, names: &[String], cells: &[Vec<Option<f64>>]) -> Table {
     let row = |(index, (name, cells)): (usize, (&String, &Vec<Option<f64>>))| {
-        let cells = cells.iter().map(|cell| value(cell));
+        let cells = cells.iter().map(value);
         Value::Array(cells.chain([format!("{} {name}", index + 1).into()]).collect())
     };
     let count = names.len();

@@ -7,11 +7,8 @@ use serde::Serialize;
 
 use crate::columns::Format::{Change, Count, Number, Plain, Ratio};
 use crate::columns::{Column, Page, Table, column};
-use cptr_model::model::{Model, Unaltered};
-use cptr_model::quantize::calibration::{Sample, perplexity};
-use cptr_model::quantize::layer::Method;
-use cptr_model::quantize::replicas::{Replicas, Uniform};
-use cptr_model::quantize::{Outcome, Plan, quantise};
+use cptr_model::quantise::{self, Method, Outcome, Plan, Replicas, Sample, Uniform, perplexity};
+use cptr_model::{Model, Unaltered};
 use cptr_trace::error::Result;
 
 #[derive(Debug, clap::Args)]
@@ -85,7 +82,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let model = Model::load(&args.model)?;
     let sample = Sample::read(&model, &args.calibration, args.tokens as usize)?;
     let plan = Plan { bits, group: args.group, method: args.method };
-    let outcome = quantise(&model, &sample, &plan, &folder)?;
+    let outcome = quantise::run(&model, &sample, &plan, &folder)?;
     measure(&model, &sample, outcome, &folder)
 }
 

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::{self, IMPORTERS, Layout, Options, Recording};
 use cptr_trace::progress::Progress;
-use cptr_trace::{Convention, Trace};
+use cptr_trace::{Router, Trace};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Reading {
@@ -24,9 +25,18 @@ pub(super) struct Reading {
     /// Tokens after which the context restarts; 0: never (default: looked for)
     #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
     chunk: Option<usize>,
-    /// Router convention: softmax-all, softmax-selected or sigmoid:GROUPS:TOP_GROUPS
-    #[arg(long, value_name = "NAME", help_heading = "Reading")]
-    router: Option<Convention>,
+    /// Router: softmax-all, softmax-selected, sigmoid, sqrt-softplus or sparse-mixer, then :GROUPS:TOP_GROUPS and what
+    /// else departs from the usual, such as :scale=2.5, :renormalise=off, :bias=logits, :null=16, :top-p=0.9 or
+    /// :table=3 (docs/traces.md)
+    #[arg(long, value_name = "ROUTER", help_heading = "Reading")]
+    router: Option<Router>,
+    /// Keep the identical rows with which a server warms up, which are left out otherwise
+    #[arg(long, help_heading = "Reading")]
+    keep_startup: bool,
+    /// Most memory that the arrays of a file may take once they are read, such as 8GB (default: a quarter of this
+    /// computer's, 1 to 8 GB)
+    #[arg(long, value_name = "BYTES", help_heading = "Reading", value_parser = bytes)]
+    memory: Option<u64>,
     /// Name of the model, where the trace does not tell
     #[arg(long, value_name = "NAME", help_heading = "Reading")]
     model: Option<String>,
@@ -39,6 +49,13 @@ pub(super) struct Reading {
     /// Only the first tokens
     #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
     tokens: Option<usize>,
+}
+
+fn bytes(text: &str) -> std::result::Result<u64, String> {
+    match text.parse::<Budget>() {
+        Ok(Budget::Bytes { bytes, .. }) => Ok(bytes),
+        _ => Err("expected bytes, such as 8GB or 512MiB".into()),
+    }
 }
 
 fn format_name(name: &str) -> std::result::Result<String, String> {
@@ -77,6 +94,8 @@ impl Reading {
             format: self.format.clone(),
             router: self.router,
             model: self.model.clone(),
+            keep_startup: self.keep_startup,
+            memory: self.memory,
             ..Options::default()
         };
         let reading = Progress::unknown("reading");

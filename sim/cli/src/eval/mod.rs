@@ -18,12 +18,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use cptr_model::model::Model;
+use cptr_model::Model;
 use cptr_sim::replay::{Budget, Machine, Routers, Setup};
 use cptr_sim::strategy::{Has, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
-use cptr_trace::{Knowledge, Shape};
+use cptr_trace::{Knowledge, Meta, Shape};
 pub(crate) use frontier::verdicts;
 use outcome::Row;
 use quality::Reference;
@@ -54,18 +54,22 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// What a replay of so many tokens is made for.
-    fn setup(&'a self, model: &Model, tokens: usize) -> Setup<'a> {
+    fn setup(&'a self, model: &Model, tokens: usize) -> Result<Setup<'a>> {
         let config = &model.config;
         let (layers, experts, k) = (config.moe_layers.len(), config.experts, config.k);
-        Setup {
-            shape: Shape { tokens, layers, experts, k },
+        let shape = Shape { tokens, layers, experts, k };
+        let layer_ids = config.moe_layers.iter().map(|&id| id as u32).collect();
+        let meta = Meta { router: config.router, layer_ids, ..Meta::default() };
+        let bias = model.router_bias().unwrap_or_default();
+        Ok(Setup {
+            shape,
             sequences: 1,
             prefill: self.prefill,
             resident: self.resident,
-            routers: Arc::new(Routers::new(config.router.convention(), k, experts, &[])),
+            routers: Arc::new(Routers::new(&meta, shape, &bias, &[])?),
             machine: Some(self.machine),
             losses: self.replicas.as_ref().map(Quantised::losses),
-        }
+        })
     }
 
     /// Whether the documents go side by side, token by token.
@@ -94,12 +98,13 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
         )));
     }
     let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
-    let setup = plan.setup(model, tokens);
+    let setup = plan.setup(model, tokens)?;
     for strategy in &plan.strategies {
         // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
         let future = !plan.in_step(strategy);
         let Machine { system, model } = plan.machine;
-        let has = Has { knowledge: Knowledge::Logits, future, system: Some(system), sizes: model.is_some() };
+        let has =
+            Has { knowledge: Knowledge::Logits, bound: true, future, system: Some(system), sizes: model.is_some() };
         if let Some(reason) = strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
             return Err(Error::new(format!("{strategy}: {reason}")));
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::quality::Quality;
 use super::{Document, Plan};
-use cptr_model::model::Model;
+use cptr_model::Model;
 use cptr_sim::replay::{self, Tally};
 use cptr_sim::strategy::Strategy;
 

@@ -1,12 +1,9 @@
 //! How well a model predicts the documents, beside the unaltered one.
 
-use cptr_model::Tensor;
-
 use super::Document;
 use super::bootstrap::{self, Difference};
 use super::steer::Steering;
-use cptr_model::Result;
-use cptr_model::model::{Model, MoeHook};
+use cptr_model::{Hidden, Model, MoeHook, Result, Routing};
 use cptr_trace::progress::Progress;
 
 /// Tokens whose logits are in memory at a time.
@@ -16,7 +13,7 @@ const CHUNK: usize = 256;
 pub(super) struct Reference {
     sequences: Vec<Vec<u32>>,
     /// Residual stream after the last layer `[N, D]`, all documents one after the other.
-    hidden: Tensor,
+    hidden: Hidden,
     /// The token that follows each; `None` at the end of a document.
     next: Vec<Option<u32>>,
     /// Index of the document of each token.
@@ -40,7 +37,7 @@ pub(super) struct Quality {
 struct Counting<'a>(&'a Progress, u64);
 
 impl MoeHook for Counting<'_> {
-    fn route(&mut self, _: usize, _: &[f32], _: &[u16], _: &mut [u16]) {
+    fn route(&mut self, _: &Routing<'_>, _: &mut [u16]) {
         self.0.advance(self.1);
     }
 }
@@ -71,7 +68,7 @@ impl Reference {
         };
         for first in (0..self.next.len()).step_by(CHUNK) {
             let count = CHUNK.min(self.next.len() - first);
-            let logits = |hidden: &Tensor| model.logits(&hidden.narrow(0, first, count)?);
+            let logits = |hidden: &Hidden| model.logits(hidden, first..first + count);
             let (altered, unaltered) = (logits(&hidden)?, logits(&self.hidden)?);
             let vocab = model.config.vocab;
             let rows = altered.chunks_exact(vocab).zip(unaltered.chunks_exact(vocab));

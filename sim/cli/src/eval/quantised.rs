@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use cptr_model::model::{Config, Expert};
-use cptr_model::quantize::replicas::{LOSS_TABLE, Replicas};
+use cptr_model::quantise::{LOSS_TABLE, Replicas};
+use cptr_model::{Config, Expert};
 use cptr_trace::LossTable;
 use cptr_trace::error::{Error, Result};
 

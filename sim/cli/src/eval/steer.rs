@@ -1,15 +1,12 @@
 //! A strategy in the loop: the hook that lets a replay choose, layer by layer.
 
-use cptr_model::model::{Expert, Model, MoeHook};
-use cptr_model::{Error, Result};
+use cptr_model::{Expert, Model, MoeHook, Result, Routing, SKIPPED};
 use cptr_sim::replay::{Future, Replay, Routed, Tally};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::progress::Progress;
 
 use super::{Document, Plan, Quantised};
 
-/// Bits that stand for an expert that is left out.
-const SKIPPED: u8 = u8::MAX;
 /// Most bits that there are replicas for; experts at more run the model's own weights.
 const MOST_BITS: u8 = 4;
 
@@ -25,8 +22,6 @@ pub(super) struct Steering<'a> {
     progress: &'a Progress,
     /// Whether the strategy knows what a layer's later tokens want.
     foresees: bool,
-    hidden: usize,
-    inner: usize,
     layers: usize,
     experts: usize,
     k: usize,
@@ -45,7 +40,7 @@ impl<'a> Steering<'a> {
     ) -> cptr_trace::error::Result<Self> {
         let lengths: Vec<usize> = documents.iter().map(|document| document.tokens.len()).collect();
         let tokens = lengths.iter().sum();
-        let replay = |tokens| Replay::new(strategy, &plan.setup(model, tokens), None);
+        let replay = |tokens| Replay::new(strategy, &plan.setup(model, tokens)?, None);
         let (replays, rows) = if plan.in_step(strategy) {
             (lengths.iter().map(|&length| replay(length)).collect::<cptr_trace::error::Result<_>>()?, Vec::new())
         } else {
@@ -60,8 +55,6 @@ impl<'a> Steering<'a> {
             replicas: plan.replicas.as_ref(),
             progress,
             foresees: strategy.sees_future(),
-            hidden: config.hidden,
-            inner: config.expert_inner,
             layers: config.moe_layers.len(),
             experts: config.experts,
             k: config.k,
@@ -135,20 +128,22 @@ impl MoeHook for Steering<'_> {
         self.rows = there.map(|(document, _)| (document, position, position == 0)).collect();
     }
 
-    /// `scores` are those of all tokens of the call: so what a layer will want is known where all documents are read at
+    /// Scores are those of all tokens of the call: so what a layer will want is known where all documents are read at
     /// once.
-    fn route(&mut self, layer: usize, scores: &[f32], wanted: &[u16], chosen: &mut [u16]) {
-        let (experts, k) = (self.experts, self.k);
+    fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
+        let (experts, k, layer) = (self.experts, self.k, routing.layer);
         if self.foresees {
-            self.replays[0].foresee(Future::of_layer(self.layers, layer, wanted, experts, k));
+            self.replays[0].foresee(Future::of_layer(self.layers, layer, routing.wanted, experts, k));
         }
         self.bits.clear();
-        let rows = scores.chunks_exact(experts).zip(wanted.chunks_exact(k)).zip(chosen.chunks_exact_mut(k));
-        for (&(replay, step, starts_sequence), ((logits, wanted), chosen)) in self.rows.iter().zip(rows) {
+        let rows = chosen.chunks_exact_mut(k).enumerate();
+        for (&(replay, step, starts_sequence), (token, chosen)) in self.rows.iter().zip(rows) {
+            let (wanted, logits) = (routing.wanted(token), routing.row(token).logits);
             let routed = [Routed { wanted, weights: &[], logits, starts_sequence }];
             match self.replays[replay].layer(step, layer, &routed) {
                 Ok(outcome) => {
-                    chosen.copy_from_slice(outcome.chosen(0));
+                    // Behind fewer than k experts there is nothing to run.
+                    chosen[..wanted.len()].copy_from_slice(outcome.chosen(0));
                     self.bits.extend(chosen.iter().map(|&expert| match outcome.execution(expert) {
                         Some(execution) if execution.bits == 0 => SKIPPED,
                         Some(execution) if execution.bits <= MOST_BITS => execution.bits,
@@ -168,14 +163,11 @@ impl MoeHook for Steering<'_> {
     }
 
     fn replica(&mut self, layer: usize, expert: u16, bits: u8) -> Result<Expert> {
-        if bits == SKIPPED {
-            let nothing = vec![0.0; self.hidden * self.inner];
-            return Expert::new(self.hidden, &nothing, &nothing, &nothing);
-        }
         match self.replicas {
             Some(replicas) => replicas.expert(layer, expert, bits),
             None => {
-                Err(Error::new(format!("--replicas: expected the folder that cptr quantize wrote, for {bits} bits")))
+                let message = format!("--replicas: expected the folder that cptr quantize wrote, for {bits} bits");
+                Err(cptr_trace::Error::new(message).into())
             }
         }
     }

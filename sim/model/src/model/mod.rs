@@ -256,6 +256,37 @@ impl Model {
         self.hidden(&mut parts, hook).map(Hidden)
     }
 
+    /// The same, token by token: all sequences side by side, so that a hook sees all layers of a token before the next
+    /// one. Slower, and equal to [`Self::read`] but for the rounding of other matrix products.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn read_in_step(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Hidden> {
+        let width = self.config.hidden;
+        let starts = sequences.iter().scan(0, |next, sequence| {
+            *next += sequence.len();
+            Some(*next - sequence.len())
+        });
+        let starts: Vec<usize> = starts.collect();
+        let total: usize = sequences.iter().map(Vec::len).sum();
+        let mut caches: Vec<Cache> = sequences.iter().map(|_| Cache::new()).collect();
+        let mut rows = vec![0.0; total * width];
+        for position in 0..sequences.iter().map(Vec::len).max().unwrap_or(0) {
+            hook.position(position);
+            let there = sequences.iter().zip(&mut caches).filter(|(sequence, _)| sequence.len() > position);
+            let mut parts: Vec<(&[u32], &mut Cache)> =
+                there.map(|(sequence, cache)| (&sequence[position..=position], cache)).collect();
+            let hidden = self.hidden(&mut parts, hook)?;
+            let longer = starts.iter().zip(sequences).filter(|(_, sequence)| sequence.len() > position);
+            ops::with_values(&hidden, |values| {
+                for ((start, _), row) in longer.zip(values.chunks_exact(width)) {
+                    rows[(start + position) * width..(start + position + 1) * width].copy_from_slice(row);
+                }
+            })?;
+        }
+        Ok(Hidden(Tensor::from_vec(rows, (total, width), &Device::Cpu)?))
+    }
+
     /// Logits `[N, V]`, row-major, after N of the tokens of [`Self::read`].
     ///
     /// # Errors

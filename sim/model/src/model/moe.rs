@@ -70,6 +70,12 @@ impl<'a> Routing<'a> {
 /// tokens in order, sequence after sequence; `layer` counts MoE layers from 0. A hook that does nothing gives the
 /// model's own result to the last bit.
 pub trait MoeHook {
+    /// The next calls are for the tokens at this position of all sequences that have one; only of
+    /// [`Model::read_in_step`](super::Model::read_in_step).
+    fn position(&mut self, position: usize) {
+        let _ = position;
+    }
+
     /// The block's input, `hidden` `[T, D]` row-major: what the router and the experts see.
     fn input(&mut self, layer: usize, hidden: &[f32]) {
         let _ = (layer, hidden);

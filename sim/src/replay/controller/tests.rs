@@ -174,7 +174,7 @@ fn answers_that_are_no_answers() {
     let error = |request, lie: &dyn Fn(&mut Vec<u8>)| with_lie(request, lie).unwrap_err().to_string();
     assert_eq!(
         error(0, &|bytes| bytes[0] = 1),
-        "--controller: expected at most 1 layers of 512 experts and 16 experts per token, found 2, 4 and 2"
+        "--controller: expected at most 1 layers of 512 experts and 64 experts per token, found 2, 4 and 2"
     );
     assert_eq!(error(0, &|bytes| bytes.push(0)), "the controller's answer has another length than its descriptor");
     let too_short = "token 0, layer 5: the controller's answer is too short";

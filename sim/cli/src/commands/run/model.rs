@@ -10,11 +10,8 @@ use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::eval::outcome::Row;
 use crate::eval::{self, Document, Plan, Quantised};
 use crate::report::frontier;
-use cptr_model::model::Model;
-use cptr_model::quantize::calibration::Sample;
-use cptr_model::quantize::layer::Method;
-use cptr_model::quantize::{self, quantise};
-use cptr_model::text;
+use cptr_model::quantise::{self, Method, Sample};
+use cptr_model::{Model, text};
 use cptr_sim::replay::{Budget, Machine};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
@@ -148,7 +145,7 @@ fn replicas(args: &ModelArgs, own: bool, model: &Model, strategies: &[Strategy])
     let folder = tempfile::tempdir().map_err(|error| Error::new(format!("temporary folder: {error}")))?;
     let texts: Vec<&str> = bundled::calibration().map(|(_, text)| text).collect();
     let sample = Sample::of(model, &texts, CALIBRATION_TOKENS)?;
-    let plan = quantize::Plan { bits: vec![1, 2, 3, 4], group: 64, method: Method::Gptq };
-    quantise(model, &sample, &plan, folder.path())?;
+    let plan = quantise::Plan { bits: vec![1, 2, 3, 4], group: 64, method: Method::Gptq };
+    quantise::run(model, &sample, &plan, folder.path())?;
     Quantised::open(folder.path(), &model.config).map(Some)
 }
