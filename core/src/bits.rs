@@ -1,24 +1,27 @@
-//! How many bits each cold expert gets: exact enumeration of prefix splits from a loss table under an average-bit budget.
+//! How many bits each cold expert gets: exact enumeration of prefix splits from a loss table under an average-bit
+//! budget.
 //!
-//! arXiv 2512.04476, Algorithm 1: the cold experts of a layer in order of falling importance; the first `n4` get 4 bits, the next `n3` 3, then
-//! `n2` at 2 and `n1` at 1. All start at 1 bit; each step up costs one *increment*; the budget is `R = E (b_avg - 1)` increments,
-//! `3 n4 + 2 n3 + n2 = R`. The split whose losses fall most against 1 bit wins. With prefix sums `C_b(m)` of the losses avoided by the first m
-//! experts at b bits, the gain of a split that ends its 4-bit part at a, its 3-bit part at b and its 2-bit part at c is
+//! arXiv 2512.04476, Algorithm 1: the cold experts of a layer in order of falling importance; the first `n4` get 4
+//! bits, the next `n3` 3, then `n2` at 2 and `n1` at 1. All start at 1 bit; each step up costs one *increment*; the
+//! budget is `R = E (b_avg - 1)` increments, `3 n4 + 2 n3 + n2 = R`. The split whose losses fall most against 1 bit
+//! wins. With prefix sums `C_b(m)` of the losses avoided by the first m experts at b bits, the gain of a split that
+//! ends its 4-bit part at a, its 3-bit part at b and its 2-bit part at c is
 //!
 //! ```text
 //! [C_4(a) - C_3(a)] + [C_3(b) - C_2(b)] + C_2(c),   a <= b <= c,   a + b + c = R
 //! ```
 //!
-//! [`split`] tries every (a, b): O(E^2), exact. [`split_globally`] shares one budget over layers, which differ in how much they lose: a price per
-//! increment, found by bisection, makes the layers independent of each other (O(E) each, as the three terms above only meet in
-//! their order), and the increments that are left go where they gain most.
+//! [`split`] tries every (a, b): O(E^2), exact. [`split_globally`] shares one budget over layers, which differ in how
+//! much they lose: a price per increment, found by bisection, makes the layers independent of each other (O(E) each, as
+//! the three terms above only meet in their order), and the increments that are left go where they gain most.
 
 use core::fmt;
 
 /// Bits per weight that replicas exist in, 1 to this.
 pub const MAX_BITS: usize = 4;
 
-/// Losses of one expert at 1, 2, 3 and 4 bits, in a unit of the table's own (scale the largest to about 2^30). Not negative, not increasing.
+/// Losses of one expert at 1, 2, 3 and 4 bits, in a unit of the table's own (scale the largest to about 2^30). Not
+/// negative, not increasing.
 pub type Losses = [i32; MAX_BITS];
 
 /// How many experts get how many bits, and what that gains.
@@ -116,7 +119,8 @@ pub const fn scratch_for(experts: usize) -> usize {
     3 * (experts + 1)
 }
 
-/// The three terms of the gain at every possible end, `[0, experts]` each: `C4 - C3`, `C3 - C2`, `C2`. None of them ever falls.
+/// The three terms of the gain at every possible end, `[0, experts]` each: `C4 - C3`, `C3 - C2`, `C2`. None of them
+/// ever falls.
 struct Terms<'a> {
     four: &'a [u64],
     three: &'a [u64],
@@ -176,7 +180,8 @@ impl Terms<'_> {
         }
     }
 
-    /// The best ends that spend exactly `increments`, which are at most three per expert. Of equals the one with the fewest at 4, then at 3 bits.
+    /// The best ends that spend exactly `increments`, which are at most three per expert. Of equals the one with the
+    /// fewest at 4, then at 3 bits.
     fn best(&self, increments: usize) -> Split {
         let experts = self.experts();
         let (mut best, mut ends) = (None, [0; 3]);
@@ -197,7 +202,8 @@ impl Terms<'_> {
         self.split(ends)
     }
 
-    /// The best ends if an increment costs `price`: the most gain minus price, of equals the one with the fewest increments. O(E).
+    /// The best ends if an increment costs `price`: the most gain minus price, of equals the one with the fewest
+    /// increments. O(E).
     fn at_price(&self, price: u64) -> Split {
         // Values can be negative: gains are below 2^47, prices below 2^31 times 2^16 experts.
         let value = |term: &[u64], end: usize| term[end] as i64 - (price * end as u64) as i64;
@@ -225,14 +231,15 @@ fn budget(experts: usize, increments: u32) -> Result<(), BitsError> {
     if increments > most { Err(BitsError::Budget { increments, most }) } else { Ok(()) }
 }
 
-/// The best split of a layer's cold experts, whose `losses` are in order of falling importance, that spends exactly `increments`
-/// (`E (b_avg - 1)` for an average of b_avg bits).
+/// The best split of a layer's cold experts, whose `losses` are in order of falling importance, that spends exactly
+/// `increments` (`E (b_avg - 1)` for an average of b_avg bits).
 ///
-/// `scratch` holds at least [`scratch_for`] entries. Of equal gains the split with the fewest 4-bit experts, then the fewest of 3 bits. Cost: at
-/// most E^2 / 3 additions and comparisons.
+/// `scratch` holds at least [`scratch_for`] entries. Of equal gains the split with the fewest 4-bit experts, then the
+/// fewest of 3 bits. Cost: at most E^2 / 3 additions and comparisons.
 ///
 /// # Errors
-/// Losses that are negative or grow with more bits, a budget that no assignment spends, too little scratch memory: with the numbers.
+/// Losses that are negative or grow with more bits, a budget that no assignment spends, too little scratch memory: with
+/// the numbers.
 pub fn split(losses: &[Losses], increments: u32, scratch: &mut [u64]) -> Result<Split, BitsError> {
     let terms = terms(losses, scratch)?;
     budget(losses.len(), increments)?;
@@ -241,9 +248,10 @@ pub fn split(losses: &[Losses], increments: u32, scratch: &mut [u64]) -> Result<
 
 /// Splits for several layers under one budget of `increments` that they share, written to `splits`.
 ///
-/// `losses[l]` is the table of layer l in order of falling importance. The result gains at least as much as an equal share for every
-/// layer (increments left over by the division go to the first layers), and less than the optimum by at most what the last
-/// price step of one layer gains. Cost: 32 passes over all experts and one exact enumeration per layer and attempt.
+/// `losses[l]` is the table of layer l in order of falling importance. The result gains at least as much as an equal
+/// share for every layer (increments left over by the division go to the first layers), and less than the optimum by at
+/// most what the last price step of one layer gains. Cost: 32 passes over all experts and one exact enumeration per
+/// layer and attempt.
 ///
 /// # Errors
 /// As [`split`]; ranks in messages are inside their layer.
@@ -298,7 +306,8 @@ fn priced(losses: &[&[Losses]], increments: u32, scratch: &mut [u64], splits: &m
     spend_rest(losses, left, scratch, splits)
 }
 
-/// Gives the `left` increments to the layers that gain most by all of them, each as much as it can take, until none is left.
+/// Gives the `left` increments to the layers that gain most by all of them, each as much as it can take, until none is
+/// left.
 fn spend_rest(losses: &[&[Losses]], mut left: u64, scratch: &mut [u64], splits: &mut [Split]) -> Result<(), BitsError> {
     while left > 0 {
         let mut best: Option<(u64, usize, Split)> = None;

@@ -1,12 +1,13 @@
 //! Has the context changed? Evidence pooled over all layers, for decisions that concern the whole model.
 //!
-//! Each layer's tracker gives the angle between the token's demand and the tracked context ([`crate::tracker::Step::angle`]). A change of context
-//! turns nearly all layers at once, a peculiar token (a digit, a bracket) turns many of them for a token or a few. So the statistic is the *lower
-//! quartile* of the angles over the layers: three quarters of the layers point at least so far away. A one-sided cumulative sum (Page's CUSUM,
+//! Each layer's tracker gives the angle between the token's demand and the tracked context
+//! ([`crate::tracker::Step::angle`]). A change of context turns nearly all layers at once, a peculiar token (a digit, a
+//! bracket) turns many of them for a token or a few. So the statistic is the *lower quartile* of the angles over the
+//! layers: three quarters of the layers point at least so far away. A one-sided cumulative sum (Page's CUSUM,
 //! Biometrika 1954) of its excess over its usual value, in units of its usual deviation, raises the alarm.
 //!
-//! The lock detector of one layer ([`crate::phase`]) serves the layer's own filter; this one decides about migrations. docs/results.md has
-//! delay and false alarms of both on real traces.
+//! The lock detector of one layer ([`crate::phase`]) serves the layer's own filter; this one decides about migrations.
+//! docs/results.md has delay and false alarms of both on real traces.
 
 use crate::num::Angle;
 
@@ -60,8 +61,8 @@ impl ChangeDetector {
         self.hold > 0 || self.learnt < config.acquire_tokens
     }
 
-    /// Takes the angles of one token in all layers, each in [0, pi/2], which it reorders; returns whether the context has changed. No
-    /// layers, no alarm.
+    /// Takes the angles of one token in all layers, each in [0, pi/2], which it reorders; returns whether the context
+    /// has changed. No layers, no alarm.
     ///
     /// Cost: a selection among the layers (linear on average) and about 20 instructions.
     pub fn step(&mut self, config: &ChangeConfig, angles: &mut [Angle]) -> bool {
@@ -117,7 +118,8 @@ mod tests {
         f64::from(n.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 23) - 1.0
     }
 
-    /// Sixteen layers around `mean`, with noise of their own and noise that they share, as tokens turn all layers; the first alarm, counted from the start of the range.
+    /// Sixteen layers around `mean`, with noise of their own and noise that they share, as tokens turn all layers; the
+    /// first alarm, counted from the start of the range.
     fn run(
         detector: &mut ChangeDetector,
         tokens: core::ops::Range<u32>,

@@ -1,7 +1,8 @@
 //! Where the chosen experts run: resident ones on the GPU, the others near the data, and a queue to the units there.
 //!
-//! [`dispatch()`] splits a token's experts of one layer; the near ones come longest first, so that several units finish close together.
-//! [`Queue`] holds them until the device's [`ExecutionUnits`] take them. Nothing here waits: [`Queue::advance`] is called when there is time.
+//! [`dispatch()`] splits a token's experts of one layer; the near ones come longest first, so that several units finish
+//! close together. [`Queue`] holds them until the device's [`ExecutionUnits`] take them. Nothing here waits:
+//! [`Queue::advance`] is called when there is time.
 //!
 //! ```
 //! use cptr_core::dispatch::dispatch;
@@ -42,7 +43,8 @@ pub struct NearRun {
 pub struct Dispatch<const K: usize> {
     /// Resident experts, in the order of the chosen.
     pub gpu: Vec<u16, K>,
-    /// The others, most bits first (which take longest: the time of an expert is that of its bytes), of equals in the order of the chosen.
+    /// The others, most bits first (which take longest: the time of an expert is that of its bytes), of equals in the
+    /// order of the chosen.
     pub near: Vec<NearRun, K>,
 }
 
@@ -74,12 +76,12 @@ impl fmt::Display for DispatchError {
 
 impl core::error::Error for DispatchError {}
 
-/// Splits the `chosen` experts of a token by residency; `bits[e]` is the width of expert e's replica near the data, one entry per expert of the
-/// layer.
+/// Splits the `chosen` experts of a token by residency; `bits[e]` is the width of expert e's replica near the data, one
+/// entry per expert of the layer.
 ///
-/// Longest first is Graham's rule: on m units of one speed that each take the next job when they are free, the last one finishes within
-/// `4/3 - 1/(3m)` of the best order (SIAM Journal on Applied Mathematics 17, 1969). Cost: one insertion into a list of at most K per
-/// near expert.
+/// Longest first is Graham's rule: on m units of one speed that each take the next job when they are free, the last one
+/// finishes within `4/3 - 1/(3m)` of the best order (SIAM Journal on Applied Mathematics 17, 1969). Cost: one insertion
+/// into a list of at most K per near expert.
 ///
 /// # Errors
 /// [`DispatchError::Capacity`], [`DispatchError::Id`], [`DispatchError::Bits`].
@@ -89,8 +91,8 @@ pub fn dispatch<const K: usize>(chosen: &[u16], resident: &Experts, bits: &[u8])
     Ok(found)
 }
 
-/// [`dispatch()`] for a caller with memory of its own, as moving the lists would cost more than the work. What was in them before does not matter;
-/// after an error they hold nothing.
+/// [`dispatch()`] for a caller with memory of its own, as moving the lists would cost more than the work. What was in
+/// them before does not matter; after an error they hold nothing.
 ///
 /// # Errors
 /// As [`dispatch()`].
@@ -167,11 +169,12 @@ pub trait ExecutionUnits {
     fn poll(&mut self) -> Option<Job>;
 }
 
-/// Jobs on their way to the units, in the caller's memory: `Queue<[Job; N]>`, of which at most N wait while any number runs; `&Queue` is the
-/// view of any size, to which references to the former coerce. 16 bytes a job, and three words beside.
+/// Jobs on their way to the units, in the caller's memory: `Queue<[Job; N]>`, of which at most N wait while any number
+/// runs; `&Queue` is the view of any size, to which references to the former coerce. 16 bytes a job, and three words
+/// beside.
 ///
-/// A ring of its own: that of heapless has its size in its type and trusts its indices, this one may lie in memory of any size that a C program
-/// has, and with whatever is written there it stays inside of it.
+/// A ring of its own: that of heapless has its size in its type and trusts its indices, this one may lie in memory of
+/// any size that a C program has, and with whatever is written there it stays inside of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue<J: ?Sized = [Job]> {
     /// Index of the job that waits longest.
@@ -224,8 +227,8 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
         Ok(())
     }
 
-    /// Takes what has finished and starts what can be started, in order; returns how many have finished. A job that was never started
-    /// here does not count.
+    /// Takes what has finished and starts what can be started, in order; returns how many have finished. A job that was
+    /// never started here does not count.
     pub fn advance(&mut self, units: &mut impl ExecutionUnits) -> usize {
         let mut finished = 0;
         while self.running > 0 && units.poll().is_some() {

@@ -1,9 +1,10 @@
-//! The filter in f32, for controllers with a floating-point unit (feature `f32`); everywhere else [`Tracker`](crate::Tracker) is cheaper.
+//! The filter in f32, for controllers with a floating-point unit (feature `f32`); everywhere else
+//! [`Tracker`](crate::Tracker) is cheaper.
 //!
-//! Levels, gain, angle and signal-to-noise ratio are floating-point numbers; the loop and its lock detector are those of [`crate::phase`], so that
-//! an angle means the same to both. Not bit-identical to the fixed-point filter, nor between processors: decisions may differ where two
-//! experts are nearly equal. Square root and arc cosine are micromath's, accurate to some hundredths, which scatters less than the angle
-//! itself; the logarithm is libm's.
+//! Levels, gain, angle and signal-to-noise ratio are floating-point numbers; the loop and its lock detector are those
+//! of [`crate::phase`], so that an angle means the same to both. Not bit-identical to the fixed-point filter, nor
+//! between processors: decisions may differ where two experts are nearly equal. Square root and arc cosine are
+//! micromath's, accurate to some hundredths, which scatters less than the angle itself; the logarithm is libm's.
 
 use micromath::F32Ext;
 
@@ -26,7 +27,8 @@ pub struct FloatConfig {
 }
 
 impl FloatConfig {
-    /// Gains as in [`KalmanConfig::from_gains`](crate::KalmanConfig::from_gains), each limited to 7/8, and the fast level's.
+    /// Gains as in [`KalmanConfig::from_gains`](crate::KalmanConfig::from_gains), each limited to 7/8, and the fast
+    /// level's.
     pub fn new(steady: Gain, reopened: Gain, fast: Gain, phase: PhaseConfig) -> Self {
         let gain = |gain: Gain| gain.to_num::<f32>().min(0.875);
         let (steady, opened) = (gain(steady), gain(reopened));
@@ -57,7 +59,8 @@ struct FloatScale(f32);
 
 impl FloatScale {
     const START: Self = Self(1.0);
-    /// So small that the scale is seldom renewed, and so large that a level's quotient stays far from the largest number.
+    /// So small that the scale is seldom renewed, and so large that a level's quotient stays far from the largest
+    /// number.
     const SMALLEST: f32 = 1.0 / (1u64 << 40) as f32;
 
     /// One token: returns what being wanted adds to a stored level.
@@ -116,7 +119,8 @@ impl<const E: usize> FloatTracker<E> {
         levels.slow * self.slow_scale.0 + levels.fast * self.fast_scale.0 * 0.25
     }
 
-    /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if nothing may go.
+    /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if
+    /// nothing may go.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
         let free = resident.iter().filter(|expert| !keep.contains(expert));
         free.min_by(|&a, &b| self.score(a).total_cmp(&self.score(b)))
@@ -124,8 +128,8 @@ impl<const E: usize> FloatTracker<E> {
 
     /// Takes what one token wanted; ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored.
     ///
-    /// Cost: that of the wanted experts, and per token five divisions, a square root, an arc cosine and a logarithm; when a scale is renewed, a
-    /// multiplication per expert on top.
+    /// Cost: that of the wanted experts, and per token five divisions, a square root, an arc cosine and a logarithm;
+    /// when a scale is renewed, a multiplication per expert on top.
     pub fn update(&mut self, config: &FloatConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
         let levels = wanted.iter().filter_map(|&expert| self.levels.get(usize::from(expert)));

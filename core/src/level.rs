@@ -1,17 +1,19 @@
 //! The level filter: how often each expert is wanted, tracked by scalar Kalman filters that share one gain.
 //!
 //! The observation of expert e is 1 if the token wants it and 0 otherwise; its level x follows a random walk,
-//! `x_t = x_{t-1} + w` with variance Q, `y_t = x_t + v` with variance R. As Q and R are shared and every expert is observed at every
-//! token, the error variance P and the gain K do not depend on the data: one division per layer and token serves all experts
-//! (Kalman 1960; Anderson and Moore, Optimal Filtering, chapter 3), and none once P has converged.
+//! `x_t = x_{t-1} + w` with variance Q, `y_t = x_t + v` with variance R. As Q and R are shared and every expert is
+//! observed at every token, the error variance P and the gain K do not depend on the data: one division per layer and
+//! token serves all experts (Kalman 1960; Anderson and Moore, Optimal Filtering, chapter 3), and none once P has
+//! converged.
 //!
-//! Why wanted-or-not and not the logits: token-specific swings of the logits are information for the token, not about the next one.
-//! Measured as a forecast for eviction, it is at least as good as softmax weights on every trace (docs/filter.md), costs no
-//! exponential, and works where a trace or an interface knows ids only.
+//! Why wanted-or-not and not the logits: token-specific swings of the logits are information for the token, not about
+//! the next one. Measured as a forecast for eviction, it is at least as good as softmax weights on every trace
+//! (docs/filter.md), costs no exponential, and works where a trace or an interface knows ids only.
 //!
-//! A step costs nothing for experts that are not wanted: `x += K (y - x)` with a shared K makes every level smaller by the same factor
-//! `1 - K`, so that the layer keeps the product of these factors, its scale, and stores levels divided by it. Being wanted adds `K / scale`. Only
-//! when a scale falls below 1/16, every 21 tokens at a gain of 1/8 and every 176 at 1/64, there is a pass over the stored levels, which shifts them.
+//! A step costs nothing for experts that are not wanted: `x += K (y - x)` with a shared K makes every level smaller by
+//! the same factor `1 - K`, so that the layer keeps the product of these factors, its scale, and stores levels divided
+//! by it. Being wanted adds `K / scale`. Only when a scale falls below 1/16, every 21 tokens at a gain of 1/8 and every
+//! 176 at 1/64, there is a pass over the stored levels, which shifts them.
 
 use crate::num::{Gain, Level, div_frac, mul_frac};
 
@@ -24,7 +26,8 @@ pub struct Levels {
     pub fast: Level,
 }
 
-/// Levels of one expert as a tracker stores them, 8 bytes: divided by the scales of their layer, `U4F28` bits. Zero before the first token.
+/// Levels of one expert as a tracker stores them, 8 bytes: divided by the scales of their layer, `U4F28` bits. Zero
+/// before the first token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ScaledLevels {
     pub(crate) slow: u32,
@@ -36,7 +39,8 @@ impl ScaledLevels {
     pub const ZERO: Self = Self { slow: 0, fast: 0 };
 }
 
-/// What the stored levels of a layer are multiplied with: below 1 and at least 1/16, so that a level of at most 1 is stored as less than 16.
+/// What the stored levels of a layer are multiplied with: below 1 and at least 1/16, so that a level of at most 1 is
+/// stored as less than 16.
 ///
 /// Held as what it lacks to 1 - 2^-32, in steps of that, so that a new one is 0 and new layers take no flash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,8 @@ impl Scale {
         Level::from_bits(((u64::from(stored) * u64::from(self.bits())) >> 29).min(1 << 31) as u32)
     }
 
-    /// One token: every level becomes smaller by the factor `1 - gain`, rounded down, and those wanted larger by `gain`.
+    /// One token: every level becomes smaller by the factor `1 - gain`, rounded down, and those wanted larger by
+    /// `gain`.
     #[inline]
     pub(crate) fn step(&mut self, gain: Gain) -> ScaleStep {
         let kept = match gain.to_bits() {
@@ -101,8 +106,8 @@ pub struct KalmanConfig {
 }
 
 impl KalmanConfig {
-    /// A filter whose gain converges to `steady` (Q = R K^2 / (1 - K), rounded to 2^-28 R), starts at 7/8 (P = 7 R) and reopens to
-    /// `reopened` after a loss of lock (P = R K / (1 - K)). Q and P are limited to 7 R, which limits both
+    /// A filter whose gain converges to `steady` (Q = R K^2 / (1 - K), rounded to 2^-28 R), starts at 7/8 (P = 7 R) and
+    /// reopens to `reopened` after a loss of lock (P = R K / (1 - K)). Q and P are limited to 7 R, which limits both
     /// gains to about 7/8; a `steady` of 0 never forgets.
     pub const fn from_gains(steady: Gain, reopened: Gain) -> Self {
         // K^2 / (1 - K) = K / (1 - K) - K.
@@ -160,8 +165,8 @@ impl Kalman {
         self.gain
     }
 
-    /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. Two 32-bit divisions, none once P has
-    /// converged.
+    /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. Two 32-bit
+    /// divisions, none once P has converged.
     #[inline]
     pub fn step(&mut self, config: &KalmanConfig) -> Gain {
         let variance = if self.predicted == 0 { LARGEST_VARIANCE } else { self.variance };

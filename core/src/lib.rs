@@ -1,16 +1,19 @@
 //! The Contextual Phase-Tracking Filter for the routers of mixture-of-experts (MoE) models, in fixed point.
 //!
-//! A controller that holds some experts of a layer in fast memory links this crate and calls, for every token and layer,
+//! A controller that holds some experts of a layer in fast memory links this crate and calls, for every token and
+//! layer,
 //!
 //! 1. [`Router::top_k`] — which experts the model wants (or takes the list from the model's own router),
-//! 2. [`select()`] — which experts run: resident ones may stand in for wanted ones while the chosen keep at least `1 - eps` of the
-//!    wanted routing mass. This is the critical path; it reads only logits and residency,
+//! 2. [`select()`] — which experts run: resident ones may stand in for wanted ones while the chosen keep at least
+//!    `1 - eps` of the wanted routing mass. This is the critical path; it reads only logits and residency,
 //! 3. [`Tracker::victim`] — which resident expert to give up where one must be loaded,
-//! 4. [`Tracker::update`] — off the critical path: tracks how often each expert is wanted (Kalman level at two time scales), the
-//!    signal-to-noise ratio of that level and the phase between demand and level; loss of lock opens the filter's gain.
+//! 4. [`Tracker::update`] — off the critical path: tracks how often each expert is wanted (Kalman level at two time
+//!    scales), the signal-to-noise ratio of that level and the phase between demand and level; loss of lock opens the
+//!    filter's gain.
 //!
-//! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU memory and how many bits
-//! the others get; [`context`] sees that the context has changed, and [`replace`] which expert to bring in, if that pays.
+//! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU
+//! memory and how many bits the others get; [`context`] sees that the context has changed, and [`replace`] which expert
+//! to bring in, if that pays.
 //!
 //! ```
 //! use cptr_core::{select, words_for, Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig};
@@ -33,10 +36,12 @@
 //! # let _ = step;
 //! ```
 //!
-//! [`dispatch`] sends what runs near the data to the units there. Cold experts run at 1 to 4 bits a weight with [`expert::matvec`] and [`expert::Expert`].
+//! [`dispatch`] sends what runs near the data to the units there. Cold experts run at 1 to 4 bits a weight with
+//! [`expert::matvec`] and [`expert::Expert`].
 //!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
-//! configuration serves all layers. [`Tracker`] exists in `f32` too, behind the feature `f32`. Every operation names its number formats, rounding and saturation ([`num`]).
+//! configuration serves all layers. [`Tracker`] exists in `f32` too, behind the feature `f32`. Every operation names
+//! its number formats, rounding and saturation ([`num`]).
 #![no_std]
 #![forbid(unsafe_code)]
 

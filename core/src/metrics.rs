@@ -22,8 +22,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts one token: the experts it `chose`, those its predecessor `previous`ly chose (empty at the start of a sequence), and what
-    /// was `resident` before anything was loaded for it.
+    /// Counts one token: the experts it `chose`, those its predecessor `previous`ly chose (empty at the start of a
+    /// sequence), and what was `resident` before anything was loaded for it.
     pub fn count(&mut self, chosen: &[u16], previous: &[u16], resident: &Experts, substituted: usize, lost_lock: bool) {
         let add = |counter: &mut u64, count: usize| *counter = counter.saturating_add(count as u64);
         add(&mut self.tokens, 1);

@@ -2,7 +2,7 @@
 //!
 //! | type | format | range, step | used for |
 //! |---|---|---|---|
-//! | [`Logit`] | `I16F16` | ±32768, 1.5e-5 | router scores; real selection margins are about 0.06, logits of deep layers reach ±315 |
+//! | [`Logit`] | `I16F16` | ±32768, 1.5e-5 | router scores; selection margins are about 0.06, deep layers reach ±315 |
 //! | [`Gate`] | `U1F31` | 0 to 2, 4.7e-10 | routing mass relative to the largest, at most 1 |
 //! | [`Level`] | `U1F31` | 0 to 2, 4.7e-10 | how often an expert is wanted, at most 1 |
 //! | [`Gain`] | `U0F32` | 0 to 1, 2.3e-10 | filter gains, below 1 |

@@ -1,10 +1,11 @@
 //! Phase and lock: how far the demand of a token points away from the tracked context, and whether that has changed.
 //!
-//! Demand (which experts the token wants) and context (the tracked levels) are vectors with one component per expert; their angle
-//! is the phase. Within one context it scatters around a typical value; when the context changes it jumps towards a right angle.
-//! A second-order loop (as in a phase-locked loop: proportional and integral branch) follows the typical angle and its drift; a
-//! one-sided cumulative sum of its error (Page's CUSUM, Biometrika 1954) is the lock detector. The loop's published ancestors track a
-//! carrier; using it on the angle of routing demand is this project's own design.
+//! Demand (which experts the token wants) and context (the tracked levels) are vectors with one component per expert;
+//! their angle is the phase. Within one context it scatters around a typical value; when the context changes it jumps
+//! towards a right angle. A second-order loop (as in a phase-locked loop: proportional and integral branch) follows the
+//! typical angle and its drift; a one-sided cumulative sum of its error (Page's CUSUM, Biometrika 1954) is the lock
+//! detector. The loop's published ancestors track a carrier; using it on the angle of routing demand is this project's
+//! own design.
 
 use crate::num::Angle;
 
@@ -82,7 +83,8 @@ impl Phase {
         self.lock
     }
 
-    /// Takes the angle of one token, in [0, pi/2]; returns whether lock was lost at it. One 32-bit division while acquiring, none after.
+    /// Takes the angle of one token, in [0, pi/2]; returns whether lock was lost at it. One 32-bit division while
+    /// acquiring, none after.
     #[inline]
     pub fn step(&mut self, config: &PhaseConfig, angle: Angle) -> bool {
         if self.tokens < config.acquire_tokens {
@@ -114,7 +116,8 @@ impl Phase {
         false
     }
 
-    /// Running mean of the angle and of its absolute error. Later tokens count more as the context level itself is still settling.
+    /// Running mean of the angle and of its absolute error. Later tokens count more as the context level itself is
+    /// still settling.
     fn acquire(&mut self, config: &PhaseConfig, angle: Angle) {
         self.tokens += 1;
         let error = angle - self.angle;

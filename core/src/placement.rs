@@ -1,15 +1,17 @@
 //! Which experts are hot: demand seen in prefill, importance, and what fits a budget of bytes.
 //!
-//! After prefill, arXiv 2512.04476 (Algorithm 1) ranks the experts of each layer by `S = alpha P + (1 - alpha) W`, where P is the share of the
-//! layer's choices that fell on the expert and W its share of the layer's routing scores, and keeps the first in GPU memory. [`rank`] is that
-//! order; [`hot_in_layer`] cuts it at a layer's own budget; [`hot_globally`] spends one budget over all layers, since layers differ in
-//! how unequal their experts are.
+//! After prefill, arXiv 2512.04476 (Algorithm 1) ranks the experts of each layer by `S = alpha P + (1 - alpha) W`,
+//! where P is the share of the layer's choices that fell on the expert and W its share of the layer's routing scores,
+//! and keeps the first in GPU memory. [`rank`] is that order; [`hot_in_layer`] cuts it at a layer's own budget;
+//! [`hot_globally`] spends one budget over all layers, since layers differ in how unequal their experts are.
 //!
-//! All memory is the caller's. Cost: one pass per token for [`Demand`], one heap sort per layer. No 64-bit division, nothing that can panic.
+//! All memory is the caller's. Cost: one pass per token for [`Demand`], one heap sort per layer. No 64-bit division,
+//! nothing that can panic.
 
 use crate::num::{Eps, Gate, Share, mul_frac};
 
-/// What prefill asked of one expert, 8 bytes: the tokens that chose it in the lowest 22 bits, the sum of its mixing weights (`U22F20`) in the others.
+/// What prefill asked of one expert, 8 bytes: the tokens that chose it in the lowest 22 bits, the sum of its mixing
+/// weights (`U22F20`) in the others.
 ///
 /// Both saturate, after 2^22 tokens at the earliest. Each weight is rounded to the nearest step of 2^-20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,8 +43,8 @@ impl Demand {
         self.0 >> COUNT_BITS
     }
 
-    /// Counts one token of a layer: the experts it chose and their weights in the same order. Where weights are not known (`weights` is
-    /// shorter), every choice counts as 1. Ids beyond `layer` are ignored.
+    /// Counts one token of a layer: the experts it chose and their weights in the same order. Where weights are not
+    /// known (`weights` is shorter), every choice counts as 1. Ids beyond `layer` are ignored.
     pub fn observe(layer: &mut [Self], chosen: &[u16], weights: &[Gate]) {
         for (rank, &expert) in chosen.iter().enumerate() {
             if let Some(demand) = layer.get_mut(usize::from(expert)) {
@@ -59,10 +61,12 @@ impl Demand {
     }
 }
 
-/// Importance of every expert of a layer, `S = alpha P + (1 - alpha) W`, written to `importance` (`U1F31`, rounded down; the sum is at most 1).
+/// Importance of every expert of a layer, `S = alpha P + (1 - alpha) W`, written to `importance` (`U1F31`, rounded
+/// down; the sum is at most 1).
 ///
-/// P and W are normalised by their sums over the layer. A layer that nobody asked anything of has importance 0 throughout. `alpha` as
-/// `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: four 32-bit divisions per expert.
+/// P and W are normalised by their sums over the layer. A layer that nobody asked anything of has importance 0
+/// throughout. `alpha` as `U0F32`: its largest value stands for 1. Stops at the shorter of the two slices. Cost: four
+/// 32-bit divisions per expert.
 pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
     // Scores have 42 bits: their sum fits for up to 2^22 experts.
     let counts = Share::of(layer.iter().fold(0, |sum: u64, demand| sum.saturating_add(demand.count().into())));
@@ -79,7 +83,8 @@ pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
     }
 }
 
-/// Fills `order` with expert ids by falling importance, of equals the lower id first. Stops at the shorter of the two slices.
+/// Fills `order` with expert ids by falling importance, of equals the lower id first. Stops at the shorter of the two
+/// slices.
 pub fn rank(importance: &[Gate], order: &mut [u16]) {
     let experts = importance.len().min(order.len());
     for (slot, expert) in order.iter_mut().zip(0u16..) {
@@ -89,8 +94,8 @@ pub fn rank(importance: &[Gate], order: &mut [u16]) {
     sort(order.get_mut(..experts).unwrap_or(&mut []), key);
 }
 
-/// How many of a layer's experts fit `budget_bytes`, if each takes `expert_bytes`: the first so many of [`rank`] are hot. All of them if an
-/// expert takes nothing. No division: one multiplication for each bit of the number of experts.
+/// How many of a layer's experts fit `budget_bytes`, if each takes `expert_bytes`: the first so many of [`rank`] are
+/// hot. All of them if an expert takes nothing. No division: one multiplication for each bit of the number of experts.
 pub fn hot_in_layer(experts: usize, expert_bytes: u64, budget_bytes: u64) -> usize {
     let fits = |count: usize| expert_bytes.checked_mul(count as u64).is_some_and(|bytes| bytes <= budget_bytes);
     let mut hot = 0;
@@ -115,12 +120,12 @@ pub struct Candidate {
     pub expert: u16,
 }
 
-/// Moves the candidates that are hot under one budget over all layers to the front, and returns how many they are: the most important ones
-/// (of equals the lower layer, then the lower id), as many as fit if each takes `expert_bytes`.
+/// Moves the candidates that are hot under one budget over all layers to the front, and returns how many they are: the
+/// most important ones (of equals the lower layer, then the lower id), as many as fit if each takes `expert_bytes`.
 ///
-/// As all experts are of one size this is the choice of the largest total importance. Every layer sees every token, so importances of
-/// different layers are in one unit. The hot ones are a heap with the least important first; the order of the others is not defined. Cost:
-/// one comparison per candidate, and `log2(hot)` steps for each that makes it.
+/// As all experts are of one size this is the choice of the largest total importance. Every layer sees every token, so
+/// importances of different layers are in one unit. The hot ones are a heap with the least important first; the order
+/// of the others is not defined. Cost: one comparison per candidate, and `log2(hot)` steps for each that makes it.
 pub fn hot_globally(candidates: &mut [Candidate], expert_bytes: u64, budget_bytes: u64) -> usize {
     let hot = hot_in_layer(candidates.len(), expert_bytes, budget_bytes);
     let key = |c: &Candidate| (!c.importance.to_bits(), c.layer, c.expert);

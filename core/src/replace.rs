@@ -1,20 +1,23 @@
 //! Re-placement during decoding: which expert to bring into GPU memory, whether that pays, and how often at most.
 //!
-//! Bringing an expert in saves `saving` on every token that wants it and costs `copy` once. With the tracked share of tokens that want it
-//! (its level) and the tokens that the context is expected to last, the swap of a resident expert for another one pays where
+//! Bringing an expert in saves `saving` on every token that wants it and costs `copy` once. With the tracked share of
+//! tokens that want it (its level) and the tokens that the context is expected to last, the swap of a resident expert
+//! for another one pays where
 //!
 //! ```text
 //! (level of the new one - level of the old one) * horizon * saving > copy
 //! ```
 //!
-//! [`ReplaceConfig::margin`] is that rule solved for the difference of levels, so that the token path only compares. [`swap`] finds the pair with the largest
-//! difference; one swap at a time keeps migration incremental. [`Allowance`] is the hard limit: whatever the input, no more copies
-//! than the allowance, so that contexts that alternate every few tokens cannot make the device thrash.
+//! [`ReplaceConfig::margin`] is that rule solved for the difference of levels, so that the token path only compares.
+//! [`swap`] finds the pair with the largest difference; one swap at a time keeps migration incremental. [`Allowance`]
+//! is the hard limit: whatever the input, no more copies than the allowance, so that contexts that alternate every few
+//! tokens cannot make the device thrash.
 
 use crate::num::Level;
 use crate::set::Experts;
 
-/// The cost-benefit rule. Costs and savings in one unit, such as picoseconds of token time or loss of precision priced in time.
+/// The cost-benefit rule. Costs and savings in one unit, such as picoseconds of token time or loss of precision priced
+/// in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplaceConfig {
     /// What a token saves if an expert that it wants is in GPU memory.
@@ -26,7 +29,8 @@ pub struct ReplaceConfig {
 }
 
 impl ReplaceConfig {
-    /// Difference of levels above which a swap pays, `copy / (saving * horizon)`, rounded up; `None` if it never pays. Computed once.
+    /// Difference of levels above which a swap pays, `copy / (saving * horizon)`, rounded up; `None` if it never pays.
+    /// Computed once.
     pub fn margin(&self) -> Option<Level> {
         let worth = u64::from(self.saving) * u64::from(self.horizon_tokens);
         let margin = (u128::from(self.copy) << 31).div_ceil(u128::from(worth.max(1)));
@@ -45,8 +49,9 @@ pub struct Swap {
     pub gain: Level,
 }
 
-/// The swap with the largest gain, if that is above `margin`: the expert outside of the highest level against the resident one of the
-/// lowest; of equals the lowest ids. `slow` are the slow levels of all experts, in the order of ids. `busy` experts (on their way in) count neither as resident nor as outside.
+/// The swap with the largest gain, if that is above `margin`: the expert outside of the highest level against the
+/// resident one of the lowest; of equals the lowest ids. `slow` are the slow levels of all experts, in the order of
+/// ids. `busy` experts (on their way in) count neither as resident nor as outside.
 ///
 /// Cost: one pass over the levels.
 pub fn swap(slow: impl IntoIterator<Item = Level>, resident: &Experts, busy: &Experts, margin: Level) -> Option<Swap> {
@@ -68,7 +73,8 @@ pub fn swap(slow: impl IntoIterator<Item = Level>, resident: &Experts, busy: &Ex
     (gain > margin).then_some(Swap { load, evict, gain })
 }
 
-/// A token bucket: `rate` copies per token on average, at most `burst` at once. In any n tokens there are at most `burst + n * rate` copies.
+/// A token bucket: `rate` copies per token on average, at most `burst` at once. In any n tokens there are at most
+/// `burst + n * rate` copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// Copies per token, 16 fraction bits.

@@ -8,9 +8,11 @@ pub const fn words_for(experts: usize) -> usize {
 /// Set of expert ids below `32 * WORDS` in the caller's memory, `4 * WORDS` bytes.
 pub type ExpertSet<const WORDS: usize> = Experts<[u32; WORDS]>;
 
-/// A set of expert ids, of fixed (`Experts<[u32; WORDS]>`) or of any size (`&Experts`, to which references to the former coerce).
+/// A set of expert ids, of fixed (`Experts<[u32; WORDS]>`) or of any size (`&Experts`, to which references to the
+/// former coerce).
 ///
-/// Ids beyond the capacity are never in the set and cannot be inserted. In memory it is its words: bit `id % 32` of word `id / 32`.
+/// Ids beyond the capacity are never in the set and cannot be inserted. In memory it is its words: bit `id % 32` of
+/// word `id / 32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Experts<W: ?Sized = [u32]> {

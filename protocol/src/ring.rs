@@ -1,4 +1,5 @@
-//! Frames through descriptor rings in memory that host and controller share: one ring of requests, one of answers, and a doorbell.
+//! Frames through descriptor rings in memory that host and controller share: one ring of requests, one of answers, and
+//! a doorbell.
 //!
 //! | word | written by | |
 //! |---|---|---|
@@ -37,8 +38,8 @@ pub struct Ring<'a> {
 pub struct Corrupt;
 
 impl<'a> Ring<'a> {
-    /// A ring of frames of at most `bytes` bytes over all of `memory`, which is all zero before the first end is made; the number of slots
-    /// is rounded down to a power of two.
+    /// A ring of frames of at most `bytes` bytes over all of `memory`, which is all zero before the first end is made;
+    /// the number of slots is rounded down to a power of two.
     ///
     /// # Errors
     /// [`Corrupt`] if not even one slot fits.
@@ -133,7 +134,8 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// The controller's end of two rings; the doorbell is a pin that goes up and down after each answer, for the host's interrupt.
+/// The controller's end of two rings; the doorbell is a pin that goes up and down after each answer, for the host's
+/// interrupt.
 #[derive(Debug)]
 pub struct Rings<'a, P> {
     requests: Ring<'a>,
@@ -153,7 +155,8 @@ pub enum RingsError<E> {
 }
 
 impl<'a, P> Rings<'a, P> {
-    /// Rings with working memory for a [`max_request`](crate::wire::max_request) and a [`max_answer`](crate::wire::max_answer).
+    /// Rings with working memory for a [`max_request`](crate::wire::max_request) and a
+    /// [`max_answer`](crate::wire::max_answer).
     pub const fn new(
         requests: Ring<'a>,
         answers: Ring<'a>,

@@ -1,5 +1,6 @@
-//! Frames over a serial line: each one in COBS (Cheshire and Baker, Consistent Overhead Byte Stuffing, IEEE/ACM Transactions on Networking 7, 1999)
-//! with a zero byte after it. Whatever was lost or added on the line, the next zero byte begins a new frame.
+//! Frames over a serial line: each one in COBS (Cheshire and Baker, Consistent Overhead Byte Stuffing, IEEE/ACM
+//! Transactions on Networking 7, 1999) with a zero byte after it. Whatever was lost or added on the line, the next zero
+//! byte begins a new frame.
 
 use cobs::{CobsEncoder, DecodeResult, DecoderState};
 use embedded_io::{Read, ReadReady, Write};
@@ -25,8 +26,9 @@ pub struct Serial<'a, P> {
 }
 
 impl<'a, P> Serial<'a, P> {
-    /// A line over `port`. `incoming` holds a [`max_request`](crate::wire::max_request), `answer` a [`max_answer`](crate::wire::max_answer), and
-    /// `outgoing` the latter [`encoded`]. A longer request is answered as damaged.
+    /// A line over `port`. `incoming` holds a [`max_request`](crate::wire::max_request), `answer` a
+    /// [`max_answer`](crate::wire::max_answer), and `outgoing` the latter [`encoded`]. A longer request is answered as
+    /// damaged.
     pub const fn new(port: P, incoming: &'a mut [u8], answer: &'a mut [u8], outgoing: &'a mut [u8]) -> Self {
         Self { port, decoder: DecoderState::Idle, incoming, length: 0, answer, outgoing }
     }

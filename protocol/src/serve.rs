@@ -9,8 +9,8 @@ pub trait Mailbox {
     /// What can go wrong with the device behind it.
     type Error;
 
-    /// If a request has come, has `answer` write the answer to it (into the second slice; it returns the length) and sends that; returns
-    /// whether there was one. Does not wait for a request.
+    /// If a request has come, has `answer` write the answer to it (into the second slice; it returns the length) and
+    /// sends that; returns whether there was one. Does not wait for a request.
     ///
     /// # Errors
     /// The device's. What a host sends is never an error here.

@@ -8,7 +8,8 @@
 //! use cptr_hw_model::{Model, System};
 //! use cptr_sim::layer::{Counts, Picture};
 //!
-//! let (system, model) = (System::find("offload").ok_or("no such machine")?, Model::find("olmoe").ok_or("no such model")?);
+//! let system = System::find("offload").ok_or("no such machine")?;
+//! let model = Model::find("olmoe").ok_or("no such model")?;
 //! let picture = Picture::new(system, model, Counts { resident: 6, cold: 2, ..Counts::default() }, 0)?;
 //! picture.trace().write(&std::env::temp_dir().join("cptr-doc-layer.json"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -1,8 +1,9 @@
-//! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every failure at the end;
-//! `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware; `cargo xtask rtl [--bless]` counts its cycles.
+//! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every
+//! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
+//! `cargo xtask rtl [--bless]` counts its cycles.
 //!
-//! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as golden step 10,000;
-//! with it on all machines, and as far as the last golden step.
+//! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
+//! golden step 10,000; with it on all machines, and as far as the last golden step.
 #![forbid(unsafe_code)]
 
 mod firmware;

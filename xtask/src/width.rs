@@ -1,4 +1,5 @@
-//! No line of a document or of a comment is longer than [`COLUMNS`]. Code is the formatter's business, which leaves strings alone.
+//! No line of a document or of a comment is longer than [`COLUMNS`]. Code is the formatter's business, which leaves
+//! strings alone.
 
 use std::path::Path;
 use std::process::Command;

@@ -15,7 +15,8 @@ pub struct ActivationGroup {
 
 /// A quantised vector: value `i` is `code[i] * scale[i / group] * 2^exponent`, codes from -127 to 127.
 ///
-/// Codes lie widened to 16 bits, as the multiplications take them (`pmaddwd`, `SMLAD`, `vwmacc`), padded with zeros to a multiple of 32.
+/// Codes lie widened to 16 bits, as the multiplications take them (`pmaddwd`, `SMLAD`, `vwmacc`), padded with zeros to
+/// a multiple of 32.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
     pub(super) codes: &'a [i16],
@@ -29,10 +30,11 @@ impl<'a> Activations<'a> {
     /// Quantises `values * 2^exponent` for a matrix of the given layout into the caller's buffers: `codes` of
     /// [`Layout::padded_columns`], `groups` of [`Layout::groups`] entries.
     ///
-    /// The largest magnitude `M` of the vector sets the common power of two `2^k`, the smallest with `ceil(M / 127) < 65536 * 2^k`; a group
-    /// with largest magnitude `m` has the scale `ceil(m / (127 * 2^k))`; codes are rounded to nearest, ties away from zero. So no code
-    /// saturates, and the error of a value is at most half a step, `(m / 127 + 2^k) / 2` with `2^k <= ceil(M / 127) / 32768`. Exact for every input: no
-    /// number format is assumed, values may use all 64 bits. Cost: one 64-bit division per value.
+    /// The largest magnitude `M` of the vector sets the common power of two `2^k`, the smallest with
+    /// `ceil(M / 127) < 65536 * 2^k`; a group with largest magnitude `m` has the scale `ceil(m / (127 * 2^k))`; codes
+    /// are rounded to nearest, ties away from zero. So no code saturates, and the error of a value is at most half a
+    /// step, `(m / 127 + 2^k) / 2` with `2^k <= ceil(M / 127) / 32768`. Exact for every input: no number format is
+    /// assumed, values may use all 64 bits. Cost: one 64-bit division per value.
     ///
     /// # Errors
     /// [`ExpertError::Mismatch`] if `values` are not as many as the columns, [`ExpertError::Buffer`] for wrong buffers.

@@ -1,8 +1,9 @@
 //! A row times a vector. Products are summed exactly: 128 products of at most 15 * 127 in `i32`, groups in `i64`.
 //!
-//! One primitive exists twice with the same results, eight codes times eight activations: on vectors where the processor has them in its
-//! baseline (SSE2 on x86-64, NEON on AArch64), word by word elsewhere. Leaving it to the compiler's vectoriser was tried first: the same
-//! loop ran between 0.8 and 8 GB/s, depending on optimisation level and target processor.
+//! One primitive exists twice with the same results, eight codes times eight activations: on vectors where the
+//! processor has them in its baseline (SSE2 on x86-64, NEON on AArch64), word by word elsewhere. Leaving it to the
+//! compiler's vectoriser was tried first: the same loop ran between 0.8 and 8 GB/s, depending on optimisation level and
+//! target processor.
 
 use super::format::{BLOCK, Layout, ONE_BIT_ZERO, Row};
 use super::{ActivationGroup, Activations};

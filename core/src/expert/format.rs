@@ -134,8 +134,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Packs one row: `codes` of all columns (each below `2^b`; higher bits are dropped), `scales` and `zeros` of all groups (`zeros` are
-    /// ignored at 1 bit) into `row` of [`Layout::row_bytes`] bytes.
+    /// Packs one row: `codes` of all columns (each below `2^b`; higher bits are dropped), `scales` and `zeros` of all
+    /// groups (`zeros` are ignored at 1 bit) into `row` of [`Layout::row_bytes`] bytes.
     ///
     /// # Errors
     /// [`ExpertError::Buffer`] where a length is wrong.
@@ -272,8 +272,9 @@ impl<'a> Row<'a> {
         Self { layout, codes, scales: scales.as_chunks().0, zeros }
     }
 
-    /// Asks for every cache line of the codes, so that they come from memory side by side while the row before is worked on: measured on
-    /// a Xeon, a fifth more bandwidth from memory for a tenth less from the cache. Rows in pairs or fours gave nothing.
+    /// Asks for every cache line of the codes, so that they come from memory side by side while the row before is
+    /// worked on: measured on a Xeon, a fifth more bandwidth from memory for a tenth less from the cache. Rows in pairs
+    /// or fours gave nothing.
     pub(super) fn fetch(&self) {
         core::hint::black_box(self.codes.iter().step_by(64).fold(0, |all, byte| all ^ byte));
     }
@@ -297,7 +298,8 @@ impl<'a> Row<'a> {
         bits.fold(0, |code, bits| code | bits)
     }
 
-    /// Weights of the columns as integers, below 2^24 in magnitude; a weight is this times `2^exponent`. For dequantisation: slow.
+    /// Weights of the columns as integers, below 2^24 in magnitude; a weight is this times `2^exponent`. For
+    /// dequantisation: slow.
     pub fn weights(&self) -> impl Iterator<Item = i32> + use<'a> {
         let (row, step, group) = (*self, self.layout.code_step(), self.layout.group());
         let groups = self.groups().flat_map(move |entry| core::iter::repeat_n(entry, group));
@@ -314,7 +316,8 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
-    /// Where a code lies by the words of the format's description, bit by bit and without the arithmetic of the code under test.
+    /// Where a code lies by the words of the format's description, bit by bit and without the arithmetic of the code
+    /// under test.
     fn described_bits(bits: usize, padded: usize) -> Vec<Vec<usize>> {
         let mut places = vec![Vec::new(); padded];
         let (mut blocks, mut rest) = (vec![128; padded / 128], padded % 128);

@@ -9,16 +9,17 @@ const LOGIT_FRACTION: i32 = 16;
 /// Magnitude bits of a row's result without those of the number of columns: 127 * 255 * 65535 * 65535 < 2^47.
 const BITS_PER_COLUMN: u32 = 47;
 
-/// `matrix * vector`, exactly: output `r` is `out[r] * 2^exponent` with the exponent returned, for the weights and activations as they
-/// are stored. No rounding, no saturation: results stay below 2^62.
+/// `matrix * vector`, exactly: output `r` is `out[r] * 2^exponent` with the exponent returned, for the weights and
+/// activations as they are stored. No rounding, no saturation: results stay below 2^62.
 ///
-/// Against the product with the vector `x` before quantisation the error of output `r` is at most `sum_i |W[r][i]| * h[i]`, with `h` the half
-/// step of [`Activations::quantise`].
+/// Against the product with the vector `x` before quantisation the error of output `r` is at most
+/// `sum_i |W[r][i]| * h[i]`, with `h` the half step of [`Activations::quantise`].
 ///
 /// Cost: one pass over the packed bytes.
 ///
 /// # Errors
-/// [`ExpertError::Mismatch`] if the vector was quantised for another shape, [`ExpertError::Buffer`] if `out` is not one number a row.
+/// [`ExpertError::Mismatch`] if the vector was quantised for another shape, [`ExpertError::Buffer`] if `out` is not one
+/// number a row.
 pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) -> Result<i32, ExpertError> {
     let layout = matrix.layout();
     if !vector.fits(layout) {
@@ -63,7 +64,8 @@ impl<'a> Expert<'a> {
     /// Puts an expert together; its matrices may have different bits.
     ///
     /// # Errors
-    /// [`ExpertError::Mismatch`] if `gate` and `up` differ in shape or group length, or `down` does not take what they give.
+    /// [`ExpertError::Mismatch`] if `gate` and `up` differ in shape or group length, or `down` does not take what they
+    /// give.
     pub fn new(gate: Matrix<'a>, up: Matrix<'a>, down: Matrix<'a>) -> Result<Self, ExpertError> {
         let shape = |matrix: &Matrix<'_>| (matrix.layout().rows(), matrix.layout().columns(), matrix.layout().group());
         if shape(&gate) != shape(&up) || down.layout().columns() != gate.layout().rows() {
@@ -77,31 +79,35 @@ impl<'a> Expert<'a> {
         self.gate.layout()
     }
 
-    /// The layout that the hidden vector is quantised for; its columns, padded columns and groups are the lengths of [`Scratch`].
+    /// The layout that the hidden vector is quantised for; its columns, padded columns and groups are the lengths of
+    /// [`Scratch`].
     pub const fn hidden(&self) -> &Layout {
         self.down.layout()
     }
 
     /// Runs the expert: output `r` is `out[r] * 2^exponent` with the exponent returned.
     ///
-    /// Per row of `gate` and `up`, with exact products `g` and `u`: both are rounded to 31 bits by a shift that depends on the shape only
-    /// (`2^-31` of the largest result that the shape allows); `s = g * sigmoid(g)` is rounded to the unit of `g`, the sigmoid being that of
-    /// [`sigmoid`] at `g` rounded to `I16F16`; `h = s * u` is exact. Then `h` is quantised ([`Activations::quantise`]), and the product
-    /// with `down` is exact. All rounding is to nearest, halves up, except in `quantise`.
+    /// Per row of `gate` and `up`, with exact products `g` and `u`: both are rounded to 31 bits by a shift that depends
+    /// on the shape only (`2^-31` of the largest result that the shape allows); `s = g * sigmoid(g)` is rounded to the
+    /// unit of `g`, the sigmoid being that of [`sigmoid`] at `g` rounded to `I16F16`; `h = s * u` is exact. Then `h` is
+    /// quantised ([`Activations::quantise`]), and the product with `down` is exact. All rounding is to nearest, halves
+    /// up, except in `quantise`.
     ///
-    /// **Error** against exact arithmetic on the stored weights and the input `x` before quantisation. With `a[j]` the half step of the
-    /// input's group, `d_g`, `d_u` the units to which `g` and `u` are rounded, `c[i]` the half step of the hidden vector's group:
+    /// **Error** against exact arithmetic on the stored weights and the input `x` before quantisation. With `a[j]` the
+    /// half step of the input's group, `d_g`, `d_u` the units to which `g` and `u` are rounded, `c[i]` the half step of
+    /// the hidden vector's group:
     ///
     /// - `|dg| <= sum_j |G[i][j]| a[j] + d_g / 2`, and `du` likewise;
-    /// - `|ds| <= 1.1 |dg| + (|g| + |dg|) * 2^-18 + d_g / 2`: the slope of `silu` is at most 1.0998; its sigmoid is off by 2^-25 and by a
-    ///   quarter of the 2^-17 to which its argument is rounded;
+    /// - `|ds| <= 1.1 |dg| + (|g| + |dg|) * 2^-18 + d_g / 2`: the slope of `silu` is at most 1.0998; its sigmoid is off
+    ///   by 2^-25 and by a quarter of the 2^-17 to which its argument is rounded;
     /// - `|dh| <= |ds| (|u| + |du|) + |s| |du|`;
     /// - `|dy[r]| <= sum_i |D[r][i]| (|dh[i]| + c[i])`.
     ///
     /// In practice the half steps `a` and `c` are all of it: 8-bit activations.
     ///
     /// # Errors
-    /// [`ExpertError::Mismatch`] if the vector was quantised for another shape, [`ExpertError::Buffer`] for wrong buffers.
+    /// [`ExpertError::Mismatch`] if the vector was quantised for another shape, [`ExpertError::Buffer`] for wrong
+    /// buffers.
     pub fn forward(&self, x: &Activations<'_>, scratch: Scratch<'_>, out: &mut [i64]) -> Result<i32, ExpertError> {
         let layout = self.input();
         if !x.fits(layout) {
@@ -245,7 +251,8 @@ mod tests {
             h.push(s * u);
             dh.push(ds * (u.abs() + du) + s.abs() * du);
         }
-        // The hidden vector's steps as they were: the exponent of the hidden values is twice that of the rounded products.
+        // The hidden vector's steps as they were: the exponent of the hidden values is twice that of the rounded
+        // products.
         let hidden = Activations::quantise(
             &hidden,
             2 * (vector.exponent() + i32::from(exponent) + shift),

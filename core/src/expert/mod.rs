@@ -1,15 +1,16 @@
 //! Low-bit experts: packed weights of 1 to 4 bits, and integer arithmetic that gives the same bits on every machine.
 //!
-//! A near-data device keeps cold experts as packed matrices ([`Matrix`]) and runs them on quantised activations ([`Activations`]):
-//! [`matvec`] for one matrix, [`Expert::forward`] for a whole SwiGLU expert. Codes and activations are integers, products are summed in
-//! `i32` within a group and in `i64` over a row, **without any rounding**: the result of [`matvec`] is the exact product of what is
-//! stored. Only three steps round, each in a defined way: quantising the activations ([`Activations::quantise`]), the two factors of the
-//! hidden vector, and its quantisation ([`Expert::forward`]). No result depends on the order of additions, so host, Arm and RISC-V agree
-//! to the last bit.
+//! A near-data device keeps cold experts as packed matrices ([`Matrix`]) and runs them on quantised activations
+//! ([`Activations`]): [`matvec`] for one matrix, [`Expert::forward`] for a whole SwiGLU expert. Codes and activations
+//! are integers, products are summed in `i32` within a group and in `i64` over a row, **without any rounding**: the
+//! result of [`matvec`] is the exact product of what is stored. Only three steps round, each in a defined way:
+//! quantising the activations ([`Activations::quantise`]), the two factors of the hidden vector, and its quantisation
+//! ([`Expert::forward`]). No result depends on the order of additions, so host, Arm and RISC-V agree to the last bit.
 //!
 //! # Packed matrix, version 1
 //!
-//! All numbers little-endian, all offsets in bytes. A header of 16 bytes, then the rows, one after another and of equal length.
+//! All numbers little-endian, all offsets in bytes. A header of 16 bytes, then the rows, one after another and of equal
+//! length.
 //!
 //! | offset | type | |
 //! |---|---|---|
@@ -28,19 +29,20 @@
 //! 3. for 2, 3 and 4 bits `G` zero points `z`, u8; for 1 bit there are none and `z = 64`;
 //! 4. zeros up to a multiple of 4, so that codes are aligned to words where the matrix is.
 //!
-//! The weight of code `q` is `m * (q * 2^(8-b) - z) * 2^e`: a code is the upper `b` bits of an eight-bit number from which the zero point is
-//! taken. So the zero point is finer than a step of the grid, which matters at 2 bits; 1 bit gives `±64 m * 2^e`; and one arithmetic
-//! serves all widths. A scale is a 16-bit integer with one power of two **per matrix**: products of scales stay integers, sums over
-//! groups need no alignment and no rounding, and a row costs one multiplication a group. A power of two per row would buy range that
-//! groups of one matrix do not use: scales 1,000 times smaller than the largest still have 6 bits, and the quantiser chooses codes for
-//! the scale *as stored*.
+//! The weight of code `q` is `m * (q * 2^(8-b) - z) * 2^e`: a code is the upper `b` bits of an eight-bit number from
+//! which the zero point is taken. So the zero point is finer than a step of the grid, which matters at 2 bits; 1 bit
+//! gives `±64 m * 2^e`; and one arithmetic serves all widths. A scale is a 16-bit integer with one power of two **per
+//! matrix**: products of scales stay integers, sums over groups need no alignment and no rounding, and a row costs one
+//! multiplication a group. A power of two per row would buy range that groups of one matrix do not use: scales 1,000
+//! times smaller than the largest still have 6 bits, and the quantiser chooses codes for the scale *as stored*.
 //!
-//! **Blocks.** The columns are cut into blocks of 128, the rest (32, 64 or 96) into a block of 64 and one of 32 as needed. A block of `c`
-//! columns holds planes: one of `b` bits for 1, 2 and 4 bits; for 3 bits one of 2 bits (the lower bits of the codes), then one of 1 bit. A
-//! plane of `p` bits is cut into chunks of at most 8 words of 16 bits: `W = min(8, c * p / 16)`. A chunk holds `16 * W / p` columns:
-//! bits `p*s` to `p*s + p - 1` of word `w` belong to its column `W * s + w`. So a vector of 8 words, shifted and masked, gives the codes of 8
-//! consecutive columns: no shuffles, three instructions for 8 weights on any processor with 16-bit lanes, and words that a scalar core
-//! shifts down one code after another.
+//! **Blocks.** The columns are cut into blocks of 128, the rest (32, 64 or 96) into a block of 64 and one of 32 as
+//! needed. A block of `c` columns holds planes: one of `b` bits for 1, 2 and 4 bits; for 3 bits one of 2 bits (the
+//! lower bits of the codes), then one of 1 bit. A plane of `p` bits is cut into chunks of at most 8 words of 16 bits:
+//! `W = min(8, c * p / 16)`. A chunk holds `16 * W / p` columns: bits `p*s` to `p*s + p - 1` of word `w` belong to its
+//! column `W * s + w`. So a vector of 8 words, shifted and masked, gives the codes of 8 consecutive columns: no
+//! shuffles, three instructions for 8 weights on any processor with 16-bit lanes, and words that a scalar core shifts
+//! down one code after another.
 //!
 //! Bytes per weight: `b/8 + 3/group` (`1/8 + 2/group` at 1 bit): 4 bits in groups of 64 take 4.375 bits.
 

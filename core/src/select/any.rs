@@ -19,8 +19,8 @@ pub(super) struct Layer<'a> {
     largest: Logit,
 }
 
-/// Selection with any router, of a list that has been checked. A function of its own, so that who finds all of the wanted
-/// does not pay for it.
+/// Selection with any router, of a list that has been checked. A function of its own, so that who finds all of the
+/// wanted does not pay for it.
 #[inline(never)]
 pub(super) fn replace<const ERROR: bool>(
     router: &Router<'_>,

@@ -159,8 +159,8 @@ pub fn select_in_place(
     }
 }
 
-/// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none, who
-/// never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
+/// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
+/// who never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
 #[inline(never)]
 fn replace<const ERROR: bool>(
     router: &Router<'_>,

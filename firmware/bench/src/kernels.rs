@@ -116,8 +116,8 @@ pub(crate) fn counts() -> bool {
     instructions() != 0 || cycles() != 0
 }
 
-/// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last; for `_cold`, in which everything wanted
-/// is missing, every fourth of the others.
+/// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last; for `_cold`, in which
+/// everything wanted is missing, every fourth of the others.
 pub(crate) fn report() {
     if !counts() {
         return;
@@ -158,7 +158,8 @@ fn layer<const E: usize>(k: usize, empty: Cost) {
 
 /// Tokens before the count of updates starts: the gain has settled.
 const SETTLED: u32 = 512;
-/// Updates that are counted: both scales are renewed about as often as in the long run, which is every 20.8 and every 176 tokens.
+/// Updates that are counted: both scales are renewed about as often as in the long run, which is every 20.8 and every
+/// 176 tokens.
 const UPDATES: u32 = 176;
 
 /// Prints the mean of an update, and the one that takes most: at which a scale is renewed.
@@ -198,7 +199,8 @@ fn tokens(tracker: &mut Tracker, experts: usize, k: usize, empty: Cost) {
         }
         let [for_top_k, for_grouped, for_select @ .., for_victim] = &mut costs;
         fill(logits, &mut random, 1);
-        // Two sigmoids per expert take long on slow machines: only for layers like those of the models that have such routers.
+        // Two sigmoids per expert take long on slow machines: only for layers like those of the models that have such
+        // routers.
         if experts >= 64 && k == 8 {
             for_grouped.add(|| top_k(&grouped, black_box(logits), &mut wanted));
         }

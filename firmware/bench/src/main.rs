@@ -1,8 +1,8 @@
-//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of placement, of the
-//! filter in f32, and of a rival.
+//! Counts the instructions of the kernels, then runs the corner vectors and 10^6 golden steps, and last the kernels of
+//! placement, of the filter in f32, and of a rival.
 //!
-//! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`, `golden STEPS HASH`, `stack BYTES`.
-//! Corner and golden lines are the same on every machine.
+//! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`,
+//! `golden STEPS HASH`, `stack BYTES`. Corner and golden lines are the same on every machine.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod float;

@@ -1,4 +1,5 @@
-//! What the rival costs: minikalman, the only other Kalman filter in fixed point for Rust. One state, one observation, as one expert would need.
+//! What the rival costs: minikalman, the only other Kalman filter in fixed point for Rust. One state, one observation,
+//! as one expert would need.
 
 use core::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! The board: what a port to another one writes anew. Here the serial port, the instruction counter and the watchdog of the
-//! emulated machines.
+//! The board: what a port to another one writes anew. Here the serial port, the instruction counter and the watchdog of
+//! the emulated machines.
 
 use cptr_protocol::{InstructionCounter, Watchdog};
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};

@@ -1,5 +1,5 @@
-//! The log: lines in the encoding of defmt, by semihosting to the standard error of the debugger or the emulator. Not over the serial port,
-//! which carries the host's frames.
+//! The log: lines in the encoding of defmt, by semihosting to the standard error of the debugger or the emulator. Not
+//! over the serial port, which carries the host's frames.
 
 use defmt::Encoder;
 use semihosting::io::{Write, stderr};
@@ -47,8 +47,8 @@ static mut LINE: Line = Line { encoder: Encoder::new(), output: Output { bytes: 
 /// The only line.
 ///
 /// # Safety
-/// Nobody else has it: one core, and no interrupt but the watchdog's, which logs nothing. A board whose interrupts log must disable them from
-/// `acquire` to `release`.
+/// Nobody else has it: one core, and no interrupt but the watchdog's, which logs nothing. A board whose interrupts log
+/// must disable them from `acquire` to `release`.
 unsafe fn line() -> &'static mut Line {
     let line = &raw mut LINE;
     // SAFETY: the caller's.

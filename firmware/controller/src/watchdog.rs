@@ -1,5 +1,5 @@
-//! Shows that the watchdog ends a main loop that hangs. The loop is the controller's, over its serial port; the port is well for three times the
-//! watchdog's time, and then a call of it never returns.
+//! Shows that the watchdog ends a main loop that hangs. The loop is the controller's, over its serial port; the port is
+//! well for three times the watchdog's time, and then a call of it never returns.
 //!
 //! For the mps2 boards. Other machines have no watchdog: there this image never ends.
 #![cfg_attr(target_os = "none", no_std, no_main)]

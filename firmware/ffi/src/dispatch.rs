@@ -65,15 +65,17 @@ const _: () = assert!(offset_of!(CptrJob, weight) == offset_of!(Job, weight));
 
 /// Splits the chosen experts of a token by residency: those in fast memory run there, the others near the data.
 ///
-/// `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`: bits per weight of each
-/// expert's replica near the data, `experts` entries, 1 to 16 for those that are not resident. Writes the residents to `gpu` in the order of `chosen`,
-/// the others to `near_data`, most bits first (they take longest), of equals in the order of `chosen`, and how many they are to `gpu_count` and
-/// `near_count`; both lists have room for `chosen_count` entries.
+/// `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`:
+/// bits per weight of each expert's replica near the data, `experts` entries, 1 to 16 for those that are not resident.
+/// Writes the residents to `gpu` in the order of `chosen`, the others to `near_data`, most bits first (they take
+/// longest), of equals in the order of `chosen`, and how many they are to `gpu_count` and `near_count`; both lists have
+/// room for `chosen_count` entries.
 ///
 /// Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice, bits).
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say. The four outputs overlap nothing.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say. The four outputs
+/// overlap nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_dispatch(
     chosen: *const u16,
@@ -134,8 +136,8 @@ unsafe fn state(pointer: *const u8) -> Result<*mut State, CptrStatus> {
     Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<Job>(), header.count as usize) as *mut State)
 }
 
-/// Makes an empty queue in the caller's memory: `CPTR_QUEUE_SIZE(jobs)` bytes, aligned to `CPTR_ALIGN`, for at most `jobs` jobs that wait. Any number
-/// may run. Also starts it anew.
+/// Makes an empty queue in the caller's memory: `CPTR_QUEUE_SIZE(jobs)` bytes, aligned to `CPTR_ALIGN`, for at most
+/// `jobs` jobs that wait. Any number may run. Also starts it anew.
 ///
 /// Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (jobs 1 to `CPTR_MAX_JOBS`).
 ///
@@ -167,8 +169,9 @@ pub unsafe extern "C" fn cptr_queue_init(memory: *mut u8, size: usize, jobs: usi
 /// Errors: `NULL`, `ALIGN`, `STATE`, `FULL`, `RANGE` (bits, weight).
 ///
 /// # Safety
-/// `queue` is null, misaligned, or points to the memory that its `init` was given (or would be). `jobs` points to `count` entries, or to as many as fit
-/// if those are fewer, unless it is null or misaligned. Nothing overlaps; nobody else uses the queue meanwhile.
+/// `queue` is null, misaligned, or points to the memory that its `init` was given (or would be). `jobs` points to
+/// `count` entries, or to as many as fit if those are fewer, unless it is null or misaligned. Nothing overlaps; nobody
+/// else uses the queue meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_queue_push(queue: *mut u8, jobs: *const CptrJob, count: usize) -> CptrStatus {
     let run = || {
@@ -211,8 +214,9 @@ impl ExecutionUnits for Units {
     }
 }
 
-/// Asks the driver what has finished, and hands it the jobs that wait, in their order, until it has no unit free. Waits for nothing: call it when there
-/// is time. Writes how many jobs have finished to `finished`; more than were started here are not believed.
+/// Asks the driver what has finished, and hands it the jobs that wait, in their order, until it has no unit free. Waits
+/// for nothing: call it when there is time. Writes how many jobs have finished to `finished`; more than were started
+/// here are not believed.
 ///
 /// Errors: `NULL` (also one of the driver's functions), `ALIGN`, `STATE`; then no function of the driver was called.
 ///

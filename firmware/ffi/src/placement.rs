@@ -11,8 +11,8 @@ use crate::{CPTR_ERROR_RANGE, CPTR_ERROR_SIZE, CPTR_MAX_EXPERTS, CPTR_MAX_WANTED
 /// What prefill asked of one expert. Set to zero before the first token.
 #[repr(C)]
 pub struct CptrDemand {
-    /// Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of 2^-20 (`CPTR_DEMAND_SCORE`). Both
-    /// saturate, after 2^22 tokens at the earliest.
+    /// Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of
+    /// 2^-20 (`CPTR_DEMAND_SCORE`). Both saturate, after 2^22 tokens at the earliest.
     pub sums: u64,
 }
 
@@ -38,14 +38,14 @@ fn layer(experts: usize) -> Result<usize, CptrStatus> {
     if experts <= CPTR_MAX_EXPERTS { Ok(experts) } else { Err(CPTR_ERROR_RANGE) }
 }
 
-/// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
-/// (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
+/// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the
+/// same order (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
 ///
 /// `demand`: one entry per expert of the layer. Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids).
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`: `chosen_count`). Nothing overlaps;
-/// nobody else uses `demand` meanwhile.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`:
+/// `chosen_count`). Nothing overlaps; nobody else uses `demand` meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_demand_observe(
     demand: *mut CptrDemand,
@@ -60,7 +60,8 @@ pub unsafe extern "C" fn cptr_demand_observe(
             return Err(CPTR_ERROR_RANGE);
         }
         let weight_count = if weights.is_null() { 0 } else { chosen_count };
-        // SAFETY: this function's contract; `Demand` has the layout of `CptrDemand`, `Gate` is a transparent wrapper of `u32`.
+        // SAFETY: this function's contract; `Demand` has the layout of `CptrDemand`, `Gate` is a transparent wrapper of
+        // `u32`.
         let (demand, chosen, weights) = unsafe {
             (
                 buffer(demand.cast::<Demand>(), experts)?,
@@ -77,13 +78,15 @@ pub unsafe extern "C" fn cptr_demand_observe(
     status(run())
 }
 
-/// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the mixing weights.
+/// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the
+/// mixing weights.
 ///
-/// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they sum to at most 1, and are 0
-/// where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
+/// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they
+/// sum to at most 1, and are 0 where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes `demand` meanwhile.
+/// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes
+/// `demand` meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_demand_importance(
     demand: *const CptrDemand,
@@ -102,10 +105,12 @@ pub unsafe extern "C" fn cptr_demand_importance(
     status(run())
 }
 
-/// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the most important ones.
+/// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the
+/// most important ones.
 ///
-/// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set to the first
-/// `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`: the first `hot` of `order`.
+/// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set
+/// to the first `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`:
+/// the first `hot` of `order`.
 ///
 /// Errors: `NULL`, `ALIGN`, `SIZE` (words), `RANGE` (experts).
 ///
@@ -146,14 +151,14 @@ pub unsafe extern "C" fn cptr_place_layer(
     status(run())
 }
 
-/// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most important candidates to the
-/// front and writes their number to `hot`. The order inside the two parts is not defined.
+/// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most
+/// important candidates to the front and writes their number to `hot`. The order inside the two parts is not defined.
 ///
 /// Errors: `NULL`, `ALIGN`.
 ///
 /// # Safety
-/// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses
-/// `candidates` meanwhile.
+/// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps;
+/// nobody else uses `candidates` meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_place_layers(
     candidates: *mut CptrCandidate,

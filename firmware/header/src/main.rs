@@ -1,4 +1,5 @@
-//! `cptr-header`: prints the C header of `ffi/src`. `cptr-header --check` compares it with `ffi/include/cptr.h` instead, `--bless` writes it there.
+//! `cptr-header`: prints the C header of `ffi/src`. `cptr-header --check` compares it with `ffi/include/cptr.h`
+//! instead, `--bless` writes it there.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

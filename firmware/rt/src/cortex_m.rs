@@ -1,4 +1,5 @@
-//! QEMU's mps2 boards with a Cortex-M. Instructions are counted with SysTick: under `-icount shift=6` each takes 64 ns of virtual time.
+//! QEMU's mps2 boards with a Cortex-M. Instructions are counted with SysTick: under `-icount shift=6` each takes 64 ns
+//! of virtual time.
 
 use core::arch::asm;
 use core::ptr;

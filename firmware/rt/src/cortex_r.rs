@@ -1,4 +1,5 @@
-//! QEMU's `versatileab` with a Cortex-R5F. The cycle counter counts nanoseconds of virtual time: instructions under `-icount shift=0`.
+//! QEMU's `versatileab` with a Cortex-R5F. The cycle counter counts nanoseconds of virtual time: instructions under
+//! `-icount shift=0`.
 
 use core::arch::{asm, global_asm};
 use core::ptr;

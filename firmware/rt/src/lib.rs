@@ -1,9 +1,9 @@
-//! What an image needs of its machine, and nothing more: start, console, counters, unused stack, exit. One module per machine;
-//! on the host the same images are programs, so that their output can be compared.
+//! What an image needs of its machine, and nothing more: start, console, counters, unused stack, exit. One module per
+//! machine; on the host the same images are programs, so that their output can be compared.
 //!
 //! | machine | core | console | [`instructions`] (exact under `-icount`) |
 //! |---|---|---|---|
-//! | QEMU `mps2-an386`, `-an500`, `-an505` | Cortex-M4F, M7, M33 | CMSDK UART 0 | SysTick, `shift=6`: 1.6, 1.6 and 1.28 ticks each |
+//! | `mps2-an386`, `-an500`, `-an505` | Cortex-M4F, M7, M33 | CMSDK UART 0 | SysTick, `shift=6`: 1.6, 1.6, 1.28 ticks |
 //! | QEMU `versatileab` | Cortex-R5F | PL011 UART 0 | PMCCNTR, `shift=0`: 1 each |
 //! | QEMU `virt`, RTL of Ibex and CV32E40P | RV32, RV64 | 16550 UART | `minstret` |
 //!

@@ -1,4 +1,5 @@
-//! How much stack was used: the unused part is painted at the start, and what has kept its paint at the end was never used.
+//! How much stack was used: the unused part is painted at the start, and what has kept its paint at the end was never
+//! used.
 
 use core::ptr;
 
@@ -25,7 +26,8 @@ pub(crate) fn paint() {
     let (mut word, _) = words();
     let top = (&raw const local).addr() - MARGIN;
     while word.addr() < top {
-        // SAFETY: between `_stack_end` and the current frame lies only stack that is not in use; one core, no interrupts.
+        // SAFETY: between `_stack_end` and the current frame lies only stack that is not in use; one core, no
+        // interrupts.
         unsafe { ptr::write_volatile(word, PAINT) };
         word = word.wrapping_add(1);
     }

@@ -1,4 +1,5 @@
-//! The CMSDK watchdog of the mps2 boards: its time-out is a non-maskable interrupt, which ends the run here; a product would reset.
+//! The CMSDK watchdog of the mps2 boards: its time-out is a non-maskable interrupt, which ends the run here; a product
+//! would reset.
 
 use core::ptr;
 
@@ -25,7 +26,8 @@ pub fn feed_watchdog() {
     store(12, 1);
 }
 
-// SAFETY: cortex-m-rt's vector table calls this symbol on a non-maskable interrupt, which on these boards is the watchdog's.
+// SAFETY: cortex-m-rt's vector table calls this symbol on a non-maskable interrupt, which on these boards is the
+// watchdog's.
 #[unsafe(export_name = "NonMaskableInt")]
 extern "C" fn timed_out() -> ! {
     crate::write(b"the watchdog was not fed\n");

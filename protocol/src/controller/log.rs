@@ -1,4 +1,5 @@
-//! What a person wants to read of a run. With the feature `defmt` it is logged in idle time, after the answer; without, nothing is left of it.
+//! What a person wants to read of a run. With the feature `defmt` it is logged in idle time, after the answer; without,
+//! nothing is left of it.
 
 use crate::wire::Status;
 

@@ -50,8 +50,8 @@ pub struct LayerOutcome<'r> {
 }
 
 impl<'r> LayerOutcome<'r> {
-    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for, a null
-    /// expert (an id from E on) where nothing runs.
+    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for, a
+    /// null expert (an id from E on) where nothing runs.
     #[must_use]
     pub fn chosen(&self, sequence: usize) -> &'r [u16] {
         &self.chosen[range(self.ends, sequence)]

@@ -327,8 +327,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What the step runs, each expert once; a stand-in takes the share of the expert that it stands in for, null experts
-    /// are nothing to run.
+    /// What the step runs, each expert once; a stand-in takes the share of the expert that it stands in for, null
+    /// experts are nothing to run.
     fn choose(&mut self, tokens: &[Routed<'_>]) {
         let experts = self.setup.shape.experts;
         let Buffers { chosen, shares, choices, found, visit, .. } = &mut self.buffers;

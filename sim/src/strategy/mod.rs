@@ -59,7 +59,8 @@ pub struct Kind<M: 'static> {
     pub parameters: &'static [Parameter],
     /// What the source must have recorded; unknown scores are never invented.
     pub needs: Knowledge,
-    /// Whether it promises a bound on the loss of routing mass, so that the source's choices must follow from its logits.
+    /// Whether it promises a bound on the loss of routing mass, so that the source's choices must follow from its
+    /// logits.
     pub promises: bool,
     /// Whether it knows what tokens will want: no system can do that.
     pub sees_future: bool,
@@ -259,7 +260,8 @@ impl Strategy {
 pub struct Has<'a> {
     /// What was recorded.
     pub knowledge: Knowledge,
-    /// Whether the choices that were recorded follow from the logits, so that a bound on what others lose can be promised.
+    /// Whether the choices that were recorded follow from the logits, so that a bound on what others lose can be
+    /// promised.
     pub bound: bool,
     /// Whether what tokens will want can be known: of recordings.
     pub future: bool,

@@ -7,7 +7,8 @@ use std::process::Command;
 use super::command::{Done, cargo, execute, target_folder};
 use super::toolchain::builds_core;
 
-/// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it cargo builds everything anew.
+/// Where packages for a target are built: apart where that needs `RUSTC_BOOTSTRAP`, because after each change of it
+/// cargo builds everything anew.
 pub(super) fn build_folder(target: &str) -> PathBuf {
     if builds_core(target) { target_folder().join("core") } else { target_folder() }
 }

@@ -76,8 +76,8 @@ fn watchdog(scope: Scope) -> Done {
     Ok(())
 }
 
-/// Every decision of a real trace must be the policy's. What each core says of itself must be `firmware/golden/controller.out`, and its counts
-/// of instructions those of `firmware/controller.tsv`.
+/// Every decision of a real trace must be the policy's. What each core says of itself must be
+/// `firmware/golden/controller.out`, and its counts of instructions those of `firmware/controller.tsv`.
 pub(super) fn in_the_loop(scope: Scope, bless: bool) -> Done {
     scope.targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     let (mut found, mut counts) = (String::new(), Vec::new());

@@ -1,8 +1,10 @@
-//! The little of machine code that the derivation of the stack needs: by how much a function lowers the stack pointer, and whether it calls
-//! itself. Encodings: Armv7-M and Armv7-A/R architecture reference manuals, RISC-V unprivileged specification.
+//! The little of machine code that the derivation of the stack needs: by how much a function lowers the stack pointer,
+//! and whether it calls itself. Encodings: Armv7-M and Armv7-A/R architecture reference manuals, RISC-V unprivileged
+//! specification.
 //!
-//! Every half-word is looked at, also constants between instructions: what is found is too much rather than too little. Not found: a stack
-//! pointer lowered by a register (frames above 4 KB on Arm and 2 KB on RISC-V, buffers of variable length), and lowered in a loop.
+//! Every half-word is looked at, also constants between instructions: what is found is too much rather than too little.
+//! Not found: a stack pointer lowered by a register (frames above 4 KB on Arm and 2 KB on RISC-V, buffers of variable
+//! length), and lowered in a loop.
 
 /// An encoding of instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +46,8 @@ impl Encoding {
         }
     }
 
-    /// Offsets and words of 32 bits at each place where an instruction may begin; the half-word of a Thumb instruction that comes first in
-    /// memory is the upper one.
+    /// Offsets and words of 32 bits at each place where an instruction may begin; the half-word of a Thumb instruction
+    /// that comes first in memory is the upper one.
     fn words(self, code: &[u8]) -> impl Iterator<Item = (i64, u32)> {
         let step = if self == Self::Arm { 4 } else { 2 };
         (0..code.len()).step_by(step).map(move |at| {

@@ -1,4 +1,5 @@
-//! The static library as a linker sees it: which code its functions reach, how long that is, that none of it panics, and the stack that it needs.
+//! The static library as a linker sees it: which code its functions reach, how long that is, that none of it panics,
+//! and the stack that it needs.
 
 use std::fmt::Display;
 use std::fs;
@@ -28,8 +29,8 @@ pub(super) fn check(scope: Scope) -> Done {
     c_programs()
 }
 
-/// Builds the library for a target, links all of its functions and nothing else, and looks at the result: no panics, no more memory or stack than
-/// `budget`.
+/// Builds the library for a target, links all of its functions and nothing else, and looks at the result: no panics, no
+/// more memory or stack than `budget`.
 fn check_target(target: &str, budget: &Budget) -> Done {
     build_library(target)?;
     let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
@@ -56,8 +57,8 @@ fn check_target(target: &str, budget: &Budget) -> Done {
     library.check(&format!("{target}: the library"), budget.library)
 }
 
-/// Builds the library with a record of each function's frame. The code is the same without: the compiler takes the option only with
-/// `RUSTC_BOOTSTRAP`, after which it would name symbols in another way.
+/// Builds the library with a record of each function's frame. The code is the same without: the compiler takes the
+/// option only with `RUSTC_BOOTSTRAP`, after which it would name symbols in another way.
 fn build_library(target: &str) -> Done {
     let mut command = cargo(&["rustc", "--quiet", "--release", "--package", "cptr-ffi", "--target", target]);
     command.env("CARGO_TARGET_DIR", library_folder(target));
@@ -118,7 +119,8 @@ fn rust_lld() -> Done<PathBuf> {
     Ok(rustlib()?.join(host.trim()).join("bin/rust-lld"))
 }
 
-/// The host's program under sanitizers, the C++ check, and the Cortex-M4F program in QEMU, which must print what the host's prints.
+/// The host's program under sanitizers, the C++ check, and the Cortex-M4F program in QEMU, which must print what the
+/// host's prints.
 fn c_programs() -> Done {
     execute(&mut cargo(&["build", "--quiet", "--release", "--package", "cptr-ffi"]))?;
     let folder = target_folder();

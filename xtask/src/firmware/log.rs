@@ -1,7 +1,7 @@
 //! The controller's log: an image with it holds a conversation with everything in it that is logged.
 //!
-//! The answers must be those of the engine without one, so that a log disturbs neither the decisions nor the serial line; the decoded log must
-//! be `firmware/golden/log.out`.
+//! The answers must be those of the engine without one, so that a log disturbs neither the decisions nor the serial
+//! line; the decoded log must be `firmware/golden/log.out`.
 
 use std::fs::File;
 

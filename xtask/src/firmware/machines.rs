@@ -1,4 +1,5 @@
-//! Where the images run: emulated boards, their targets, and how QEMU is started (`sim/data/machines.toml`). The order is the one of tables.
+//! Where the images run: emulated boards, their targets, and how QEMU is started (`sim/data/machines.toml`). The order
+//! is the one of tables.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +21,8 @@ pub(super) struct Machine {
     /// Whether it has a watchdog.
     #[serde(default)]
     pub(super) watchdog: bool,
-    /// Whether the short form of the checks runs there: one machine of each instruction set. The log is checked on these alone.
+    /// Whether the short form of the checks runs there: one machine of each instruction set. The log is checked on
+    /// these alone.
     #[serde(default)]
     pub(super) short: bool,
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles.
 //!
-//! The sources come from the Python package index into the build folder, pinned with their hashes in `firmware/rtl/requirements.txt`.
+//! The sources come from the Python package index into the build folder, pinned with their hashes in
+//! `firmware/rtl/requirements.txt`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,8 +22,8 @@ const TARGET: &str = "riscv32imc-unknown-none-elf";
 const RAM: u64 = 0x8000_0000;
 /// Where the table lies, which the hardware model reads: relative to the firmware workspace.
 const TABLE: &str = "../hw-model/data/controller_cycles.tsv";
-/// The golden step at which a core stops unless another is asked for: the model takes a second for a million cycles, which are some
-/// 250 steps, so that the last step takes an hour and more.
+/// The golden step at which a core stops unless another is asked for: the model takes a second for a million cycles,
+/// which are some 250 steps, so that the last step takes an hour and more.
 pub(crate) const fn golden_steps(scope: Scope) -> &'static str {
     match scope {
         Scope::Short => "10000",
@@ -56,7 +57,8 @@ const CV32E40P: &str = "-y {cv}/rtl +incdir+{cv}/rtl/include {cv}/rtl/include/cv
 /// The core fetches words: jumps to the second half of one cost a cycle more.
 const BIT_MANIPULATION: &str = "-C target-feature=+zba,+zbb,+zbs -C llvm-args=-align-all-nofallthru-blocks=2";
 
-/// Ibex as it comes; Ibex with all that makes it fast (its own configuration "maxperf-pmp-bmbalanced", without memory protection); CV32E40P.
+/// Ibex as it comes; Ibex with all that makes it fast (its own configuration "maxperf-pmp-bmbalanced", without memory
+/// protection); CV32E40P.
 const CORES: [Core; 3] = [
     Core { name: "ibex", sources: IBEX, parameters: "-GFAST=0", flags: "" },
     Core { name: "ibex-fast", sources: IBEX, parameters: "-GFAST=1", flags: BIT_MANIPULATION },
@@ -98,7 +100,8 @@ fn write(path: &Path, text: &str) -> Done {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Builds a core and its image, runs it as far as the line that starts with `last`, and compares its results with the host's.
+/// Builds a core and its image, runs it as far as the line that starts with `last`, and compares its results with the
+/// host's.
 fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &str, last: &str) -> Done<Vec<Count>> {
     let image = image(core, work)?;
     let model = verilate(core, sources, work)?;

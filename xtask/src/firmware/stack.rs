@@ -1,14 +1,17 @@
 //! How much stack each function of the library needs at most, derived from its object code without running it.
 //!
-//! Method: the compiler writes the frame of each function into the section `.stack_sizes` (`-Z emit-stack-sizes`). Relocations say what a function
-//! refers to, and all of that counts as called; so does what a constant refers to (tables of functions), if the function refers to the constant.
-//! A function needs its frame and the most that one of its callees needs. That is too much where a reference is not a call and where a
-//! call replaces its caller (tail calls), and never too little:
-//! - Routines of compiler_builtins come without such a record. Their frame is what their instructions lower the stack pointer by
-//!   ([`Encoding::lowered`]). For all functions with a record the two are compared, too: instructions may not show less.
+//! Method: the compiler writes the frame of each function into the section `.stack_sizes` (`-Z emit-stack-sizes`).
+//! Relocations say what a function refers to, and all of that counts as called; so does what a constant refers to
+//! (tables of functions), if the function refers to the constant. A function needs its frame and the most that one of
+//! its callees needs. That is too much where a reference is not a call and where a call replaces its caller (tail
+//! calls), and never too little:
+//! - Routines of compiler_builtins come without such a record. Their frame is what their instructions lower the stack
+//!   pointer by ([`Encoding::lowered`]). For all functions with a record the two are compared, too: instructions may
+//!   not show less.
 //! - A function that calls itself, also through others, is an error, and so is one whose code is not there.
 //!
-//! Not in it: what the caller pushes (arguments beyond those in registers), callbacks that the caller gives, frames of interrupts.
+//! Not in it: what the caller pushes (arguments beyond those in registers), callbacks that the caller gives, frames of
+//! interrupts.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,7 +22,8 @@ use object::{File, Object, ObjectSection, ObjectSymbol, RelocationTarget, Sectio
 use super::command::Done;
 use super::instructions::Encoding;
 
-/// A section of an object file, which holds one function or constant, or a name by which object files know each other's.
+/// A section of an object file, which holds one function or constant, or a name by which object files know each
+/// other's.
 struct Node {
     name: String,
     /// Bytes; none for a name that nothing defines.
@@ -144,8 +148,8 @@ fn frame<'a>(
     Ok((frame, encoding.calls_itself(code)))
 }
 
-/// The frames that the compiler recorded, by the function's section. An entry is the function's address, which is a relocation here, and the
-/// bytes in LEB128.
+/// The frames that the compiler recorded, by the function's section. An entry is the function's address, which is a
+/// relocation here, and the bytes in LEB128.
 fn recorded(file: &File<'_>) -> Result<HashMap<SectionIndex, u64>, Box<dyn Error>> {
     let mut frames = HashMap::new();
     let address = if file.is_64() { 8 } else { 4 };

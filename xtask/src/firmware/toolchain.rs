@@ -8,7 +8,8 @@ use super::command::{Done, execute, output};
 /// Has no ready-made core library in this release of the compiler.
 const NEVER_READY: &str = "armv7r-none-eabihf";
 
-/// Asks rustup for what is missing. A compiler that rustup does not know may have its source (Debian's `rust-web-src`), which suffices.
+/// Asks rustup for what is missing. A compiler that rustup does not know may have its source (Debian's `rust-web-src`),
+/// which suffices.
 pub(super) fn prepare(targets: &[&str]) -> Done {
     let missing = |target: &&str| builds_core(target) && *target != NEVER_READY;
     let targets: Vec<&str> = targets.iter().copied().filter(missing).collect();

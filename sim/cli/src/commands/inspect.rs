@@ -141,6 +141,8 @@ fn remarks(report: &Inspection) -> Vec<String> {
         .iter()
         .map(|reason| format!("Cosine of prefill and decode: none, {reason}."))
         .collect();
+    let evidence = report.evidence.as_ref().map(|evidence| evidence.sentence.clone());
+    remarks.extend(evidence.filter(|said| !report.notes.contains(said)));
     remarks.extend(sentences(&report.notes, &report.warnings));
     remarks
 }

@@ -29,8 +29,8 @@ pub(super) fn each<T: Send, E: Send>(
 /// Rows up to which dot products beat a matrix product, which first brings the matrix into an order of its own.
 pub(super) const FEW_ROWS: usize = 8;
 
-/// Whether a call has few rows: one token of one or a few sequences. Larger calls take matrix products for all that they
-/// do, even for an expert that few of their tokens chose, so that their last bits stay what they are.
+/// Whether a call has few rows: one token of one or a few sequences. Larger calls take matrix products for all that
+/// they do, even for an expert that few of their tokens chose, so that their last bits stay what they are.
 pub(super) fn few_rows(x: &Tensor) -> bool {
     x.dims()[0] <= FEW_ROWS
 }

@@ -3,7 +3,7 @@
 //! | array | meaning |
 //! |---|---|
 //! | integers of three axes | chosen experts: `[T, L, k]` or `[L, T, k]` |
-//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" beside ids of that shape |
+//! | floats of three axes | logits `[T, L, E]`; weights where the name has "weight" or "prob" beside such ids |
 //! | `meta`, JSON text | llama-moe-trace: `model`, `k` or `top_k`, `num_experts`, `n_moe_layers`, `source` |
 //! | `layer_0`, … of two axes | the same by layers; a folder of such `.npy` files (`ffn_moe_logits-0.npy`) too |
 //! | `prompt_routed_experts`, `routed_experts` | prompt and answer of one request of vLLM |

@@ -146,8 +146,8 @@ impl Router {
         self.mass_below(row, ids, largest)
     }
 
-    /// As [`Self::mass`], relative to the best of `ids`: where all of them are far below the best expert of the row, their
-    /// shares keep their digits.
+    /// As [`Self::mass`], relative to the best of `ids`: where all of them are far below the best expert of the row,
+    /// their shares keep their digits.
     #[must_use]
     pub fn mass_among(&self, row: Row<'_>, ids: &[u16]) -> Vec<f64> {
         self.mass_below(row, ids, self.largest(row, ids))

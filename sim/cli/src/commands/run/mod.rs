@@ -187,7 +187,9 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
     let repaired = losses.as_ref().and_then(repaired);
-    let notes = trace.notes.iter().cloned().chain(remarks(&outcome)).chain(repaired);
+    // A doubtful router is among the notes of the trace already.
+    let evidence = trace.evidence.as_ref().map(ToString::to_string).filter(|said| !trace.notes.contains(said));
+    let notes = trace.notes.iter().cloned().chain(evidence).chain(remarks(&outcome)).chain(repaired);
     let page = Page::new(rows(&outcome)).section(section).notes(notes);
     let page =
         page.beside("trace", &outcome.trace).beside("skipped", &outcome.skipped).beside("context", &outcome.context);
@@ -226,7 +228,7 @@ pub(super) fn section(outcome: &Outcome) -> Section {
         "{model}: {} tokens, {} layers x {} experts, top-{}; {}",
         trace.tokens, trace.layers, trace.experts, trace.k, trace.recorded
     );
-    let mut facts = vec![shape, memory(outcome)];
+    let mut facts = vec![shape, memory(outcome), format!("times {}", outcome.time_method)];
     facts.extend(prompts(outcome));
     let context = &outcome.context;
     let seen = format!(
@@ -243,7 +245,7 @@ fn memory(outcome: &Outcome) -> String {
     let experts = format!("of {} experts a layer", outcome.trace.experts);
     let unit = if outcome.resident.parse::<usize>().is_ok() { &experts } else { "of experts" };
     let system = outcome.system.as_deref().unwrap_or("none");
-    format!("{} {unit} in fast memory; system {system}; times {}", outcome.resident, outcome.time_method)
+    format!("{} {unit} in fast memory; system {system}", outcome.resident)
 }
 
 /// What is prompt, and how many sequences there are, where there is something to say.
