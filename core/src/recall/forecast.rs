@@ -28,7 +28,7 @@ struct Place {
 
 /// The places that a forecast goes by, the nearest by the tokens before first.
 ///
-/// A place has the weight `exp(-x)`, normalised over all of them, with `x = 0.7 * 8 * (d0 + 0.7 d1 + 0.5 d2 + 0.35 d3) * 2 / bits` from the
+/// A place has the weight `exp(-x)`, normalised over all of them, with `x = 0.5 * 8 * (d0 + 0.7 d1 + 0.5 d2 + 0.35 d3) * 2 / bits` from the
 /// Hamming distances of the tokens before, less `16 s (overlap of the layers that have run)`: the mean share of choices in common, a layer
 /// counting 0.9 of the next one; `s` rises from a quarter to 1 over the first four layers.
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ mod tests {
             let exponent = |age: usize| {
                 let distance = f64::from(ones[4 - age]) + (0.703_125 + 0.5 + 0.343_75) * 64.0;
                 let overlap = if norm > 0.0 { overlap[age - 1] / norm } else { 0.0 };
-                5.6 * 2.0 * distance / 128.0 - 16.0 * say * overlap
+                4.0 * 2.0 * distance / 128.0 - 16.0 * say * overlap
             };
             let least = (1..=4).map(exponent).fold(f64::INFINITY, f64::min);
             let weight = |age: usize| (least - exponent(age)).exp();

@@ -117,8 +117,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.7 and this one 2: 0.7 * 8 * 2 / 64 = 0.175.
-        Self { candidates: 64, before: 11_469, now: 16 }
+        // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.5 and this one 2: 0.5 * 8 * 2 / 64 = 1/8.
+        Self { candidates: 64, before: 1 << 13, now: 16 }
     }
 }
 

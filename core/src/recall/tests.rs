@@ -203,7 +203,7 @@ proptest! {
                 (sum, norm) = (sum * 0.9 + overlap(age, layer), norm * 0.9 + 1.0);
             }
             let say = (f64::from(run) / 4.0).min(1.0);
-            0.7 * 8.0 * 2.0 * f64::from(distance) / (64.0 * 128.0) - 16.0 * say * sum / f64::max(norm, 1.0)
+            0.5 * 8.0 * 2.0 * f64::from(distance) / (64.0 * 128.0) - 16.0 * say * sum / f64::max(norm, 1.0)
         };
         let least = nearest.iter().map(exponent).fold(f64::INFINITY, f64::min);
         let weights: HashMap<usize, f64> =
