@@ -776,8 +776,11 @@ impl<'a> Replay<'a> {
         };
         self.prefetch.ask(&served, next, &mut self.buffers.asks);
         let (layer, most) = (next_layer, self.prefetch.most());
-        if prefill || next_step >= self.setup.shape.tokens {
+        if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
+        }
+        if let Some(forecaster) = &mut self.forecaster {
+            self.residency.expect(layer, &[], forecaster);
         }
         self.buffers.keep.clear();
         self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));

@@ -164,7 +164,7 @@ mod tests {
     /// A text of 350 tokens that comes again and again, a fifth of its choices replaced each time; or the same tokens in no order.
     fn text(ordered: bool) -> Trace {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut draw = |random: &mut fastrand::Rng, ids: &mut Vec<u16>| loop {
+        let draw = |random: &mut fastrand::Rng, ids: &mut Vec<u16>| loop {
             // Some experts are wanted more than others.
             let id = random.u16(0..32).min(random.u16(0..32));
             if !ids.contains(&id) {

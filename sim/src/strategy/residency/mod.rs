@@ -89,7 +89,8 @@ pub(crate) trait Residency: Send {
         None
     }
 
-    /// Asks that memory, which has seen what the tokens of a step want in a layer, before anything is loaded for them.
+    /// Asks that memory about a layer, before anything is loaded there: it has seen what `tokens` want in the layer; no tokens, where
+    /// something is fetched for the layer ahead.
     fn expect(&mut self, _layer: usize, _tokens: &[Routed<'_>], _forecaster: &mut Forecaster) {}
 
     /// Learns from a step in a layer, when what runs is known.
