@@ -7,10 +7,12 @@ const BINS: usize = 32;
 
 /// What shares of a forecast mean: of the experts that were forecast with such a share, how many were wanted?
 ///
-/// Shares overstate, all the more where only experts count that are not resident, which are the ones that one would fetch. The answer
-/// is for the bin of the share, 1/32 wide. A bin begins with eight forecasts none of which came true; its counts are halved when they are full.
+/// Shares overstate, all the more where only experts count that are not resident, which are the ones that one would
+/// fetch. The answer is for the bin of the share, 1/32 wide. A bin begins with eight forecasts none of which came
+/// true; its counts are halved when they are full.
 ///
-/// Memory: 128 bytes. Cost: a load, an addition and a store for each forecast that is judged; a 32-bit division for each question.
+/// Memory: 128 bytes. Cost: a load, an addition and a store for each forecast that is judged; a 32-bit division for
+/// each question.
 #[derive(Debug, Clone)]
 pub struct Calibration {
     /// Forecasts, and those of them that came true.
@@ -52,11 +54,12 @@ impl Default for Calibration {
     }
 }
 
-/// Whether recall knows more than levels do: the mean share that each of them gives to the experts that are then wanted, averages over about
-/// 256 tokens. Where tokens come in no order, both give the mean popularity of the wanted, and recall, which goes by few places, is only the
-/// noisier one.
+/// Whether recall knows more than levels do: the mean share that each of them gives to the experts that are then
+/// wanted, averages over about 256 tokens. Where tokens come in no order, both give the mean popularity of the
+/// wanted, and recall, which goes by few places, is only the noisier one.
 ///
-/// Memory: 8 bytes. Cost: two shifts and a few additions a token and layer, one 32-bit multiplication and division for a question.
+/// Memory: 8 bytes. Cost: two shifts and a few additions a token and layer, one 32-bit multiplication and division
+/// for a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Skill {
     /// Averages, `U1F31` bits.

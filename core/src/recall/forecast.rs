@@ -28,9 +28,10 @@ struct Place {
 
 /// The places that a forecast goes by, the nearest by the tokens before first.
 ///
-/// A place has the weight `exp(-x)`, normalised over all of them, with `x = 0.5 * 8 * (d0 + 0.7 d1 + 0.5 d2 + 0.35 d3) * 2 / bits` from the
-/// Hamming distances of the tokens before, less `16 s (overlap of the layers that have run)`: the mean share of choices in common, a layer
-/// counting 0.9 of the next one; `s` rises from a quarter to 1 over the first four layers.
+/// A place has the weight `exp(-x)`, normalised over all of them, with `x = 0.5 * 8 * (d0 + 0.7 d1 + 0.5 d2 + 0.35
+/// d3) * 2 / bits` from the Hamming distances of the tokens before, less `16 s (overlap of the layers that have
+/// run)`: the mean share of choices in common, a layer counting 0.9 of the next one; `s` rises from a quarter to 1
+/// over the first four layers.
 #[derive(Debug, Clone)]
 pub(super) struct Places<const C: usize> {
     places: [Place; C],
@@ -51,7 +52,8 @@ impl<const C: usize> Places<C> {
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32) {
         (self.found, self.layers, self.say) = (0, 0, 0);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            // At most 163 * 256 64ths of bits, times 64 at most: below 2^32. Whole signatures apart are 2 in units of similarity.
+            // At most 163 * 256 64ths of bits, times 64 at most: below 2^32. Whole signatures apart are 2 in units of
+            // similarity.
             let behind = u64::from(distance) * u64::from(config.before) / u64::from(bits);
             *place = Place { age, behind: behind as u32, common: 0, weight: 0 };
             self.found += 1;
@@ -154,7 +156,8 @@ mod tests {
             places.weights().for_each(|(age, weight)| found[age as usize - 1] = f64::from(weight) / 2f64.powi(32));
             prop_assert!(found.iter().sum::<f64>() <= 1.0);
             for age in 1..=4 {
-                prop_assert!((found[age - 1] - weight(age) / sum).abs() < 1e-3, "{age}: {found:?} {}", weight(age) / sum);
+                let expected = weight(age) / sum;
+                prop_assert!((found[age - 1] - expected).abs() < 1e-3, "{age}: {found:?} {expected}");
             }
         }
     }

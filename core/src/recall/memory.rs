@@ -45,8 +45,9 @@ impl Shape {
         if fits { Ok(()) } else { Err(RecallError::Shape) }
     }
 
-    /// Words that a memory of `tokens` tokens with signatures of `32 * signature` bits takes: of a token its signature, one word for how alike
-    /// the tokens before were, and a byte (two from 256 experts) for each of `layers * k` choices, rounded up to words.
+    /// Words that a memory of `tokens` tokens with signatures of `32 * signature` bits takes: of a token its
+    /// signature, one word for how alike the tokens before were, and a byte (two from 256 experts) for each of
+    /// `layers * k` choices, rounded up to words.
     #[must_use]
     pub const fn words(self, tokens: usize, signature: usize) -> usize {
         tokens * (signature + 1 + self.stride())
@@ -113,8 +114,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         for j in 0..k {
             let id = experts.get(j).copied().unwrap_or(u16::MAX);
             let at = usize::from(layer) * k + j;
-            let (word, shift, mask) =
-                if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, 0xffff) };
+            let (word, shift, mask) = if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, 0xffff) };
             let word = &mut words[row + word];
             *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
         }

@@ -1,16 +1,19 @@
 //! Recall: forecasting a router from remembered trajectories.
 //!
-//! How often an expert is wanted says little about what the next tokens want; where in the flow of the text a token is says a lot. The
-//! choices of all layers together say where that is. Such places come again, and what followed then follows now.
+//! How often an expert is wanted says little about what the next tokens want; where in the flow of the text a token
+//! is says a lot. The choices of all layers together say where that is. Such places come again, and what followed
+//! then follows now.
 //!
 //! - The *signature* of a token is the signs of random projections of its choices in all layers: 64, 128 or 256 bits.
 //! - A *memory* holds the signatures and the choices of the last 64 to 65,536 tokens, in the caller's words.
-//! - The *match*: at the end of a token all remembered places but the newest 12 are searched once. They are alike if the signatures of the two
-//!   tokens, and with weights 0.7, 0.5 and 0.35 those of the three tokens before each, differ in few bits. The nearest places, moved on by a
-//!   token, are scored again in every layer of the next token by what they have in common with the layers that have run.
-//! - The *phase* is the age of the best match. It is *locked* while the nearest places move along with the text; the margin of the best one over
-//!   the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
-//! - The *forecast* for a layer is the mean of what followed the places, over the next token (for fetching ahead) or the next few (for eviction).
+//! - The *match*: at the end of a token all remembered places but the newest 12 are searched once. They are alike if
+//!   the signatures of the two tokens, and with weights 0.7, 0.5 and 0.35 those of the three tokens before each,
+//!   differ in few bits. The nearest places, moved on by a token, are scored again in every layer of the next token
+//!   by what they have in common with the layers that have run.
+//! - The *phase* is the age of the best match. It is *locked* while that moves along with the text; the
+//!   margin of the best one over the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
+//! - The *forecast* for a layer is the mean of what followed the places, over the next token (for fetching ahead) or
+//!   the next few (for eviction).
 //! - [`Calibration`] and [`Skill`] learn on line how far a forecast is to be trusted.
 //!
 //! ```
@@ -39,8 +42,9 @@
 //! # Ok::<(), cptr_core::recall::RecallError>(())
 //! ```
 //!
-//! Source: the design is this project's own. Its nearest of kin search maps of gate probabilities in floating point, by embedding and by
-//! trajectory (FineMoE, arXiv 2502.05370), or activation matrices of whole sequences (MoE-Infinity, arXiv 2401.14361).
+//! Source: the design is this project's own. Its nearest of kin search maps of gate probabilities in floating point,
+//! by embedding and by trajectory (FineMoE, arXiv 2502.05370), or activation matrices of whole sequences
+//! (MoE-Infinity, arXiv 2401.14361).
 
 mod confidence;
 mod forecast;
@@ -108,8 +112,8 @@ impl core::error::Error for RecallError {}
 pub struct Config {
     /// Places that go on into the next token, up to what a [`Recall`] holds.
     pub candidates: u16,
-    /// Weight of the tokens before against 1/64 of a bit in all that differ, `U16F16`: exponent of a place is this times its distance over the
-    /// number of bits.
+    /// Weight of the tokens before against 1/64 of a bit in all that differ, `U16F16`: exponent of a place is this
+    /// times its distance over the number of bits.
     pub before: u32,
     /// Exponent of a place that has everything in common with the layers that have run.
     pub now: u32,
@@ -117,7 +121,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.5 and this one 2: 0.5 * 8 * 2 / 64 = 1/8.
+        // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.5 and this one 2: 0.5 * 8 * 2 /
+        // 64 = 1/8.
         Self { candidates: 64, before: 1 << 13, now: 16 }
     }
 }
@@ -126,9 +131,10 @@ impl Default for Config {
 ///
 /// Memory: `176 W + 20 C + 150` bytes beside the words of [`Shape::words`].
 ///
-/// Cost a token, with N tokens remembered, L layers, k choices and M places: signature `L k W` times about 25 instructions; search N times
-/// about 30 (128 bits, with a population count; 75 without); rescoring `L M k` times about 7 and `L M` times up to 30; a forecast up to `M k`
-/// times 10 per token ahead, of which most places have no weight.
+/// Cost a token, with N tokens remembered, L layers, k choices and M places: signature `L k W` times about 25
+/// instructions; search N times about 30 (128 bits, with a population count; 75 without); rescoring `L M k` times
+/// about 7 and `L M` times up to 30; a forecast up to `M k` times 10 per token ahead, of which most places have no
+/// weight.
 #[derive(Debug)]
 pub struct Recall<B, const W: usize, const C: usize> {
     memory: Memory<B, W>,
@@ -149,8 +155,8 @@ pub struct Recall<B, const W: usize, const C: usize> {
 impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W, C> {
     const SIZES: () = assert!(W == 2 || W == 4 || W == 8, "signatures have 64, 128 or 256 bits");
 
-    /// Before the first token, in the caller's words, of which there are at least `shape.words(tokens, W)`. `tokens` are remembered, the one that
-    /// is on its way included.
+    /// Before the first token, in the caller's words, of which there are at least `shape.words(tokens, W)`. `tokens`
+    /// are remembered, the one that is on its way included.
     ///
     /// # Errors
     /// [`RecallError::Shape`], [`RecallError::Tokens`], [`RecallError::Memory`].
@@ -222,8 +228,9 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         Ok(())
     }
 
-    /// Forecast for the next `tokens` tokens that run a layer: the mean over them of the weighted share of places where an expert was chosen,
-    /// rounded down; together at most k. The token that is on its way counts where the layer has not yet run. All zero where there is no match.
+    /// Forecast for the next `tokens` tokens that run a layer: the mean over them of the weighted share of places
+    /// where an expert was chosen, rounded down; together at most k. The token that is on its way counts where the
+    /// layer has not yet run. All zero where there is no match.
     ///
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Forecast`].
@@ -257,8 +264,9 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.nearest.iter().next().map(|(age, _)| age)
     }
 
-    /// Whether the best match moves along with the text, that is, whether tokens are like what followed the best match of the token before,
-    /// nearer than three quarters of the mean of all places: locked where a quarter of the last 8 tokens or so are, unlocked below an eighth.
+    /// Whether the best match moves along with the text, that is, whether tokens are like what followed the best
+    /// match of the token before, nearer than three quarters of the mean of all places: locked where a quarter of the
+    /// last 8 tokens or so are, unlocked below an eighth.
     pub const fn lock(&self) -> Lock {
         match self.moving >> 28 {
             0 => Lock::Unlocked,
@@ -267,7 +275,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         }
     }
 
-    /// Margin of the best match over the crowd: a base-2 logarithm of squared distances, 1 is 3.01 dB; 0 without a match.
+    /// Margin of the best match over the crowd: a base-2 logarithm of squared distances, 1 is 3.01 dB; 0 without a
+    /// match.
     pub const fn snr(&self) -> LogRatio {
         self.snr
     }

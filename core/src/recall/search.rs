@@ -14,7 +14,8 @@ pub(super) const fn unknown(bits: u32) -> u32 {
 /// Weights of this token and of the three before, in 64ths: 1, 0.7, 0.5 and 0.35.
 const WEIGHTS: [u32; 4] = [64, 45, 32, 22];
 
-/// The nearest places, the nearest first: a distance in 64ths of a bit in the high half, an age in tokens less one in the low half.
+/// The nearest places, the nearest first: a distance in 64ths of a bit in the high half, an age in tokens less one in
+/// the low half.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Nearest<const C: usize> {
     /// While searching a heap, the farthest on top.
@@ -74,8 +75,8 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Margin of the nearest place over the crowd: squared distance of its distance from the mean over the variance, as a base-2 logarithm;
-    /// 0 where there is no crowd, saturates at ±32.
+    /// Margin of the nearest place over the crowd: squared distance of its distance from the mean over the variance,
+    /// as a base-2 logarithm; 0 where there is no crowd, saturates at ±32.
     pub(super) fn snr(&self, nearest: u32) -> LogRatio {
         let Some(mean) = self.sum.checked_div(self.places) else { return LogRatio::ZERO };
         let variance = (self.squares / u64::from(self.places)).saturating_sub(u64::from(mean) * u64::from(mean));
@@ -84,8 +85,8 @@ impl Crowd {
         log2_ratio(margin * margin, variance as u32)
     }
 
-    /// Whether a place at a distance of this token alone is where the text goes on: nearer than three quarters of the mean. By chance, at 128
-    /// bits, that is 2.8 standard deviations away.
+    /// Whether a place at a distance of this token alone is where the text goes on: nearer than three quarters of the
+    /// mean. By chance, at 128 bits, that is 2.8 standard deviations away.
     pub(super) const fn follows(&self, alone: u32) -> bool {
         4 * alone as u64 * (self.places as u64) < 3 * self.alone as u64
     }
@@ -96,11 +97,12 @@ pub(super) fn alone(before: &[u32], age: u32) -> Option<u32> {
     before.get(age as usize).map(|past| past & ((1 << FIELD) - 1))
 }
 
-/// Goes through the places of all ages from `least` to `most` (at most the slots of the ring less one), and remembers this token's distances
-/// for the next ones. Ages do not change as places move along with the text, so what was found for the tokens before lies under the same age.
+/// Goes through the places of all ages from `least` to `most` (at most the slots of the ring less one), and remembers
+/// this token's distances for the next ones. Ages do not change as places move along with the text, so what was found
+/// for the tokens before lies under the same age.
 ///
-/// Cost per place, at 128 bits: 4 loads of the signature, 4 exclusive ors, 4 population counts (one instruction with Zbb, 12 without), 3
-/// multiplications, a load and a store.
+/// Cost per place, at 128 bits: 4 loads of the signature, 4 exclusive ors, 4 population counts (one instruction with
+/// Zbb, 12 without), 3 multiplications, a load and a store.
 #[expect(clippy::too_many_arguments, reason = "the parts of two structures that are borrowed apart")]
 pub(super) fn search<const W: usize, const C: usize>(
     now: &[u32; W],

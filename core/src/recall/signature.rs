@@ -1,11 +1,12 @@
 //! Signatures: what the choices of all layers of a token say about where in the text it is, in a few words.
 //!
-//! Every expert of every layer has a random sign word, a hash of layer and id, so that there is no matrix to store. The choices of a token add
-//! up their sign words, bit by bit; a bit of the signature says whether its sum is above its usual value. Two tokens whose choices are alike
-//! differ in few bits (Charikar, STOC 2002): the share of bits that differ is the angle between their choices over pi.
+//! Every expert of every layer has a random sign word, a hash of layer and id, so that there is no matrix to store.
+//! The choices of a token add up their sign words, bit by bit; a bit of the signature says whether its sum is above
+//! its usual value. Two tokens whose choices are alike differ in few bits (Charikar, STOC 2002): the share of bits
+//! that differ is the angle between their choices over pi.
 //!
-//! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at a time (Knuth, TAOCP 4A,
-//! 7.1.3; Harley and Seal's population count).
+//! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
+//! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
 /// Largest number of choices of one token, all layers together.
 pub const MAX_CHOICES: usize = (1 << PLANES) - 1;
@@ -37,8 +38,8 @@ const fn full_add(a: u32, b: u32, c: u32) -> (u32, u32) {
 
 /// Builds the signature of the token that is on its way, `32 * W` bits.
 ///
-/// Memory: `176 * W` bytes. Cost: per four choices and word 4 hashes of 7 instructions and about 60 for the adders; at the end of a token
-/// about 50 per bit.
+/// Memory: `176 * W` bytes. Cost: per four choices and word 4 hashes of 7 instructions and about 60 for the adders;
+/// at the end of a token about 50 per bit.
 #[derive(Debug, Clone)]
 pub(super) struct Signature<const W: usize> {
     /// Sums of this token, bit-sliced: `sums[w][p]` holds bit p of 32 sums.
@@ -54,7 +55,8 @@ impl<const W: usize> Signature<W> {
         Self { sums: [[0; PLANES]; W], means: [[0; 32]; W], tokens: 0 }
     }
 
-    /// Adds the choices of a layer; at most [`MAX_CHOICES`] in all layers of a token, which the caller sees to: more wrap around.
+    /// Adds the choices of a layer; at most [`MAX_CHOICES`] in all layers of a token, which the caller sees to: more
+    /// wrap around.
     pub(super) fn add(&mut self, layer: u16, experts: &[u16]) {
         for (planes, word) in self.sums.iter_mut().zip(0u32..) {
             let of = |expert: &u16| signs(layer, *expert, word);
@@ -70,8 +72,8 @@ impl<const W: usize> Signature<W> {
         }
     }
 
-    /// The signature of the token, which ends: sums above their means are ones. Means move by `2^-s` of the difference, rounded down,
-    /// `s = 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
+    /// The signature of the token, which ends: sums above their means are ones. Means move by `2^-s` of the
+    /// difference, rounded down, `s = 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
     pub(super) fn end_token(&mut self) -> [u32; W] {
         let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
         self.tokens = self.tokens.saturating_add(1);
@@ -115,8 +117,7 @@ mod tests {
 
     #[test]
     fn sign_words_are_balanced_and_differ() {
-        let words: Vec<u32> =
-            (0..4096u32).map(|n| signs((n >> 9) as u16, (n >> 2) as u16 & 127, n & 3)).collect();
+        let words: Vec<u32> = (0..4096u32).map(|n| signs((n >> 9) as u16, (n >> 2) as u16 & 127, n & 3)).collect();
         let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
         // 131,072 fair coins: a standard deviation is 181.
         assert!(ones.abs_diff(65_536) < 724, "{ones}");
@@ -150,7 +151,10 @@ mod tests {
     proptest! {
         #[test]
         fn is_what_plain_sums_say(
-            tokens in prop::collection::vec(prop::collection::vec((0u16..6, prop::collection::vec(0u16..300, 0..11)), 0..6), 1..40),
+            tokens in prop::collection::vec(
+                prop::collection::vec((0u16..6, prop::collection::vec(0u16..300, 0..11)), 0..6),
+                1..40,
+            ),
         ) {
             let (mut signature, mut means) = (Signature::<2>::new(), [0.0f64; 64]);
             for (n, layers) in tokens.iter().enumerate() {

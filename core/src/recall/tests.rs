@@ -160,7 +160,8 @@ fn no_match_before_there_is_anything_to_match() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Against a second writing in real numbers that keeps everything and goes through all of it: the signatures alone are taken over.
+    /// Against a second writing in real numbers that keeps everything and goes through all of it: the signatures
+    /// alone are taken over.
     #[test]
     fn is_what_brute_force_finds(
         text in prop::collection::vec(0u64..30, 20..160),

@@ -649,7 +649,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Makes room for `bits` bits of an expert, which is wanted now or fetched ahead, among those that are not to be kept; whether there is.
+    /// Makes room for `bits` bits of an expert, which is wanted now or fetched ahead, among those that are not to be
+    /// kept; whether there is.
     fn make_room(&mut self, layer: usize, expert: u16, bits: u8, ahead: bool) -> bool {
         let experts = self.setup.shape.experts;
         loop {

@@ -1,6 +1,7 @@
 //! The memory of trajectories of a strategy: one for each sequence, whichever of its parts ask it.
 //!
-//! The stepper shows it what every token wants, layer by layer; residency and prefetch ask it what the next tokens of a layer will want.
+//! The stepper shows it what every token wants, layer by layer; residency and prefetch ask it what the next tokens of
+//! a layer will want.
 
 use cptr_core::Level;
 use cptr_core::recall::{Config, Recall, Shape};
@@ -20,8 +21,12 @@ pub(super) const BITS: Parameter = Parameter::new(
     "bits of a signature: 64, 128 or 256; other numbers count as the next one below",
 );
 /// Places that are scored again in every layer.
-pub(super) const PLACES: Parameter =
-    Parameter::new("places", 64.0, Unit::Count(1, MOST_PLACES as u32), "remembered places that go on into the next token");
+pub(super) const PLACES: Parameter = Parameter::new(
+    "places",
+    64.0,
+    Unit::Count(1, MOST_PLACES as u32),
+    "remembered places that go on into the next token",
+);
 
 /// Most places that a part can ask for.
 const MOST_PLACES: usize = 128;
@@ -128,7 +133,8 @@ impl Forecaster {
         self.sequences.iter_mut().for_each(|sequence| sequence.end_token());
     }
 
-    /// Fills `shares` with the share of the next `tokens` tokens of a layer that will want each expert, mean over the sequences.
+    /// Fills `shares` with the share of the next `tokens` tokens of a layer that will want each expert, mean over the
+    /// sequences.
     pub(crate) fn share(&mut self, layer: usize, tokens: usize, shares: &mut Vec<Level>) {
         let sequences = self.sequences.len() as u64;
         self.add(layer, tokens);
@@ -136,7 +142,8 @@ impl Forecaster {
         shares.extend(self.sums.iter().map(|&sum| Level::from_bits((sum / sequences) as u32)));
     }
 
-    /// Fills `shares` with the probability that the next step wants each expert in a layer, at most: the sum over the sequences.
+    /// Fills `shares` with the probability that the next step wants each expert in a layer, at most: the sum over the
+    /// sequences.
     pub(crate) fn next(&mut self, layer: usize, shares: &mut Vec<Level>) {
         self.add(layer, 1);
         shares.clear();
@@ -161,7 +168,8 @@ mod tests {
 
     const SHAPE: Shape = Shape { tokens: 1600, layers: 3, experts: 32, k: 4 };
 
-    /// A text of 350 tokens that comes again and again, a fifth of its choices replaced each time; or the same tokens in no order.
+    /// A text of 350 tokens that comes again and again, a fifth of its choices replaced each time; or the same tokens
+    /// in no order.
     fn text(ordered: bool) -> Trace {
         let mut random = fastrand::Rng::with_seed(7);
         let draw = |random: &mut fastrand::Rng, ids: &mut Vec<u16>| loop {
@@ -206,7 +214,10 @@ mod tests {
 
     #[test]
     fn what_comes_again_is_kept_and_fetched() {
-        let rows = rows(&text(true), "lru,tracked,recall,belady,recall-fetch,lru+recall-fetch,recall:bits=64,recall:memory=64");
+        let rows = rows(
+            &text(true),
+            "lru,tracked,recall,belady,recall-fetch,lru+recall-fetch,recall:bits=64,recall:memory=64",
+        );
         let [lru, tracked, recall, belady, both, fetch, narrow, short] = &rows[..] else { panic!() };
         let closed = (tracked.stall_rate - recall.stall_rate) / (tracked.stall_rate - belady.stall_rate);
         assert!(closed > 0.5, "{closed}");
@@ -220,7 +231,12 @@ mod tests {
     #[test]
     fn without_order_recall_does_nothing() {
         let rows = rows(&text(false), "tracked,recall,recall-fetch");
-        assert!((rows[1].stall_rate / rows[0].stall_rate - 1.0).abs() < 0.01, "{} {}", rows[1].stall_rate, rows[0].stall_rate);
+        assert!(
+            (rows[1].stall_rate / rows[0].stall_rate - 1.0).abs() < 0.01,
+            "{} {}",
+            rows[1].stall_rate,
+            rows[0].stall_rate
+        );
         assert!(rows[2].load_rate < 1.01 * rows[1].load_rate, "{} {}", rows[2].load_rate, rows[1].load_rate);
     }
 
@@ -235,7 +251,8 @@ mod tests {
         }
     }
 
-    /// A decision at a layer of a token sees that layer and those before, and the tokens before: everything else is replaced, and it stays.
+    /// A decision at a layer of a token sees that layer and those before, and the tokens before: everything else is
+    /// replaced, and it stays.
     #[test]
     fn nothing_later_is_seen() {
         let trace = text(true);

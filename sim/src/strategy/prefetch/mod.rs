@@ -52,8 +52,8 @@ pub(crate) trait Prefetch: Send {
     /// will not go for another.
     fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>);
 
-    /// Probability that the next layer wants each expert, as it was asked last: who makes room must be less probable than who comes.
-    /// `None`: the residency decides as on demand.
+    /// Probability that the next layer wants each expert, as it was asked last: who makes room must be less probable
+    /// than who comes. `None`: the residency decides as on demand.
     fn next(&self) -> Option<&[Level]> {
         None
     }

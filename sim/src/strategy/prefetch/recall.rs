@@ -1,5 +1,5 @@
-//! Remembered trajectories say what the next layer wants: what followed the places that are most like this one, judged by how often that came
-//! true for experts that were not there.
+//! Remembered trajectories say what the next layer wants: what followed the places that are most like this one,
+//! judged by how often that came true for experts that were not there.
 
 use cptr_core::Level;
 use cptr_core::recall::Calibration;
@@ -14,14 +14,19 @@ pub(super) const KIND: Kind<Make> = Kind {
         super::MOST,
         Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least"),
     ],
-    ..Kind::new("recall-fetch", "what followed remembered trajectories in the next layer, where that mostly came true", Make(make))
+    ..Kind::new(
+        "recall-fetch",
+        "what followed remembered trajectories in the next layer, where that mostly came true",
+        Make(make),
+    )
 };
 
 struct RecallFetch {
     most: usize,
     sure: Level,
     calibration: Calibration,
-    /// Layer of the last forecast, what was resident there, and the probability of each expert; no expert before the first.
+    /// Layer of the last forecast, what was resident there, and the probability of each expert; no expert before the
+    /// first.
     layer: usize,
     resident: Resident,
     next: Vec<Level>,

@@ -79,7 +79,8 @@ pub(crate) trait Residency: Send {
         None
     }
 
-    /// The same for an expert that is fetched before it is asked for; `next` is the probability that the next step wants each expert.
+    /// The same for an expert that is fetched before it is asked for; `next` is the probability that the next step
+    /// wants each expert.
     fn victim_ahead(&mut self, layer: usize, free: &Resident, _next: &[Level]) -> Option<u16> {
         self.victim(layer, free)
     }
@@ -89,8 +90,8 @@ pub(crate) trait Residency: Send {
         None
     }
 
-    /// Asks that memory about a layer, before anything is loaded there: it has seen what `tokens` want in the layer; no tokens, where
-    /// something is fetched for the layer ahead.
+    /// Asks that memory about a layer, before anything is loaded there: it has seen what `tokens` want in the layer;
+    /// no tokens, where something is fetched for the layer ahead.
     fn expect(&mut self, _layer: usize, _tokens: &[Routed<'_>], _forecaster: &mut Forecaster) {}
 
     /// Learns from a step in a layer, when what runs is known.

@@ -1,5 +1,5 @@
-//! Remembered trajectories decide who goes, beside the levels: the expert that neither the last tokens wanted nor what followed places like
-//! this one.
+//! Remembered trajectories decide who goes, beside the levels: the expert that neither the last tokens wanted nor
+//! what followed places like this one.
 
 use cptr_core::placement::Demand;
 use cptr_core::recall::Skill;
