@@ -1,5 +1,5 @@
-//! Streams Mixtral-8x7B experts of 4 bits (84 MiB) through the fast path and prints how fast that goes and what they cost:
-//! `cargo run --release --example dram_experts [EXPERTS]`.
+//! Streams Mixtral-8x7B experts of 4 bits (84 MiB) through the fast path and prints how fast that goes and what they
+//! cost: `cargo run --release --example dram_experts [EXPERTS]`.
 use cptr_hw_model::dram::{Config, FastChannel, MappingKind, Refresh, presets};
 use std::time::Instant;
 

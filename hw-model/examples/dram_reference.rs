@@ -1,7 +1,8 @@
 //! Runs every row of `tests/reference.tsv` and prints ours beside it: `cargo run --release --example dram_reference`.
 //! With words behind `--`, only the rows that contain all of them: `-- DDR5-4800 rand`.
 //!
-//! The DRAMsim3 rows are there to see how much a scheduler is worth: it has two queues (32, then 8 a bank) and goes round the banks.
+//! The DRAMsim3 rows are there to see how much a scheduler is worth: it has two queues (32, then 8 a bank) and goes
+//! round the banks.
 use cptr_hw_model::dram::{CommandKind, Config, Controller, MappingKind, Refresh, StreamKind, Until, presets};
 use std::time::Instant;
 

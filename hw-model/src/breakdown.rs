@@ -84,8 +84,8 @@ impl System {
         })
     }
 
-    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`], else a copy
-    /// and a run on the GPU.
+    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`],
+    /// else a copy and a run on the GPU.
     #[must_use]
     pub fn cold_expert_parts(&self, model: &Model) -> Vec<Part> {
         match (self.cold, self.expert_breakdown(model)) {

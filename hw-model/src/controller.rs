@@ -1,8 +1,9 @@
 //! What the controller's processor takes: cycles of `select` before dispatch, cycles of `update` behind it.
 //!
-//! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k); `cargo xtask rtl` writes the table
-//! `data/controller_cycles.tsv`, docs/firmware.md says how. Between measured E this is linear, beyond the largest it goes on as between the last two,
-//! below the smallest it stays; of k the nearest measured one counts (of two equally near the larger).
+//! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k);
+//! `cargo xtask rtl` writes the table `data/controller_cycles.tsv`, docs/firmware.md says how. Between measured E this
+//! is linear, beyond the largest it goes on as between the last two, below the smallest it stays; of k the nearest
+//! measured one counts (of two equally near the larger).
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -18,7 +19,8 @@ pub enum Kernel {
     TopK,
     /// The same of a router with sigmoid scores in eight groups.
     TopKGrouped,
-    /// Selection with softmax masses; the residents are those wanted last: the mean over tokens that mostly find their experts.
+    /// Selection with softmax masses; the residents are those wanted last: the mean over tokens that mostly find their
+    /// experts.
     Select,
     /// Selection with softmax masses where nothing that is wanted is resident: the most work.
     SelectCold,
@@ -111,14 +113,16 @@ impl Controller {
         within("controller.clock_mhz", self.clock_mhz, 0.001, 1e5)
     }
 
-    /// Cycles of one call for a layer of `experts` experts of which a token takes `k`; 0 where the core or the kernel was not measured.
+    /// Cycles of one call for a layer of `experts` experts of which a token takes `k`; 0 where the core or the kernel
+    /// was not measured.
     pub fn cycles(&self, kernel: Kernel, experts: u32, k: u32) -> f64 {
         let curves = TABLE.get(&(self.core.as_str(), kernel));
         let nearest = curves.and_then(|curves| curves.iter().min_by_key(|&(&at, _)| (at.abs_diff(k), u32::MAX - at)));
         nearest.map_or(0.0, |(_, curve)| along(curve, f64::from(experts)))
     }
 
-    /// One `select` for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between router and dispatch.
+    /// One `select` for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between
+    /// router and dispatch.
     pub fn select_ps(&self, experts: u32, k: u32) -> u64 {
         self.ps(self.cycles(Kernel::Select, experts, k))
     }

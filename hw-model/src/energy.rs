@@ -1,4 +1,5 @@
-//! Energy by component. Dynamic energy only: refresh, standby and leakage are left out, so that a slow system is not charged for time.
+//! Energy by component. Dynamic energy only: refresh, standby and leakage are left out, so that a slow system is not
+//! charged for time.
 use std::ops::{Add, AddAssign};
 
 use serde::Serialize;

@@ -1,7 +1,8 @@
 //! A layer piece by piece: what each unit of the machine does, and when.
 //!
-//! [`System::layer_events`] lays out the same schedule that [`System::layer_time`] adds up, for timelines. Times are picoseconds from
-//! the start of the layer. Messages are shown where the GPU sees them: what it sends when it leaves, results when they arrive.
+//! [`System::layer_events`] lays out the same schedule that [`System::layer_time`] adds up, for timelines. Times are
+//! picoseconds from the start of the layer. Messages are shown where the GPU sees them: what it sends when it leaves,
+//! results when they arrive.
 use serde::Serialize;
 
 use crate::model::Model;
@@ -133,8 +134,9 @@ pub struct Event {
 }
 
 impl System {
-    /// Everything that happens in a layer, by unit; the events of a unit are in order and do not overlap. The last end of all is
-    /// [`crate::LayerTime::total_ps`]. Experts near the data are cut into chunks up to [`MOST_CHUNKS`]; a migration is not shown.
+    /// Everything that happens in a layer, by unit; the events of a unit are in order and do not overlap. The last end
+    /// of all is [`crate::LayerTime::total_ps`]. Experts near the data are cut into chunks up to [`MOST_CHUNKS`]; a
+    /// migration is not shown.
     #[must_use]
     pub fn layer_events(&self, model: &Model, work: &LayerWork<'_>) -> Vec<Event> {
         let schedule = Schedule::new(self, model, work);

@@ -8,13 +8,13 @@
 //!                    └── migration ──────────────────▶                 link (not waited for)
 //! ```
 //!
-//! The dense part comes first, as the router needs it, then the controller's selection. Behind that everything goes on side by side;
-//! a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run shows behind the copies, and
-//! results return one by one, each behind the run of its expert. Copies out of the device's memory take their share of its rate from
-//! the experts that run there.
+//! The dense part comes first, as the router needs it, then the controller's selection. Behind that everything goes on
+//! side by side; a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run
+//! shows behind the copies, and results return one by one, each behind the run of its expert. Copies out of the
+//! device's memory take their share of its rate from the experts that run there.
 //!
-//! What a migration costs: its share of the rate of the device's memory, its share of that of the GPU's memory, and half of the link's
-//! direction to the GPU while results use it.
+//! What a migration costs: its share of the rate of the device's memory, its share of that of the GPU's memory, and
+//! half of the link's direction to the GPU while results use it.
 
 use crate::energy::Energy;
 use crate::model::Model;

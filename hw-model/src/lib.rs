@@ -1,7 +1,8 @@
-//! How long a layer of a mixture-of-experts model takes on a GPU with a link and a near-data device, and what energy, given which
-//! experts run where.
+//! How long a layer of a mixture-of-experts model takes on a GPU with a link and a near-data device, and what energy,
+//! given which experts run where.
 //!
-//! Knows no traces and no policies. A [`System`] is a machine, [`LayerWork`] is what a layer has to do, and from one schedule of it come
+//! Knows no traces and no policies. A [`System`] is a machine, [`LayerWork`] is what a layer has to do, and from one
+//! schedule of it come
 //! - [`System::layer_time`]: time and energy ([`layer`]); [`LayerTimes`] remembers them;
 //! - [`System::layer_events`]: what each unit does when, for timelines ([`events`]);
 //! - [`System::expert_breakdown`]: what the time of one expert is made of, and why ([`breakdown`]).
@@ -9,9 +10,11 @@
 //! Each part of a machine is usable by itself:
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
-//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]: picojoules.
+//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]:
+//!   picojoules.
 //!
-//! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for an example.
+//! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
+//! an example.
 #![forbid(unsafe_code)]
 
 pub mod breakdown;

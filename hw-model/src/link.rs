@@ -1,21 +1,24 @@
-//! The link between GPU and memory device: CXL flits for small messages, PCIe copies for whole experts, the launch of work.
+//! The link between GPU and memory device: CXL flits for small messages, PCIe copies for whole experts, the launch of
+//! work.
 //!
 //! # Flits
-//! A message of N bytes is written as 64-byte lines, each one header slot and four data slots of 16 bytes, packed in order:
+//! A message of N bytes is written as 64-byte lines, each one header slot and four data slots of 16 bytes, packed in
+//! order:
 //!
 //! | | bytes | header | slots | credits | CRC | FEC |
 //! |---|---|---|---|---|---|---|
-//! | 68-byte flit (CXL 1.1/2.0, up to 32 GT/s) | 68 | 2 (protocol id) | 4 x 16 (4 of slot 0 are the flit header) | in the header | 2 | - |
+//! | 68-byte flit (CXL 1.1/2.0) | 68 | 2 (protocol id) | 4 x 16 (4 of slot 0: flit header) | in the header | 2 | - |
 //! | 256-byte flit (CXL 3.x) | 256 | 2 | 14 + 14 x 16 | 2 | 8 | 6 |
 //!
-//! Slot 0 takes a message header only; a 68-byte flit is all data instead when four data slots wait. Packed so, no slot stays empty
-//! before the last flit, and the count has a closed form: ceil(5 lines / slots per flit). A packer that places slot by slot
-//! agrees (unit tests). Field sizes of both flits are from secondary notes on the CXL specification.
+//! Slot 0 takes a message header only; a 68-byte flit is all data instead when four data slots wait. Packed so, no slot
+//! stays empty before the last flit, and the count has a closed form: ceil(5 lines / slots per flit). A packer that
+//! places slot by slot agrees (unit tests). Field sizes of both flits are from secondary notes on the CXL
+//! specification.
 //!
 //! # Time
-//! Flits leave back to back as long as the receiver has credits for them; the first arrives after half a round trip. A flit that
-//! arrives damaged costs the round trip of a retry, and everything sent behind it is sent again: the *expected* number of retries is
-//! charged, so results do not depend on chance.
+//! Flits leave back to back as long as the receiver has credits for them; the first arrives after half a round trip. A
+//! flit that arrives damaged costs the round trip of a retry, and everything sent behind it is sent again: the
+//! *expected* number of retries is charged, so results do not depend on chance.
 use serde::Deserialize;
 
 use crate::dram::ConfigError;
@@ -60,10 +63,12 @@ impl Flit {
         (bytes.div_ceil(LINE_BYTES) * SLOTS_PER_LINE).div_ceil(self.slots())
     }
 
-    /// Probability that a flit must be sent again, if each bit is wrong with probability `bit_error_rate`, independently.
+    /// Probability that a flit must be sent again, if each bit is wrong with probability `bit_error_rate`,
+    /// independently.
     ///
-    /// Without forward error correction (FEC) any wrong bit is caught by the CRC. The FEC of the 256-byte flit is three interleaved codes of 86, 85 and
-    /// 85 bytes that correct one byte each (as PCIe 6): a retry is two wrong bytes in one of them.
+    /// Without forward error correction (FEC) any wrong bit is caught by the CRC. The FEC of the 256-byte flit is three
+    /// interleaved codes of 86, 85 and 85 bytes that correct one byte each (as PCIe 6): a retry is two wrong bytes in
+    /// one of them.
     pub fn retry_probability(self, bit_error_rate: f64) -> f64 {
         // ln_1p and exp_m1 keep the digits of tiny rates.
         let any = |bits: f64| -(bits * (-bit_error_rate).ln_1p()).exp_m1();
@@ -78,8 +83,8 @@ impl Flit {
     }
 }
 
-/// Probability of at least two events among `trials` of probability `each`, as a sum of positive terms (a difference from 1 would lose
-/// all digits at small rates).
+/// Probability of at least two events among `trials` of probability `each`, as a sum of positive terms (a difference
+/// from 1 would lose all digits at small rates).
 fn two_or_more(trials: i32, each: f64) -> f64 {
     if each >= 1.0 {
         return 1.0;
@@ -102,7 +107,8 @@ fn two_or_more(trials: i32, each: f64) -> f64 {
 pub enum Launch {
     /// Descriptors are stored straight into the device's memory (CXL.mem), behind the activations: no extra trip.
     Doorbell,
-    /// Descriptors lie in a ring in GPU or host memory: a store rings, the device fetches them (CXL.io), one round trip more.
+    /// Descriptors lie in a ring in GPU or host memory: a store rings, the device fetches them (CXL.io), one round trip
+    /// more.
     Ring,
 }
 
@@ -128,13 +134,15 @@ pub struct Link {
     pub copy_efficiency: f64,
     /// Start of a batch of copies, in nanoseconds.
     pub copy_launch_ns: f64,
-    /// Share of its rate that the direction towards the GPU keeps while both directions are busy: 1 for full duplex, 0.5 and 0.5 for half.
+    /// Share of its rate that the direction towards the GPU keeps while both directions are busy: 1 for full duplex,
+    /// 0.5 and 0.5 for half.
     pub both_ways_to_gpu: f64,
     /// Likewise for the direction away from the GPU.
     pub both_ways_from_gpu: f64,
     /// How work is launched.
     pub launch: Launch,
-    /// From the arrival of the first descriptor to the first command of the device, in nanoseconds; includes the driver for a ring.
+    /// From the arrival of the first descriptor to the first command of the device, in nanoseconds; includes the driver
+    /// for a ring.
     pub launch_ns: f64,
     /// Energy per bit on the wire, both ends, in picojoules.
     pub pj_per_bit: f64,
@@ -151,7 +159,8 @@ pub struct Transfer {
     pub serial_ps: u64,
 }
 
-/// Femtoseconds in a picosecond: flit times are kept in femtoseconds, so that a million of them are off by less than a nanosecond.
+/// Femtoseconds in a picosecond: flit times are kept in femtoseconds, so that a million of them are off by less than a
+/// nanosecond.
 const FS: u64 = 1000;
 
 impl Link {
@@ -208,7 +217,8 @@ impl Link {
         Transfer { flits, expected_retries, serial_ps: self.serial_fs(flits, flit_fs).div_ceil(FS) + retries_ps }
     }
 
-    /// A read of one line that waits for its data, without the memory behind the link: one request flit there, the flits of a line back.
+    /// A read of one line that waits for its data, without the memory behind the link: one request flit there, the
+    /// flits of a line back.
     pub fn lone_read_ps(&self) -> u64 {
         let request_ps = self.flit.map_or(0, |flit| self.flit_fs(flit).div_ceil(FS));
         request_ps + 2 * self.one_way_ps() + self.send(LINE_BYTES).serial_ps
@@ -236,7 +246,8 @@ impl Link {
         (self.copy_launch_ns * 1e3 + bytes / self.copy_gb_s() * 1e3).round() as u64
     }
 
-    /// Time until both directions are done, if each alone would take so long. While both are busy each keeps its share of its rate.
+    /// Time until both directions are done, if each alone would take so long. While both are busy each keeps its share
+    /// of its rate.
     pub fn both_ways_ps(&self, to_gpu_ps: u64, from_gpu_ps: u64) -> u64 {
         let (a, b) = (to_gpu_ps as f64, from_gpu_ps as f64);
         let (share_a, share_b) = (self.both_ways_to_gpu, self.both_ways_from_gpu);
@@ -249,7 +260,8 @@ impl Link {
         (flit.bytes() as f64 / self.coded_gb_s() * 1e6).round() as u64
     }
 
-    /// From the start of the first flit to the end of the last. A credit is back one flit and one round trip after its flit started.
+    /// From the start of the first flit to the end of the last. A credit is back one flit and one round trip after its
+    /// flit started.
     fn serial_fs(&self, flits: u64, flit_fs: u64) -> u64 {
         let Some(last) = flits.checked_sub(1) else { return 0 };
         let window = u64::from(self.credits);

@@ -1,17 +1,19 @@
 //! The near-data processing (NDP) device: how long it takes to run experts where they lie.
 //!
-//! An expert is one contiguous range, striped over all channels. It streams through a scratchpad of two halves: while the arrays work
-//! on one chunk, the next is read. So a run takes the DRAM stream, plus the work on the last chunk; or, where the arrays are the
-//! slower side, their work plus the first chunk. Queued experts follow without a gap.
+//! An expert is one contiguous range, striped over all channels. It streams through a scratchpad of two halves: while
+//! the arrays work on one chunk, the next is read. So a run takes the DRAM stream, plus the work on the last chunk; or,
+//! where the arrays are the slower side, their work plus the first chunk. Queued experts follow without a gap.
 //!
-//! - **Stream**: the command-level DRAM model ([`crate::dram`]), mean over experts read one after the other, across refreshes. Cycles
-//!   are exact; the clock is the nominal one ([`Memory::clock_mhz`]).
-//! - **Arrays**: each takes `columns` weights a cycle (`columns` x 16/bits under [`MacRate::ScalesWith16OverBits`]) and multiplies them with
-//!   up to `rows` tokens at once. One token uses one row of the array: that is why up to `rows` tokens of an expert cost no more than one.
+//! - **Stream**: the command-level DRAM model ([`crate::dram`]), mean over experts read one after the other, across
+//!   refreshes. Cycles are exact; the clock is the nominal one ([`Memory::clock_mhz`]).
+//! - **Arrays**: each takes `columns` weights a cycle (`columns` x 16/bits under [`MacRate::ScalesWith16OverBits`]) and
+//!   multiplies them with up to `rows` tokens at once. One token uses one row of the array: that is why up to `rows`
+//!   tokens of an expert cost no more than one.
 //! - **Chunks** cost the fill of the arrays (rows + columns - 2 cycles) and the latency of dequantisation once each.
 //!
-//! Left out: the activation function (inside the pipeline of the arrays), moving the intermediate vector between matrices (it stays in
-//! the scratchpad), a stop of the DRAM stream while a slower array works (hidden by the array), ranks beyond the first.
+//! Left out: the activation function (inside the pipeline of the arrays), moving the intermediate vector between
+//! matrices (it stays in the scratchpad), a stop of the DRAM stream while a slower array works (hidden by the array),
+//! ranks beyond the first.
 use serde::Deserialize;
 
 use crate::dram::{Config, ConfigError, Device, FastChannels, MappingKind, Refresh, presets};
@@ -22,14 +24,16 @@ use crate::validate::within;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MacRate {
-    /// 16/bits times those at 16 bits: weights of b bits are multiplied at b/16 of the cost. The paper's speed-ups hold only so.
+    /// 16/bits times those at 16 bits: weights of b bits are multiplied at b/16 of the cost. The paper's speed-ups hold
+    /// only so.
     #[serde(rename = "scales_with_16_over_bits")]
     ScalesWith16OverBits,
     /// The same at all bits: weights are expanded to 16 bits first.
     Fixed,
 }
 
-/// Processing elements: `count` arrays of `rows` x `columns`, one multiply-accumulate (MAC) of 16 bits per element and cycle.
+/// Processing elements: `count` arrays of `rows` x `columns`, one multiply-accumulate (MAC) of 16 bits per element and
+/// cycle.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arrays {
@@ -169,7 +173,8 @@ impl Memory {
         self.stripe_bytes * self.channels as u64
     }
 
-    /// Mean time in picoseconds of reading `bytes` bytes (whole units), over reads laid end to end and following each other.
+    /// Mean time in picoseconds of reading `bytes` bytes (whole units), over reads laid end to end and following each
+    /// other.
     fn stream_ps(&self, bytes: u64, refresh: Option<Refresh>) -> Result<f64, ConfigError> {
         let (device, mut config) = self.parts()?;
         config.refresh = refresh.unwrap_or(config.refresh);
@@ -251,7 +256,8 @@ impl Ndp {
         (model.expert_bytes(bits).ceil() as u64).max(1).next_multiple_of(self.memory.unit())
     }
 
-    /// One expert of `model` at `bits` bits per weight for `tokens` tokens. Simulates the DRAM: some milliseconds; keep the result.
+    /// One expert of `model` at `bits` bits per weight for `tokens` tokens. Simulates the DRAM: some milliseconds; keep
+    /// the result.
     ///
     /// # Errors
     /// Names that do not exist: what [`Self::validate`] refuses.
@@ -261,7 +267,8 @@ impl Ndp {
         Ok(self.chunked(model, bits, tokens, bytes, stream_ps))
     }
 
-    /// `expert`, which is one of `model` at `bits`, for another number of tokens: the stream stays as it is, nothing is simulated.
+    /// `expert`, which is one of `model` at `bits`, for another number of tokens: the stream stays as it is, nothing is
+    /// simulated.
     pub(crate) fn for_tokens(&self, expert: &Expert, model: &Model, bits: f64, tokens: u32) -> Expert {
         self.chunked(model, bits, tokens, expert.bytes, expert.stream_ps)
     }
@@ -301,7 +308,8 @@ impl Ndp {
     }
 }
 
-/// Two halves of the scratchpad: when the reader is free, when the arrays are done with the chunk before, and with the one before that.
+/// Two halves of the scratchpad: when the reader is free, when the arrays are done with the chunk before, and with the
+/// one before that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Pipeline {
     read: u64,
@@ -357,7 +365,8 @@ impl Expert {
         })
     }
 
-    /// Time of `experts` such experts, queued, from the first read to the end of the last one's work. Cost: linear in `experts`.
+    /// Time of `experts` such experts, queued, from the first read to the end of the last one's work. Cost: linear in
+    /// `experts`.
     pub fn queue_ps(&self, experts: u32) -> u64 {
         Self::queue_ends(std::iter::repeat_n(self, experts as usize)).last().unwrap_or(0)
     }

@@ -1,5 +1,6 @@
 //! When everything of a layer begins and ends. Time, events and breakdown are views of it.
 
+use crate::controller::Controller;
 use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::Expert;
@@ -33,17 +34,7 @@ impl Schedule {
         let kernel_ps = |parameters: u64, run| (system.kernel_ps(parameters, run) / (1.0 - taken)).round() as u64;
         let run_ps = |run: ExpertRun| kernel_ps(model.expert_parameters(), run);
 
-        let tokens = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run)).chain(near_runs);
-        // Experts of one token: the mean of the batch.
-        let k = tokens.fold(0_u32, |sum, run| sum.saturating_add(run.tokens)).div_ceil(work.sequences());
-        let (select_ps, update_ps) = system.controller().map_or((0, 0), |controller| {
-            let unless_none = |experts: u32, ps: u64| if experts > 0 { ps } else { 0 };
-            (
-                unless_none(work.scored, controller.select_ps(work.scored, k)),
-                unless_none(work.tracked, controller.update_ps(work.tracked, k)),
-            )
-        });
-
+        let (select_ps, update_ps) = controller_ps(system, work, near_runs);
         // Copies of a layer are one batch with one start.
         let bits = work.copies_bits.iter().copied().chain(work.copied.iter().map(|copied| copied.bits));
         let arrival = |bits: &mut f64, next: f64| {
@@ -100,6 +91,17 @@ impl Schedule {
         let near_end = self.near_data.as_ref().map_or(0, NearData::end_ps);
         self.decided_ps().saturating_add(gpu_end.max(near_end).max(self.link_ps).max(self.update_ps))
     }
+}
+
+/// The controller's work before the dispatch and behind it.
+fn controller_ps(system: &System, work: &LayerWork<'_>, near_runs: &[ExpertRun]) -> (u64, u64) {
+    let runs = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run)).chain(near_runs);
+    // Experts of one token: the mean of the batch.
+    let k = runs.fold(0_u32, |sum, run| sum.saturating_add(run.tokens)).div_ceil(work.sequences());
+    let cycles = |experts: u32, ps: fn(&Controller, u32, u32) -> u64| {
+        system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k))
+    };
+    (cycles(work.scored, Controller::select_ps), cycles(work.tracked, Controller::update_ps))
 }
 
 /// Experts of a layer near the data; times of the device from its first read on.
@@ -182,7 +184,8 @@ impl NearData {
     }
 }
 
-/// Messages of a layer: each token's activations once (all experts read the same), a descriptor for each expert, and results.
+/// Messages of a layer: each token's activations once (all experts read the same), a descriptor for each expert, and
+/// results.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trip {
     /// Activations and descriptors on the wire.
@@ -224,7 +227,8 @@ pub(crate) fn taken_by_copies(system: &System, experts: &[Expert]) -> f64 {
     (system.link().copy_gb_s() / device_gb_s).min(MOST_TAKEN)
 }
 
-/// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for `other_ps`.
+/// Time of work that takes `alone_ps` by itself, while something else takes the share `taken` of its rate for
+/// `other_ps`.
 fn slowed(alone_ps: u64, other_ps: u64, taken: f64) -> u64 {
     let stretched = alone_ps as f64 / (1.0 - taken);
     stretched.min(alone_ps as f64 + taken * other_ps as f64).round() as u64

@@ -1,8 +1,8 @@
 //! A machine: GPU, link, near-data device and controller, put together from its file.
 //!
-//! Machines are files, `data/systems/*.toml`, which say what each number is and where it comes from; [`System::from_toml`] reads others.
-//! What a machine does with a layer is said by [`crate::layer`] (time and energy), [`crate::events`] (piece by piece) and
-//! [`crate::breakdown`] (one cold expert).
+//! Machines are files, `data/systems/*.toml`, which say what each number is and where it comes from;
+//! [`System::from_toml`] reads others. What a machine does with a layer is said by [`crate::layer`] (time and energy),
+//! [`crate::events`] (piece by piece) and [`crate::breakdown`] (one cold expert).
 //!
 //! Two of a token's eight experts are in GPU memory, six run near the data at 2 bits:
 //!
@@ -227,8 +227,8 @@ impl System {
         self.hardware.controller.as_ref()
     }
 
-    /// An expert of `model` near the data; `None` without a near-data device. The first call for a size simulates the DRAM, later
-    /// ones remember, for all clones of the system.
+    /// An expert of `model` near the data; `None` without a near-data device. The first call for a size simulates the
+    /// DRAM, later ones remember, for all clones of the system.
     pub fn expert(&self, model: &Model, run: ExpertRun) -> Option<Expert> {
         let ndp = self.ndp()?;
         let key = (model.expert_parameters(), run.bits.to_bits());

@@ -87,7 +87,8 @@ fn the_device_is_faster_at_fewer_bits_if_its_arrays_are() {
     assert!(time("ndp-fixed", 16.0) / time("ndp-fixed", 2.0) < 1.1);
 }
 
-/// The baseline of arXiv 2512.04476: 8x22B, two FP16 runs near the data take 2.36 ms a layer before overheads, one copy 19.2 ms or more.
+/// The baseline of arXiv 2512.04476: 8x22B, two FP16 runs near the data take 2.36 ms a layer before overheads, one copy
+/// 19.2 ms or more.
 #[test]
 fn mixtral_8x22b_near_the_data_against_a_copy() {
     let model = Model::find("Mixtral-8x22B").unwrap();
@@ -229,7 +230,8 @@ proptest! {
             ]);
             for more in layers {
                 let slower = system.layer_time(model, &more);
-                // Beside the controller's: its cycles are means over measured tokens, of which larger layers may miss fewer experts.
+                // Beside the controller's: its cycles are means over measured tokens, of which larger layers may miss
+                // fewer experts.
                 let saved = time.controller_ps.saturating_sub(slower.controller_ps);
                 prop_assert!(slower.total_ps.saturating_add(saved) >= time.total_ps, "{} {:?}", system.name, more);
                 prop_assert!(slower.energy.total_pj() >= time.energy.total_pj());

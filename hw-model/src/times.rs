@@ -9,8 +9,8 @@ use crate::schedule::{Trip, taken_by_copies};
 use crate::system::System;
 use crate::work::{CopiedRun, ExpertRun, LayerWork};
 
-/// Times of one model on one machine, remembered: for those who ask for millions of layers, and for those who compare ways to divide
-/// one. One for each thread: it is not shared.
+/// Times of one model on one machine, remembered: for those who ask for millions of layers, and for those who compare
+/// ways to divide one. One for each thread: it is not shared.
 ///
 /// ```
 /// use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
@@ -64,8 +64,9 @@ impl<'a> LayerTimes<'a> {
         self.model
     }
 
-    /// [`System::layer_time`]. Of one token it is that of the layer with each list in the order of its bits, so that what is
-    /// remembered does not depend on who asked first; layers of a batch are rarely alike, and are computed each time.
+    /// [`System::layer_time`]. Of one token it is that of the layer with each list in the order of its bits, so that
+    /// what is remembered does not depend on who asked first; layers of a batch are rarely alike, and are computed each
+    /// time.
     #[must_use]
     pub fn get(&self, work: &LayerWork<'_>) -> LayerTime {
         let copied = work.copied.iter().map(|copied| &copied.run);
@@ -103,8 +104,9 @@ impl<'a> LayerTimes<'a> {
             .map_or(0.0, |expert| taken_by_copies(self.system, &[expert]))
     }
 
-    /// About how long a layer of a batch of `tokens` takes whose GPU is busy with experts for `gpu_ps` and whose device for `near_ps`:
-    /// the dense part and the slower of the two, with the trip to the device. For comparing divisions; [`Self::get`] is exact.
+    /// About how long a layer of a batch of `tokens` takes whose GPU is busy with experts for `gpu_ps` and whose device
+    /// for `near_ps`: the dense part and the slower of the two, with the trip to the device. For comparing divisions;
+    /// [`Self::get`] is exact.
     #[must_use]
     pub fn estimate_ps(&self, tokens: u32, gpu_ps: f64, near_ps: f64) -> f64 {
         let dense_run = ExpertRun { bits: self.system.gpu_bits, tokens };
@@ -172,7 +174,9 @@ mod tests {
 
         /// However often, and in whichever order experts are named.
         #[test]
-        fn what_is_remembered_is_the_layer(questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3), 1..9)) {
+        fn what_is_remembered_is_the_layer(
+            questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3), 1..9),
+        ) {
             let (system, model) = (System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
             let times = LayerTimes::new(system, model);
             for (lists, migrating, scored) in questions.iter().chain(&questions) {

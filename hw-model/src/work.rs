@@ -36,8 +36,8 @@ impl CopiedRun {
 
 /// What one layer has to do for one step: one token of each sequence of a batch.
 ///
-/// Each list is worked through in its order: the GPU runs `gpu` and then `copied`, the link takes `copies_bits` and then `copied`, the
-/// device runs `near_data`.
+/// Each list is worked through in its order: the GPU runs `gpu` and then `copied`, the link takes `copies_bits` and
+/// then `copied`, the device runs `near_data`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LayerWork<'a> {
     /// Sequences of the batch; 0 counts as 1.
@@ -48,7 +48,8 @@ pub struct LayerWork<'a> {
     pub copied: &'a [CopiedRun],
     /// Experts that run on the device where they lie; none on a machine without a device.
     pub near_data: &'a [ExpertRun],
-    /// Bits per weight of experts that are copied into GPU memory and that no run waits for; the layer ends when they are there.
+    /// Bits per weight of experts that are copied into GPU memory and that no run waits for; the layer ends when they
+    /// are there.
     pub copies_bits: &'a [f64],
     /// Whether a migration takes what the layer leaves of the link.
     pub migrating: bool,
@@ -89,7 +90,8 @@ pub(crate) mod tests {
     }
 
     impl Lists {
-        /// One token with `resident` and `cold` experts, and `loads` copies to stay, at the bits of the system and where it runs them.
+        /// One token with `resident` and `cold` experts, and `loads` copies to stay, at the bits of the system and
+        /// where it runs them.
         pub(crate) fn counts(system: &System, resident: usize, cold: usize, loads: usize) -> Self {
             let gpu = vec![ExpertRun::at(system.gpu_bits); resident];
             let copies = |count| vec![system.gpu_bits; count];

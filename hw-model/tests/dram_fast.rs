@@ -53,8 +53,9 @@ impl Pair {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Random device, mapping, queue, page policy, refresh; reads of random place and length that follow each other with and without
-    /// pauses, some of them again: whatever is in the memory of the fast path must lead to the same cycle.
+    /// Random device, mapping, queue, page policy, refresh; reads of random place and length that follow each other
+    /// with and without pauses, some of them again: whatever is in the memory of the fast path must lead to the same
+    /// cycle.
     #[test]
     fn fast_and_exact_agree(device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool,
                             depth in 1u16..64, offers in 1u32..5,
@@ -82,7 +83,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next begins.
+    /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next
+    /// begins.
     #[test]
     fn ranges_without_a_break_agree(device in 0usize..9, mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
                                     offers in 1u32..5,

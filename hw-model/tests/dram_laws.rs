@@ -55,8 +55,9 @@ fn random_reads_are_bound_by_activates() {
         let window = f64::from(device.timing.n_faw) * f64::from(device.timing.t_ck_ps);
         let bound = 4.0 * bytes / window * 1e3;
         let rate = rate(&device, MappingKind::RoBaRaCoCh, Refresh::None, true);
-        // Where the read of an opened row falls due in the very cycle in which the window ends, the read goes first and the window
-        // grows by the cycles of a read (DDR5-5600: ACT at 0, 8, 16, 24 and 56; reads from 40 on, the third at 56).
+        // Where the read of an opened row falls due in the very cycle in which the window ends, the read goes first and
+        // the window grows by the cycles of a read (DDR5-5600: ACT at 0, 8, 16, 24 and 56; reads from 40 on, the third
+        // at 56).
         let collided =
             bound * f64::from(device.timing.n_faw) / f64::from(device.timing.n_faw + device.timing.column_cycles);
         // Four activates of DDR5-3200 take exactly as long as four bursts: the data bus is as much of a limit.
@@ -72,8 +73,9 @@ fn random_reads_of_the_reference_devices_are_within_one_percent_of_the_closed_fo
     }
 }
 
-/// While one bank is refreshed the others work: bank by bank, refresh costs less than all at once, if the queue holds requests for other
-/// banks for as long as a refresh takes. A queue of 32 does not everywhere: 364 clocks of DDR5-5600 are 46 bursts.
+/// While one bank is refreshed the others work: bank by bank, refresh costs less than all at once, if the queue holds
+/// requests for other banks for as long as a refresh takes. A queue of 32 does not everywhere: 364 clocks of DDR5-5600
+/// are 46 bursts.
 #[test]
 fn refresh_bank_by_bank_costs_less_than_all_at_once() {
     for device in presets::all().into_iter().filter(|device| device.bank_refresh.is_some()) {
@@ -95,7 +97,8 @@ fn other_banks_work_while_one_is_refreshed() {
     let device = presets::ddr5_4800();
     let (interval, n_rfc) =
         (u64::from(device.bank_refresh.unwrap().n_refi), u64::from(device.bank_refresh.unwrap().n_rfc));
-    // The first refresh is due in cycle `interval` and covers bank 0 of every group; robaracoch has the bank above the group.
+    // The first refresh is due in cycle `interval` and covers bank 0 of every group; robaracoch has the bank above the
+    // group.
     let bank_step = device.organisation.row_bytes() * u64::from(device.organisation.groups);
     let last_read = |bank: u64| {
         let mut controller = controller(&device, MappingKind::RoBaRaCoCh, Refresh::SameBank);
@@ -162,8 +165,8 @@ fn a_lone_read_takes_precharge_activate_and_burst() {
             controller.run([Request::read(row * next_row)], Until::Served).unwrap();
         }
         let t = &device.timing;
-        // One cycle from acceptance to the first command; a two-cycle ACT shortens PRE to ACT by one, a two-cycle RD that after ACT
-        // is made up for by the two-cycle ACT; LPDDR5 needs a CAS.
+        // One cycle from acceptance to the first command; a two-cycle ACT shortens PRE to ACT by one, a two-cycle RD
+        // that after ACT is made up for by the two-cycle ACT; LPDDR5 needs a CAS.
         let two_cycle_act = t.act_cycles - 1;
         let before_burst = 1 + t.n_rp - two_cycle_act + (t.n_rcd_rd + two_cycle_act + 1 - t.column_cycles);
         let expected = before_burst + t.n_cl + t.n_bl + u32::from(device.split_activate.is_some());
@@ -186,7 +189,8 @@ fn lone_reads_of_the_reference() {
     assert_eq!(lone(presets::lpddr5_6400()) + 2, 51);
 }
 
-/// First legal cycle of `second` after `first` in cycle 1000; checks that it is refused one cycle earlier and leaves no trace.
+/// First legal cycle of `second` after `first` in cycle 1000; checks that it is refused one cycle earlier and leaves no
+/// trace.
 fn distance(device: &Device, prepare: &[(u64, Command)], first: Command, second: Command) -> u64 {
     let mut channel = Channel::new(device).unwrap();
     for &(cycle, command) in prepare {

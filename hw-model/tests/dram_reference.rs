@@ -111,7 +111,8 @@ fn every_ramulator_row_is_met_exactly() {
 /// Another simulator, another scheduler: only bandwidth compares, and only where the scheduler matters little.
 #[test]
 fn dramsim3_agrees_where_the_scheduler_matters_little() {
-    // Its timing: tCK 0.63 ns, tRFC 560; one request a cycle; two queues of 32 and 8 a bank, of which 32 places are modelled here.
+    // Its timing: tCK 0.63 ns, tRFC 560; one request a cycle; two queues of 32 and 8 a bank, of which 32 places are
+    // modelled here.
     let mut device = presets::ddr4_3200();
     device.timing.t_ck_ps = 630;
     device.timing.n_rfc = 560;
@@ -125,8 +126,9 @@ fn dramsim3_agrees_where_the_scheduler_matters_little() {
         let near = match (row.get("mapping"), row.get("stream")) {
             ("rochrabacobg", "seq") | ("rochrababgco", "expert") => 0.01,
             (_, "rand") => 0.03,
-            // seq with columns lowest 1.083, expert with the bank group lowest 1.069: DRAMsim3 sees further (32 places and 8 more a
-            // bank) and goes round the banks instead of oldest first; Ramulator's own figures differ from it by as much.
+            // seq with columns lowest 1.083, expert with the bank group lowest 1.069: DRAMsim3 sees further (32 places
+            // and 8 more a bank) and goes round the banks instead of oldest first; Ramulator's own figures differ from
+            // it by as much.
             _ => 0.09,
         };
         assert!((ratio - 1.0).abs() < near, "{} {}: {ratio}", mapping.name(), row.get("stream"));

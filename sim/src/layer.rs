@@ -1,8 +1,18 @@
 //! One layer on a machine, for viewers: a track for each unit, and the commands of one memory channel below.
 //!
-//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the mean rate over
-//! many refresh phases. The channel beside it is one such phase, command by command: its share of the first cold expert, from an idle start, without
-//! copies beside it.
+//! The tracks are [`System::layer_events`], the same schedule that gives the layer's time. Its memory is read at the
+//! mean rate over many refresh phases. The channel beside it is one such phase, command by command: its share of the
+//! first cold expert, from an idle start, without copies beside it.
+//!
+//! ```
+//! use cptr_hw_model::{Model, System};
+//! use cptr_sim::layer::{Counts, Picture};
+//!
+//! let (system, model) = (System::find("offload").ok_or("no such machine")?, Model::find("olmoe").ok_or("no such model")?);
+//! let picture = Picture::new(system, model, Counts { resident: 6, cold: 2, ..Counts::default() }, 0)?;
+//! picture.trace().write(&std::env::temp_dir().join("cptr-doc-layer.json"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::borrow::Cow;
 
@@ -38,7 +48,8 @@ pub struct Counts {
     pub resident: u32,
     /// Chosen experts that are not.
     pub cold: u32,
-    /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any case.
+    /// Experts copied into GPU memory to stay there. Where cold experts run on the GPU, each of them is copied in any
+    /// case.
     pub loads: u32,
     /// Experts whose scores the controller goes through to select; 0 where the router's choice is taken as it is.
     pub scored: u32,

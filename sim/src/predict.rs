@@ -1,7 +1,19 @@
-//! Does the prompt predict the answer? Cosine of their expert counts, and how much of the answer a placement from the prompt covers.
+//! Does the prompt predict the answer? Cosine of their expert counts, and how much of the answer a placement from the
+//! prompt covers.
 //!
-//! Prompts are the first tokens of every domain, answers the rest of every domain: a row for each pair, so that the diagonal says what a
-//! placement is worth as long as the context stays, and the others what is left of it after a change.
+//! Prompts are the first tokens of every domain, answers the rest of every domain: a row for each pair, so that the
+//! diagonal says what a placement is worth as long as the context stays, and the others what is left of it after a
+//! change.
+//!
+//! ```
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let ids = (0..200).map(|token| token % 2).collect();
+//! let trace = Trace::of_ids(Shape { tokens: 200, layers: 1, experts: 4, k: 1 }, ids);
+//! let found = cptr_sim::predict::run(&trace, 20, 2)?;
+//! assert_eq!((found.rows[0].coverage, found.rows[0].chance), (1.0, 0.5));
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 use serde::Serialize;
 
@@ -107,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_short_domain_is_left_out() {
-        let mut trace = Trace::of_ids(cptr_trace::Shape { tokens: 30, layers: 1, experts: 4, k: 1 }, [0, 1, 2].repeat(10));
+        let mut trace =
+            Trace::of_ids(cptr_trace::Shape { tokens: 30, layers: 1, experts: 4, k: 1 }, [0, 1, 2].repeat(10));
         trace.meta.domains = vec!["long".into(), "short".into()];
         trace.domain[27..].fill(1);
         let found = run(&trace, 5, 2).unwrap();

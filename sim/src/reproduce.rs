@@ -1,10 +1,21 @@
-//! The published evaluation of context-aware placement on a CXL near-data device (arXiv 2512.04476) on this model of the hardware.
+//! The published evaluation of context-aware placement on a CXL near-data device (arXiv 2512.04476) on this model of
+//! the hardware.
 //!
-//! Traces are imitated ([`cptr_trace::generate::mixtral`]); prompts of 128 and answers of 2,048 tokens, as the one absolute figure that is known. The
-//! baseline is not fully specified by its paper or by this one, and the figures depend on it, so both readings are shown:
-//! - **moves**: the most wanted expert of each token runs on the GPU, after a copy if it is not there (parameter movement for hot experts). The
-//!   published 1.714 tokens/s imply about half an expert copied per token and layer; this reading gives about that.
-//! - **stays**: by the ratio of bandwidths no expert is worth a copy at one token, and all run near the data at 16 bits.
+//! Traces are imitated ([`cptr_trace::generate::mixtral`]); prompts of 128 and answers of 2,048 tokens, as the one
+//! absolute figure that is known. The baseline is not fully specified by its paper or by this one, and the figures
+//! depend on it, so both readings are shown:
+//! - **moves**: the most wanted expert of each token runs on the GPU, after a copy if it is not there (parameter
+//!   movement for hot experts). The published 1.714 tokens/s imply about half an expert copied per token and layer;
+//!   this reading gives about that.
+//! - **stays**: by the ratio of bandwidths no expert is worth a copy at one token, and all run near the data at 16
+//!   bits.
+//!
+//! ```no_run
+//! let found = cptr_sim::reproduce::context_aware()?;
+//! let inside = found.figures.iter().filter(|figure| figure.holds(figure.moves)).count();
+//! println!("{inside} of {} published figures hold", found.figures.len());
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
 use rayon::prelude::*;
@@ -76,7 +87,8 @@ pub struct Reproduction {
     pub shares: Vec<Shares>,
 }
 
-/// A published cell: model, bits, end-to-end range, greatest decode speed-up, NDP latency reduction, tokens per second if known.
+/// A published cell: model, bits, end-to-end range, greatest decode speed-up, NDP latency reduction, tokens per second
+/// if known.
 struct Published {
     like: Like,
     hot: usize,
@@ -187,7 +199,8 @@ fn cell(published: &Published) -> Result<(Vec<Figure>, Shares)> {
     let decode = |baseline: &DecodeRow, ours: &DecodeRow| rate(ours) / rate(baseline);
     let (moves, stays, moves_fixed) = (row(&few, MOVES)?, row(&few, STAYS)?, row(&fixed, MOVES)?);
     let one = |value: f64| (value, value);
-    let ndp = |times: &LayerTimes<'_>| times.near_run_ps(ExpertRun::at(16.0)) / times.near_run_ps(ExpertRun::at(bits.into()));
+    let ndp =
+        |times: &LayerTimes<'_>| times.near_run_ps(ExpertRun::at(16.0)) / times.near_run_ps(ExpertRun::at(bits.into()));
     let mut figures = vec![
         figure(
             "end to end over MoNDE",
@@ -208,23 +221,11 @@ fn cell(published: &Published) -> Result<(Vec<Figure>, Shares)> {
     if let Some(hobbit) = published.hobbit {
         let baseline = row(&few, "hobbit")?;
         let over = decode(baseline, ours);
-        figures.push(figure(
-            "decode over HOBBIT, at most",
-            one(hobbit),
-            over,
-            over,
-            decode(baseline, ours_fixed),
-        ));
+        figures.push(figure("decode over HOBBIT, at most", one(hobbit), over, over, decode(baseline, ours_fixed)));
     }
     if let Some(published) = published.tokens_per_s {
         figures.push(figure("tokens/s", one(published), rate(ours), rate(ours), rate(ours_fixed)));
-        figures.push(figure(
-            "MoNDE, tokens/s",
-            one(MONDE_TOKENS_PER_S),
-            rate(moves),
-            rate(stays),
-            rate(moves_fixed),
-        ));
+        figures.push(figure("MoNDE, tokens/s", one(MONDE_TOKENS_PER_S), rate(moves), rate(stays), rate(moves_fixed)));
     }
     let shares = Shares {
         model: model.name.clone(),

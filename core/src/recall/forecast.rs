@@ -75,7 +75,7 @@ impl<const C: usize> Places<C> {
     fn weigh(&mut self, config: &Config, k: u16) {
         // Exponent per choice in common, `U8F24`: the overlap is `common / (layers * k)`.
         let whole = u64::from(self.layers) * u64::from(k) * u64::from(FULL_SAY);
-        let each = (u64::from(config.now) * u64::from(self.say) << (24 + EXPONENT_BITS)).checked_div(whole);
+        let each = ((u64::from(config.now) * u64::from(self.say)) << (24 + EXPONENT_BITS)).checked_div(whole);
         let each = each.unwrap_or(0).min(u32::MAX.into()) as u32;
         let places = &mut self.places[..self.found];
         let exponent = |place: &Place| {

@@ -116,7 +116,7 @@ pub struct Config {
     /// times its distance over the number of bits.
     pub before: u32,
     /// Exponent of a place that has everything in common with the layers that have run.
-    pub now: u32,
+    pub now: u16,
 }
 
 impl Default for Config {

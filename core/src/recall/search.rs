@@ -103,7 +103,6 @@ pub(super) fn alone(before: &[u32], age: u32) -> Option<u32> {
 ///
 /// Cost per place, at 128 bits: 4 loads of the signature, 4 exclusive ors, 4 population counts (one instruction with
 /// Zbb, 12 without), 3 multiplications, a load and a store.
-#[expect(clippy::too_many_arguments, reason = "the parts of two structures that are borrowed apart")]
 pub(super) fn search<const W: usize, const C: usize>(
     now: &[u32; W],
     slot: u32,

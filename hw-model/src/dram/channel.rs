@@ -1,7 +1,7 @@
 //! State of one channel: open rows and, per bank, group and rank, the first cycle in which each command is legal.
 //!
-//! The channel owns no clock. [`Channel::probe`] tells when a command becomes legal and changes nothing; [`Channel::issue`]
-//! takes the cycle as an argument and refuses an illegal command.
+//! The channel owns no clock. [`Channel::probe`] tells when a command becomes legal and changes nothing;
+//! [`Channel::issue`] takes the cycle as an argument and refuses an illegal command.
 use super::command::{Command, CommandKind};
 use super::device::{Device, MAX_BANKS, RefreshSet};
 use super::error::{CommandError, ConfigError, Refused};
@@ -289,7 +289,8 @@ impl Channel {
         Ok(())
     }
 
-    /// As [`Self::issue`], for a caller that has made sure that the command is legal. Inlined, because callers know the kind.
+    /// As [`Self::issue`], for a caller that has made sure that the command is legal. Inlined, because callers know the
+    /// kind.
     #[inline(always)]
     pub(super) fn apply(&mut self, command: Command, now: u64) {
         let bus = if command.kind.is_column() { self.column_bus } else { 0 };

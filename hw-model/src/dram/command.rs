@@ -1,7 +1,8 @@
 //! The commands on the command bus.
 use std::fmt;
 
-/// Kind of a command. The spelling follows the standards: `ACT` opens a row, `PRE` closes it, `REFab` refreshes all banks.
+/// Kind of a command. The spelling follows the standards: `ACT` opens a row, `PRE` closes it, `REFab` refreshes all
+/// banks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CommandKind {
     /// Activate: opens a row. On LPDDR5 the first of two halves (ACT1).

@@ -78,8 +78,8 @@ impl Config {
         Self { mapping, refresh, page_policy: PagePolicy::Open, queue_depth: 32, offers_per_cycle: 4 }
     }
 
-    /// Writes are served in batches: from more than 80 % of the queue down to less than 20 %. More waiting writes than the first number
-    /// begin a batch, more than the second continue it.
+    /// Writes are served in batches: from more than 80 % of the queue down to less than 20 %. More waiting writes than
+    /// the first number begin a batch, more than the second continue it.
     pub(super) fn write_marks(&self) -> [u32; 2] {
         let depth = u32::from(self.queue_depth);
         [depth * 8 / 10, (depth * 2).div_ceil(10) - 1]

@@ -3,14 +3,17 @@
 //! Order in each cycle, as in Ramulator 2.1 (commit c5b1c3a), whose cycle counts this controller reproduces:
 //! 1. a request for which a row was opened (at most one a bank), oldest first among the ready ones;
 //! 2. a waiting refresh: it closes the open banks it needs, then refreshes;
-//! 3. the read queue (or, in write mode, the write queue): ready commands first, then the oldest; a row stays open while a request
-//!    no younger than the one that wants another row still hits it. While an all-bank refresh waits, nothing of the queue goes out;
-//!    while a bank-wise one waits, nothing for its banks does, and no activate that would delay it.
+//! 3. the read queue (or, in write mode, the write queue): ready commands first, then the oldest; a row stays open
+//!    while a request no younger than the one that wants another row still hits it. While an all-bank refresh waits,
+//!    nothing of the queue goes out; while a bank-wise one waits, nothing for its banks does, and no activate that
+//!    would delay it.
 //!
-//! One command a cycle (HBM: one on the row bus, one on the column bus). A request leaves its queue when its ACT or its RD/WR goes
-//! out. LPDDR5: ACT2 goes out when nothing else can, at the latest nAAD after ACT1, and no other ACT1 comes between.
+//! One command a cycle (HBM: one on the row bus, one on the column bus). A request leaves its queue when its ACT or its
+//! RD/WR goes out. LPDDR5: ACT2 goes out when nothing else can, at the latest nAAD after ACT1, and no other ACT1 comes
+//! between.
 //!
-//! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the stream.
+//! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the
+//! stream.
 use super::channel::bits;
 use super::command::{Command, CommandKind};
 use super::config::{Config, PagePolicy};
@@ -22,7 +25,8 @@ use super::request::{Request, RequestKind, StreamError, Until};
 use super::schedule::{Active, Choice, READS, Slot, State, WRITES};
 use super::statistics::Statistics;
 
-/// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no cost.
+/// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no
+/// cost.
 pub trait Observer {
     /// `command` goes out in `cycle`.
     fn command(&mut self, cycle: u64, command: Command);
@@ -80,7 +84,8 @@ impl<O: Observer> Controller<O> {
         })
     }
 
-    /// Current cycle: that of the last acceptance after [`Until::Accepted`], the end of the last data after [`Until::Served`].
+    /// Current cycle: that of the last acceptance after [`Until::Accepted`], the end of the last data after
+    /// [`Until::Served`].
     pub const fn cycle(&self) -> u64 {
         self.state.now
     }
@@ -199,8 +204,8 @@ impl<O: Observer> Controller<O> {
         true
     }
 
-    /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of the
-    /// stream: when it may be offered, and whether it is a write.
+    /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of
+    /// the stream: when it may be offered, and whether it is a write.
     pub(super) fn step(&mut self, pending: Option<(u64, bool)>) {
         let mut next = self.state.next_event().min(self.state.next_refresh);
         if let Some((not_before, is_write)) = pending
@@ -233,7 +238,8 @@ impl<O: Observer> Controller<O> {
         }
     }
 
-    /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed, other ACT2.
+    /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed,
+    /// other ACT2.
     fn tick_split_activate(&mut self) {
         if let Some(choice) = self.state.after_cas.take() {
             self.issue(choice);

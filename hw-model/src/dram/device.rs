@@ -1,9 +1,10 @@
 //! What a memory device is: organisation and timing of one channel.
 //!
-//! All times are in clock cycles of the command clock (`t_ck_ps` picoseconds each), named as in the standards: `n_rcd` is tRCD
-//! in cycles. The ready-made devices stand in [`super::presets`].
+//! All times are in clock cycles of the command clock (`t_ck_ps` picoseconds each), named as in the standards: `n_rcd`
+//! is tRCD in cycles. The ready-made devices stand in [`super::presets`].
 //!
-//! A device of one's own is a TOML file, see [`Device::from_toml`]; `data/devices/ddr5-4800.toml` documents every field.
+//! A device of one's own is a TOML file, see [`Device::from_toml`]; `data/devices/ddr5-4800.toml` documents every
+//! field.
 use super::error::{ConfigError, DeviceFileError};
 use serde::Deserialize;
 
@@ -236,11 +237,12 @@ pub struct Device {
 }
 
 impl Device {
-    /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them must be there but
-    /// `split_activate`, `bank_refresh` and the three flags.
+    /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them
+    /// must be there but `split_activate`, `bank_refresh` and the three flags.
     ///
     /// # Errors
-    /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that it breaks.
+    /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that
+    /// it breaks.
     pub fn from_toml(text: &str) -> Result<Self, DeviceFileError> {
         let device: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));

@@ -1,14 +1,16 @@
 //! The fast path: long contiguous reads, to the cycle the same as the exact path.
 //!
-//! An expert is streamed as one contiguous range. Its lines fall on the banks in a pattern that repeats every few rows, and all-bank
-//! refreshes cut the time into intervals that begin with nearly the same state. At checkpoints the state is written down without
-//! absolute times and rows; a state that was met before has a known future, and the controller jumps:
-//! - **stretches**: every few hundred lines, from one place in the pattern to the next, as long as no refresh falls due;
+//! An expert is streamed as one contiguous range. Its lines fall on the banks in a pattern that repeats every few rows,
+//! and all-bank refreshes cut the time into intervals that begin with nearly the same state. At checkpoints the state
+//! is written down without absolute times and rows; a state that was met before has a known future, and the controller
+//! jumps:
+//! - **stretches**: every few hundred lines, from one place in the pattern to the next, as long as no refresh falls
+//!   due;
 //! - **rounds**: from one refresh (of all ranks and banks) to the next;
 //! - **whole reads** that begin in a known state with a known length.
 //!
-//! Nothing is approximated: what is jumped over was simulated before from an equal state, and equal states with equal requests to
-//! come have equal futures. Ranges that never repeat run at the speed of the exact path.
+//! Nothing is approximated: what is jumped over was simulated before from an equal state, and equal states with equal
+//! requests to come have equal futures. Ranges that never repeat run at the speed of the exact path.
 use super::config::{Config, Refresh};
 use super::controller::Controller;
 use super::device::Device;
@@ -19,7 +21,8 @@ use super::statistics::{Part, Statistics};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// Most 32-bit words that stretches, rounds and whole reads may each take; beyond, they are forgotten. Together some 40 MB.
+/// Most 32-bit words that stretches, rounds and whole reads may each take; beyond, they are forgotten. Together some 40
+/// MB.
 const MAX_WORDS: usize = 3_000_000;
 
 /// About what a node and its place in the map take beside state and counts.
@@ -56,8 +59,8 @@ struct Memory {
 }
 
 impl Memory {
-    /// The node of `state`, new if it was not met before. `part` is what was counted since the last checkpoint: it is kept as the
-    /// segment that ends here, if that was not known.
+    /// The node of `state`, new if it was not met before. `part` is what was counted since the last checkpoint: it is
+    /// kept as the segment that ends here, if that was not known.
     fn arrive(&mut self, state: Vec<u32>, line: u64, cycle: u64, part: impl FnOnce() -> Part) -> u32 {
         if self.words > MAX_WORDS {
             *self = Self::default();
@@ -81,8 +84,8 @@ impl Memory {
         at
     }
 
-    /// Follows the known segments from `node` as long as there is always a next line to offer and they end before `limit`; returns
-    /// where and when that led.
+    /// Follows the known segments from `node` as long as there is always a next line to offer and they end before
+    /// `limit`; returns where and when that led.
     fn follow(&mut self, node: u32, range: &mut Range, cycle: u64, limit: u64, counts: &mut Statistics) -> (u32, u64) {
         let (mut at, mut now) = (node, cycle);
         while let Some(segment) = &self.nodes[at as usize].segment
@@ -120,8 +123,8 @@ pub(super) struct Recall {
 
 /// A channel that serves contiguous reads and remembers what it has seen.
 ///
-/// After any sequence of [`Self::read`], [`Self::read_until`] and [`Self::idle_until`], cycle and statistics are those of a [`Controller`] that served
-/// the same lines with [`Controller::run`].
+/// After any sequence of [`Self::read`], [`Self::read_until`] and [`Self::idle_until`], cycle and statistics are those
+/// of a [`Controller`] that served the same lines with [`Controller::run`].
 #[derive(Debug, Clone)]
 pub struct FastChannel {
     controller: Controller,
@@ -216,8 +219,8 @@ impl FastChannel {
         self.controller.map.access_bytes()
     }
 
-    /// Bytes after which the pattern of banks and columns repeats; `None` if it never does. Reads that begin at multiples of it are
-    /// recognised soonest.
+    /// Bytes after which the pattern of banks and columns repeats; `None` if it never does. Reads that begin at
+    /// multiples of it are recognised soonest.
     pub fn alignment(&self) -> Option<u64> {
         self.period.map(|(bytes, _)| bytes)
     }
@@ -230,8 +233,8 @@ impl FastChannel {
         self.read_until(start, bytes, Until::Served)
     }
 
-    /// As [`Self::read`], and stops when the last line is accepted or served, as asked. Reads that follow each other until accepted
-    /// are one stream: cycle and statistics are those of one [`Controller::run`] over all of them.
+    /// As [`Self::read`], and stops when the last line is accepted or served, as asked. Reads that follow each other
+    /// until accepted are one stream: cycle and statistics are those of one [`Controller::run`] over all of them.
     ///
     /// # Errors
     /// As [`Self::read`].

@@ -51,8 +51,8 @@ impl Histogram {
         self.max
     }
 
-    /// Smallest value that at least the share `q` (0 to 1) of all values does not exceed; exact below 1024, then at most 1/64 too
-    /// high. 0 without any value.
+    /// Smallest value that at least the share `q` (0 to 1) of all values does not exceed; exact below 1024, then at
+    /// most 1/64 too high. 0 without any value.
     pub fn quantile(&self, q: f64) -> u64 {
         let wanted = ((q.clamp(0.0, 1.0) * self.total as f64).ceil() as u64).max(1);
         let mut seen = 0;

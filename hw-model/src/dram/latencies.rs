@@ -1,10 +1,11 @@
 //! The constraints of a device, resolved to the least distance of each pair of commands.
 //!
-//! The standards count from the last cycle of a command; here, as in Ramulator, from its first. So a distance grows by one if
-//! the earlier command takes two cycles on the bus and shrinks by one if the later one does.
+//! The standards count from the last cycle of a command; here, as in Ramulator, from its first. So a distance grows by
+//! one if the earlier command takes two cycles on the bus and shrinks by one if the later one does.
 use super::device::{Device, RefreshSet};
 
-/// Least distances in cycles, first cycle to first cycle. `a_b` reads "a, then b". The scope stands in front of each group.
+/// Least distances in cycles, first cycle to first cycle. `a_b` reads "a, then b". The scope stands in front of each
+/// group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Latencies {
     // Same bank.
@@ -124,7 +125,8 @@ impl Latencies {
             act_other_refpb: gap(t.n_rrd_s, act, 0),
             refpb_refab: gap(refresh.n_rfc, 0, 0),
             other_rd_rd: switch(bl + cs),
-            // The reference simulator takes nBL + nCS here too, which lets a burst of one rank run into that of the other.
+            // The reference simulator takes nBL + nCS here too, which lets a burst of one rank run into that of the
+            // other.
             other_rd_wr: switch(cl + bl + cs - cwl),
             other_wr_rd: switch(cwl + bl + cs - cl),
             other_wr_wr: switch(bl + cs),

@@ -5,7 +5,7 @@
 //! | name | order | what it is for |
 //! |---|---|---|
 //! | `robaracoch` | r b g s k c | lines of a row lie together; the next row is in the next bank group |
-//! | `mop4clxor` | r c b g s k c(2) | four lines together, then the next bank group; group, bank **and row** XOR the column |
+//! | `mop4clxor` | r c b g s k c(2) | four lines, then the next bank group; group, bank **and row** XOR the column |
 //! | `rochrababgco` | r k b s g c | as DRAMsim3 writes it; the same bits as `robaracoch` on one rank |
 //! | `rochrabacobg` | r k b c s g | lines alternate over bank groups |
 //! | `row-contiguous` | k b g s r c | a bank is filled row after row: few banks for one expert |
@@ -237,8 +237,8 @@ impl AddressMap {
 
     /// A distance that moves every line by the same number of rows and leaves all else as it is: bytes and rows.
     ///
-    /// Two windows of a stream that lie a multiple of this apart look the same to the controller. `None` if the row bits
-    /// are not the highest ones, or if the distance is the whole channel.
+    /// Two windows of a stream that lie a multiple of this apart look the same to the controller. `None` if the row
+    /// bits are not the highest ones, or if the distance is the whole channel.
     pub(super) fn period(&self) -> Option<(u64, u32)> {
         if self.kind == MappingKind::RowContiguous {
             return None;
@@ -273,8 +273,8 @@ impl ChannelStripe {
         Ok(Self { channels: u64::from(channels), stripe_bytes })
     }
 
-    /// Bytes over all channels that begin at a multiple of `local_bytes` in each of them: the least common multiple of a stripe and
-    /// `local_bytes`, on every channel.
+    /// Bytes over all channels that begin at a multiple of `local_bytes` in each of them: the least common multiple of
+    /// a stripe and `local_bytes`, on every channel.
     pub const fn aligned(&self, local_bytes: u64) -> u64 {
         let (mut a, mut b) = (self.stripe_bytes, local_bytes);
         while b != 0 {

@@ -13,23 +13,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Layers, each knowing only those above it: [`device`] and [`presets`] (tables), [`mapping`] (addresses), [`Channel`] (what is legal
-//! when), [`Controller`] (what is done when), [`FastChannel`] (long contiguous reads in jumps, to the cycle the same). Cycles are
-//! cycles of the command clock. Several channels are several controllers; [`ChannelStripe`] spreads addresses over them, and
-//! [`FastChannels`] reads ranges from all of them at once.
+//! Layers, each knowing only those above it: [`device`] and [`presets`] (tables), [`mapping`] (addresses), [`Channel`]
+//! (what is legal when), [`Controller`] (what is done when), [`FastChannel`] (long contiguous reads in jumps, to the
+//! cycle the same). Cycles are cycles of the command clock. Several channels are several controllers; [`ChannelStripe`]
+//! spreads addresses over them, and [`FastChannels`] reads ranges from all of them at once.
 //!
 //! # How far to trust it
-//! - Every count of 36 runs of Ramulator 2.1 (DDR4-3200, DDR5-4800, LPDDR5-6400; two mappings, three streams, with and without
-//!   refresh) is met to the last digit: `cargo run --release --example dram_reference` prints the table.
-//! - An independent checker judges every command of random runs of all devices, two ranks included (`tests/dram_rules.rs`).
+//! - Every count of 36 runs of Ramulator 2.1 (DDR4-3200, DDR5-4800, LPDDR5-6400; two mappings, three streams, with and
+//!   without refresh) is met to the last digit: `cargo run --release --example dram_reference` prints the table.
+//! - An independent checker judges every command of random runs of all devices, two ranks included
+//!   (`tests/dram_rules.rs`).
 //!
 //! # What is left out
-//! Power-down and self-refresh, refresh postponing, RowHammer management (RFM), ECC, calibration, and the on-die details of a
-//! bank-wise refresh that counts as an activate in the tFAW window. HBM3 commands take whole clocks (ACT 2 instead of 1.5).
-//! Bank-wise refresh waits with the same priority as all-bank refresh: while one is due, the queue waits too.
-//! Where the reference simulator is known to deviate from the standard, it is followed if its counts are the measure (LPDDR5: PREab
-//! to REFab takes nRP, activates count from ACT1) and not otherwise (nRRD_L of DDR5-3200; a read of one rank followed by a write of
-//! another, whose bursts would collide).
+//! Power-down and self-refresh, refresh postponing, RowHammer management (RFM), ECC, calibration, and the on-die
+//! details of a bank-wise refresh that counts as an activate in the tFAW window. HBM3 commands take whole clocks (ACT 2
+//! instead of 1.5). Bank-wise refresh waits with the same priority as all-bank refresh: while one is due, the queue
+//! waits too. Where the reference simulator is known to deviate from the standard, it is followed if its counts are the
+//! measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not otherwise (nRRD_L of DDR5-3200; a read
+//! of one rank followed by a write of another, whose bursts would collide).
 mod channel;
 mod command;
 mod config;

@@ -1,12 +1,14 @@
 //! Ready-made devices, with the source beside each number.
 //!
-//! Where to look first: [`by_name`] for a name from a configuration, [`NAMES`] for the list. Sources, as marked in the tables:
-//! - **R2** Ramulator 2.1 (github.com/CMU-SAFARI/ramulator2, commit c5b1c3a, MIT), `python/ramulator/dram/*.py`, whose values
-//!   follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238;
+//! Where to look first: [`by_name`] for a name from a configuration, [`NAMES`] for the list. Sources, as marked in the
+//! tables:
+//! - **R2** Ramulator 2.1 (github.com/CMU-SAFARI/ramulator2, commit c5b1c3a, MIT), `python/ramulator/dram/*.py`, whose
+//!   values follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238;
 //! - **R2.0** the DDR5 table of Ramulator 2.0 (commit 6c0cd42), which has the same-bank refresh that 2.1 leaves out;
 //! - **derived** computed here; the sentence says from what.
 //!
-//! A deviation from R2: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have; here it is max(8, 5 ns) = 8.
+//! A deviation from R2: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have; here it is max(8, 5
+//! ns) = 8.
 use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
 
 /// Names that [`by_name`] knows.
@@ -436,7 +438,8 @@ pub fn hbm2_2000() -> Device {
     }
 }
 
-/// HBM3 at 6400 Mb/s a pin: one 64-bit channel of an 8-high stack as two 32-bit pseudo-channels with two stack identifiers.
+/// HBM3 at 6400 Mb/s a pin: one 64-bit channel of an 8-high stack as two 32-bit pseudo-channels with two stack
+/// identifiers.
 ///
 /// Commands are counted in whole clocks: the 1.5 clocks of ACT are rounded up to 2, the half clock of PRE to 1.
 pub fn hbm3_6400() -> Device {

@@ -1,7 +1,7 @@
 //! The request queue of a controller: a fixed pool of entries, one list per bank in order of age.
 //!
-//! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at two entries
-//! a bank and never at the whole queue. Nothing is allocated after the start.
+//! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at
+//! two entries a bank and never at the whole queue. Nothing is allocated after the start.
 
 use super::device::MAX_BANKS;
 

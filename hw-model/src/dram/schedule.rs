@@ -1,8 +1,9 @@
 //! Which command goes out next: the arbitration of the controller.
 //!
-//! The order is that of the controller's module. To stay fast, each kind of command has a lower bound of the cycle in which
-//! a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then are looked at. A
-//! bound may be too low, never too high: ready times only grow, and whatever gives a bank a new candidate lowers the bound again.
+//! The order is that of the controller's module. To stay fast, each kind of command has a lower bound of the cycle in
+//! which a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then
+//! are looked at. A bound may be too low, never too high: ready times only grow, and whatever gives a bank a new
+//! candidate lowers the bound again.
 use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
 use super::config::{Config, Refresh};
@@ -83,7 +84,8 @@ impl Held {
     const NOTHING: Self = Self { banks: 0, activates: 0 };
 }
 
-/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any candidate.
+/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any
+/// candidate.
 #[derive(Debug, Clone, Copy, Default)]
 struct RankBounds {
     column: u64,
@@ -145,7 +147,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// An idle channel at cycle 0, refreshed every `refresh_interval` cycles, bank by bank in the order of `refresh_banks`.
+    /// An idle channel at cycle 0, refreshed every `refresh_interval` cycles, bank by bank in the order of
+    /// `refresh_banks`.
     pub(super) fn new(
         device: &Device,
         config: Config,
@@ -185,7 +188,8 @@ impl State {
         (self.channel.ranks.len() * sets) as u64
     }
 
-    /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never too late.
+    /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never
+    /// too late.
     pub(super) fn next_event(&self) -> u64 {
         let channel = &self.channel;
         if self.activating.is_some() || self.after_cas.is_some() {
@@ -346,8 +350,9 @@ impl State {
         }
     }
 
-    /// What the queue must leave alone for a bank-wise refresh. An activate of another bank of the rank delays the refresh by
-    /// nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the refresh off for ever.
+    /// What the queue must leave alone for a bank-wise refresh. An activate of another bank of the rank delays the
+    /// refresh by nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the
+    /// refresh off for ever.
     fn held_for(&self, turn: &RefreshTurn) -> Held {
         let closed = (self.channel.open | self.channel.activating) & turn.banks == 0;
         let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
@@ -382,7 +387,8 @@ impl State {
         (best.age != u64::MAX).then_some(best.choice)
     }
 
-    /// Bursts for requests that hit an open row. Like the two below not inlined: together they want more registers than there are.
+    /// Bursts for requests that hit an open row. Like the two below not inlined: together they want more registers than
+    /// there are.
     #[inline(never)]
     fn look_at_hits(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
@@ -392,8 +398,9 @@ impl State {
             best.meet(oldest_ready(queue, hits, self.now, &queue.hit_age, ready), Choice::Hit);
     }
 
-    /// Precharges for requests that want another row than the open one, unless an older request hits that. Always a look at all banks:
-    /// nearly nothing else than the bank delays a precharge, so that an inexact bound would cost a visit for nothing.
+    /// Precharges for requests that want another row than the open one, unless an older request hits that. Always a
+    /// look at all banks: nearly nothing else than the bank delays a precharge, so that an inexact bound would cost a
+    /// visit for nothing.
     #[inline(never)]
     fn look_at_conflicts(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
@@ -430,7 +437,8 @@ struct Oldest {
     others: u64,
 }
 
-/// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the oldest request.
+/// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the
+/// oldest request.
 #[inline(always)]
 fn oldest_of_banks(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
@@ -451,7 +459,8 @@ fn oldest_of_banks(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> 
     oldest
 }
 
-/// As [`oldest_of_banks`], quicker where one of the oldest requests of the queue is the one; then the bound for the others is `now`.
+/// As [`oldest_of_banks`], quicker where one of the oldest requests of the queue is the one; then the bound for the
+/// others is `now`.
 #[inline(always)]
 fn oldest_ready(queue: &Queue, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let found = queue.by_age().take(WALK).find(|entry| {

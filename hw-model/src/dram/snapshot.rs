@@ -1,8 +1,8 @@
 //! The state of a controller without absolute times and rows: equal snapshots have equal futures.
 //!
-//! Times are written as the distance from the current cycle; a time that has passed is 0, whenever it was. Rows are written as the
-//! distance from a base that moves with the stream. An open row outside the rows of the whole read is "foreign": which one it is
-//! makes no difference to this read, and a bank that keeps such a row was not touched by it.
+//! Times are written as the distance from the current cycle; a time that has passed is 0, whenever it was. Rows are
+//! written as the distance from a base that moves with the stream. An open row outside the rows of the whole read is
+//! "foreign": which one it is makes no difference to this read, and a bank that keeps such a row was not touched by it.
 use super::channel::bits;
 use super::queue::Entry;
 use super::schedule::{Active, Choice, READS, State, WRITES};
@@ -37,7 +37,8 @@ impl Frame {
 pub(super) enum Horizon {
     /// Across refreshes: when the next one falls due is part of the state.
     Refreshes,
-    /// Up to the next refresh only: when it falls due and whose turn it is makes no difference. No refresh may be waiting.
+    /// Up to the next refresh only: when it falls due and whose turn it is makes no difference. No refresh may be
+    /// waiting.
     NextRefresh,
 }
 

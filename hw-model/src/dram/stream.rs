@@ -1,7 +1,7 @@
 //! The three address streams that the reference figures are measured on, as iterators of reads.
 //!
-//! All addresses lie in a window of 1 GiB, on lines of 64 bytes. A device that moves less than a line in one access gets each line
-//! cut into several reads, see [`cut`]. [`StreamKind`] finds a stream by its name.
+//! All addresses lie in a window of 1 GiB, on lines of 64 bytes. A device that moves less than a line in one access
+//! gets each line cut into several reads, see [`cut`]. [`StreamKind`] finds a stream by its name.
 use super::request::Request;
 
 /// Bytes of a line.
@@ -42,8 +42,8 @@ pub fn random(lines: u64) -> impl Iterator<Item = Request> + Clone {
     (0..lines).map(move |_| Request::read(LINE * (draw.next() % (WINDOW / LINE))))
 }
 
-/// Eight experts of 1.5 MiB read at once, 4 KiB from each in turn; a finished one is replaced by one drawn from 512 laid end to
-/// end (SplitMix64, seed 2).
+/// Eight experts of 1.5 MiB read at once, 4 KiB from each in turn; a finished one is replaced by one drawn from 512
+/// laid end to end (SplitMix64, seed 2).
 pub fn experts(lines: u64) -> impl Iterator<Item = Request> + Clone {
     let mut draw = SplitMix64(2);
     let mut live = [(); LIVE].map(|()| (EXPERT * (draw.next() % EXPERTS), 0));
@@ -63,8 +63,8 @@ pub fn experts(lines: u64) -> impl Iterator<Item = Request> + Clone {
     })
 }
 
-/// Each 64-byte line as reads of `access_bytes`, lowest address first. A device that moves a line or more in one access gets one read
-/// a line.
+/// Each 64-byte line as reads of `access_bytes`, lowest address first. A device that moves a line or more in one access
+/// gets one read a line.
 pub fn cut(
     mut lines: impl Iterator<Item = Request> + Clone,
     access_bytes: u64,
@@ -126,7 +126,8 @@ impl StreamKind {
         }
     }
 
-    /// The first `requests` reads of the stream for a device that moves `access_bytes` bytes in one access, at most a line.
+    /// The first `requests` reads of the stream for a device that moves `access_bytes` bytes in one access, at most a
+    /// line.
     pub fn requests(self, requests: u64, access_bytes: u64) -> Box<dyn Iterator<Item = Request>> {
         let lines = requests.div_ceil((LINE / access_bytes).max(1));
         let taken = usize::try_from(requests).unwrap_or(usize::MAX);

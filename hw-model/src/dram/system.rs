@@ -5,10 +5,11 @@ use super::error::{AddressError, ConfigError};
 use super::fast::{FastChannel, Recall};
 use super::mapping::ChannelStripe;
 
-/// Channels with addresses striped over them. All run on one clock; a read ends when the last channel has its last data.
+/// Channels with addresses striped over them. All run on one clock; a read ends when the last channel has its last
+/// data.
 ///
-/// Channels that have read the same so far are in the same state: they are simulated once. What one has learned serves all of them,
-/// see [`FastChannel`].
+/// Channels that have read the same so far are in the same state: they are simulated once. What one has learned serves
+/// all of them, see [`FastChannel`].
 #[derive(Debug, Clone)]
 pub struct FastChannels {
     stripe: ChannelStripe,
@@ -52,8 +53,8 @@ impl FastChannels {
         self.twins.first().map_or(0, |twins| twins.channel.capacity() * u64::from(self.count))
     }
 
-    /// Ranges that begin at multiples of this are recognised soonest: the pattern of banks begins anew in every channel. Experts laid
-    /// out so cost one simulation or two for all channels.
+    /// Ranges that begin at multiples of this are recognised soonest: the pattern of banks begins anew in every
+    /// channel. Experts laid out so cost one simulation or two for all channels.
     pub fn alignment(&self) -> Option<u64> {
         self.twins.first()?.channel.alignment().map(|local| self.stripe.aligned(local))
     }

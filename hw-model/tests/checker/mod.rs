@@ -1,7 +1,7 @@
 //! An independent judge of a command log: every pair of commands against every rule, and the state of every bank.
 //!
-//! It shares nothing with the model but the table of timings. Distances are measured as in the standards, from the last cycle of
-//! one command to the last cycle of the other; the model measures from first cycles.
+//! It shares nothing with the model but the table of timings. Distances are measured as in the standards, from the last
+//! cycle of one command to the last cycle of the other; the model measures from first cycles.
 use cptr_hw_model::dram::device::RefreshSet;
 use cptr_hw_model::dram::{Command, CommandKind, Device};
 

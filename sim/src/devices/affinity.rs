@@ -1,14 +1,18 @@
-//! Experts of consecutive layers that the same tokens want lie on the same device: ExFlow (arXiv 2401.08383), whose integer program is solved here
-//! greedily, layer by layer.
+//! Experts of consecutive layers that the same tokens want lie on the same device: ExFlow (arXiv 2401.08383), whose
+//! integer program is solved here greedily, layer by layer.
 //!
-//! It saves trips between devices where a token's activations stay at the device of its experts. On a machine whose attention runs on the GPU they
-//! return there after every layer, and there is nothing to save: the table shows what its layout costs in balance.
+//! It saves trips between devices where a token's activations stay at the device of its experts. On a machine whose
+//! attention runs on the GPU they return there after every layer, and there is nothing to save: the table shows what
+//! its layout costs in balance.
 
 use super::{Homes, Kind, Make, Setup, balanced, single};
 use crate::strategy::Values;
 
-pub(super) const KIND: Kind<Make> =
-    Kind::new("affinity", "experts lie where those lie that the prompt's tokens wanted in the layer before", Make(make));
+pub(super) const KIND: Kind<Make> = Kind::new(
+    "affinity",
+    "experts lie where those lie that the prompt's tokens wanted in the layer before",
+    Make(make),
+);
 
 fn make(_: &Values, setup: &Setup<'_>) -> Vec<Homes> {
     let mut homes = Vec::new();
@@ -24,7 +28,8 @@ fn make(_: &Values, setup: &Setup<'_>) -> Vec<Homes> {
     homes
 }
 
-/// Devices of a layer's experts, given those of the layer before: the strongest ties first, as far as devices have room.
+/// Devices of a layer's experts, given those of the layer before: the strongest ties first, as far as devices have
+/// room.
 fn after(setup: &Setup<'_>, layer: usize, before: &[u8]) -> Vec<u8> {
     let experts = setup.trace.shape.experts;
     let mut ties = vec![0_u32; experts * setup.devices];

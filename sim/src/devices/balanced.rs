@@ -1,9 +1,9 @@
-//! Experts that are wanted together lie apart: the load balance of MoETuner (arXiv 2502.06643), whose integer program is relaxed here to a greedy
-//! start and exchanges of pairs.
+//! Experts that are wanted together lie apart: the load balance of MoETuner (arXiv 2502.06643), whose integer program
+//! is relaxed here to a greedy start and exchanges of pairs.
 //!
-//! The start deals out experts by falling count, each to the least loaded device with room. Then two experts of different devices change places as
-//! long as that lowers the sum, over the prompt's tokens, of the most loaded device's number of experts. Its second aim, few changes of device
-//! from layer to layer, is the layout `affinity`.
+//! The start deals out experts by falling count, each to the least loaded device with room. Then two experts of
+//! different devices change places as long as that lowers the sum, over the prompt's tokens, of the most loaded
+//! device's number of experts. Its second aim, few changes of device from layer to layer, is the layout `affinity`.
 
 use rayon::prelude::*;
 
@@ -15,7 +15,11 @@ const MAX_TOKENS: usize = 1024;
 
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[Parameter::new("rounds", 2.0, Unit::Count(0, 100), "times that all pairs are looked at, at most")],
-    ..Kind::new("balanced", "experts that the prompt wanted together lie apart, each device holding as many", Make(make))
+    ..Kind::new(
+        "balanced",
+        "experts that the prompt wanted together lie apart, each device holding as many",
+        Make(make),
+    )
 };
 
 fn make(values: &Values, setup: &Setup<'_>) -> Vec<Homes> {
@@ -90,7 +94,8 @@ impl<'a> Exchange<'a> {
         better
     }
 
-    /// Sum of the most loaded device's experts over the tokens that want one of the two but not both, whom alone an exchange concerns.
+    /// Sum of the most loaded device's experts over the tokens that want one of the two but not both, whom alone an
+    /// exchange concerns.
     fn load(&self, a: usize, b: usize) -> u32 {
         let other = |token: &&u32, expert: usize| !self.prompt[**token as usize].contains(&(expert as u16));
         let of_a = self.wanted_by[a].iter().filter(|token| other(token, b));

@@ -1,8 +1,30 @@
 //! Several near-data devices instead of one: where should the experts lie so that no device waits for another?
 //!
-//! Every expert has one or more homes. In each layer of each step the wanted experts go to their homes, longest run first, each to the
-//! least-loaded of its own; the layer takes as long as the most loaded device. Layouts learn from the prompt, are fixed before decoding, and
-//! are compared on what comes after it. A new layout is one file and one line in [`KINDS`].
+//! Every expert has one or more homes. In each layer of each step the wanted experts go to their homes, longest run
+//! first, each to the least-loaded of its own; the layer takes as long as the most loaded device. Layouts learn from
+//! the prompt, are fixed before decoding, and are compared on what comes after it. A new layout is one file and one
+//! line in [`KINDS`].
+//!
+//! ```
+//! use cptr_hw_model::{Model, System};
+//! use cptr_sim::devices::{self, Plan};
+//! use cptr_trace::{Shape, Trace};
+//!
+//! // Experts 0 and 2 are wanted together: round robin puts both on one of two devices.
+//! let trace = Trace::of_ids(Shape { tokens: 40, layers: 1, experts: 4, k: 2 }, [0, 2].repeat(40));
+//! let plan = Plan {
+//!     layouts: vec![devices::parse("round-robin")?, devices::parse("balanced")?],
+//!     devices: 2,
+//!     prefill: 20,
+//!     batch: 1,
+//!     bits: 2,
+//!     system: System::find("ndp").ok_or("no such machine")?,
+//!     model: Model::find("Qwen3-30B-A3B").ok_or("no such model")?,
+//! };
+//! let rows = devices::run(&trace, &plan)?;
+//! assert_eq!((rows[0].imbalance, rows[1].imbalance), (2.0, 1.0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod affinity;
 mod balanced;
@@ -129,7 +151,8 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Vec<Row>> {
     let streams = Streams::new(trace.shape.tokens, plan.batch, plan.prefill)?;
     let setup = Setup { trace, streams: &streams, devices: plan.devices };
     let times = LayerTimes::new(plan.system, plan.model);
-    let mut loads: Vec<Loads<'_>> = plan.layouts.iter().map(|layout| Loads::new(layout, &setup, plan, &times)).collect();
+    let mut loads: Vec<Loads<'_>> =
+        plan.layouts.iter().map(|layout| Loads::new(layout, &setup, plan, &times)).collect();
     // Everything runs near the data: what is compared is where.
     let replayed = replay::Plan {
         prefill: plan.prefill,

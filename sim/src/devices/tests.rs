@@ -63,7 +63,8 @@ fn refuses_with_the_numbers() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
-    /// Every expert has homes that exist, devices without replicas hold equally many, and no layer is faster than perfect balance.
+    /// Every expert has homes that exist, devices without replicas hold equally many, and no layer is faster than
+    /// perfect balance.
     #[test]
     fn layouts_are_layouts(firsts in prop::collection::vec(0u16..12, 40..80), devices in 1usize..7) {
         let ids: Vec<u16> = firsts.iter().flat_map(|&first| [first, (first + 5) % 12, (first * 5 + 1) % 12, (first * 5 + 2) % 12]).collect();

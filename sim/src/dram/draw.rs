@@ -1,8 +1,9 @@
 //! A [`Timeline`] for viewers.
 //!
-//! In a trace for Perfetto each bank, rank and set of data wires is a track. In a waveform `row_command` and `column_command` hold the name of
-//! the command on the bus, `-` while there is none. Each bank has `…_row`, its open row, high-impedance while it is closed; `refresh` is 1
-//! while a rank refreshes; `data` names what is on the data wires.
+//! In a trace for Perfetto each bank, rank and set of data wires is a track. In a waveform `row_command` and
+//! `column_command` hold the name of the command on the bus, `-` while there is none. Each bank has `…_row`, its open
+//! row, high-impedance while it is closed; `refresh` is 1 while a rank refreshes; `data` names what is on the data
+//! wires.
 
 use serde_json::json;
 
@@ -11,8 +12,8 @@ use crate::timeline::perfetto::Trace;
 use crate::timeline::waveform::{State, Waveform};
 
 impl Timeline {
-    /// A trace of this channel alone. One microsecond of the viewer is one cycle of the command clock: cycles are what timings are
-    /// given in. The clock period stands among the properties.
+    /// A trace of this channel alone. One microsecond of the viewer is one cycle of the command clock: cycles are what
+    /// timings are given in. The clock period stands among the properties.
     pub fn trace(&self) -> Trace {
         let mut about = serde_json::Map::new();
         about.insert("device".into(), json!(self.device));

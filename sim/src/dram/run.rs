@@ -1,4 +1,16 @@
 //! A stream of requests through one channel, exactly or in jumps.
+//!
+//! ```
+//! use cptr_hw_model::dram::{Config, MappingKind, Refresh, StreamKind, Until, presets};
+//! use cptr_sim::dram::run::{Plan, Source};
+//!
+//! let device = presets::ddr5_3200();
+//! let config = Config::new(MappingKind::Mop4ClXor, Refresh::AllBank);
+//! let source = Source::Generated(StreamKind::Sequential, 10_000);
+//! let plan = Plan { device: &device, config, source, until: Until::Served };
+//! assert_eq!(plan.fast()?.cycles, plan.exact(())?.cycles);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,7 +68,8 @@ impl Plan<'_> {
     /// Every request through the controller; `observer` sees every command.
     ///
     /// # Errors
-    /// An impossible device or configuration; a stream that has no requests, cannot be read or does not fit the channel.
+    /// An impossible device or configuration; a stream that has no requests, cannot be read or does not fit the
+    /// channel.
     pub fn exact(&self, observer: impl Observer) -> Result<Outcome> {
         let mut controller = Controller::with_observer(self.device, self.config, observer).map_err(impossible)?;
         let (mut failure, mut count) = (None, 0);
@@ -75,7 +88,8 @@ impl Plan<'_> {
         }
     }
 
-    /// Contiguous stretches of the stream through the fast path: the same figures, sooner where the stream has long ones.
+    /// Contiguous stretches of the stream through the fast path: the same figures, sooner where the stream has long
+    /// ones.
     ///
     /// # Errors
     /// As [`Self::exact`]; and a stream with writes or with cycles, which the fast path does not serve.

@@ -1,8 +1,8 @@
 //! Requests from a text file, one a line, read as they are needed.
 //!
-//! A line is `[OPERATION] ADDRESS [OPERATION] [CYCLE]`: an address alone is a read; operations are `R`, `RD`, `READ`, `LD` and `W`, `WR`,
-//! `WRITE`, `ST`; no request is offered before its cycle. So `1f40`, `LD 0x1f40`, `0x1f40 READ 0` and `8000 W` are all understood. Empty
-//! lines and what follows `#` are skipped.
+//! A line is `[OPERATION] ADDRESS [OPERATION] [CYCLE]`: an address alone is a read; operations are `R`, `RD`, `READ`,
+//! `LD` and `W`, `WR`, `WRITE`, `ST`; no request is offered before its cycle. So `1f40`, `LD 0x1f40`, `0x1f40 READ 0`
+//! and `8000 W` are all understood. Empty lines and what follows `#` are skipped.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

@@ -1,4 +1,5 @@
-//! What the first commands of a run did to banks, refresh and data wires: slices of time on tracks, in cycles of the command clock.
+//! What the first commands of a run did to banks, refresh and data wires: slices of time on tracks, in cycles of the
+//! command clock.
 //!
 //! [`super::draw`] shows them to viewers.
 
@@ -34,15 +35,15 @@ impl Recording {
 pub enum What {
     /// A row is open: from ACT to PRE, or to the end of a burst with auto-precharge.
     Row,
-    /// A command, as long as it keeps its bank from the next one: ACT nRCD, PRE nRP, RD and WR the burst, refreshes nRFC; never beyond
-    /// the next command of the track.
+    /// A command, as long as it keeps its bank from the next one: ACT nRCD, PRE nRP, RD and WR the burst, refreshes
+    /// nRFC; never beyond the next command of the track.
     Command(CommandKind),
     /// Data of a read or write on the wires.
     Data(CommandKind),
 }
 
-/// What a slice shows, and where. Slices of a track overlap only where a row holds the commands that it was open for; a row comes before
-/// its commands.
+/// What a slice shows, and where. Slices of a track overlap only where a row holds the commands that it was open for; a
+/// row comes before its commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
     /// Row, command or data.

@@ -49,7 +49,9 @@ impl FromStr for Budget {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
-            Error::new(format!("expected experts per layer (16), or bytes for all layers (8GB, 512MiB, 8GB:split=global), found \"{text}\""))
+            Error::new(format!(
+                "expected experts per layer (16), or bytes for all layers (8GB, 512MiB, 8GB:split=global), found \"{text}\""
+            ))
         };
         let (size, split) = match text.split_once(':') {
             None => (text, Split::Equal),
@@ -88,13 +90,16 @@ impl fmt::Display for Budget {
 }
 
 impl Budget {
-    /// Bits per weight of an expert that fit in every layer, at first: a split by what the prompt wanted comes behind it.
+    /// Bits per weight of an expert that fit in every layer, at first: a split by what the prompt wanted comes behind
+    /// it.
     pub(crate) fn equal(self, layers: usize, expert_bytes: Option<f64>, full_bits: u8) -> Result<u32> {
         match self {
             Self::Experts(experts) => Ok(experts as u32 * u32::from(full_bits)),
             Self::Bytes { bytes, .. } => {
                 let expert_bytes = expert_bytes.ok_or_else(|| {
-                    Error::new("--resident: expected experts per layer, as the model's sizes are not known, found bytes")
+                    Error::new(
+                        "--resident: expected experts per layer, as the model's sizes are not known, found bytes",
+                    )
                 })?;
                 Ok((bytes as f64 / layers as f64 / expert_bytes * f64::from(full_bits)) as u32)
             }
@@ -131,7 +136,10 @@ mod tests {
         }
         assert_eq!("1.5GB".parse(), Ok(Budget::Bytes { bytes: 1_500_000_000, split: Split::Equal }));
         for text in ["", "-1", "1.5", "8GG", "GB", "16:split=global", "8GB:split=best", "-8GB"] {
-            assert!(text.parse::<Budget>().unwrap_err().to_string().starts_with("expected experts per layer (16)"), "{text}");
+            assert!(
+                text.parse::<Budget>().unwrap_err().to_string().starts_with("expected experts per layer (16)"),
+                "{text}"
+            );
         }
     }
 
@@ -141,7 +149,8 @@ mod tests {
         assert_eq!(bytes.equal(2, Some(16.0), 16).unwrap(), 50);
         assert_eq!(Budget::Experts(3).equal(2, None, 16).unwrap(), 48);
         assert!(bytes.equal(2, None, 16).is_err());
-        let ranking = |importance: [f64; 3]| Ranking { importance: importance.map(Gate::from_num).to_vec(), order: vec![] };
+        let ranking =
+            |importance: [f64; 3]| Ranking { importance: importance.map(Gate::from_num).to_vec(), order: vec![] };
         let rankings = [ranking([0.9, 0.1, 0.0]), ranking([0.3, 0.3, 0.4])];
         let global = Budget::Bytes { bytes: 64, split: Split::Global };
         assert_eq!(global.global(&rankings, 16.0), Some(vec![1, 3]));

@@ -93,8 +93,8 @@ impl Context {
     }
 }
 
-/// Tokens at which a quarter of the layers (and at least two of several) have lost lock together; `events` are the tokens of all losses,
-/// sorted.
+/// Tokens at which a quarter of the layers (and at least two of several) have lost lock together; `events` are the
+/// tokens of all losses, sorted.
 pub(crate) fn coincident(events: &[u32], layers: usize) -> Vec<usize> {
     let layers = layers as f64;
     coincidences(events, (layers * COINCIDENCE_SHARE).ceil().max(2.0).min(layers) as usize)

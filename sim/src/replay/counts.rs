@@ -1,5 +1,5 @@
-//! What can be said of counts without token order: how much a fixed choice of resident experts would miss. Nothing else: no switches, no
-//! times, as these depend on the order of tokens.
+//! What can be said of counts without token order: how much a fixed choice of resident experts would miss. Nothing
+//! else: no switches, no times, as these depend on the order of tokens.
 //!
 //! ```
 //! use cptr_sim::replay::counts;
@@ -35,7 +35,8 @@ pub struct CountRow {
     pub miss_rate_uniform: f64,
 }
 
-/// Runs every table with so many resident experts per layer, or twice the active ones (a quarter of all where k is unknown).
+/// Runs every table with so many resident experts per layer, or twice the active ones (a quarter of all where k is
+/// unknown).
 ///
 /// # Errors
 /// None or more resident experts than a layer has.

@@ -1,5 +1,5 @@
-//! The filter that follows the context: a tracker for each layer, and the detector that pools them. Placement during decoding and the study
-//! of changes of context run this one.
+//! The filter that follows the context: a tracker for each layer, and the detector that pools them. Placement during
+//! decoding and the study of changes of context run this one.
 //!
 //! ```
 //! use cptr_sim::replay::filter::{ContextFilter, FilterConfig};

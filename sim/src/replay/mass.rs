@@ -61,7 +61,8 @@ impl Routers {
         }
     }
 
-    /// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias was overruled).
+    /// Share of the wanted routing mass that the chosen experts lack; negative where they have more (a selection bias
+    /// was overruled).
     pub(crate) fn loss(&self, logits: &[f32], wanted: &[u16], chosen: &[u16]) -> f64 {
         let logit = |expert: u16| f64::from(logits[usize::from(expert)]);
         let largest = wanted.iter().map(|&expert| logit(expert)).fold(f64::MIN, f64::max);
@@ -69,7 +70,8 @@ impl Routers {
         1.0 - mass(chosen) / mass(wanted)
     }
 
-    /// Appends each wanted expert's share of their mass: of the recorded mixing weights, else of the logits, else equal.
+    /// Appends each wanted expert's share of their mass: of the recorded mixing weights, else of the logits, else
+    /// equal.
     pub(crate) fn shares(&self, wanted: &[u16], weights: &[f32], logits: &[f32], shares: &mut Vec<f32>) {
         let first = shares.len();
         if weights.len() == wanted.len() {

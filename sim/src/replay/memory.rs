@@ -50,7 +50,11 @@ impl Memory {
         let held = &mut self.held[usize::from(expert)];
         self.used = self.used - u32::from(*held) + u32::from(bits);
         *held = bits;
-        if bits == 0 { self.resident.remove(expert) } else { self.resident.insert(expert) };
+        if bits == 0 {
+            self.resident.remove(expert)
+        } else {
+            self.resident.insert(expert)
+        };
     }
 
     /// Bits of all experts that are there.
@@ -58,8 +62,8 @@ impl Memory {
         self.used
     }
 
-    /// Takes in experts in their order, as many as fit: at `bits` bits; or where only planes may be held first at `low` bits, then plane by
-    /// plane.
+    /// Takes in experts in their order, as many as fit: at `bits` bits; or where only planes may be held first at `low`
+    /// bits, then plane by plane.
     pub(crate) fn fill(&mut self, order: &[u16], bits: u8, low: Option<u8>) {
         for level in low.unwrap_or(bits)..=bits {
             for &expert in order {

@@ -1,6 +1,8 @@
-//! The one loop: a strategy goes through a source token by token, all layers of a token before the next one, as in an engine.
+//! The one loop: a strategy goes through a source token by token, all layers of a token before the next one, as in an
+//! engine.
 //!
-//! [`Replay`] is a stepper for one strategy. A trace drives it ([`run`], [`drive`]), or the forward pass of a model, layer by layer:
+//! [`Replay`] is a stepper for one strategy. A trace drives it ([`run`], [`drive`]), or the forward pass of a model,
+//! layer by layer:
 //!
 //! ```
 //! use cptr_sim::replay::{Budget, Plan, run};
@@ -17,19 +19,22 @@
 //! # Ok::<(), cptr_trace::Error>(())
 //! ```
 //!
-//! At layer l of token t a strategy has seen layers 0 to l of t and the tokens before, and nothing else; kinds that know the future are
-//! marked. The first tokens may be prompts: they are shown to every strategy alike, neither counted nor charged. [`Observer`]s see every
-//! layer as it is decided.
+//! At layer l of token t a strategy has seen layers 0 to l of t and the tokens before, and nothing else; kinds that
+//! know the future are marked. The first tokens may be prompts: they are shown to every strategy alike, neither counted
+//! nor charged. [`Observer`]s see every layer as it is decided.
 
 mod budget;
 pub mod context;
 pub mod controller;
 pub mod counts;
 pub mod filter;
+mod known;
 mod mass;
 mod memory;
+mod outcome;
 mod queue;
 mod row;
+mod setup;
 mod source;
 mod stepper;
 mod tally;
@@ -51,9 +56,11 @@ pub(crate) use filter::boxed_tracker;
 pub use mass::Routers;
 pub(crate) use memory::Fast;
 pub use memory::Resident;
+pub use outcome::{LayerOutcome, Routed};
 pub use row::{AfterChange, LayerRow, Outcome, Row, Skipped, TraceSummary, nearest_rank};
+pub use setup::Setup;
 pub use source::{Future, Streams};
-pub use stepper::{LayerOutcome, Replay, Routed, Setup};
+pub use stepper::Replay;
 pub use tally::{BINS, LayerTally, StepTally, Tally};
 
 /// Times of layers, remembered.
@@ -165,8 +172,8 @@ pub trait Observer {
     }
 }
 
-/// Runs a trace through every strategy of a plan, side by side; results do not depend on the number of threads. Strategies that the trace or
-/// the machine does not allow are left out, with the reason.
+/// Runs a trace through every strategy of a plan, side by side; results do not depend on the number of threads.
+/// Strategies that the trace or the machine does not allow are left out, with the reason.
 ///
 /// # Errors
 /// Memory, prompts or batches that do not fit the trace, a loss table that is none of it.

@@ -25,7 +25,8 @@ enum Kind {
     Fetch,
 }
 
-/// Copies in the order in which they were asked for, fetches before migrations; one at a time is under way and is not broken off.
+/// Copies in the order in which they were asked for, fetches before migrations; one at a time is under way and is not
+/// broken off.
 #[derive(Debug)]
 pub(crate) struct Queue {
     copies: VecDeque<Copy>,

@@ -27,7 +27,8 @@ pub struct Outcome {
     pub batch: usize,
     /// Steps decoded.
     pub steps: usize,
-    /// First step after the prompt whose token is of another domain than the one before it, counted from the start of decoding.
+    /// First step after the prompt whose token is of another domain than the one before it, counted from the start of
+    /// decoding.
     pub first_change: Option<usize>,
     /// One row per strategy.
     pub rows: Vec<Row>,
@@ -74,7 +75,8 @@ impl TraceSummary {
     }
 }
 
-/// Figures of one strategy. Rates are per choice, means over layers; shares are between 0 and 1, those of the routing mass weighted by it.
+/// Figures of one strategy. Rates are per choice, means over layers; shares are between 0 and 1, those of the routing
+/// mass weighted by it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Row {
@@ -114,7 +116,8 @@ pub struct Row {
     pub agreement: f64,
     /// Experts copied into fast memory per token, all layers.
     pub loads_per_token: f64,
-    /// Mean time of a step in microseconds, expert layers with attention; `None` without a machine or the model's sizes.
+    /// Mean time of a step in microseconds, expert layers with attention; `None` without a machine or the model's
+    /// sizes.
     pub token_time_us: Option<f64>,
     /// Median.
     pub token_time_p50_us: Option<f64>,
@@ -134,7 +137,8 @@ pub struct Row {
     pub ndp_us: Option<f64>,
     /// Mean busy time of the controller per step: selection and update. 0 on machines without one.
     pub controller_us: Option<f64>,
-    /// The same over the time of a step; the update goes on beside the experts' runs, so this is not what the controller adds.
+    /// The same over the time of a step; the update goes on beside the experts' runs, so this is not what the
+    /// controller adds.
     pub controller_share: Option<f64>,
     /// Mean energy of a token in microjoules, dynamic energy of all units.
     pub energy_uj: Option<f64>,
@@ -247,10 +251,16 @@ pub(super) fn relate(rows: &mut [Row]) {
 }
 
 impl Row {
-    /// Figures of a strategy from its sums. `layer_ids` are the model's numbers of the layers, `has_times` says whether steps have times, and
-    /// `first_change` is the step from which [`Self::after_change`] counts.
+    /// Figures of a strategy from its sums. `layer_ids` are the model's numbers of the layers, `has_times` says whether
+    /// steps have times, and `first_change` is the step from which [`Self::after_change`] counts.
     #[must_use]
-    pub fn of(strategy: &Strategy, tally: &Tally, layer_ids: &[u32], has_times: bool, first_change: Option<usize>) -> Self {
+    pub fn of(
+        strategy: &Strategy,
+        tally: &Tally,
+        layer_ids: &[u32],
+        has_times: bool,
+        first_change: Option<usize>,
+    ) -> Self {
         let steps = tally.steps.len() as f64;
         let by_layer: Vec<LayerRow> =
             tally.layers.iter().zip(layer_ids).map(|(sums, &layer)| LayerRow::new(sums, layer)).collect();
@@ -351,8 +361,8 @@ fn timeline(tally: &Tally) -> Vec<f64> {
     misses.map(|(&misses, length)| f64::from(misses) / choices / f64::from(length)).collect()
 }
 
-/// First step after the prompt, counted from the start of decoding, whose token is of another domain than its predecessor; only for one
-/// sequence.
+/// First step after the prompt, counted from the start of decoding, whose token is of another domain than its
+/// predecessor; only for one sequence.
 fn first_change(trace: &Trace, streams: &Streams) -> Option<usize> {
     if streams.sequences() != 1 {
         return None;

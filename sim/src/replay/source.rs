@@ -14,8 +14,9 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Cuts `tokens` tokens into `batch` sequences of equal length, the first `prefill` tokens of each being its prompt. With joined domains
-    /// the sequences of a batch have different contexts. Tokens that do not divide are left out at the end.
+    /// Cuts `tokens` tokens into `batch` sequences of equal length, the first `prefill` tokens of each being its
+    /// prompt. With joined domains the sequences of a batch have different contexts. Tokens that do not divide are left
+    /// out at the end.
     ///
     /// # Errors
     /// A batch of no sequence, or sequences without a token to decode.
@@ -55,7 +56,8 @@ impl Streams {
 #[derive(Debug, Clone)]
 pub struct Future<'a> {
     trace: Option<(&'a Trace, Streams)>,
-    /// For every layer, step, sequence and wanted expert the next step that wants the expert there, `u32::MAX` for none.
+    /// For every layer, step, sequence and wanted expert the next step that wants the expert there, `u32::MAX` for
+    /// none.
     next_use: Vec<Vec<u32>>,
 }
 

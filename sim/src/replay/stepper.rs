@@ -5,170 +5,20 @@ use std::sync::Arc;
 use cptr_core::placement::Demand;
 use cptr_core::{Gate, Logit};
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
+use cptr_trace::Shape;
 use cptr_trace::error::Result;
-use cptr_trace::{LossTable, Shape};
 
+use super::known::Known;
 use super::memory::{Memory, without};
 use super::queue::Queue;
-use super::{BINS, Budget, Fast, Future, Machine, Resident, Routers, StepTally, Tally, Times, mass};
+use super::{BINS, Fast, Future, LayerOutcome, Resident, Routed, Setup, StepTally, Tally, Times, mass};
 use crate::strategy::division::Division;
 use crate::strategy::forecaster::Forecaster;
-use crate::strategy::precision::{self, Precision};
+use crate::strategy::precision::Precision;
 use crate::strategy::prefetch::{self, Next, Prefetch};
 use crate::strategy::residency::{self, EndOfStep, Ranking, Residency};
 use crate::strategy::select::Select;
 use crate::strategy::{Choice, Execution, Layer, Place, Served, ServedToken, Site, Strategy, Token};
-
-/// What a replay is made for.
-#[derive(Debug, Clone)]
-pub struct Setup<'a> {
-    /// Layers, experts, experts per token; `tokens` are the steps.
-    pub shape: Shape,
-    /// Sequences of the batch.
-    pub sequences: usize,
-    /// Steps at the start that are prompts.
-    pub prefill: usize,
-    /// Fast memory for experts.
-    pub resident: Budget,
-    /// Routers of the layers.
-    pub routers: Arc<Routers>,
-    /// What it runs on.
-    pub machine: Option<Machine<'a>>,
-    /// Measured losses of all experts at few bits.
-    pub losses: Option<&'a LossTable>,
-}
-
-impl<'a> Setup<'a> {
-    /// Bits of full precision: those of the machine's GPU memory, or 16.
-    fn full_bits(&self) -> u8 {
-        self.machine.map_or(16, |machine| machine.system.gpu_bits.ceil().clamp(1.0, 32.0) as u8)
-    }
-
-    /// Bytes of an expert at full precision, where the model's sizes are known.
-    fn expert_bytes(&self, bits: u8) -> Option<f64> {
-        self.machine.and_then(|machine| machine.model).map(|model| model.expert_bytes(bits.into()))
-    }
-
-    /// Bits per weight of an expert that fit in a layer.
-    pub(super) fn capacity(&self) -> Result<u32> {
-        self.resident.equal(self.shape.layers, self.expert_bytes(self.full_bits()), self.full_bits())
-    }
-
-    fn precision(&self, strategy: &Strategy) -> Box<dyn Precision> {
-        let Shape { layers, experts, .. } = self.shape;
-        let setup = precision::Setup { layers, experts, full_bits: self.full_bits(), losses: self.losses };
-        (strategy.precision.kind.make.0)(&strategy.precision.values, &setup)
-    }
-
-    /// Bits at which a strategy runs what is not resident, on average.
-    pub(super) fn missing_bits(&self, strategy: &Strategy) -> u8 {
-        if strategy.division.kind.name == "gpu" { self.full_bits() } else { self.precision(strategy).near_bits() }
-    }
-
-    /// Why the memory does not suffice for a strategy, in one sentence without its name; `None` if it does.
-    #[must_use]
-    pub fn refusal(&self, strategy: &Strategy) -> Option<String> {
-        let Shape { layers, experts, .. } = self.shape;
-        let full = self.full_bits();
-        let (residency, all) = (strategy.residency.kind.name, strategy.residency.kind.name == "all");
-        let bits = self.precision(strategy).load_bits();
-        let machine = self.machine.and_then(|machine| machine.model.map(|model| (machine.system, model)));
-        let Some((system, model)) = machine else {
-            let (needs, has) = (experts as u32 * u32::from(bits), self.capacity().unwrap_or(0));
-            let whole = |bits: u32| f64::from(bits) / f64::from(full);
-            return (all && needs > has).then(|| {
-                let (needs, has) = (whole(needs), whole(has));
-                format!("residency {residency} needs memory for {needs} experts a layer, and there is memory for {has}")
-            });
-        };
-        let gb = |bytes: f64| bytes / 1e9;
-        let per_layer = layers as f64 * model.expert_bytes(1.0);
-        let dense = gb(model.dense_parameters as f64 * system.gpu_bits / 8.0 * layers as f64);
-        let gpu_gb = system.gpu().memory_gb;
-        let (needs, has) = match self.resident {
-            Budget::Bytes { bytes, .. } if all => {
-                (gb(experts as f64 * f64::from(bits) * per_layer), (gpu_gb - dense).min(gb(bytes as f64)))
-            }
-            _ if all => (gb(experts as f64 * f64::from(bits) * per_layer), gpu_gb - dense),
-            _ => (gb(f64::from(self.capacity().unwrap_or(0)) * per_layer), gpu_gb - dense),
-        };
-        if needs > has {
-            let name = &system.gpu().name;
-            return Some(format!(
-                "residency {residency} needs {needs:.1} GB for experts, and {name} has {:.1} GB beside the dense layers",
-                has.max(0.0)
-            ));
-        }
-        // Replicas at 1 to 4 bits beside full precision, which copies come from.
-        let near = gb(experts as f64 * f64::from(full + 10) * per_layer);
-        let ndp = system.ndp().filter(|_| strategy.division.kind.device || strategy.division.kind.times)?;
-        (near > ndp.capacity_gb).then(|| {
-            let division = strategy.division.kind.name;
-            format!(
-                "division {division} needs a device for {near:.1} GB (all experts at {full}, 4, 3, 2 and 1 bits), and {} has {:.1} GB",
-                ndp.name, ndp.capacity_gb
-            )
-        })
-    }
-}
-
-/// One token of a step in one layer, as a source knows it.
-#[derive(Debug, Clone, Copy)]
-pub struct Routed<'r> {
-    /// The model's own choice, best first where the source says so.
-    pub wanted: &'r [u16],
-    /// Mixing weights of `wanted`; empty where they are not known.
-    pub weights: &'r [f32],
-    /// The router's logits `[E]`; empty where they are not known.
-    pub logits: &'r [f32],
-    /// Whether this is the first token of a sequence.
-    pub starts_sequence: bool,
-}
-
-/// What has been decided for a layer of a step.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct LayerOutcome<'r> {
-    /// Steps before it, those of the prompts included.
-    pub step: usize,
-    /// Index of the layer.
-    pub layer: usize,
-    /// Whether the step is of the prompts: the wanted experts ran, and nothing was counted.
-    pub prefill: bool,
-    /// The tokens of the step, one for each sequence.
-    pub tokens: &'r [Routed<'r>],
-    /// What runs, each expert once.
-    pub choices: &'r [Choice],
-    /// What becomes of each choice, in their order; empty for prompts.
-    pub executions: &'r [Execution],
-    /// Experts that came into fast memory in this layer and stay.
-    pub loads: &'r [u16],
-    /// What was resident before.
-    pub before: &'r Resident,
-    /// What is resident now.
-    pub resident: &'r Resident,
-    /// Shares of the routing mass, `k` for each token.
-    pub shares: &'r [f32],
-    /// Time and energy, where there is a machine.
-    pub time: Option<LayerTime>,
-    chosen: &'r [u16],
-    k: usize,
-}
-
-impl<'r> LayerOutcome<'r> {
-    /// What a token runs, in the order of what it wanted: a stand-in is where the expert was that it stands in for.
-    #[must_use]
-    pub fn chosen(&self, sequence: usize) -> &'r [u16] {
-        &self.chosen[sequence * self.k..(sequence + 1) * self.k]
-    }
-
-    /// What becomes of an expert of this step.
-    #[must_use]
-    pub fn execution(&self, expert: u16) -> Option<Execution> {
-        let at = self.choices.iter().position(|choice| choice.expert == expert)?;
-        self.executions.get(at).copied()
-    }
-}
 
 /// Room for one layer of one step, so that nothing is allocated on the way.
 #[derive(Default)]
@@ -201,8 +51,8 @@ struct Buffers {
 
 /// A strategy on its way through a source.
 ///
-/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is false, a layer may also go
-/// through all steps before the next layer begins, with the ends of all steps behind.
+/// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is
+/// false, a layer may also go through all steps before the next layer begins, with the ends of all steps behind.
 pub struct Replay<'a> {
     setup: Setup<'a>,
     full_bits: u8,
@@ -221,6 +71,7 @@ pub struct Replay<'a> {
     memories: Vec<Memory>,
     queue: Queue,
     times: Option<Times<'a>>,
+    known: Known,
     future: Option<Arc<Future<'a>>>,
     /// What prompts asked of each layer's experts.
     prompt: Vec<Vec<Demand>>,
@@ -278,6 +129,7 @@ impl<'a> Replay<'a> {
             queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits()),
             precision,
             times,
+            known: Known::default(),
             future,
             prompt: vec![vec![Demand::default(); experts]; if setup.prefill > 0 { layers } else { 0 }],
             placed: vec![false; layers],
@@ -368,7 +220,8 @@ impl<'a> Replay<'a> {
         if let Some(forecaster) = self.forecaster.as_mut().filter(|_| layer + 1 == self.setup.shape.layers) {
             forecaster.end_token();
         }
-        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this one.
+        // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
+        // one.
         self.fetch(step, layer, prefill, tokens);
         if !prefill {
             time = self.time(step);
@@ -402,7 +255,11 @@ impl<'a> Replay<'a> {
         self.residency.end_step(&mut EndOfStep { step, prefill, fast: &mut fast, future });
         if step + 1 == self.setup.prefill {
             self.share_memory();
-            (0..self.placed.len()).filter(|&layer| !self.placed[layer]).collect::<Vec<_>>().into_iter().try_for_each(|layer| self.place(layer))?;
+            (0..self.placed.len())
+                .filter(|&layer| !self.placed[layer])
+                .collect::<Vec<_>>()
+                .into_iter()
+                .try_for_each(|layer| self.place(layer))?;
         }
         Ok(())
     }
@@ -568,7 +425,11 @@ impl<'a> Replay<'a> {
     fn execute(&mut self, step: usize, layer: usize) {
         let Buffers { choices, sites, gpu_bits, near_bits, executions, used, gpu, copied, near, copies_bits, .. } =
             &mut self.buffers;
-        (gpu.clear(), copied.clear(), near.clear(), copies_bits.clear(), used.clear());
+        gpu.clear();
+        copied.clear();
+        near.clear();
+        copies_bits.clear();
+        used.clear();
         let (memory, planes) = (&self.memories[layer], self.precision.planes().is_some());
         let beside = self.division.loads_beside();
         let tally = &mut self.tally.layers[layer];
@@ -600,7 +461,11 @@ impl<'a> Replay<'a> {
             match execution.place {
                 Place::Gpu if self.times.is_some() && self.queue.fetches(layer, choice.expert) => {
                     let bits = self.queue.take(layer, choice.expert);
-                    if bits > 0.0 { copied.push(CopiedRun { run: run(execution.bits), bits }) } else { gpu.push(run(execution.bits)) }
+                    if bits > 0.0 {
+                        copied.push(CopiedRun { run: run(execution.bits), bits })
+                    } else {
+                        gpu.push(run(execution.bits))
+                    }
                 }
                 Place::Gpu => gpu.push(run(execution.bits)),
                 Place::Copied { bits } => {
@@ -733,7 +598,7 @@ impl<'a> Replay<'a> {
         let experts = self.setup.shape.experts as u32;
         let selects = !self.raw;
         let tracks = selects || self.residency.tracks();
-        let time = times.get(&LayerWork {
+        let work = LayerWork {
             tokens: self.setup.sequences as u32,
             gpu,
             copied,
@@ -742,7 +607,8 @@ impl<'a> Replay<'a> {
             migrating: !self.queue.is_empty(),
             scored: if selects { experts } else { 0 },
             tracked: if tracks { experts } else { 0 },
-        });
+        };
+        let time = self.known.get(times, &work, self.full_bits);
         self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
         let migrated_ps = time.migrated_bytes / times.system().link().copy_gb_s() * 1e3;
         self.tally.add_time(&time, migrated_ps);

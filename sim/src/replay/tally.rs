@@ -86,7 +86,8 @@ pub struct Tally {
 impl Tally {
     /// Adds a layer's busy times and energy.
     pub(super) fn add_time(&mut self, time: &LayerTime, migrated_ps: f64) {
-        let times = [time.gpu_ps as f64, time.link_ps as f64 + migrated_ps, time.ndp_ps as f64, time.controller_ps as f64];
+        let times =
+            [time.gpu_ps as f64, time.link_ps as f64 + migrated_ps, time.ndp_ps as f64, time.controller_ps as f64];
         self.busy_ps.iter_mut().zip(times).for_each(|(busy, time)| *busy += time);
         self.energy_pj += time.energy.total_pj() as f64;
     }

@@ -8,9 +8,10 @@
 //! | [`division`] | which run on the GPU, and which near the data |
 //! | [`precision`] | at how many bits |
 //!
-//! A [`Strategy`] is one kind of each with its parameters, written `name[:parameter=value]…` joined by `+`; what is not named is the
-//! router's choice, least recently used, nothing fetched, all on the GPU, full precision. Whole systems of the literature are names for
-//! five choices ([`presets`]). A new kind is one file and one line in the list of its axis.
+//! A [`Strategy`] is one kind of each with its parameters, written `name[:parameter=value]…` joined by `+`; what is not
+//! named is the router's choice, least recently used, nothing fetched, all on the GPU, full precision. Whole systems of
+//! the literature are names for five choices ([`presets`]). A new kind is one file and one line in the list of its
+//! axis.
 //!
 //! ```
 //! use cptr_sim::strategy::Strategy;
@@ -101,7 +102,9 @@ impl<M> Part<M> {
         Self { kind, values: Values::defaults(kind.parameters) }
     }
 
-    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what they are called.
+    /// Reads `name[:parameter=value]…` as one of `kinds`, for lists that are no axis of a strategy; `what` is what
+    /// they
+    /// are called.
     pub(crate) fn of_list(what: &str, kinds: &[&'static Kind<M>], text: &str) -> Result<Self> {
         let mut items = text.split(':');
         let name = items.next().unwrap_or("");
@@ -222,8 +225,8 @@ impl Strategy {
         slow
     }
 
-    /// Whether no system that fills its memory on demand waits less often for experts at full precision: the raw router with Belady's
-    /// rule, all on the GPU. Of any other strategy that sees the future it is not known.
+    /// Whether no system that fills its memory on demand waits less often for experts at full precision: the raw router
+    /// with Belady's rule, all on the GPU. Of any other strategy that sees the future it is not known.
     #[must_use]
     pub fn is_bound(&self) -> bool {
         let names = (self.select.kind.name, self.residency.kind.name, self.prefetch.kind.name, self.division.kind.name);

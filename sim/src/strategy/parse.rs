@@ -78,7 +78,8 @@ impl Strategy {
         Ok(())
     }
 
-    /// Makes the part of a name's axis that kind; where it is that already, and the name is a preset's, nothing changes. `None`: no kind.
+    /// Makes the part of a name's axis that kind; where it is that already, and the name is a preset's, nothing
+    /// changes. `None`: no kind.
     fn set_kind(&mut self, name: &str, keep: bool) -> Option<usize> {
         fn put<M>(part: &mut Part<M>, kind: &'static super::Kind<M>, keep: bool) {
             if !keep || part.kind.name != kind.name {
@@ -105,7 +106,8 @@ impl Strategy {
         }
     }
 
-    /// Sets a parameter: of the part that is named, or where a preset is named of the part of its five that has it, its own first.
+    /// Sets a parameter: of the part that is named, or where a preset is named of the part of its five that has it, its
+    /// own first.
     fn set(&mut self, owner: &str, axis: Option<usize>, preset: Option<&Preset>, pair: &str) -> Result<()> {
         let name = pair.split('=').next().unwrap_or("");
         let has = [
@@ -207,7 +209,10 @@ mod tests {
             ("lru+lfu", "lru+lfu: expected one residency, found lru and lfu"),
             ("bounded+raw", "expected one select, found bounded and raw"),
             ("raw+hobbit", "expected a select"),
-            ("bounded:lambda=1", "bounded: expected eps, error, keep, slow, fast, reopened, threshold, found \"lambda=1\""),
+            (
+                "bounded:lambda=1",
+                "bounded: expected eps, error, keep, slow, fast, reopened, threshold, found \"lambda=1\"",
+            ),
             ("bounded:keep=1.9", "bounded: expected keep as a whole number from 0 to 64, found \"1.9\""),
             ("monde:hot=-0.5", "monde: expected hot as a whole number from 0 to 1024, or auto, found \"-0.5\""),
             ("uniform:everywhere=0.4", "expected everywhere as on or off, found \"0.4\""),

@@ -54,7 +54,11 @@ pub const PRESETS: &[Preset] = &[
         "raw+lru+perfect:accuracy=0.96:most=1+gpu+graded",
     ),
     preset("d2moe", "bit planes on demand (arXiv 2504.15299)", "raw+lru+none+gpu+nested"),
-    preset("monde", "the most wanted copied, by bandwidth, the others near the data (DAC'24)", "raw+empty+none+bandwidth+full"),
+    preset(
+        "monde",
+        "the most wanted copied, by bandwidth, the others near the data (DAC'24)",
+        "raw+empty+none+bandwidth+full",
+    ),
     preset(
         "monde-resident",
         "the same with the experts that the prompt wanted most in GPU memory",

@@ -62,7 +62,8 @@ pub(crate) struct ServedToken<'a> {
     pub(crate) wanted: &'a [u16],
     /// Its shares of the routing mass, in the order of `wanted`.
     pub(crate) shares: &'a [f32],
-    /// For each of `wanted` the next step that wants it in this layer, `u32::MAX` for none; empty where the future is not known.
+    /// For each of `wanted` the next step that wants it in this layer, `u32::MAX` for none; empty where the future is
+    /// not known.
     pub(crate) next_use: &'a [u32],
 }
 
@@ -108,8 +109,8 @@ pub(crate) struct Layer<'a> {
     pub(crate) sequences: u32,
 }
 
-/// Fills `order` with the indices of the choices by falling number of tokens, then by falling mass, then in their order: who deserves the
-/// GPU most.
+/// Fills `order` with the indices of the choices by falling number of tokens, then by falling mass, then in their
+/// order: who deserves the GPU most.
 pub(crate) fn by_demand(choices: &[Choice], order: &mut Vec<u16>) {
     order.clear();
     order.extend(0..choices.len() as u16);

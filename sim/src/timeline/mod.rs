@@ -1,6 +1,31 @@
 //! Slices of time on tracks, and files that viewers open: [`perfetto`] for ui.perfetto.dev, [`waveform`] for GTKWave.
 //!
-//! What slices show is up to their maker: commands of a memory channel ([`crate::dram`]), the units of a machine ([`crate::layer`]).
+//! What slices show is up to their maker: commands of a memory channel ([`crate::dram`]), the units of a machine
+//! ([`crate::layer`]).
+//!
+//! ```
+//! use std::borrow::Cow;
+//!
+//! use cptr_sim::timeline::{Shows, Slice, Track, perfetto::Trace};
+//!
+//! struct Step(u64);
+//!
+//! impl Shows for Step {
+//!     fn name(&self) -> Cow<'static, str> {
+//!         format!("step {}", self.0).into()
+//!     }
+//!
+//!     fn numbers(&self) -> [Option<(&'static str, u64)>; 2] {
+//!         [Some(("step", self.0)), None]
+//!     }
+//! }
+//!
+//! let slices = vec![Slice { shows: Step(0), start: 0, end: 5 }, Slice { shows: Step(1), start: 5, end: 9 }];
+//! let mut trace = Trace::new(serde_json::Map::new());
+//! trace.process("decoding", &[Track { name: "steps".into(), slices }], |tick| tick);
+//! assert!(serde_json::to_string(&trace)?.contains("step 1"));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 pub mod perfetto;
 pub mod waveform;

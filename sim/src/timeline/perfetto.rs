@@ -1,6 +1,7 @@
 //! Tracks as a trace in the JSON format of Chrome, which Perfetto (ui.perfetto.dev) opens.
 //!
-//! The viewer knows nothing shorter than a nanosecond. Whoever adds tracks says how many nanoseconds of the viewer a tick is.
+//! The viewer knows nothing shorter than a nanosecond. Whoever adds tracks says how many nanoseconds of the viewer a
+//! tick is.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -1,10 +1,26 @@
-//! A controller in the loop: real firmware, or the same engine in this process, decides token by token over its wire protocol, and every
-//! decision is held to the strategy's.
+//! A controller in the loop: real firmware, or the same engine in this process, decides token by token over its wire
+//! protocol, and every decision is held to the strategy's.
 //!
-//! It is an observer of the replay: it sends the logits and the model's own choice of each token and layer, in the order of time, and waits
-//! for the answer. Experts, where they run, stand-ins, mixing weights, loads and victims must equal those of `bounded` selection with
-//! `tracked` residency bit for bit. With residency `once` the first tokens are the prompt: the controller is told what they chose, says once
-//! what is hot, and decides the others.
+//! It is an observer of the replay: it sends the logits and the model's own choice of each token and layer, in the
+//! order of time, and waits for the answer. Experts, where they run, stand-ins, mixing weights, loads and victims must
+//! equal those of `bounded` selection with `tracked` residency bit for bit. With residency `once` the first tokens are
+//! the prompt: the controller is told what they chose, says once what is hot, and decides the others.
+//!
+//! ```
+//! use cptr_sim::replay::controller::{self, Controller};
+//! use cptr_sim::replay::{Budget, Plan};
+//! use cptr_sim::strategy::Strategy;
+//! use cptr_trace::array::FloatArray;
+//! use cptr_trace::{Shape, Trace};
+//!
+//! let shape = Shape { tokens: 3, layers: 1, experts: 4, k: 1 };
+//! let logits = [[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 0.5, 0.9, 0.0]].concat();
+//! let trace = Trace { logits: Some(FloatArray::owned([3, 1, 4], logits)), ..Trace::of_ids(shape, vec![0, 3, 0]) };
+//! let strategy = Strategy::parse("bounded:eps=0.1")?;
+//! let report = controller::run(&trace, &Plan::new(Budget::Experts(2)), &strategy, Controller::Host, None)?;
+//! assert_eq!((report.tokens, report.layers), (3, 1));
+//! # Ok::<(), cptr_trace::Error>(())
+//! ```
 
 mod emulator;
 mod host;
@@ -94,9 +110,9 @@ pub struct Report {
 /// Runs a strategy on a controller; `image` is its firmware where that is not in its usual place.
 ///
 /// # Errors
-/// A strategy that is not `bounded` with `tracked` or `once`, a batch, memory in bytes, a prompt as long as the trace, a trace without logits
-/// or larger than the controller's memory; an emulator or image that is missing, ends early or does not answer; a decision that is not the
-/// strategy's, with its token and layer.
+/// A strategy that is not `bounded` with `tracked` or `once`, a batch, memory in bytes, a prompt as long as the trace,
+/// a trace without logits or larger than the controller's memory; an emulator or image that is missing, ends early or
+/// does not answer; a decision that is not the strategy's, with its token and layer.
 pub fn run(
     trace: &Trace,
     plan: &Plan<'_>,
@@ -120,7 +136,8 @@ pub fn run(
 fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
     let (select, residency) = (strategy.select.kind.name, strategy.residency.kind.name);
     let others = [strategy.prefetch.kind.name, strategy.division.kind.name, strategy.precision.kind.name];
-    let runs = others[0] == "none" && ["gpu", "in-place"].contains(&others[1]) && !["graded", "nested"].contains(&others[2]);
+    let runs =
+        others[0] == "none" && ["gpu", "in-place"].contains(&others[1]) && !["graded", "nested"].contains(&others[2]);
     if select != "bounded" || !["tracked", "once"].contains(&residency) || !runs {
         return Err(Error::new(format!(
             "--controller: expected bounded with tracked or once, gpu or in-place, which the firmware runs, found {strategy}"
@@ -143,9 +160,10 @@ fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
     }
     match plan.resident {
         Budget::Experts(_) => Ok(()),
-        Budget::Bytes { .. } => {
-            Err(Error::new(format!("--controller: expected experts per layer (--resident 16), found {}", plan.resident)))
-        }
+        Budget::Bytes { .. } => Err(Error::new(format!(
+            "--controller: expected experts per layer (--resident 16), found {}",
+            plan.resident
+        ))),
     }
 }
 
@@ -213,7 +231,8 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// The placement behind the prompt: the controller's against the strategy's, which is resident when the first token comes.
+    /// The placement behind the prompt: the controller's against the strategy's, which is resident when the first token
+    /// comes.
     fn place(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
         let Some(prompt) = &self.prompt else { return Ok(()) };
         let placed = prompt.place(seen.layer, self.capacity, self.bits)?;

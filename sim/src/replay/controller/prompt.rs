@@ -1,8 +1,8 @@
 //! Placed experts: what the prompt asks of them, who is hot after it, and at how many bits the others run.
 
+use cptr_core::Gate;
 use cptr_core::bits::{MAX_BITS, Split};
 use cptr_core::placement::Demand;
-use cptr_core::Gate;
 
 use crate::strategy::Strategy;
 use crate::strategy::precision::{USUAL, split};
@@ -31,7 +31,8 @@ pub(super) struct Placed {
 }
 
 impl Prompt {
-    /// `None` for a strategy whose experts are loaded on demand; `prefill` are the tokens that are a prompt in any case.
+    /// `None` for a strategy whose experts are loaded on demand; `prefill` are the tokens that are a prompt in any
+    /// case.
     ///
     /// # Errors
     /// A prompt as long as the trace.
@@ -57,8 +58,8 @@ impl Prompt {
         Demand::observe(&mut self.demand[layer], chosen, weights);
     }
 
-    /// Where a layer's experts lie if so many fit in fast memory and the others run at `bits` on average: each at its own number of bits, by the
-    /// losses that are usual, if the strategy has a bit selector.
+    /// Where a layer's experts lie if so many fit in fast memory and the others run at `bits` on average: each at its
+    /// own number of bits, by the losses that are usual, if the strategy has a bit selector.
     pub(super) fn place(&self, layer: usize, capacity: usize, bits: u8) -> Result<Placed> {
         let Ranking { order, importance } = Ranking::of(&self.demand[layer], self.alpha);
         let (hot, cold) = order.split_at(capacity.min(order.len()));

@@ -97,10 +97,16 @@ fn every_lie_is_noticed() {
 #[test]
 fn the_truth_about_placed_experts_passes() {
     // Nobody lies in a request that is never made.
-    for precision in ["uniform:bits=1", "uniform:bits=5", "full", "mean:bits=1", "mean:bits=2", "mean:bits=3", "mean:bits=4"] {
-        for (once, prefill, prompt) in
-            [("tokens=1", 0, 1), ("tokens=2", 0, 2), ("tokens=2:alpha=0", 0, 2), ("tokens=1:alpha=0.3", 0, 1), ("alpha=0.5", 2, 2)]
-        {
+    for precision in
+        ["uniform:bits=1", "uniform:bits=5", "full", "mean:bits=1", "mean:bits=2", "mean:bits=3", "mean:bits=4"]
+    {
+        for (once, prefill, prompt) in [
+            ("tokens=1", 0, 1),
+            ("tokens=2", 0, 2),
+            ("tokens=2:alpha=0", 0, 2),
+            ("tokens=1:alpha=0.3", 0, 1),
+            ("alpha=0.5", 2, 2),
+        ] {
             for division in ["in-place", "gpu"] {
                 let text = format!("once:{once}+{division}+{precision}");
                 let report = with_strategy(&text, prefill, usize::MAX, &|_| ()).unwrap();
@@ -119,13 +125,16 @@ fn the_truth_about_placed_experts_passes() {
 
 #[test]
 fn every_lie_about_placed_experts_is_noticed() {
-    // Requests 3 and 4 are the prompt's token in two layers; then each layer is placed before its first token: 5 and 7 the placements, 6, 8, 9
-    // and 10 the tokens.
+    // Requests 3 and 4 are the prompt's token in two layers; then each layer is placed before its first token: 5 and 7
+    // the placements, 6, 8, 9 and 10 the tokens.
     let error = |request, lie: &dyn Fn(&mut Vec<u8>)| {
         with_strategy("once:tokens=1+in-place+mean:bits=2", 0, request, lie).unwrap_err().to_string()
     };
     // The token chose experts 0 and 2.
-    assert_eq!(error(5, &|bytes| bytes[2] = 3), "token 1, layer 5: the controller places experts 0 3, the strategy 0 2");
+    assert_eq!(
+        error(5, &|bytes| bytes[2] = 3),
+        "token 1, layer 5: the controller places experts 0 3, the strategy 0 2"
+    );
     assert_eq!(
         error(7, &|bytes| bytes.swap(0, 2)),
         "token 1, layer 6: the controller places experts 2 0, the strategy 0 2"

@@ -1,9 +1,9 @@
-//! MoNDE (DAC'24): the most wanted experts run on the GPU, after a copy if they are not there (parameter movement), the others near the data
-//! (activation movement).
+//! MoNDE (DAC'24): the most wanted experts run on the GPU, after a copy if they are not there (parameter movement), the
+//! others near the data (activation movement).
 //!
-//! How many follows from the bandwidths of the two ways, as DynaNDE describes the rule: what is not in GPU memory is divided in the ratio of
-//! copies over the link to reads of the device's memory; what is there runs there. The paper's formula is not published; `hot` gives the
-//! number instead, residents or not.
+//! How many follows from the bandwidths of the two ways, as DynaNDE describes the rule: what is not in GPU memory is
+//! divided in the ratio of copies over the link to reads of the device's memory; what is there runs there. The paper's
+//! formula is not published; `hot` gives the number instead, residents or not.
 
 use super::{Division, Kind, Layer, Make, Site, by_demand, in_place};
 use crate::strategy::{Parameter, Unit, Values};
@@ -17,7 +17,11 @@ pub(super) const KIND: Kind<Make> = Kind {
         "experts of a step and layer that run on the GPU; auto: residents, and a share of the others by the ratio of bandwidths",
     )],
     times: true,
-    ..Kind::new("bandwidth", "the most wanted on the GPU, in the ratio of bandwidths; the others near the data", Make(make))
+    ..Kind::new(
+        "bandwidth",
+        "the most wanted on the GPU, in the ratio of bandwidths; the others near the data",
+        Make(make),
+    )
 };
 
 struct Bandwidth {
@@ -44,7 +48,8 @@ impl Division for Bandwidth {
             let near = |times: &crate::replay::Times<'_>| {
                 times.near_run_ps(ExpertRun { bits: bits(layer.near_bits), tokens: 1 })
             };
-            let share = layer.times.map_or(0.0, |times| near(times) / (near(times) + times.copy_ps(bits(layer.gpu_bits))));
+            let share =
+                layer.times.map_or(0.0, |times| near(times) / (near(times) + times.copy_ps(bits(layer.gpu_bits))));
             (self.order.len() as f64 * share).round() as usize
         };
         for &at in self.order.iter().take(hot) {

@@ -1,5 +1,6 @@
-//! The best division of each layer by trying all of them (DynaNDE's rule, arXiv 2609.00407): the n most wanted experts on the GPU, copied
-//! first if they are not there, the others near the data; n from 0 to all, the one whose slower side is fastest.
+//! The best division of each layer by trying all of them (DynaNDE's rule, arXiv 2609.00407): the n most wanted experts
+//! on the GPU, copied first if they are not there, the others near the data; n from 0 to all, the one whose slower side
+//! is fastest.
 
 use super::{Division, Kind, Layer, Make, SLACK, Site, by_demand, slack_at};
 use crate::strategy::{Parameter, Values};

@@ -42,8 +42,8 @@ const SLACK: Parameter = Parameter::new(
      for each bit more",
 );
 
-/// Precision is worth less where less is lost without it: the error of quantisation, and with it the time that is given up, halves with each
-/// bit.
+/// Precision is worth less where less is lost without it: the error of quantisation, and with it the time that is given
+/// up, halves with each bit.
 fn slack_at(slack: f64, near_bits: u8) -> f64 {
     slack * 2.0_f64.powi(2 - i32::from(near_bits))
 }

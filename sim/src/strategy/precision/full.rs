@@ -2,11 +2,8 @@
 
 use super::{Choice, Kind, Make, Precision};
 
-pub(super) const KIND: Kind<Make> = Kind::new(
-    "full",
-    "full precision, near the data too",
-    Make(|_, setup| Box::new(Full { bits: setup.full_bits })),
-);
+pub(super) const KIND: Kind<Make> =
+    Kind::new("full", "full precision, near the data too", Make(|_, setup| Box::new(Full { bits: setup.full_bits })));
 
 struct Full {
     bits: u8,

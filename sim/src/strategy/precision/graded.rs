@@ -1,8 +1,9 @@
-//! Mixed precision by what a choice matters, as HOBBIT (arXiv 2411.01433): a missing expert is copied at full precision if it matters, at 4
-//! bits if it matters less, and left out if it hardly does.
+//! Mixed precision by what a choice matters, as HOBBIT (arXiv 2411.01433): a missing expert is copied at full precision
+//! if it matters, at 4 bits if it matters less, and left out if it hardly does.
 //!
-//! Unimportance of a token's j-th expert is the share of routing mass of those before it. Where the authors keep two caches of fixed size,
-//! both sorts share the memory here, and the residency's rule decides who goes. What runs near the data does so at 4 bits.
+//! Unimportance of a token's j-th expert is the share of routing mass of those before it. Where the authors keep two
+//! caches of fixed size, both sorts share the memory here, and the residency's rule decides who goes. What runs near
+//! the data does so at 4 bits.
 
 use cptr_trace::Knowledge;
 

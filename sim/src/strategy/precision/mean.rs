@@ -1,7 +1,8 @@
-//! The bit selector: each expert near the data at its own number of bits, the average being given (arXiv 2512.04476, Algorithm 1).
+//! The bit selector: each expert near the data at its own number of bits, the average being given (arXiv 2512.04476,
+//! Algorithm 1).
 //!
-//! What an expert loses at few bits counts as often as the prompt wanted it; without a table of measured losses all experts lose what is
-//! usual.
+//! What an expert loses at few bits counts as often as the prompt wanted it; without a table of measured losses all
+//! experts lose what is usual.
 
 use cptr_core::Gate;
 use cptr_core::bits::MAX_BITS;

@@ -74,8 +74,8 @@ pub(crate) trait Precision: Send {
 /// What quantisation costs at 1 to 4 bits where no table says: noise power falls to a quarter with each bit.
 pub(crate) const USUAL: [f64; MAX_BITS] = [1.0, 0.25, 0.0625, 0.015625];
 
-/// The split that loses least at `average` bits, 1 to 4. `losses`: what each cold expert loses at 1 to 4 bits times how often it is
-/// wanted, the most important expert first.
+/// The split that loses least at `average` bits, 1 to 4. `losses`: what each cold expert loses at 1 to 4 bits times how
+/// often it is wanted, the most important expert first.
 pub(crate) fn split(losses: &[[f64; MAX_BITS]], average: u8) -> Result<Split> {
     let largest = losses.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
     let scaled: Vec<Losses> =
@@ -87,8 +87,8 @@ pub(crate) fn split(losses: &[[f64; MAX_BITS]], average: u8) -> Result<Split> {
 
 /// Losses of an expert at 1 to 4 bits by a table.
 ///
-/// Published tables are not always monotone (MC-MoE's is not in 5 of 256 experts) and may lack widths: where more bits lose more, the loss
-/// of fewer counts, and a width that is missing loses four times, or a quarter, of its neighbour's.
+/// Published tables are not always monotone (MC-MoE's is not in 5 of 256 experts) and may lack widths: where more bits
+/// lose more, the loss of fewer counts, and a width that is missing loses four times, or a quarter, of its neighbour's.
 pub(crate) fn losses_of(table: &LossTable, layer: usize, expert: usize) -> [f64; MAX_BITS] {
     let mut losses: [Option<f64>; MAX_BITS] = std::array::from_fn(|bits| table.get(layer, expert, bits as u8 + 1));
     for at in 1..MAX_BITS {

@@ -1,10 +1,11 @@
 //! Nested bits, as D2MoE (arXiv 2504.15299): what is copied are only the bit planes that fast memory lacks.
 //!
-//! Matryoshka quantisation stores an expert so that its first planes are the expert at `low` bits, and further planes add one bit each. A
-//! choice that matters needs `high` planes, the others need `low`. Fast memory is counted in planes; when it is full, the expert that the
-//! residency gives up loses its last plane, or at `low` bits all. Simplified: what matters is decided by the share of routing mass before
-//! the choice, as in HOBBIT, in place of a trained second router; copies are waited for, which the order "hottest bits first" can hide in
-//! part on a GPU that starts with the planes it has.
+//! Matryoshka quantisation stores an expert so that its first planes are the expert at `low` bits, and further planes
+//! add one bit each. A choice that matters needs `high` planes, the others need `low`. Fast memory is counted in
+//! planes; when it is full, the expert that the residency gives up loses its last plane, or at `low` bits all.
+//! Simplified: what matters is decided by the share of routing mass before the choice, as in HOBBIT, in place of a
+//! trained second router; copies are waited for, which the order "hottest bits first" can hide in part on a GPU that
+//! starts with the planes it has.
 
 use super::{Choice, Kind, Make, Parameter, Precision, Setup, Unit, Values, by_demand};
 
@@ -14,7 +15,11 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter::new("high", 4.0, Unit::Bits(1, 4), "bits of choices that matter"),
         Parameter::new("t", 0.6, Unit::Share, "share of the mass of better choices up to which one matters"),
     ],
-    ..Kind::new("nested", "all at nested bits; missing planes are copied, as many as the routing mass asks for", Make(make))
+    ..Kind::new(
+        "nested",
+        "all at nested bits; missing planes are copied, as many as the routing mass asks for",
+        Make(make),
+    )
 };
 
 struct Nested {

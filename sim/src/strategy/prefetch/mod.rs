@@ -1,8 +1,9 @@
 //! Which experts are fetched before they are asked for.
 //!
-//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for; they take the place of
-//! those that the residency gives up, and their copies take what decoding leaves of the link. An expert that was asked for a layer ahead is
-//! no stall; the bytes that have not passed when it is wanted are waited for.
+//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for; they
+//! take the place of those that the residency gives up, and their copies take what decoding leaves of the link. An
+//! expert that was asked for a layer ahead is no stall; the bytes that have not passed when it is wanted are waited
+//! for.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::prefetch::KINDS;
@@ -48,8 +49,8 @@ pub(crate) trait Prefetch: Send {
         None
     }
 
-    /// Learns what a step wants in a layer, and fills `asks` with experts of the next layer, the surest first. Those that are there already
-    /// will not go for another.
+    /// Learns what a step wants in a layer, and fills `asks` with experts of the next layer, the surest first. Those
+    /// that are there already will not go for another.
     fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>);
 
     /// Probability that the next layer wants each expert, as it was asked last: who makes room must be less probable
@@ -75,4 +76,5 @@ pub(crate) struct Next<'a> {
 }
 
 /// Most fetches, for lists of parameters.
-const MOST: Parameter = Parameter::new("most", 1.0, Unit::Count(0, 64), "experts that are fetched for a layer, at most");
+const MOST: Parameter =
+    Parameter::new("most", 1.0, Unit::Count(0, 64), "experts that are fetched for a layer, at most");

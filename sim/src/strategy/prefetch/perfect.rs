@@ -1,5 +1,5 @@
-//! Knows what the next layer will want, each expert with a given accuracy: in place of the trained or stacked gates of rivals, which a
-//! recording of choices cannot run. It sees the future.
+//! Knows what the next layer will want, each expert with a given accuracy: in place of the trained or stacked gates of
+//! rivals, which a recording of choices cannot run. It sees the future.
 
 use super::{Kind, Make, Next, Prefetch, Setup};
 use crate::strategy::{Parameter, Served, Unit, Values};

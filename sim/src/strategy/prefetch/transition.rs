@@ -1,4 +1,5 @@
-//! Co-occurrence with the layer before, learned on line: of the tokens that wanted this here, how many wanted that there?
+//! Co-occurrence with the layer before, learned on line: of the tokens that wanted this here, how many wanted that
+//! there?
 
 use super::{Kind, Make, Next, Prefetch, Setup};
 use crate::strategy::{Parameter, Served, Unit, Values};
@@ -6,7 +7,12 @@ use crate::strategy::{Parameter, Served, Unit, Values};
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         super::MOST,
-        Parameter::new("sure", 0.3, Unit::Share, "share of the tokens with the same experts before that wanted it, at least"),
+        Parameter::new(
+            "sure",
+            0.3,
+            Unit::Share,
+            "share of the tokens with the same experts before that wanted it, at least",
+        ),
     ],
     ..Kind::new("transition", "what mostly followed this layer's experts in the next one, learned on line", Make(make))
 };
@@ -15,7 +21,8 @@ struct Transition {
     most: usize,
     sure: f32,
     experts: usize,
-    /// For each layer and expert there, how many of its tokens wanted each expert of the next layer, `[L][E * E]`; and how many they were.
+    /// For each layer and expert there, how many of its tokens wanted each expert of the next layer, `[L][E * E]`; and
+    /// how many they were.
     followed: Vec<(Vec<u16>, Vec<u16>)>,
     /// What each sequence wanted in the layer before.
     before: Vec<Vec<u16>>,

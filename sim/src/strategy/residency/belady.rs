@@ -1,5 +1,6 @@
-//! Belady's rule: the expert goes whose next use lies farthest ahead. With the raw router and everything on the GPU the fewest loads of any
-//! memory that is filled on demand; with another selection it knows the model's wishes, and is no bound.
+//! Belady's rule: the expert goes whose next use lies farthest ahead. With the raw router and everything on the GPU the
+//! fewest loads of any memory that is filled on demand; with another selection it knows the model's wishes, and is no
+//! bound.
 
 use cptr_core::placement::Demand;
 
@@ -7,10 +8,8 @@ use super::{Kind, Make, Residency, Setup, by_falling, least};
 use crate::replay::Resident;
 use crate::strategy::{Served, Values};
 
-pub(super) const KIND: Kind<Make> = Kind {
-    sees_future: true,
-    ..Kind::new("belady", "on demand; the farthest next use goes", Make(make))
-};
+pub(super) const KIND: Kind<Make> =
+    Kind { sees_future: true, ..Kind::new("belady", "on demand; the farthest next use goes", Make(make)) };
 
 struct Belady {
     /// Next step that wants each of a layer's experts.

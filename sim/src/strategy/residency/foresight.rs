@@ -1,5 +1,5 @@
-//! Knows the future: as `migrate`, but levels are the true demand of the next tokens, and no rate limit but the link. It pays for the same
-//! copies over the same link, so it is what a perfect forecast would give that rule, and no bound.
+//! Knows the future: as `migrate`, but levels are the true demand of the next tokens, and no rate limit but the link.
+//! It pays for the same copies over the same link, so it is what a perfect forecast would give that rule, and no bound.
 
 use cptr_core::Level;
 use cptr_core::placement::Demand;
@@ -17,7 +17,11 @@ pub(super) const KIND: Kind<Make> = Kind {
     ],
     sees_future: true,
     times: true,
-    ..Kind::new("foresight", "as migrate, with the true demand of the next tokens and no limit but the link", Make(make))
+    ..Kind::new(
+        "foresight",
+        "as migrate, with the true demand of the next tokens and no limit but the link",
+        Make(make),
+    )
 };
 
 struct Foresight {

@@ -1,4 +1,5 @@
-//! Between recency and frequency (Lee et al., IEEE Transactions on Computers 2001): every use counts, and counts for less with time.
+//! Between recency and frequency (Lee et al., IEEE Transactions on Computers 2001): every use counts, and counts for
+//! less with time.
 
 use cptr_core::placement::Demand;
 
@@ -7,7 +8,12 @@ use crate::replay::Resident;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[Parameter::new("gain", 1.0 / 32.0, Unit::Gain(0.99), "share of its weight that a use loses with each token")],
+    parameters: &[Parameter::new(
+        "gain",
+        1.0 / 32.0,
+        Unit::Gain(0.99),
+        "share of its weight that a use loses with each token",
+    )],
     ..Kind::new("lrfu", "on demand; the expert goes whose uses, fading with time, weigh least", Make(make))
 };
 

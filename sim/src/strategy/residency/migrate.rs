@@ -1,16 +1,16 @@
 //! Placed after the prompt, and placed anew, expert by expert, as the tracked context moves.
 //!
-//! - **Who is hot** is the slow level of the context's filter in every layer ([`crate::replay::filter`]). A change of context, seen by the
-//!   detector that pools all layers, opens its gain, so that levels follow within tokens.
-//! - **Whether a copy pays** is the rule of `cptr_core::replace`: what the expert's uses would cost the device over the horizon, against
-//!   what decoding loses while the copy is under way.
-//! - **Copies are hidden**: they take what decoding leaves of the link, the most useful one first, a few at a time, so that a plan is never
-//!   older than a few tokens.
+//! - **Who is hot** is the slow level of the context's filter in every layer ([`crate::replay::filter`]). A change of
+//!   context, seen by the detector that pools all layers, opens its gain, so that levels follow within tokens.
+//! - **Whether a copy pays** is the rule of `cptr_core::replace`: what the expert's uses would cost the device over the
+//!   horizon, against what decoding loses while the copy is under way.
+//! - **Copies are hidden**: they take what decoding leaves of the link, the most useful one first, a few at a time, so
+//!   that a plan is never older than a few tokens.
 //! - **A hard rate limit** holds whatever the input.
 
+use cptr_core::Level;
 use cptr_core::placement::Demand;
 use cptr_core::replace::{Allowance, ReplaceConfig, Swap, swap};
-use cptr_core::Level;
 use cptr_hw_model::ExpertRun;
 
 use super::{EndOfStep, Kind, Make, Ranking, Residency, Setup};
@@ -18,7 +18,8 @@ use crate::replay::filter::{ContextFilter, FilterConfig};
 use crate::replay::{Fast, Resident};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
-/// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a token.
+/// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a
+/// token.
 const OUTSTANDING: usize = 8;
 
 pub(super) const KIND: Kind<Make> = Kind {
@@ -66,8 +67,8 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
     })
 }
 
-/// Difference of levels from which a copy pays. A use near the data occupies the device for its run; a copy takes its share of the device's
-/// memory for as long as it lasts.
+/// Difference of levels from which a copy pays. A use near the data occupies the device for its run; a copy takes its
+/// share of the device's memory for as long as it lasts.
 pub(super) fn margin(setup: &Setup<'_>, horizon: usize) -> Option<Level> {
     let times = setup.times?;
     let (full, near) = (f64::from(setup.full_bits), f64::from(setup.near_bits));
@@ -86,7 +87,8 @@ impl Residency for Migrate {
             self.filter.learn(served.layer, (served.token)(token).wanted);
         }
         if served.layer + 1 == self.filter.trackers().len() {
-            // A sequence has one context at a time; the contexts of a batch change one by one, and levels follow at their steady gain.
+            // A sequence has one context at a time; the contexts of a batch change one by one, and levels follow at
+            // their steady gain.
             if served.tokens == 1 {
                 self.filter.detect();
             }
@@ -158,4 +160,3 @@ fn outside(
     let outside = levels.zip(0u16..).filter(|&(_, expert)| !resident.contains(expert) && !busy.contains(expert));
     outside.max_by_key(|&(level, expert)| (level, std::cmp::Reverse(expert))).filter(|&(level, _)| level > margin)
 }
-

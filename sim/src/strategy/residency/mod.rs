@@ -1,7 +1,8 @@
 //! Which experts stay in fast memory.
 //!
-//! There are two sorts. Memories that are *filled on demand* take in what is loaded, and a rule says who goes for it. Memories that are
-//! *placed* hold what a ranking says, and change only by migrations: copies that go on behind decoding.
+//! There are two sorts. Memories that are *filled on demand* take in what is loaded, and a rule says who goes for it.
+//! Memories that are *placed* hold what a ranking says, and change only by migrations: copies that go on behind
+//! decoding.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::residency::KINDS;
@@ -26,8 +27,8 @@ use cptr_core::{Eps, Gate, Level};
 
 use super::forecaster::{Forecaster, Settings};
 use super::{Kind, Parameter, Served, Unit, Values};
-pub(crate) use tracked::Gains;
 use crate::replay::{Fast, Future, Resident, Routed, Times};
+pub(crate) use tracked::Gains;
 
 /// Every kind, in the order of tables.
 pub const KINDS: &[&Kind<Make>] = &[
@@ -100,8 +101,8 @@ pub(crate) trait Residency: Send {
     /// An expert was fetched before it was asked for.
     fn fetched(&mut self, _layer: usize, _expert: u16) {}
 
-    /// Fills `order` with experts by falling worth after the prompts, which asked `demand` of the layer: the first stay, as far as they
-    /// fit.
+    /// Fills `order` with experts by falling worth after the prompts, which asked `demand` of the layer: the first
+    /// stay, as far as they fit.
     fn worth(&mut self, layer: usize, demand: &[Demand], order: &mut Vec<u16>);
 
     /// The experts to place in a layer now, in the middle of decoding, by falling worth.

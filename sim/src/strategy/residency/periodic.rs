@@ -1,4 +1,5 @@
-//! Placed anew at fixed intervals from the demand of the last one, whether the context has changed or not. Copies go on behind decoding.
+//! Placed anew at fixed intervals from the demand of the last one, whether the context has changed or not. Copies go on
+//! behind decoding.
 
 use cptr_core::placement::Demand;
 

@@ -33,6 +33,9 @@ struct Recalled {
     /// `U16F16`.
     weight: u64,
     layers: Vec<Layer>,
+    /// Shares of the layer ahead for which something is fetched: they know the layers of the token that is on its way,
+    /// and so are no judge of forecasts before the token.
+    ahead: Vec<Level>,
 }
 
 /// What is known of a layer.
@@ -60,6 +63,7 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
         window: values.count("window"),
         weight: (values.get("weight") * 65536.0) as u64,
         layers: (0..setup.layers).map(layer).collect(),
+        ahead: Vec::new(),
     })
 }
 
@@ -74,8 +78,8 @@ impl Layer {
     }
 
     /// How much an expert is expected, `U1F31` bits: `weight` is `U16F16`.
-    fn worth(&self, expert: usize, weight: u64) -> u64 {
-        self.level(expert) + ((u64::from(self.shares[expert].to_bits()) * weight) >> 16)
+    fn worth(&self, expert: usize, share: Level, weight: u64) -> u64 {
+        self.level(expert) + ((u64::from(share.to_bits()) * weight) >> 16)
     }
 
     /// Weight of the forecast, less where it has not known more than levels.
@@ -107,6 +111,10 @@ impl Residency for Recalled {
     }
 
     fn expect(&mut self, layer: usize, tokens: &[Routed<'_>], forecaster: &mut Forecaster) {
+        if tokens.is_empty() {
+            forecaster.share(layer, self.window, &mut self.ahead);
+            return;
+        }
         let here = &mut self.layers[layer];
         tokens.iter().for_each(|token| here.judge(token.wanted));
         forecaster.share(layer, self.window, &mut here.shares);
@@ -115,13 +123,13 @@ impl Residency for Recalled {
     fn victim(&mut self, layer: usize, free: &Resident) -> Option<u16> {
         let here = &self.layers[layer];
         let weight = here.weight(self.weight);
-        least(free, |expert| here.worth(expert, weight))
+        least(free, |expert| here.worth(expert, here.shares[expert], weight))
     }
 
     fn victim_ahead(&mut self, layer: usize, free: &Resident, next: &[Level]) -> Option<u16> {
         let here = &self.layers[layer];
         let weight = here.weight(self.weight);
-        least(free, |expert| here.worth(expert, weight) + NEXT * u64::from(next[expert].to_bits()))
+        least(free, |expert| here.worth(expert, self.ahead[expert], weight) + NEXT * u64::from(next[expert].to_bits()))
     }
 
     fn observe(&mut self, served: &Served<'_>) {
@@ -133,7 +141,8 @@ impl Residency for Recalled {
     fn worth(&mut self, layer: usize, _: &[Demand], order: &mut Vec<u16>) {
         let here = &self.layers[layer];
         let weight = here.weight(self.weight);
-        by_falling(here.shares.len(), order, |expert| here.worth(usize::from(expert), weight));
+        let worth = |expert: usize| here.worth(expert, here.shares[expert], weight);
+        by_falling(here.shares.len(), order, |expert| worth(usize::from(expert)));
     }
 
     fn tracks(&self) -> bool {

@@ -73,7 +73,8 @@ impl Residency for Tracked {
     }
 
     fn worth(&mut self, layer: usize, _: &[Demand], order: &mut Vec<u16>) {
-        let levels: Vec<_> = self.layers[layer].levels().map(|level| level.slow.to_bits() + (level.fast.to_bits() >> 2)).collect();
+        let levels: Vec<_> =
+            self.layers[layer].levels().map(|level| level.slow.to_bits() + (level.fast.to_bits() >> 2)).collect();
         by_falling(levels.len(), order, |expert| levels[usize::from(expert)]);
     }
 

@@ -1,5 +1,5 @@
-//! Cache-prior of "Cache-conditional experts" (arXiv 2412.00099): a bonus for resident experts in proportion to the spread of the
-//! layer's scores. The strongest published rival that needs no training.
+//! Cache-prior of "Cache-conditional experts" (arXiv 2412.00099): a bonus for resident experts in proportion to the
+//! spread of the layer's scores. The strongest published rival that needs no training.
 
 use super::{Kind, Make, Select, top};
 use crate::strategy::{Parameter, Token, Unit, Values};

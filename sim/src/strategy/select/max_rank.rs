@@ -1,4 +1,5 @@
-//! Max-rank of "Cache-conditional experts" (arXiv 2412.00099): resident experts may be promoted from within the first M ranks.
+//! Max-rank of "Cache-conditional experts" (arXiv 2412.00099): resident experts may be promoted from within the first M
+//! ranks.
 
 use super::{Kind, Make, Select, promote, rank};
 use crate::strategy::{Parameter, Token, Unit, Values};
@@ -10,7 +11,11 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen"),
     ],
     needs: Knowledge::Logits,
-    ..Kind::new("max-rank", "resident experts out of the first M ranks, the best J always (arXiv 2412.00099)", Make(make))
+    ..Kind::new(
+        "max-rank",
+        "resident experts out of the first M ranks, the best J always (arXiv 2412.00099)",
+        Make(make),
+    )
 };
 
 struct MaxRank {

@@ -1,7 +1,7 @@
 //! Which experts run.
 //!
-//! Every kind takes the router's scores and what is in fast memory, and gives as many different experts as the router did. The price of
-//! another choice than the router's is routing mass, which the replay measures.
+//! Every kind takes the router's scores and what is in fast memory, and gives as many different experts as the router
+//! did. The price of another choice than the router's is routing mass, which the replay measures.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::select::KINDS;
@@ -68,8 +68,8 @@ fn rank(scores: &[f32], order: &mut Vec<u16>) {
     order.sort_unstable_by_key(|&expert| (std::cmp::Reverse(key(scores[usize::from(expert)])), expert));
 }
 
-/// Keeps the first `keep` of `ranked`, then takes resident ones out of the first `window`, then the best of the rest: the rule that
-/// max-rank and cumulative threshold share (arXiv 2412.00099).
+/// Keeps the first `keep` of `ranked`, then takes resident ones out of the first `window`, then the best of the rest:
+/// the rule that max-rank and cumulative threshold share (arXiv 2412.00099).
 fn promote(ranked: &[u16], k: usize, keep: usize, window: usize, resident: &Experts, chosen: &mut Vec<u16>) {
     let first = chosen.len();
     chosen.extend(ranked.iter().take(keep.min(k)));

@@ -1,5 +1,5 @@
-//! Substitution of low-weight misses, as engines with expert caches do it: a missed expert whose gate is below a threshold gives way to
-//! the best resident one.
+//! Substitution of low-weight misses, as engines with expert caches do it: a missed expert whose gate is below a
+//! threshold gives way to the best resident one.
 
 use super::{Kind, Make, Select};
 use crate::strategy::{Parameter, Token, Unit, Values};
