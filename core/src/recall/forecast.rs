@@ -48,14 +48,13 @@ impl<const C: usize> Places<C> {
         Self { places: [none; C], found: 0, layers: 0, say: 0 }
     }
 
-    /// Begins a token with what was nearest to the one before.
+    /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two.
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32) {
         (self.found, self.layers, self.say) = (0, 0, 0);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            // At most 163 * 256 64ths of bits, times 64 at most: below 2^32. Whole signatures apart are 2 in units of
-            // similarity.
-            let behind = u64::from(distance) * u64::from(config.before) / u64::from(bits);
-            *place = Place { age, behind: behind as u32, common: 0, weight: 0 };
+            // At most 163 64ths of all bits: below 2^21 with the default weight.
+            let behind = (u64::from(distance) * u64::from(config.before)) >> bits.trailing_zeros();
+            *place = Place { age, behind: behind.min(u32::MAX.into()) as u32, common: 0, weight: 0 };
             self.found += 1;
         }
         self.weigh(config, 1);
