@@ -11,6 +11,9 @@
 //!    scales), the signal-to-noise ratio of that level and the phase between demand and level; loss of lock opens the
 //!    filter's gain.
 //!
+//! [`recall`] forecasts from remembered trajectories what the next tokens will want: for eviction, and for fetching
+//! ahead.
+//!
 //! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU
 //! memory and how many bits the others get; [`context`] sees that the context has changed, and [`replace`] which expert
 //! to bring in, if that pays.
@@ -59,6 +62,7 @@ pub mod metrics;
 pub mod num;
 pub mod phase;
 pub mod placement;
+pub mod recall;
 pub mod replace;
 pub mod router;
 pub mod select;

@@ -12,11 +12,13 @@ const PREAMBLE: &str = "\
  *
  * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
  *
- * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer,
- * CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different states may run at the
- * same time; one state is for one thread at a time. Functions may be called from interrupts under the same rule.
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per
+ * layer, CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different
+ * states may run at the same time; one state is for one thread at a time. Functions may be called from interrupts under
+ * the same rule.
  *
- * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */";
+ * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been
+ * written. */";
 
 const TRAILER: &str = "\
 /* Bytes of a tracker of a layer with that many experts. */

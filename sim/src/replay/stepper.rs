@@ -14,6 +14,7 @@ use super::outcome::range;
 use super::queue::Queue;
 use super::{BINS, Fast, Future, LayerOutcome, Resident, Routed, Setup, StepTally, Tally, Times, mass};
 use crate::strategy::division::Division;
+use crate::strategy::forecaster::Forecaster;
 use crate::strategy::precision::Precision;
 use crate::strategy::prefetch::{self, Next, Prefetch};
 use crate::strategy::residency::{self, EndOfStep, Ranking, Residency};
@@ -64,6 +65,8 @@ pub struct Replay<'a> {
     selects: Vec<Box<dyn Select>>,
     residency: Box<dyn Residency>,
     prefetch: Box<dyn Prefetch>,
+    /// What residency and prefetch ask about trajectories.
+    forecaster: Option<Forecaster>,
     division: Box<dyn Division>,
     precision: Box<dyn Precision>,
     /// Whether all experts are in fast memory from the start.
@@ -107,6 +110,9 @@ impl<'a> Replay<'a> {
         };
         let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
         let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
+        let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
+        let forecaster = residency.recalls().or_else(|| prefetch.recalls());
+        let forecaster = forecaster.map(|settings| Forecaster::new(settings, layers, experts, k, setup.sequences));
         let raw = strategy.select.kind.name == "raw";
         let select = |_| (strategy.select.kind.make.0)(&strategy.select.values);
         let (start_bytes, bit_bytes) = times.as_ref().map_or((0.0, 1.0), |times| {
@@ -118,7 +124,8 @@ impl<'a> Replay<'a> {
             raw,
             selects: (0..if raw { 0 } else { layers * setup.sequences }).map(select).collect(),
             residency,
-            prefetch: (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup),
+            prefetch,
+            forecaster: forecaster.transpose()?,
             division: (strategy.division.kind.make.0)(&strategy.division.values, precision.near_bits()),
             all,
             memories: vec![Memory::new(experts, capacity); layers],
@@ -193,6 +200,10 @@ impl<'a> Replay<'a> {
         self.buffers.before = *self.memories[layer].resident();
         self.select(layer, tokens, prefill);
         self.choose(tokens);
+        if let Some(forecaster) = &mut self.forecaster {
+            forecaster.see(layer, tokens);
+            self.residency.expect(layer, tokens, forecaster);
+        }
         let mut time = None;
         self.buffers.loads.clear();
         self.buffers.executions.clear();
@@ -208,6 +219,9 @@ impl<'a> Replay<'a> {
             self.load(layer);
             self.observe(step, layer, prefill, tokens);
             self.place_now(layer)?;
+        }
+        if let Some(forecaster) = self.forecaster.as_mut().filter(|_| layer + 1 == self.setup.shape.layers) {
+            forecaster.end_token();
         }
         // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
         // one.
@@ -508,7 +522,7 @@ impl<'a> Replay<'a> {
                 Place::NearData if beside && self.memories[layer].held(expert) == 0 => self.precision.load_bits(),
                 _ => continue,
             };
-            if !self.make_room(layer, expert, bits) {
+            if !self.make_room(layer, expert, bits, false) {
                 continue;
             }
             self.memories[layer].hold(expert, bits);
@@ -520,8 +534,9 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Makes room for `bits` bits of an expert among those that are not to be kept; whether there is.
-    fn make_room(&mut self, layer: usize, expert: u16, bits: u8) -> bool {
+    /// Makes room for `bits` bits of an expert, which is wanted now or fetched ahead, among those that are not to be
+    /// kept; whether there is.
+    fn make_room(&mut self, layer: usize, expert: u16, bits: u8, ahead: bool) -> bool {
         let experts = self.setup.shape.experts;
         loop {
             let memory = &mut self.memories[layer];
@@ -530,7 +545,15 @@ impl<'a> Replay<'a> {
                 return true;
             }
             without(memory.resident(), &self.buffers.keep, experts, &mut self.buffers.free);
-            let Some(victim) = self.residency.victim(layer, &self.buffers.free) else { return false };
+            let free = &self.buffers.free;
+            let victim = match self.prefetch.next().filter(|_| ahead) {
+                Some(next) => {
+                    let victim = self.residency.victim_ahead(layer, free, next);
+                    victim.filter(|&victim| next[usize::from(victim)] < next[usize::from(expert)])
+                }
+                None => self.residency.victim(layer, free),
+            };
+            let Some(victim) = victim else { return false };
             let held = memory.held(victim);
             let left = self.precision.planes().filter(|low| held > *low).map_or(0, |_| held - 1);
             memory.hold(victim, left);
@@ -622,10 +645,13 @@ impl<'a> Replay<'a> {
             return;
         }
         let last = layer + 1 == self.setup.shape.layers;
+        let (next_step, next_layer) = (step + usize::from(last), if last { 0 } else { layer + 1 });
         let next = Next {
-            step: step + usize::from(last),
-            layer: if last { 0 } else { layer + 1 },
+            step: next_step,
+            layer: next_layer,
+            resident: self.memories[next_layer].resident(),
             future: self.future.as_deref(),
+            forecaster: self.forecaster.as_mut(),
         };
         self.buffers.asks.clear();
         let experts = self.setup.shape.experts;
@@ -641,9 +667,12 @@ impl<'a> Replay<'a> {
             token: &token,
         };
         self.prefetch.ask(&served, next, &mut self.buffers.asks);
-        let (layer, most) = (next.layer, self.prefetch.most());
-        if prefill || next.step >= self.setup.shape.tokens {
+        let (layer, most) = (next_layer, self.prefetch.most());
+        if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
+        }
+        if let Some(forecaster) = &mut self.forecaster {
+            self.residency.expect(layer, &[], forecaster);
         }
         self.buffers.keep.clear();
         self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));
@@ -655,7 +684,7 @@ impl<'a> Replay<'a> {
                 break;
             }
             let there = self.memories[layer].held(expert) > 0 || self.queue.busy(layer).contains(expert);
-            if there || !self.make_room(layer, expert, bits) {
+            if there || !self.make_room(layer, expert, bits, true) {
                 continue;
             }
             self.memories[layer].hold(expert, bits);

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod division;
+pub(crate) mod forecaster;
 mod list;
 mod parameter;
 mod parse;
@@ -239,7 +240,8 @@ impl Strategy {
     /// Whether what happens in one layer depends on another, so that layers cannot be replayed one by one.
     #[must_use]
     pub fn couples_layers(&self) -> bool {
-        self.prefetch.kind.name != "none" || ["periodic", "migrate", "foresight"].contains(&self.residency.kind.name)
+        self.prefetch.kind.name != "none"
+            || ["recall", "periodic", "migrate", "foresight"].contains(&self.residency.kind.name)
     }
 
     /// Why it cannot run on a source and a machine, in one sentence without its name; `None` if it can.

@@ -13,13 +13,17 @@
 mod none;
 mod perfect;
 mod previous;
+mod recall;
 mod transition;
 
+use cptr_core::Level;
+
+use super::forecaster::{Forecaster, Settings};
 use super::{Kind, Parameter, Served, Unit, Values};
-use crate::replay::Future;
+use crate::replay::{Future, Resident};
 
 /// Every kind, in the order of tables.
-pub const KINDS: &[&Kind<Make>] = &[&none::KIND, &transition::KIND, &previous::KIND, &perfect::KIND];
+pub const KINDS: &[&Kind<Make>] = &[&none::KIND, &transition::KIND, &previous::KIND, &recall::KIND, &perfect::KIND];
 
 /// Makes the state of all layers.
 #[derive(Debug, Clone, Copy)]
@@ -40,22 +44,35 @@ pub(crate) trait Prefetch: Send {
         false
     }
 
+    /// Which memory of trajectories it asks, where the residency does not ask one; `None`: none.
+    fn recalls(&self) -> Option<Settings> {
+        None
+    }
+
     /// Learns what a step wants in a layer, and fills `asks` with experts of the next layer, the surest first. Those
     /// that are there already will not go for another.
     fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>);
+
+    /// Probability that the next layer wants each expert, as it was asked last: who makes room must be less probable
+    /// than who comes. `None`: the residency decides as on demand.
+    fn next(&self) -> Option<&[Level]> {
+        None
+    }
 
     /// Most experts that are fetched for a layer of a step.
     fn most(&self) -> usize;
 }
 
 /// The layer that is next.
-#[derive(Clone, Copy)]
 pub(crate) struct Next<'a> {
     /// Its step: the same, or the next one.
     pub(crate) step: usize,
     /// Its index.
     pub(crate) layer: usize,
+    /// What is resident there, and on its way.
+    pub(crate) resident: &'a Resident,
     pub(crate) future: Option<&'a Future<'a>>,
+    pub(crate) forecaster: Option<&'a mut Forecaster>,
 }
 
 /// Most fetches, for lists of parameters.

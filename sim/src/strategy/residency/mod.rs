@@ -19,13 +19,15 @@ mod lru;
 mod migrate;
 mod once;
 mod periodic;
+mod recall;
 mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Eps, Gate};
+use cptr_core::{Eps, Gate, Level};
 
+use super::forecaster::{Forecaster, Settings};
 use super::{Kind, Parameter, Served, Unit, Values};
-use crate::replay::{Fast, Future, Resident, Times};
+use crate::replay::{Fast, Future, Resident, Routed, Times};
 pub(crate) use tracked::Gains;
 
 /// Every kind, in the order of tables.
@@ -34,6 +36,7 @@ pub const KINDS: &[&Kind<Make>] = &[
     &lfu::KIND,
     &lrfu::KIND,
     &tracked::KIND,
+    &recall::KIND,
     &belady::KIND,
     &once::KIND,
     &periodic::KIND,
@@ -76,6 +79,21 @@ pub(crate) trait Residency: Send {
     fn victim(&mut self, _layer: usize, _free: &Resident) -> Option<u16> {
         None
     }
+
+    /// The same for an expert that is fetched before it is asked for; `next` is the probability that the next step
+    /// wants each expert.
+    fn victim_ahead(&mut self, layer: usize, free: &Resident, _next: &[Level]) -> Option<u16> {
+        self.victim(layer, free)
+    }
+
+    /// Which memory of trajectories it asks; `None`: none.
+    fn recalls(&self) -> Option<Settings> {
+        None
+    }
+
+    /// Asks that memory about a layer, before anything is loaded there: it has seen what `tokens` want in the layer;
+    /// no tokens, where something is fetched for the layer ahead.
+    fn expect(&mut self, _layer: usize, _tokens: &[Routed<'_>], _forecaster: &mut Forecaster) {}
 
     /// Learns from a step in a layer, when what runs is known.
     fn observe(&mut self, _served: &Served<'_>) {}
