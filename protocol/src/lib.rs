@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! host ── request ──▶ [Serial] or [Rings] ──▶ [Controller::handle] ──▶ answer ──▶ host     (critical path)
-//!                                              [Controller::idle]              (after the answer: update, execution units)
+//!                                              [Controller::idle]        (after the answer: update, execution units)
 //! ```
 //! - [`wire`]: frames and descriptors, checked before use.
 //! - [`controller`]: the engine. It takes a request and writes an answer, whatever the bytes; a request that is refused
