@@ -326,10 +326,11 @@ mod tests {
                 let (dot, power) = (known.iter().map(|&e| x[e]).sum::<f64>(), x.iter().map(|v| v * v).sum::<f64>());
                 let step = tracker.update(&config, &wanted);
                 let norm = (power * known.len() as f64).sqrt();
-                // The cosine carries the rounding of both sums; the angle near 0 its square root.
+                // The cosine carries the rounding of both sums, the more the smaller they are; the angle near 0 its
+                // square root.
                 if norm > 0.01 {
                     let cosine = (dot / norm).min(1.0);
-                    prop_assert!((step.angle.to_num::<f64>().cos() - cosine).abs() < 1e-4, "{} {}", step.angle, cosine.acos());
+                    prop_assert!((step.angle.to_num::<f64>().cos() - cosine).abs() < 1e-4 + 2e-6 / norm, "{} {} {norm}", step.angle, cosine.acos());
                 }
                 prop_assert!((f64::from(tracker.power) / f64::from(1 << POWER_BITS)
                     - tracker.levels().map(|l| l.slow.to_num::<f64>().powi(2)).sum::<f64>()).abs() < 1e-5);

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Lock {
     file: File,
     path: PathBuf,
+    removed: bool,
 }
 
 impl Lock {
@@ -41,14 +42,23 @@ impl Lock {
             Ok(found) if found != mark => Err(busy()),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(busy()),
             // Some systems let nobody read a locked file.
-            _ => Ok(Self { file, path }),
+            _ => Ok(Self { file, path, removed: false }),
         }
     }
 
     /// Removes the file, then lets go of it.
-    pub(crate) fn remove(self) -> Result<()> {
-        let removed = fs::remove_file(&self.path).map_err(|error| Error::io(&self.path, &error));
-        drop(self.file);
-        removed
+    pub(crate) fn remove(mut self) -> Result<()> {
+        self.removed = true;
+        fs::remove_file(&self.path).map_err(|error| Error::io(&self.path, &error))
+    }
+}
+
+/// What ends with an error leaves no file either; the system lets go of the lock after it is gone.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.removed {
+            let _ = fs::remove_file(&self.path);
+        }
+        let _ = self.file.unlock();
     }
 }

@@ -39,7 +39,7 @@ fn native(more: &[Tensor<'_>], metadata: &[(&str, &str)]) -> Vec<u8> {
 #[test]
 fn no_trace_at_all() {
     let folder = folder();
-    let known = "expected a routing trace of a known format (native, numpy, ";
+    let known = "expected a routing trace of a known format (native, sglang, numpy, ";
     assert_refused(&folder, "empty.npz", "", "", "expected a routing trace, found an empty file");
     assert_refused(&folder, "letter.txt", "Dear reader,\nhow are you?\n", "", known);
     assert_refused(&folder, "noise.bin", [7_u8, 0, 255, 128].repeat(999), "", known);
@@ -75,9 +75,7 @@ fn claims_beyond_the_file() {
         let header = format!("{{'descr': '<i2', 'fortran_order': False, 'shape': ({tokens}, 4, 2), }}\n");
         [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), &[0; 64]].concat()
     };
-    for (tokens, expected) in
-        [(1_250_000_000, "found an array [1250000000, 4, 2]"), (187_500_000, "expected 3000000000 bytes")]
-    {
+    for (tokens, expected) in [(1_250_000_000, "[1250000000, 4, 2]"), (187_500_000, "[187500000, 4, 2]")] {
         assert_refused(&folder, "a.npy", claim(tokens), "", expected);
         assert_refused(&folder, "a.npz", npz(&[("experts", claim(tokens))]), "", expected);
         assert_refused(&folder, "a.npy.zst", zstd(claim(tokens)), "", expected);
@@ -118,17 +116,18 @@ fn wrong_shapes() {
     assert_refused(&folder, "a.npy", ids(&[4]), "", "expected an array of three axes");
     assert_refused(&folder, "a.npy", ids(&[2, 2, 1]), "", "say it with --layout");
     assert_refused(&folder, "a.npy", ids(&[0, 2, 1]), "", "at least one");
-    assert_refused(&folder, "a.npy", npy(&[4, 1, 17], &(0..68).collect::<Vec<i16>>()), "", "1 to 16, found 17");
+    assert_refused(&folder, "a.npy", npy(&[4, 1, 65], &(0..260).collect::<Vec<i16>>()), "", "1 to 64, found 65");
     let told = npz(&[("experts", ids(&[5, 2, 1])), ("meta", npy_text("{\"n_moe_layers\": 3}"))]);
     assert_refused(&folder, "a.npz", told, "", "expected 3 layers as meta says");
-    let unlike = npz(&[("seq0", npy(&[2, 2, 4], &[0.0_f32; 16])), ("seq1", npy(&[2, 1, 4], &[0.0_f32; 8]))]);
+    let unlike = npz(&[("seq0", npy(&[2, 2, 4], &[0.0_f32; 16])), ("seq1", npy(&[3, 1, 4], &[0.0_f32; 12]))]);
     assert_refused(&folder, "a.npz", unlike, "", "expected arrays that differ in their tokens only");
 }
 
 #[test]
 fn scores_that_are_no_numbers() {
     let folder = folder();
-    for (value, name) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+    // A logit of minus infinity is that of a masked expert.
+    for (value, name) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
         let mut scores = [0.5_f32; 8];
         scores[6] = value;
         let bytes = native(&[("logits", Dtype::F32, &[2, 1, 4], f32s(&scores))], &[]);
@@ -173,25 +172,11 @@ fn ids_out_of_range_or_repeated() {
         "token 1, layer 0: expected 2 different experts, found 3 twice",
     );
     let array = |a: i32, b: i32| npy(&[3, 1, 2], &[0, 1, 2, 3, a, b]);
-    assert_refused(
-        &folder,
-        "a.npy",
-        array(1, 8),
-        "--experts 8",
-        "token 2, layer 0: expected expert ids below 8, found 8",
-    );
     assert_refused(&folder, "a.npy", array(1, 1), "", "token 2, layer 0: expected 2 different experts, found 1 twice");
     assert_refused(&folder, "a.npy", array(1, -5), "", "token 2, layer 0: expected expert ids of 0 to 1023, found -5");
     assert_refused(&folder, "a.npy", array(1, 5000), "", "expected");
     let twice = "token 1, layer 0: expected 2 different experts, found 1 twice";
     assert_refused(&folder, "a.json", oss("[1, 1]", "[0.5, 0.5]"), "", twice);
-    assert_refused(
-        &folder,
-        "a.json",
-        oss("[1, 9]", "[0.5, 0.5]"),
-        "--experts 8",
-        "expected expert ids below 8, found 9",
-    );
     assert_refused(&folder, "a.json", oss("[1, 70000]", "[0.5, 0.5]"), "", "line 1 column");
     let archive = zstd(tar(&[("x/a.json", &oss("[1, 1]", "[0.5, 0.5]"))]));
     assert_refused(&folder, "a.tar.zst", archive, "", &format!("a.json: {twice}"));

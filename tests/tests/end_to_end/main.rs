@@ -20,6 +20,7 @@ mod models;
 mod options;
 #[cfg(feature = "model")]
 mod quantize;
+mod recordings;
 mod samples;
 mod shared;
 mod systems;

@@ -166,7 +166,7 @@ fn damaged_configurations() {
         "olmoe",
         config,
         replaced("\"olmoe\"", "\"llama\""),
-        "expected a model_type of deepseek_v2, gpt_oss, mixtral, olmoe",
+        "expected a model_type of deepseek_v2, deepseek_v3, gpt_oss, mixtral, olmoe",
     );
     refused(
         "olmoe",

@@ -98,10 +98,24 @@ fn assert_keys(value: &Value, keys: &[&str]) {
     }
 }
 
+/// Formats whose samples are files of the trace crate's tests.
+const CASES: [(&str, &str); 4] = [
+    ("sglang", "eplb_LE.json"),
+    ("response", "vllm_response.json"),
+    ("llama-csv", "moe_trace.csv"),
+    ("imatrix", "imatrix.gguf"),
+];
+
 #[test]
 fn there_is_a_sample_of_every_format() {
     for importer in cptr_trace::import::IMPORTERS {
-        assert!(SAMPLES.iter().any(|sample| sample.format == importer.name()), "{}", importer.name());
+        let sampled = SAMPLES.iter().any(|sample| sample.format == importer.name());
+        let case = CASES.iter().find(|(format, _)| *format == importer.name());
+        assert!(sampled || case.is_some(), "{}", importer.name());
+        if let Some((format, file)) = case {
+            let path = crate::recordings::case(file);
+            Folder::new().run(&format!("inspect {} --format {format}", path.display())).ok();
+        }
     }
 }
 
@@ -210,8 +224,8 @@ fn converted_recordings_run_like_the_originals() {
         assert_eq!(before, after, "{name}");
         let [before, after] = [name, "converted.safetensors"].map(|name| {
             let mut rows = folder.rows(&format!("inspect {name}"));
-            // Remarks are about the file, and may be more of the original.
-            for key in ["notes", "warnings"] {
+            // Remarks are about the file, and may be more of the original; so is whether the choice was made from logits.
+            for key in ["notes", "warnings", "evidence"] {
                 rows[0].as_object_mut().unwrap().remove(key);
             }
             rows

@@ -228,7 +228,9 @@ pub(super) fn section(outcome: &Outcome) -> Section {
         "{model}: {} tokens, {} layers x {} experts, top-{}; {}",
         trace.tokens, trace.layers, trace.experts, trace.k, trace.recorded
     );
-    let mut facts = vec![shape, memory(outcome), format!("times {}", outcome.time_method)];
+    let mut facts = vec![shape, memory(outcome)];
+    let timed = outcome.rows.iter().any(|row| row.token_time_us.is_some());
+    facts.extend(timed.then(|| format!("times {}", outcome.time_method)));
     facts.extend(prompts(outcome));
     let context = &outcome.context;
     let seen = format!(
