@@ -2,11 +2,13 @@
  *
  * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
  *
- * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per layer,
- * CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different states may run at the
- * same time; one state is for one thread at a time. Functions may be called from interrupts under the same rule.
+ * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per
+ * layer, CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different
+ * states may run at the same time; one state is for one thread at a time. Functions may be called from interrupts under
+ * the same rule.
  *
- * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been written. */
+ * Every function returns a cptr_status: 0 or more for success, negative for an error, after which nothing has been
+ * written. */
 
 #ifndef CPTR_H
 #define CPTR_H
@@ -138,8 +140,8 @@ typedef struct cptr_units {
 
 // What prefill asked of one expert. Set to zero before the first token.
 typedef struct cptr_demand {
-  // Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of 2^-20 (`CPTR_DEMAND_SCORE`). Both
-  // saturate, after 2^22 tokens at the earliest.
+  // Lowest 22 bits: tokens that chose it (`CPTR_DEMAND_COUNT`). The others: sum of its mixing weights in steps of
+  // 2^-20 (`CPTR_DEMAND_SCORE`). Both saturate, after 2^22 tokens at the earliest.
   uint64_t sums;
 } cptr_demand;
 
@@ -266,15 +268,17 @@ uint32_t cptr_features(void);
 
 // Splits the chosen experts of a token by residency: those in fast memory run there, the others near the data.
 //
-// `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`: bits per weight of each
-// expert's replica near the data, `experts` entries, 1 to 16 for those that are not resident. Writes the residents to `gpu` in the order of `chosen`,
-// the others to `near_data`, most bits first (they take longest), of equals in the order of `chosen`, and how many they are to `gpu_count` and
-// `near_count`; both lists have room for `chosen_count` entries.
+// `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`:
+// bits per weight of each expert's replica near the data, `experts` entries, 1 to 16 for those that are not resident.
+// Writes the residents to `gpu` in the order of `chosen`, the others to `near_data`, most bits first (they take
+// longest), of equals in the order of `chosen`, and how many they are to `gpu_count` and `near_count`; both lists have
+// room for `chosen_count` entries.
 //
 // Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids, an id twice, bits).
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. The four outputs overlap nothing.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. The four outputs
+// overlap nothing.
 cptr_status cptr_dispatch(const uint16_t *chosen,
                           size_t chosen_count,
                           const uint32_t *resident,
@@ -286,38 +290,34 @@ cptr_status cptr_dispatch(const uint16_t *chosen,
                           struct cptr_near_run *near_data,
                           uint32_t *near_count);
 
-// Makes an empty queue in the caller's memory: `CPTR_QUEUE_SIZE(jobs)` bytes, aligned to `CPTR_ALIGN`, for at most `jobs` jobs that wait. Any number
-// may run. Also starts it anew.
+// Makes an empty queue in the caller's memory: `CPTR_QUEUE_SIZE(jobs)` bytes, aligned to `CPTR_ALIGN`, for at most
+// `jobs` jobs that wait. Any number may run. Also starts it anew.
 //
 // Errors: `NULL`, `ALIGN`, `SIZE`, `RANGE` (jobs 1 to `CPTR_MAX_JOBS`).
 //
 // # Safety
 // `size` bytes may be written at `memory`. Nobody uses the queue meanwhile.
-cptr_status cptr_queue_init(uint8_t *memory,
-                            size_t size,
-                            size_t jobs);
+cptr_status cptr_queue_init(uint8_t *memory, size_t size, size_t jobs);
 
 // Adds jobs behind those that wait, all or none.
 //
 // Errors: `NULL`, `ALIGN`, `STATE`, `FULL`, `RANGE` (bits, weight).
 //
 // # Safety
-// `queue` is null, misaligned, or points to the memory that its `init` was given (or would be). `jobs` points to `count` entries, or to as many as fit
-// if those are fewer, unless it is null or misaligned. Nothing overlaps; nobody else uses the queue meanwhile.
-cptr_status cptr_queue_push(uint8_t *queue,
-                            const struct cptr_job *jobs,
-                            size_t count);
+// `queue` is null, misaligned, or points to the memory that its `init` was given (or would be). `jobs` points to
+// `count` entries, or to as many as fit if those are fewer, unless it is null or misaligned. Nothing overlaps; nobody
+// else uses the queue meanwhile.
+cptr_status cptr_queue_push(uint8_t *queue, const struct cptr_job *jobs, size_t count);
 
-// Asks the driver what has finished, and hands it the jobs that wait, in their order, until it has no unit free. Waits for nothing: call it when there
-// is time. Writes how many jobs have finished to `finished`; more than were started here are not believed.
+// Asks the driver what has finished, and hands it the jobs that wait, in their order, until it has no unit free. Waits
+// for nothing: call it when there is time. Writes how many jobs have finished to `finished`; more than were started
+// here are not believed.
 //
 // Errors: `NULL` (also one of the driver's functions), `ALIGN`, `STATE`; then no function of the driver was called.
 //
 // # Safety
 // As `cptr_queue_push`. The driver's functions may be called with its context, and do not touch the queue.
-cptr_status cptr_queue_advance(uint8_t *queue,
-                               const struct cptr_units *units,
-                               size_t *finished);
+cptr_status cptr_queue_advance(uint8_t *queue, const struct cptr_units *units, size_t *finished);
 
 // Jobs that wait or run: those that have not been reported as finished.
 //
@@ -335,36 +335,40 @@ cptr_status cptr_queue_outstanding(const uint8_t *queue, size_t *outstanding);
 // As `cptr_queue_push`.
 cptr_status cptr_queue_clear(uint8_t *queue);
 
-// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the same order
-// (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
+// Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the
+// same order (`cptr_router_weights`), or null if they are not known: every choice then counts as 1.
 //
 // `demand`: one entry per expert of the layer. Errors: `NULL`, `ALIGN`, `RANGE` (counts, ids).
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`: `chosen_count`). Nothing overlaps;
-// nobody else uses `demand` meanwhile.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say (`weights`:
+// `chosen_count`). Nothing overlaps; nobody else uses `demand` meanwhile.
 cptr_status cptr_demand_observe(struct cptr_demand *demand,
                                 size_t experts,
                                 const uint16_t *chosen,
                                 size_t chosen_count,
                                 const uint32_t *weights);
 
-// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the mixing weights.
+// Importance of every expert of a layer: `alpha` times its share of the choices and `1 - alpha` times its share of the
+// mixing weights.
 //
-// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they sum to at most 1, and are 0
-// where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
+// `alpha` in steps of 2^-32, its largest value stands for 1. `importance`: `experts` entries, in steps of 2^-31; they
+// sum to at most 1, and are 0 where nothing was asked. Errors: `NULL`, `ALIGN`, `RANGE` (experts).
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes `demand` meanwhile.
+// The pointers that are neither null nor misaligned point to `experts` entries. Nothing overlaps; nobody writes
+// `demand` meanwhile.
 cptr_status cptr_demand_importance(const struct cptr_demand *demand,
                                    size_t experts,
                                    uint32_t alpha,
                                    uint32_t *importance);
 
-// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the most important ones.
+// The experts of one layer that lie in fast memory if each takes `expert_bytes` and the layer has `budget_bytes`: the
+// most important ones.
 //
-// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set to the first
-// `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`: the first `hot` of `order`.
+// Writes all ids by falling importance to `order` (`experts` entries; of equals the lower id first), the resident set
+// to the first `CPTR_SET_WORDS(experts)` words of `resident`, as `cptr_select` takes it, and their number to `hot`:
+// the first `hot` of `order`.
 //
 // Errors: `NULL`, `ALIGN`, `SIZE` (words), `RANGE` (experts).
 //
@@ -379,14 +383,14 @@ cptr_status cptr_place_layer(const uint32_t *importance,
                              size_t resident_words,
                              uint32_t *hot);
 
-// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most important candidates to the
-// front and writes their number to `hot`. The order inside the two parts is not defined.
+// The experts of all layers that lie in fast memory under one budget, if each takes `expert_bytes`: moves the most
+// important candidates to the front and writes their number to `hot`. The order inside the two parts is not defined.
 //
 // Errors: `NULL`, `ALIGN`.
 //
 // # Safety
-// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; nobody else uses
-// `candidates` meanwhile.
+// The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps;
+// nobody else uses `candidates` meanwhile.
 cptr_status cptr_place_layers(struct cptr_candidate *candidates,
                               size_t count,
                               uint64_t expert_bytes,

@@ -482,9 +482,9 @@ impl<'a> Replay<'a> {
                 Place::Gpu if self.times.is_some() && self.queue.fetches(layer, choice.expert) => {
                     let bits = self.queue.take(layer, choice.expert);
                     if bits > 0.0 {
-                        copied.push(CopiedRun { run: run(execution.bits), bits })
+                        copied.push(CopiedRun { run: run(execution.bits), bits });
                     } else {
-                        gpu.push(run(execution.bits))
+                        gpu.push(run(execution.bits));
                     }
                 }
                 Place::Gpu => gpu.push(run(execution.bits)),

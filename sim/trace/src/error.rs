@@ -133,9 +133,9 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     text.chars()
         .fold(String::new(), |mut out, c| {
             if obeyed(c) {
-                out.extend(c.escape_default())
+                out.extend(c.escape_default());
             } else {
-                out.push(c)
+                out.push(c);
             }
             out
         })

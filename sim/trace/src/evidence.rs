@@ -358,7 +358,7 @@ fn tell(trace: &mut Trace) -> Result<()> {
     match Kind::of(logits) {
         Kind::Logits => Ok(()),
         Kind::Probabilities => {
-            trace.logits = Some(logits.map(|p| p.ln()));
+            trace.logits = Some(logits.map(f32::ln));
             trace.notes.push("What is called logits are shares that sum to 1: their logarithm is taken, which gives the same softmax.".into());
             if trace.meta.router.score == Score::Unknown {
                 trace.meta.router.score = Score::SoftmaxAll;

@@ -108,7 +108,7 @@ fn two_records_of_one_request_agree() {
     let stacked = trace("hf_LTE.npy");
     assert!(has_note(&stacked, "[layers, tokens, experts]"), "{:?}", stacked.notes);
     let by_layer = trace("hf_router_logits.npz");
-    let bytes = |trace: &Trace| trace.logits.as_ref().map(FloatArray::le_bytes).map(|bytes| bytes.into_owned());
+    let bytes = |trace: &Trace| trace.logits.as_ref().map(FloatArray::le_bytes).map(std::borrow::Cow::into_owned);
     assert_eq!(bytes(&stacked), bytes(&by_layer));
     assert_eq!(trace("perlayer12").meta.layer_ids, (0..12).collect::<Vec<u32>>());
 }

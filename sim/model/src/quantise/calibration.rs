@@ -62,7 +62,6 @@ impl Sample {
     }
 
     /// The windows, each with whether it is held out. At least one is, and at least one is not.
-    #[must_use]
     pub fn windows(&self) -> impl Iterator<Item = (&[u32], bool)> {
         let last = self.windows.len().min(HELD_OUT) - 1;
         self.windows.iter().enumerate().map(move |(index, window)| (&window[..], index % HELD_OUT == last))

@@ -27,7 +27,8 @@ pub(super) fn assemble(parts: Vec<Part>) -> Result<Vec<Part>> {
         return Ok(parts);
     }
     let folder = parts[0].path.parent().map(Path::to_owned).unwrap_or_default();
-    let (mut logits, mut ids): (Vec<(u32, Trace)>, Vec<(u32, Trace)>) = (Vec::new(), Vec::new());
+    let mut logits: Vec<(u32, Trace)> = Vec::new();
+    let mut ids: Vec<(u32, Trace)> = Vec::new();
     let mut what: Vec<String> = Vec::new();
     for Part { path, recording, .. } in parts {
         if let (Some((kind, number)), Recording::Tokens(trace)) = (name(&path), recording) {
