@@ -86,7 +86,7 @@ pub enum Score {
     SparseMixer(Eps),
 }
 
-/// Where [`Router::bias`] is added.
+/// Where [`field@Router::bias`] is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BiasPlace {
     /// To the scores, for the choice of groups and experts alone: weights come from the scores without it ("loss-free

@@ -224,7 +224,8 @@ fn converted_recordings_run_like_the_originals() {
         assert_eq!(before, after, "{name}");
         let [before, after] = [name, "converted.safetensors"].map(|name| {
             let mut rows = folder.rows(&format!("inspect {name}"));
-            // Remarks are about the file, and may be more of the original; so is whether the choice was made from logits.
+            // Remarks are about the file, and may be more of the original; so is whether the choice was made from
+            // logits.
             for key in ["notes", "warnings", "evidence"] {
                 rows[0].as_object_mut().unwrap().remove(key);
             }
