@@ -1,8 +1,8 @@
 //! The bit selector: each expert near the data at its own number of bits, the average being given (arXiv 2512.04476,
 //! Algorithm 1).
 //!
-//! What an expert loses at few bits counts as often as the prompt wanted it; without a table of measured losses all
-//! experts lose what is usual.
+//! What an expert loses at few bits counts as often as the prompt wanted it, without a prompt as often as the
+//! calibration of the table did; without a table of measured losses all experts lose what is usual.
 
 use cptr_core::Gate;
 use cptr_core::bits::MAX_BITS;
@@ -55,7 +55,8 @@ impl Mean {
         let weighted = |&expert: &u16| {
             let expert = usize::from(expert);
             let losses = self.losses.as_ref().map_or(USUAL, |table| losses_of(table, layer, expert));
-            let importance = importance.get(expert).map_or(1.0, |&importance| f64::from(importance));
+            let usage = || self.losses.as_ref().map_or(1.0, |table| table.usage(layer, expert));
+            let importance = importance.get(expert).map_or_else(usage, |&importance| f64::from(importance));
             let weight = importance * (self.noise * normal()).exp();
             losses.map(|loss| loss * weight)
         };
@@ -82,8 +83,15 @@ impl Precision for Mean {
 
     /// Hot experts have the average, should they ever be cold.
     fn placed(&mut self, layer: usize, ranking: &Ranking, resident: &Resident) -> Result<()> {
-        let cold: Vec<u16> = ranking.order.iter().copied().filter(|&expert| !resident.contains(expert)).collect();
-        let losses = self.losses(layer, &ranking.importance, &cold);
+        let mut cold: Vec<u16> = ranking.order.iter().copied().filter(|&expert| !resident.contains(expert)).collect();
+        let mut losses = self.losses(layer, &ranking.importance, &cold);
+        if ranking.importance.is_empty() {
+            // No prompt has ranked them: those come first that gain most by more bits.
+            let gain = |losses: &[f64; MAX_BITS]| losses[0] - losses[MAX_BITS - 1];
+            let mut ranked: Vec<(u16, [f64; MAX_BITS])> = cold.into_iter().zip(losses).collect();
+            ranked.sort_by(|(_, a), (_, b)| gain(b).total_cmp(&gain(a)));
+            (cold, losses) = ranked.into_iter().unzip();
+        }
         let split = split(&losses, self.average).map_err(|error| error.at(format!("layer {layer}")))?;
         let bits = &mut self.bits[layer];
         bits.fill(self.average);
