@@ -1,10 +1,10 @@
 //! Times and energies of layers against two tables: figures of the models that stood here before one schedule gave them
 //! all.
 //!
-//! `layer_counts.tsv` is of a model that knew numbers of experts at one number of bits, and is met to the picosecond. The
-//! controller has no part in its rows: its cycles are measured anew whenever its code changes.
-//! `layer_bits.tsv` is of one that knew lists of experts at different bits and migrations, but rounded sums of kernels
-//! where each kernel is rounded now.
+//! `layer_counts.tsv` is of a model that knew numbers of experts at one number of bits, and is met to the picosecond.
+//! The controller has no part in its rows: its cycles are measured anew whenever its code changes. `layer_bits.tsv` is
+//! of one that knew lists of experts at different bits and migrations, but rounded sums of kernels where each kernel is
+//! rounded now.
 use cptr_hw_model::{Cold, CopiedRun, Energy, ExpertRun, LayerTimes, LayerWork, Model, System};
 
 /// The rows of a table, cell by cell.
