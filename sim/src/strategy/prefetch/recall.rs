@@ -14,6 +14,8 @@ pub(super) const KIND: Kind<Make> = Kind {
         super::MOST,
         Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least"),
     ],
+    // Every layer scores the remembered places again: on long traces half of the time of all other strategies together.
+    slow: true,
     ..Kind::new(
         "recall-fetch",
         "what followed remembered trajectories in the next layer, where that mostly came true",
