@@ -14,7 +14,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         super::MOST,
         Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least"),
     ],
-    // Every layer scores the remembered places again: on long traces half of the time of all other strategies together.
+    // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,
     ..Kind::new(
         "recall-fetch",
