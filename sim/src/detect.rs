@@ -16,9 +16,8 @@
 use cptr_core::TrackerConfig;
 use serde::Serialize;
 
-use crate::replay::boxed_tracker;
+use crate::filter::{ContextFilter, FilterConfig, boxed_tracker};
 use crate::replay::context::coincident;
-use crate::replay::filter::{ContextFilter, FilterConfig};
 use cptr_trace::{Shape, Trace};
 
 /// Tokens within which an alarm belongs to the change before it.

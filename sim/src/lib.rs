@@ -37,9 +37,12 @@
 pub mod detect;
 pub mod devices;
 pub mod dram;
+pub mod filter;
 pub mod layer;
+pub mod memory;
 pub mod predict;
 pub mod replay;
 pub mod reproduce;
+pub mod source;
 pub mod strategy;
 pub mod timeline;

@@ -36,7 +36,8 @@ use std::collections::HashMap;
 use cptr_hw_model::{ExpertRun, LayerTimes, Model, System};
 use serde::Serialize;
 
-use crate::replay::{self, Budget, LayerOutcome, Machine, Observer, Streams, nearest_rank};
+use crate::replay::{self, Budget, LayerOutcome, Machine, Observer, nearest_rank};
+use crate::source::Streams;
 use crate::strategy::{Kind, Part, Strategy, Values};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};

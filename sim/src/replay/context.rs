@@ -12,7 +12,7 @@ use cptr_core::{Lock, TrackerConfig};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::boxed_tracker;
+use crate::filter::boxed_tracker;
 use cptr_trace::Trace;
 
 /// Losses of lock within this many tokens count as one event.

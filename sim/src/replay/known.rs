@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use cptr_hw_model::{LayerTime, LayerWork};
-
-use super::Times;
+use cptr_hw_model::{LayerTime, LayerTimes, LayerWork};
 
 /// Layers of one token whose experts are all at full precision on the GPU, and at one number of bits near the data: a
 /// few bytes say it all.
@@ -14,7 +12,7 @@ pub(super) struct Known(HashMap<u64, LayerTime, BuildHasherDefault<Mixed>>);
 
 impl Known {
     /// The time of a layer's work.
-    pub(super) fn get(&mut self, times: &Times<'_>, work: &LayerWork<'_>, full_bits: u8) -> LayerTime {
+    pub(super) fn get(&mut self, times: &LayerTimes<'_>, work: &LayerWork<'_>, full_bits: u8) -> LayerTime {
         match key(work, full_bits.into()) {
             Some(key) => *self.0.entry(key).or_insert_with(|| times.get(work)),
             None => times.get(work),
@@ -63,7 +61,7 @@ mod tests {
 
     #[test]
     fn is_what_is_known_and_what_is_not() {
-        let times = Times::new(System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
+        let times = LayerTimes::new(System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
         let mut known = Known::default();
         let full = ExpertRun::at(16.0);
         let works = |migrating| {

@@ -27,15 +27,11 @@ mod budget;
 pub mod context;
 pub mod controller;
 pub mod counts;
-pub mod filter;
 mod known;
 mod mass;
-mod memory;
 mod outcome;
-mod queue;
 mod row;
 mod setup;
-mod source;
 mod stepper;
 mod tally;
 #[cfg(test)]
@@ -49,22 +45,16 @@ use cptr_trace::progress::Progress;
 use cptr_trace::{LossTable, NO_EXPERT, Shape, Trace};
 use rayon::prelude::*;
 
+use crate::source::{Future, Routed, Streams};
 use crate::strategy::{Has, Strategy};
 pub use budget::{Budget, Split};
 pub use context::Context;
-pub(crate) use filter::boxed_tracker;
 pub use mass::Routers;
-pub(crate) use memory::Fast;
-pub use memory::Resident;
-pub use outcome::{LayerOutcome, Routed};
+pub use outcome::LayerOutcome;
 pub use row::{AfterChange, LayerRow, Outcome, Row, Skipped, TraceSummary, nearest_rank};
 pub use setup::Setup;
-pub use source::{Future, Streams};
 pub use stepper::Replay;
 pub use tally::{BINS, LayerTally, StepTally, Tally};
-
-/// Times of layers, remembered.
-pub(crate) type Times<'a> = cptr_hw_model::LayerTimes<'a>;
 
 /// A machine, and the model that runs on it.
 #[derive(Debug, Clone, Copy)]

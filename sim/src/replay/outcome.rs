@@ -1,22 +1,10 @@
-//! What a replay is told of a layer, and what it says of it.
+//! What a replay says of a layer.
 
 use cptr_hw_model::LayerTime;
 
-use super::Resident;
+use crate::memory::Resident;
+use crate::source::Routed;
 use crate::strategy::{Choice, Execution};
-
-/// One token of a step in one layer, as a source knows it.
-#[derive(Debug, Clone, Copy)]
-pub struct Routed<'r> {
-    /// The model's own choice, best first where the source says so; ids from E on are null experts, which come last.
-    pub wanted: &'r [u16],
-    /// Mixing weights of `wanted`; empty where they are not known.
-    pub weights: &'r [f32],
-    /// The router's logits `[S]`, those of null experts last; empty where they are not known.
-    pub logits: &'r [f32],
-    /// Whether this is the first token of a sequence.
-    pub starts_sequence: bool,
-}
 
 /// What has been decided for a layer of a step.
 #[derive(Debug, Clone, Copy)]

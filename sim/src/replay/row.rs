@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{BINS, Context, LayerTally, Plan, StepTally, Streams, Tally};
+use super::{BINS, Context, LayerTally, Plan, StepTally, Tally};
+use crate::source::Streams;
 use crate::strategy::Strategy;
 use cptr_hw_model::System;
 use cptr_trace::Trace;

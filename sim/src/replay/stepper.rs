@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use cptr_core::placement::Demand;
 use cptr_core::{Gate, Logit};
-use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerWork};
+use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerTimes, LayerWork};
 use cptr_trace::error::Result;
 use cptr_trace::{NO_EXPERT, Shape};
 
 use super::known::Known;
-use super::memory::{Memory, without};
 use super::outcome::range;
-use super::queue::Queue;
-use super::{BINS, Fast, Future, LayerOutcome, Resident, Routed, Setup, StepTally, Tally, Times, mass};
+use super::{BINS, LayerOutcome, Setup, StepTally, Tally, mass};
+use crate::memory::queue::Queue;
+use crate::memory::{Fast, Memory, Resident, without};
+use crate::source::{Future, Routed};
 use crate::strategy::division::Division;
 use crate::strategy::forecaster::Forecaster;
 use crate::strategy::precision::Precision;
@@ -73,7 +74,7 @@ pub struct Replay<'a> {
     all: bool,
     memories: Vec<Memory>,
     queue: Queue,
-    times: Option<Times<'a>>,
+    times: Option<LayerTimes<'a>>,
     known: Known,
     future: Option<Arc<Future<'a>>>,
     /// What prompts asked of each layer's experts.
@@ -96,7 +97,7 @@ impl<'a> Replay<'a> {
         let precision = setup.precision(strategy);
         let all = strategy.residency.kind.name == "all";
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
-        let times = setup.machine.and_then(|machine| Some(Times::new(machine.system, machine.model?)));
+        let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
         let made = residency::Setup {
             layers,
             experts,

@@ -67,6 +67,8 @@ pub struct Kind<M: 'static> {
     pub sees_future: bool,
     /// Whether it takes long by nature, so that it runs only when it is named.
     pub slow: bool,
+    /// Whether what it does in one layer depends on another, so that layers cannot be replayed one by one.
+    pub couples_layers: bool,
     /// Whether a machine, where there is one, must have a near-data device.
     pub device: bool,
     /// Whether it decides by times of a machine with a near-data device, so that there must be one.
@@ -85,6 +87,7 @@ impl<M> Kind<M> {
             promises: false,
             sees_future: false,
             slow: false,
+            couples_layers: false,
             device: false,
             times: false,
             make,
@@ -240,8 +243,9 @@ impl Strategy {
     /// Whether what happens in one layer depends on another, so that layers cannot be replayed one by one.
     #[must_use]
     pub fn couples_layers(&self) -> bool {
-        self.prefetch.kind.name != "none"
-            || ["recall", "periodic", "migrate", "foresight"].contains(&self.residency.kind.name)
+        let mut couples = false;
+        for_each_axis!(self, |_axis, kind| couples |= kind.couples_layers);
+        couples
     }
 
     /// Why it cannot run on a source and a machine, in one sentence without its name; `None` if it can.

@@ -1,8 +1,9 @@
 //! What the parts of a strategy tell each other about one step in one layer.
 
 use cptr_core::{Experts, Logit, Router};
+use cptr_hw_model::LayerTimes;
 
-use crate::replay::Resident;
+use crate::memory::Resident;
 
 /// An expert that a step of decoding runs in one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,7 +105,7 @@ pub(crate) struct Layer<'a> {
     /// Bits of each choice near the data.
     pub(crate) near_bits: &'a [u8],
     /// The machine; none is needed by divisions that do not ask for it.
-    pub(crate) times: Option<&'a crate::replay::Times<'a>>,
+    pub(crate) times: Option<&'a LayerTimes<'a>>,
     /// Sequences of the batch.
     pub(crate) sequences: u32,
 }

@@ -1,7 +1,8 @@
 //! A strategy in the loop: the hook that lets a replay choose, layer by layer.
 
 use cptr_model::{Expert, Model, MoeHook, Result, Routing, SKIPPED};
-use cptr_sim::replay::{Future, Replay, Routed, Tally};
+use cptr_sim::replay::{Replay, Tally};
+use cptr_sim::source::{Future, Routed};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::progress::Progress;
 

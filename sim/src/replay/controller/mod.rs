@@ -38,7 +38,8 @@ use cptr_core::{Eps, Gate, Logit, Metrics};
 use cptr_protocol::wire;
 use serde::Serialize;
 
-use super::{Budget, LayerOutcome, Observer, Plan, Resident, Routers, drive, mass};
+use super::{Budget, LayerOutcome, Observer, Plan, Routers, drive, mass};
+use crate::memory::Resident;
 use crate::strategy::{Execution, Place, Strategy};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::{Knowledge, Shape, Trace};

@@ -45,7 +45,7 @@ impl Division for Bandwidth {
             self.order.retain(|&at| sites[usize::from(at)] == Site::Near);
             let Some(&first) = self.order.first() else { return };
             let bits = |of: &[u8]| f64::from(of[usize::from(first)]);
-            let near = |times: &crate::replay::Times<'_>| {
+            let near = |times: &cptr_hw_model::LayerTimes<'_>| {
                 times.near_run_ps(ExpertRun { bits: bits(layer.near_bits), tokens: 1 })
             };
             let share =

@@ -10,7 +10,7 @@ use cptr_trace::LossTable;
 use cptr_trace::error::Result;
 
 use super::{Choice, Kind, Make, Parameter, Precision, Setup, USUAL, Unit, Values, losses_of, split};
-use crate::replay::Resident;
+use crate::memory::Resident;
 use crate::strategy::residency::Ranking;
 
 pub(super) const KIND: Kind<Make> = Kind {

@@ -18,7 +18,7 @@ use cptr_trace::error::{Error, Result};
 
 use super::residency::Ranking;
 use super::{Choice, Kind, Parameter, Unit, Values, by_demand};
-use crate::replay::Resident;
+use crate::memory::Resident;
 
 /// Every kind, in the order of tables.
 pub const KINDS: &[&Kind<Make>] = &[&full::KIND, &uniform::KIND, &mean::KIND, &graded::KIND, &nested::KIND];

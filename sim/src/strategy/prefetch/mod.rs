@@ -20,7 +20,8 @@ use cptr_core::Level;
 
 use super::forecaster::{Forecaster, Settings};
 use super::{Kind, Parameter, Served, Unit, Values};
-use crate::replay::{Future, Resident};
+use crate::memory::Resident;
+use crate::source::Future;
 
 /// Every kind, in the order of tables.
 pub const KINDS: &[&Kind<Make>] = &[&none::KIND, &transition::KIND, &previous::KIND, &recall::KIND, &perfect::KIND];

@@ -10,6 +10,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter { default: 8.0, ..super::MOST },
     ],
     sees_future: true,
+    couples_layers: true,
     ..Kind::new("perfect", "what the next layer will want, each expert with a given accuracy", Make(make))
 };
 

@@ -5,6 +5,7 @@ use crate::strategy::{Parameter, Served, Values};
 
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[Parameter { default: 4.0, ..super::MOST }],
+    couples_layers: true,
     ..Kind::new("previous", "what the token before ran in the next layer", Make(make))
 };
 

@@ -5,7 +5,7 @@ use cptr_core::Level;
 use cptr_core::recall::Calibration;
 
 use super::{Kind, Make, Next, Prefetch, Setup};
-use crate::replay::Resident;
+use crate::memory::Resident;
 use crate::strategy::forecaster::Settings;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
@@ -16,6 +16,7 @@ pub(super) const KIND: Kind<Make> = Kind {
     ],
     // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,
+    couples_layers: true,
     ..Kind::new(
         "recall-fetch",
         "what followed remembered trajectories in the next layer, where that mostly came true",

@@ -14,6 +14,7 @@ pub(super) const KIND: Kind<Make> = Kind {
             "share of the tokens with the same experts before that wanted it, at least",
         ),
     ],
+    couples_layers: true,
     ..Kind::new("transition", "what mostly followed this layer's experts in the next one, learned on line", Make(make))
 };
 

@@ -5,7 +5,7 @@
 use cptr_core::placement::Demand;
 
 use super::{Kind, Make, Residency, Setup, by_falling, least};
-use crate::replay::Resident;
+use crate::memory::Resident;
 use crate::strategy::{Served, Values};
 
 pub(super) const KIND: Kind<Make> =

@@ -6,7 +6,7 @@ use cptr_core::placement::Demand;
 
 use super::migrate::{margin, request};
 use super::{EndOfStep, Kind, Make, Ranking, Residency, Setup};
-use crate::replay::Future;
+use crate::source::Future;
 use crate::strategy::{Parameter, Unit, Values};
 
 pub(super) const KIND: Kind<Make> = Kind {
@@ -17,6 +17,7 @@ pub(super) const KIND: Kind<Make> = Kind {
     ],
     sees_future: true,
     times: true,
+    couples_layers: true,
     ..Kind::new(
         "foresight",
         "as migrate, with the true demand of the next tokens and no limit but the link",

@@ -4,7 +4,7 @@
 use cptr_core::placement::Demand;
 
 use super::{Kind, Make, Residency, Setup, least};
-use crate::replay::Resident;
+use crate::memory::Resident;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 pub(super) const KIND: Kind<Make> = Kind {

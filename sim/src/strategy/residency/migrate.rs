@@ -1,6 +1,6 @@
 //! Placed after the prompt, and placed anew, expert by expert, as the tracked context moves.
 //!
-//! - **Who is hot** is the slow level of the context's filter in every layer ([`crate::replay::filter`]). A change of
+//! - **Who is hot** is the slow level of the context's filter in every layer ([`crate::filter`]). A change of
 //!   context, seen by the detector that pools all layers, opens its gain, so that levels follow within tokens.
 //! - **Whether a copy pays** is the rule of `cptr_core::replace`: what the expert's uses would cost the device over the
 //!   horizon, against what decoding loses while the copy is under way.
@@ -14,8 +14,8 @@ use cptr_core::replace::{Allowance, ReplaceConfig, Swap, swap};
 use cptr_hw_model::ExpertRun;
 
 use super::{EndOfStep, Kind, Make, Ranking, Residency, Setup};
-use crate::replay::filter::{ContextFilter, FilterConfig};
-use crate::replay::{Fast, Resident};
+use crate::filter::{ContextFilter, FilterConfig};
+use crate::memory::{Fast, Resident};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a
@@ -42,6 +42,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         super::ALPHA,
     ],
     times: true,
+    couples_layers: true,
     ..Kind::new(
         "migrate",
         "placed anew as the tracked context moves, where that pays; copies behind decoding, rate-limited",

@@ -24,10 +24,12 @@ mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
 use cptr_core::{Eps, Gate, Level};
+use cptr_hw_model::LayerTimes;
 
 use super::forecaster::{Forecaster, Settings};
 use super::{Kind, Parameter, Served, Unit, Values};
-use crate::replay::{Fast, Future, Resident, Routed, Times};
+use crate::memory::{Fast, Resident};
+use crate::source::{Future, Routed};
 pub(crate) use tracked::Gains;
 
 /// Every kind, in the order of tables.
@@ -64,7 +66,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) near_bits: u8,
     /// Bits of experts in fast memory.
     pub(crate) full_bits: u8,
-    pub(crate) times: Option<&'a Times<'a>>,
+    pub(crate) times: Option<&'a LayerTimes<'a>>,
     pub(crate) future: Option<&'a Future<'a>>,
 }
 

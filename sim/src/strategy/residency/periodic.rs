@@ -11,6 +11,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter::new("interval", 64.0, Unit::Count(1, 1_000_000_000), "tokens between placements"),
         super::ALPHA,
     ],
+    couples_layers: true,
     ..Kind::new("periodic", "placed anew every so many tokens, from the demand of the last ones", Make(make))
 };
 

@@ -6,7 +6,9 @@ use cptr_core::recall::Skill;
 use cptr_core::{Gain, KalmanConfig, Level, Levels, Tracker, TrackerConfig};
 
 use super::{Kind, Make, Residency, Setup, by_falling, least};
-use crate::replay::{Resident, Routed, boxed_tracker};
+use crate::filter::boxed_tracker;
+use crate::memory::Resident;
+use crate::source::Routed;
 use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
@@ -20,6 +22,7 @@ pub(super) const KIND: Kind<Make> = Kind {
         Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
         Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
     ],
+    couples_layers: true,
     ..Kind::new("recall", "on demand; the expert goes that remembered trajectories and levels expect least", Make(make))
 };
 

@@ -4,7 +4,8 @@ use cptr_core::placement::Demand;
 use cptr_core::{Gain, KalmanConfig, PhaseConfig, Tracker, TrackerConfig};
 
 use super::{Kind, Make, Residency, Setup, by_falling};
-use crate::replay::{Resident, boxed_tracker};
+use crate::filter::boxed_tracker;
+use crate::memory::Resident;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 pub(super) const KIND: Kind<Make> = Kind {

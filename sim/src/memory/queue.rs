@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::memory::{Memory, Resident};
+use super::{Memory, Resident};
 
 /// One expert on its way into fast memory.
 #[derive(Debug, Clone, Copy, PartialEq)]

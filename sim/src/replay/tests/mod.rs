@@ -1,4 +1,7 @@
 //! The loop against closed forms, brute force, and itself.
+
+mod recall;
+
 use super::*;
 use crate::strategy::{PRESETS, Strategy, kinds};
 use cptr_trace::array::FloatArray;
@@ -171,7 +174,7 @@ fn fetches_by_hand() {
         assert_eq!(with.layers, found.layers);
         // Three of eight stalls are gone. What they would have taken is saved as far as decoding leaves the link:
         // nearly all of it where a layer takes longer than a copy, next to nothing where it takes a twentieth.
-        let times = Times::new(ndp().system, model);
+        let times = cptr_hw_model::LayerTimes::new(ndp().system, model);
         let saved = (time(&without) - time(&with)) / (3.0 * times.copy_ps(16.0));
         assert!((hidden - 0.1..=hidden + 0.1).contains(&saved), "{saved}");
     }

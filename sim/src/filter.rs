@@ -2,7 +2,7 @@
 //! decoding and the study of changes of context run this one.
 //!
 //! ```
-//! use cptr_sim::replay::filter::{ContextFilter, FilterConfig};
+//! use cptr_sim::filter::{ContextFilter, FilterConfig};
 //!
 //! let mut filter = ContextFilter::new(&FilterConfig::default(), 2, 8);
 //! for _ in 0..100 {

@@ -1,9 +1,11 @@
-//! The fast memory of a layer, and of all layers.
+//! Fast memory: what is resident in each layer, and the copies that are on their way there.
+
+pub(crate) mod queue;
 
 use cptr_core::{ExpertSet, words_for};
 use cptr_trace::MAX_EXPERTS;
 
-use super::queue::Queue;
+use queue::Queue;
 
 /// Resident experts of one layer.
 pub type Resident = ExpertSet<{ words_for(MAX_EXPERTS) }>;

@@ -52,6 +52,19 @@ impl Streams {
     }
 }
 
+/// One token of a step in one layer, as a source knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'r> {
+    /// The model's own choice, best first where the source says so; ids from E on are null experts, which come last.
+    pub wanted: &'r [u16],
+    /// Mixing weights of `wanted`; empty where they are not known.
+    pub weights: &'r [f32],
+    /// The router's logits `[S]`, those of null experts last; empty where they are not known.
+    pub logits: &'r [f32],
+    /// Whether this is the first token of a sequence.
+    pub starts_sequence: bool,
+}
+
 /// What tokens will want. No system knows it; kinds of parts that ask for it are marked.
 #[derive(Debug, Clone)]
 pub struct Future<'a> {
