@@ -185,7 +185,7 @@ fn a_device_of_ones_own() {
     assert!(folder.refusal("dram --stream bytes.txt").contains("is not a multiple of the 64 bytes"));
     folder.file(
         "lines.txt",
-        format!("W {}\nR {}\n", 140736775976056_u64 % (1 << 33) & !63, 140189629292038_u64 % (1 << 33) & !63),
+        format!("W {}\nR {}\n", (140736775976056_u64 % (1 << 33)) & !63, (140189629292038_u64 % (1 << 33)) & !63),
     );
     let wrapped = |file: &str| {
         let mut figures = figures(&folder.row(&format!("dram --stream {file}.txt --wrap --until served")));
