@@ -5,6 +5,7 @@
 //! where `CPTR_TRACES` says where they lie.
 #![forbid(unsafe_code)]
 
+mod ablation;
 mod command;
 mod controller;
 mod damage;

@@ -18,9 +18,9 @@ pub(super) const KIND: Kind<Make> = Kind {
         BITS,
         PLACES,
         Parameter::new("window", 4.0, Unit::Count(1, 12), "tokens ahead that count for who stays"),
-        Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels"),
+        Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels").off_at(0.0),
         Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
+        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0),
     ],
     couples_layers: true,
     ..Kind::new("recall", "on demand; the expert goes that remembered trajectories and levels expect least", Make(make))

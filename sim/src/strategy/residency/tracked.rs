@@ -11,8 +11,8 @@ use crate::strategy::{Parameter, Served, Unit, Values};
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
-        Parameter::new("reopened", 1.0 / 20.0, Unit::Gain(0.8), "gain after a loss of lock"),
+        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0),
+        Parameter::new("reopened", 1.0 / 20.0, Unit::Gain(0.8), "gain after a loss of lock").off_at(0.0),
         Parameter::new("threshold", 10.0, Unit::Count(1, 255), "evidence that loses lock"),
     ],
     ..Kind::new("tracked", "on demand; the expert goes that the tracked context wants least", Make(make))
