@@ -49,6 +49,11 @@ impl Settings {
         };
         Self { tokens: values.count("memory"), words, places: values.count("places") as u16 }
     }
+
+    /// The usual ones for a memory of so many tokens.
+    pub(crate) fn remembering(tokens: usize) -> Self {
+        Self { tokens, ..Self::default() }
+    }
 }
 
 impl Default for Settings {

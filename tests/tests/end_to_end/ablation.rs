@@ -64,7 +64,7 @@ fn shown_as_text_csv_and_page() {
 fn what_cannot_run_says_why() {
     let folder = bundled();
     // All experts fit at 4 bits and only at those: the residency alone does not run, nor the strategy without them.
-    let rows = folder.rows(&format!("run {GPT_OSS} --tokens 300 --resident 8GB --strategy all-4bit --ablate"));
+    let rows = folder.rows(&format!("run {GPT_OSS} --tokens 300 --resident 12GB --strategy all-4bit --ablate"));
     assert!(rows[0]["alone"].is_null() && rows[0]["reason"].as_str().unwrap().contains("needs"), "{rows:#?}");
     for (arguments, part) in [
         (format!("run {TINY} --ablate"), "--strategy"),

@@ -21,6 +21,7 @@ mod models;
 mod options;
 #[cfg(feature = "model")]
 mod quantize;
+mod recall;
 mod recordings;
 mod samples;
 mod shared;
