@@ -129,7 +129,9 @@ impl Forecaster {
     /// What the tokens of a step want in their next layer.
     pub(crate) fn see(&mut self, layer: usize, tokens: &[Routed<'_>]) {
         for (sequence, token) in self.sequences.iter_mut().zip(tokens) {
-            sequence.observe(layer as u16, token.wanted);
+            // Null experts come last, and nothing is remembered of them.
+            let wanted = token.wanted.partition_point(|&id| usize::from(id) < self.experts);
+            sequence.observe(layer as u16, &token.wanted[..wanted]);
         }
     }
 

@@ -92,6 +92,8 @@ impl Layer {
 
     /// Judges forecast and levels by what a token wants.
     fn judge(&mut self, wanted: &[u16]) {
+        // Null experts come last, and are always there.
+        let wanted = &wanted[..wanted.partition_point(|&id| usize::from(id) < self.shares.len())];
         let Some(k) = u64::try_from(wanted.len()).ok().filter(|&k| k > 0) else { return };
         let mean = |of: &dyn Fn(usize) -> u64| {
             let sum: u64 = wanted.iter().map(|&expert| of(usize::from(expert))).sum();
