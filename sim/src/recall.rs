@@ -339,7 +339,9 @@ mod tests {
             [("lag", "1"), ("lag", "8"), ("window", "4"), ("layer", "2"), ("memory", "2048"), ("passages", "all")]
         {
             let row = of(&found, by, at);
-            assert!(row.recall_k > 0.9 && row.recall_2k >= row.recall_k, "{row:?}");
+            // Four tokens choose up to four times k.
+            let most = if by == "window" { 0.25 } else { 1.0 };
+            assert!(row.recall_k > 0.9 * most && row.recall_2k >= row.recall_k, "{row:?}");
         }
         // A memory that is shorter than the text has never seen the place.
         assert!(of(&found, "memory", "64").recall_k < 0.5);
