@@ -203,14 +203,14 @@ fn follow(trace: &Trace, from: usize, memory: usize, progress: &Progress) -> Res
     let mut shares = Shares::default();
     for token in 0..tokens {
         let counted = token >= from;
-        for layer in 0..if counted { layers } else { 0 } {
+        for (layer, tracker) in levels.iter().enumerate().filter(|_| counted) {
             let wanted = trace.chosen(token, layer);
             forecaster.share(layer, 1, &mut shares.next);
             found.by_layer[layer].count(&shares.next, wanted, k);
             if !usual {
                 continue;
             }
-            shares.set_levels(&levels[layer], experts);
+            shares.set_levels(tracker, experts);
             found.levels_by_layer[layer].count(&shares.levels, wanted, k);
             let later = |ahead: usize| (token + ahead < tokens).then(|| trace.chosen(token + ahead, layer));
             for (at, &lag) in LAGS.iter().enumerate() {
@@ -225,7 +225,7 @@ fn follow(trace: &Trace, from: usize, memory: usize, progress: &Progress) -> Res
                 found.levels_window.count(&shares.levels, wanted, k);
             }
         }
-        for layer in 0..layers {
+        for (layer, tracker) in levels.iter_mut().enumerate() {
             let wanted = trace.chosen(token, layer);
             if counted && usual {
                 forecaster.share(layer, 1, &mut shares.next);
@@ -233,7 +233,7 @@ fn follow(trace: &Trace, from: usize, memory: usize, progress: &Progress) -> Res
             }
             forecaster.see(layer, &[Routed { wanted, weights: &[], logits: &[], starts_sequence: false }]);
             if usual {
-                levels[layer].update(&TrackerConfig::default(), wanted);
+                tracker.update(&TrackerConfig::default(), wanted);
             }
         }
         forecaster.end_token();
@@ -244,7 +244,7 @@ fn follow(trace: &Trace, from: usize, memory: usize, progress: &Progress) -> Res
 
 /// Says now and then how far the work is.
 fn sign(progress: &Progress, token: usize, tokens: usize) {
-    if (token + 1) % SIGNS == 0 {
+    if (token + 1).is_multiple_of(SIGNS) {
         progress.advance(SIGNS as u64);
     } else if token + 1 == tokens {
         progress.advance((tokens % SIGNS) as u64);
