@@ -24,6 +24,7 @@
 //! # Ok::<(), cptr_trace::Error>(())
 //! ```
 
+mod eviction;
 mod exact;
 
 use cptr_core::{Level, Tracker, TrackerConfig};
@@ -31,7 +32,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::filter::boxed_tracker;
+use crate::replay::{self, Budget, Plan};
 use crate::source::Routed;
+use crate::strategy::Strategy;
 use crate::strategy::forecaster::{Forecaster, Settings};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
@@ -71,6 +74,19 @@ pub struct Row {
     pub ahead_2k: Option<f64>,
 }
 
+/// Who goes by what, on the raw router with twice the active experts in fast memory.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Evicted {
+    /// `tracked`, `recall` and `belady` are the strategies; `levels`, `all` and `barred` those of the exact search:
+    /// levels alone, with the forecast of all places, with that of those not barred.
+    pub by: &'static str,
+    /// Misses per choice.
+    pub miss_rate: f64,
+    /// Share of the way to Belady that it goes, from `tracked` or from `levels`; `None` where there is none.
+    pub gap: Option<f64>,
+}
+
 /// What comes again.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -81,6 +97,8 @@ pub struct Study {
     pub counted: usize,
     /// Share of the counted tokens whose nearest place is of a repeated passage.
     pub repeated: f64,
+    /// What it is worth as eviction.
+    pub eviction: Vec<Evicted>,
 }
 
 /// Asks all of that of a trace.
@@ -126,7 +144,29 @@ pub fn run(trace: &Trace) -> Result<Study> {
     rows.push(Row::new("passages", "all".into(), all, None, None));
     rows.push(Row::new("passages", "barred".into(), barred, None, None));
     let counted = tokens - from;
-    Ok(Study { rows, counted, repeated: passages.repeated as f64 / counted as f64 })
+    let eviction = evicted(trace, from, all.choices, passages.misses)?;
+    Ok(Study { rows, counted, repeated: passages.repeated as f64 / counted as f64, eviction })
+}
+
+/// Misses of strategies, and of the exact search beside them.
+fn evicted(trace: &Trace, from: usize, choices: u64, exact: (u64, [u64; 2])) -> Result<Vec<Evicted>> {
+    let names = ["tracked", "recall", "belady"];
+    let resident = Budget::Experts((2 * trace.shape.k).min(trace.shape.experts));
+    let plan = Plan { strategies: Strategy::parse_list(&names.join(","))?, prefill: from, ..Plan::new(resident) };
+    let outcome = replay::run(trace, &plan)?;
+    let rate = |name: &str| outcome.rows.iter().find(|row| row.strategy == name).map_or(f64::NAN, |row| row.miss_rate);
+    let belady = rate("belady");
+    let row = |by, start: f64, miss_rate: f64| {
+        let gap = (start > belady && miss_rate != start).then(|| (start - miss_rate) / (start - belady));
+        Evicted { by, miss_rate, gap }
+    };
+    let (levels, [all, barred]) = exact;
+    let share = |misses: u64| misses as f64 / choices.max(1) as f64;
+    let tracked = rate("tracked");
+    let strategies = names.map(|name| row(name, tracked, rate(name)));
+    let exact = [("levels", levels), ("all", all), ("barred", barred)];
+    let exact = exact.map(|(by, misses)| row(by, share(levels), share(misses)));
+    Ok(strategies.into_iter().chain(exact).collect())
 }
 
 /// How many choices were among the best of forecasts.

@@ -6,7 +6,10 @@
 //! that it leaves out is rounding: weights of the tokens before, the newest 12 tokens that are no places, 64 places,
 //! exponents of their weights are the same. Within a token it does not look.
 
-use super::{Hits, MEMORY, sign};
+use std::ops::Range;
+
+use super::eviction::Eviction;
+use super::{Hits, MEMORY, WINDOW, sign};
 use cptr_trace::progress::Progress;
 use cptr_trace::{Shape, Trace};
 
@@ -31,6 +34,8 @@ pub(super) struct Passages {
     pub(super) hits: [Hits; 2],
     /// Counted tokens whose nearest place was barred.
     pub(super) repeated: usize,
+    /// Misses of counted tokens by levels alone, and with the forecasts of all places and of those not barred.
+    pub(super) misses: (u64, [u64; 2]),
 }
 
 /// A remembered token.
@@ -72,11 +77,18 @@ pub(super) fn run(trace: &Trace, from: usize, progress: &Progress) -> Passages {
     let mut places: Vec<Place> = Vec::new();
     let (mut hits, mut repeated) = ([Hits::default(); 2], 0);
     let mut shares = vec![0.0; layers * experts];
+    let mut later = [shares.clone(), shares.clone()];
+    let mut eviction = Eviction::new(trace.shape);
     for token in 0..tokens {
+        for (later, barring) in later.iter_mut().zip([false, true]) {
+            // What goes for this token is decided by the ones after it.
+            forecast(trace, &places, barring, 2..2 + WINDOW, later);
+        }
+        eviction.token(trace, token, later.each_ref().map(Vec::as_slice), token >= from);
         if token >= from {
             repeated += usize::from(places.first().is_some_and(|place| place.barred));
             for (hits, barring) in hits.iter_mut().zip([false, true]) {
-                forecast(trace, &places, barring, &mut shares);
+                forecast(trace, &places, barring, 1..2, &mut shares);
                 for layer in 0..layers {
                     let shares = &shares[layer * experts..(layer + 1) * experts];
                     hits.count(shares, trace.chosen(token, layer), k);
@@ -121,7 +133,7 @@ pub(super) fn run(trace: &Trace, from: usize, progress: &Progress) -> Passages {
         seen[token % MEMORY] = now;
         sign(progress, token, tokens);
     }
-    Passages { hits, repeated }
+    Passages { hits, repeated, misses: eviction.misses() }
 }
 
 /// 1 less twice the share of sign bits in which vectors of this cosine differ.
@@ -129,17 +141,20 @@ fn similarity(cosine: f64) -> f32 {
     (1.0 - 2.0 * cosine.acos() / std::f64::consts::PI) as f32
 }
 
-/// The weighted mean of what followed the best places, `[layers][experts]`.
-fn forecast(trace: &Trace, places: &[Place], barring: bool, shares: &mut [f64]) {
+/// The weighted mean of what followed the best places so many tokens later, mean over those, `[layers][experts]`.
+fn forecast(trace: &Trace, places: &[Place], barring: bool, ahead: Range<usize>, shares: &mut [f64]) {
     shares.fill(0.0);
     let best: Vec<&Place> = places.iter().filter(|place| !(barring && place.barred)).take(PLACES).collect();
     let Some(first) = best.first().map(|place| place.score) else { return };
     let weights: Vec<f64> = best.iter().map(|place| (SHARPNESS * (place.score - first)).exp()).collect();
     let sum: f64 = weights.iter().sum();
+    let tokens = ahead.len() as f64;
     for (place, weight) in best.iter().zip(&weights) {
-        for layer in 0..trace.shape.layers {
-            for &expert in trace.chosen(place.token + 1, layer) {
-                shares[layer * trace.shape.experts + usize::from(expert)] += weight / sum;
+        for later in ahead.clone().map(|ahead| place.token + ahead) {
+            for layer in 0..trace.shape.layers {
+                for &expert in trace.chosen(later, layer) {
+                    shares[layer * trace.shape.experts + usize::from(expert)] += weight / sum / tokens;
+                }
             }
         }
     }
@@ -162,14 +177,16 @@ mod tests {
         let trace = Trace::of_ids(Shape { tokens: 4, layers: 1, experts: 4, k: 1 }, vec![0, 1, 2, 3]);
         let places = [place(0, 2.0, true), place(1, 2.0, false), place(2, 1.0, false)];
         let mut shares = [0.0; 4];
-        forecast(&trace, &places, false, &mut shares);
+        forecast(&trace, &places, false, 1..2, &mut shares);
         let last = (-SHARPNESS).exp();
         for (share, expected) in shares.iter().zip([0.0, 1.0, 1.0, last]) {
             assert!((share - expected / (2.0 + last)).abs() < 1e-12);
         }
-        forecast(&trace, &places, true, &mut shares);
+        forecast(&trace, &places, true, 1..2, &mut shares);
         assert!(shares[1] == 0.0 && shares[2] > 0.98);
-        forecast(&trace, &places[..1], true, &mut shares);
+        forecast(&trace, &places[..1], true, 1..2, &mut shares);
         assert_eq!(shares, [0.0; 4]);
+        forecast(&trace, &places[..1], false, 2..4, &mut shares);
+        assert_eq!(shares, [0.0, 0.0, 0.5, 0.5]);
     }
 }

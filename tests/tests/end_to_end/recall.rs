@@ -34,6 +34,14 @@ fn recall_by_everything() {
     let usual = of("memory")[3];
     assert!((number(&all["recall_k"]) - number(&usual["recall_k"])).abs() < 0.04, "{all:#} {usual:#}");
     assert!(number(&barred["recall_k"]) <= number(&all["recall_k"]) + 0.01, "{barred:#} {all:#}");
+    // As eviction: the exact search without forecast is `tracked` in floating point.
+    let evicted = |by: &str| {
+        let row = found["eviction"].as_array().unwrap().iter().find(|row| row["by"] == by).unwrap();
+        (number(&row["miss_rate"]), row["gap"].as_f64())
+    };
+    assert!((evicted("levels").0 - evicted("tracked").0).abs() < 0.005, "{:#}", found["eviction"]);
+    assert_eq!((evicted("tracked").1, evicted("belady").1), (None, Some(1.0)));
+    assert!(evicted("all").1 > Some(0.0) && evicted("all").1 < evicted("recall").1.map(|gap| gap + 0.05));
     let page = String::from_utf8(folder.read("page.html")).unwrap();
     for title in ["by tokens ahead", "by layer", "by memory"] {
         assert!(page.contains(&format!("<h3>Choices that were forecast, {title}</h3>")), "{title}");

@@ -112,6 +112,7 @@ fn again(trace: &Trace) -> Result<Page> {
         part("The next token by layer", &["layer"], "layer"),
         part("The next token by tokens remembered", &["memory"], "memory"),
         part("The next token, by an exact search of the last 2,048 tokens", &["passages"], "passages"),
+        Table::new(&EVICTED, &study.eviction).titled("As eviction, twice the active experts in fast memory"),
     ];
     tables[0].rows = next;
     let shape = trace.shape;
@@ -131,7 +132,7 @@ fn again(trace: &Trace) -> Result<Page> {
     let figures = report::recall::figures(&rows.rows);
     let section = Section { facts, tables, remarks: vec![remark], figures, ..Section::default() };
     let page = Page::new(rows).section(section).notes(trace.notes.clone());
-    Ok(page.beside("counted", &study.counted).beside("repeated", &study.repeated))
+    Ok(page.beside("counted", &study.counted).beside("repeated", &study.repeated).beside("eviction", &study.eviction))
 }
 
 fn whole(trace: &Trace, cache: &[usize]) -> Page {

@@ -134,3 +134,14 @@ pub(super) static RECALL: [Column; 8] = [
     column("ahead_k", "layer ahead, k", Percent, "by recall, when all layers before have run").if_any(),
     column("ahead_2k", "2k", Percent, "").if_any(),
 ];
+
+pub(super) static EVICTED: [Column; 3] = [
+    column(
+        "by",
+        "by",
+        Text,
+        "a strategy; levels, all, barred: the exact search without forecast, and with its forecasts",
+    ),
+    column("miss_rate", "miss", Percent, "of the raw router's choices"),
+    column("gap", "gap closed", Percent, "of the way to Belady, from tracked or from levels").if_any(),
+];
