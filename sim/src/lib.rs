@@ -7,8 +7,9 @@
 //! - [`strategy`]: five choices that make a system, and the published ones as names for five;
 //! - [`replay`]: the one loop that takes a strategy through a trace, a model's forward pass, or counts; a controller's
 //!   firmware may decide beside it;
-//! - studies on top: [`devices`] (several near-data devices), [`detect`] (changes of context), [`predict`] (does the
-//!   prompt say what the answer wants?), [`reproduce`] (a published evaluation);
+//! - studies on top: [`ablation`] (what each part of a strategy is worth), [`devices`] (several near-data devices),
+//!   [`detect`] (changes of context), [`predict`] (does the prompt say what the answer wants?), [`recall`] (how much of
+//!   a routing comes again), [`reproduce`] (a published evaluation);
 //! - pictures: [`layer`] (a layer on a machine), [`dram`] (a memory channel), [`timeline`] (files for viewers).
 //!
 //! ```
@@ -34,6 +35,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod ablation;
 pub mod detect;
 pub mod devices;
 pub mod dram;
@@ -41,6 +43,7 @@ pub mod filter;
 pub mod layer;
 pub mod memory;
 pub mod predict;
+pub mod recall;
 pub mod replay;
 pub mod reproduce;
 pub mod source;

@@ -49,6 +49,11 @@ impl Settings {
         };
         Self { tokens: values.count("memory"), words, places: values.count("places") as u16 }
     }
+
+    /// The usual ones for a memory of so many tokens.
+    pub(crate) fn remembering(tokens: usize) -> Self {
+        Self { tokens, ..Self::default() }
+    }
 }
 
 impl Default for Settings {
@@ -124,7 +129,9 @@ impl Forecaster {
     /// What the tokens of a step want in their next layer.
     pub(crate) fn see(&mut self, layer: usize, tokens: &[Routed<'_>]) {
         for (sequence, token) in self.sequences.iter_mut().zip(tokens) {
-            sequence.observe(layer as u16, token.wanted);
+            // Null experts come last, and nothing is remembered of them.
+            let wanted = token.wanted.partition_point(|&id| usize::from(id) < self.experts);
+            sequence.observe(layer as u16, &token.wanted[..wanted]);
         }
     }
 

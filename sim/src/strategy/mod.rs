@@ -29,6 +29,7 @@ pub(crate) mod forecaster;
 mod list;
 mod parameter;
 mod parse;
+mod parts;
 pub mod precision;
 pub mod prefetch;
 pub mod presets;
@@ -44,6 +45,7 @@ use cptr_trace::error::{Error, Result};
 
 pub use list::{KindRow, kinds};
 pub use parameter::{Parameter, Unit, Values};
+pub(crate) use parse::AXES;
 pub use presets::{PRESETS, Preset};
 pub use step::{Choice, Execution, Place};
 pub(crate) use step::{Layer, Served, ServedToken, Site, Token, by_demand};

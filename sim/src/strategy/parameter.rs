@@ -83,12 +83,27 @@ pub struct Parameter {
     pub unit: Unit,
     /// What it does, for help.
     pub summary: &'static str,
+    /// The value at which it does nothing, where it is a mechanism of its own inside its part: ablations switch it off
+    /// with that. A value that makes the whole part do nothing is none: ablations leave the part out instead.
+    pub neutral: Option<f64>,
 }
 
 impl Parameter {
     /// One for a part's list.
     pub(crate) const fn new(name: &'static str, default: f64, unit: Unit, summary: &'static str) -> Self {
-        Self { name, default, unit, summary }
+        Self { name, default, unit, summary, neutral: None }
+    }
+
+    /// The same, for a mechanism that `value` switches off.
+    pub(crate) const fn off_at(mut self, value: f64) -> Self {
+        self.neutral = Some(value);
+        self
+    }
+
+    /// The neutral value as its text.
+    #[must_use]
+    pub fn neutral_text(&self) -> Option<String> {
+        self.neutral.map(|value| self.unit.text(value))
     }
 
     /// The default as its text.
@@ -137,6 +152,31 @@ impl Values {
         self.values[index.expect("a parameter of the owner's list")]
     }
 
+    /// What there are values for.
+    pub(super) fn parameters(&self) -> &'static [Parameter] {
+        self.parameters
+    }
+
+    /// The parameters that are at work: they have a neutral value, and another one here.
+    pub(crate) fn mechanisms(&self) -> Vec<&'static Parameter> {
+        let all = self.parameters.iter().zip(&self.values);
+        all.filter(|(parameter, value)| parameter.neutral.is_some_and(|off| off != **value)).map(|(p, _)| p).collect()
+    }
+
+    /// The same with those parameters at their neutral values that are `off`.
+    pub(crate) fn without(&self, off: impl Fn(&Parameter) -> bool) -> Self {
+        let value = |(parameter, &value): (&'static Parameter, &f64)| match parameter.neutral {
+            Some(neutral) if off(parameter) => neutral,
+            _ => value,
+        };
+        Self { parameters: self.parameters, values: self.parameters.iter().zip(&self.values).map(value).collect() }
+    }
+
+    /// A parameter with its value, as [`Self::set`] reads them.
+    pub(crate) fn pair(&self, parameter: &Parameter) -> String {
+        format!("{}={}", parameter.name, parameter.unit.text(self.get(parameter.name)))
+    }
+
     /// The value of a count, or of bits.
     pub(crate) fn count(&self, name: &str) -> usize {
         self.get(name) as usize
@@ -172,7 +212,7 @@ mod tests {
         Parameter::new("keep", 1.0, Unit::Count(0, 16), ""),
         Parameter::new("hot", AUTO, Unit::CountOrAuto(0, 64), ""),
         Parameter::new("everywhere", 0.0, Unit::Switch, ""),
-        Parameter::new("bonus", 0.5, Unit::Nats(0.0, 100.0), ""),
+        Parameter::new("bonus", 0.5, Unit::Nats(0.0, 100.0), "").off_at(0.0),
     ];
 
     fn parse(text: &str) -> Result<Values> {
@@ -189,6 +229,16 @@ mod tests {
         let values = parse("hot=auto:keep=2:everywhere=off").unwrap();
         assert_eq!((values.count_or_auto("hot"), values.count("keep"), values.on("everywhere")), (None, 2, false));
         assert_eq!(values.to_string(), ":keep=2");
+    }
+
+    #[test]
+    fn mechanisms_are_what_is_not_neutral() {
+        let names = |text: &str| parse(text).unwrap().mechanisms().iter().map(|p| p.name).collect::<Vec<_>>();
+        assert_eq!((names(""), names("bonus=0:eps=0.5")), (vec!["bonus"], vec![]));
+        let values = parse("bonus=2:eps=0.5").unwrap();
+        assert_eq!(values.without(|_| true).to_string(), ":eps=0.5:bonus=0");
+        assert_eq!(values.without(|_| false), values);
+        assert_eq!(values.pair(&PARAMETERS[4]), "bonus=2");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use cptr_trace::error::{Error, Result};
 use super::{Part, Preset, Strategy, division, precision, prefetch, presets, residency, select};
 
 /// Axes in the order of texts.
-pub(super) const AXES: [&str; 5] = ["select", "residency", "prefetch", "division", "precision"];
+pub(crate) const AXES: [&str; 5] = ["select", "residency", "prefetch", "division", "precision"];
 
 /// Sets the part of an axis to a name's kind if the axis has it.
 macro_rules! kind_of {
@@ -16,7 +16,7 @@ macro_rules! kind_of {
 
 impl Strategy {
     /// The router's choice, least recently used, nothing fetched, all on the GPU at full precision.
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self {
             text: String::new(),
             select: Part::new(select::KINDS[0]),
@@ -110,37 +110,16 @@ impl Strategy {
     /// own first.
     fn set(&mut self, owner: &str, axis: Option<usize>, preset: Option<&Preset>, pair: &str) -> Result<()> {
         let name = pair.split('=').next().unwrap_or("");
-        let has = [
-            self.select.kind.parameters,
-            self.residency.kind.parameters,
-            self.prefetch.kind.parameters,
-            self.division.kind.parameters,
-            self.precision.kind.parameters,
-        ]
-        .map(|parameters| parameters.iter().any(|parameter| parameter.name == name));
+        let axes = [0, 1, 2, 3, 4];
+        let has = axes.map(|axis| self.values(axis).parameters().iter().any(|parameter| parameter.name == name));
         let own = axis.filter(|&axis| has[axis] || preset.is_none());
         let Some(axis) = own.or_else(|| has.iter().position(|has| *has)) else {
-            let known: Vec<&str> = [
-                self.select.kind.parameters,
-                self.residency.kind.parameters,
-                self.prefetch.kind.parameters,
-                self.division.kind.parameters,
-                self.precision.kind.parameters,
-            ]
-            .iter()
-            .flat_map(|parameters| parameters.iter().map(|parameter| parameter.name))
-            .collect();
+            let parameters = axes.iter().flat_map(|&axis| self.values(axis).parameters());
+            let known: Vec<&str> = parameters.map(|parameter| parameter.name).collect();
             let known = if known.is_empty() { "no parameters".into() } else { known.join(", ") };
             return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"")));
         };
-        let values = match axis {
-            0 => &mut self.select.values,
-            1 => &mut self.residency.values,
-            2 => &mut self.prefetch.values,
-            3 => &mut self.division.values,
-            _ => &mut self.precision.values,
-        };
-        values.set(owner, pair)
+        self.values_mut(axis).set(owner, pair)
     }
 }
 

@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 use crate::command::Folder;
 
 /// What the tables have a row for, by the start of its name.
-const STRATEGIES: [&str; 21] = [
+const STRATEGIES: [&str; 24] = [
     "raw",
     "lfu",
     "lrfu",
     "tracked",
+    "recall",
+    "recall-fetch",
+    "transition",
     "once",
     "periodic",
     "belady",

@@ -5,6 +5,7 @@
 //! where `CPTR_TRACES` says where they lie.
 #![forbid(unsafe_code)]
 
+mod ablation;
 mod command;
 mod controller;
 mod damage;
@@ -20,6 +21,7 @@ mod models;
 mod options;
 #[cfg(feature = "model")]
 mod quantize;
+mod recall;
 mod recordings;
 mod samples;
 mod shared;

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::source::Reading;
 use crate::columns::{Column, Format, Page, Section, Table, value};
+use crate::report;
 use columns::*;
-use cptr_sim::{detect, predict};
+use cptr_sim::{detect, predict, recall};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
@@ -27,14 +28,18 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',')]
     cache: Vec<usize>,
     /// Instead: how soon detectors see changes of domain, and how often they see one where there is none
-    #[arg(long, conflicts_with = "forecast")]
+    #[arg(long, conflicts_with_all = ["forecast", "recall"])]
     changes: bool,
     /// Thresholds of the detectors, in usual deviations
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "12,16,20,24")]
     threshold: Vec<u8>,
     /// Instead: whether the prompt predicts the answer, domain against domain
-    #[arg(long)]
+    #[arg(long, conflicts_with = "recall")]
     forecast: bool,
+    /// Instead: how much of the routing comes again: choices among the best of a forecast by remembered trajectories,
+    /// by tokens ahead, layer and memory, and with repeated passages barred; the second half of the tokens is counted
+    #[arg(long)]
+    recall: bool,
     /// Tokens of the prompt, for --forecast
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     prefill: usize,
@@ -48,8 +53,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let counts = match recording {
         Recording::Tokens(trace) if args.changes => return Ok(changes(&trace, &args.threshold)),
         Recording::Tokens(trace) if args.forecast => return forecast(&trace, args.prefill, args.resident),
+        Recording::Tokens(trace) if args.recall => return again(&trace),
         Recording::Tokens(trace) => return Ok(whole(&trace, &args.cache)),
-        Recording::Counts(_) if args.changes || args.forecast => {
+        Recording::Counts(_) if args.changes || args.forecast || args.recall => {
             return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
         }
         Recording::Counts(counts) => inspect_counts(&counts),
@@ -83,6 +89,50 @@ fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Pa
     let found = predict::run(trace, prefill, resident)?;
     let notes = trace.notes.iter().chain(&found.notes).cloned();
     Ok(Page::new(Table::new(&FORECAST, &found.rows)).notes(notes))
+}
+
+/// What comes again.
+fn again(trace: &Trace) -> Result<Page> {
+    let study = recall::run(trace)?;
+    let rows = Table::new(&RECALL, &study.rows);
+    let part = |title: &str, by: &[&str], head: &'static str| {
+        let mut columns = RECALL.to_vec();
+        columns.remove(0);
+        columns[0].name = head.into();
+        let rows: Vec<Value> = rows.rows.iter().filter(|row| by.iter().any(|by| row["by"] == *by)).cloned().collect();
+        Table::of(title, columns, &Value::Array(rows))
+    };
+    let mut next: Vec<Value> = part("", &["lag", "window"], "").rows;
+    next.iter_mut().filter(|row| row["by"] == "window").for_each(|row| {
+        let tokens = row["at"].as_str().unwrap_or_default();
+        row["at"] = format!("1 to {tokens}").into();
+    });
+    let mut tables = vec![
+        part("By tokens ahead", &["lag"], "ahead"),
+        part("The next token by layer", &["layer"], "layer"),
+        part("The next token by tokens remembered", &["memory"], "memory"),
+        part("The next token, by an exact search of the last 2,048 tokens", &["passages"], "passages"),
+        Table::new(&EVICTED, &study.eviction).titled("As eviction, twice the active experts in fast memory"),
+    ];
+    tables[0].rows = next;
+    let shape = trace.shape;
+    let counted = Format::Count.text(&value(&study.counted));
+    let facts = vec![
+        format!(
+            "{} of {} tokens counted, {} layers x {} experts, top-{}",
+            counted, shape.tokens, shape.layers, shape.experts, shape.k
+        ),
+        "share of the choices that are among the k and 2k experts of their layer that a forecast expects most".into(),
+    ];
+    let repeated = Format::Percent.text(&value(&study.repeated));
+    let remark = format!(
+        "Barred: no place counts whose last eight tokens have more than 0.7 of their choices in common with the last eight. \
+         The nearest place of {repeated} of the tokens is one."
+    );
+    let figures = report::recall::figures(&rows.rows);
+    let section = Section { facts, tables, remarks: vec![remark], figures, ..Section::default() };
+    let page = Page::new(rows).section(section).notes(trace.notes.clone());
+    Ok(page.beside("counted", &study.counted).beside("repeated", &study.repeated).beside("eviction", &study.eviction))
 }
 
 fn whole(trace: &Trace, cache: &[usize]) -> Page {

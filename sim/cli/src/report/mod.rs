@@ -8,6 +8,7 @@ pub(crate) mod frontier;
 mod layers;
 mod plot;
 mod price;
+pub(crate) mod recall;
 mod roles;
 mod timeline;
 mod times;

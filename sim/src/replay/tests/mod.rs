@@ -599,3 +599,15 @@ fn rivals_use_their_memory() {
     assert!(found.rows[4..].iter().all(|row| row.miss_rate == 0.0 && row.load_rate == 0.0));
     assert_eq!((found.rows[4].full_precision, found.rows[5].full_precision), (0.0, 1.0));
 }
+
+/// Trackers have room for 8, 16, 32, … experts; a model may have another number of them.
+#[test]
+fn any_number_of_experts_is_placed_after_a_prompt() {
+    for experts in [4, 5, 60] {
+        let ids = (0..200).map(|token| token % experts as u16).collect();
+        let trace = Trace::of_ids(Shape { tokens: 200, layers: 1, experts, k: 1 }, ids);
+        let plan = Plan { prefill: 100, ..Plan::new(Budget::Experts(3)) };
+        let found = rows(&trace, "lru,lfu,lrfu,tracked,recall,belady,recall-fetch", plan);
+        assert_eq!(found.rows.len(), 7, "{:?}", found.skipped);
+    }
+}

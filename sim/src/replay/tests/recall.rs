@@ -114,3 +114,16 @@ fn nothing_later_is_seen() {
         }
     }
 }
+
+/// Of a token that takes fewer experts than k, and null experts for the rest, those that there are count.
+#[test]
+fn null_experts_are_not_remembered() {
+    let mut trace = text(true);
+    trace.meta.router.null_experts = 1;
+    for row in trace.ids.chunks_mut(SHAPE.k).step_by(3) {
+        row[SHAPE.k - 1] = 32;
+    }
+    let rows = rows(&trace, "lru,tracked,recall,recall-fetch");
+    assert!(rows[2].stall_rate < 0.95 * rows[1].stall_rate, "{} {}", rows[2].stall_rate, rows[1].stall_rate);
+    assert!(rows[3].stall_rate < rows[2].stall_rate, "{}", rows[3].stall_rate);
+}

@@ -40,7 +40,8 @@ const SLACK: Parameter = Parameter::new(
     Unit::Factor(0.0, 1000.0),
     "share of a layer's least possible time that it may take longer, with cold experts at 2 bits, for more experts on the GPU; half of it \
      for each bit more",
-);
+)
+.off_at(0.0);
 
 /// Precision is worth less where less is lost without it: the error of quantisation, and with it the time that is given
 /// up, halves with each bit.

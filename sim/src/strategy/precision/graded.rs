@@ -15,7 +15,7 @@ const LOW_BITS: u8 = 4;
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("t1", 0.6, Unit::Share, "unimportance up to which full precision is copied"),
-        Parameter::new("t2", 0.9, Unit::Share, "unimportance up to which 4 bits are copied"),
+        Parameter::new("t2", 0.9, Unit::Share, "unimportance up to which 4 bits are copied").off_at(1.0),
     ],
     needs: Knowledge::Weights,
     ..Kind::new("graded", "missing experts at full precision, at 4 bits or left out, by routing mass", Make(make))

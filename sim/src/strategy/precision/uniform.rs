@@ -5,7 +5,7 @@ use super::{Choice, Kind, Make, Parameter, Precision, Setup, Unit, Values};
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("bits", 4.0, Unit::Bits(1, 16), "bits per weight near the data"),
-        Parameter::new("everywhere", 0.0, Unit::Switch, "those bits on the GPU too"),
+        Parameter::new("everywhere", 0.0, Unit::Switch, "those bits on the GPU too").off_at(0.0),
     ],
     ..Kind::new("uniform", "the same bits for all experts near the data", Make(make))
 };

@@ -12,7 +12,8 @@ use crate::strategy::{Parameter, Served, Unit, Values};
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         super::MOST,
-        Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least"),
+        Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least")
+            .off_at(0.0),
     ],
     // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,

@@ -12,7 +12,8 @@ pub(super) const KIND: Kind<Make> = Kind {
             0.3,
             Unit::Share,
             "share of the tokens with the same experts before that wanted it, at least",
-        ),
+        )
+        .off_at(0.0),
     ],
     couples_layers: true,
     ..Kind::new("transition", "what mostly followed this layer's experts in the next one, learned on line", Make(make))

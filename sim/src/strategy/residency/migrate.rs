@@ -30,7 +30,7 @@ pub(super) const KIND: Kind<Make> = Kind {
             Unit::Count(1, 1_000_000),
             "tokens over which a copy must pay: how long a context lasts at the least",
         ),
-        Parameter::new("rate", 4.0, Unit::Factor(0.0, 1e4), "copies per token that are allowed on average"),
+        Parameter::new("rate", 4.0, Unit::Factor(0.0, 1e4), "copies per token that are allowed on average").off_at(1e4),
         Parameter::new(
             "burst",
             0.5,
@@ -38,7 +38,8 @@ pub(super) const KIND: Kind<Make> = Kind {
             "copies that may be saved up, as a share of all experts in fast memory",
         ),
         Parameter::new("gain", FilterConfig::GAIN, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("reopened", FilterConfig::REOPENED, Unit::Gain(0.8), "gain after a change of context"),
+        Parameter::new("reopened", FilterConfig::REOPENED, Unit::Gain(0.8), "gain after a change of context")
+            .off_at(0.0),
         super::ALPHA,
     ],
     times: true,

@@ -18,9 +18,9 @@ pub(super) const KIND: Kind<Make> = Kind {
         BITS,
         PLACES,
         Parameter::new("window", 4.0, Unit::Count(1, 12), "tokens ahead that count for who stays"),
-        Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels"),
+        Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels").off_at(0.0),
         Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
+        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0),
     ],
     couples_layers: true,
     ..Kind::new("recall", "on demand; the expert goes that remembered trajectories and levels expect least", Make(make))
@@ -92,6 +92,8 @@ impl Layer {
 
     /// Judges forecast and levels by what a token wants.
     fn judge(&mut self, wanted: &[u16]) {
+        // Null experts come last, and are always there.
+        let wanted = &wanted[..wanted.partition_point(|&id| usize::from(id) < self.shares.len())];
         let Some(k) = u64::try_from(wanted.len()).ok().filter(|&k| k > 0) else { return };
         let mean = |of: &dyn Fn(usize) -> u64| {
             let sum: u64 = wanted.iter().map(|&expert| of(usize::from(expert))).sum();

@@ -11,8 +11,8 @@ use crate::strategy::{Parameter, Served, Unit, Values};
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level"),
-        Parameter::new("reopened", 1.0 / 20.0, Unit::Gain(0.8), "gain after a loss of lock"),
+        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0),
+        Parameter::new("reopened", 1.0 / 20.0, Unit::Gain(0.8), "gain after a loss of lock").off_at(0.0),
         Parameter::new("threshold", 10.0, Unit::Count(1, 255), "evidence that loses lock"),
     ],
     ..Kind::new("tracked", "on demand; the expert goes that the tracked context wants least", Make(make))
@@ -20,6 +20,7 @@ pub(super) const KIND: Kind<Make> = Kind {
 
 struct Tracked {
     config: TrackerConfig,
+    experts: usize,
     layers: Vec<Box<Tracker>>,
 }
 
@@ -55,7 +56,7 @@ impl Gains {
 
 fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
     let layers = (0..setup.layers).map(|_| boxed_tracker(setup.experts)).collect();
-    Box::new(Tracked { config: Gains::of(Some(values)).config(), layers })
+    Box::new(Tracked { config: Gains::of(Some(values)).config(), experts: setup.experts, layers })
 }
 
 impl Residency for Tracked {
@@ -74,8 +75,9 @@ impl Residency for Tracked {
     }
 
     fn worth(&mut self, layer: usize, _: &[Demand], order: &mut Vec<u16>) {
-        let levels: Vec<_> =
-            self.layers[layer].levels().map(|level| level.slow.to_bits() + (level.fast.to_bits() >> 2)).collect();
+        // A tracker may have room for more experts than there are.
+        let levels = self.layers[layer].levels().take(self.experts);
+        let levels: Vec<_> = levels.map(|level| level.slow.to_bits() + (level.fast.to_bits() >> 2)).collect();
         by_falling(levels.len(), order, |expert| levels[usize::from(expert)]);
     }
 

@@ -19,8 +19,9 @@ pub(super) const KIND: Kind<Make> = Kind {
             1.0,
             Unit::Factor(0.0, 1.0),
             "estimated error of the layer's output that is allowed, in units of an expert's output; 1 is no bound",
-        ),
-        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen"),
+        )
+        .off_at(1.0),
+        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen").off_at(0.0),
     ],
     needs: Knowledge::Logits,
     promises: true,

@@ -8,7 +8,7 @@ use cptr_trace::Knowledge;
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("lambda", 0.1, Unit::Factor(0.0, 1.0), "bonus in units of the mean spread"),
-        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that get the bonus too"),
+        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that get the bonus too").off_at(0.0),
     ],
     needs: Knowledge::Logits,
     ..Kind::new(

@@ -7,7 +7,7 @@ use cptr_trace::Knowledge;
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("p", 0.7, Unit::Share, "softmax mass of the window"),
-        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen"),
+        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen").off_at(0.0),
     ],
     needs: Knowledge::Logits,
     ..Kind::new(

@@ -8,7 +8,7 @@ use cptr_trace::Knowledge;
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
         Parameter::new("window", 1.5, Unit::Factor(1.0, 1024.0), "ranks that take part, in multiples of k"),
-        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen"),
+        Parameter::new("keep", 1.0, Unit::Count(0, 64), "best experts that are always chosen").off_at(0.0),
     ],
     needs: Knowledge::Logits,
     ..Kind::new(

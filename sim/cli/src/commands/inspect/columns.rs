@@ -123,3 +123,25 @@ pub(super) static FORECAST: [Column; 7] = [
     column("best_coverage", "best fixed set", Percent, ""),
     column("chance", "chance", Percent, ""),
 ];
+
+pub(super) static RECALL: [Column; 8] = [
+    column("by", "by", Text, "what is varied: lag or window (tokens ahead), layer, memory (tokens), passages"),
+    column("at", "at", Text, "its value"),
+    column("recall_k", "recall, k", Percent, "choices among the k best of what followed like places"),
+    column("recall_2k", "2k", Percent, "among the 2k best"),
+    column("levels_k", "levels, k", Percent, "the same by tracked levels").if_any(),
+    column("levels_2k", "2k", Percent, "").if_any(),
+    column("ahead_k", "layer ahead, k", Percent, "by recall, when all layers before have run").if_any(),
+    column("ahead_2k", "2k", Percent, "").if_any(),
+];
+
+pub(super) static EVICTED: [Column; 3] = [
+    column(
+        "by",
+        "by",
+        Text,
+        "a strategy; levels, all, barred: the exact search without forecast, and with its forecasts",
+    ),
+    column("miss_rate", "miss", Percent, "of the raw router's choices"),
+    column("gap", "gap closed", Percent, "of the way to Belady, from tracked or from levels").if_any(),
+];

@@ -1,6 +1,7 @@
 //! What `cptr run --help` says of strategies.
 
 use super::super::machine::systems_help;
+use super::ablation::ABLATION;
 use super::columns::RUN;
 use crate::columns;
 use cptr_sim::strategy::{KindRow, PRESETS, kinds};
@@ -25,6 +26,7 @@ pub(super) fn text() -> String {
         text += &format!("  {:<16} {}: {}\n", preset.name, preset.summary, preset.text);
     }
     format!("{text}\nSystems:\n{}\n{}", systems_help(), columns::help(&RUN))
+        + &format!("\nWith --ablate:\n{}", columns::help(&ABLATION))
 }
 
 fn line(kind: &KindRow) -> String {
@@ -35,7 +37,8 @@ fn line(kind: &KindRow) -> String {
     let marks = if marks.is_empty() { String::new() } else { format!(" [{}]", marks.join("; ")) };
     let mut text = format!("  {:<12} {}{marks}\n", kind.name, kind.summary);
     for p in kind.parameters {
-        text += &format!("      {} = {} ({}): {}\n", p.name, p.default_text(), p.unit, p.summary);
+        let off = p.neutral_text().map_or_else(String::new, |off| format!("; {off} is off"));
+        text += &format!("      {} = {} ({}{off}): {}\n", p.name, p.default_text(), p.unit, p.summary);
     }
     text
 }

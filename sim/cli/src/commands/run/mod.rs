@@ -1,5 +1,6 @@
 //! `cptr run`: strategies on a trace, on counts, or on a model that reads.
 
+mod ablation;
 pub(super) mod columns;
 mod help;
 #[cfg(feature = "model")]
@@ -47,6 +48,10 @@ pub(super) struct Args {
     /// What each expert loses at 1 to 4 bits, as `cptr quantize` writes it
     #[arg(long, value_name = "CSV")]
     losses: Option<PathBuf>,
+    /// Take the strategies apart: what each part, and each mechanism inside one, is worth alone (added to
+    /// raw+lru+none+gpu+full) and last (added to all the others)
+    #[arg(long, requires = "strategy", conflicts_with = "controller")]
+    ablate: bool,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
@@ -84,12 +89,14 @@ struct ModelArgs {
 pub(super) fn main(args: &Args) -> Result<Page> {
     let path = match &args.source {
         Some(path) if !path.join("config.json").exists() && args.model.text.is_empty() => path,
+        _ if args.ablate => return Err(Error::new("--ablate: expected a trace of tokens, found a model")),
         _ => return on_model(args),
     };
     match args.reading.read(path)? {
         Recording::Tokens(trace) => tokens(args, &trace),
-        Recording::Counts(_) if args.controller.is_some() => {
-            Err(Error::in_file(path, "--controller: expected a trace of tokens, found counts"))
+        Recording::Counts(_) if args.controller.is_some() || args.ablate => {
+            let option = if args.ablate { "--ablate" } else { "--controller" };
+            Err(Error::in_file(path, format!("{option}: expected a trace of tokens, found counts")))
         }
         Recording::Counts(counts) => {
             let resident = match args.resident {
@@ -164,7 +171,8 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     if let (Some(controller), 2..) = (args.controller, asked.len()) {
         return Err(Error::new(format!("--controller {controller}: expected one strategy, found {}", asked.len())));
     }
-    let (strategies, extra) = with_reference(at_bits(asked, args.machine.bits())?)?;
+    let asked = at_bits(asked, args.machine.bits())?;
+    let (strategies, extra) = if args.ablate { (asked, false) } else { with_reference(asked)? };
     let plan = Plan {
         strategies,
         prefill: args.prefill,
@@ -173,6 +181,9 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
         losses: losses.as_ref(),
         ..Plan::new(args.resident.unwrap_or_else(|| usual(trace)))
     };
+    if args.ablate {
+        return Ok(ablation::page(trace, &plan)?.notes(trace.notes.clone()));
+    }
     let mut outcome = replay::run(trace, &plan)?;
     if extra {
         outcome.rows.remove(0);
