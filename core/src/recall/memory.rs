@@ -52,6 +52,13 @@ impl Shape {
     pub const fn words(self, tokens: usize, signature: usize) -> usize {
         tokens * (signature + 1 + self.stride())
     }
+
+    /// Bytes of each remembered token with signatures of `32 * signature` bits: 404 for Qwen3-30B-A3B and 116 for
+    /// gpt-oss-20b at 128 bits.
+    #[must_use]
+    pub const fn bytes_per_token(self, signature: usize) -> usize {
+        4 * self.words(1, signature)
+    }
 }
 
 /// A ring of tokens in the caller's words: all signatures, then a word for each age, then all choices.
@@ -87,58 +94,79 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     /// Signatures by slot, and what is remembered of how alike tokens were by age.
     pub(super) fn for_search(&mut self) -> (&[[u32; W]], &mut [u32]) {
         let tokens = self.tokens as usize;
-        let (signatures, rest) = self.words.as_mut().split_at_mut(tokens * W);
-        (signatures.as_chunks().0, &mut rest[..tokens])
+        let split = self.words.as_mut().split_at_mut_checked(tokens * W);
+        let (signatures, rest) = split.unwrap_or((&mut [], &mut []));
+        (signatures.as_chunks().0, rest.get_mut(..tokens).unwrap_or(&mut []))
     }
 
     pub(super) fn set_signature(&mut self, slot: u32, signature: [u32; W]) {
         let at = slot as usize * W;
-        self.words.as_mut()[at..at + W].copy_from_slice(&signature);
+        if let Some(words) = self.words.as_mut().get_mut(at..at + W) {
+            words.copy_from_slice(&signature);
+        }
     }
 
-    #[cfg(test)]
+    /// The signature of a slot that there is.
     pub(super) fn signature(&self, slot: u32) -> [u32; W] {
         let at = slot as usize * W;
-        self.words.as_ref()[at..at + W].try_into().unwrap()
+        self.words.as_ref().get(at..).and_then(|words| words.first_chunk()).copied().unwrap_or([0; W])
+    }
+
+    /// All words that are in use, to be saved.
+    pub(super) fn all(&self) -> &[u32] {
+        let used = self.shape.words(self.tokens as usize, W);
+        self.words.as_ref().get(..used).unwrap_or(&[])
+    }
+
+    /// All words that are in use, to be restored.
+    pub(super) fn all_mut(&mut self) -> &mut [u32] {
+        let used = self.shape.words(self.tokens as usize, W);
+        self.words.as_mut().get_mut(..used).unwrap_or(&mut [])
     }
 
     /// First word of the choices of a slot.
-    const fn row(&self, slot: u32) -> usize {
-        self.tokens as usize * (W + 1) + slot as usize * self.shape.stride()
+    pub(super) const fn row(&self, slot: u32) -> u32 {
+        self.tokens * (W as u32 + 1) + slot * self.shape.stride() as u32
+    }
+
+    /// Words of a layer's choices where they are bytes and begin and end with a word; otherwise nothing.
+    pub(super) const fn whole_words(&self) -> Option<u32> {
+        if self.shape.narrow() && self.shape.k % 4 == 0 { Some(self.shape.k as u32 / 4) } else { None }
+    }
+
+    /// Choices of the `layer`-th layer of a row where each has `whole_words`, four bytes a word; 255 is none.
+    #[inline]
+    pub(super) fn bytes(&self, row: u32, layer: u16, whole_words: u32) -> &[u32] {
+        let at = (row + u32::from(layer) * whole_words) as usize;
+        self.words.as_ref().get(at..at + whole_words as usize).unwrap_or(&[])
     }
 
     /// Remembers what a token chose in a layer; ids are within the shape, as are their number.
     pub(super) fn set_choices(&mut self, slot: u32, layer: u16, experts: &[u16]) {
-        let (row, k, narrow) = (self.row(slot), usize::from(self.shape.k), self.shape.narrow());
+        let (row, k, narrow) = (self.row(slot) as usize, usize::from(self.shape.k), self.shape.narrow());
         let words = self.words.as_mut();
         for j in 0..k {
             let id = experts.get(j).copied().unwrap_or(u16::MAX);
             let at = usize::from(layer) * k + j;
             let (word, shift, mask) = if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, 0xffff) };
-            let word = &mut words[row + word];
-            *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
+            if let Some(word) = words.get_mut(row + word) {
+                *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
+            }
         }
     }
 
-    /// Calls `visit` with every choice of a slot in a layer.
-    #[inline]
-    pub(super) fn choices(&self, slot: u32, layer: u16, mut visit: impl FnMut(u16)) {
+    /// Calls `visit` with every choice of a layer of the token whose row begins there.
+    pub(super) fn choices(&self, row: u32, layer: u16, mut visit: impl FnMut(u16)) {
         let k = usize::from(self.shape.k);
-        let (row, first) = (self.row(slot), usize::from(layer) * k);
-        let words = &self.words.as_ref()[row..];
-        if self.shape.narrow() {
-            for at in first..first + k {
-                let id = (words[at / 4] >> (at % 4 * 8)) as u8;
-                if id != u8::MAX {
-                    visit(id.into());
-                }
-            }
-        } else {
-            for at in first..first + k {
-                let id = (words[at / 2] >> (at % 2 * 16)) as u16;
-                if id != u16::MAX {
-                    visit(id);
-                }
+        let first = usize::from(layer) * k;
+        let words = self.words.as_ref().get(row as usize..).unwrap_or(&[]);
+        let narrow = self.shape.narrow();
+        for at in first..first + k {
+            let (word, shift, none) =
+                if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, u32::from(u16::MAX)) };
+            let id = words.get(word).map_or(none, |word| (word >> shift) & none);
+            if id != none {
+                visit(id as u16);
             }
         }
     }
@@ -168,7 +196,7 @@ mod tests {
                 assert_eq!(memory.signature(slot), [slot, !slot]);
                 for layer in 0..3 {
                     let mut found = Vec::new();
-                    memory.choices(slot, layer, |id| found.push(id));
+                    memory.choices(memory.row(slot), layer, |id| found.push(id));
                     assert_eq!(found, ids(slot, layer), "{experts} {slot} {layer}");
                 }
             }
@@ -178,10 +206,8 @@ mod tests {
     #[test]
     fn sizes_are_what_the_documentation_says() {
         // Qwen3-30B-A3B and gpt-oss-20b at 128 bits: 404 and 116 bytes a token.
-        assert_eq!(4 * Shape { layers: 48, experts: 128, k: 8 }.words(1, 4), 404);
-        assert_eq!(4 * Shape { layers: 24, experts: 32, k: 4 }.words(1, 4), 116);
-        // 256 tokens of gpt-oss-20b fit 32 KB.
-        assert!(4 * Shape { layers: 24, experts: 32, k: 4 }.words(256, 4) <= 32 << 10);
+        assert_eq!(Shape { layers: 48, experts: 128, k: 8 }.bytes_per_token(4), 404);
+        assert_eq!(Shape { layers: 24, experts: 32, k: 4 }.bytes_per_token(4), 116);
     }
 
     #[test]
