@@ -23,8 +23,6 @@ const FARTHEST: [u32; 2] = [6 * 64, 4 * 64];
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
-    /// Tokens that lie between it and the token that is on its way.
-    pub(super) age: u32,
     /// First word of its choices.
     pub(super) row: u32,
     /// Exponent of what the tokens before say, in 64ths of a halving: larger is farther.
@@ -68,7 +66,7 @@ pub(super) struct Places<const C: usize> {
 
 impl<const C: usize> Places<C> {
     pub(super) const fn new() -> Self {
-        let none = Place { age: 0, row: 0, behind: 0, common: 0, exponent: 0 };
+        let none = Place { row: 0, behind: 0, common: 0, exponent: 0 };
         Self {
             places: [none; C],
             found: 0,
@@ -87,7 +85,7 @@ impl<const C: usize> Places<C> {
             // Below 2^18 times the weight, over the bits: of the default one below 2^19.
             let behind = (u64::from(distance) * u64::from(config.before)) >> bits.trailing_zeros();
             let behind = mul_frac(behind.min(u32::MAX.into()) as u32, HALVINGS_EACH);
-            *place = Place { age, row: row(age), behind, common: 0, exponent: behind.cast_signed() };
+            *place = Place { row: row(age), behind, common: 0, exponent: behind.cast_signed() };
             self.found += 1;
         }
     }
@@ -99,6 +97,11 @@ impl<const C: usize> Places<C> {
         let whole = self.layers.wrapping_mul(k.into());
         let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477) >> 6;
         self.each = div_frac(now, whole);
+    }
+
+    /// Whether there are places beside the leading ones.
+    pub(super) const fn others(&self) -> bool {
+        self.found > LEADING
     }
 
     /// Exponent of a choice in common in this layer.
@@ -117,9 +120,6 @@ impl<const C: usize> Places<C> {
     /// layers have run.
     pub(super) fn settle(&mut self, run: u16) {
         let (leading, others) = self.split();
-        if others.is_empty() {
-            return;
-        }
         let Some(mut last) = farthest(leading) else { return };
         for other in others.iter_mut() {
             if other.exponent < last.exponent {
@@ -141,24 +141,27 @@ impl<const C: usize> Places<C> {
         }
     }
 
-    /// Calls `visit` with the age of each place that counts in a forecast of `tokens` tokens and with what it adds to
-    /// the share of an expert in each, `U1F31`: together at most 1 in all tokens, rounded down (by at most 1/4,000 of
-    /// it with one token and 1/500 with 12).
+    /// Calls `visit` with the first word of the choices of each place that counts in a forecast of `tokens` tokens, and
+    /// with what it adds to the share of an expert in each, `U1F31`: together at most 1 in all tokens, rounded down (by
+    /// at most 1/4,000 of it with one token and 1/500 with 12).
     #[inline]
     pub(super) fn forecast(&self, tokens: u16, mut visit: impl FnMut(u32, u32)) {
         let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
         let Some(least) = leading.iter().map(|place| place.exponent).min() else { return };
         let farthest = if tokens == 1 { FARTHEST[0] } else { FARTHEST[1] };
-        let distance = |place: &Place| place.exponent.wrapping_sub(least).cast_unsigned();
-        // 15 fraction bits, of the best one 1.
-        let weight = |distance| exp2_neg_64ths(distance) >> 16;
-        let near = leading.iter().map(distance).filter(|&distance| distance <= farthest);
-        let sum: u32 = near.map(weight).sum();
-        let Some(each) = (1u32 << 31).checked_div(sum * u32::from(tokens)) else { return };
-        for place in leading {
-            let distance = distance(place);
+        let (mut weights, mut sum) = ([0; LEADING], 0);
+        for (weight, place) in weights.iter_mut().zip(leading) {
+            let distance = place.exponent.wrapping_sub(least).cast_unsigned();
             if distance <= farthest {
-                visit(place.age, weight(distance) * each);
+                // 15 fraction bits, of the best one 1.
+                *weight = exp2_neg_64ths(distance) >> 16;
+                sum += *weight;
+            }
+        }
+        let Some(each) = (1u32 << 31).checked_div(sum * u32::from(tokens)) else { return };
+        for (&weight, place) in weights.iter().zip(leading) {
+            if weight > 0 {
+                visit(place.row, weight * each);
             }
         }
     }

@@ -61,12 +61,16 @@ impl Shape {
     }
 }
 
-/// A ring of tokens in the caller's words: all signatures, then a word for each age, then all choices.
+/// A ring of tokens in the caller's words: all signatures, then a word for each age, then all
+/// choices.
 #[derive(Debug)]
 pub(super) struct Memory<B, const W: usize> {
     words: B,
     shape: Shape,
     tokens: u32,
+    /// Words of the choices of a token; and of a layer, where they are bytes and begin and end with a word, or 0.
+    stride: u32,
+    whole: u32,
 }
 
 impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
@@ -79,7 +83,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         if words.as_ref().len() < shape.words(tokens, W) {
             return Err(RecallError::Memory);
         }
-        Ok(Self { words, shape, tokens: tokens as u32 })
+        let whole = if shape.narrow() && shape.k % 4 == 0 { u32::from(shape.k) / 4 } else { 0 };
+        Ok(Self { words, shape, tokens: tokens as u32, stride: shape.stride() as u32, whole })
     }
 
     pub(super) const fn shape(&self) -> Shape {
@@ -91,7 +96,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         self.tokens
     }
 
-    /// Signatures by slot, and what is remembered of how alike tokens were by age.
+    /// Signatures by slot, and what is remembered of how alike tokens were by age, the oldest first: that of an age is
+    /// as many before the last as its tokens.
     pub(super) fn for_search(&mut self) -> (&[[u32; W]], &mut [u32]) {
         let tokens = self.tokens as usize;
         let split = self.words.as_mut().split_at_mut_checked(tokens * W);
@@ -126,19 +132,35 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
 
     /// First word of the choices of a slot.
     pub(super) const fn row(&self, slot: u32) -> u32 {
-        self.tokens * (W as u32 + 1) + slot * self.shape.stride() as u32
+        self.tokens * (W as u32 + 1) + slot * self.stride
+    }
+
+    /// First word of the choices of the token `ahead` after one whose choices begin at `row`.
+    pub(super) const fn row_ahead(&self, row: u32, ahead: u32) -> u32 {
+        let (row, ring) = (row + ahead * self.stride, self.tokens * self.stride);
+        if row < self.row(self.tokens) { row } else { row - ring }
     }
 
     /// Words of a layer's choices where they are bytes and begin and end with a word; otherwise nothing.
     pub(super) const fn whole_words(&self) -> Option<u32> {
-        if self.shape.narrow() && self.shape.k % 4 == 0 { Some(self.shape.k as u32 / 4) } else { None }
+        if self.whole > 0 { Some(self.whole) } else { None }
     }
 
     /// Choices of the `layer`-th layer of a row where each has `whole_words`, four bytes a word; 255 is none.
     #[inline]
     pub(super) fn bytes(&self, row: u32, layer: u16, whole_words: u32) -> &[u32] {
-        let at = (row + u32::from(layer) * whole_words) as usize;
-        self.words.as_ref().get(at..at + whole_words as usize).unwrap_or(&[])
+        let from = self.words.as_ref().get((row + u32::from(layer) * whole_words) as usize..);
+        from.and_then(|from| from.get(..whole_words as usize)).unwrap_or(&[])
+    }
+
+    /// Remembers the bytes of all `k` choices of a layer, four a word.
+    #[inline]
+    pub(super) fn set_bytes(&mut self, slot: u32, layer: u16, whole_words: u32, experts: &[u16]) {
+        let at = (self.row(slot) + u32::from(layer) * whole_words) as usize;
+        let words = self.words.as_mut().get_mut(at..).unwrap_or(&mut []);
+        for (word, [a, b, c, d]) in words.iter_mut().zip(experts.as_chunks().0) {
+            *word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
+        }
     }
 
     /// Remembers what a token chose in a layer; ids are within the shape, as are their number.

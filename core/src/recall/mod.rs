@@ -214,12 +214,28 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         if layer != self.layers || layer >= shape.layers {
             return Err(RecallError::Layer);
         }
-        let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
-        if experts.len() > usize::from(shape.k) || !experts.iter().all(|&id| id < shape.experts && chosen.insert(id)) {
+        if experts.len() > usize::from(shape.k) {
             return Err(RecallError::Id);
         }
-        self.settle();
-        self.memory.set_choices(self.slot, layer, experts);
+        match self.memory.whole_words() {
+            Some(whole) if experts.len() == usize::from(shape.k) => {
+                if !mark_new(&mut self.chosen, experts, shape.experts) {
+                    clear(&mut self.chosen, experts);
+                    return Err(RecallError::Id);
+                }
+                clear(&mut self.chosen, experts);
+                self.settle();
+                self.memory.set_bytes(self.slot, layer, whole, experts);
+            }
+            _ => {
+                let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
+                if !experts.iter().all(|&id| id < shape.experts && chosen.insert(id)) {
+                    return Err(RecallError::Id);
+                }
+                self.settle();
+                self.memory.set_choices(self.slot, layer, experts);
+            }
+        }
         self.layers += 1;
         self.places.layer(config, self.layers, shape.k);
         self.score(layer, true);
@@ -233,8 +249,10 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return;
         }
         self.settled = self.layers;
-        self.score(self.layers - 1, false);
-        self.places.settle(self.layers);
+        if self.places.others() {
+            self.score(self.layers.wrapping_sub(1), false);
+            self.places.settle(self.layers);
+        }
     }
 
     /// Scores the leading or the other places by this token's choices in a layer.
@@ -308,27 +326,14 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Forecast);
         }
         shares.fill(Level::ZERO);
-        let whole = memory.whole_words();
         let first = u32::from(layer < self.layers);
-        self.places.forecast(tokens, |age, part| {
-            // Parts of one expert add up to 1 at most, as no token chose it twice.
-            let mut add = |id: u32| {
-                if let Some(share) = shares.get_mut(id as usize) {
-                    *share = Level::from_bits(share.to_bits().wrapping_add(part));
-                }
-            };
+        self.places.forecast(tokens, |row, part| {
+            // What followed all places, for as long as is asked, is in the memory; those that wrap are older.
             for ahead in first..first + u32::from(tokens) {
-                // All places are older than what is asked for, so that what followed them is there.
-                let row = memory.row(before(self.slot, age - ahead, memory.tokens()));
-                let Some(whole) = whole else {
-                    memory.choices(row, layer, |id| add(id.into()));
-                    continue;
-                };
-                for ids in memory.bytes(row, layer, whole) {
-                    add(ids & 0xff);
-                    add((ids >> 8) & 0xff);
-                    add((ids >> 16) & 0xff);
-                    add(ids >> 24);
+                let row = memory.row_ahead(row, ahead);
+                match memory.whole_words() {
+                    Some(whole) => add_bytes(shares, memory.bytes(row, layer, whole), part),
+                    None => memory.choices(row, layer, |id| add(shares, id.into(), part)),
                 }
             }
         });
@@ -491,9 +496,50 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 /// Says of ids, four in a word, that they are among the chosen, or are not; of the one that means none, always not.
 fn mark(chosen: &mut [u8; 256], ids: &[u32], to: u8) {
     for ids in ids {
-        ids.to_le_bytes().iter().for_each(|&id| chosen[usize::from(id)] = to);
+        let mut set = |id: u32| chosen[(id & 0xff) as usize] = to;
+        set(*ids);
+        set(ids >> 8);
+        set(ids >> 16);
+        set(ids >> 24);
     }
     chosen[255] = 0;
+}
+
+/// Whether all ids are below `experts` and none stands twice; those seen until then are marked.
+fn mark_new(chosen: &mut [u8; 256], ids: &[u16], experts: u16) -> bool {
+    ids.iter().all(|&id| match chosen.get_mut(usize::from(id)) {
+        Some(mark) if id < experts => core::mem::replace(mark, 1) == 0,
+        _ => false,
+    })
+}
+
+/// None of the ids is chosen.
+fn clear(chosen: &mut [u8; 256], ids: &[u16]) {
+    ids.iter().for_each(|&id| {
+        if let Some(mark) = chosen.get_mut(usize::from(id)) {
+            *mark = 0;
+        }
+    });
+}
+
+/// Adds to the share of an expert; to none where there is no such expert. All parts of one add up to 1 at most, as no
+/// token chose it twice.
+#[inline]
+fn add(shares: &mut [Level], id: u32, part: u32) {
+    if let Some(share) = shares.get_mut(id as usize) {
+        *share = Level::from_bits(share.to_bits().wrapping_add(part));
+    }
+}
+
+/// The same for ids that are four in a word.
+#[inline(never)]
+fn add_bytes(shares: &mut [Level], ids: &[u32], part: u32) {
+    for ids in ids {
+        add(shares, ids & 0xff, part);
+        add(shares, (ids >> 8) & 0xff, part);
+        add(shares, (ids >> 16) & 0xff, part);
+        add(shares, ids >> 24, part);
+    }
 }
 
 /// The slot of an age before another slot.

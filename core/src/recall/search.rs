@@ -73,15 +73,7 @@ impl<const C: usize> Nearest<C> {
         (self.found, self.limit) = (0, if self.most == 0 { 0 } else { u32::MAX });
     }
 
-    /// Takes a place in if it is among the nearest so far.
-    #[inline]
-    fn offer(&mut self, key: u32) {
-        if key < self.limit {
-            self.take_in(key);
-        }
-    }
-
-    /// At most `2 log2(C)` comparisons.
+    /// Takes a place in that is below the limit. At most `2 log2(C)` comparisons.
     #[inline(never)]
     fn take_in(&mut self, key: u32) {
         let keys = self.keys.as_mut_slice();
@@ -155,11 +147,13 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// About 128 of the places of ages from `least` to `most`, at equal steps.
+    /// About 128 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
     pub(super) fn of(before: &[u32], least: u32, most: u32) -> Self {
         let step = ((most + 1).saturating_sub(least) / CROWD).max(1);
         let mut crowd = Self::default();
-        let places = before.get(least as usize..=most as usize).unwrap_or(&[]);
+        let slots = before.len();
+        let (oldest, newest) = (slots.saturating_sub(most as usize + 1), slots.saturating_sub(least as usize));
+        let places = before.get(oldest..newest).unwrap_or(&[]);
         for &distance in places.iter().step_by(step as usize) {
             crowd.places += 1;
             crowd.sum += distance;
@@ -213,41 +207,53 @@ impl<const W: usize> Search<'_, W> {
     /// Words that are looked at first.
     const FIRST: usize = if W < 4 { 1 } else { W / 4 };
 
+    /// `before` has the distances by age, the oldest first.
     pub(super) fn run<const C: usize>(&self, signatures: &[[u32; W]], before: &mut [u32], nearest: &mut Nearest<C>) {
         nearest.clear();
         let (slot, slots) = (self.slot as usize, signatures.len());
         let (least, end) = (self.least as usize, self.most as usize + 1);
-        // Ages up to the slot lie below it, the others at the end of the ring.
+        // Ages up to the slot lie below it, the others at the end of the ring; in both the oldest come first.
         let near = end.min(slot + 1);
-        self.part(signatures.get((slot + 1).saturating_sub(near)..(slot + 1).saturating_sub(least)), before, least, nearest);
+        let straight = (slot + 1).saturating_sub(near)..(slot + 1).saturating_sub(least);
+        self.part(signatures.get(straight), before.get_mut(slots.saturating_sub(near)..), near, nearest);
         let far = least.max(slot + 1);
         let wrapped = (slots + slot + 1).saturating_sub(end)..(slots + slot + 1).saturating_sub(far);
-        self.part(signatures.get(wrapped), before, far, nearest);
+        self.part(signatures.get(wrapped), before.get_mut(slots.saturating_sub(end)..), end, nearest);
         nearest.order(super::LEADING);
     }
 
-    /// Places from the end of a range of slots, of ages from `age`.
+    /// Places in a range of slots, the first of which has the age `end` less one.
     fn part<const C: usize>(
         &self,
         signatures: Option<&[[u32; W]]>,
-        before: &mut [u32],
-        age: usize,
+        before: Option<&mut [u32]>,
+        end: usize,
         nearest: &mut Nearest<C>,
     ) {
-        let (signatures, before) = (signatures.unwrap_or(&[]), before.get_mut(age..).unwrap_or(&mut []));
+        let (Some(signatures), Some(before)) = (signatures, before) else { return };
         let beyond = self.reach.saturating_add(32 * W as u32 * 64 / 16);
         let first = self.slot as usize * Self::FIRST % W;
-        for (age, (signature, past)) in (age as u32..).zip(signatures.iter().rev().zip(before)) {
+        let now = self.now[first];
+        // Of the first place; ages fall.
+        let mut age = (end as u32).wrapping_sub(1);
+        let mut limit = nearest.limit;
+        for (signature, past) in signatures.iter().zip(before) {
             let old = (*past * KEPT) >> 6;
-            let few: u32 = (first..first + Self::FIRST)
-                .map(|word| (signature[word % W] ^ self.now[word % W]).count_ones())
-                .sum();
+            let mut few = (signature[first] ^ now).count_ones();
+            for word in first + 1..first + Self::FIRST {
+                few += (signature[word % W] ^ self.now[word % W]).count_ones();
+            }
             let mut found = few * (64 * W / Self::FIRST) as u32 + old;
             if found <= beyond {
                 found = 64 * distance(self.now, signature) + old;
             }
             *past = found;
-            nearest.offer(found << 16 | (age - 1));
+            age = age.wrapping_sub(1);
+            let key = found << 16 | age;
+            if key < limit {
+                nearest.take_in(key);
+                limit = nearest.limit;
+            }
         }
     }
 }
@@ -272,7 +278,7 @@ mod tests {
     #[test]
     fn a_margin_by_hand() {
         // Distances 10, 20, 30: mean 20, variance 66 (rounded down); the nearest is 10 away.
-        let crowd = Crowd::of(&[7, 10, 20, 30, 7], 1, 3);
+        let crowd = Crowd::of(&[7, 30, 20, 10, 7], 1, 3);
         let expected = (100.0f64 / 66.0).log2();
         assert!((crowd.snr(10).to_num::<f64>() - expected).abs() < 1e-3);
         assert_eq!(Crowd::of(&[], 1, 0).snr(0), LogRatio::ZERO);

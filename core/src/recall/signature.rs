@@ -162,16 +162,24 @@ pub(super) fn distance<const W: usize>(a: &[u32; W], b: &[u32; W]) -> u32 {
     if cfg!(any(target_feature = "zbb", target_feature = "popcnt", target_arch = "aarch64")) {
         return a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum();
     }
-    // Counts of four bits each, at most 4.
+    // Counts of four bits each, at most 4; then of a byte, at most 16.
     let fours = |x: u32| {
         let twos = x - ((x >> 1) & 0x5555_5555);
         (twos & 0x3333_3333) + ((twos >> 2) & 0x3333_3333)
     };
+    let pair = |a: u32, b: u32| {
+        let both = fours(a) + fours(b);
+        (both & 0x0f0f_0f0f) + ((both >> 4) & 0x0f0f_0f0f)
+    };
+    // Four pairs at most, so that all of them fit a byte. Loops are not unrolled where code is to be small.
     let mut bytes = 0;
-    for (a, b) in a.as_chunks::<2>().0.iter().zip(b.as_chunks::<2>().0) {
-        let both = fours(a[0] ^ b[0]) + fours(a[1] ^ b[1]);
-        // At most 16 in a byte of a pair, and there are at most four pairs.
-        bytes += (both & 0x0f0f_0f0f) + ((both >> 4) & 0x0f0f_0f0f);
+    let (fours_of_a, rest_of_a) = a.as_chunks::<4>();
+    let (fours_of_b, rest_of_b) = b.as_chunks::<4>();
+    for (a, b) in fours_of_a.iter().zip(fours_of_b) {
+        bytes += pair(a[0] ^ b[0], a[1] ^ b[1]) + pair(a[2] ^ b[2], a[3] ^ b[3]);
+    }
+    if let ([a, c], [b, d]) = (rest_of_a, rest_of_b) {
+        bytes += pair(a ^ b, c ^ d);
     }
     bytes.wrapping_mul(0x0101_0101) >> 24
 }

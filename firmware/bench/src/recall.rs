@@ -31,7 +31,7 @@ impl Text {
         spread(&mut chosen, &mut usual, SHAPE.experts.into());
         spread(&mut other, &mut self.random, SHAPE.experts.into());
         for (chosen, other) in chosen.iter_mut().zip(other) {
-            if self.random.bits() >> 16 < 22_000 {
+            if self.random.bits() >> 16 < 16_000 {
                 *chosen = other;
             }
         }
@@ -41,7 +41,13 @@ impl Text {
 
 #[inline(never)]
 fn observe(recall: &mut Match<'_>, config: &Config, layer: u16, experts: &[u16]) -> bool {
-    recall.observe(config, layer, experts).is_ok()
+    recall.observe_leading(config, layer, experts).is_ok()
+}
+
+#[inline(never)]
+fn settle(recall: &mut Match<'_>) -> bool {
+    recall.settle();
+    true
 }
 
 #[inline(never)]
@@ -65,7 +71,7 @@ pub(crate) fn report() {
     let Ok(mut recall) = Match::new(&config, SHAPE, TOKENS, &mut words) else { return };
     let mut text = Text { random: Random(21), at: 0 };
     let mut shares = [Level::ZERO; SHAPE.experts as usize];
-    let mut costs = [Cost::default(); 4];
+    let mut costs = [Cost::default(); 5];
     for token in 0..TOKENS as u32 + COUNTED {
         text.next();
         let counted = token >= TOKENS as u32;
@@ -80,6 +86,7 @@ pub(crate) fn report() {
             if next > 0 {
                 costs[1].add(|| black_box(forecast(&recall, next, 1, black_box(&mut shares))));
             }
+            costs[4].add(|| black_box(settle(&mut recall)));
             costs[2].add(|| black_box(forecast(&recall, layer, 4, black_box(&mut shares))));
         }
         if counted {
@@ -89,7 +96,7 @@ pub(crate) fn report() {
         }
     }
     let empty = Cost::empty();
-    for (kernel, cost) in ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end"].iter().zip(costs) {
+    for (kernel, cost) in ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end", "recall_settle"].iter().zip(costs) {
         cost.print(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
         cost.print_most(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
     }
