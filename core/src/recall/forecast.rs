@@ -149,15 +149,14 @@ impl<const C: usize> Places<C> {
         let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
         let Some(least) = leading.iter().map(|place| place.exponent).min() else { return };
         let farthest = if tokens == 1 { FARTHEST[0] } else { FARTHEST[1] };
-        let (mut weights, mut sum) = ([0; LEADING], 0);
-        for (weight, place) in weights.iter_mut().zip(leading) {
-            let distance = place.exponent.wrapping_sub(least).cast_unsigned();
-            if distance <= farthest {
-                // 15 fraction bits, of the best one 1.
-                *weight = exp2_neg_64ths(distance) >> 16;
-                sum += *weight;
-            }
-        }
+        let mut sum = 0;
+        let weights: [u32; LEADING] = core::array::from_fn(|i| {
+            let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
+            // 15 fraction bits, of the best one 1.
+            let weight = if distance <= farthest { exp2_neg_64ths(distance) >> 16 } else { 0 };
+            sum += weight;
+            weight
+        });
         let Some(each) = (1u32 << 31).checked_div(sum * u32::from(tokens)) else { return };
         for (&weight, place) in weights.iter().zip(leading) {
             if weight > 0 {

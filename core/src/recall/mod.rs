@@ -325,15 +325,19 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         if !(1..=MAX_AHEAD).contains(&tokens) {
             return Err(RecallError::Forecast);
         }
-        shares.fill(Level::ZERO);
+        fill_with_zero(shares);
         let first = u32::from(layer < self.layers);
         self.places.forecast(tokens, |row, part| {
-            // What followed all places, for as long as is asked, is in the memory; those that wrap are older.
-            for ahead in first..first + u32::from(tokens) {
-                let row = memory.row_ahead(row, ahead);
-                match memory.whole_words() {
-                    Some(whole) => add_bytes(shares, memory.bytes(row, layer, whole), part),
-                    None => memory.choices(row, layer, |id| add(shares, id.into(), part)),
+            // What followed all places, for as long as is asked, is in the memory.
+            match memory.whole_words() {
+                Some(whole) => {
+                    let rows = Rows { memory, row, layer, whole, ahead: first..first + u32::from(tokens) };
+                    rows.add(shares, part);
+                }
+                None => {
+                    for ahead in first..first + u32::from(tokens) {
+                        memory.choices(memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), part));
+                    }
                 }
             }
         });
@@ -531,15 +535,41 @@ fn add(shares: &mut [Level], id: u32, part: u32) {
     }
 }
 
-/// The same for ids that are four in a word.
-#[inline(never)]
-fn add_bytes(shares: &mut [Level], ids: &[u32], part: u32) {
-    for ids in ids {
-        add(shares, ids & 0xff, part);
-        add(shares, (ids >> 8) & 0xff, part);
-        add(shares, (ids >> 16) & 0xff, part);
-        add(shares, ids >> 24, part);
+/// Choices of a layer in the tokens after one, in whole words.
+struct Rows<'a, B, const W: usize> {
+    memory: &'a Memory<B, W>,
+    /// Where the choices of the token begin.
+    row: u32,
+    layer: u16,
+    whole: u32,
+    ahead: core::ops::Range<u32>,
+}
+
+impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Rows<'_, B, W> {
+    /// Adds a part to the shares of all experts that were chosen, each time.
+    #[inline(never)]
+    fn add(self, shares: &mut [Level], part: u32) {
+        for ahead in self.ahead {
+            let row = self.memory.row_ahead(self.row, ahead);
+            for ids in self.memory.bytes(row, self.layer, self.whole) {
+                add(shares, ids & 0xff, part);
+                add(shares, (ids >> 8) & 0xff, part);
+                add(shares, (ids >> 16) & 0xff, part);
+                add(shares, ids >> 24, part);
+            }
+        }
     }
+}
+
+/// Eight at a time: the compiler's `memset` for RV32 takes three instructions a word, and it would be called if the
+/// zero were known.
+fn fill_with_zero(shares: &mut [Level]) {
+    let zero = Level::from_bits(core::hint::black_box(0));
+    let (eights, rest) = shares.as_chunks_mut::<8>();
+    for [a, b, c, d, e, f, g, h] in eights {
+        (*a, *b, *c, *d, *e, *f, *g, *h) = (zero, zero, zero, zero, zero, zero, zero, zero);
+    }
+    rest.fill(zero);
 }
 
 /// The slot of an age before another slot.

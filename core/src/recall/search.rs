@@ -245,7 +245,14 @@ impl<const W: usize> Search<'_, W> {
             }
             let mut found = few * (64 * W / Self::FIRST) as u32 + old;
             if found <= beyond {
-                found = 64 * distance(self.now, signature) + old;
+                // Twice as many.
+                for word in first + Self::FIRST..first + 2 * Self::FIRST {
+                    few += (signature[word % W] ^ self.now[word % W]).count_ones();
+                }
+                found = few * (32 * W / Self::FIRST) as u32 + old;
+                if found <= beyond {
+                    found = 64 * distance(self.now, signature) + old;
+                }
             }
             *past = found;
             age = age.wrapping_sub(1);
