@@ -16,9 +16,9 @@ const FULL_SAY: u16 = 4;
 const HALVINGS: u16 = 12;
 /// 64ths of a halving in 1, times 2^10 over 2^16: from `U16F16` natural exponents, `U0F32`.
 const HALVINGS_EACH: u32 = 6_051_102;
-/// How far an exponent may be from the best, in 64ths of a halving, so that the place counts in a forecast of one
-/// token (1/64 of the best one's weight), and of several (1/16).
-const FARTHEST: [u32; 2] = [6 * 64, 4 * 64];
+/// How far an exponent may be from the best so that the place counts in a forecast, in 64ths of a halving: 1/6 of the
+/// best one's weight.
+const FARTHEST: u32 = 160;
 
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,13 +90,14 @@ impl<const C: usize> Places<C> {
         }
     }
 
-    /// A layer runs, the `run`-th of the token.
-    pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) {
+    /// A layer runs, the `run`-th of the token. Returns the exponent of a choice in common in it.
+    pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> u32 {
         self.layers = mul_frac(self.layers, KEPT) + (1 << SUM_BITS);
         // The overlap is `common / (layers * k)`; 23.08 64ths of a halving are a quarter of 1.
         let whole = self.layers.wrapping_mul(k.into());
         let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477) >> 6;
         self.each = div_frac(now, whole);
+        self.each
     }
 
     /// Whether there are places beside the leading ones.
@@ -141,28 +142,24 @@ impl<const C: usize> Places<C> {
         }
     }
 
-    /// Calls `visit` with the first word of the choices of each place that counts in a forecast of `tokens` tokens, and
-    /// with what it adds to the share of an expert in each, `U1F31`: together at most 1 in all tokens, rounded down (by
-    /// at most 1/4,000 of it with one token and 1/500 with 12).
+    /// Where the choices begin of each place that counts in a forecast of `tokens` tokens, and what it adds to the
+    /// share of an expert in each, `U1F31`: together at most 1 in all tokens, rounded down (by at most 1/4,000 of it
+    /// with one token and 1/500 with 12).
     #[inline]
-    pub(super) fn forecast(&self, tokens: u16, mut visit: impl FnMut(u32, u32)) {
+    pub(super) fn forecast(&self, tokens: u16) -> impl Iterator<Item = (u32, u32)> {
         let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
-        let Some(least) = leading.iter().map(|place| place.exponent).min() else { return };
-        let farthest = if tokens == 1 { FARTHEST[0] } else { FARTHEST[1] };
+        let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
         let mut sum = 0;
         let weights: [u32; LEADING] = core::array::from_fn(|i| {
             let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
             // 15 fraction bits, of the best one 1.
-            let weight = if distance <= farthest { exp2_neg_64ths(distance) >> 16 } else { 0 };
+            let weight = if distance <= FARTHEST { exp2_neg_64ths(distance) >> 16 } else { 0 };
             sum += weight;
             weight
         });
-        let Some(each) = (1u32 << 31).checked_div(sum * u32::from(tokens)) else { return };
-        for (&weight, place) in weights.iter().zip(leading) {
-            if weight > 0 {
-                visit(place.row, weight * each);
-            }
-        }
+        let each = (1u32 << 31).checked_div(sum * u32::from(tokens)).unwrap_or(0);
+        let parts = leading.iter().zip(weights).map(move |(place, weight)| (place.row, weight * each));
+        parts.filter(|(_, part)| *part > 0)
     }
 }
 

@@ -130,15 +130,26 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         self.words.as_mut().get_mut(..used).unwrap_or(&mut [])
     }
 
-    /// First word of the choices of a slot.
+    /// Where the choices of a slot begin among [`rows`](Self::rows).
     pub(super) const fn row(&self, slot: u32) -> u32 {
-        self.tokens * (W as u32 + 1) + slot * self.stride
+        slot * self.stride
     }
 
-    /// First word of the choices of the token `ahead` after one whose choices begin at `row`.
+    /// Where the choices of the token `ahead` after one begin.
+    #[inline]
     pub(super) const fn row_ahead(&self, row: u32, ahead: u32) -> u32 {
         let (row, ring) = (row + ahead * self.stride, self.tokens * self.stride);
-        if row < self.row(self.tokens) { row } else { row - ring }
+        if row < ring { row } else { row - ring }
+    }
+
+    /// The choices of all tokens.
+    #[inline]
+    pub(super) fn rows(&self) -> &[u32] {
+        self.words.as_ref().get(self.tokens as usize * (W + 1)..).unwrap_or(&[])
+    }
+
+    fn rows_mut(&mut self) -> &mut [u32] {
+        self.words.as_mut().get_mut(self.tokens as usize * (W + 1)..).unwrap_or(&mut [])
     }
 
     /// Words of a layer's choices where they are bytes and begin and end with a word; otherwise nothing.
@@ -146,18 +157,11 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         if self.whole > 0 { Some(self.whole) } else { None }
     }
 
-    /// Choices of the `layer`-th layer of a row where each has `whole_words`, four bytes a word; 255 is none.
-    #[inline]
-    pub(super) fn bytes(&self, row: u32, layer: u16, whole_words: u32) -> &[u32] {
-        let from = self.words.as_ref().get((row + u32::from(layer) * whole_words) as usize..);
-        from.and_then(|from| from.get(..whole_words as usize)).unwrap_or(&[])
-    }
-
     /// Remembers the bytes of all `k` choices of a layer, four a word.
     #[inline]
     pub(super) fn set_bytes(&mut self, slot: u32, layer: u16, whole_words: u32, experts: &[u16]) {
         let at = (self.row(slot) + u32::from(layer) * whole_words) as usize;
-        let words = self.words.as_mut().get_mut(at..).unwrap_or(&mut []);
+        let words = self.rows_mut().get_mut(at..).unwrap_or(&mut []);
         for (word, [a, b, c, d]) in words.iter_mut().zip(experts.as_chunks().0) {
             *word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
         }
@@ -166,7 +170,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     /// Remembers what a token chose in a layer; ids are within the shape, as are their number.
     pub(super) fn set_choices(&mut self, slot: u32, layer: u16, experts: &[u16]) {
         let (row, k, narrow) = (self.row(slot) as usize, usize::from(self.shape.k), self.shape.narrow());
-        let words = self.words.as_mut();
+        let words = self.rows_mut();
         for j in 0..k {
             let id = experts.get(j).copied().unwrap_or(u16::MAX);
             let at = usize::from(layer) * k + j;
@@ -181,7 +185,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     pub(super) fn choices(&self, row: u32, layer: u16, mut visit: impl FnMut(u16)) {
         let k = usize::from(self.shape.k);
         let first = usize::from(layer) * k;
-        let words = self.words.as_ref().get(row as usize..).unwrap_or(&[]);
+        let words = self.rows().get(row as usize..).unwrap_or(&[]);
         let narrow = self.shape.narrow();
         for at in first..first + k {
             let (word, shift, none) =
@@ -192,6 +196,12 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
             }
         }
     }
+}
+
+/// Some words of a slice, from a place; none if there are not so many.
+#[inline]
+pub(super) fn part(words: &[u32], from: u32, count: u32) -> &[u32] {
+    words.get(from as usize..).and_then(|words| words.get(..count as usize)).unwrap_or(&[])
 }
 
 #[cfg(test)]

@@ -63,9 +63,9 @@ pub use signature::MAX_CHOICES;
 
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
-use crate::set::{ExpertSet, words_for};
+use crate::set::{ExpertSet, Experts, words_for};
 use forecast::{Place, Places};
-use memory::Memory;
+use memory::{Memory, part};
 use search::{Crowd, Nearest, Search};
 use signature::{Signature, distance};
 
@@ -219,13 +219,21 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         }
         match self.memory.whole_words() {
             Some(whole) if experts.len() == usize::from(shape.k) => {
-                if !mark_new(&mut self.chosen, experts, shape.experts) {
+                let fits = mark_new(&mut self.chosen, experts, shape.experts);
+                if !fits || self.settled != self.layers {
                     clear(&mut self.chosen, experts);
-                    return Err(RecallError::Id);
+                    if !fits {
+                        return Err(RecallError::Id);
+                    }
+                    self.settle();
+                    mark_new(&mut self.chosen, experts, shape.experts);
                 }
-                clear(&mut self.chosen, experts);
-                self.settle();
                 self.memory.set_bytes(self.slot, layer, whole, experts);
+                self.layers += 1;
+                let each = self.places.layer(config, self.layers, shape.k);
+                let from = u32::from(layer) * whole;
+                score_bytes(self.memory.rows(), from, whole, &self.chosen, self.places.split().0, each);
+                clear(&mut self.chosen, experts);
             }
             _ => {
                 let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
@@ -234,11 +242,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
                 }
                 self.settle();
                 self.memory.set_choices(self.slot, layer, experts);
+                self.layers += 1;
+                let each = self.places.layer(config, self.layers, shape.k);
+                score(&self.memory, layer, &chosen, self.places.split().0, each);
             }
         }
-        self.layers += 1;
-        self.places.layer(config, self.layers, shape.k);
-        self.score(layer, true);
+        #[cfg(test)]
+        {
+            self.places.taken += self.places.split().0.len();
+        }
         Ok(())
     }
 
@@ -249,26 +261,29 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return;
         }
         self.settled = self.layers;
-        if self.places.others() {
-            self.score(self.layers.wrapping_sub(1), false);
-            self.places.settle(self.layers);
+        if !self.places.others() {
+            return;
         }
-    }
-
-    /// Scores the leading or the other places by this token's choices in a layer.
-    fn score(&mut self, layer: u16, leading: bool) {
-        let own = self.memory.row(self.slot);
-        let each = self.places.each();
-        let (first, others) = self.places.split();
-        let places = if leading { first } else { others };
-        let taken = places.len();
-        if taken > 0 {
-            score(&self.memory, own, layer, &mut self.chosen, places, each);
+        let (layer, own, each) = (self.layers.wrapping_sub(1), self.memory.row(self.slot), self.places.each());
+        let others = self.places.split().1;
+        match self.memory.whole_words() {
+            Some(whole) => {
+                let (rows, from) = (self.memory.rows(), u32::from(layer) * whole);
+                mark(&mut self.chosen, part(rows, own + from, whole), 1);
+                score_bytes(rows, from, whole, &self.chosen, others, each);
+                mark(&mut self.chosen, part(rows, own + from, whole), 0);
+            }
+            None => {
+                let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
+                self.memory.choices(own, layer, |id| _ = chosen.insert(id));
+                score(&self.memory, layer, &chosen, others, each);
+            }
         }
         #[cfg(test)]
         {
-            self.places.taken += taken;
+            self.places.taken += self.places.split().1.len();
         }
+        self.places.settle(self.layers);
     }
 
     /// Ends a token: its signature, and the search. Off the critical path.
@@ -317,7 +332,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Forecast`].
     pub fn forecast(&self, layer: u16, tokens: u16, shares: &mut [Level]) -> Result<(), RecallError> {
-        let (memory, shape) = (&self.memory, self.memory.shape());
+        let shape = self.memory.shape();
         if layer >= shape.layers {
             return Err(RecallError::Layer);
         }
@@ -326,22 +341,40 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Forecast);
         }
         fill_with_zero(shares);
+        if self.memory.whole_words().is_some() {
+            self.forecast_bytes(layer, tokens, shares);
+        } else {
+            self.forecast_ids(layer, tokens, shares);
+        }
+        Ok(())
+    }
+
+    // What followed all places, for as long as is asked, is in the memory. Apart, as each needs all registers.
+    #[inline(never)]
+    fn forecast_bytes(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
+        let (memory, rows, whole) = (&self.memory, self.memory.rows(), self.memory.whole_words().unwrap_or(0));
         let first = u32::from(layer < self.layers);
-        self.places.forecast(tokens, |row, part| {
-            // What followed all places, for as long as is asked, is in the memory.
-            match memory.whole_words() {
-                Some(whole) => {
-                    let rows = Rows { memory, row, layer, whole, ahead: first..first + u32::from(tokens) };
-                    rows.add(shares, part);
-                }
-                None => {
-                    for ahead in first..first + u32::from(tokens) {
-                        memory.choices(memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), part));
-                    }
+        for (row, part_of_place) in self.places.forecast(tokens) {
+            for ahead in first..first + u32::from(tokens) {
+                let row = memory.row_ahead(row, ahead) + u32::from(layer) * whole;
+                for ids in part(rows, row, whole) {
+                    add(shares, ids & 0xff, part_of_place);
+                    add(shares, (ids >> 8) & 0xff, part_of_place);
+                    add(shares, (ids >> 16) & 0xff, part_of_place);
+                    add(shares, ids >> 24, part_of_place);
                 }
             }
-        });
-        Ok(())
+        }
+    }
+
+    #[inline(never)]
+    fn forecast_ids(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
+        let first = u32::from(layer < self.layers);
+        for (row, part) in self.places.forecast(tokens) {
+            for ahead in first..first + u32::from(tokens) {
+                self.memory.choices(self.memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), part));
+            }
+        }
     }
 
     /// The phase: how many tokens ago the text was where it is now, by the best match; `None` without one.
@@ -465,36 +498,32 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     }
 }
 
-/// Scores places by what they have in common with the choices of a row, both in a layer. `chosen` is all 0 before and
-/// after.
+/// Scores places by how many of their choices in a layer are among the chosen.
 fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     memory: &Memory<B, W>,
-    own: u32,
     layer: u16,
-    chosen: &mut [u8; 256],
+    chosen: &Experts,
     places: &mut [Place],
     each: u32,
 ) {
-    let Some(whole) = memory.whole_words() else {
-        let mut set = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
-        memory.choices(own, layer, |id| _ = set.insert(id));
-        for place in places {
-            let mut common = 0;
-            memory.choices(place.row, layer, |id| common += u32::from(set.contains(id)));
-            place.take(common, each);
-        }
-        return;
-    };
-    mark(chosen, memory.bytes(own, layer, whole), 1);
     for place in places {
         let mut common = 0;
-        for &ids in memory.bytes(place.row, layer, whole) {
+        memory.choices(place.row, layer, |id| common += u32::from(chosen.contains(id)));
+        place.take(common, each);
+    }
+}
+
+/// The same where choices are whole words of four bytes, `from` words behind where those of a token begin.
+#[inline(never)]
+fn score_bytes(rows: &[u32], from: u32, whole: u32, chosen: &[u8; 256], places: &mut [Place], each: u32) {
+    for place in places {
+        let mut common = 0;
+        for &ids in part(rows, place.row + from, whole) {
             let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
             common += of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
         }
         place.take(common, each);
     }
-    mark(chosen, memory.bytes(own, layer, whole), 0);
 }
 
 /// Says of ids, four in a word, that they are among the chosen, or are not; of the one that means none, always not.
@@ -532,32 +561,6 @@ fn clear(chosen: &mut [u8; 256], ids: &[u16]) {
 fn add(shares: &mut [Level], id: u32, part: u32) {
     if let Some(share) = shares.get_mut(id as usize) {
         *share = Level::from_bits(share.to_bits().wrapping_add(part));
-    }
-}
-
-/// Choices of a layer in the tokens after one, in whole words.
-struct Rows<'a, B, const W: usize> {
-    memory: &'a Memory<B, W>,
-    /// Where the choices of the token begin.
-    row: u32,
-    layer: u16,
-    whole: u32,
-    ahead: core::ops::Range<u32>,
-}
-
-impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Rows<'_, B, W> {
-    /// Adds a part to the shares of all experts that were chosen, each time.
-    #[inline(never)]
-    fn add(self, shares: &mut [Level], part: u32) {
-        for ahead in self.ahead {
-            let row = self.memory.row_ahead(self.row, ahead);
-            for ids in self.memory.bytes(row, self.layer, self.whole) {
-                add(shares, ids & 0xff, part);
-                add(shares, (ids >> 8) & 0xff, part);
-                add(shares, (ids >> 16) & 0xff, part);
-                add(shares, ids >> 24, part);
-            }
-        }
     }
 }
 

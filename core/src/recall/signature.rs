@@ -12,7 +12,7 @@
 //! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
 //! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
-use super::memory::Memory;
+use super::memory::{Memory, part};
 
 /// Largest number of choices of one token, all layers together.
 pub const MAX_CHOICES: usize = (1 << PLANES) - 1;
@@ -133,7 +133,7 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
         let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(layer, id & 0xff, word) };
         let [ones_plane, twos_plane, higher @ ..] = &mut planes;
         let (mut ones, mut twos) = (*ones_plane, *twos_plane);
-        for ids in memory.bytes(row, layer, whole) {
+        for ids in part(memory.rows(), row + u32::from(layer) * whole, whole) {
             let (first, second, third);
             (ones, first) = full_add(ones, of(*ids), of(ids >> 8));
             (ones, second) = full_add(ones, of(ids >> 16), of(ids >> 24));

@@ -31,7 +31,7 @@ impl Text {
         spread(&mut chosen, &mut usual, SHAPE.experts.into());
         spread(&mut other, &mut self.random, SHAPE.experts.into());
         for (chosen, other) in chosen.iter_mut().zip(other) {
-            if self.random.bits() >> 16 < 16_000 {
+            if self.random.bits() >> 16 < 10_000 {
                 *chosen = other;
             }
         }
