@@ -142,15 +142,15 @@ impl<const C: usize> Places<C> {
         }
     }
 
-    /// Where the choices begin of each place that counts in a forecast of `tokens` tokens, and what it adds to the
-    /// share of an expert in each, `U1F31`: together at most 1 in all tokens, rounded down (by at most 1/4,000 of it
-    /// with one token and 1/500 with 12).
+    /// The leading places, and what each adds to the share of an expert in a token of a forecast of `tokens`, `U1F31`:
+    /// together at most 1 in all tokens, rounded down (by at most 1/4,000 of it with one token and 1/500 with 12); 0 for
+    /// those that are too far from the best one.
     #[inline]
-    pub(super) fn forecast(&self, tokens: u16) -> impl Iterator<Item = (u32, u32)> {
+    pub(super) fn forecast(&self, tokens: u16) -> (&[Place], [u32; LEADING]) {
         let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
         let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
         let mut sum = 0;
-        let weights: [u32; LEADING] = core::array::from_fn(|i| {
+        let mut weights: [u32; LEADING] = core::array::from_fn(|i| {
             let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
             // 15 fraction bits, of the best one 1.
             let weight = if distance <= FARTHEST { exp2_neg_64ths(distance) >> 16 } else { 0 };
@@ -158,8 +158,8 @@ impl<const C: usize> Places<C> {
             weight
         });
         let each = (1u32 << 31).checked_div(sum * u32::from(tokens)).unwrap_or(0);
-        let parts = leading.iter().zip(weights).map(move |(place, weight)| (place.row, weight * each));
-        parts.filter(|(_, part)| *part > 0)
+        weights.iter_mut().for_each(|weight| *weight *= each);
+        (leading, weights)
     }
 }
 

@@ -354,14 +354,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     fn forecast_bytes(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
         let (memory, rows, whole) = (&self.memory, self.memory.rows(), self.memory.whole_words().unwrap_or(0));
         let first = u32::from(layer < self.layers);
-        for (row, part_of_place) in self.places.forecast(tokens) {
+        let (places, parts) = self.places.forecast(tokens);
+        for (place, &each) in places.iter().zip(&parts).filter(|(_, each)| **each > 0) {
             for ahead in first..first + u32::from(tokens) {
-                let row = memory.row_ahead(row, ahead) + u32::from(layer) * whole;
+                let row = memory.row_ahead(place.row, ahead) + u32::from(layer) * whole;
                 for ids in part(rows, row, whole) {
-                    add(shares, ids & 0xff, part_of_place);
-                    add(shares, (ids >> 8) & 0xff, part_of_place);
-                    add(shares, (ids >> 16) & 0xff, part_of_place);
-                    add(shares, ids >> 24, part_of_place);
+                    add(shares, ids & 0xff, each);
+                    add(shares, (ids >> 8) & 0xff, each);
+                    add(shares, (ids >> 16) & 0xff, each);
+                    add(shares, ids >> 24, each);
                 }
             }
         }
@@ -370,9 +371,10 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     #[inline(never)]
     fn forecast_ids(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
         let first = u32::from(layer < self.layers);
-        for (row, part) in self.places.forecast(tokens) {
+        let (places, parts) = self.places.forecast(tokens);
+        for (place, &each) in places.iter().zip(&parts).filter(|(_, each)| **each > 0) {
             for ahead in first..first + u32::from(tokens) {
-                self.memory.choices(self.memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), part));
+                self.memory.choices(self.memory.row_ahead(place.row, ahead), layer, |id| add(shares, id.into(), each));
             }
         }
     }

@@ -69,8 +69,14 @@ impl<const C: usize> Nearest<C> {
         if self.found < self.most { u32::MAX } else { self.keys.iter().take(self.found).max().map_or(0, |key| key >> 16) }
     }
 
-    fn clear(&mut self) {
-        (self.found, self.limit) = (0, if self.most == 0 { 0 } else { u32::MAX });
+    /// None, of keys below a limit.
+    fn clear(&mut self, limit: u32) {
+        (self.found, self.limit) = (0, if self.most == 0 { 0 } else { limit });
+    }
+
+    /// All keys may come in while there are not as many as there may be.
+    fn widen(&mut self) {
+        self.limit = u32::MAX;
     }
 
     /// Takes a place in that is below the limit. At most `2 log2(C)` comparisons.
@@ -209,7 +215,9 @@ impl<const W: usize> Search<'_, W> {
 
     /// `before` has the distances by age, the oldest first.
     pub(super) fn run<const C: usize>(&self, signatures: &[[u32; W]], before: &mut [u32], nearest: &mut Nearest<C>) {
-        nearest.clear();
+        // Hardly more than before are as near as the farthest of them was: those first, which fills the heap with less.
+        let start = if self.reach < 0xff00 { (self.reach + 128) << 16 } else { u32::MAX };
+        nearest.clear(start);
         let (slot, slots) = (self.slot as usize, signatures.len());
         let (least, end) = (self.least as usize, self.most as usize + 1);
         // Ages up to the slot lie below it, the others at the end of the ring; in both the oldest come first.
@@ -219,6 +227,17 @@ impl<const W: usize> Search<'_, W> {
         let far = least.max(slot + 1);
         let wrapped = (slots + slot + 1).saturating_sub(end)..(slots + slot + 1).saturating_sub(far);
         self.part(signatures.get(wrapped), before.get_mut(slots.saturating_sub(end)..), end, nearest);
+        if nearest.found < nearest.most && start < u32::MAX {
+            let newest = slots.saturating_sub(least);
+            let places = before.get(slots.saturating_sub(end)..newest).unwrap_or(&[]);
+            nearest.widen();
+            for (past, age) in places.iter().zip((0..end as u32).rev()) {
+                let key = past << 16 | age.wrapping_sub(1);
+                if (start..nearest.limit).contains(&key) {
+                    nearest.take_in(key);
+                }
+            }
+        }
         nearest.order(super::LEADING);
     }
 

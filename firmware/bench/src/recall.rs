@@ -22,7 +22,7 @@ struct Text {
 
 impl Text {
     fn next(&mut self) {
-        self.at = if self.random.bits() >> 27 == 0 { (self.random.bits() >> 8) % 600 } else { self.at + 1 };
+        self.at = if self.random.bits() >> 27 == 0 { (self.random.bits() >> 8) % 1200 } else { self.at + 1 };
     }
 
     fn choices(&mut self, layer: u16) -> [u16; 8] {
@@ -31,7 +31,7 @@ impl Text {
         spread(&mut chosen, &mut usual, SHAPE.experts.into());
         spread(&mut other, &mut self.random, SHAPE.experts.into());
         for (chosen, other) in chosen.iter_mut().zip(other) {
-            if self.random.bits() >> 16 < 10_000 {
+            if self.random.bits() >> 16 < 6_000 {
                 *chosen = other;
             }
         }
@@ -70,13 +70,16 @@ pub(crate) fn report() {
     let config = Config::default();
     let Ok(mut recall) = Match::new(&config, SHAPE, TOKENS, &mut words) else { return };
     let mut text = Text { random: Random(21), at: 0 };
+    let mut few = [0; SHAPE.words(64, 4)];
+    let Ok(mut small) = Match::new(&config, SHAPE, 64, &mut few) else { return };
     let mut shares = [Level::ZERO; SHAPE.experts as usize];
-    let mut costs = [Cost::default(); 5];
+    let mut costs = [Cost::default(); 6];
     for token in 0..TOKENS as u32 + COUNTED {
         text.next();
         let counted = token >= TOKENS as u32;
         for layer in 0..SHAPE.layers {
             let chosen = text.choices(layer);
+            observe(&mut small, &config, layer, &chosen);
             if !counted {
                 observe(&mut recall, &config, layer, &chosen);
                 continue;
@@ -89,6 +92,7 @@ pub(crate) fn report() {
             costs[4].add(|| black_box(settle(&mut recall)));
             costs[2].add(|| black_box(forecast(&recall, layer, 4, black_box(&mut shares))));
         }
+        costs[5].add(|| black_box(end_token(&mut small, &config)));
         if counted {
             costs[3].add(|| black_box(end_token(&mut recall, &config)));
         } else {
@@ -96,7 +100,7 @@ pub(crate) fn report() {
         }
     }
     let empty = Cost::empty();
-    for (kernel, cost) in ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end", "recall_settle"].iter().zip(costs) {
+    for (kernel, cost) in ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end", "recall_settle", "recall_end_64"].iter().zip(costs) {
         cost.print(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
         cost.print_most(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
     }
