@@ -53,6 +53,12 @@ const POWERS: [u32; 1 << POWER_BITS] = {
     powers
 };
 
+/// `2^(-distance / 64)`, `U1F31`, rounded; 0 for distances of 32 halvings and more.
+#[inline]
+pub(crate) fn exp2_neg_64ths(distance: u32) -> u32 {
+    POWERS[distance as usize % POWERS.len()].checked_shr(distance >> POWER_BITS).unwrap_or(0)
+}
+
 /// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
 ///
 /// Format `I16F16` in, `U1F31` out. Absolute error below 2^-25, never rising with the distance, exact at 0. Distances

@@ -3,9 +3,9 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 /// Memory of the mps2 boards with a Cortex-M4 or M7: code and data in separate SRAMs of 4 MiB.
-const MPS2: &str = "MEMORY { FLASH : ORIGIN = 0x00000000, LENGTH = 1M RAM : ORIGIN = 0x20000000, LENGTH = 512K }\n";
+const MPS2: &str = "MEMORY { FLASH : ORIGIN = 0x00000000, LENGTH = 1M RAM : ORIGIN = 0x20000000, LENGTH = 2M }\n";
 /// The same of the AN505 with a Cortex-M33, through the secure aliases, as it starts in the secure state.
-const AN505: &str = "MEMORY { FLASH : ORIGIN = 0x10000000, LENGTH = 1M RAM : ORIGIN = 0x38000000, LENGTH = 512K }\n";
+const AN505: &str = "MEMORY { FLASH : ORIGIN = 0x10000000, LENGTH = 1M RAM : ORIGIN = 0x38000000, LENGTH = 2M }\n";
 
 fn main() {
     let target = env::var("TARGET").expect("cargo sets it");

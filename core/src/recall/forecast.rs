@@ -1,180 +1,172 @@
 //! The nearest places inside a token: how much each is to be believed, layer by layer.
 
-use super::Config;
-use super::search::Nearest;
-use crate::num::{div_frac, exp_neg_bits, mul_frac};
+use core::mem::swap;
 
-/// Fraction bits of exponents.
-const EXPONENT_BITS: u32 = 16;
-/// Exponents farther than this from the best count as no weight: `exp(-10)` is 0.005 %.
-const FARTHEST: u32 = 10 << EXPONENT_BITS;
+use super::search::Nearest;
+use super::{Config, LEADING};
+use crate::num::{div_frac, exp2_neg_64ths, mul_frac};
+
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
+/// Fraction bits of sums over layers.
+const SUM_BITS: u32 = 16;
 /// Layers until this token's own choices have their full say.
-const FULL_SAY: u32 = 4;
+const FULL_SAY: u16 = 4;
+/// Layers in which half of the places beside the leading ones go, all up to here with an even number.
+const HALVINGS: u16 = 12;
+/// 64ths of a halving in 1, times 2^10 over 2^16: from `U16F16` natural exponents, `U0F32`.
+const HALVINGS_EACH: u32 = 6_051_102;
+/// How far an exponent may be from the best so that the place counts in a forecast, in 64ths of a halving: 1/6 of the
+/// best one's weight.
+const FARTHEST: u32 = 160;
 
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    /// Tokens that lie between it and the token that is on its way.
-    age: u32,
-    /// Exponent of what the tokens before say, `U16F16`: larger is farther.
+pub(super) struct Place {
+    /// First word of its choices.
+    pub(super) row: u32,
+    /// Exponent of what the tokens before say, in 64ths of a halving: larger is farther.
     behind: u32,
     /// Choices in common with this token, recent layers counting more, `U16F16`.
     common: u32,
-    /// Its share of the forecast, `U0F32`.
-    weight: u32,
+    /// Exponent of its weight, in 64ths of a halving.
+    exponent: i32,
 }
 
-/// The places that a forecast goes by, the nearest by the tokens before first.
+impl Place {
+    /// Takes the number of choices in common in a layer; `each` is the exponent of one, `U0F32` of `U16F16`.
+    #[inline]
+    pub(super) fn take(&mut self, common: u32, each: u32) {
+        self.common = mul_frac(self.common, KEPT) + (common << SUM_BITS);
+        self.exponent = self.behind.wrapping_sub(mul_frac(self.common, each)).cast_signed();
+    }
+}
+
+/// The places that forecasts go by: up to [`LEADING`] leading ones, and others that may come to lead.
 ///
-/// A place has the weight `exp(-x)`, normalised over all of them, with `x = 0.5 * 8 * (d0 + 0.7 d1 + 0.5 d2 + 0.35
-/// d3) * 2 / bits` from the Hamming distances of the tokens before, less `16 s (overlap of the layers that have
-/// run)`: the mean share of choices in common, a layer counting 0.9 of the next one; `s` rises from a quarter to 1
-/// over the first four layers.
+/// A place has the weight `exp(-x)`, normalised over those that count, with `x = 0.4 * 8 * d * 2 / bits` from the
+/// distance d of the tokens before (64 in a bit), less `16 s (overlap of the layers that have run)`: the mean share of
+/// choices in common, a layer counting 0.9 of the next one; `s` rises from a quarter to 1 over the first four layers.
+///
+/// In every layer the leading places take its choices first; then the others do, and one that has overtaken a leading
+/// one changes places with it. After the second layer, the fourth, and so on up to the twelfth, the others pair off and
+/// of each pair the nearer one stays: of 56 there are 28, 14, 7, 3, 1 and none left.
 #[derive(Debug, Clone)]
 pub(super) struct Places<const C: usize> {
     places: [Place; C],
     found: usize,
     /// Layers that have run, recent ones counting more, `U16F16`; below 10.
     layers: u32,
-    /// Layers that have run, up to [`FULL_SAY`].
-    say: u32,
+    /// Exponent of a choice in common, in 64ths of a halving, `U0F32` of `U16F16`.
+    each: u32,
+    /// Places that took choices since the beginning.
+    #[cfg(test)]
+    pub(super) taken: usize,
 }
 
 impl<const C: usize> Places<C> {
     pub(super) const fn new() -> Self {
-        let none = Place { age: 0, behind: 0, common: 0, weight: 0 };
-        Self { places: [none; C], found: 0, layers: 0, say: 0 }
+        let none = Place { row: 0, behind: 0, common: 0, exponent: 0 };
+        Self {
+            places: [none; C],
+            found: 0,
+            layers: 0,
+            each: 0,
+            #[cfg(test)]
+            taken: 0,
+        }
     }
 
-    /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two.
-    pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32) {
-        (self.found, self.layers, self.say) = (0, 0, 0);
+    /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two; `row` is
+    /// where the choices of a place of an age begin.
+    pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
+        (self.found, self.layers) = (0, 0);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            // At most 163 64ths of all bits: below 2^21 with the default weight.
+            // Below 2^18 times the weight, over the bits: of the default one below 2^19.
             let behind = (u64::from(distance) * u64::from(config.before)) >> bits.trailing_zeros();
-            *place = Place { age, behind: behind.min(u32::MAX.into()) as u32, common: 0, weight: 0 };
+            let behind = mul_frac(behind.min(u32::MAX.into()) as u32, HALVINGS_EACH);
+            *place = Place { row: row(age), behind, common: 0, exponent: behind.cast_signed() };
             self.found += 1;
         }
-        self.weigh(config, 1);
     }
 
-    /// Takes the choices that each place has in common with this token in a layer.
-    pub(super) fn layer(&mut self, config: &Config, k: u16, common: impl Fn(u32) -> u32) {
-        for place in &mut self.places[..self.found] {
-            place.common = mul_frac(place.common, KEPT) + (common(place.age) << EXPONENT_BITS);
-        }
-        self.layers = mul_frac(self.layers, KEPT) + (1 << EXPONENT_BITS);
-        self.say = (self.say + 1).min(FULL_SAY);
-        self.weigh(config, k);
+    /// A layer runs, the `run`-th of the token. Returns the exponent of a choice in common in it.
+    pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> u32 {
+        self.layers = mul_frac(self.layers, KEPT) + (1 << SUM_BITS);
+        // The overlap is `common / (layers * k)`; 23.08 64ths of a halving are a quarter of 1.
+        let whole = self.layers.wrapping_mul(k.into());
+        let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477) >> 6;
+        self.each = div_frac(now, whole);
+        self.each
     }
 
-    /// Normalised weights of all places, each rounded down: together at most 1.
-    fn weigh(&mut self, config: &Config, k: u16) {
-        // Exponent per choice in common, `U8F24`: the overlap is `common / (layers * k)`.
-        let whole = u64::from(self.layers) * u64::from(k) * u64::from(FULL_SAY);
-        let each = ((u64::from(config.now) * u64::from(self.say)) << (24 + EXPONENT_BITS)).checked_div(whole);
-        let each = each.unwrap_or(0).min(u32::MAX.into()) as u32;
-        let places = &mut self.places[..self.found];
-        let exponent = |place: &Place| {
-            let nearer = (u64::from(place.common) * u64::from(each)) >> 24;
-            i64::from(place.behind) - nearer as i64
-        };
-        let Some(least) = places.iter().map(exponent).min() else { return };
-        let mut sum = 0;
-        for place in places.iter_mut() {
-            let distance = (exponent(place) - least).unsigned_abs();
-            // 23 fraction bits, so that all of them fit a word.
-            let weight = if distance < u64::from(FARTHEST) { exp_neg_bits(distance as u32) >> 8 } else { 0 };
-            (place.weight, sum) = (weight, sum + weight);
+    /// Whether there are places beside the leading ones.
+    pub(super) const fn others(&self) -> bool {
+        self.found > LEADING
+    }
+
+    /// Exponent of a choice in common in this layer.
+    pub(super) const fn each(&self) -> u32 {
+        self.each
+    }
+
+    /// The leading places, and the others.
+    pub(super) fn split(&mut self) -> (&mut [Place], &mut [Place]) {
+        let found = self.places.get_mut(..self.found).unwrap_or(&mut []);
+        let leading = found.len().min(LEADING);
+        found.split_at_mut_checked(leading).unwrap_or((&mut [], &mut []))
+    }
+
+    /// Others that have overtaken leading ones take their place, and after some layers half of the others go; `run`
+    /// layers have run.
+    pub(super) fn settle(&mut self, run: u16) {
+        let (leading, others) = self.split();
+        let Some(mut last) = farthest(leading) else { return };
+        for other in others.iter_mut() {
+            if other.exponent < last.exponent {
+                swap(other, last);
+                let Some(next) = farthest(leading) else { return };
+                last = next;
+            }
         }
-        for place in places.iter_mut().filter(|place| place.weight > 0) {
-            place.weight = div_frac(place.weight, sum);
+        if run <= HALVINGS && run % 2 == 0 {
+            let kept = others.len() / 2;
+            if let Some((near, far)) = others.split_at_mut_checked(kept) {
+                for (near, far) in near.iter_mut().zip(far) {
+                    if far.exponent < near.exponent {
+                        *near = *far;
+                    }
+                }
+            }
+            self.found = LEADING + kept;
         }
     }
 
-    /// Ages and weights (`U0F32`) of the places that have any.
+    /// The leading places, and what each adds to the share of an expert in a token of a forecast of `tokens`, `U1F31`:
+    /// together at most 1 in all tokens, rounded down (by at most 1/4,000 of it with one token and 1/500 with 12); 0 for
+    /// those that are too far from the best one.
     #[inline]
-    pub(super) fn weights(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.places[..self.found].iter().filter(|place| place.weight > 0).map(|place| (place.age, place.weight))
+    pub(super) fn forecast(&self, tokens: u16) -> (&[Place], [u32; LEADING]) {
+        let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
+        let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
+        let mut sum = 0;
+        let mut weights: [u32; LEADING] = core::array::from_fn(|i| {
+            let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
+            // 15 fraction bits, of the best one 1.
+            let weight = if distance <= FARTHEST { exp2_neg_64ths(distance) >> 16 } else { 0 };
+            sum += weight;
+            weight
+        });
+        let each = (1u32 << 31).checked_div(sum * u32::from(tokens)).unwrap_or(0);
+        weights.iter_mut().for_each(|weight| *weight *= each);
+        (leading, weights)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::recall::search::{search, unknown};
-    use proptest::prelude::*;
-    use std::vec;
-    use std::vec::Vec;
-
-    /// The nearest of four remembered tokens with given distances to a token of zeros.
-    fn nearest(ones: [u32; 4]) -> Nearest<8> {
-        let mut signatures = vec![[0u32; 4]; 64];
-        for (slot, ones) in ones.into_iter().enumerate() {
-            signatures[slot] = std::array::from_fn(|word| {
-                let ones = ones.saturating_sub(32 * word as u32).min(32);
-                ((1u64 << ones) - 1) as u32
-            });
-        }
-        let mut found = Nearest::new(8);
-        search(&[0; 4], 4, &signatures, &mut [unknown(128); 64], 1, 4, &mut found);
-        found
-    }
-
-    proptest! {
-        #[test]
-        fn weights_are_those_of_real_numbers(
-            ones in prop::array::uniform4(0u32..=128),
-            layers in prop::collection::vec(prop::array::uniform4(0u32..=8), 0..60),
-        ) {
-            let (config, nearest) = (Config::default(), nearest(ones));
-            let mut places = Places::<8>::new();
-            places.begin(&config, &nearest, 128);
-            for common in &layers {
-                places.layer(&config, 8, |age| common[age as usize - 1]);
-            }
-            let mut norm = 0.0;
-            let mut overlap = [0.0f64; 4];
-            for common in &layers {
-                norm = norm * 0.9 + 1.0;
-                overlap.iter_mut().zip(common).for_each(|(sum, &common)| *sum = *sum * 0.9 + f64::from(common) / 8.0);
-            }
-            let say = (layers.len() as f64 / 4.0).min(1.0);
-            // Of age 1 is slot 3.
-            let exponent = |age: usize| {
-                let distance = f64::from(ones[4 - age]) + (0.703_125 + 0.5 + 0.343_75) * 64.0;
-                let overlap = if norm > 0.0 { overlap[age - 1] / norm } else { 0.0 };
-                4.0 * 2.0 * distance / 128.0 - 16.0 * say * overlap
-            };
-            let least = (1..=4).map(exponent).fold(f64::INFINITY, f64::min);
-            let weight = |age: usize| (least - exponent(age)).exp();
-            let sum: f64 = (1..=4).map(weight).sum();
-            let mut found = [0.0; 4];
-            places.weights().for_each(|(age, weight)| found[age as usize - 1] = f64::from(weight) / 2f64.powi(32));
-            prop_assert!(found.iter().sum::<f64>() <= 1.0);
-            for age in 1..=4 {
-                let expected = weight(age) / sum;
-                prop_assert!((found[age - 1] - expected).abs() < 1e-3, "{age}: {found:?} {expected}");
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_found_weighs_nothing() {
-        let mut places = Places::<4>::new();
-        places.begin(&Config::default(), &Nearest::new(4), 128);
-        places.layer(&Config::default(), 8, |_| 8);
-        assert_eq!(places.weights().count(), 0);
-    }
-
-    #[test]
-    fn equals_weigh_the_same() {
-        let mut places = Places::<8>::new();
-        places.begin(&Config::default(), &nearest([7; 4]), 128);
-        places.layer(&Config::default(), 1, |_| 1);
-        let weights: Vec<u32> = places.weights().map(|(_, weight)| weight).collect();
-        assert!(weights.len() == 4 && weights.iter().all(|&weight| weight == 1 << 30), "{weights:?}");
-    }
+/// The place whose exponent is largest.
+#[inline]
+fn farthest(places: &mut [Place]) -> Option<&mut Place> {
+    let mut places = places.iter_mut();
+    let first = places.next()?;
+    Some(places.fold(first, |last, place| if place.exponent > last.exponent { place } else { last }))
 }

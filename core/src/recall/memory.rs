@@ -52,14 +52,25 @@ impl Shape {
     pub const fn words(self, tokens: usize, signature: usize) -> usize {
         tokens * (signature + 1 + self.stride())
     }
+
+    /// Bytes of each remembered token with signatures of `32 * signature` bits: 404 for Qwen3-30B-A3B and 116 for
+    /// gpt-oss-20b at 128 bits.
+    #[must_use]
+    pub const fn bytes_per_token(self, signature: usize) -> usize {
+        4 * self.words(1, signature)
+    }
 }
 
-/// A ring of tokens in the caller's words: all signatures, then a word for each age, then all choices.
+/// A ring of tokens in the caller's words: all signatures, then a word for each age, then all
+/// choices.
 #[derive(Debug)]
 pub(super) struct Memory<B, const W: usize> {
     words: B,
     shape: Shape,
     tokens: u32,
+    /// Words of the choices of a token; and of a layer, where they are bytes and begin and end with a word, or 0.
+    stride: u32,
+    whole: u32,
 }
 
 impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
@@ -72,7 +83,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         if words.as_ref().len() < shape.words(tokens, W) {
             return Err(RecallError::Memory);
         }
-        Ok(Self { words, shape, tokens: tokens as u32 })
+        let whole = if shape.narrow() && shape.k % 4 == 0 { u32::from(shape.k) / 4 } else { 0 };
+        Ok(Self { words, shape, tokens: tokens as u32, stride: shape.stride() as u32, whole })
     }
 
     pub(super) const fn shape(&self) -> Shape {
@@ -84,64 +96,112 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         self.tokens
     }
 
-    /// Signatures by slot, and what is remembered of how alike tokens were by age.
+    /// Signatures by slot, and what is remembered of how alike tokens were by age, the oldest first: that of an age is
+    /// as many before the last as its tokens.
     pub(super) fn for_search(&mut self) -> (&[[u32; W]], &mut [u32]) {
         let tokens = self.tokens as usize;
-        let (signatures, rest) = self.words.as_mut().split_at_mut(tokens * W);
-        (signatures.as_chunks().0, &mut rest[..tokens])
+        let split = self.words.as_mut().split_at_mut_checked(tokens * W);
+        let (signatures, rest) = split.unwrap_or((&mut [], &mut []));
+        (signatures.as_chunks().0, rest.get_mut(..tokens).unwrap_or(&mut []))
     }
 
     pub(super) fn set_signature(&mut self, slot: u32, signature: [u32; W]) {
         let at = slot as usize * W;
-        self.words.as_mut()[at..at + W].copy_from_slice(&signature);
+        if let Some(words) = self.words.as_mut().get_mut(at..at + W) {
+            words.copy_from_slice(&signature);
+        }
     }
 
-    #[cfg(test)]
+    /// The signature of a slot that there is.
     pub(super) fn signature(&self, slot: u32) -> [u32; W] {
         let at = slot as usize * W;
-        self.words.as_ref()[at..at + W].try_into().unwrap()
+        self.words.as_ref().get(at..).and_then(|words| words.first_chunk()).copied().unwrap_or([0; W])
     }
 
-    /// First word of the choices of a slot.
-    const fn row(&self, slot: u32) -> usize {
-        self.tokens as usize * (W + 1) + slot as usize * self.shape.stride()
+    /// All words that are in use, to be saved.
+    pub(super) fn all(&self) -> &[u32] {
+        let used = self.shape.words(self.tokens as usize, W);
+        self.words.as_ref().get(..used).unwrap_or(&[])
+    }
+
+    /// All words that are in use, to be restored.
+    pub(super) fn all_mut(&mut self) -> &mut [u32] {
+        let used = self.shape.words(self.tokens as usize, W);
+        self.words.as_mut().get_mut(..used).unwrap_or(&mut [])
+    }
+
+    /// Where the choices of a slot begin among [`rows`](Self::rows).
+    pub(super) const fn row(&self, slot: u32) -> u32 {
+        slot * self.stride
+    }
+
+    /// Where the choices of the token `ahead` after one begin.
+    #[inline]
+    pub(super) const fn row_ahead(&self, row: u32, ahead: u32) -> u32 {
+        let (row, ring) = (row + ahead * self.stride, self.tokens * self.stride);
+        if row < ring { row } else { row - ring }
+    }
+
+    /// The choices of all tokens.
+    #[inline]
+    pub(super) fn rows(&self) -> &[u32] {
+        self.words.as_ref().get(self.tokens as usize * (W + 1)..).unwrap_or(&[])
+    }
+
+    fn rows_mut(&mut self) -> &mut [u32] {
+        self.words.as_mut().get_mut(self.tokens as usize * (W + 1)..).unwrap_or(&mut [])
+    }
+
+    /// Words of a layer's choices where they are bytes and begin and end with a word; otherwise nothing.
+    pub(super) const fn whole_words(&self) -> Option<u32> {
+        if self.whole > 0 { Some(self.whole) } else { None }
+    }
+
+    /// Remembers the bytes of all `k` choices of a layer, four a word.
+    #[inline]
+    pub(super) fn set_bytes(&mut self, slot: u32, layer: u16, whole_words: u32, experts: &[u16]) {
+        let at = (self.row(slot) + u32::from(layer) * whole_words) as usize;
+        let words = self.rows_mut().get_mut(at..).unwrap_or(&mut []);
+        for (word, [a, b, c, d]) in words.iter_mut().zip(experts.as_chunks().0) {
+            *word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
+        }
     }
 
     /// Remembers what a token chose in a layer; ids are within the shape, as are their number.
     pub(super) fn set_choices(&mut self, slot: u32, layer: u16, experts: &[u16]) {
-        let (row, k, narrow) = (self.row(slot), usize::from(self.shape.k), self.shape.narrow());
-        let words = self.words.as_mut();
+        let (row, k, narrow) = (self.row(slot) as usize, usize::from(self.shape.k), self.shape.narrow());
+        let words = self.rows_mut();
         for j in 0..k {
             let id = experts.get(j).copied().unwrap_or(u16::MAX);
             let at = usize::from(layer) * k + j;
             let (word, shift, mask) = if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, 0xffff) };
-            let word = &mut words[row + word];
-            *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
+            if let Some(word) = words.get_mut(row + word) {
+                *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
+            }
         }
     }
 
-    /// Calls `visit` with every choice of a slot in a layer.
-    #[inline]
-    pub(super) fn choices(&self, slot: u32, layer: u16, mut visit: impl FnMut(u16)) {
+    /// Calls `visit` with every choice of a layer of the token whose row begins there.
+    pub(super) fn choices(&self, row: u32, layer: u16, mut visit: impl FnMut(u16)) {
         let k = usize::from(self.shape.k);
-        let (row, first) = (self.row(slot), usize::from(layer) * k);
-        let words = &self.words.as_ref()[row..];
-        if self.shape.narrow() {
-            for at in first..first + k {
-                let id = (words[at / 4] >> (at % 4 * 8)) as u8;
-                if id != u8::MAX {
-                    visit(id.into());
-                }
-            }
-        } else {
-            for at in first..first + k {
-                let id = (words[at / 2] >> (at % 2 * 16)) as u16;
-                if id != u16::MAX {
-                    visit(id);
-                }
+        let first = usize::from(layer) * k;
+        let words = self.rows().get(row as usize..).unwrap_or(&[]);
+        let narrow = self.shape.narrow();
+        for at in first..first + k {
+            let (word, shift, none) =
+                if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, u32::from(u16::MAX)) };
+            let id = words.get(word).map_or(none, |word| (word >> shift) & none);
+            if id != none {
+                visit(id as u16);
             }
         }
     }
+}
+
+/// Some words of a slice, from a place; none if there are not so many.
+#[inline]
+pub(super) fn part(words: &[u32], from: u32, count: u32) -> &[u32] {
+    words.get(from as usize..).and_then(|words| words.get(..count as usize)).unwrap_or(&[])
 }
 
 #[cfg(test)]
@@ -168,7 +228,7 @@ mod tests {
                 assert_eq!(memory.signature(slot), [slot, !slot]);
                 for layer in 0..3 {
                     let mut found = Vec::new();
-                    memory.choices(slot, layer, |id| found.push(id));
+                    memory.choices(memory.row(slot), layer, |id| found.push(id));
                     assert_eq!(found, ids(slot, layer), "{experts} {slot} {layer}");
                 }
             }
@@ -178,10 +238,8 @@ mod tests {
     #[test]
     fn sizes_are_what_the_documentation_says() {
         // Qwen3-30B-A3B and gpt-oss-20b at 128 bits: 404 and 116 bytes a token.
-        assert_eq!(4 * Shape { layers: 48, experts: 128, k: 8 }.words(1, 4), 404);
-        assert_eq!(4 * Shape { layers: 24, experts: 32, k: 4 }.words(1, 4), 116);
-        // 256 tokens of gpt-oss-20b fit 32 KB.
-        assert!(4 * Shape { layers: 24, experts: 32, k: 4 }.words(256, 4) <= 32 << 10);
+        assert_eq!(Shape { layers: 48, experts: 128, k: 8 }.bytes_per_token(4), 404);
+        assert_eq!(Shape { layers: 24, experts: 32, k: 4 }.bytes_per_token(4), 116);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod golden;
 mod kernels;
 mod placement;
 mod random;
+mod recall;
 mod rival;
 
 use core::fmt::Write;
@@ -19,6 +20,10 @@ use cptr_rt::Console;
 cptr_rt::entry!(image);
 
 fn image() -> bool {
+    if option_env!("RECALL_ONLY").is_some() {
+        recall::report();
+        return true;
+    }
     kernels::report();
     golden::report();
     let done = writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok();
@@ -26,5 +31,6 @@ fn image() -> bool {
     placement::report();
     float::report();
     rival::report();
+    recall::report();
     done
 }
