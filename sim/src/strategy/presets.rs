@@ -32,11 +32,13 @@ pub const PRESETS: &[Preset] = &[
     preset("lrfu", "the expert goes whose uses, fading with time, weigh least", "raw+lrfu+none+gpu+full"),
     preset("tracked", "the expert goes that the tracked context wants least", "raw+tracked+none+gpu+full"),
     preset("recall", "the expert goes that remembered trajectories expect least", "raw+recall+none+gpu+full"),
+    preset("safe", "recall, tracked or lru, whichever is measured to load least", "raw+safe+none+gpu+full"),
     preset(
         "recall-fetch",
         "the same, and what they expect next is fetched a layer ahead",
         "raw+recall+recall-fetch+gpu+full",
     ),
+    preset("safe-fetch", "safe, and fetched ahead where that is measured to pay", "raw+safe+recall-fetch+gpu+full"),
     preset("belady", "the farthest next use goes: the bound of what is loaded on demand", "raw+belady+none+gpu+full"),
     preset("once", "placed once after the prompt or the first tokens", "raw+once+none+gpu+full"),
     preset("smoothing", "exponentially smoothed scores", "smoothing+lru+none+gpu+full"),

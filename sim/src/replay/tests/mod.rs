@@ -1,6 +1,7 @@
 //! The loop against closed forms, brute force, and itself.
 
 mod recall;
+mod safe;
 
 use super::*;
 use crate::strategy::{PRESETS, Strategy, kinds};
