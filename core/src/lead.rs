@@ -73,7 +73,10 @@ impl LeadConfig {
         let d = excess.to_bits();
         let logarithm = d - mul_frac(d, d >> 1);
         let costs = change.saturating_add(step.div_ceil(2));
-        let rate = if costs == 0 { logarithm } else { logarithm / costs };
+        let rate = match logarithm.checked_div(costs) {
+            Some(rate) => rate,
+            None => logarithm,
+        };
         Self { excess, hysteresis: change / 2, allowance: 8 * change as u64, rate }
     }
 }

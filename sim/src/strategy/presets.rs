@@ -89,6 +89,11 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset("periodic", "placed anew every 64 tokens, copies behind decoding", "raw+periodic+none+slack+uniform"),
     preset("migrate", "placed anew as the tracked context moves", "raw+migrate+none+slack+uniform"),
+    preset(
+        "safe-migrate",
+        "as migrate, or placed once where that is measured to be faster",
+        "raw+safe-migrate+none+slack+uniform",
+    ),
     preset("foresight", "as migrate, knowing the next tokens", "raw+foresight+none+slack+uniform"),
     preset("all-4bit", "all experts in GPU memory at 4 bits, where they fit", "raw+all+none+gpu+uniform:everywhere=on"),
     preset("all-full", "all experts in GPU memory at full precision, where they fit", "raw+all+none+gpu+full"),

@@ -153,3 +153,21 @@ fn fetching_is_left_where_it_does_not_pay() {
         }
     }
 }
+
+/// Moving what is placed or leaving it: by the times of the machine no slower than the better one but by a little,
+/// also where contexts change as fast as copies pass.
+#[test]
+fn moving_is_left_where_it_does_not_pay() {
+    let plan = Plan { prefill: 512, machine: Some(ndp()), ..plan() };
+    let (mut unsafe_worst, mut worst) = (0.0f64, 0.0f64);
+    for (name, trace) in adversaries(6000) {
+        let time = |text: &str| tally(&trace, text, &plan).steps.iter().map(|step| step.time_ps as f64).sum::<f64>();
+        let placed = time("raw+once:alpha=0.5+slack+uniform");
+        let (moving, ours) = (time("migrate"), time("safe-migrate"));
+        println!("{name:20} migrate {:.4} safe-migrate {:.4}", moving / placed, ours / placed);
+        unsafe_worst = unsafe_worst.max(moving / placed);
+        worst = worst.max(ours / placed.min(moving));
+    }
+    assert!(worst < 1.03, "{worst}");
+    assert!(unsafe_worst > 1.1, "the inputs are adverse: {unsafe_worst}");
+}

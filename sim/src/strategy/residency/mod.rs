@@ -21,6 +21,7 @@ mod once;
 mod periodic;
 mod recall;
 mod safe;
+mod safe_migrate;
 mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
@@ -45,6 +46,7 @@ pub const KINDS: &[&Kind<Make>] = &[
     &once::KIND,
     &periodic::KIND,
     &migrate::KIND,
+    &safe_migrate::KIND,
     &foresight::KIND,
     &empty::KIND,
     &all::KIND,

@@ -15,21 +15,27 @@ use crate::source::Routed;
 use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
+/// `d` of the bound.
+pub(super) const EXCESS: Parameter = Parameter::new(
+    "excess",
+    0.03,
+    Unit::Gain(0.5),
+    "share by which the cost may be above that of the best of them, apart from a constant",
+);
+/// Chance.
+pub(super) const SEED: Parameter =
+    Parameter::new("seed", 1.0, Unit::Count(0, u32::MAX), "of the leaders that are drawn where following fails");
+
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[
-        Parameter::new(
-            "excess",
-            0.03,
-            Unit::Gain(0.5),
-            "share by which the cost may be above that of the best of them, apart from a constant",
-        ),
+        EXCESS,
         Parameter::new(
             "load",
             0.5,
             Unit::Share,
             "what a load that is fetched costs of one that is waited for; on a machine the part of its copy that does not pass behind a layer",
         ),
-        Parameter::new("seed", 1.0, Unit::Count(0, u32::MAX), "of the leaders that are drawn where following fails"),
+        SEED,
         MEMORY,
         BITS,
         PLACES,
