@@ -380,7 +380,8 @@ mod tests {
                 sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += f64::from(loss));
                 let best = sums.iter().copied().fold(f64::INFINITY, f64::min);
                 extra = if lead.learn(&config, &losses, loss) == leader { 0 } else { CHANGE };
-                prop_assert_eq!(lead.draws(), ours > (best + (best * config.excess.to_num::<f64>()).floor()) + config.allowance as f64);
+                let allowed = best + (best * config.excess.to_num::<f64>()).floor() + config.allowance as f64;
+                prop_assert_eq!(lead.draws(), ours > allowed);
                 if lead.draws() {
                     break;
                 }

@@ -107,6 +107,8 @@ impl<'a> Replay<'a> {
         let all = strategy.residency.kind.name == "all";
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
         let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
+        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
+        let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let made = residency::Setup {
             layers,
             experts,
@@ -116,13 +118,11 @@ impl<'a> Replay<'a> {
             fit: capacity as usize / usize::from(full_bits) * layers,
             near_bits: precision.near_bits(),
             full_bits,
-            fetches: strategy.prefetch.kind.name != "none",
+            fetches: if prefetch.never() { 0 } else { prefetch.most() },
             times: times.as_ref(),
             future: future.as_deref(),
         };
         let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
-        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
-        let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let forecaster = residency.recalls().or_else(|| prefetch.recalls());
         let forecaster = forecaster.map(|settings| Forecaster::new(settings, layers, experts, k, setup.sequences));
         let raw = strategy.select.kind.name == "raw";

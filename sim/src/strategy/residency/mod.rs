@@ -72,8 +72,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) near_bits: u8,
     /// Bits of experts in fast memory.
     pub(crate) full_bits: u8,
-    /// Whether something is fetched ahead.
-    pub(crate) fetches: bool,
+    /// Experts that are fetched for a layer of a step, at most.
+    pub(crate) fetches: usize,
     pub(crate) times: Option<&'a LayerTimes<'a>>,
     pub(crate) future: Option<&'a Future<'a>>,
 }

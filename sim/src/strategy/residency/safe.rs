@@ -54,11 +54,11 @@ const STALL: u32 = 16;
 /// `N` shadows.
 struct Safe<const N: usize> {
     experts: usize,
-    /// Experts that a step runs in a layer, at most.
-    most: usize,
     excess: Gain,
     /// Loss of an expert that is fetched.
     fetch: u32,
+    /// Most that a step can lose in a layer.
+    most: u32,
     settings: Settings,
     residencies: [Box<dyn Residency>; KINDS.len()],
     layers: Vec<Layer<N>>,
@@ -104,7 +104,7 @@ const fn residency(shadow: usize) -> usize {
 }
 
 fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
-    if setup.fetches {
+    if setup.fetches > 0 {
         Box::new(Safe::<{ KINDS.len() + 1 }>::new(values, setup))
     } else {
         Box::new(Safe::<{ KINDS.len() }>::new(values, setup))
@@ -123,11 +123,12 @@ impl<const N: usize> Safe<N> {
         };
         let hidden = setup.times.map(|times| times.estimate_ps(1, 0.0, 0.0) / times.copy_ps(setup.full_bits.into()));
         let load = hidden.map_or(values.get("load"), |hidden| (1.0 - hidden).max(0.0));
+        let fetch = (load * f64::from(STALL)).round() as u32;
         Self {
             experts: setup.experts,
-            most: (setup.k * setup.sequences).min(setup.experts),
             excess: Gain::from_num(values.get("excess")),
-            fetch: (load * f64::from(STALL)).round() as u32,
+            fetch,
+            most: STALL * (setup.k * setup.sequences).min(setup.experts) as u32 + fetch * setup.fetches as u32,
             settings: Settings::of(values),
             residencies: KINDS.map(|kind| (kind.make.0)(&Values::defaults(kind.parameters), setup)),
             layers: (0..setup.layers).map(layer).collect(),
@@ -156,7 +157,7 @@ impl<const N: usize> Residency for Safe<N> {
     fn room(&mut self, layer: usize, fit: usize) {
         let here = &mut self.layers[layer];
         here.fit = fit;
-        here.config = LeadConfig::new(self.excess, STALL * fit as u32, STALL * self.most as u32);
+        here.config = LeadConfig::new(self.excess, STALL * fit as u32, self.most);
     }
 
     fn recalls(&self) -> Option<Settings> {
