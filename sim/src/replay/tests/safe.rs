@@ -75,7 +75,7 @@ fn loads_are_those_of_the_best_shadow_and_a_constant() {
             let ours = tally(&trace, "safe", &plan);
             let above = excess(&ours, &shadows);
             assert!(above <= constants(FIT, K)[0], "{name}: {above}");
-            let loads = |tally: &Tally| tally.layers.iter().map(|layer| layer.loads()).sum::<u64>();
+            let loads = |tally: &Tally| tally.layers.iter().map(crate::replay::LayerTally::loads).sum::<u64>();
             println!("{name:20} {:5} {:?} safe {}", plan.prefill, shadows.each_ref().map(loads), loads(&ours));
         }
     }

@@ -8,6 +8,7 @@
 use cptr_core::lead::{Lead, LeadConfig};
 use cptr_core::placement::Demand;
 use cptr_core::{Gain, Level};
+use cptr_hw_model::LayerTimes;
 
 use super::{Kind, Make, Residency, Setup, lru, recall, tracked};
 use crate::memory::{Resident, without};
@@ -31,9 +32,10 @@ pub(super) const KIND: Kind<Make> = Kind {
         EXCESS,
         Parameter::new(
             "load",
-            0.5,
-            Unit::Share,
-            "what a load that is fetched costs of one that is waited for; on a machine the part of its copy that does not pass behind a layer",
+            -1.0,
+            Unit::CountOrAuto(0, 100),
+            "per cent of what a load costs that is waited for, for one that is fetched; auto: by how much of a copy \
+             passes behind a layer, or 50 without a machine",
         ),
         SEED,
         MEMORY,
@@ -121,9 +123,12 @@ impl<const N: usize> Safe<N> {
             fit: 0,
             fetched: 0,
         };
-        let hidden = setup.times.map(|times| times.estimate_ps(1, 0.0, 0.0) / times.copy_ps(setup.full_bits.into()));
-        let load = hidden.map_or(values.get("load"), |hidden| (1.0 - hidden).max(0.0));
-        let fetch = (load * f64::from(STALL)).round() as u32;
+        let behind = |times: &LayerTimes<'_>| times.estimate_ps(1, 0.0, 0.0) / times.copy_ps(setup.full_bits.into());
+        let share = match values.count_or_auto("load") {
+            Some(percent) => percent as f64 / 100.0,
+            None => setup.times.map_or(0.5, |times| (1.0 - behind(times)).max(0.0)),
+        };
+        let fetch = (share * f64::from(STALL)).round() as u32;
         Self {
             experts: setup.experts,
             excess: Gain::from_num(values.get("excess")),
