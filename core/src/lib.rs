@@ -14,6 +14,8 @@
 //! [`recall`] forecasts from remembered trajectories what the next tokens will want: for eviction, and for fetching
 //! ahead.
 //!
+//! [`lead`] lets the best of several ways to keep a memory lead, at a bound on what that may cost.
+//!
 //! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU
 //! memory and how many bits the others get; [`context`] sees that the context has changed, and [`replace`] which expert
 //! to bring in, if that pays.
@@ -57,6 +59,7 @@ pub mod dispatch;
 pub mod expert;
 #[cfg(feature = "f32")]
 pub mod float;
+pub mod lead;
 pub mod level;
 pub mod metrics;
 pub mod num;

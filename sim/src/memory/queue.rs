@@ -155,8 +155,17 @@ impl Queue {
 
     /// What a layer holds once the migrations under way have ended.
     pub(crate) fn resident(&self, layer: usize, now: &Resident) -> Resident {
+        self.after(layer, now, |copy| copy.started)
+    }
+
+    /// What a layer holds once all migrations have ended.
+    pub(crate) fn settled(&self, layer: usize, now: &Resident) -> Resident {
+        self.after(layer, now, |_| true)
+    }
+
+    fn after(&self, layer: usize, now: &Resident, which: impl Fn(&Copy) -> bool) -> Resident {
         let mut resident = *now;
-        for copy in self.copies.iter().filter(|copy| copy.layer == layer && copy.started) {
+        for copy in self.copies.iter().filter(|copy| copy.layer == layer && which(copy)) {
             if let Kind::Migration { evict } = copy.kind {
                 evict.map(|evict| resident.remove(evict));
                 resident.insert(copy.load);
@@ -239,6 +248,7 @@ mod tests {
         assert!(queue.busy(0).contains(5));
         assert_eq!(queue.resident(0, memories[0].resident()).iter().collect::<Vec<_>>(), [1, 5]);
         queue.migrate(0, 7, Some(1));
+        assert_eq!(queue.settled(0, memories[0].resident()).iter().collect::<Vec<_>>(), [5, 7]);
         queue.advance(100.0, &mut memories);
         assert_eq!((ids(&memories), queue.migrated(0)), (vec![5], 1));
         queue.advance(60.0, &mut memories);

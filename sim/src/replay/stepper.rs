@@ -53,6 +53,15 @@ struct Buffers {
     copies_bits: Vec<f64>,
 }
 
+/// When a residency is told what a step runs.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// Before anything is loaded for it.
+    Decided,
+    /// Behind that.
+    Loaded,
+}
+
 /// A strategy on its way through a source.
 ///
 /// [`Self::layer`] is called for every layer of a step, then [`Self::end_step`]. Where [`Strategy::couples_layers`] is
@@ -98,20 +107,22 @@ impl<'a> Replay<'a> {
         let all = strategy.residency.kind.name == "all";
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
         let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
+        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
+        let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let made = residency::Setup {
             layers,
             experts,
+            k,
             sequences: setup.sequences,
             prefill: setup.prefill,
             fit: capacity as usize / usize::from(full_bits) * layers,
             near_bits: precision.near_bits(),
             full_bits,
+            fetches: if prefetch.never() { 0 } else { prefetch.most() },
             times: times.as_ref(),
             future: future.as_deref(),
         };
         let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
-        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
-        let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let forecaster = residency.recalls().or_else(|| prefetch.recalls());
         let forecaster = forecaster.map(|settings| Forecaster::new(settings, layers, experts, k, setup.sequences));
         let raw = strategy.select.kind.name == "raw";
@@ -147,6 +158,7 @@ impl<'a> Replay<'a> {
             buffers: Buffers { found: vec![(0, 0); experts], ..Buffers::default() },
             setup: setup.clone(),
         };
+        replay.tell_room();
         if setup.prefill == 0 {
             (0..layers).try_for_each(|layer| replay.place(layer))?;
         }
@@ -212,13 +224,15 @@ impl<'a> Replay<'a> {
             self.buffers.used.clear();
             self.buffers.used.resize(self.buffers.choices.len(), true);
             self.show(layer, tokens);
-            self.observe(step, layer, prefill, tokens);
+            self.tell(step, layer, prefill, tokens, Moment::Decided);
+            self.tell(step, layer, prefill, tokens, Moment::Loaded);
         } else {
             self.count(step, layer, tokens);
             self.divide(layer);
             self.execute(step, layer);
+            self.tell(step, layer, prefill, tokens, Moment::Decided);
             self.load(layer);
-            self.observe(step, layer, prefill, tokens);
+            self.tell(step, layer, prefill, tokens, Moment::Loaded);
             self.place_now(layer)?;
         }
         if let Some(forecaster) = self.forecaster.as_mut().filter(|_| layer + 1 == self.setup.shape.layers) {
@@ -277,6 +291,15 @@ impl<'a> Replay<'a> {
             for (memory, count) in self.memories.iter_mut().zip(counts) {
                 memory.set_capacity(count as u32 * u32::from(self.full_bits));
             }
+            self.tell_room();
+        }
+    }
+
+    /// Tells the residency how many experts fit in each layer.
+    fn tell_room(&mut self) {
+        let bits = u32::from(self.precision.load_bits()).max(1);
+        for (layer, memory) in self.memories.iter().enumerate() {
+            self.residency.room(layer, (memory.capacity() / bits) as usize);
         }
     }
 
@@ -548,10 +571,7 @@ impl<'a> Replay<'a> {
             without(memory.resident(), &self.buffers.keep, experts, &mut self.buffers.free);
             let free = &self.buffers.free;
             let victim = match self.prefetch.next().filter(|_| ahead) {
-                Some(next) => {
-                    let victim = self.residency.victim_ahead(layer, free, next);
-                    victim.filter(|&victim| next[usize::from(victim)] < next[usize::from(expert)])
-                }
+                Some(next) => self.residency.victim_ahead(layer, free, expert, next),
                 None => self.residency.victim(layer, free),
             };
             let Some(victim) = victim else { return false };
@@ -563,7 +583,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Tells the residency what a step runs.
-    fn observe(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>]) {
+    fn tell(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>], moment: Moment) {
         let (Shape { experts, k, .. }, future) = (self.setup.shape, self.future.as_deref());
         let Buffers { shares, ends, .. } = &self.buffers;
         let token = |sequence: usize| {
@@ -574,7 +594,7 @@ impl<'a> Replay<'a> {
                 next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
             }
         };
-        self.residency.observe(&Served {
+        let served = Served {
             step,
             layer,
             prefill,
@@ -582,7 +602,11 @@ impl<'a> Replay<'a> {
             choices: &self.buffers.choices,
             used: &self.buffers.used,
             token: &token,
-        });
+        };
+        match moment {
+            Moment::Decided => self.residency.serve(&served, self.memories[layer].resident()),
+            Moment::Loaded => self.residency.observe(&served),
+        }
     }
 
     /// Places a layer in the middle of decoding, if the residency says so.
@@ -650,7 +674,7 @@ impl<'a> Replay<'a> {
         let next = Next {
             step: next_step,
             layer: next_layer,
-            resident: self.memories[next_layer].resident(),
+            resident: self.residency.fetches_for(next_layer).unwrap_or(self.memories[next_layer].resident()),
             future: self.future.as_deref(),
             forecaster: self.forecaster.as_mut(),
         };
@@ -675,6 +699,7 @@ impl<'a> Replay<'a> {
         if let Some(forecaster) = &mut self.forecaster {
             self.residency.expect(layer, &[], forecaster);
         }
+        self.residency.gate(layer, &mut self.buffers.asks, most, self.prefetch.next());
         self.buffers.keep.clear();
         self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));
         let bits = self.precision.load_bits();

@@ -1,6 +1,7 @@
 //! The loop against closed forms, brute force, and itself.
 
 mod recall;
+mod safe;
 
 use super::*;
 use crate::strategy::{PRESETS, Strategy, kinds};
@@ -81,7 +82,7 @@ fn some_tokens(
 }
 
 /// Residencies that fill memory on demand.
-const ON_DEMAND: [&str; 4] = ["lru", "lfu", "lrfu", "tracked"];
+const ON_DEMAND: [&str; 5] = ["lru", "lfu", "lrfu", "tracked", "safe"];
 
 proptest! {
     #[test]
@@ -97,7 +98,7 @@ proptest! {
         prop_assert!(bound.is_bound());
         let least = misses("belady", &tokens, capacity);
         for residency in kinds().iter().filter(|kind| kind.axis == "residency" && !kind.sees_future) {
-            if ["migrate", "all"].contains(&residency.name) {
+            if ["migrate", "safe-migrate", "all"].contains(&residency.name) {
                 continue;
             }
             let text = format!("raw+{}", residency.name);

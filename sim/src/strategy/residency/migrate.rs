@@ -20,7 +20,7 @@ use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// Copies that wait or are under way at a time; a few, so that plans are fresh, and enough to keep the link busy over a
 /// token.
-const OUTSTANDING: usize = 8;
+pub(super) const OUTSTANDING: usize = 8;
 
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[

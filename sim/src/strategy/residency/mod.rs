@@ -20,6 +20,8 @@ mod migrate;
 mod once;
 mod periodic;
 mod recall;
+mod safe;
+mod safe_migrate;
 mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
@@ -39,10 +41,12 @@ pub const KINDS: &[&Kind<Make>] = &[
     &lrfu::KIND,
     &tracked::KIND,
     &recall::KIND,
+    &safe::KIND,
     &belady::KIND,
     &once::KIND,
     &periodic::KIND,
     &migrate::KIND,
+    &safe_migrate::KIND,
     &foresight::KIND,
     &empty::KIND,
     &all::KIND,
@@ -56,6 +60,8 @@ pub struct Make(pub(crate) fn(&Values, &Setup<'_>) -> Box<dyn Residency>);
 pub(crate) struct Setup<'a> {
     pub(crate) layers: usize,
     pub(crate) experts: usize,
+    /// Experts that a token wants in a layer.
+    pub(crate) k: usize,
     /// Sequences of the batch.
     pub(crate) sequences: usize,
     /// Steps that are prompts.
@@ -66,6 +72,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) near_bits: u8,
     /// Bits of experts in fast memory.
     pub(crate) full_bits: u8,
+    /// Experts that are fetched for a layer of a step, at most.
+    pub(crate) fetches: usize,
     pub(crate) times: Option<&'a LayerTimes<'a>>,
     pub(crate) future: Option<&'a Future<'a>>,
 }
@@ -77,16 +85,32 @@ pub(crate) trait Residency: Send {
         false
     }
 
+    /// From now on `fit` experts fit in a layer.
+    fn room(&mut self, _layer: usize, _fit: usize) {}
+
+    /// What a step runs in a layer is known, and nothing has been loaded for it yet: `resident` are there. Of the
+    /// prompts nothing will be.
+    fn serve(&mut self, _served: &Served<'_>, _resident: &Resident) {}
+
     /// Who of `free` goes for an expert that is loaded; `None`: nobody.
     fn victim(&mut self, _layer: usize, _free: &Resident) -> Option<u16> {
         None
     }
 
-    /// The same for an expert that is fetched before it is asked for; `next` is the probability that the next step
-    /// wants each expert.
-    fn victim_ahead(&mut self, layer: usize, free: &Resident, _next: &[Level]) -> Option<u16> {
-        self.victim(layer, free)
+    /// The same for `expert`, which is fetched before it is asked for; `next` is the probability that the next step
+    /// wants each expert. Who goes must be less probable than who comes.
+    fn victim_ahead(&mut self, layer: usize, free: &Resident, expert: u16, next: &[Level]) -> Option<u16> {
+        self.victim(layer, free).filter(|&victim| next[usize::from(victim)] < next[usize::from(expert)])
     }
+
+    /// The memory of a layer for which it is decided what to fetch; `None`: the real one.
+    fn fetches_for(&self, _layer: usize) -> Option<&Resident> {
+        None
+    }
+
+    /// `asks` are to be fetched for a layer, at most `most` of them, the surest first; `next` as above, where it is
+    /// known. Leaves those that are.
+    fn gate(&mut self, _layer: usize, _asks: &mut Vec<u16>, _most: usize, _next: Option<&[Level]>) {}
 
     /// Which memory of trajectories it asks; `None`: none.
     fn recalls(&self) -> Option<Settings> {

@@ -131,10 +131,12 @@ impl Residency for Recalled {
         least(free, |expert| here.worth(expert, here.shares[expert], weight))
     }
 
-    fn victim_ahead(&mut self, layer: usize, free: &Resident, next: &[Level]) -> Option<u16> {
+    fn victim_ahead(&mut self, layer: usize, free: &Resident, expert: u16, next: &[Level]) -> Option<u16> {
         let here = &self.layers[layer];
         let weight = here.weight(self.weight);
-        least(free, |expert| here.worth(expert, self.ahead[expert], weight) + NEXT * u64::from(next[expert].to_bits()))
+        let worth =
+            |expert: usize| here.worth(expert, self.ahead[expert], weight) + NEXT * u64::from(next[expert].to_bits());
+        least(free, worth).filter(|&victim| next[usize::from(victim)] < next[usize::from(expert)])
     }
 
     fn observe(&mut self, served: &Served<'_>) {
