@@ -1,6 +1,6 @@
 //! Has the context changed? Evidence pooled over all layers, for decisions that concern the whole model.
 //!
-//! Each layer has two levels of every expert ([`crate::level`]): the context (gain 1/128) and the long run (gain
+//! Each layer has two levels of every expert ([`crate::level`]): the context (gain 1/64) and the long run (gain
 //! 1/4096). A token is compared with them by two cosines: of its demand with the context, and of what is peculiar about
 //! both, demand less long run with context less long run. The second takes out the experts that all contexts want, so
 //! that a change shows where contexts have much in common; the first holds where nothing else has been seen yet. Their
@@ -43,7 +43,7 @@ const MOST_WANTED: usize = 64;
 pub fn trackers() -> TrackerConfig {
     TrackerConfig {
         kalman: KalmanConfig::from_gains(Gain::from_bits(1 << 20), Gain::ZERO),
-        fast_gain: Gain::from_bits(1 << 25),
+        fast_gain: Gain::from_bits(1 << 26),
         ..TrackerConfig::default()
     }
 }
