@@ -12,9 +12,9 @@
 //! }
 //! ```
 
-use cptr_core::context::{ChangeConfig, ChangeDetector};
-use cptr_core::{Angle, Gain, KalmanConfig, ScaledLevels, Step, Tracker, TrackerConfig};
-use cptr_trace::MAX_EXPERTS;
+use cptr_core::context::{self, ChangeConfig, ChangeDetector};
+use cptr_core::{Angle, Gain, KalmanConfig, ScaledLevels, Tracker, TrackerConfig};
+use cptr_trace::{MAX_EXPERTS, Trace};
 
 /// Constants of a [`ContextFilter`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,10 +46,11 @@ pub struct ContextFilter {
     reopened: KalmanConfig,
     change: ChangeConfig,
     trackers: Vec<Box<Tracker>>,
+    /// What the detector compares tokens with: context and long run, which no alarm moves.
+    witness: TrackerConfig,
+    witnesses: Vec<Box<Tracker>>,
     detector: ChangeDetector,
-    angles: Vec<Angle>,
-    /// What the detector may reorder.
-    scratch: Vec<Angle>,
+    distances: Vec<Angle>,
 }
 
 impl ContextFilter {
@@ -63,23 +64,23 @@ impl ContextFilter {
             reopened: KalmanConfig::from_gains(gain, Gain::from_num(config.reopened)),
             change: ChangeConfig { threshold: config.threshold, ..ChangeConfig::default() },
             trackers: (0..layers).map(|_| boxed_tracker(experts)).collect(),
+            witness: context::trackers(),
+            witnesses: (0..layers).map(|_| boxed_tracker(experts)).collect(),
             detector: ChangeDetector::new(),
-            angles: vec![Angle::ZERO; layers],
-            scratch: Vec::with_capacity(layers),
+            distances: vec![Angle::ZERO; layers],
         }
     }
 
     /// Takes what a token wanted in a layer.
-    pub fn learn(&mut self, layer: usize, wanted: &[u16]) -> Step {
-        let step = self.trackers[layer].update(&self.config, wanted);
-        self.angles[layer] = step.angle;
-        step
+    pub fn learn(&mut self, layer: usize, wanted: &[u16]) {
+        self.trackers[layer].update(&self.config, wanted);
+        self.distances[layer] = context::distance(&self.witnesses[layer], wanted);
+        self.witnesses[layer].update(&self.witness, wanted);
     }
 
     /// After all layers of a token: whether the context has changed, which opens the gain of all layers.
     pub fn detect(&mut self) -> bool {
-        self.scratch.clone_from(&self.angles);
-        let changed = self.detector.step(&self.change, &mut self.scratch);
+        let changed = self.detector.step(&self.change, &self.distances);
         if changed {
             self.trackers.iter_mut().for_each(|tracker| tracker.reopen(&self.reopened));
         }
@@ -91,6 +92,33 @@ impl ContextFilter {
     pub fn trackers(&self) -> &[Box<Tracker>] {
         &self.trackers
     }
+}
+
+/// Distances of all tokens of a trace from the context of a layer, as the detector takes them.
+#[must_use]
+pub fn distances(trace: &Trace, layer: usize) -> Vec<Angle> {
+    let (config, mut witness) = (context::trackers(), boxed_tracker(trace.shape.experts));
+    let mut distance = |token| {
+        let wanted = trace.chosen(token, layer);
+        let distance = context::distance(&witness, wanted);
+        witness.update(&config, wanted);
+        distance
+    };
+    (0..trace.shape.tokens).map(&mut distance).collect()
+}
+
+/// Changes of context that the detector finds in the distances of all layers: the tokens of its alarms.
+#[must_use]
+pub fn changes(distances: &[Vec<Angle>], threshold: u8) -> Vec<usize> {
+    let config = ChangeConfig { threshold, ..ChangeConfig::default() };
+    let (mut detector, mut row) = (ChangeDetector::new(), Vec::with_capacity(distances.len()));
+    let tokens = distances.first().map_or(0, Vec::len);
+    let changed = |&token: &usize| {
+        row.clear();
+        row.extend(distances.iter().map(|layer| layer[token]));
+        detector.step(&config, &row)
+    };
+    (0..tokens).filter(changed).collect()
 }
 
 /// A tracker for at least `experts` experts; levels beyond stay 0 and are never resident.

@@ -48,7 +48,7 @@ use rayon::prelude::*;
 use crate::source::{Future, Routed, Streams};
 use crate::strategy::{Has, Strategy};
 pub use budget::{Budget, Split};
-pub use context::Context;
+pub use context::{Context, Signal};
 pub use mass::Routers;
 pub use outcome::LayerOutcome;
 pub use row::{AfterChange, LayerRow, Outcome, Row, Skipped, TraceSummary, nearest_rank};

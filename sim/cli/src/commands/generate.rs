@@ -9,15 +9,19 @@ use crate::columns::{Column, Page, Table, column};
 use cptr_trace::error::Result;
 use cptr_trace::generate::join::join;
 use cptr_trace::generate::mixtral::{self, LIKE, Like};
+use cptr_trace::generate::piecewise::{Piecewise, generate};
 use cptr_trace::native;
 
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["join", "like"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["join", "like", "piecewise"])))]
 pub(super) struct Args {
     /// Traces to join, in this order; FILE#DOMAIN is one domain of a trace, FILE all of its domains one by one
     #[arg(long, value_name = "TRACE[#DOMAIN]", value_delimiter = ',')]
     join: Vec<String>,
-    /// Tokens of a segment before the next trace has its turn
+    /// A router whose context stands still over a segment and then is another, in noise; with all logits
+    #[arg(long)]
+    piecewise: bool,
+    /// Tokens of a segment before the next trace, or another context, has its turn
     #[arg(long, value_name = "TOKENS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     segment: u32,
     /// Segments in all (default: until a trace has no whole one left)
@@ -29,9 +33,24 @@ pub(super) struct Args {
     /// Tokens of the prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     prefill: u32,
-    /// Tokens of the answer
+    /// Tokens of the answer, or of all contexts
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     tokens: u32,
+    /// MoE layers, for --piecewise
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    layers: usize,
+    /// Experts of a layer, for --piecewise
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    experts: usize,
+    /// Experts of a token, for --piecewise
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    top_k: usize,
+    /// Different contexts, for --piecewise
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    contexts: usize,
+    /// Power of the context over that of the noise in dB, for --piecewise
+    #[arg(long, value_name = "DB", default_value_t = 0.0, allow_negative_numbers = true)]
+    snr: f64,
     /// Seed: the same seed gives the same trace
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -55,6 +74,20 @@ fn like(name: &str) -> std::result::Result<Like, String> {
 }
 
 pub(super) fn main(args: &Args) -> Result<Page> {
+    if args.piecewise {
+        let trace = generate(&Piecewise {
+            tokens: args.tokens as usize,
+            layers: args.layers,
+            experts: args.experts,
+            k: args.top_k,
+            segment: args.segment as usize,
+            contexts: args.contexts,
+            snr_db: args.snr,
+            seed: args.seed,
+        })?;
+        native::write(&trace, &args.out)?;
+        return Ok(written(&args.out, &trace));
+    }
     let Some(like) = args.like else {
         let mut parts = Vec::new();
         for name in &args.join {

@@ -10,6 +10,7 @@ use super::source::Reading;
 use crate::columns::{Column, Format, Page, Section, Table, value};
 use crate::report;
 use columns::*;
+use cptr_sim::replay::Context;
 use cptr_sim::{detect, predict, recall};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
@@ -27,6 +28,9 @@ pub(super) struct Args {
     /// Cache sizes for the hit rates, experts per layer (default: eight from k to E)
     #[arg(long, value_name = "N", value_delimiter = ',')]
     cache: Vec<usize>,
+    /// Parts of the trace for the series of the signal-to-noise ratio, at most one a token
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
+    parts: u32,
     /// Instead: how soon detectors see changes of domain, and how often they see one where there is none
     #[arg(long, conflicts_with_all = ["forecast", "recall"])]
     changes: bool,
@@ -54,7 +58,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         Recording::Tokens(trace) if args.changes => return Ok(changes(&trace, &args.threshold)),
         Recording::Tokens(trace) if args.forecast => return forecast(&trace, args.prefill, args.resident),
         Recording::Tokens(trace) if args.recall => return again(&trace),
-        Recording::Tokens(trace) => return Ok(whole(&trace, &args.cache)),
+        Recording::Tokens(trace) => return Ok(whole(&trace, &args.cache, args.parts)),
         Recording::Counts(_) if args.changes || args.forecast || args.recall => {
             return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
         }
@@ -135,13 +139,16 @@ fn again(trace: &Trace) -> Result<Page> {
     Ok(page.beside("counted", &study.counted).beside("repeated", &study.repeated).beside("eviction", &study.eviction))
 }
 
-fn whole(trace: &Trace, cache: &[usize]) -> Page {
+fn whole(trace: &Trace, cache: &[usize], parts: u32) -> Page {
     let working = Progress::unknown("inspecting");
     let report = inspect(trace, &Options { cache_sizes: cache.to_vec() });
+    let context = Context::in_parts(trace, parts as usize);
     drop(working);
     let row = value(&report);
-    let section = Section { tables: tables(&report, &row), remarks: remarks(&report), ..Section::default() };
-    Page::new(Table::new(&WHOLE, &[row])).section(section)
+    let mut tables = tables(&report, &row);
+    tables.push(Table::new(&SIGNAL, &context.signal).titled("Signal-to-noise ratio along the trace"));
+    let section = Section { tables, remarks: remarks(&report), ..Section::default() };
+    Page::new(Table::new(&WHOLE, &[row])).section(section).beside("context", &context)
 }
 
 fn tables(report: &Inspection, row: &Value) -> Vec<Table> {

@@ -1,8 +1,8 @@
 //! `cptr reproduce`.
 
-use crate::columns::Format::{Flag, Number, Plain, Text};
+use crate::columns::Format::{Count, Flag, Number, Percent, Plain, Text};
 use crate::columns::{Column, Page, Section, Table, column, value};
-use cptr_sim::reproduce::{self, Figure};
+use cptr_sim::reproduce::{self, Figure, filter};
 use cptr_trace::error::Result;
 use cptr_trace::progress::Progress;
 
@@ -17,7 +17,27 @@ pub(super) struct Args {
 enum What {
     /// Context-aware placement on a CXL near-data device (arXiv 2512.04476)
     CtxAware,
+    /// The contextual phase-tracking filter on contexts that stand still, in noise
+    Cptr,
 }
+
+static CHOICES: [Column; 6] = [
+    column("snr_db", "context/noise, dB", Number(0), ""),
+    column("strategy", "strategy", Text, ""),
+    column("switch_rate", "switches", Percent, "choices that the token before did not run"),
+    column("hit_rate", "hits", Percent, "choices in a fast memory of twice as many experts as a token wants"),
+    column("agreement", "agreement", Percent, "choices that the router made too"),
+    column("mass_loss", "mass loss", Percent, "share of the router's own routing mass that is given up"),
+];
+
+static DETECTIONS: [Column; 6] = [
+    column("snr_db", "context/noise, dB", Number(0), ""),
+    column("detector", "detector", Text, ""),
+    column("changes", "changes", Count, "of context"),
+    column("missed", "missed", Count, ""),
+    column("false_alarms_per_10k", "false per 10k", Number(1), "alarms where the context stays, in 10,000 tokens"),
+    column("median_delay", "median delay", Plain, "tokens from the change to the alarm"),
+];
 
 static FIGURES: [Column; 11] = [
     column("model", "model", Text, ""),
@@ -49,7 +69,24 @@ static SHARES: [Column; 7] = [
 ];
 
 pub(super) fn main(args: &Args) -> Result<Page> {
-    let What::CtxAware = args.what;
+    match args.what {
+        What::CtxAware => context_aware(),
+        What::Cptr => cptr(),
+    }
+}
+
+fn cptr() -> Result<Page> {
+    let working = Progress::unknown("reproducing");
+    let found = filter::run()?;
+    drop(working);
+    let choices = Table::new(&CHOICES, &found.choices);
+    let tables = vec![choices.clone(), Table::new(&DETECTIONS, &found.detections).titled("Changes of context")];
+    let remark = "Contexts are drawn at random and stand still for 256 tokens; made as `cptr gen --piecewise --tokens 4096 --segment 256 --snr DB`.";
+    let section = Section { tables, remarks: vec![remark.into()], ..Section::default() };
+    Ok(Page::new(choices).section(section).beside("detections", &found.detections))
+}
+
+fn context_aware() -> Result<Page> {
     let working = Progress::unknown("reproducing");
     let found = reproduce::context_aware()?;
     drop(working);

@@ -10,6 +10,7 @@ mod plot;
 mod price;
 pub(crate) mod recall;
 mod roles;
+mod signal;
 mod timeline;
 mod times;
 
@@ -37,7 +38,7 @@ pub(crate) struct Run<'a> {
 /// The plots of a run, without those that it has no numbers for: times without model sizes, price against gain where no
 /// row gives up routing mass, curves by layer of a single layer.
 pub(crate) fn figures(run: &Run<'_>) -> Vec<String> {
-    vec![price::figure(run), times::figure(run), timeline::figure(run), layers::figure(run)]
+    vec![price::figure(run), times::figure(run), timeline::figure(run), signal::figure(run), layers::figure(run)]
 }
 
 /// The whole page. Texts are plain text and are escaped here.

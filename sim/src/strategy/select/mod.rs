@@ -14,6 +14,7 @@ mod cumulative;
 mod hysteresis;
 mod max_rank;
 mod raw;
+mod rotate;
 mod smoothing;
 mod substitute;
 
@@ -28,6 +29,7 @@ use cptr_trace::MAX_TOP_K;
 pub const KINDS: &[&Kind<Make>] = &[
     &raw::KIND,
     &smoothing::KIND,
+    &rotate::KIND,
     &hysteresis::KIND,
     &max_rank::KIND,
     &cumulative::KIND,

@@ -13,6 +13,7 @@
 //! share; it follows from the cosine, which makes one sequence more unequal than a whole data set. What is *not* in
 //! these traces: contexts that change within an answer, and any relation between layers.
 
+use super::random::Random;
 use crate::array::FloatArray;
 use crate::{Meta, Phase, Router, Shape, Trace};
 
@@ -58,29 +59,7 @@ pub struct Check {
     pub shared: f64,
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same for ever, so that a seed stands for a trace.
-#[derive(Debug, Clone)]
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [0, 1).
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal, by the sum of twelve uniforms: tails do not matter here.
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
-
     fn draw(&mut self, weights: &[f64; EXPERTS], allowed: impl Fn(usize) -> bool) -> usize {
         let total: f64 = (0..EXPERTS).filter(|&e| allowed(e)).map(|e| weights[e]).sum();
         let mut left = self.uniform() * total;

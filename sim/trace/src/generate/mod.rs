@@ -10,3 +10,5 @@
 
 pub mod join;
 pub mod mixtral;
+pub mod piecewise;
+mod random;

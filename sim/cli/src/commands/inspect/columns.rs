@@ -104,6 +104,19 @@ pub(super) static PAIRS: [Column; 7] = [
     column("predictability_marginal", "without", Percent, ""),
 ];
 
+pub(super) static SIGNAL: [Column; 5] = [
+    column("token", "from token", Count, ""),
+    column(
+        "snr_db",
+        "levels, dB",
+        Number(1),
+        "power of the tracked levels over that of the innovation, mean over layers",
+    ),
+    column("locked", "locked", Percent, "tokens and layers in which the tracker holds the context"),
+    column("match_snr_db", "match, dB", Number(1), "margin of the best remembered place over the crowd of all"),
+    column("match_locked", "moves along", Percent, "tokens whose best match moves along with the text"),
+];
+
 pub(super) static CHANGES: [Column; 7] = [
     column("detector", "detector", Text, ""),
     column("alarms", "alarms", Count, ""),

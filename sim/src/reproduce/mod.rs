@@ -1,3 +1,6 @@
+//! Evaluations done again: the published one of context-aware placement, and in [`filter`] that of the filter as it was
+//! first thought out.
+//!
 //! The published evaluation of context-aware placement on a CXL near-data device (arXiv 2512.04476) on this model of
 //! the hardware.
 //!
@@ -16,6 +19,8 @@
 //! println!("{inside} of {} published figures hold", found.figures.len());
 //! # Ok::<(), cptr_trace::Error>(())
 //! ```
+
+pub mod filter;
 
 use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
 use rayon::prelude::*;
