@@ -1,8 +1,8 @@
 //! How much of a routing comes again: which share of what a token will choose is among the best experts of a forecast
 //! by remembered trajectories (`cptr_core::recall`), beside the tracked levels.
 //!
-//! The first half of a trace is learnt from, the second half counted. *Recall at k* is the share of the choices that are
-//! among the k experts of a layer with the highest share in the forecast, *at 2k* among the 2k highest; an expert
+//! The first half of a trace is learnt from, the second half counted. *Recall at k* is the share of the choices that
+//! are among the k experts of a layer with the highest share in the forecast, *at 2k* among the 2k highest; an expert
 //! without a share is not among them. Forecasts see what the stepper would have shown: the tokens before, and for the
 //! one under way the layers that have run.
 //!

@@ -102,6 +102,7 @@ pub(crate) const MODEL: &[&str] = &[
     "divergence",
     "switch_rate",
     "stall_rate",
+    "miss_rate",
     "misses_to_raw",
     "full_precision",
     "mass_loss",
