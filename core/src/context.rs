@@ -5,8 +5,7 @@
 //! both, demand less long run with context less long run. The second takes out the experts that all contexts want, so
 //! that a change shows where contexts have much in common; the first holds where nothing else has been seen yet. Their
 //! weighted sum, mean over the layers, is the *distance* of the token. A one-sided cumulative sum (Page's CUSUM,
-//! Biometrika 1954) of its excess over its usual value, in units of its usual deviation, raises the alarm. What one
-//! token can add to the sum is limited, as a peculiar token (a digit, a bracket) is no change.
+//! Biometrika 1954) of its excess over its usual value, in units of its usual deviation, raises the alarm.
 //!
 //! The lock detector of one layer ([`crate::phase`]) serves the layer's own filter; this one decides about migrations.
 //! docs/results.md has delay and false alarms of it and of others on real traces, the loss of a remembered match
@@ -136,8 +135,6 @@ pub struct ChangeConfig {
     pub hold_tokens: u16,
     /// Excess that counts as usual, in 1/16 of the usual deviation.
     pub slack_16ths: u8,
-    /// Excess of one token that counts at most, in 1/16 of the usual deviation.
-    pub most_16ths: u8,
     /// Evidence that raises the alarm, in units of the usual deviation.
     pub threshold: u8,
 }
@@ -145,7 +142,7 @@ pub struct ChangeConfig {
 impl Default for ChangeConfig {
     /// Median delay and false alarms of these values, and of others: docs/results.md.
     fn default() -> Self {
-        Self { gain_shift: 8, acquire_tokens: 64, hold_tokens: 32, slack_16ths: 16, most_16ths: 48, threshold: 16 }
+        Self { gain_shift: 8, acquire_tokens: 64, hold_tokens: 32, slack_16ths: 16, threshold: 20 }
     }
 }
 
@@ -191,9 +188,8 @@ impl ChangeDetector {
             return false;
         }
         let error = distance - self.usual;
-        let part = |times: u8| Angle::from_bits((self.deviation.to_bits() >> 4).saturating_mul(i32::from(times)));
-        let excess = error.min(part(config.most_16ths)).saturating_sub(part(config.slack_16ths));
-        self.evidence = self.evidence.saturating_add(excess).max(Angle::ZERO);
+        let slack = Angle::from_bits((self.deviation.to_bits() >> 4).saturating_mul(i32::from(config.slack_16ths)));
+        self.evidence = self.evidence.saturating_add(error).saturating_sub(slack).max(Angle::ZERO);
         if self.evidence > self.deviation.saturating_mul_int(i32::from(config.threshold)) {
             self.evidence = Angle::ZERO;
             self.hold = config.hold_tokens;
@@ -321,10 +317,10 @@ mod tests {
         #[test]
         fn any_distances_and_any_configuration_keep_the_state_in_range(
             distances in prop::collection::vec(prop::array::uniform3(0i32..=2 << 28), 0..300),
-            (gain_shift, slack_16ths, most_16ths, threshold) in any::<(u8, u8, u8, u8)>(),
+            (gain_shift, slack_16ths, threshold) in any::<(u8, u8, u8)>(),
             (acquire_tokens, hold_tokens) in any::<(u16, u16)>(),
         ) {
-            let config = ChangeConfig { gain_shift, acquire_tokens, hold_tokens, slack_16ths, most_16ths, threshold };
+            let config = ChangeConfig { gain_shift, acquire_tokens, hold_tokens, slack_16ths, threshold };
             let mut detector = ChangeDetector::new();
             let mut since_alarm = None::<u16>;
             for bits in distances {

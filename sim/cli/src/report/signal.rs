@@ -9,8 +9,10 @@ use cptr_sim::replay::Signal;
 
 const HEIGHT: u32 = 560;
 
-/// Both series.
-const SERIES: [(&str, RGBColor, fn(&Signal) -> f64); 2] = [
+/// Name, colour and values of a series.
+type Series = (&'static str, RGBColor, fn(&Signal) -> f64);
+
+const SERIES: [Series; 2] = [
     ("best match over the crowd of remembered places", palette::CPTR, |part| part.match_snr_db),
     ("tracked levels over the innovation", palette::OTHER, |part| part.snr_db),
 ];
@@ -21,7 +23,7 @@ pub(super) fn figure(run: &Run<'_>) -> String {
     if context.signal.is_empty() {
         return String::new();
     }
-    let key = |(text, color, _): (&str, RGBColor, _)| Key { swatch: Swatch::Line, color, text: text.into() };
+    let key = |(text, color, _): Series| Key { swatch: Swatch::Line, color, text: text.into() };
     let caption = format!(
         "How far the routing is known, from other tokens: the mean margin is {} for the levels and {} for the match, \
          which moves along with the text in {} of the tokens.",

@@ -60,10 +60,11 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// one where one of them has no length.
 fn turn(vector: &mut [f32], direction: &[f32], share: f32) -> f32 {
     let (length, reach) = (dot(vector, vector).sqrt(), dot(direction, direction).sqrt());
-    if !(length * reach > f32::MIN_POSITIVE) {
+    let area = length * reach;
+    if area.is_nan() || area <= f32::MIN_POSITIVE {
         return std::f32::consts::FRAC_PI_2;
     }
-    let cosine = (dot(vector, direction) / (length * reach)).clamp(-1.0, 1.0);
+    let cosine = (dot(vector, direction) / area).clamp(-1.0, 1.0);
     let angle = cosine.acos();
     let sine = angle.sin();
     // Vectors that point the same way, or against each other, span no plane.
