@@ -289,6 +289,7 @@ impl<'a> Replay<'a> {
             self.residency.worth(layer, demand, &mut order);
             let memory = &mut self.memories[layer];
             memory.fill(&order, self.precision.load_bits(), self.precision.planes());
+            self.residency.placed(layer, memory.resident());
             if let Some(times) = &self.times {
                 let used: u32 = self.memories.iter().map(Memory::used).sum();
                 let bytes = f64::from(used) * times.model().expert_bytes(1.0);
@@ -527,6 +528,7 @@ impl<'a> Replay<'a> {
                 continue;
             }
             self.memories[layer].hold(expert, bits);
+            self.residency.loaded(layer, expert);
             self.buffers.loads.push(expert);
             if execution.place == Place::NearData {
                 self.buffers.copies_bits.push(bits.into());
@@ -539,6 +541,7 @@ impl<'a> Replay<'a> {
     /// kept; whether there is.
     fn make_room(&mut self, layer: usize, expert: u16, bits: u8, ahead: bool) -> bool {
         let experts = self.setup.shape.experts;
+        self.residency.coming(layer, expert);
         loop {
             let memory = &mut self.memories[layer];
             let missing = u32::from(bits - memory.held(expert).min(bits));
@@ -559,6 +562,9 @@ impl<'a> Replay<'a> {
             let left = self.precision.planes().filter(|low| held > *low).map_or(0, |_| held - 1);
             memory.hold(victim, left);
             self.queue.cancel(layer, victim);
+            if left == 0 {
+                self.residency.evicted(layer, victim);
+            }
         }
     }
 

@@ -30,6 +30,9 @@ pub const PRESETS: &[Preset] = &[
     preset("lru", "the same", "raw+lru+none+gpu+full"),
     preset("lfu", "the least frequently used goes", "raw+lfu+none+gpu+full"),
     preset("lrfu", "the expert goes whose uses, fading with time, weigh least", "raw+lrfu+none+gpu+full"),
+    preset("arc", "recency or frequency, whichever lost what is wanted again (FAST'03)", "raw+arc+none+gpu+full"),
+    preset("s3-fifo", "out of a small queue goes what was not used again (SOSP'23)", "raw+s3-fifo+none+gpu+full"),
+    preset("sieve", "a hand goes round and takes what was not used (NSDI'24)", "raw+sieve+none+gpu+full"),
     preset("tracked", "the expert goes that the tracked context wants least", "raw+tracked+none+gpu+full"),
     preset("recall", "the expert goes that remembered trajectories expect least", "raw+recall+none+gpu+full"),
     preset(

@@ -81,7 +81,7 @@ fn some_tokens(
 }
 
 /// Residencies that fill memory on demand.
-const ON_DEMAND: [&str; 4] = ["lru", "lfu", "lrfu", "tracked"];
+const ON_DEMAND: [&str; 7] = ["lru", "lfu", "lrfu", "arc", "s3-fifo", "sieve", "tracked"];
 
 proptest! {
     #[test]
