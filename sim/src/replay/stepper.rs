@@ -13,7 +13,7 @@ use super::outcome::range;
 use super::{BINS, LayerOutcome, Setup, StepTally, Tally, mass};
 use crate::memory::queue::Queue;
 use crate::memory::{Fast, Memory, Resident, without};
-use crate::source::{Future, Routed};
+use crate::source::{Future, Routed, real};
 use crate::strategy::division::Division;
 use crate::strategy::forecaster::Forecaster;
 use crate::strategy::precision::Precision;
@@ -66,8 +66,8 @@ pub struct Replay<'a> {
     selects: Vec<Box<dyn Select>>,
     residency: Box<dyn Residency>,
     prefetch: Box<dyn Prefetch>,
-    /// What residency and prefetch ask about trajectories.
-    forecaster: Option<Forecaster>,
+    /// What residency and prefetch ask about trajectories: the first, and the last.
+    forecasters: Vec<Forecaster>,
     division: Box<dyn Division>,
     precision: Box<dyn Precision>,
     /// Whether all experts are in fast memory from the start.
@@ -112,8 +112,11 @@ impl<'a> Replay<'a> {
         let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
         let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
         let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
-        let forecaster = residency.recalls().or_else(|| prefetch.recalls());
-        let forecaster = forecaster.map(|settings| Forecaster::new(settings, layers, experts, k, setup.sequences));
+        let (stays, comes) = (residency.recalls(), prefetch.recalls());
+        // One memory serves both, where they ask for the same kind.
+        let comes = comes.filter(|comes| !stays.is_some_and(|stays| stays.is_kind_of(comes)));
+        let forecaster = |settings| Forecaster::new(settings, layers, experts, k, setup.sequences);
+        let forecasters = stays.into_iter().chain(comes).map(forecaster).collect::<Result<Vec<_>>>()?;
         let raw = strategy.select.kind.name == "raw";
         let select = |_| (strategy.select.kind.make.0)(&strategy.select.values);
         let (start_bytes, bit_bytes) = times.as_ref().map_or((0.0, 1.0), |times| {
@@ -126,7 +129,7 @@ impl<'a> Replay<'a> {
             selects: (0..if raw { 0 } else { layers * setup.sequences }).map(select).collect(),
             residency,
             prefetch,
-            forecaster: forecaster.transpose()?,
+            forecasters,
             division: (strategy.division.kind.make.0)(&strategy.division.values, precision.near_bits()),
             all,
             memories: vec![Memory::new(experts, capacity); layers],
@@ -201,8 +204,8 @@ impl<'a> Replay<'a> {
         self.buffers.before = *self.memories[layer].resident();
         self.select(layer, tokens, prefill);
         self.choose(tokens);
-        if let Some(forecaster) = &mut self.forecaster {
-            forecaster.see(layer, tokens);
+        self.forecasters.iter_mut().for_each(|forecaster| forecaster.see(layer, tokens));
+        if let Some(forecaster) = self.forecasters.first_mut() {
             self.residency.expect(layer, tokens, forecaster);
         }
         let mut time = None;
@@ -221,8 +224,8 @@ impl<'a> Replay<'a> {
             self.observe(step, layer, prefill, tokens);
             self.place_now(layer)?;
         }
-        if let Some(forecaster) = self.forecaster.as_mut().filter(|_| layer + 1 == self.setup.shape.layers) {
-            forecaster.end_token();
+        if layer + 1 == self.setup.shape.layers {
+            self.forecasters.iter_mut().for_each(Forecaster::end_token);
         }
         // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
         // one.
@@ -658,7 +661,7 @@ impl<'a> Replay<'a> {
             layer: next_layer,
             resident: self.memories[next_layer].resident(),
             future: self.future.as_deref(),
-            forecaster: self.forecaster.as_mut(),
+            forecaster: self.forecasters.last_mut(),
         };
         self.buffers.asks.clear();
         let experts = self.setup.shape.experts;
@@ -678,7 +681,7 @@ impl<'a> Replay<'a> {
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
         }
-        if let Some(forecaster) = &mut self.forecaster {
+        if let Some(forecaster) = self.forecasters.first_mut() {
             self.residency.expect(layer, &[], forecaster);
         }
         self.buffers.keep.clear();
@@ -702,15 +705,5 @@ impl<'a> Replay<'a> {
                 self.queue.fetch(layer, expert, bits);
             }
         }
-    }
-}
-
-/// Those of a choice that are no null experts, which come last.
-fn real(wanted: &[u16], experts: usize) -> &[u16] {
-    match wanted.last() {
-        Some(&last) if usize::from(last) >= experts => {
-            &wanted[..wanted.partition_point(|&id| usize::from(id) < experts)]
-        }
-        _ => wanted,
     }
 }

@@ -13,17 +13,20 @@ mod all;
 mod arc;
 mod belady;
 mod empty;
+mod finemoe;
 mod foresight;
 mod lfu;
 mod listed;
 mod lrfu;
 mod lru;
 mod migrate;
+mod moe_infinity;
 mod once;
 mod periodic;
 mod recall;
 mod s3_fifo;
 mod sieve;
+mod successor;
 mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
@@ -45,6 +48,9 @@ pub const KINDS: &[&Kind<Make>] = &[
     &s3_fifo::KIND,
     &sieve::KIND,
     &tracked::KIND,
+    &successor::KIND,
+    &moe_infinity::KIND,
+    &finemoe::KIND,
     &recall::KIND,
     &belady::KIND,
     &once::KIND,

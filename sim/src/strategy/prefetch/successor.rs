@@ -1,0 +1,15 @@
+//! What followed in the next layer the experts that the token before wanted there, learned on line.
+
+use super::recall::{SURE, likely};
+use super::{Kind, Make};
+use crate::strategy::forecaster::Settings;
+
+pub(super) const KIND: Kind<Make> = Kind {
+    parameters: &[super::MOST, SURE],
+    couples_layers: true,
+    ..Kind::new(
+        "successor-fetch",
+        "what followed the experts of the token before in the next layer, where that mostly came true",
+        Make(|values, _| likely(Settings::Successors(1), values)),
+    )
+};
