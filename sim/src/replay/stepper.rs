@@ -318,19 +318,25 @@ impl<'a> Replay<'a> {
         shares.clear();
         let routers = &*self.setup.routers;
         for (sequence, token) in tokens.iter().enumerate() {
+            let first = shares.len();
             routers.shares(layer, token.wanted, token.weights, token.logits, shares);
             ends.push(shares.len());
             if self.raw || token.wanted.is_empty() {
                 chosen.extend_from_slice(token.wanted);
                 continue;
             }
-            routers.rank(layer, token.logits, scores);
+            scores.clear();
+            if !token.logits.is_empty() {
+                routers.rank(layer, token.logits, scores);
+            }
             logits.clear();
             logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
             let seen = Token {
                 scores,
                 logits,
                 wanted: token.wanted,
+                shares: &shares[first..],
+                experts: self.setup.shape.experts,
                 resident: &*before,
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
@@ -388,7 +394,23 @@ impl<'a> Replay<'a> {
         let first = (layer * self.setup.sequences + sequence) * k;
         let previous = &mut self.previous[first..first + k];
         previous.fill(NO_EXPERT);
-        previous.iter_mut().zip(chosen).for_each(|(previous, &expert)| *previous = expert);
+        let runs = chosen.iter().filter(|expert| **expert != NO_EXPERT);
+        previous.iter_mut().zip(runs).for_each(|(previous, &expert)| *previous = expert);
+    }
+
+    /// Share of the wanted routing mass that a token's choice lacks: without logits, of what is left out.
+    fn lost(&self, layer: usize, sequence: usize, token: &Routed<'_>) -> f64 {
+        let Buffers { chosen, ends, shares, .. } = &self.buffers;
+        let (chosen, shares) = (&chosen[range(ends, sequence)], &shares[range(ends, sequence)]);
+        let runs = || chosen.iter().copied().filter(|&expert| expert != NO_EXPERT);
+        if token.logits.is_empty() {
+            let out = chosen.iter().zip(shares).filter(|(expert, _)| **expert == NO_EXPERT);
+            return out.map(|(_, &share)| f64::from(share)).sum();
+        }
+        if runs().count() == chosen.len() {
+            return self.setup.routers.loss(layer, token.logits, token.wanted, chosen);
+        }
+        self.setup.routers.loss(layer, token.logits, token.wanted, &runs().collect::<Vec<_>>())
     }
 
     /// Choices, switches, misses, and what the selection costs.
@@ -413,7 +435,8 @@ impl<'a> Replay<'a> {
                 tally.agreed += count;
             } else {
                 tally.agreed += runs.filter(|expert| token.wanted.contains(expert)).count() as u64;
-                let lost = self.setup.routers.loss(layer, token.logits, token.wanted, chosen);
+                let lost = self.lost(layer, sequence, token);
+                let tally = &mut self.tally.layers[layer];
                 tally.mass_lost += lost;
                 tally.worst_mass_loss = tally.worst_mass_loss.max(lost);
             }

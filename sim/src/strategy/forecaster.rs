@@ -29,17 +29,17 @@ pub(super) const PLACES: Parameter = Parameter::new(
     "remembered places that go on into the next token",
 );
 
-/// Of activation matrices.
+/// Of activation matrices; chosen on two traces, as those below. The paper has whole sequences and asks the nearest.
 pub(super) const MATRICES: [Parameter; 3] = [
-    Parameter::new("length", 64.0, Unit::Count(1, 65_535), "tokens of a sequence: longer ones are cut"),
-    Parameter::new("sequences", 128.0, Unit::Count(1, 4096), "sequences that are remembered"),
-    Parameter::new("nearest", 1.0, Unit::Count(1, 64), "matrices that are asked"),
+    Parameter::new("length", 16.0, Unit::Count(1, 65_535), "tokens of a sequence: longer ones are cut"),
+    Parameter::new("sequences", 1024.0, Unit::Count(1, 4096), "sequences that are remembered"),
+    Parameter::new("nearest", 4.0, Unit::Count(1, 64), "matrices that are asked"),
 ];
-/// Of expert maps.
+/// Of expert maps. As published it is `nearest=1:newest=0:diverse=on:follow=off`.
 pub(super) const MAPS: [Parameter; 4] = [
     Parameter::new("nearest", 8.0, Unit::Count(1, 64), "maps that are asked"),
-    Parameter::new("newest", 0.0, Unit::Count(0, 64), "tokens just before that are not searched"),
-    Parameter::new("diverse", 1.0, Unit::Switch, "whether a new map replaces the one most like it, or the oldest"),
+    Parameter::new("newest", 12.0, Unit::Count(0, 64), "tokens just before that are not searched"),
+    Parameter::new("diverse", 0.0, Unit::Switch, "whether a new map replaces the one most like it, or the oldest"),
     Parameter::new("follow", 1.0, Unit::Switch, "whether what followed a map counts for later tokens, or the map"),
 ];
 
@@ -183,7 +183,7 @@ impl Forecaster {
                 Settings::Matrices(length, most, nearest) => {
                     Ok(Box::new(Matrices::new((length, most, nearest), layers, experts)))
                 }
-                Settings::Maps(settings) => Ok(Box::new(Maps::new(settings, layers, experts, k))),
+                Settings::Maps(settings) => Ok(Box::new(Maps::new(settings, layers, experts))),
             }
         };
         let sequences = (0..sequences).map(sequence).collect::<Result<_>>()?;

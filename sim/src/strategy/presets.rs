@@ -34,6 +34,32 @@ pub const PRESETS: &[Preset] = &[
     preset("s3-fifo", "out of a small queue goes what was not used again (SOSP'23)", "raw+s3-fifo+none+gpu+full"),
     preset("sieve", "a hand goes round and takes what was not used (NSDI'24)", "raw+sieve+none+gpu+full"),
     preset("tracked", "the expert goes that the tracked context wants least", "raw+tracked+none+gpu+full"),
+    preset("successor", "the same, and what followed this token's experts counts", "raw+successor+none+gpu+full"),
+    preset(
+        "successor-fetch",
+        "the same, and what they expect next is fetched a layer ahead",
+        "raw+successor+successor-fetch+gpu+full",
+    ),
+    preset(
+        "moe-infinity",
+        "the expert goes that activation matrices of sequences expect least (arXiv 2401.14361)",
+        "raw+moe-infinity+none+gpu+full",
+    ),
+    preset(
+        "moe-infinity-fetch",
+        "the same, and what they expect next is fetched a layer ahead",
+        "raw+moe-infinity+moe-infinity-fetch+gpu+full",
+    ),
+    preset(
+        "finemoe",
+        "the expert goes that expert maps of tokens expect least (arXiv 2502.05370)",
+        "raw+finemoe+none+gpu+full",
+    ),
+    preset(
+        "finemoe-fetch",
+        "the same, and what they expect next is fetched a layer ahead",
+        "raw+finemoe+finemoe-fetch+gpu+full",
+    ),
     preset("recall", "the expert goes that remembered trajectories expect least", "raw+recall+none+gpu+full"),
     preset(
         "recall-fetch",
@@ -48,6 +74,7 @@ pub const PRESETS: &[Preset] = &[
     preset("cumulative", "residents out of a window of probability (arXiv 2412.00099)", "cumulative+lru+none+gpu+full"),
     preset("substitute", "residents for missing experts of low weight", "substitute+lru+none+gpu+full"),
     preset("cache-prior", "a bonus for residents (arXiv 2412.00099)", "cache-prior+lru+none+gpu+full"),
+    preset("drop", "missing experts of low weight left out, within a budget", "drop+lru+none+gpu+full"),
     preset("bounded", "selection under a bound on what is lost, tracked residency", "bounded+tracked+none+gpu+full"),
     preset("transition", "fetched ahead by co-occurrence with the layer before", "raw+lru+transition+gpu+full"),
     preset("hobbit", "missing experts at 16 bits, 4 bits or left out (arXiv 2411.01433)", "raw+lru+none+gpu+graded"),

@@ -2,10 +2,13 @@
 
 use super::recall::{SURE, likely};
 use super::{Kind, Make};
+use crate::strategy::Parameter;
 use crate::strategy::forecaster::Settings;
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[super::MOST, SURE],
+    parameters: &[super::MOST, Parameter { default: 0.3, ..SURE }],
+    // Every layer takes as long as all strategies by lists together.
+    slow: true,
     couples_layers: true,
     ..Kind::new(
         "moe-infinity-fetch",

@@ -6,6 +6,8 @@ use crate::strategy::forecaster::{MATRICES, Settings};
 
 pub(super) const KIND: Kind<Make> = Kind {
     parameters: &[MATRICES[0], MATRICES[1], MATRICES[2], WINDOW, WEIGHT, JUDGED, SLOW, FAST],
+    // Every layer takes as long as all strategies by lists together.
+    slow: true,
     couples_layers: true,
     ..Kind::new(
         "moe-infinity",

@@ -3,10 +3,19 @@
 
 use super::recall::{FAST, JUDGED, SLOW, WEIGHT, WINDOW, expected};
 use super::{Kind, Make};
+use crate::strategy::Parameter;
 use crate::strategy::forecaster::Settings;
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[WINDOW, WEIGHT, JUDGED, SLOW, FAST],
+    parameters: &[
+        Parameter { default: 2.0, ..WINDOW },
+        Parameter { default: 2.0, ..WEIGHT },
+        Parameter { default: 0.0, ..JUDGED },
+        SLOW,
+        FAST,
+    ],
+    // Every layer takes as long as all strategies by lists together.
+    slow: true,
     couples_layers: true,
     ..Kind::new(
         "successor",

@@ -34,7 +34,6 @@ const SHARPNESS: f32 = 16.0;
 pub(crate) struct Maps {
     settings: Settings,
     experts: usize,
-    k: usize,
     store: Vec<Map>,
     /// The token that runs.
     now: Map,
@@ -62,21 +61,20 @@ struct Map {
     starts_sequence: bool,
     /// Where the next token's was put.
     next: usize,
-    /// Experts and their gates by layer, the greatest one being one.
-    layers: Vec<Vec<(u16, f32)>>,
+    /// Experts and their gates by layer, the chosen first, and how many these are.
+    layers: Vec<(Vec<(u16, f32)>, usize)>,
     /// Sum of the squares of the layers up to each.
     squares: Vec<f32>,
 }
 
 impl Maps {
     /// Before the first token.
-    pub(crate) fn new(settings: Settings, layers: usize, experts: usize, k: usize) -> Self {
+    pub(crate) fn new(settings: Settings, layers: usize, experts: usize) -> Self {
         Self {
             settings,
             experts,
-            k,
             store: Vec::new(),
-            now: Map { layers: vec![Vec::new(); layers], squares: vec![0.0; layers], ..Map::default() },
+            now: Map { layers: vec![(Vec::new(), 0); layers], squares: vec![0.0; layers], ..Map::default() },
             run: 0,
             gates: vec![0.0; experts],
             products: Vec::new(),
@@ -94,24 +92,24 @@ impl Maps {
         self.store.get(next).is_some_and(|other| other.time == time + 1 && !other.starts_sequence).then_some(next)
     }
 
-    /// Fills `gates` with a layer's gates as far as they were recorded.
-    fn gates(k: usize, experts: usize, token: &Routed<'_>, gates: &mut Vec<(u16, f32)>) {
+    /// Fills `gates` with a layer's gates as far as they were recorded, those of the chosen first.
+    fn gates(experts: usize, token: &Routed<'_>, gates: &mut Vec<(u16, f32)>) {
         gates.clear();
         let wanted = token.wanted.iter().copied();
         if token.logits.len() >= experts {
             let logits = &token.logits[..experts];
             let greatest = logits.iter().copied().fold(f32::MIN, f32::max);
-            gates.extend((0..).zip(logits.iter().map(|logit| (logit - greatest).exp())));
-        } else if !token.weights.is_empty() && token.weights.len() == token.wanted.len() {
+            let others = (0..experts as u16).filter(|expert| !token.wanted.contains(expert));
+            gates.extend(wanted.chain(others).map(|expert| (expert, (logits[usize::from(expert)] - greatest).exp())));
+        } else if token.weights.len() == token.wanted.len() {
             gates.extend(wanted.zip(token.weights.iter().copied()));
         } else {
             gates.extend(wanted.map(|expert| (expert, 1.0)));
             return;
         }
-        // As probabilities times k, at most one: what a layer is expected to choose.
         let sum: f32 = gates.iter().map(|(_, gate)| gate).sum();
         if sum > 0.0 {
-            gates.iter_mut().for_each(|(_, gate)| *gate = (*gate * k as f32 / sum).min(1.0));
+            gates.iter_mut().for_each(|(_, gate)| *gate /= sum);
         }
     }
 
@@ -133,7 +131,7 @@ impl Maps {
         self.best.extend(found.map(|&map| (map, (SHARPNESS * (self.cosines[map] - best)).exp())));
     }
 
-    /// Adds a layer of a map, and of `tokens - 1` that followed it, to the sums.
+    /// Adds what a map chose in a layer, and `tokens - 1` that followed it, to the sums.
     fn add(&mut self, mut map: usize, layer: usize, tokens: usize, weight: f32) {
         let mut maps = [map; 16];
         let mut count = 1;
@@ -143,8 +141,9 @@ impl Maps {
             count += 1;
         }
         for &map in &maps[..count] {
-            for &(expert, gate) in &self.store[map].layers[layer] {
-                self.sums[usize::from(expert)] += gate * weight / count as f32;
+            let (gates, chosen) = &self.store[map].layers[layer];
+            for &(expert, _) in &gates[..*chosen] {
+                self.sums[usize::from(expert)] += weight / count as f32;
             }
         }
     }
@@ -152,8 +151,9 @@ impl Maps {
 
 impl Remembers for Maps {
     fn observe(&mut self, layer: usize, token: &Routed<'_>) {
-        let here = &mut self.now.layers[layer];
-        Self::gates(self.k, self.experts, token, here);
+        let (here, chosen) = &mut self.now.layers[layer];
+        Self::gates(self.experts, token, here);
+        *chosen = token.wanted.len();
         if layer == 0 {
             self.now.starts_sequence = token.starts_sequence;
             self.products.clear();
@@ -164,8 +164,8 @@ impl Remembers for Maps {
         let square: f32 = here.iter().map(|(_, gate)| gate * gate).sum();
         self.now.squares[layer] = square + if layer > 0 { self.now.squares[layer - 1] } else { 0.0 };
         for (product, map) in self.products.iter_mut().zip(&self.store) {
-            *product +=
-                map.layers[layer].iter().map(|&(expert, gate)| gate * self.gates[usize::from(expert)]).sum::<f32>();
+            let gates = map.layers[layer].0.iter();
+            *product += gates.map(|&(expert, gate)| gate * self.gates[usize::from(expert)]).sum::<f32>();
         }
         self.run = layer + 1;
         self.search();
@@ -232,7 +232,7 @@ mod tests {
     /// Tokens A B C come again with one difference: the layer to come, the next token, and the one after.
     #[test]
     fn what_is_like_this_says_what_comes() {
-        let mut maps = Maps::new(SETTINGS, 2, 6, 2);
+        let mut maps = Maps::new(SETTINGS, 2, 6);
         let text: [[&[u16]; 2]; 3] = [[&[0, 1], &[2, 3]], [&[1, 2], &[4, 5]], [&[3, 4], &[0, 5]]];
         text.into_iter().for_each(|token| see(&mut maps, token));
         maps.observe(0, &Routed { wanted: &[0, 5], weights: &[], logits: &[], starts_sequence: false });
@@ -248,11 +248,11 @@ mod tests {
     /// A full store keeps one of what it has twice.
     #[test]
     fn a_full_store_stays_diverse() {
-        let mut maps = Maps::new(Settings { maps: 2, diverse: true, ..SETTINGS }, 2, 6, 2);
+        let mut maps = Maps::new(Settings { maps: 2, diverse: true, ..SETTINGS }, 2, 6);
         see(&mut maps, [&[0, 1], &[0, 1]]);
         see(&mut maps, [&[2, 3], &[2, 3]]);
         see(&mut maps, [&[2, 3], &[2, 4]]);
-        let kept: Vec<_> = maps.store.iter().map(|map| map.layers[1][1].0).collect();
+        let kept: Vec<_> = maps.store.iter().map(|map| map.layers[1].0[1].0).collect();
         assert_eq!((kept, maps.store[1].time), (vec![1, 4], 2));
     }
 
@@ -262,12 +262,11 @@ mod tests {
         let of = |weights: &[f32], logits: &[f32]| {
             let mut gates = Vec::new();
             let token = Routed { wanted: &[2, 0], weights, logits, starts_sequence: false };
-            Maps::gates(2, 3, &token, &mut gates);
+            Maps::gates(3, &token, &mut gates);
             gates
         };
         assert_eq!(of(&[], &[]), [(2, 1.0), (0, 1.0)]);
-        assert_eq!(of(&[3.0, 1.0], &[]), [(2, 1.0), (0, 0.5)]);
-        let gates = of(&[], &[0.0, f32::MIN, 0.0]);
-        assert_eq!(gates, [(0, 1.0), (1, 0.0), (2, 1.0)]);
+        assert_eq!(of(&[3.0, 1.0], &[]), [(2, 0.75), (0, 0.25)]);
+        assert_eq!(of(&[], &[0.0, f32::MIN, 0.0]), [(2, 0.5), (0, 0.5), (1, 0.0)]);
     }
 }

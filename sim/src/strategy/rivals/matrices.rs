@@ -224,7 +224,8 @@ mod tests {
             for known in &matrices.known {
                 let again = Matrix::of(&known.counts, &matrices.running, 2, 6);
                 assert_eq!(known.products, again.products);
-                let squares = |layer| known.counts.row(layer, 6).iter().map(|&n| f32::from(n) * f32::from(n)).sum();
+                let squares =
+                    |layer| known.counts.row(layer, 6).iter().map(|&n| f32::from(n) * f32::from(n)).sum::<f32>();
                 assert_eq!(known.counts.squares, [0, 1].map(squares));
             }
         }
