@@ -217,7 +217,8 @@ pub(super) mod testing {
     /// With one expert a token a residency misses what the published memory misses, whether or not memory was filled
     /// by prompts.
     pub(in super::super) fn is_published<P: Published>(name: &str, memory: impl Fn(usize) -> P) {
-        proptest!(ProptestConfig::with_cases(300), |(requests in requests(), room in 2usize..16, prompt in 0usize..200)| {
+        let some = ProptestConfig::with_cases(300);
+        proptest!(some, |(requests in requests(), room in 2usize..16, prompt in 0usize..200)| {
             let mut published = memory(room);
             let hits: Vec<bool> = requests.iter().map(|&expert| published.request(expert)).collect();
             let expected = |from: usize| hits[from..].iter().filter(|hit| !**hit).count() as u64;

@@ -1,7 +1,8 @@
 //! Which experts run.
 //!
 //! Every kind takes the router's scores and what is in fast memory, and gives as many different experts as the router
-//! did; `drop` leaves some out. The price of another choice than the router's is routing mass, which the replay measures.
+//! did; `drop` leaves some out. The price of another choice than the router's is routing mass, which the replay
+//! measures.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::select::KINDS;
