@@ -65,6 +65,16 @@ pub struct Routed<'r> {
     pub starts_sequence: bool,
 }
 
+/// Those of a choice that are no null experts, which come last.
+pub(crate) fn real(wanted: &[u16], experts: usize) -> &[u16] {
+    match wanted.last() {
+        Some(&last) if usize::from(last) >= experts => {
+            &wanted[..wanted.partition_point(|&id| usize::from(id) < experts)]
+        }
+        _ => wanted,
+    }
+}
+
 /// What tokens will want. No system knows it; kinds of parts that ask for it are marked.
 #[derive(Debug, Clone)]
 pub struct Future<'a> {

@@ -66,7 +66,11 @@ impl<const C: usize> Nearest<C> {
 
     /// Distance of the farthest, once there are as many as there may be.
     fn reach(&self) -> u32 {
-        if self.found < self.most { u32::MAX } else { self.keys.iter().take(self.found).max().map_or(0, |key| key >> 16) }
+        if self.found < self.most {
+            u32::MAX
+        } else {
+            self.keys.iter().take(self.found).max().map_or(0, |key| key >> 16)
+        }
     }
 
     /// None, of keys below a limit.

@@ -237,8 +237,9 @@ impl Observer for Loads<'_> {
         self.imbalance += longest as f64 * self.devices as f64 / load.iter().sum::<u64>().max(1) as f64;
         for (sequence, before) in self.before.iter_mut().enumerate() {
             let mut here = 0;
-            for expert in seen.chosen(sequence) {
-                let device = 1_u64 << at[expert];
+            // What is left out runs on no device.
+            for device in seen.chosen(sequence).iter().filter_map(|expert| at.get(expert)) {
+                let device = 1_u64 << device;
                 here |= device;
                 self.stayed += u64::from(seen.layer > 0 && *before & device != 0);
                 self.moved += u64::from(seen.layer > 0 && *before & device == 0);

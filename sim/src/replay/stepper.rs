@@ -13,7 +13,7 @@ use super::outcome::range;
 use super::{BINS, LayerOutcome, Setup, StepTally, Tally, mass};
 use crate::memory::queue::Queue;
 use crate::memory::{Fast, Memory, Resident, without};
-use crate::source::{Future, Routed};
+use crate::source::{Future, Routed, real};
 use crate::strategy::division::Division;
 use crate::strategy::forecaster::Forecaster;
 use crate::strategy::precision::Precision;
@@ -75,8 +75,8 @@ pub struct Replay<'a> {
     selects: Vec<Box<dyn Select>>,
     residency: Box<dyn Residency>,
     prefetch: Box<dyn Prefetch>,
-    /// What residency and prefetch ask about trajectories.
-    forecaster: Option<Forecaster>,
+    /// What residency and prefetch ask about trajectories: the first, and the last.
+    forecasters: Vec<Forecaster>,
     division: Box<dyn Division>,
     precision: Box<dyn Precision>,
     /// Whether all experts are in fast memory from the start.
@@ -123,8 +123,11 @@ impl<'a> Replay<'a> {
             future: future.as_deref(),
         };
         let residency = (strategy.residency.kind.make.0)(&strategy.residency.values, &made);
-        let forecaster = residency.recalls().or_else(|| prefetch.recalls());
-        let forecaster = forecaster.map(|settings| Forecaster::new(settings, layers, experts, k, setup.sequences));
+        let (stays, comes) = (residency.recalls(), prefetch.recalls());
+        // One memory serves both, where they ask for the same kind.
+        let comes = comes.filter(|comes| !stays.is_some_and(|stays| stays.is_kind_of(comes)));
+        let forecaster = |settings| Forecaster::new(settings, layers, experts, k, setup.sequences);
+        let forecasters = stays.into_iter().chain(comes).map(forecaster).collect::<Result<Vec<_>>>()?;
         let raw = strategy.select.kind.name == "raw";
         let select = |_| (strategy.select.kind.make.0)(&strategy.select.values);
         let (start_bytes, bit_bytes) = times.as_ref().map_or((0.0, 1.0), |times| {
@@ -137,7 +140,7 @@ impl<'a> Replay<'a> {
             selects: (0..if raw { 0 } else { layers * setup.sequences }).map(select).collect(),
             residency,
             prefetch,
-            forecaster: forecaster.transpose()?,
+            forecasters,
             division: (strategy.division.kind.make.0)(&strategy.division.values, precision.near_bits()),
             all,
             memories: vec![Memory::new(experts, capacity); layers],
@@ -213,8 +216,8 @@ impl<'a> Replay<'a> {
         self.buffers.before = *self.memories[layer].resident();
         self.select(layer, tokens, prefill);
         self.choose(tokens);
-        if let Some(forecaster) = &mut self.forecaster {
-            forecaster.see(layer, tokens);
+        self.forecasters.iter_mut().for_each(|forecaster| forecaster.see(layer, tokens));
+        if let Some(forecaster) = self.forecasters.first_mut() {
             self.residency.expect(layer, tokens, forecaster);
         }
         let mut time = None;
@@ -235,8 +238,8 @@ impl<'a> Replay<'a> {
             self.tell(step, layer, prefill, tokens, Moment::Loaded);
             self.place_now(layer)?;
         }
-        if let Some(forecaster) = self.forecaster.as_mut().filter(|_| layer + 1 == self.setup.shape.layers) {
-            forecaster.end_token();
+        if layer + 1 == self.setup.shape.layers {
+            self.forecasters.iter_mut().for_each(Forecaster::end_token);
         }
         // From the router's decision to that of the next layer is about as long as a layer: fetches go on behind this
         // one.
@@ -312,6 +315,7 @@ impl<'a> Replay<'a> {
             self.residency.worth(layer, demand, &mut order);
             let memory = &mut self.memories[layer];
             memory.fill(&order, self.precision.load_bits(), self.precision.planes());
+            self.residency.placed(layer, memory.resident());
             if let Some(times) = &self.times {
                 let used: u32 = self.memories.iter().map(Memory::used).sum();
                 let bytes = f64::from(used) * times.model().expert_bytes(1.0);
@@ -337,19 +341,25 @@ impl<'a> Replay<'a> {
         shares.clear();
         let routers = &*self.setup.routers;
         for (sequence, token) in tokens.iter().enumerate() {
+            let first = shares.len();
             routers.shares(layer, token.wanted, token.weights, token.logits, shares);
             ends.push(shares.len());
             if self.raw || token.wanted.is_empty() {
                 chosen.extend_from_slice(token.wanted);
                 continue;
             }
-            routers.rank(layer, token.logits, scores);
+            scores.clear();
+            if !token.logits.is_empty() {
+                routers.rank(layer, token.logits, scores);
+            }
             logits.clear();
             logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
             let seen = Token {
                 scores,
                 logits,
                 wanted: token.wanted,
+                shares: &shares[first..],
+                experts: self.setup.shape.experts,
                 resident: &*before,
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
@@ -407,7 +417,23 @@ impl<'a> Replay<'a> {
         let first = (layer * self.setup.sequences + sequence) * k;
         let previous = &mut self.previous[first..first + k];
         previous.fill(NO_EXPERT);
-        previous.iter_mut().zip(chosen).for_each(|(previous, &expert)| *previous = expert);
+        let runs = chosen.iter().filter(|expert| **expert != NO_EXPERT);
+        previous.iter_mut().zip(runs).for_each(|(previous, &expert)| *previous = expert);
+    }
+
+    /// Share of the wanted routing mass that a token's choice lacks: without logits, of what is left out.
+    fn lost(&self, layer: usize, sequence: usize, token: &Routed<'_>) -> f64 {
+        let Buffers { chosen, ends, shares, .. } = &self.buffers;
+        let (chosen, shares) = (&chosen[range(ends, sequence)], &shares[range(ends, sequence)]);
+        let runs = || chosen.iter().copied().filter(|&expert| expert != NO_EXPERT);
+        if token.logits.is_empty() {
+            let out = chosen.iter().zip(shares).filter(|(expert, _)| **expert == NO_EXPERT);
+            return out.map(|(_, &share)| f64::from(share)).sum();
+        }
+        if runs().count() == chosen.len() {
+            return self.setup.routers.loss(layer, token.logits, token.wanted, chosen);
+        }
+        self.setup.routers.loss(layer, token.logits, token.wanted, &runs().collect::<Vec<_>>())
     }
 
     /// Choices, switches, misses, and what the selection costs.
@@ -432,7 +458,8 @@ impl<'a> Replay<'a> {
                 tally.agreed += count;
             } else {
                 tally.agreed += runs.filter(|expert| token.wanted.contains(expert)).count() as u64;
-                let lost = self.setup.routers.loss(layer, token.logits, token.wanted, chosen);
+                let lost = self.lost(layer, sequence, token);
+                let tally = &mut self.tally.layers[layer];
                 tally.mass_lost += lost;
                 tally.worst_mass_loss = tally.worst_mass_loss.max(lost);
             }
@@ -550,6 +577,7 @@ impl<'a> Replay<'a> {
                 continue;
             }
             self.memories[layer].hold(expert, bits);
+            self.residency.loaded(layer, expert);
             self.buffers.loads.push(expert);
             if execution.place == Place::NearData {
                 self.buffers.copies_bits.push(bits.into());
@@ -562,6 +590,7 @@ impl<'a> Replay<'a> {
     /// kept; whether there is.
     fn make_room(&mut self, layer: usize, expert: u16, bits: u8, ahead: bool) -> bool {
         let experts = self.setup.shape.experts;
+        self.residency.coming(layer, expert);
         loop {
             let memory = &mut self.memories[layer];
             let missing = u32::from(bits - memory.held(expert).min(bits));
@@ -579,6 +608,9 @@ impl<'a> Replay<'a> {
             let left = self.precision.planes().filter(|low| held > *low).map_or(0, |_| held - 1);
             memory.hold(victim, left);
             self.queue.cancel(layer, victim);
+            if left == 0 {
+                self.residency.evicted(layer, victim);
+            }
         }
     }
 
@@ -676,7 +708,7 @@ impl<'a> Replay<'a> {
             layer: next_layer,
             resident: self.residency.fetches_for(next_layer).unwrap_or(self.memories[next_layer].resident()),
             future: self.future.as_deref(),
-            forecaster: self.forecaster.as_mut(),
+            forecaster: self.forecasters.last_mut(),
         };
         self.buffers.asks.clear();
         let experts = self.setup.shape.experts;
@@ -696,7 +728,7 @@ impl<'a> Replay<'a> {
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
         }
-        if let Some(forecaster) = &mut self.forecaster {
+        if let Some(forecaster) = self.forecasters.first_mut() {
             self.residency.expect(layer, &[], forecaster);
         }
         self.residency.gate(layer, &mut self.buffers.asks, most, self.prefetch.next());
@@ -721,15 +753,5 @@ impl<'a> Replay<'a> {
                 self.queue.fetch(layer, expert, bits);
             }
         }
-    }
-}
-
-/// Those of a choice that are no null experts, which come last.
-fn real(wanted: &[u16], experts: usize) -> &[u16] {
-    match wanted.last() {
-        Some(&last) if usize::from(last) >= experts => {
-            &wanted[..wanted.partition_point(|&id| usize::from(id) < experts)]
-        }
-        _ => wanted,
     }
 }

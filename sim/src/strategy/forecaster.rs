@@ -7,8 +7,9 @@ use cptr_core::Level;
 use cptr_core::recall::{Config, Recall, Shape};
 use cptr_trace::error::{Error, Result};
 
+use super::rivals::{Maps, Matrices, Successors, maps};
 use super::{Parameter, Unit, Values};
-use crate::source::Routed;
+use crate::source::{Routed, real};
 
 /// Tokens that are remembered.
 pub(super) const MEMORY: Parameter =
@@ -28,15 +29,41 @@ pub(super) const PLACES: Parameter = Parameter::new(
     "remembered places that go on into the next token",
 );
 
+/// Of activation matrices; chosen on two traces, as those below. The paper has whole sequences and asks the nearest.
+pub(super) const MATRICES: [Parameter; 3] = [
+    Parameter::new("length", 16.0, Unit::Count(1, 65_535), "tokens of a sequence: longer ones are cut"),
+    Parameter::new("sequences", 1024.0, Unit::Count(1, 4096), "sequences that are remembered"),
+    Parameter::new("nearest", 4.0, Unit::Count(1, 64), "matrices that are asked"),
+];
+/// Of expert maps. As published it is `nearest=1:newest=0:diverse=on:follow=off`.
+pub(super) const MAPS: [Parameter; 4] = [
+    Parameter::new("nearest", 8.0, Unit::Count(1, 64), "maps that are asked"),
+    Parameter::new("newest", 12.0, Unit::Count(0, 64), "tokens just before that are not searched"),
+    Parameter::new("diverse", 0.0, Unit::Switch, "whether a new map replaces the one most like it, or the oldest"),
+    Parameter::new("follow", 1.0, Unit::Switch, "whether what followed a map counts for later tokens, or the map"),
+];
+
 /// Most places that a part can ask for.
 const MOST_PLACES: usize = 128;
 
-/// What a memory is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Settings {
-    tokens: usize,
-    words: usize,
-    places: u16,
+/// Which memory, and what it is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Settings {
+    /// The core's recall.
+    Recall {
+        /// Tokens that are remembered.
+        tokens: usize,
+        /// Words of a signature.
+        words: usize,
+        /// Places that are scored again in every layer.
+        places: u16,
+    },
+    /// What followed each expert; the tokens of the wider of its two windows.
+    Successors(usize),
+    /// Activation matrices of sequences: tokens of each, how many, and how many are asked.
+    Matrices(usize, usize, usize),
+    /// Expert maps of tokens.
+    Maps(maps::Settings),
 }
 
 impl Settings {
@@ -47,26 +74,61 @@ impl Settings {
             128.. => 4,
             _ => 2,
         };
-        Self { tokens: values.count("memory"), words, places: values.count("places") as u16 }
+        Self::Recall { tokens: values.count("memory"), words, places: values.count("places") as u16 }
+    }
+
+    /// Activation matrices as values say, or as usual.
+    pub(super) fn matrices(values: Option<&Values>) -> Self {
+        let usual = Values::defaults(&MATRICES);
+        let values = values.unwrap_or(&usual);
+        Self::Matrices(values.count("length"), values.count("sequences"), values.count("nearest"))
+    }
+
+    /// Expert maps as values say, or as usual.
+    pub(super) fn maps(values: Option<&Values>) -> Self {
+        let usual = Values::defaults(&MAPS);
+        let (maps, values) =
+            values.map_or((MEMORY.default as usize, &usual), |values| (values.count("memory"), values));
+        Self::Maps(maps::Settings {
+            maps,
+            nearest: values.count("nearest"),
+            newest: values.count("newest"),
+            diverse: values.on("diverse"),
+            follow: values.on("follow"),
+        })
+    }
+
+    /// Whether one memory serves those who ask for the one and for the other.
+    pub(crate) fn is_kind_of(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// The usual ones for a memory of so many tokens.
     pub(crate) fn remembering(tokens: usize) -> Self {
-        Self { tokens, ..Self::default() }
+        Self::Recall { tokens, words: BITS.default as usize / 32, places: PLACES.default as u16 }
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { tokens: MEMORY.default as usize, words: BITS.default as usize / 32, places: PLACES.default as u16 }
+        Self::Recall {
+            tokens: MEMORY.default as usize,
+            words: BITS.default as usize / 32,
+            places: PLACES.default as u16,
+        }
     }
 }
 
-/// A core's recall of any width.
-trait Remembers: Send {
-    fn observe(&mut self, layer: u16, wanted: &[u16]);
+/// A memory of the tokens of one sequence.
+pub(super) trait Remembers: Send {
+    /// What a token wants in its next layer, null experts left out.
+    fn observe(&mut self, layer: usize, token: &Routed<'_>);
+
+    /// All layers of the token have run.
     fn end_token(&mut self);
-    fn forecast(&self, layer: u16, tokens: u16, shares: &mut [Level]);
+
+    /// Fills `shares` with the share of the next `tokens` tokens that run a layer that will want each expert.
+    fn forecast(&mut self, layer: usize, tokens: usize, shares: &mut [Level]);
 }
 
 /// A sequence of layers.
@@ -76,10 +138,10 @@ struct Sequence<const W: usize> {
 }
 
 impl<const W: usize> Sequence<W> {
-    fn boxed(settings: Settings, shape: Shape) -> Result<Box<dyn Remembers>> {
-        let config = Config { candidates: settings.places, ..Config::default() };
-        let words = vec![0; shape.words(settings.tokens, W)];
-        let recall = Recall::new(&config, shape, settings.tokens, words).map_err(|error| {
+    fn boxed(tokens: usize, places: u16, shape: Shape) -> Result<Box<dyn Remembers>> {
+        let config = Config { candidates: places, ..Config::default() };
+        let words = vec![0; shape.words(tokens, W)];
+        let recall = Recall::new(&config, shape, tokens, words).map_err(|error| {
             let Shape { layers, experts, k } = shape;
             Error::new(format!("recall cannot remember {layers} layers of {experts} experts, top-{k}: {error}"))
         })?;
@@ -91,16 +153,16 @@ impl<const W: usize> Sequence<W> {
 const SEEN: &str = "layers come in order, ids are those of a valid trace";
 
 impl<const W: usize> Remembers for Sequence<W> {
-    fn observe(&mut self, layer: u16, wanted: &[u16]) {
-        self.recall.observe(&self.config, layer, wanted).expect(SEEN);
+    fn observe(&mut self, layer: usize, token: &Routed<'_>) {
+        self.recall.observe(&self.config, layer as u16, token.wanted).expect(SEEN);
     }
 
     fn end_token(&mut self) {
         self.recall.end_token(&self.config).expect(SEEN);
     }
 
-    fn forecast(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
-        self.recall.forecast(layer, tokens, shares).expect(SEEN);
+    fn forecast(&mut self, layer: usize, tokens: usize, shares: &mut [Level]) {
+        self.recall.forecast(layer as u16, tokens as u16, shares).expect(SEEN);
     }
 }
 
@@ -117,10 +179,17 @@ impl Forecaster {
     /// Before the first token.
     pub(crate) fn new(settings: Settings, layers: usize, experts: usize, k: usize, sequences: usize) -> Result<Self> {
         let shape = Shape { layers: layers as u16, experts: experts as u16, k: k as u16 };
-        let sequence = |_| match settings.words {
-            2 => Sequence::<2>::boxed(settings, shape),
-            4 => Sequence::<4>::boxed(settings, shape),
-            _ => Sequence::<8>::boxed(settings, shape),
+        let sequence = |_| -> Result<Box<dyn Remembers>> {
+            match settings {
+                Settings::Recall { tokens, words: 2, places } => Sequence::<2>::boxed(tokens, places, shape),
+                Settings::Recall { tokens, words: 4, places } => Sequence::<4>::boxed(tokens, places, shape),
+                Settings::Recall { tokens, places, .. } => Sequence::<8>::boxed(tokens, places, shape),
+                Settings::Successors(window) => Ok(Box::new(Successors::new(window, layers, experts))),
+                Settings::Matrices(length, most, nearest) => {
+                    Ok(Box::new(Matrices::new((length, most, nearest), layers, experts)))
+                }
+                Settings::Maps(settings) => Ok(Box::new(Maps::new(settings, layers, experts))),
+            }
         };
         let sequences = (0..sequences).map(sequence).collect::<Result<_>>()?;
         Ok(Self { sequences, experts, one: vec![Level::ZERO; experts], sums: vec![0; experts] })
@@ -129,9 +198,9 @@ impl Forecaster {
     /// What the tokens of a step want in their next layer.
     pub(crate) fn see(&mut self, layer: usize, tokens: &[Routed<'_>]) {
         for (sequence, token) in self.sequences.iter_mut().zip(tokens) {
-            // Null experts come last, and nothing is remembered of them.
-            let wanted = token.wanted.partition_point(|&id| usize::from(id) < self.experts);
-            sequence.observe(layer as u16, &token.wanted[..wanted]);
+            let wanted = real(token.wanted, self.experts);
+            let weights = token.weights.get(..wanted.len()).unwrap_or(&[]);
+            sequence.observe(layer, &Routed { wanted, weights, ..*token });
         }
     }
 
@@ -159,8 +228,8 @@ impl Forecaster {
 
     fn add(&mut self, layer: usize, tokens: usize) {
         self.sums[..self.experts].fill(0);
-        for sequence in &self.sequences {
-            sequence.forecast(layer as u16, tokens as u16, &mut self.one);
+        for sequence in &mut self.sequences {
+            sequence.forecast(layer, tokens, &mut self.one);
             self.sums.iter_mut().zip(&self.one).for_each(|(sum, share)| *sum += u64::from(share.to_bits()));
         }
     }

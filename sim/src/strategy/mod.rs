@@ -34,6 +34,7 @@ pub mod precision;
 pub mod prefetch;
 pub mod presets;
 pub mod residency;
+mod rivals;
 pub mod select;
 mod step;
 

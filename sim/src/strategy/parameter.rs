@@ -73,7 +73,7 @@ impl fmt::Display for Unit {
 }
 
 /// A number that a part of a strategy takes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parameter {
     /// Name in the text of a strategy.
     pub name: &'static str,

@@ -49,6 +49,10 @@ pub(crate) struct Token<'a> {
     pub(crate) logits: &'a [Logit],
     /// The model's own choice, best first where the source says so.
     pub(crate) wanted: &'a [u16],
+    /// Its shares of the routing mass, in the order of `wanted`; equal where the source does not say.
+    pub(crate) shares: &'a [f32],
+    /// Experts of the layer E; ids from E on are null experts.
+    pub(crate) experts: usize,
     /// Experts in fast memory before this step.
     pub(crate) resident: &'a Experts,
     /// Whether this is the first token of a sequence.

@@ -4,6 +4,7 @@ use cptr_model::{Expert, Model, MoeHook, Result, Routing, SKIPPED};
 use cptr_sim::replay::{Replay, Tally};
 use cptr_sim::source::{Future, Routed};
 use cptr_sim::strategy::Strategy;
+use cptr_trace::NO_EXPERT;
 use cptr_trace::progress::Progress;
 
 use super::{Document, Plan, Quantised};
@@ -145,6 +146,8 @@ impl MoeHook for Steering<'_> {
                 Ok(outcome) => {
                     // Behind fewer than k experts there is nothing to run.
                     chosen[..wanted.len()].copy_from_slice(outcome.chosen(0));
+                    // Who is left out goes behind the others.
+                    chosen[..wanted.len()].sort_by_key(|&expert| expert == NO_EXPERT);
                     self.bits.extend(chosen.iter().map(|&expert| match outcome.execution(expert) {
                         Some(execution) if execution.bits == 0 => SKIPPED,
                         Some(execution) if execution.bits <= MOST_BITS => execution.bits,

@@ -10,10 +10,13 @@
 //! assert!(kinds.iter().any(|kind| kind.name == "transition" && !kind.sees_future));
 //! ```
 
+mod finemoe;
+mod moe_infinity;
 mod none;
 mod perfect;
 mod previous;
 mod recall;
+mod successor;
 mod transition;
 
 use cptr_core::Level;
@@ -24,7 +27,16 @@ use crate::memory::Resident;
 use crate::source::Future;
 
 /// Every kind, in the order of tables.
-pub const KINDS: &[&Kind<Make>] = &[&none::KIND, &transition::KIND, &previous::KIND, &recall::KIND, &perfect::KIND];
+pub const KINDS: &[&Kind<Make>] = &[
+    &none::KIND,
+    &transition::KIND,
+    &previous::KIND,
+    &successor::KIND,
+    &moe_infinity::KIND,
+    &finemoe::KIND,
+    &recall::KIND,
+    &perfect::KIND,
+];
 
 /// Makes the state of all layers.
 #[derive(Debug, Clone, Copy)]

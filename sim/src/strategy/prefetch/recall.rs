@@ -4,28 +4,30 @@
 use cptr_core::Level;
 use cptr_core::recall::Calibration;
 
-use super::{Kind, Make, Next, Prefetch, Setup};
+use super::{Kind, Make, Next, Prefetch};
 use crate::memory::Resident;
 use crate::strategy::forecaster::Settings;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
+/// How right a forecast must have been.
+pub(super) const SURE: Parameter =
+    Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least")
+        .off_at(0.0);
+
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[
-        super::MOST,
-        Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least")
-            .off_at(0.0),
-    ],
+    parameters: &[super::MOST, SURE],
     // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,
     couples_layers: true,
     ..Kind::new(
         "recall-fetch",
         "what followed remembered trajectories in the next layer, where that mostly came true",
-        Make(make),
+        Make(|values, _| likely(Settings::default(), values)),
     )
 };
 
 struct RecallFetch {
+    settings: Settings,
     most: usize,
     sure: Level,
     calibration: Calibration,
@@ -37,8 +39,10 @@ struct RecallFetch {
     ranked: Vec<(Level, u16)>,
 }
 
-fn make(values: &Values, _: &Setup) -> Box<dyn Prefetch> {
+/// What a memory expects in the next layer, where that mostly came true; the values have `MOST` and [`SURE`].
+pub(super) fn likely(settings: Settings, values: &Values) -> Box<dyn Prefetch> {
     Box::new(RecallFetch {
+        settings,
         most: values.count("most"),
         sure: Level::from_num(values.get("sure")),
         calibration: Calibration::new(),
@@ -66,7 +70,7 @@ impl RecallFetch {
 
 impl Prefetch for RecallFetch {
     fn recalls(&self) -> Option<Settings> {
-        Some(Settings::default())
+        Some(self.settings)
     }
 
     fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>) {

@@ -10,18 +10,25 @@
 //! ```
 
 mod all;
+mod arc;
 mod belady;
 mod empty;
+mod finemoe;
 mod foresight;
 mod lfu;
+mod listed;
 mod lrfu;
 mod lru;
 mod migrate;
+mod moe_infinity;
 mod once;
 mod periodic;
 mod recall;
+mod s3_fifo;
 mod safe;
 mod safe_migrate;
+mod sieve;
+mod successor;
 mod tracked;
 
 use cptr_core::placement::{Demand, importance, rank};
@@ -39,7 +46,13 @@ pub const KINDS: &[&Kind<Make>] = &[
     &lru::KIND,
     &lfu::KIND,
     &lrfu::KIND,
+    &arc::KIND,
+    &s3_fifo::KIND,
+    &sieve::KIND,
     &tracked::KIND,
+    &successor::KIND,
+    &moe_infinity::KIND,
+    &finemoe::KIND,
     &recall::KIND,
     &safe::KIND,
     &belady::KIND,
@@ -124,8 +137,20 @@ pub(crate) trait Residency: Send {
     /// Learns from a step in a layer, when what runs is known.
     fn observe(&mut self, _served: &Served<'_>) {}
 
+    /// An expert is about to be loaded: the next victims make room for it.
+    fn coming(&mut self, _layer: usize, _expert: u16) {}
+
+    /// An expert was loaded for the step that runs it.
+    fn loaded(&mut self, _layer: usize, _expert: u16) {}
+
     /// An expert was fetched before it was asked for.
     fn fetched(&mut self, _layer: usize, _expert: u16) {}
+
+    /// An expert has gone for another.
+    fn evicted(&mut self, _layer: usize, _expert: u16) {}
+
+    /// After the prompts memory holds `resident`, the first of [`Self::worth`].
+    fn placed(&mut self, _layer: usize, _resident: &Resident) {}
 
     /// Fills `order` with experts by falling worth after the prompts, which asked `demand` of the layer: the first
     /// stay, as far as they fit.

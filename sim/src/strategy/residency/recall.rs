@@ -8,22 +8,35 @@ use cptr_core::{Gain, KalmanConfig, Level, Levels, Tracker, TrackerConfig};
 use super::{Kind, Make, Residency, Setup, by_falling, least};
 use crate::filter::boxed_tracker;
 use crate::memory::Resident;
-use crate::source::Routed;
+use crate::source::{Routed, real};
 use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
+/// Parameters of whoever joins a forecast with levels.
+pub(super) const WINDOW: Parameter =
+    Parameter::new("window", 4.0, Unit::Count(1, 12), "tokens ahead that count for who stays");
+pub(super) const WEIGHT: Parameter =
+    Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels").off_at(0.0);
+/// For who may be at full strength without a judge.
+pub(super) const JUDGED: Parameter = Parameter::new(
+    "judged",
+    1.0,
+    Unit::Switch,
+    "whether the forecast counts only as far as it has known more than levels",
+);
+pub(super) const SLOW: Parameter =
+    Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level");
+pub(super) const FAST: Parameter =
+    Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0);
+
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[
-        MEMORY,
-        BITS,
-        PLACES,
-        Parameter::new("window", 4.0, Unit::Count(1, 12), "tokens ahead that count for who stays"),
-        Parameter::new("weight", 4.0, Unit::Factor(0.0, 64.0), "weight of the forecast beside the levels").off_at(0.0),
-        Parameter::new("slow", 1.0 / 64.0, Unit::Gain(0.8), "steady gain of the context level"),
-        Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0),
-    ],
+    parameters: &[MEMORY, BITS, PLACES, WINDOW, WEIGHT, SLOW, FAST],
     couples_layers: true,
-    ..Kind::new("recall", "on demand; the expert goes that remembered trajectories and levels expect least", Make(make))
+    ..Kind::new(
+        "recall",
+        "on demand; the expert goes that remembered trajectories and levels expect least",
+        Make(|values, setup| expected(Settings::of(values), true, values, setup)),
+    )
 };
 
 /// Weight of the next token against levels, where an expert makes room for one that is fetched.
@@ -35,6 +48,8 @@ struct Recalled {
     window: usize,
     /// `U16F16`.
     weight: u64,
+    /// Whether forecasts count only as far as they have known more than levels.
+    judged: bool,
     layers: Vec<Layer>,
     /// Shares of the layer ahead for which something is fetched: they know the layers of the token that is on its way,
     /// and so are no judge of forecasts before the token.
@@ -49,7 +64,8 @@ struct Layer {
     shares: Vec<Level>,
 }
 
-fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
+/// Who goes by what a memory expects, and by levels; the values have [`WINDOW`], [`WEIGHT`], [`SLOW`] and [`FAST`].
+pub(super) fn expected(settings: Settings, judged: bool, values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
     let gain = |name| Gain::from_num(values.get(name));
     let layer = |_| Layer {
         levels: boxed_tracker(setup.experts),
@@ -57,7 +73,7 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
         shares: vec![Level::ZERO; setup.experts],
     };
     Box::new(Recalled {
-        settings: Settings::of(values),
+        settings,
         config: TrackerConfig {
             kalman: KalmanConfig::from_gains(gain("slow"), Gain::ZERO),
             fast_gain: gain("fast"),
@@ -65,6 +81,7 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
         },
         window: values.count("window"),
         weight: (values.get("weight") * 65536.0) as u64,
+        judged,
         layers: (0..setup.layers).map(layer).collect(),
         ahead: Vec::new(),
     })
@@ -93,7 +110,7 @@ impl Layer {
     /// Judges forecast and levels by what a token wants.
     fn judge(&mut self, wanted: &[u16]) {
         // Null experts come last, and are always there.
-        let wanted = &wanted[..wanted.partition_point(|&id| usize::from(id) < self.shares.len())];
+        let wanted = real(wanted, self.shares.len());
         let Some(k) = u64::try_from(wanted.len()).ok().filter(|&k| k > 0) else { return };
         let mean = |of: &dyn Fn(usize) -> u64| {
             let sum: u64 = wanted.iter().map(|&expert| of(usize::from(expert))).sum();
@@ -127,13 +144,13 @@ impl Residency for Recalled {
 
     fn victim(&mut self, layer: usize, free: &Resident) -> Option<u16> {
         let here = &self.layers[layer];
-        let weight = here.weight(self.weight);
+        let weight = if self.judged { here.weight(self.weight) } else { self.weight };
         least(free, |expert| here.worth(expert, here.shares[expert], weight))
     }
 
     fn victim_ahead(&mut self, layer: usize, free: &Resident, expert: u16, next: &[Level]) -> Option<u16> {
         let here = &self.layers[layer];
-        let weight = here.weight(self.weight);
+        let weight = if self.judged { here.weight(self.weight) } else { self.weight };
         let worth =
             |expert: usize| here.worth(expert, self.ahead[expert], weight) + NEXT * u64::from(next[expert].to_bits());
         least(free, worth).filter(|&victim| next[usize::from(victim)] < next[usize::from(expert)])
@@ -147,7 +164,7 @@ impl Residency for Recalled {
 
     fn worth(&mut self, layer: usize, _: &[Demand], order: &mut Vec<u16>) {
         let here = &self.layers[layer];
-        let weight = here.weight(self.weight);
+        let weight = if self.judged { here.weight(self.weight) } else { self.weight };
         let worth = |expert: usize| here.worth(expert, here.shares[expert], weight);
         by_falling(here.shares.len(), order, |expert| worth(usize::from(expert)));
     }

@@ -1,7 +1,8 @@
 //! Which experts run.
 //!
 //! Every kind takes the router's scores and what is in fast memory, and gives as many different experts as the router
-//! did. The price of another choice than the router's is routing mass, which the replay measures.
+//! did; `drop` leaves some out. The price of another choice than the router's is routing mass, which the replay
+//! measures.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::select::KINDS;
@@ -11,6 +12,7 @@
 mod bounded;
 mod cache_prior;
 mod cumulative;
+mod drop;
 mod hysteresis;
 mod max_rank;
 mod raw;
@@ -35,6 +37,7 @@ pub const KINDS: &[&Kind<Make>] = &[
     &cumulative::KIND,
     &substitute::KIND,
     &cache_prior::KIND,
+    &drop::KIND,
     &bounded::KIND,
 ];
 
@@ -44,7 +47,8 @@ pub struct Make(pub(crate) fn(&Values) -> Box<dyn Select>);
 
 /// Chooses the experts of one sequence in one layer, token by token.
 pub(crate) trait Select: Send {
-    /// Appends as many distinct experts as the token wants to `chosen`.
+    /// Appends as many distinct experts as the token wants to `chosen`, a stand-in in the place of the expert that it
+    /// stands in for, and [`cptr_trace::NO_EXPERT`] for one that is left out.
     fn select(&mut self, token: &Token<'_>, chosen: &mut Vec<u16>);
 }
 
@@ -93,6 +97,7 @@ mod tests {
     use super::super::Part;
     use super::*;
     use cptr_core::{ExpertSet, Logit, Router};
+    use cptr_trace::NO_EXPERT;
     use proptest::prelude::*;
 
     #[test]
@@ -102,7 +107,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the scores and residents: k distinct experts in range, from every kind with all logits.
+        /// Whatever the scores and residents: k distinct experts in range, from every kind with all logits, but what
+        /// is left out.
         #[test]
         fn every_kind_chooses_k_distinct_experts(
             rows in prop::collection::vec(prop::collection::vec(-20.0f32..20.0, 16), 1..12),
@@ -117,12 +123,17 @@ mod tests {
                 for (i, scores) in rows.iter().enumerate() {
                     let logits: Vec<Logit> = scores.iter().map(|&z| Logit::from_num(z)).collect();
                     let wanted = router.top_k::<MAX_TOP_K>(&logits).unwrap();
+                    let shares = vec![1.0 / k as f32; k];
                     let token = Token {
-                        scores, logits: &logits, wanted: &wanted, resident: &resident, starts_sequence: i == 0, router: &router,
+                        scores, logits: &logits, wanted: &wanted, shares: &shares, experts: 16, resident: &resident, starts_sequence: i == 0, router: &router,
                     };
                     let mut chosen = vec![7];
                     select.select(&token, &mut chosen);
                     prop_assert_eq!(chosen.len(), k + 1, "{}", kind.name);
+                    if kind.name == "drop" {
+                        chosen.retain(|&expert| expert != NO_EXPERT);
+                        prop_assert!(chosen.len() > 1);
+                    }
                     prop_assert!(Router::ids_only::<MAX_TOP_K>(&chosen[1..], 16).is_ok(), "{}: {:?}", kind.name, chosen);
                 }
             }

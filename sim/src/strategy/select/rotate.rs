@@ -168,6 +168,8 @@ mod tests {
                     scores: &scores,
                     logits: &logits,
                     wanted: &wanted,
+                    shares: &[],
+                    experts: 4,
                     resident: &resident,
                     starts_sequence: step == 0,
                     router: &router,
