@@ -325,8 +325,12 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             past,
             &mut self.nearest,
         );
-        self.reach = search::reach(&self.nearest);
-        let crowd = Crowd::of(past, least, most);
+        self.reach = search::reach(&self.nearest, past);
+        let mut crowd = Crowd::of(past, least, most);
+        let step = ((most + 1).saturating_sub(least) / 32).max(1);
+        for age in (least..=most).step_by(step as usize) {
+            crowd.alone(distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
+        }
         let moved = u32::from(alone.is_some_and(|alone| crowd.follows(alone)));
         self.moving = self.moving - (self.moving >> 3) + (moved << (31 - 3));
         self.snr = self.nearest.iter().next().map_or(LogRatio::ZERO, |(_, distance)| crowd.snr(distance));
