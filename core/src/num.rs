@@ -53,10 +53,14 @@ const POWERS: [u32; 1 << POWER_BITS] = {
     powers
 };
 
-/// `2^(-distance / 64)`, `U1F31`, rounded; 0 for distances of 32 halvings and more.
+/// `2^-distance` for a distance with 12 fraction bits, `U1F31`: 64ths from a table, and the rest a straight line from
+/// there. Relative error below 2^-13; exact at 64ths; 0 for distances of 32 and more.
 #[inline]
-pub(crate) fn exp2_neg_64ths(distance: u32) -> u32 {
-    POWERS[distance as usize % POWERS.len()].checked_shr(distance >> POWER_BITS).unwrap_or(0)
+pub(crate) fn exp2_neg(distance: u32) -> u32 {
+    /// `ln(2) / 4096`, `U0F32`.
+    const EACH: u32 = 726_817;
+    let power = POWERS[(distance >> 6) as usize % POWERS.len()].checked_shr(distance >> 12).unwrap_or(0);
+    power - mul_frac(power, (distance & 63) * EACH)
 }
 
 /// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
@@ -393,6 +397,19 @@ mod tests {
             assert!(found[0] <= last[0] && found[1] >= last[1] && found[2] <= last[2], "at {bits}");
             last = found;
         }
+    }
+
+    #[test]
+    fn exp2_neg_meets_its_bound_and_never_rises() {
+        let mut last = u32::MAX;
+        for distance in 0..34 << 12 {
+            let found = exp2_neg(distance);
+            let exact = 2f64.powf(31.0 - f64::from(distance) / 4096.0);
+            assert!((f64::from(found) - exact).abs() <= exact * 2f64.powi(-13) + 2.0, "{distance}: {found} {exact}");
+            assert!(found <= last, "{distance}");
+            last = found;
+        }
+        assert_eq!(exp2_neg(u32::MAX), 0);
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 // What surrounds a core: the map of QEMU's `virt`, as far as the images use it. RAM at 0x80000000 with two ports and
 // one cycle of latency, a serial output at 0x10000000 that is always ready, and the test finisher at 0x00100000.
-module memory #(parameter int unsigned WORDS = 131072) (
+module memory #(parameter int unsigned WORDS = 524288) (
   input  logic        clk,
   input  logic        rst_n,
   input  logic        instr_req,

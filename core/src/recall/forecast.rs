@@ -4,7 +4,7 @@ use core::mem::swap;
 
 use super::search::Nearest;
 use super::{Config, LEADING};
-use crate::num::{div_frac, exp2_neg_64ths, mul_frac};
+use crate::num::{div_frac, exp2_neg, mul_frac};
 
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
@@ -12,24 +12,21 @@ const KEPT: u32 = 3_865_470_566;
 const SUM_BITS: u32 = 16;
 /// Layers until this token's own choices have their full say.
 const FULL_SAY: u16 = 4;
-/// Layers in which half of the places beside the leading ones go, all up to here with an even number.
-const HALVINGS: u16 = 12;
-/// 64ths of a halving in 1, times 2^10 over 2^16: from `U16F16` natural exponents, `U0F32`.
-const HALVINGS_EACH: u32 = 6_051_102;
-/// How far an exponent may be from the best so that the place counts in a forecast, in 64ths of a halving: 1/6 of the
-/// best one's weight.
-const FARTHEST: u32 = 160;
+/// Fraction bits of exponents, which count halvings.
+const EXPONENT_BITS: u32 = 12;
+/// Halvings in 1, with 16 fraction bits less those of exponents: from `U16F16` natural exponents, `U0F32`.
+const HALVINGS_EACH: u32 = 387_270_501;
 
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
     /// First word of its choices.
     pub(super) row: u32,
-    /// Exponent of what the tokens before say, in 64ths of a halving: larger is farther.
+    /// Exponent of what the tokens before say, in halvings, `U20F12`: larger is farther.
     behind: u32,
     /// Choices in common with this token, recent layers counting more, `U16F16`.
     common: u32,
-    /// Exponent of its weight, in 64ths of a halving.
+    /// Exponent of its weight, in halvings, `I20F12`.
     exponent: i32,
 }
 
@@ -42,22 +39,26 @@ impl Place {
     }
 }
 
-/// The places that forecasts go by: up to [`LEADING`] leading ones, and others that may come to lead.
+/// The places that forecasts go by: the leading ones, and others that may come to lead.
 ///
 /// A place has the weight `exp(-x)`, normalised over those that count, with `x = 0.4 * 8 * d * 2 / bits` from the
 /// distance d of the tokens before (64 in a bit), less `16 s (overlap of the layers that have run)`: the mean share of
 /// choices in common, a layer counting 0.9 of the next one; `s` rises from a quarter to 1 over the first four layers.
 ///
 /// In every layer the leading places take its choices first; then the others do, and one that has overtaken a leading
-/// one changes places with it. After the second layer, the fourth, and so on up to the twelfth, the others pair off and
-/// of each pair the nearer one stays: of 56 there are 28, 14, 7, 3, 1 and none left.
+/// one changes places with it. After every few layers the others pair off and of each pair the nearer one stays: of 48
+/// there are 24, 12, 6, 3, 1 and none left.
 #[derive(Debug, Clone)]
 pub(super) struct Places<const C: usize> {
     places: [Place; C],
     found: usize,
+    /// As the configuration says.
+    leading: usize,
+    thinning: u16,
+    farthest: u32,
     /// Layers that have run, recent ones counting more, `U16F16`; below 10.
     layers: u32,
-    /// Exponent of a choice in common, in 64ths of a halving, `U0F32` of `U16F16`.
+    /// Exponent of a choice in common, in halvings of 12 fraction bits, `U0F32` of `U16F16`.
     each: u32,
     /// Places that took choices since the beginning.
     #[cfg(test)]
@@ -65,11 +66,13 @@ pub(super) struct Places<const C: usize> {
 }
 
 impl<const C: usize> Places<C> {
-    pub(super) const fn new() -> Self {
-        let none = Place { row: 0, behind: 0, common: 0, exponent: 0 };
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            places: [none; C],
+            places: [Place::default(); C],
             found: 0,
+            leading: usize::from(config.leading).min(LEADING),
+            thinning: config.thinning,
+            farthest: u32::from(config.farthest) << (EXPONENT_BITS - 6),
             layers: 0,
             each: 0,
             #[cfg(test)]
@@ -81,6 +84,8 @@ impl<const C: usize> Places<C> {
     /// where the choices of a place of an age begin.
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
         (self.found, self.layers) = (0, 0);
+        self.leading = usize::from(config.leading).min(LEADING);
+        (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
             // Below 2^18 times the weight, over the bits: of the default one below 2^19.
             let behind = (u64::from(distance) * u64::from(config.before)) >> bits.trailing_zeros();
@@ -93,16 +98,16 @@ impl<const C: usize> Places<C> {
     /// A layer runs, the `run`-th of the token. Returns the exponent of a choice in common in it.
     pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> u32 {
         self.layers = mul_frac(self.layers, KEPT) + (1 << SUM_BITS);
-        // The overlap is `common / (layers * k)`; 23.08 64ths of a halving are a quarter of 1.
+        // The overlap is `common / (layers * k)`; 1477 of 4096 are a quarter of the halvings in 1.
         let whole = self.layers.wrapping_mul(k.into());
-        let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477) >> 6;
+        let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477);
         self.each = div_frac(now, whole);
         self.each
     }
 
     /// Whether there are places beside the leading ones.
     pub(super) const fn others(&self) -> bool {
-        self.found > LEADING
+        self.found > self.leading
     }
 
     /// Exponent of a choice in common in this layer.
@@ -113,13 +118,14 @@ impl<const C: usize> Places<C> {
     /// The leading places, and the others.
     pub(super) fn split(&mut self) -> (&mut [Place], &mut [Place]) {
         let found = self.places.get_mut(..self.found).unwrap_or(&mut []);
-        let leading = found.len().min(LEADING);
+        let leading = found.len().min(self.leading);
         found.split_at_mut_checked(leading).unwrap_or((&mut [], &mut []))
     }
 
     /// Others that have overtaken leading ones take their place, and after some layers half of the others go; `run`
     /// layers have run.
     pub(super) fn settle(&mut self, run: u16) {
+        let thinning = self.thinning;
         let (leading, others) = self.split();
         let Some(mut last) = farthest(leading) else { return };
         for other in others.iter_mut() {
@@ -129,7 +135,7 @@ impl<const C: usize> Places<C> {
                 last = next;
             }
         }
-        if run <= HALVINGS && run % 2 == 0 {
+        if thinning > 0 && run % thinning == 0 {
             let kept = others.len() / 2;
             if let Some((near, far)) = others.split_at_mut_checked(kept) {
                 for (near, far) in near.iter_mut().zip(far) {
@@ -138,27 +144,28 @@ impl<const C: usize> Places<C> {
                     }
                 }
             }
-            self.found = LEADING + kept;
+            self.found = leading.len() + kept;
         }
     }
 
     /// The leading places, and what each adds to the share of an expert in a token of a forecast of `tokens`, `U1F31`:
-    /// together at most 1 in all tokens, rounded down (by at most 1/4,000 of it with one token and 1/500 with 12); 0 for
-    /// those that are too far from the best one.
+    /// together at most 1 in all tokens, rounded down; 0 for those that are too far from the best one. Relative error
+    /// below 2^-11.
     #[inline]
     pub(super) fn forecast(&self, tokens: u16) -> (&[Place], [u32; LEADING]) {
-        let leading = self.places.get(..self.found.min(LEADING)).unwrap_or(&[]);
+        let leading = self.places.get(..self.found.min(self.leading)).unwrap_or(&[]);
         let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
         let mut sum = 0;
         let mut weights: [u32; LEADING] = core::array::from_fn(|i| {
             let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
-            // 15 fraction bits, of the best one 1.
-            let weight = if distance <= FARTHEST { exp2_neg_64ths(distance) >> 16 } else { 0 };
+            // 27 fraction bits, of the best one 1, so that all of them fit a word.
+            let weight = if distance <= self.farthest { exp2_neg(distance) >> 4 } else { 0 };
             sum += weight;
             weight
         });
-        let each = (1u32 << 31).checked_div(sum * u32::from(tokens)).unwrap_or(0);
-        weights.iter_mut().for_each(|weight| *weight *= each);
+        // 2^26 over the sum, which is at least 2^27, `U0F32`; parts have 26 fraction bits.
+        let each = div_frac(1 << 26, sum) / u32::from(tokens.max(1));
+        weights.iter_mut().for_each(|weight| *weight = mul_frac(*weight, each) << 5);
         (leading, weights)
     }
 }
@@ -169,4 +176,105 @@ fn farthest(places: &mut [Place]) -> Option<&mut Place> {
     let mut places = places.iter_mut();
     let first = places.next()?;
     Some(places.fold(first, |last, place| if place.exponent > last.exponent { place } else { last }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recall::search::{Search, unknown};
+    use proptest::prelude::*;
+    use std::vec;
+
+    /// The nearest of four remembered tokens with given distances to a token of zeros.
+    fn nearest(ones: [u32; 4]) -> Nearest<8> {
+        let mut signatures = vec![[0u32; 4]; 64];
+        for (slot, ones) in ones.into_iter().enumerate() {
+            signatures[slot] = std::array::from_fn(|word| {
+                let ones = ones.saturating_sub(32 * word as u32).min(32);
+                ((1u64 << ones) - 1) as u32
+            });
+        }
+        let mut found = Nearest::new(8);
+        let search = Search { now: &[0; 4], slot: 4, least: 1, most: 4, reach: u32::MAX };
+        search.run(&signatures, &mut [unknown(128); 64], &mut found);
+        found
+    }
+
+    /// The exponents of places and layers with choices in common, by real numbers, and the places by the fixed ones.
+    fn scored(ones: [u32; 4], layers: &[[u32; 4]]) -> ([f64; 4], Places<8>) {
+        let config = Config { farthest: 14 * 64, thinning: 0, ..Config::default() };
+        let mut places = Places::<8>::new(&config);
+        // Of age 1 is slot 3.
+        places.begin(&config, &nearest(ones), 128, |age| 4 - age);
+        for (run, common) in (1..).zip(layers) {
+            let each = places.layer(&config, run, 8);
+            places.split().0.iter_mut().for_each(|place| place.take(common[place.row as usize], each));
+            places.settle(run);
+        }
+        let norm = layers.iter().fold(0.0, |norm, _| norm * 0.9 + 1.0);
+        let exponents = std::array::from_fn(|slot| {
+            let overlap = layers.iter().fold(0.0, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
+            let overlap = if norm > 0.0 { overlap / norm } else { 0.0 };
+            let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 64.0;
+            let say = (layers.len() as f64 / 4.0).min(1.0);
+            0.4 * 8.0 * 2.0 * distance / 128.0 - 16.0 * say * overlap
+        });
+        (exponents, places)
+    }
+
+    proptest! {
+        #[test]
+        fn weights_are_those_of_real_numbers(
+            ones in prop::array::uniform4(0u32..=128),
+            layers in prop::collection::vec(prop::array::uniform4(0u32..=8), 0..60),
+            tokens in 1u16..=12,
+        ) {
+            let (exponents, places) = scored(ones, &layers);
+            let least = exponents.iter().copied().fold(f64::INFINITY, f64::min);
+            let weights = exponents.map(|exponent| (least - exponent).exp());
+            let sum: f64 = weights.iter().sum();
+            let (leading, parts) = places.forecast(tokens);
+            let found: f64 = parts.iter().map(|&part| f64::from(part) / 2f64.powi(31)).sum();
+            prop_assert!(found * f64::from(tokens) <= 1.0);
+            for (place, part) in leading.iter().zip(parts) {
+                let found = f64::from(part) / 2f64.powi(31) * f64::from(tokens);
+                let expected = weights[place.row as usize] / sum;
+                prop_assert!((found - expected).abs() < 2e-3 * expected + 1e-4, "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_found_weighs_nothing() {
+        let config = Config::default();
+        let mut places = Places::<4>::new(&config);
+        places.begin(&config, &Nearest::new(4), 128, |age| age);
+        places.layer(&config, 1, 8);
+        places.settle(1);
+        assert!(places.forecast(1).0.is_empty());
+    }
+
+    #[test]
+    fn equals_weigh_the_same() {
+        let (_, places) = scored([7; 4], &[[1; 4]]);
+        assert_eq!(places.forecast(1).1[..5], [1 << 29, 1 << 29, 1 << 29, 1 << 29, 0]);
+    }
+
+    #[test]
+    fn the_better_ones_lead_and_the_others_thin_out() {
+        let config = Config { leading: 2, thinning: 1, ..Config::default() };
+        let mut places = Places::<8>::new(&config);
+        places.begin(&config, &nearest([9, 10, 11, 12]), 128, |age| 4 - age);
+        let rows = |places: &[Place]| places.iter().map(|place| place.row).collect::<std::vec::Vec<_>>();
+        assert_eq!(rows(places.split().0), [0, 1]);
+        // The farthest one has everything in common.
+        let each = places.layer(&config, 1, 8);
+        let (leading, others) = places.split();
+        leading.iter_mut().chain(others).for_each(|place| place.take(if place.row == 3 { 8 } else { 0 }, each));
+        places.settle(1);
+        assert_eq!((rows(places.split().0), rows(places.split().1)), (vec![0, 3], vec![1]));
+        places.layer(&config, 2, 8);
+        places.settle(2);
+        assert!(!places.others());
+    }
 }

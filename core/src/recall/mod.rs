@@ -9,7 +9,7 @@
 //! - The *match*: at the end of a token all remembered places but the newest 12 are searched once. They are alike if
 //!   the signatures of the two tokens, and with falling weight (0.7, 0.5, 0.35, …) those of the tokens before each,
 //!   differ in few bits. The nearest places, moved on by a token, are scored again in every layer of the next token
-//!   by what they have in common with the layers that have run; eight of them lead.
+//!   by what they have in common with the layers that have run; up to 16 of them lead.
 //! - The *phase* is the age of the best match. It is *locked* while that moves along with the text; the
 //!   margin of the best one over the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
 //! - The *forecast* for a layer is the mean of what followed the leading places, over the next token (for fetching
@@ -49,6 +49,8 @@
 mod confidence;
 mod forecast;
 mod memory;
+#[cfg(test)]
+mod oracle;
 mod saved;
 mod search;
 mod signature;
@@ -71,8 +73,8 @@ use signature::{Signature, distance};
 
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
-/// Places that a forecast goes by, at most.
-pub const LEADING: usize = 8;
+/// Most places that a forecast goes by.
+pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
 pub const MAX_AHEAD: u16 = NEWEST as u16;
 
@@ -126,13 +128,29 @@ pub struct Config {
     pub before: u32,
     /// Exponent of a place that has everything in common with the layers that have run.
     pub now: u16,
+    /// Places that forecasts go by, up to [`LEADING`].
+    pub leading: u16,
+    /// Of the other places half go after each so many layers, until none is left; 0: never.
+    pub thinning: u16,
+    /// How far a place may be from the best one to count in a forecast, in 64ths of a halving of its weight.
+    pub farthest: u16,
+}
+
+impl Config {
+    /// The same with half of the leading places, and less of the others: for controllers. At 64 places 600 instead of
+    /// 1,200 choices of a layer are scored in a token of Qwen3-30B-A3B and forecasts of 4 tokens read half as many rows;
+    /// eviction closes 1 to 2 points less of the gap.
+    #[must_use]
+    pub fn small() -> Self {
+        Self { leading: 8, thinning: 2, farthest: 160, ..Self::default() }
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.4 and this one 2: 0.4 * 8 * 2 /
         // 64 = 1/10.
-        Self { candidates: 64, before: 6554, now: 16 }
+        Self { candidates: 64, before: 6554, now: 16, leading: 16, thinning: 4, farthest: 256 }
     }
 }
 
@@ -142,9 +160,10 @@ impl Default for Config {
 ///
 /// Cost a token, with N tokens remembered, L layers, k choices (a multiple of 4 below 256 experts; else about twice
 /// as much): signature `L k` times about 17 instructions (where words share layers); search N times about 40 at 128
-/// bits (20 with a population count); 600 to 800 choices of a layer scored at 64 places and `8 L` at 8, each 5 k + 20;
-/// a forecast up to 8 k times 8 per token ahead and 2 per expert. Whatever the tokens are, no more than `8 L + 12 C`
-/// places are scored in a token, and no forecast reads more than 8 rows per token ahead. Measured: docs/firmware.md.
+/// bits (20 with a population count); each place that is scored 5 k + 20; a forecast 2 for each expert, and for each
+/// place and token ahead 8 k + 10. Measured: docs/firmware.md. Whatever the tokens are, no more than `leading L + 2
+/// thinning C` choices of a layer are scored in a token, and no forecast reads more than `leading` of them for each
+/// token ahead; the search looks at every place once, and moves at most `log2(C)` keys of a heap for each.
 #[derive(Debug)]
 pub struct Recall<B, const W: usize, const C: usize> {
     memory: Memory<B, W>,
@@ -182,7 +201,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         Ok(Self {
             memory,
             signature: Signature::new(),
-            places: Places::new(),
+            places: Places::new(config),
             nearest: Nearest::new(config.candidates.into()),
             chosen: [0; 256],
             slot: 0,
@@ -308,8 +327,12 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             past,
             &mut self.nearest,
         );
-        self.reach = search::reach(&self.nearest);
-        let crowd = Crowd::of(past, least, most);
+        self.reach = search::reach(&self.nearest, past);
+        let mut crowd = Crowd::of(past, least, most);
+        let step = ((most + 1).saturating_sub(least) / 32).max(1);
+        for age in (least..=most).step_by(step as usize) {
+            crowd.alone(distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
+        }
         let moved = u32::from(alone.is_some_and(|alone| crowd.follows(alone)));
         self.moving = self.moving - (self.moving >> 3) + (moved << (31 - 3));
         self.snr = self.nearest.iter().next().map_or(LogRatio::ZERO, |(_, distance)| crowd.snr(distance));

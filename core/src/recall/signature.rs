@@ -26,7 +26,7 @@ const MEAN_SHIFT: u32 = 9;
 
 /// The signs of an expert in a layer, 32 of them: a hash that mixes well (Wellons' `lowbias32`), no table.
 #[inline]
-const fn signs(layer: u16, expert: u32, word: u32) -> u32 {
+pub(super) const fn signs(layer: u16, expert: u32, word: u32) -> u32 {
     let mut x = (((layer as u32) << 16) | expert) ^ word.wrapping_mul(0x9e37_79b9);
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);

@@ -20,10 +20,6 @@ use cptr_rt::Console;
 cptr_rt::entry!(image);
 
 fn image() -> bool {
-    if option_env!("RECALL_ONLY").is_some() {
-        recall::report();
-        return true;
-    }
     kernels::report();
     golden::report();
     let done = writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok();

@@ -31,7 +31,7 @@ impl Text {
         spread(&mut chosen, &mut usual, SHAPE.experts.into());
         spread(&mut other, &mut self.random, SHAPE.experts.into());
         for (chosen, other) in chosen.iter_mut().zip(other) {
-            if self.random.bits() >> 16 < 6_000 {
+            if self.random.bits() >> 16 < 10_000 {
                 *chosen = other;
             }
         }
@@ -67,7 +67,7 @@ pub(crate) fn report() {
         return;
     }
     let mut words = [0; SHAPE.words(TOKENS, 4)];
-    let config = Config::default();
+    let config = Config::small();
     let Ok(mut recall) = Match::new(&config, SHAPE, TOKENS, &mut words) else { return };
     let mut text = Text { random: Random(21), at: 0 };
     let mut few = [0; SHAPE.words(64, 4)];
