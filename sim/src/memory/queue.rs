@@ -23,6 +23,8 @@ enum Kind {
     Migration { evict: Option<u16> },
     /// Counts as there already; only the bytes that are missing when it is wanted are waited for.
     Fetch,
+    /// A fetch that was given up under way: nobody needs it, but it is not broken off.
+    Dropped,
 }
 
 /// Copies in the order in which they were asked for, fetches before migrations; one at a time is under way and is not
@@ -80,7 +82,8 @@ impl Queue {
         self.migrated[layer]
     }
 
-    fn size(&self, bits: u8) -> f64 {
+    /// Bytes of a copy at `bits` bits per weight, the part for its start included.
+    pub(crate) fn size(&self, bits: u8) -> f64 {
         self.start_bytes + self.bit_bytes * f64::from(bits)
     }
 
@@ -103,6 +106,14 @@ impl Queue {
         });
     }
 
+    /// Has the copy under way end, if there is one, because others have to pass that something waits for: the bits per
+    /// weight that were still to come, which pass before theirs, and are not counted here.
+    pub(crate) fn finish(&mut self, memories: &mut [Memory]) -> f64 {
+        let Some(copy) = self.copies.pop_front_if(|copy| copy.started) else { return 0.0 };
+        self.end(copy, &mut memories[copy.layer]);
+        self.bits_left(copy)
+    }
+
     /// Has an expert fetched that counts as resident already.
     pub(crate) fn fetch(&mut self, layer: usize, load: u16, bits: u8) {
         self.fetching[layer].insert(load);
@@ -120,16 +131,20 @@ impl Queue {
 
     /// Takes a fetched expert out that is wanted now: the bits per weight that are still to come.
     pub(crate) fn take(&mut self, layer: usize, expert: u16) -> f64 {
-        self.drop_fetch(layer, expert).map_or(0.0, |copy| {
-            let bits = f64::from(copy.bits);
-            (copy.left / self.size(copy.bits) * bits).min(bits)
-        })
+        self.drop_fetch(layer, expert).map_or(0.0, |copy| self.bits_left(copy))
     }
 
-    /// A fetched expert has to go: what has not come yet need not come any more.
+    fn bits_left(&self, copy: Copy) -> f64 {
+        let bits = f64::from(copy.bits);
+        (copy.left / self.size(copy.bits) * bits).min(bits)
+    }
+
+    /// A fetched expert has to go: it need not come any more, unless its copy has started.
     pub(crate) fn cancel(&mut self, layer: usize, expert: u16) {
-        if self.fetches(layer, expert) {
-            self.drop_fetch(layer, expert);
+        if self.fetches(layer, expert)
+            && let Some(copy) = self.drop_fetch(layer, expert).filter(|copy| copy.started)
+        {
+            self.copies.push_front(Copy { kind: Kind::Dropped, ..copy });
         }
     }
 
@@ -184,27 +199,32 @@ impl Queue {
         }
     }
 
-    /// `bytes` more have passed.
-    pub(crate) fn advance(&mut self, mut bytes: f64, memories: &mut [Memory]) {
+    /// `bytes` more may pass: those that nothing was left for.
+    pub(crate) fn advance(&mut self, mut bytes: f64, memories: &mut [Memory]) -> f64 {
         while bytes > 0.0 {
             self.start(memories);
-            let Some(&copy) = self.copies.front() else { return };
+            let Some(&copy) = self.copies.front() else { break };
             let passed = bytes.min(copy.left);
             self.payload += passed * (1.0 - self.start_bytes / self.size(copy.bits));
             if let Some(first) = self.copies.front_mut().filter(|first| first.left > bytes) {
                 first.left -= bytes;
-                return;
+                return 0.0;
             }
             bytes -= passed;
             self.copies.pop_front();
             self.end(copy, &mut memories[copy.layer]);
         }
+        bytes
     }
 
     fn end(&mut self, copy: Copy, memory: &mut Memory) {
-        let Kind::Migration { evict } = copy.kind else {
-            self.fetching[copy.layer].remove(copy.load);
-            return;
+        let evict = match copy.kind {
+            Kind::Migration { evict } => evict,
+            Kind::Fetch => {
+                self.fetching[copy.layer].remove(copy.load);
+                return;
+            }
+            Kind::Dropped => return,
         };
         self.busy[copy.layer].remove(copy.load);
         evict.map(|evict| self.busy[copy.layer].remove(evict));
@@ -285,6 +305,22 @@ mod tests {
         queue.fetch(0, 9, 4);
         queue.cancel(0, 9);
         assert_eq!((queue.fetches(0, 9), queue.len()), (false, 1));
+    }
+
+    #[test]
+    fn what_has_started_is_not_broken_off() {
+        let mut memories = memory(&[0, 1, 9], 3);
+        let mut queue = queue();
+        queue.fetch(0, 9, 16);
+        queue.fetch(0, 1, 16);
+        assert_eq!(queue.finish(&mut memories), 0.0);
+        queue.advance(25.0, &mut memories);
+        // Of the two only the one that has not started need not come.
+        queue.cancel(0, 9);
+        queue.cancel(0, 1);
+        assert_eq!((queue.len(), queue.fetches(0, 9), queue.take(0, 9)), (1, false, 0.0));
+        assert!((queue.finish(&mut memories) - 12.0).abs() < 1e-12);
+        assert_eq!((queue.is_empty(), queue.advance(7.0, &mut memories)), (true, 7.0));
     }
 
     proptest! {

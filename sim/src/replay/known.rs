@@ -15,9 +15,16 @@ impl Known {
     pub(super) fn get(&mut self, times: &LayerTimes<'_>, work: &LayerWork<'_>, full_bits: u8) -> LayerTime {
         match key(work, full_bits.into()) {
             Some(key) => *self.0.entry(key).or_insert_with(|| times.get(work)),
+            // The rest of a copy is a fraction of an expert, and hardly ever the same: nothing to remember.
+            None if parts(work) => times.system().layer_time(times.model(), work),
             None => times.get(work),
         }
     }
+}
+
+/// Whether parts of experts are copied that are no whole bits.
+fn parts(work: &LayerWork<'_>) -> bool {
+    work.copies_bits.iter().copied().chain(work.copied.iter().map(|copied| copied.bits)).any(|bits| bits.fract() != 0.0)
 }
 
 /// Equal for layers that take as long: numbers of experts, bits near the data, switches. Of one strategy `scored` and

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cptr_core::placement::Demand;
-use cptr_core::{Gate, Logit};
+use cptr_core::{Gate, Level, Logit};
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerTimes, LayerWork};
 use cptr_trace::error::Result;
 use cptr_trace::{NO_EXPERT, Shape};
@@ -17,7 +17,7 @@ use crate::source::{Future, Routed, real};
 use crate::strategy::division::Division;
 use crate::strategy::forecaster::Forecaster;
 use crate::strategy::precision::Precision;
-use crate::strategy::prefetch::{self, Next, Prefetch};
+use crate::strategy::prefetch::{self, Next, Pick, Prefetch};
 use crate::strategy::residency::{self, EndOfStep, Ranking, Residency};
 use crate::strategy::select::Select;
 use crate::strategy::{Choice, Execution, Layer, Place, Served, ServedToken, Site, Strategy, Token};
@@ -45,6 +45,8 @@ struct Buffers {
     loads: Vec<u16>,
     asks: Vec<u16>,
     keep: Resident,
+    /// Layer of which the residency has been told what is expected, for fetches.
+    expected: Option<usize>,
     free: Resident,
     before: Resident,
     gpu: Vec<ExpertRun>,
@@ -107,7 +109,7 @@ impl<'a> Replay<'a> {
         let all = strategy.residency.kind.name == "all";
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
         let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
-        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences };
+        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences, timed: times.is_some() };
         let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let made = residency::Setup {
             layers,
@@ -245,7 +247,7 @@ impl<'a> Replay<'a> {
         // one.
         self.fetch(step, layer, prefill, tokens);
         if !prefill {
-            time = self.time(step);
+            time = self.time(step, layer);
         }
         let buffers = &self.buffers;
         Ok(LayerOutcome {
@@ -666,14 +668,43 @@ impl<'a> Replay<'a> {
     }
 
     /// What a layer takes, and what passes behind it.
-    fn time(&mut self, step: usize) -> Option<LayerTime> {
-        self.queue.start(&mut self.memories);
-        let Some(times) = &self.times else {
-            if !self.queue.is_empty() {
-                self.queue.advance(f64::INFINITY, &mut self.memories);
-            }
+    fn time(&mut self, step: usize, layer: usize) -> Option<LayerTime> {
+        if self.times.is_none() {
+            self.queue.start(&mut self.memories);
+            self.queue.advance(f64::INFINITY, &mut self.memories);
             return None;
+        }
+        // A copy that has started is not broken off: what this layer waits for comes behind it.
+        if !self.buffers.copied.is_empty() || !self.buffers.copies_bits.is_empty() {
+            let bits = self.queue.finish(&mut self.memories);
+            if bits > 0.0 {
+                self.buffers.copies_bits.insert(0, bits);
+            }
+        }
+        self.queue.start(&mut self.memories);
+        let behind = !self.queue.is_empty();
+        let mut time = self.layer_time(behind || !self.prefetch.never())?;
+        let mut left = self.queue.advance(time.migrated_bytes, &mut self.memories);
+        let load = self.queue.size(self.precision.load_bits());
+        let mut fetched = false;
+        while left > 0.0 && self.pick(step, layer, Level::from_num((left / load).min(1.0))) {
+            fetched = true;
+            left = self.queue.advance(left, &mut self.memories);
+        }
+        let passed = if behind || fetched {
+            time.migrated_bytes - left
+        } else {
+            time = self.layer_time(false)?;
+            0.0
         };
+        let passed_ps = passed / self.times.as_ref()?.system().link().copy_gb_s() * 1e3;
+        self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
+        self.tally.add_time(&time, passed_ps);
+        Some(time)
+    }
+
+    /// The time of the layer's work on the machine, with copies behind it or none.
+    fn layer_time(&mut self, migrating: bool) -> Option<LayerTime> {
         let Buffers { gpu, copied, near, copies_bits, .. } = &self.buffers;
         let experts = self.setup.shape.experts as u32;
         let selects = !self.raw;
@@ -684,29 +715,26 @@ impl<'a> Replay<'a> {
             copied,
             near_data: near,
             copies_bits,
-            migrating: !self.queue.is_empty(),
+            migrating,
             scored: if selects { experts } else { 0 },
             tracked: if tracks { experts } else { 0 },
         };
-        let time = self.known.get(times, &work, self.full_bits);
-        self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
-        let migrated_ps = time.migrated_bytes / times.system().link().copy_gb_s() * 1e3;
-        self.tally.add_time(&time, migrated_ps);
-        self.queue.advance(time.migrated_bytes, &mut self.memories);
-        Some(time)
+        Some(self.known.get(self.times.as_ref()?, &work, self.full_bits))
     }
 
-    /// Has experts of the next layer fetched.
+    /// Lets the prefetch learn from a layer, and has what it asks for at once of the next layer fetched.
     fn fetch(&mut self, step: usize, layer: usize, prefill: bool, tokens: &[Routed<'_>]) {
         if self.prefetch.never() {
             return;
         }
         let last = layer + 1 == self.setup.shape.layers;
         let (next_step, next_layer) = (step + usize::from(last), if last { 0 } else { layer + 1 });
+        let (residency, memories) = (&self.residency, &self.memories);
+        let resident = |layer| residency.fetches_for(layer).unwrap_or(memories[layer].resident());
         let next = Next {
             step: next_step,
             layer: next_layer,
-            resident: self.residency.fetches_for(next_layer).unwrap_or(self.memories[next_layer].resident()),
+            resident: &resident,
             future: self.future.as_deref(),
             forecaster: self.forecasters.last_mut(),
         };
@@ -724,34 +752,73 @@ impl<'a> Replay<'a> {
             token: &token,
         };
         self.prefetch.ask(&served, next, &mut self.buffers.asks);
-        let (layer, most) = (next_layer, self.prefetch.most());
+        let most = self.prefetch.most();
+        self.buffers.expected = None;
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
         }
-        if let Some(forecaster) = self.forecasters.first_mut() {
-            self.residency.expect(layer, &[], forecaster);
-        }
+        self.expect(layer);
         self.residency.gate(layer, &mut self.buffers.asks, most, self.prefetch.next());
         self.buffers.keep.clear();
         self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));
-        let bits = self.precision.load_bits();
         let mut fetched = 0;
         for index in 0..self.buffers.asks.len() {
-            let expert = self.buffers.asks[index];
             if fetched == most {
                 break;
             }
-            let there = self.memories[layer].held(expert) > 0 || self.queue.busy(layer).contains(expert);
-            if there || !self.make_room(layer, expert, bits, true) {
+            fetched += usize::from(self.fetch_one(next_layer, self.buffers.asks[index]));
+        }
+    }
+
+    /// Starts what the prefetch thinks worth it, now that the link has nothing else to do; whether there is anything.
+    fn pick(&mut self, step: usize, layer: usize, passes: Level) -> bool {
+        while let Some(Pick { layer: ahead, expert }) = self.prefetch.pick(passes) {
+            if ahead <= layer && step + 1 == self.setup.shape.tokens {
                 continue;
             }
-            self.memories[layer].hold(expert, bits);
-            self.residency.fetched(layer, expert);
-            self.tally.layers[layer].fetched += 1;
-            fetched += 1;
-            if self.times.is_some() {
-                self.queue.fetch(layer, expert, bits);
+            self.expect(ahead);
+            self.buffers.asks.clear();
+            self.buffers.asks.push(expert);
+            self.residency.gate(ahead, &mut self.buffers.asks, 1, self.prefetch.next());
+            self.buffers.keep.clear();
+            let held_back = self.buffers.asks.is_empty();
+            let fetched = !held_back && self.fetch_one(ahead, expert);
+            if held_back || fetched {
+                self.prefetch.fetched();
+            }
+            if fetched {
+                return true;
             }
         }
+        false
+    }
+
+    /// Has the residency ask about a layer ahead, once.
+    fn expect(&mut self, layer: usize) {
+        if self.buffers.expected != Some(layer) {
+            self.buffers.expected = Some(layer);
+            if let Some(forecaster) = self.forecasters.first_mut() {
+                self.residency.expect(layer, &[], forecaster);
+            }
+        }
+    }
+
+    /// Fetches an expert, if it is not there and another makes room; whether it does.
+    fn fetch_one(&mut self, layer: usize, expert: u16) -> bool {
+        let bits = self.precision.load_bits();
+        if self.memories[layer].held(expert) > 0 || self.queue.busy(layer).contains(expert) {
+            return false;
+        }
+        self.expect(layer);
+        if !self.make_room(layer, expert, bits, true) {
+            return false;
+        }
+        self.memories[layer].hold(expert, bits);
+        self.residency.fetched(layer, expert);
+        self.tally.layers[layer].fetched += 1;
+        if self.times.is_some() {
+            self.queue.fetch(layer, expert, bits);
+        }
+        true
     }
 }

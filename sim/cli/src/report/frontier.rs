@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use serde_json::Value;
 
 use super::plot::{self, WIDTH};
-use super::price::{Mark, Scatter, by_importance};
+use super::price::{MISSES, Mark, Scatter, by_importance};
 use super::roles::{Role, name, number};
 
 const HEIGHT: u32 = 1100;
@@ -30,6 +30,7 @@ pub(crate) fn svg(rows: &[Value]) -> Result<String, String> {
         curves: curves.iter().map(|curve| (curve.role, curve.points.clone())).collect(),
         bound: rows.iter().filter(|row| row["bound"] == true).map(|row| number(row, "miss_rate") * 100.0).next(),
         price: "divergence from the unaltered model, nats per token",
+        gain: MISSES,
         tick: |value| format!("{value:.3}"),
     };
     let mut svg = String::new();

@@ -6,6 +6,7 @@
 #[cfg(feature = "model")]
 pub(crate) mod frontier;
 mod layers;
+mod loads;
 mod plot;
 mod price;
 pub(crate) mod recall;
@@ -36,9 +37,16 @@ pub(crate) struct Run<'a> {
 }
 
 /// The plots of a run, without those that it has no numbers for: times without model sizes, price against gain where no
-/// row gives up routing mass, curves by layer of a single layer.
+/// row gives up routing mass, stalls over loads where none fetches, curves by layer of a single layer.
 pub(crate) fn figures(run: &Run<'_>) -> Vec<String> {
-    vec![price::figure(run), times::figure(run), timeline::figure(run), signal::figure(run), layers::figure(run)]
+    vec![
+        price::figure(run),
+        loads::figure(run),
+        times::figure(run),
+        timeline::figure(run),
+        signal::figure(run),
+        layers::figure(run),
+    ]
 }
 
 /// The whole page. Texts are plain text and are escaped here.

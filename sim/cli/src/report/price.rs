@@ -39,12 +39,16 @@ pub(super) fn figure(run: &Run<'_>) -> String {
         curves: Vec::new(),
         bound,
         price: "mass loss: wanted routing mass given up",
+        gain: MISSES,
         tick: plot::percent_tick,
     };
     plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| scatter.draw(area))
 }
 
-/// Misses in percent over a price.
+/// Misses as a gain.
+pub(super) const MISSES: &str = "miss rate: experts run from slow memory";
+
+/// A gain in percent over a price.
 pub(super) struct Scatter<'a> {
     /// The most important first: they get the best places for their labels.
     pub(super) marks: Vec<Mark>,
@@ -54,6 +58,8 @@ pub(super) struct Scatter<'a> {
     pub(super) bound: Option<f64>,
     /// Name of the price.
     pub(super) price: &'a str,
+    /// Name of the gain.
+    pub(super) gain: &'a str,
     /// One of its ticks in words.
     pub(super) tick: fn(f64) -> String,
 }
@@ -101,7 +107,7 @@ impl Scatter<'_> {
         let mut chart = plot::axes(
             area,
             Axis { range: x.clone(), name: self.price, tick: self.tick },
-            Axis { range: y, name: "miss rate: experts run from slow memory", tick: plot::percent_tick },
+            Axis { range: y, name: self.gain, tick: plot::percent_tick },
         )?;
         if let Some(bound) = *bound {
             let line = [(x.start, bound), (x.end, bound)];

@@ -175,6 +175,34 @@ fn without_mass_loss_there_is_no_price() {
 }
 
 #[test]
+fn stalls_over_loads_where_something_is_fetched() {
+    let fetching = |prefetch: &str, stalls: f64, loads: f64| {
+        let mut row = row(prefetch, loads, 0.0);
+        (row["select"], row["residency"], row["prefetch"]) = (json!("raw"), json!("lru"), json!(prefetch));
+        (row["stall_rate"], row["load_rate"], row["fetch_rate"]) = (json!(stalls), json!(loads), json!(loads - stalls));
+        row
+    };
+    let rows = vec![
+        fetching("none", 0.4, 0.4),
+        fetching("transition:sure=0.7", 0.35, 0.41),
+        fetching("transition:sure=0.3", 0.3, 0.5),
+        fetching("previous", 0.39, 0.6),
+    ];
+    let page = page(&found(rows));
+    assert!(headings(&page).contains(&"Stalls over loads".into()));
+    let document = parse(&page);
+    let of = |label: &str| document.descendants().find(|node| node.attribute("aria-label") == Some(label)).unwrap();
+    let plot = of("Stalls over loads");
+    let count = |tag: &str, key: &str, value: &str| {
+        plot.descendants().filter(|node| node.tag_name().name() == tag && node.attribute(key) == Some(value)).count()
+    };
+    // A mark for each row, a line through the two settings, and one name for both.
+    assert_eq!((count("circle", "fill", "#0072B2"), count("circle", "fill", "#6B6B6A")), (3, 1));
+    let texts: Vec<&str> = plot.descendants().filter_map(|node| node.text()).map(str::trim).collect();
+    assert!(texts.contains(&"transition:sure=0.3") && !texts.contains(&"transition:sure=0.7"));
+}
+
+#[test]
 fn extremes_still_make_a_page() {
     // One row, one token, one layer, nothing known.
     let mut small = found(vec![row("raw", 1.0, 0.0)]);

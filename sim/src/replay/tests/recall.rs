@@ -1,9 +1,10 @@
 //! What remembered trajectories do, through the loop.
 
+use cptr_hw_model::{Model, System};
 use cptr_trace::{Shape, Trace};
 
-use crate::replay::{Budget, LayerOutcome, Observer, Plan, Row, drive, run};
-use crate::strategy::Strategy;
+use crate::replay::{Budget, LayerOutcome, Machine, Observer, Plan, Row, drive, run};
+use crate::strategy::{Place, Strategy};
 
 const SHAPE: Shape = Shape { tokens: 1600, layers: 3, experts: 32, k: 4 };
 
@@ -77,6 +78,104 @@ fn without_order_recall_does_nothing() {
     assert!(rows[2].load_rate < 1.01 * rows[1].load_rate, "{} {}", rows[2].load_rate, rows[1].load_rate);
 }
 
+/// A machine and a model whose layers compute `ratio` times as long as a copy takes, nearly all of it before experts
+/// run, and whose copies do not slow the kernels.
+fn serial(ratio: f64) -> (Model, System) {
+    let model = Model::new("made", 4096, 4);
+    let text = include_str!("../../../../hw-model/data/systems/offload.toml")
+        .replace("memory_gb_s = 3352.0", "memory_gb_s = 1e6")
+        .replace("copy_launch_ns = 1000.0", "copy_launch_ns = 0.0");
+    let copy_us = model.expert_bytes(16.0) / System::from_toml(&text).unwrap().link().copy_gb_s() / 1e3;
+    let tflop_s = 2.0 * model.dense_parameters as f64 / 1e6 / (0.8 * copy_us * ratio);
+    (model, System::from_toml(&text.replace("tflop_s = 989.4", &format!("tflop_s = {tflop_s:.6}"))).unwrap())
+}
+
+#[test]
+fn fetching_saves_time_where_there_is_some_and_costs_little_where_not() {
+    for (ordered, ratio, least, most) in
+        [(true, 1.0, 0.3, 0.9), (true, 8.0, 0.3, 0.95), (true, 1.0 / 16.0, 0.9, 1.01), (false, 1.0, 0.9, 1.01)]
+    {
+        let (model, system) = serial(ratio);
+        let machine = Some(Machine { system: &system, model: Some(&model) });
+        let strategies = Strategy::parse_list("recall,recall-fetch").unwrap();
+        let plan = Plan { strategies, prefill: 800, machine, ..Plan::new(Budget::Experts(8)) };
+        let rows = run(&text(ordered), &plan).unwrap().rows;
+        let ratio = rows[1].token_time_us.unwrap() / rows[0].token_time_us.unwrap();
+        assert!((least..most).contains(&ratio), "{ordered} {ratio}");
+    }
+}
+
+/// The link by hand, in loads, of one layer that nobody leaves and whose fetches are for the next token: a copy that has
+/// started is waited for where something else is, and passes behind where nothing is.
+struct Serial {
+    /// Copies on their way: expert, what is left, whether it is under way.
+    copies: Vec<(u16, f64, bool)>,
+    computes: f64,
+    load_ps: f64,
+    layers: usize,
+    /// Those where a copy under way was waited for.
+    held_up: usize,
+    fetched: usize,
+}
+
+impl Observer for Serial {
+    fn layer(&mut self, seen: &LayerOutcome<'_>) -> cptr_trace::Result<()> {
+        if seen.prefill {
+            return Ok(());
+        }
+        let mut waits = 0.0;
+        for (choice, execution) in seen.choices.iter().zip(seen.executions) {
+            if matches!(execution.place, Place::Copied { .. }) {
+                waits += 1.0;
+            } else if let Some(at) = self.copies.iter().position(|copy| copy.0 == choice.expert) {
+                waits += self.copies.remove(at).1;
+            }
+        }
+        if waits > 0.0 && self.copies.first().is_some_and(|copy| copy.2) {
+            waits += self.copies.remove(0).1;
+            self.held_up += 1;
+        }
+        for expert in seen.resident.iter() {
+            if !seen.before.contains(expert) && !seen.loads.contains(&expert) {
+                self.copies.push((expert, 1.0, false));
+                self.fetched += 1;
+            }
+        }
+        let mut idle = self.computes;
+        while let Some(copy) = self.copies.first_mut().filter(|_| idle > 0.0) {
+            let passes = copy.1.min(idle);
+            idle -= passes;
+            *copy = (copy.0, copy.1 - passes, true);
+            if copy.1 == 0.0 {
+                self.copies.remove(0);
+            }
+        }
+        self.layers += 1;
+        let found = seen.time.unwrap().total_ps as f64 / self.load_ps;
+        let expected = self.computes + waits;
+        assert!((found - expected).abs() < 0.01, "layer {}: {found} {expected}", self.layers);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_copy_under_way_holds_up_what_is_waited_for() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let ids = (0..300).flat_map(|_| [random.u16(0..256), random.u16(256..512)]).collect();
+    let trace = Trace::of_ids(Shape { tokens: 300, layers: 1, experts: 512, k: 2 }, ids);
+    for ratio in [0.3, 0.8, 2.5] {
+        let (model, system) = serial(ratio);
+        let copy_ps = system.link().copy_ps(model.expert_bytes(16.0)) as f64;
+        let mut link =
+            Serial { copies: Vec::new(), computes: ratio, load_ps: copy_ps, layers: 0, held_up: 0, fetched: 0 };
+        let machine = Some(Machine { system: &system, model: Some(&model) });
+        let plan = Plan { machine, ..Plan::new(Budget::Experts(512)) };
+        let strategy = Strategy::parse("lru+perfect:accuracy=0.5:most=1").unwrap();
+        drive(&trace, &plan, &strategy, &mut [&mut link]).unwrap();
+        assert!(link.fetched > 100 && (ratio > 2.0 || link.held_up > 20), "{} {}", link.fetched, link.held_up);
+    }
+}
+
 /// What is resident before and after every layer.
 #[derive(Default)]
 struct Residents(Vec<[Vec<u16>; 2]>);
@@ -93,13 +192,16 @@ impl Observer for Residents {
 #[test]
 fn nothing_later_is_seen() {
     let trace = text(true);
-    let decisions = |trace: &Trace, strategy: &str| {
+    let (model, system) = serial(2.0);
+    let decisions = |trace: &Trace, (strategy, timed): (&str, bool)| {
         let mut seen = Residents::default();
-        let plan = Plan { prefill: 100, ..Plan::new(Budget::Experts(8)) };
+        let machine = timed.then_some(Machine { system: &system, model: Some(&model) });
+        let plan = Plan { prefill: 100, machine, ..Plan::new(Budget::Experts(8)) };
         drive(trace, &plan, &Strategy::parse(strategy).unwrap(), &mut [&mut seen]).unwrap();
         seen.0
     };
-    for strategy in ["recall", "recall-fetch", "lru+recall-fetch"] {
+    let strategies = [("recall", false), ("recall-fetch", false), ("lru+recall-fetch", false), ("recall-fetch", true)];
+    for strategy in strategies {
         let before = decisions(&trace, strategy);
         for (token, layer) in [(700, 0), (1201, 1), (1302, 2)] {
             let last = token * SHAPE.layers + layer;
@@ -107,10 +209,10 @@ fn nothing_later_is_seen() {
             let later = &mut altered.ids[(last + 1) * SHAPE.k..];
             later.iter_mut().for_each(|id| *id = (*id + 11) % 32);
             let after = decisions(&altered, strategy);
-            assert_eq!(before[..=last], after[..=last], "{strategy} {token} {layer}");
+            assert_eq!(before[..=last], after[..=last], "{strategy:?} {token} {layer}");
             // What was fetched for the next layer, too.
-            assert_eq!(before[last + 1][0], after[last + 1][0], "{strategy} {token} {layer}");
-            assert_ne!(before[last + 1..], after[last + 1..], "{strategy} decides by what it sees");
+            assert_eq!(before[last + 1][0], after[last + 1][0], "{strategy:?} {token} {layer}");
+            assert_ne!(before[last + 1..], after[last + 1..], "{strategy:?} decides by what it sees");
         }
     }
 }

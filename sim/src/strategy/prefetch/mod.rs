@@ -1,9 +1,10 @@
 //! Which experts are fetched before they are asked for.
 //!
-//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for; they
-//! take the place of those that the residency gives up, and their copies take what decoding leaves of the link. An
-//! expert that was asked for a layer ahead is no stall; the bytes that have not passed when it is wanted are waited
-//! for.
+//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for, all at
+//! once; or experts of any layer ahead, one by one when the link has nothing else to do. They take the place of those
+//! that the residency gives up, and their copies take what decoding leaves of the link. An expert that was asked for
+//! ahead is no stall; the bytes that have not passed when it is wanted are waited for, and so is what is left of a copy
+//! that has started when others are wanted.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::prefetch::KINDS;
@@ -48,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) experts: usize,
     /// Sequences of the batch.
     pub(crate) sequences: usize,
+    /// Whether a machine says how long copies take.
+    pub(crate) timed: bool,
 }
 
 /// Asks for experts ahead.
@@ -66,7 +69,18 @@ pub(crate) trait Prefetch: Send {
     /// that are there already will not go for another.
     fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>);
 
-    /// Probability that the next layer wants each expert, as it was asked last: who makes room must be less probable
+    /// On a machine: the fetch to start now that the link has nothing else to do, for a layer after the one that was
+    /// told last; `None`: none. Of an expert's copy `passes`, at most 1, is over before the next router result: what
+    /// that wants waits for the rest. Asked again until there is none, or the link is busy until that result. For those
+    /// who weigh each fetch.
+    fn pick(&mut self, _passes: Level) -> Option<Pick> {
+        None
+    }
+
+    /// What was picked last is fetched: somebody made room for it.
+    fn fetched(&mut self) {}
+
+    /// Probability that the layer of the last `ask` or pick wants each expert: who makes room must be less probable
     /// than who comes. `None`: the residency decides as on demand.
     fn next(&self) -> Option<&[Level]> {
         None
@@ -82,10 +96,17 @@ pub(crate) struct Next<'a> {
     pub(crate) step: usize,
     /// Its index.
     pub(crate) layer: usize,
-    /// What is resident there, and on its way.
-    pub(crate) resident: &'a Resident,
+    /// What is resident in a layer, and on its way.
+    pub(crate) resident: &'a dyn Fn(usize) -> &'a Resident,
     pub(crate) future: Option<&'a Future<'a>>,
     pub(crate) forecaster: Option<&'a mut Forecaster>,
+}
+
+/// An expert to fetch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pick {
+    pub(crate) layer: usize,
+    pub(crate) expert: u16,
 }
 
 /// Most fetches, for lists of parameters.

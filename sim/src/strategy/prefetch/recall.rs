@@ -1,68 +1,185 @@
-//! Remembered trajectories say what the next layer wants: what followed the places that are most like this one,
-//! judged by how often that came true for experts that were not there.
+//! Remembered trajectories say what the next layers want: what followed the places that are most like this one, judged
+//! by how often that came true for experts that were not there.
+//!
+//! With `gain`, on a machine, an expert is fetched when the link has nothing else to do, if the time that this is expected to save
+//! exceeds the time that it is expected to cost. With `l` the time of a copy, `g` the time to the next router result,
+//! `p` the probability that the expert is wanted, and `w` the cost of a copy in vain (`waste`, in copies):
+//!
+//! - for the next layer `p min(l, g) > (1 - p) (max(0, l - g) + w l)`: a copy that is wanted has a start of `g`; one
+//!   that is not holds up the next layer's copies by what is left of it, and is traffic.
+//! - further ahead `p l > max(0, l - g) + (1 - p) w l`: all of a copy that is wanted may be saved, and the next layer's
+//!   copies are held up either way.
+//!
+//! Without it, or where nothing says how long things take, those are asked for at once, for the next layer, whose
+//! forecasts come true often enough.
+
+use std::cmp::Reverse;
 
 use cptr_core::Level;
 use cptr_core::recall::Calibration;
 
-use super::{Kind, Make, Next, Prefetch};
+use super::{Kind, Make, Next, Pick, Prefetch, Setup};
 use crate::memory::Resident;
-use crate::strategy::forecaster::Settings;
+use crate::strategy::forecaster::{Forecaster, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// How right a forecast must have been.
-pub(super) const SURE: Parameter =
-    Parameter::new("sure", 0.5, Unit::Share, "share of such forecasts of missing experts that came true, at least")
+pub(super) const SURE: Parameter = Parameter::new(
+    "sure",
+    0.5,
+    Unit::Share,
+    "without gain or machine: share of such forecasts of missing experts that came true, at least",
+)
+.off_at(0.0);
+/// The rule of expected gain.
+pub(super) const GAIN: Parameter =
+    Parameter::new("gain", 1.0, Unit::Switch, "on a machine: whether time to be saved is weighed against its cost")
         .off_at(0.0);
+pub(super) const AHEAD: Parameter =
+    Parameter::new("ahead", 2.0, Unit::Count(1, 8), "with gain: layers that are forecast").off_at(1.0);
+pub(super) const WASTE: Parameter = Parameter::new(
+    "waste",
+    0.3,
+    Unit::Factor(0.0, 64.0),
+    "with gain: cost of a load in vain beside the time that others wait for it, in loads",
+);
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[super::MOST, SURE],
+    parameters: &[Parameter { default: 8.0, ..super::MOST }, Parameter { default: 0.68, ..SURE }, GAIN, AHEAD, WASTE],
     // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,
     couples_layers: true,
     ..Kind::new(
         "recall-fetch",
-        "what followed remembered trajectories in the next layer, where that mostly came true",
-        Make(|values, _| likely(Settings::default(), values)),
+        "what followed remembered trajectories in the next layers, where that is expected to pay",
+        Make(|values, setup| expected(Settings::default(), values, setup)),
     )
 };
+
+/// 1 as `U1F31` bits.
+const ONE: i64 = 1 << 31;
+
+/// A product of numbers with 31 fraction bits, rounded down.
+const fn times(a: i64, b: i64) -> i64 {
+    ((a as i128 * b as i128) >> 31) as i64
+}
+
+/// What a layer ahead will want.
+struct Forecast {
+    /// Layers ahead of the one that had been told.
+    ahead: usize,
+    layer: usize,
+    /// Whether it is of the next token.
+    next_token: bool,
+    /// Whether the layer has not been told since.
+    open: bool,
+    /// What was resident there.
+    resident: Resident,
+    /// Probability of each expert.
+    shares: Vec<Level>,
+}
+
+/// An expert that may be fetched.
+struct Candidate {
+    /// Index of the forecast.
+    forecast: usize,
+    expert: u16,
+    share: Level,
+    /// Share of such forecasts that came true, `U1F31` bits, at most 1.
+    sure: i64,
+}
 
 struct RecallFetch {
     settings: Settings,
     most: usize,
-    sure: Level,
-    calibration: Calibration,
-    /// Layer of the last forecast, what was resident there, and the probability of each expert; no expert before the
-    /// first.
-    layer: usize,
-    resident: Resident,
-    next: Vec<Level>,
-    ranked: Vec<(Level, u16)>,
+    /// Whether each fetch is weighed when the link is idle.
+    gain: bool,
+    /// `U1F31` bits.
+    sure: i64,
+    /// In loads, 31 fraction bits; at most 64.
+    waste: i64,
+    layers: usize,
+    ahead: usize,
+    /// For each number of layers ahead, in this token and in the next one.
+    calibrations: Vec<[Calibration; 2]>,
+    /// For one layer ahead, then two for two, and so on: those of one distance are used in turn, so that each is there
+    /// until its layer is told.
+    forecasts: Vec<Forecast>,
+    /// Layers told.
+    told: usize,
+    /// Those of the layer told last.
+    candidates: Vec<Candidate>,
+    picked: usize,
+    /// Forecast that the last asks or the last pick were of.
+    last: usize,
 }
 
-/// What a memory expects in the next layer, where that mostly came true; the values have `MOST` and [`SURE`].
-pub(super) fn likely(settings: Settings, values: &Values) -> Box<dyn Prefetch> {
+/// What a memory expects in the next layers; the values have `MOST`, [`SURE`], [`GAIN`], [`AHEAD`] and [`WASTE`].
+pub(super) fn expected(settings: Settings, values: &Values, setup: &Setup) -> Box<dyn Prefetch> {
+    let gain = setup.timed && values.on("gain");
+    let ahead = if gain { values.count("ahead").min(setup.layers) } else { 1 };
+    let forecast = |ahead| Forecast {
+        ahead,
+        layer: 0,
+        next_token: false,
+        open: false,
+        resident: Resident::new(),
+        shares: vec![Level::ZERO; setup.experts],
+    };
+    let bits = |name| (values.get(name) * ONE as f64) as i64;
     Box::new(RecallFetch {
         settings,
         most: values.count("most"),
-        sure: Level::from_num(values.get("sure")),
-        calibration: Calibration::new(),
-        layer: 0,
-        resident: Resident::new(),
-        next: Vec::new(),
-        ranked: Vec::new(),
+        gain,
+        sure: bits("sure"),
+        waste: bits("waste"),
+        layers: setup.layers,
+        ahead,
+        calibrations: vec![Default::default(); ahead],
+        forecasts: (1..=ahead).flat_map(|ahead| (0..ahead).map(move |_| forecast(ahead))).collect(),
+        told: 0,
+        candidates: Vec::new(),
+        picked: 0,
+        last: 0,
     })
 }
 
+/// What a fetch for the layer `ahead` layers on is expected to save less what it is expected to cost, in loads, 31
+/// fraction bits: `p` and `passes` (what passes of it before the next router result) are at most 1.
+const fn gain(ahead: usize, p: i64, passes: i64, waste: i64) -> i64 {
+    let late = ONE - passes;
+    if ahead == 1 { times(p, passes) - times(ONE - p, late + waste) } else { p - late - times(ONE - p, waste) }
+}
+
 impl RecallFetch {
-    /// Judges the last forecast by what its layer wanted of the experts that were not there.
+    /// Judges the forecasts of a layer by what it wants of the experts that were not there.
     fn judge(&mut self, served: &Served<'_>) {
-        if served.prefill || served.layer != self.layer {
-            return;
+        for forecast in self.forecasts.iter_mut().filter(|forecast| forecast.open && forecast.layer == served.layer) {
+            forecast.open = false;
+            let calibration = &mut self.calibrations[forecast.ahead - 1][usize::from(forecast.next_token)];
+            for (&share, expert) in forecast.shares.iter().zip(0u16..) {
+                if share > Level::ZERO && !forecast.resident.contains(expert) {
+                    let wanted = (0..served.tokens).any(|token| (served.token)(token).wanted.contains(&expert));
+                    calibration.learn(share, wanted);
+                }
+            }
         }
-        for (&share, expert) in self.next.iter().zip(0u16..) {
-            if share > Level::ZERO && !self.resident.contains(expert) {
-                let wanted = (0..served.tokens).any(|token| (served.token)(token).wanted.contains(&expert));
-                self.calibration.learn(share, wanted);
+    }
+
+    /// Forecasts a layer, `ahead` after `layer`: who is not there is a candidate.
+    fn forecast(&mut self, layer: usize, ahead: usize, next: &Next<'_>, forecaster: &mut Forecaster) {
+        let index = ahead * (ahead - 1) / 2 + self.told % ahead;
+        let here = &mut self.forecasts[index];
+        here.layer = (layer + ahead) % self.layers;
+        here.next_token = layer + ahead >= self.layers;
+        here.open = true;
+        here.resident = *(next.resident)(here.layer);
+        forecaster.next(here.layer, &mut here.shares);
+        let calibration = &self.calibrations[ahead - 1][usize::from(here.next_token)];
+        for (&share, expert) in here.shares.iter().zip(0u16..) {
+            if share > Level::ZERO && !here.resident.contains(expert) {
+                let sure = calibration.confidence(share).to_bits().into();
+                self.candidates.push(Candidate { forecast: index, expert, share, sure });
             }
         }
     }
@@ -73,27 +190,85 @@ impl Prefetch for RecallFetch {
         Some(self.settings)
     }
 
-    fn ask(&mut self, served: &Served<'_>, next: Next<'_>, asks: &mut Vec<u16>) {
+    fn ask(&mut self, served: &Served<'_>, mut next: Next<'_>, asks: &mut Vec<u16>) {
         self.judge(served);
-        let Some(forecaster) = next.forecaster else { return };
-        forecaster.next(next.layer, &mut self.next);
-        (self.layer, self.resident) = (next.layer, *next.resident);
-        self.ranked.clear();
-        for (&share, expert) in self.next.iter().zip(0u16..) {
-            let missing = share > Level::ZERO && !self.resident.contains(expert);
-            if missing && self.calibration.confidence(share) >= self.sure {
-                self.ranked.push((share, expert));
-            }
+        self.candidates.clear();
+        self.picked = 0;
+        self.told += 1;
+        let Some(forecaster) = next.forecaster.take().filter(|_| !served.prefill) else { return };
+        for ahead in 1..=self.ahead {
+            self.forecast(served.layer, ahead, &next, forecaster);
         }
-        self.ranked.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        asks.extend(self.ranked.iter().map(|&(_, expert)| expert));
+        if !self.gain {
+            self.last = 0;
+            self.candidates.retain(|candidate| candidate.sure >= self.sure);
+            self.candidates.sort_unstable_by_key(|candidate| (Reverse(candidate.share), candidate.expert));
+            asks.extend(self.candidates.drain(..).map(|candidate| candidate.expert));
+        }
+    }
+
+    fn pick(&mut self, passes: Level) -> Option<Pick> {
+        if self.picked == self.most {
+            return None;
+        }
+        let worth = |candidate: &Candidate| {
+            let ahead = self.forecasts[candidate.forecast].ahead;
+            gain(ahead, candidate.sure, passes.to_bits().into(), self.waste)
+        };
+        let key = |(index, candidate)| (worth(candidate), candidate.share, index);
+        let (worth, _, index) = self.candidates.iter().enumerate().map(key).max()?;
+        if worth <= 0 {
+            return None;
+        }
+        let Candidate { forecast, expert, .. } = self.candidates.swap_remove(index);
+        self.last = forecast;
+        Some(Pick { layer: self.forecasts[forecast].layer, expert })
+    }
+
+    fn fetched(&mut self) {
+        self.picked += 1;
     }
 
     fn next(&self) -> Option<&[Level]> {
-        Some(&self.next)
+        Some(&self.forecasts[self.last].shares)
     }
 
     fn most(&self) -> usize {
         self.most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn gain_is_that_of_real_numbers(
+            ahead in 1usize..4,
+            p in 0..=ONE,
+            passes in 0..=ONE,
+            waste in 0..=64 * ONE,
+        ) {
+            let real = |bits: i64| bits as f64 / ONE as f64;
+            // In the words of the module: one load takes `l` = 1.
+            let (p_, g, w) = (real(p), real(passes), real(waste));
+            let expected = if ahead == 1 {
+                p_ * f64::min(1.0, g) - (1.0 - p_) * (f64::max(0.0, 1.0 - g) + w)
+            } else {
+                p_ - f64::max(0.0, 1.0 - g) - (1.0 - p_) * w
+            };
+            prop_assert!((real(gain(ahead, p, passes, waste)) - expected).abs() < 2.0 / ONE as f64);
+        }
+    }
+
+    #[test]
+    fn a_sure_thing_is_fetched_and_a_vain_one_is_not() {
+        for ahead in 1..4 {
+            assert!(gain(ahead, ONE, ONE, ONE) > 0 && gain(ahead, 0, ONE, 1) < 0);
+        }
+        // Nothing of it passes in time: that saves nothing, and a layer further ahead costs what it saves.
+        assert_eq!((gain(1, ONE, 0, 0), gain(2, ONE, 0, 0)), (0, 0));
     }
 }
