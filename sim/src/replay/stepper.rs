@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cptr_core::placement::Demand;
-use cptr_core::{Gate, Logit};
+use cptr_core::{Gate, Level, Logit};
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerTime, LayerTimes, LayerWork};
 use cptr_trace::error::Result;
 use cptr_trace::{NO_EXPERT, Shape};
@@ -31,6 +31,8 @@ struct Buffers {
     /// Where the choice of each token ends in `chosen` and `shares`.
     ends: Vec<usize>,
     discarded: Vec<u16>,
+    /// What the next tokens are expected to want.
+    expected: Vec<Level>,
     shares: Vec<f32>,
     gates: Vec<Gate>,
     choices: Vec<Choice>,
@@ -199,12 +201,16 @@ impl<'a> Replay<'a> {
             self.place(layer)?;
         }
         self.buffers.before = *self.memories[layer].resident();
-        self.select(layer, tokens, prefill);
-        self.choose(tokens);
+        // What the layer's tokens want is known before it is decided what they run.
         if let Some(forecaster) = &mut self.forecaster {
             forecaster.see(layer, tokens);
             self.residency.expect(layer, tokens, forecaster);
         }
+        if self.selects.first().is_some_and(|select| select.expects()) {
+            self.residency.shares(layer, &mut self.buffers.expected);
+        }
+        self.select(layer, tokens, prefill);
+        self.choose(tokens);
         let mut time = None;
         self.buffers.loads.clear();
         self.buffers.executions.clear();
@@ -308,7 +314,7 @@ impl<'a> Replay<'a> {
 
     /// What every token runs, and its shares of the routing mass.
     fn select(&mut self, layer: usize, tokens: &[Routed<'_>], prefill: bool) {
-        let Buffers { scores, logits, chosen, ends, discarded, shares, before, .. } = &mut self.buffers;
+        let Buffers { scores, logits, chosen, ends, discarded, expected, shares, before, .. } = &mut self.buffers;
         chosen.clear();
         ends.clear();
         shares.clear();
@@ -330,6 +336,7 @@ impl<'a> Replay<'a> {
                 resident: &*before,
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
+                expected,
             };
             let select = &mut self.selects[layer * tokens.len() + sequence];
             if prefill {
@@ -572,6 +579,7 @@ impl<'a> Replay<'a> {
                 wanted,
                 shares: &shares[range(ends, sequence)][..wanted.len()],
                 next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
+                ahead: &[],
             }
         };
         self.residency.observe(&Served {
@@ -657,7 +665,9 @@ impl<'a> Replay<'a> {
         self.buffers.asks.clear();
         let experts = self.setup.shape.experts;
         let wanted = |sequence: usize| real(tokens[sequence].wanted, experts);
-        let token = |sequence: usize| ServedToken { wanted: wanted(sequence), shares: &[], next_use: &[] };
+        let ahead = |sequence: usize| tokens[sequence].ahead;
+        let token =
+            |sequence| ServedToken { wanted: wanted(sequence), shares: &[], next_use: &[], ahead: ahead(sequence) };
         let served = Served {
             step,
             layer,

@@ -10,6 +10,7 @@
 //! assert!(kinds.iter().any(|kind| kind.name == "transition" && !kind.sees_future));
 //! ```
 
+mod gate_ahead;
 mod none;
 mod perfect;
 mod previous;
@@ -24,7 +25,8 @@ use crate::memory::Resident;
 use crate::source::Future;
 
 /// Every kind, in the order of tables.
-pub const KINDS: &[&Kind<Make>] = &[&none::KIND, &transition::KIND, &previous::KIND, &recall::KIND, &perfect::KIND];
+pub const KINDS: &[&Kind<Make>] =
+    &[&none::KIND, &transition::KIND, &previous::KIND, &gate_ahead::KIND, &recall::KIND, &perfect::KIND];
 
 /// Makes the state of all layers.
 #[derive(Debug, Clone, Copy)]

@@ -44,6 +44,11 @@ pub struct Make(pub(crate) fn(&Values) -> Box<dyn Select>);
 pub(crate) trait Select: Send {
     /// Appends as many distinct experts as the token wants to `chosen`.
     fn select(&mut self, token: &Token<'_>, chosen: &mut Vec<u16>);
+
+    /// Whether it goes by what the next tokens are expected to want.
+    fn expects(&self) -> bool {
+        false
+    }
 }
 
 /// A float as an integer of the same order, so that scores can be compared by the core's top-k.
@@ -117,6 +122,7 @@ mod tests {
                     let wanted = router.top_k::<MAX_TOP_K>(&logits).unwrap();
                     let token = Token {
                         scores, logits: &logits, wanted: &wanted, resident: &resident, starts_sequence: i == 0, router: &router,
+                        expected: &[],
                     };
                     let mut chosen = vec![7];
                     select.select(&token, &mut chosen);
