@@ -271,7 +271,7 @@ fn follow(trace: &Trace, from: usize, memory: usize, progress: &Progress) -> Res
                 forecaster.share(layer, 1, &mut shares.next);
                 found.ahead[layer].count(&shares.next, wanted, k);
             }
-            forecaster.see(layer, &[Routed { wanted, weights: &[], logits: &[], starts_sequence: false }]);
+            forecaster.see(layer, &[Routed { wanted, weights: &[], logits: &[], starts_sequence: false, ahead: &[] }]);
             if usual {
                 tracker.update(&TrackerConfig::default(), wanted);
             }

@@ -61,6 +61,9 @@ pub struct Routed<'r> {
     pub weights: &'r [f32],
     /// The router's logits `[S]`, those of null experts last; empty where they are not known.
     pub logits: &'r [f32],
+    /// What the next layer's router would want if its input were this layer's, best first; empty where that is not
+    /// known, as of recordings, and after the last layer.
+    pub ahead: &'r [u16],
     /// Whether this is the first token of a sequence.
     pub starts_sequence: bool,
 }

@@ -2,8 +2,8 @@
 
 use heapless::Vec;
 
-use super::Bounds;
-use crate::num::{Logit, part_of};
+use super::{Bounds, Pairs};
+use crate::num::{Eps, Logit, part_of};
 use crate::router::{BiasPlace, MAX_K, OpenGroups, Router, Score};
 use crate::set::Experts;
 
@@ -15,6 +15,10 @@ pub(super) struct Layer<'a> {
     open: OpenGroups,
     /// So many of the wanted are never replaced.
     keep_top: usize,
+    /// What each stand-in may cost.
+    pairs: Pairs<'a>,
+    /// Squared error that a stand-in may add for an expert that is not expected.
+    most: u64,
     /// The logit that masses are relative to.
     largest: Logit,
 }
@@ -29,8 +33,9 @@ pub(super) fn replace<const ERROR: bool>(
     logits: &[Logit],
     experts: &mut [u16],
     resident: &Experts,
+    pairs: Pairs<'_>,
 ) -> usize {
-    Layer::new(router, keep_top, logits, resident).replace::<ERROR>(experts, bounds)
+    Layer { pairs, ..Layer::new(router, keep_top, logits, resident) }.replace::<ERROR>(experts, bounds)
 }
 
 /// What a choice leaves of the bounds.
@@ -44,7 +49,16 @@ struct Left {
 
 impl<'a> Layer<'a> {
     pub(super) fn new(router: &'a Router<'a>, keep_top: usize, logits: &'a [Logit], resident: &'a Experts) -> Self {
-        Self { router, logits, resident, open: router.open_groups(logits), keep_top, largest: Logit::ZERO }
+        Self {
+            router,
+            logits,
+            resident,
+            open: router.open_groups(logits),
+            keep_top,
+            pairs: Pairs::ANY,
+            most: u64::MAX,
+            largest: Logit::ZERO,
+        }
     }
 
     /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if
@@ -68,8 +82,12 @@ impl<'a> Layer<'a> {
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
-            let error = bounds.error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
-            left.error = Some(error * error);
+            let squared = |error: Option<Eps>| {
+                let share = error.map(|error| part_of(total, error.to_bits()).min(u32::MAX.into()));
+                share.map_or(u64::MAX, |error| error * error)
+            };
+            left.error = Some(squared(bounds.error));
+            self.most = squared(self.pairs.error);
         }
         // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been
         // checked.
@@ -109,7 +127,7 @@ impl<'a> Layer<'a> {
     /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass,
     /// others give way to their like of more mass. Returns what is left of the bounds, if they are kept.
     fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
-        let mut pair = self.pair(experts, false, true)?;
+        let mut pair = if ERROR { self.pair_within(experts) } else { self.pair(experts, false, true) }?;
         loop {
             left.mass += pair.gain();
             if ERROR {
@@ -141,6 +159,24 @@ impl<'a> Layer<'a> {
         let (rank, old) = least.1?;
         let expert = self.best_outside(experts, to_resident)?;
         Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
+    }
+
+    /// The missing expert of least mass, the last of equals, that the best resident may stand in for, and that resident.
+    fn pair_within(&self, experts: &[u16]) -> Option<Pair> {
+        let expert = self.best_outside(experts, true)?;
+        let new = self.mass(expert);
+        let mut least = (Logit::MAX, None);
+        for (rank, &wanted) in experts.iter().enumerate().skip(self.keep_top) {
+            let logit = self.logit(wanted);
+            if logit > least.0 || self.is_resident(wanted) {
+                continue;
+            }
+            let old = self.mass(wanted);
+            if squared_error(old, new) <= self.pairs.part(self.most, wanted) {
+                least = (logit, Some(Pair { rank, expert, old, new }));
+            }
+        }
+        least.1
     }
 
     /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of

@@ -10,6 +10,7 @@
 //! another.
 
 mod any;
+mod pairs;
 mod plain;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use heapless::Vec;
 use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
+pub use pairs::Pairs;
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -147,21 +149,45 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
+    select_by_pairs(router, bounds, keep_top, logits, experts, resident, Pairs::ANY)
+}
+
+/// [`select_in_place`] with a bound on each stand-in beside those on the token, which depends on whether the next tokens
+/// want the missing expert again: see [`Pairs`].
+///
+/// The bounds on the token hold as ever. The missing expert of least mass that may be replaced is paired with the
+/// resident of the most mass, and so on, until no pair is allowed or a bound is spent; and nothing beyond.
+///
+/// Cost: that of a bound on the error, and the mass of each missing expert for each stand-in.
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_by_pairs(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+    pairs: Pairs<'_>,
+) -> Result<usize, SelectError> {
     let missing = missing(keep_top, logits.len(), experts, resident)?;
     let Bounds { mass, error } = bounds.into();
-    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
+    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) || pairs.error == Some(Eps::ZERO) {
         return Ok(0);
     }
     let bounds = Bounds { mass, error };
-    match error {
-        None => replace::<false>(router, bounds, keep_top, missing, logits, experts, resident),
-        Some(_) => replace::<true>(router, bounds, keep_top, missing, logits, experts, resident),
+    match error.or(pairs.error) {
+        None => replace::<false>(router, bounds, keep_top, missing, logits, experts, resident, pairs),
+        Some(_) => replace::<true>(router, bounds, keep_top, missing, logits, experts, resident, pairs),
     }
 }
 
 /// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
 /// who never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
 #[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "part of one function")]
 fn replace<const ERROR: bool>(
     router: &Router<'_>,
     bounds: Bounds,
@@ -170,6 +196,7 @@ fn replace<const ERROR: bool>(
     logits: &[Logit],
     experts: &mut [u16],
     resident: &Experts,
+    pairs: Pairs<'_>,
 ) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
@@ -181,7 +208,7 @@ fn replace<const ERROR: bool>(
     {
         return Ok(substituted);
     }
-    Ok(any::replace::<ERROR>(router, bounds, keep_top, logits, experts, resident))
+    Ok(any::replace::<ERROR>(router, bounds, keep_top, logits, experts, resident, pairs))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit

@@ -2,6 +2,7 @@
 
 use super::any::{Layer, squared_error};
 use super::*;
+use crate::num::Level;
 use crate::router::Score;
 use crate::router::tests::{Drawn, any_router};
 use crate::set::ExpertSet;
@@ -202,6 +203,69 @@ proptest! {
             .map(|set| layer.misses(&set))
             .min();
         prop_assert_eq!(Some(layer.misses(&found.experts)), fewest);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6000))]
+    /// Of every convention: no pair exceeds its bound, the bounds on the token hold, and no pair is left that all of
+    /// them allow.
+    #[test]
+    fn every_pair_keeps_its_bound(
+        layer in any_layer(), shares in prop::collection::vec(0u32..=1 << 31, 0..=E), pair in 0u32..1 << 31,
+        error in prop::option::of(0u32..1 << 30),
+    ) {
+        let (router, wanted) = (layer.router(), layer.wanted());
+        let shares: StdVec<Level> = shares.into_iter().map(Level::from_bits).collect();
+        let (pairs, error) = (Pairs { error: Some(Eps::from_bits(pair)), shares: &shares }, error.map(Eps::from_bits));
+        let bounds = Bounds { mass: layer.eps, error };
+        let Any { logits, resident, keep_top, .. } = &layer;
+        let choose = |pairs| {
+            let mut experts = wanted.clone();
+            select_by_pairs(&router, bounds, *keep_top, logits, &mut experts, resident, pairs).unwrap();
+            experts
+        };
+        let found = choose(pairs);
+        prop_assert!(Router::check_ids(&found, E).is_ok());
+        let of = Layer::new(&router, *keep_top, logits, resident);
+        let largest = router.unit(of.with_gains(wanted.iter().map(|&e| router.logit(logits, e)).max().unwrap()));
+        let mass = |expert: u16| router.mass(router.logit(logits, expert), largest).to_bits();
+        let sum = |experts: &[u16]| experts.iter().map(|&expert| u64::from(mass(expert))).sum::<u64>();
+        let share = |whole: u64, eps: Eps| ((u128::from(whole) * u128::from(eps.to_bits())) >> 32) as u64;
+        let total = router.total_mass(logits, sum(&wanted), largest);
+        let square = |eps: Eps| u128::from(share(total, eps).min(u64::from(u32::MAX))).pow(2);
+        let limit = |old: u16| {
+            let expected = shares.get(usize::from(old)).map_or(0, |share| share.to_bits());
+            (square(Eps::from_bits(pair)) * u128::from((1u32 << 31).saturating_sub(expected))) >> 31
+        };
+        let squared = |old: u16, new: u16| u128::from(squared_error(mass(old), mass(new)));
+        let replaced: StdVec<_> = wanted.iter().copied().zip(found.iter().copied()).filter(|(old, new)| old != new).collect();
+        for &(old, new) in &replaced {
+            prop_assert!(squared(old, new) <= limit(old) && !layer.is_resident(old) && layer.is_resident(new));
+        }
+        prop_assert!(found[..*keep_top.min(&found.len())] == wanted[..*keep_top.min(&found.len())]);
+        let (kept, all) = (sum(&found), sum(&wanted));
+        let spent: u128 = replaced.iter().map(|&(old, new)| squared(old, new)).sum();
+        let (mass_left, error_left) = (i128::from(share(all, layer.eps)) + i128::from(kept) - i128::from(all), error.map(|error| square(error) - spent));
+        prop_assert!(mass_left >= 0);
+        let loss = 1.0 - layer.exact(&wanted, &found) / layer.exact(&wanted, &wanted);
+        // Wanted experts of nearly no mass lose in the last bits of their format.
+        prop_assert!(loss <= layer.eps.to_num::<f64>() + 1e-3 || all < 1 << 20, "{}", loss);
+        // The first missing one that its bound lets go is more than what is left.
+        let open = router.open_groups(logits);
+        let others = (0..E as u16).filter(|&e| layer.is_resident(e) && open.contains(e) && !found.contains(&e));
+        let best = others.max_by_key(|&e| (router.logit(logits, e), core::cmp::Reverse(e)));
+        if let Some(new) = best.filter(|_| layer.eps != Eps::ZERO && error != Some(Eps::ZERO) && pair != 0) {
+            // Limits are rounded down by less than 2^31.
+            let allowed = |old: u16| squared(old, new) + (1 << 31) <= limit(old);
+            let missing = found.iter().skip(*keep_top).copied().filter(|&old| !layer.is_resident(old) && allowed(old));
+            if let Some(old) = missing.min_by_key(|&old| router.logit(logits, old)) {
+                let lost = i128::from(mass(old)) - i128::from(mass(new));
+                prop_assert!(lost > mass_left || error_left.is_some_and(|left| squared(old, new) > left));
+            }
+        }
+        // Without a bound on pairs shares make no difference.
+        prop_assert_eq!(choose(Pairs { error: None, shares: &shares }), choose(Pairs::ANY));
     }
 }
 

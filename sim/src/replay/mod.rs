@@ -175,6 +175,7 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Outcome> {
     let has = Has {
         knowledge: trace.knowledge(),
         bound: trace.bound_promised(),
+        routers: false,
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
@@ -222,6 +223,7 @@ pub fn drive(
     let has = Has {
         knowledge: trace.knowledge(),
         bound: trace.bound_promised(),
+        routers: false,
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
@@ -275,6 +277,7 @@ fn drive_with<'a>(
                     wanted,
                     weights: weight_rows.get(sequence * k..sequence * k + wanted.len()).unwrap_or(&[]),
                     logits: logit_rows.get(sequence * scored..(sequence + 1) * scored).unwrap_or(&[]),
+                    ahead: &[],
                     starts_sequence: step == 0 || trace.starts_sequence(token),
                 }
             };

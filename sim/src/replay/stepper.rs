@@ -31,6 +31,8 @@ struct Buffers {
     /// Where the choice of each token ends in `chosen` and `shares`.
     ends: Vec<usize>,
     discarded: Vec<u16>,
+    /// What the next tokens are expected to want.
+    expected: Vec<Level>,
     shares: Vec<f32>,
     gates: Vec<Gate>,
     choices: Vec<Choice>,
@@ -46,7 +48,7 @@ struct Buffers {
     asks: Vec<u16>,
     keep: Resident,
     /// Layer of which the residency has been told what is expected, for fetches.
-    expected: Option<usize>,
+    asked_ahead: Option<usize>,
     free: Resident,
     before: Resident,
     gpu: Vec<ExpertRun>,
@@ -216,12 +218,16 @@ impl<'a> Replay<'a> {
             self.place(layer)?;
         }
         self.buffers.before = *self.memories[layer].resident();
-        self.select(layer, tokens, prefill);
-        self.choose(tokens);
+        // What the layer's tokens want is known before it is decided what they run.
         self.forecasters.iter_mut().for_each(|forecaster| forecaster.see(layer, tokens));
         if let Some(forecaster) = self.forecasters.first_mut() {
             self.residency.expect(layer, tokens, forecaster);
         }
+        if self.selects.first().is_some_and(|select| select.expects()) {
+            self.residency.shares(layer, &mut self.buffers.expected);
+        }
+        self.select(layer, tokens, prefill);
+        self.choose(tokens);
         let mut time = None;
         self.buffers.loads.clear();
         self.buffers.executions.clear();
@@ -337,7 +343,7 @@ impl<'a> Replay<'a> {
 
     /// What every token runs, and its shares of the routing mass.
     fn select(&mut self, layer: usize, tokens: &[Routed<'_>], prefill: bool) {
-        let Buffers { scores, logits, chosen, ends, discarded, shares, before, .. } = &mut self.buffers;
+        let Buffers { scores, logits, chosen, ends, discarded, expected, shares, before, .. } = &mut self.buffers;
         chosen.clear();
         ends.clear();
         shares.clear();
@@ -365,6 +371,7 @@ impl<'a> Replay<'a> {
                 resident: &*before,
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
+                expected,
             };
             let select = &mut self.selects[layer * tokens.len() + sequence];
             if prefill {
@@ -626,6 +633,7 @@ impl<'a> Replay<'a> {
                 wanted,
                 shares: &shares[range(ends, sequence)][..wanted.len()],
                 next_use: future.map_or(&[], |future| future.next_use(step, (sequence, tokens.len()), layer, k)),
+                ahead: &[],
             }
         };
         let served = Served {
@@ -741,7 +749,9 @@ impl<'a> Replay<'a> {
         self.buffers.asks.clear();
         let experts = self.setup.shape.experts;
         let wanted = |sequence: usize| real(tokens[sequence].wanted, experts);
-        let token = |sequence: usize| ServedToken { wanted: wanted(sequence), shares: &[], next_use: &[] };
+        let ahead = |sequence: usize| tokens[sequence].ahead;
+        let token =
+            |sequence| ServedToken { wanted: wanted(sequence), shares: &[], next_use: &[], ahead: ahead(sequence) };
         let served = Served {
             step,
             layer,
@@ -753,7 +763,7 @@ impl<'a> Replay<'a> {
         };
         self.prefetch.ask(&served, next, &mut self.buffers.asks);
         let most = self.prefetch.most();
-        self.buffers.expected = None;
+        self.buffers.asked_ahead = None;
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
         }
@@ -795,8 +805,8 @@ impl<'a> Replay<'a> {
 
     /// Has the residency ask about a layer ahead, once.
     fn expect(&mut self, layer: usize) {
-        if self.buffers.expected != Some(layer) {
-            self.buffers.expected = Some(layer);
+        if self.buffers.asked_ahead != Some(layer) {
+            self.buffers.asked_ahead = Some(layer);
             if let Some(forecaster) = self.forecasters.first_mut() {
                 self.residency.expect(layer, &[], forecaster);
             }

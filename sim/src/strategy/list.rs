@@ -19,6 +19,8 @@ pub struct KindRow {
     pub parameters: &'static [Parameter],
     /// See [`Kind::needs`].
     pub needs: Knowledge,
+    /// See [`Kind::asks_routers`].
+    pub asks_routers: bool,
     /// See [`Kind::sees_future`].
     pub sees_future: bool,
     /// See [`Kind::slow`].
@@ -35,6 +37,7 @@ pub fn kinds() -> Vec<KindRow> {
             summary: kind.summary,
             parameters: kind.parameters,
             needs: kind.needs,
+            asks_routers: kind.asks_routers,
             sees_future: kind.sees_future,
             slow: kind.slow,
         };

@@ -66,6 +66,8 @@ pub struct Kind<M: 'static> {
     /// Whether it promises a bound on the loss of routing mass, so that the source's choices must follow from its
     /// logits.
     pub promises: bool,
+    /// Whether it asks later layers' routers about this layer's input, which takes a model in the loop.
+    pub asks_routers: bool,
     /// Whether it knows what tokens will want: no system can do that.
     pub sees_future: bool,
     /// Whether it takes long by nature, so that it runs only when it is named.
@@ -88,6 +90,7 @@ impl<M> Kind<M> {
             parameters: &[],
             needs: Knowledge::Ids,
             promises: false,
+            asks_routers: false,
             sees_future: false,
             slow: false,
             couples_layers: false,
@@ -227,6 +230,14 @@ impl Strategy {
         sees
     }
 
+    /// Whether a part asks later layers' routers about this layer's input.
+    #[must_use]
+    pub fn asks_routers(&self) -> bool {
+        let mut asks = false;
+        for_each_axis!(self, |_axis, kind| asks |= kind.asks_routers);
+        asks
+    }
+
     /// Whether it takes long by nature: then it runs only when it is named.
     #[must_use]
     pub fn slow(&self) -> bool {
@@ -272,6 +283,8 @@ pub struct Has<'a> {
     /// Whether the choices that were recorded follow from the logits, so that a bound on what others lose can be
     /// promised.
     pub bound: bool,
+    /// Whether later layers' routers can be asked: of models that run.
+    pub routers: bool,
     /// Whether what tokens will want can be known: of recordings.
     pub future: bool,
     /// The machine, where there is one.
@@ -283,12 +296,14 @@ pub struct Has<'a> {
 impl Has<'_> {
     fn refuses<M>(&self, axis: &str, kind: &Kind<M>) -> Option<String> {
         let part = || format!("{axis} {}", kind.name);
-        let Kind { needs, promises, sees_future, device, times, .. } = *kind;
+        let Kind { needs, promises, asks_routers, sees_future, device, times, .. } = *kind;
         let no_device = self.system.filter(|system| system.ndp().is_none());
         if needs > self.knowledge {
             Some(format!("{} needs {needs}, and the source has {}", part(), self.knowledge))
         } else if promises && !self.bound {
             Some(format!("{} cannot keep its bound here: the recorded choices do not follow from the logits", part()))
+        } else if asks_routers && !self.routers {
+            Some(format!("{} asks the routers of later layers, and the source is no model that runs", part()))
         } else if sees_future && !self.future {
             Some(format!("{} needs to know what later tokens want, and the source does not say", part()))
         } else if let Some(system) = no_device.filter(|_| device || times) {

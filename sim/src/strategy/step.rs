@@ -1,6 +1,6 @@
 //! What the parts of a strategy tell each other about one step in one layer.
 
-use cptr_core::{Experts, Logit, Router};
+use cptr_core::{Experts, Level, Logit, Router};
 use cptr_hw_model::LayerTimes;
 
 use crate::memory::Resident;
@@ -59,6 +59,8 @@ pub(crate) struct Token<'a> {
     pub(crate) starts_sequence: bool,
     /// The router in the controller's arithmetic.
     pub(crate) router: &'a Router<'a>,
+    /// Share of the next tokens that are expected to want each expert `[E]`; empty where nobody says.
+    pub(crate) expected: &'a [Level],
 }
 
 /// One token of a step after the selection.
@@ -70,6 +72,8 @@ pub(crate) struct ServedToken<'a> {
     /// For each of `wanted` the next step that wants it in this layer, `u32::MAX` for none; empty where the future is
     /// not known.
     pub(crate) next_use: &'a [u32],
+    /// As of [`Routed`](crate::source::Routed); for prefetches.
+    pub(crate) ahead: &'a [u16],
 }
 
 /// One step in one layer after the selection, as residency and prefetch see it.

@@ -54,7 +54,7 @@ fn a_wider_bound_misses_less_and_changes_more() {
     assert!(number(&rows[2], "divergence") > 0.0 && number(&rows[2], "mass_loss") <= 0.5);
 }
 
-/// A strategy that looks from one layer into the next goes token by token, each document with a fast memory of its own.
+/// A strategy that looks from one layer into the next goes token by token, through the documents in the same order.
 #[test]
 fn layer_by_layer_and_token_by_token_read_the_same() {
     let folder = folder();
@@ -69,6 +69,12 @@ fn layer_by_layer_and_token_by_token_read_the_same() {
                 && (number(row, "switch_rate") - number(&rows[0], "switch_rate")).abs() < 1e-12
         );
     }
+    // One that fetches nothing finds what it would find layer by layer, from document to document.
+    let rows = folder.rows("run model --text text --strategy bounded:eps=0,bounded:eps=0+transition:most=0");
+    assert!((number(&rows[0], "miss_rate") - number(&rows[1], "miss_rate")).abs() < 1e-3, "{rows:?}");
+    // The next layer's router is asked, and changes no choice.
+    let row = folder.row("run model --text text --strategy lru+gate-ahead");
+    assert!(number(&row, "fetch_rate") > 0.0 && number(&row, "divergence").abs() < 1e-5, "{row}");
     // With a prompt all go token by token.
     let prompted = folder.row("run model --text text --prefill 20 --strategy bounded:eps=0");
     assert!(number(&prompted, "divergence").abs() < 1e-5, "{prompted}");

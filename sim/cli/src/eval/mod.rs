@@ -4,8 +4,8 @@
 //! The altered choice changes what later layers and tokens see, so perplexity is that of the whole loop. Text is read,
 //! not generated: every row predicts the same tokens. The loop is the replay's, driven by the model's forward pass.
 //! Where no layer depends on what another one's strategy did, all documents go through a layer at once, one after the
-//! other: what is resident at the end of one is so at the beginning of the next. Other strategies, and all with a
-//! prompt, go token by token: the documents side by side, each with a fast memory of its own.
+//! other: what is resident at the end of one is so at the beginning of the next. Other strategies go token by token in
+//! the same order. With a prompt the documents go side by side, each with a fast memory of its own.
 
 mod bootstrap;
 mod frontier;
@@ -72,10 +72,25 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether the documents go side by side, token by token.
-    fn in_step(&self, strategy: &Strategy) -> bool {
-        strategy.couples_layers() || self.prefill > 0
+    /// How the documents are read under a strategy.
+    fn order(&self, strategy: &Strategy) -> Order {
+        match strategy.couples_layers() {
+            _ if self.prefill > 0 => Order::SideBySide,
+            true => Order::InTurn,
+            false => Order::Layers,
+        }
     }
+}
+
+/// In which order the tokens of all documents and the layers come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// All tokens, one after the other, layer by layer.
+    Layers,
+    /// All layers, token by token, one document after the other.
+    InTurn,
+    /// All layers, token by token of all documents at once.
+    SideBySide,
 }
 
 /// Runs every strategy of the plan over the documents.
@@ -101,10 +116,16 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
     let setup = plan.setup(model, tokens)?;
     for strategy in &plan.strategies {
         // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
-        let future = !plan.in_step(strategy);
+        let future = plan.order(strategy) == Order::Layers;
         let Machine { system, model } = plan.machine;
-        let has =
-            Has { knowledge: Knowledge::Logits, bound: true, future, system: Some(system), sizes: model.is_some() };
+        let has = Has {
+            knowledge: Knowledge::Logits,
+            bound: true,
+            routers: true,
+            future,
+            system: Some(system),
+            sizes: model.is_some(),
+        };
         if let Some(reason) = strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
             return Err(Error::new(format!("{strategy}: {reason}")));
         }
@@ -114,7 +135,7 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
     let reference = Reference::new(model, documents, &progress)?;
     let row = |strategy: &Strategy| {
         let mut steering = Steering::new(model, documents, plan, strategy, &progress)?;
-        let quality = reference.compare(model, &mut steering, plan.in_step(strategy))?;
+        let quality = reference.compare(model, &mut steering, plan.order(strategy))?;
         Ok(Row::new(model, plan, strategy, documents, &steering.finish()?, &quality))
     };
     let mut rows = plan.strategies.par_iter().map(row).collect::<Result<Vec<Row>>>()?;

@@ -1,8 +1,8 @@
 //! How well a model predicts the documents, beside the unaltered one.
 
-use super::Document;
 use super::bootstrap::{self, Difference};
 use super::steer::Steering;
+use super::{Document, Order};
 use cptr_model::{Hidden, Model, MoeHook, Result, Routing};
 use cptr_trace::progress::Progress;
 
@@ -52,12 +52,12 @@ impl Reference {
         Ok(Self { sequences, hidden, next, document })
     }
 
-    /// Has the model read the documents once more, steered: all at once, or side by side token by token.
-    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>, in_step: bool) -> Result<Quality> {
-        let hidden = if in_step {
-            model.read_in_step(&self.sequences, steering)?
-        } else {
-            model.read(&self.sequences, steering)?
+    /// Has the model read the documents once more, steered.
+    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>, order: Order) -> Result<Quality> {
+        let hidden = match order {
+            Order::Layers => model.read(&self.sequences, steering)?,
+            Order::InTurn => model.read_in_turn(&self.sequences, steering)?,
+            Order::SideBySide => model.read_in_step(&self.sequences, steering)?,
         };
         let zeros = || vec![0.0; self.sequences.len()];
         let mut quality = Quality {

@@ -7,7 +7,7 @@ use cptr_sim::strategy::Strategy;
 use cptr_trace::NO_EXPERT;
 use cptr_trace::progress::Progress;
 
-use super::{Document, Plan, Quantised};
+use super::{Document, Order, Plan, Quantised};
 
 /// Most bits that there are replicas for; experts at more run the model's own weights.
 const MOST_BITS: u8 = 4;
@@ -22,8 +22,14 @@ pub(super) struct Steering<'a> {
     rows: Vec<(usize, usize, bool)>,
     replicas: Option<&'a Quantised>,
     progress: &'a Progress,
+    order: Order,
+    /// Steps so far, where documents go one after the other.
+    steps: usize,
     /// Whether the strategy knows what a layer's later tokens want.
     foresees: bool,
+    /// Whether it asks later layers' routers, and what the next one's said `[N, k]`.
+    asks_routers: bool,
+    ahead: Vec<u16>,
     layers: usize,
     experts: usize,
     k: usize,
@@ -43,11 +49,17 @@ impl<'a> Steering<'a> {
         let lengths: Vec<usize> = documents.iter().map(|document| document.tokens.len()).collect();
         let tokens = lengths.iter().sum();
         let replay = |tokens| Replay::new(strategy, &plan.setup(model, tokens)?, None);
-        let (replays, rows) = if plan.in_step(strategy) {
-            (lengths.iter().map(|&length| replay(length)).collect::<cptr_trace::error::Result<_>>()?, Vec::new())
-        } else {
-            let starts = lengths.iter().flat_map(|&length| (0..length).map(|at| at == 0));
-            (vec![replay(tokens)?], starts.enumerate().map(|(step, starts)| (0, step, starts)).collect())
+        let order = plan.order(strategy);
+        let (replays, rows) = match order {
+            Order::SideBySide => {
+                let replays = lengths.iter().map(|&length| replay(length));
+                (replays.collect::<cptr_trace::error::Result<_>>()?, Vec::new())
+            }
+            Order::InTurn => (vec![replay(tokens)?], Vec::new()),
+            Order::Layers => {
+                let starts = lengths.iter().flat_map(|&length| (0..length).map(|at| at == 0));
+                (vec![replay(tokens)?], starts.enumerate().map(|(step, starts)| (0, step, starts)).collect())
+            }
         };
         let config = &model.config;
         Ok(Self {
@@ -56,7 +68,11 @@ impl<'a> Steering<'a> {
             rows,
             replicas: plan.replicas.as_ref(),
             progress,
+            order,
+            steps: 0,
             foresees: strategy.sees_future(),
+            asks_routers: strategy.asks_routers(),
+            ahead: Vec::new(),
             layers: config.moe_layers.len(),
             experts: config.experts,
             k: config.k,
@@ -126,8 +142,22 @@ fn add(all: &mut Tally, other: Tally) {
 impl MoeHook for Steering<'_> {
     fn position(&mut self, position: usize) {
         self.end_steps();
+        if self.order == Order::InTurn {
+            self.rows = vec![(0, self.steps, position == 0)];
+            self.steps += 1;
+            return;
+        }
         let there = self.lengths.iter().enumerate().filter(|(_, length)| **length > position);
         self.rows = there.map(|(document, _)| (document, position, position == 0)).collect();
+    }
+
+    fn looks_ahead(&self) -> usize {
+        usize::from(self.asks_routers)
+    }
+
+    fn ahead(&mut self, _: usize, _: usize, wanted: &[u16]) {
+        self.ahead.clear();
+        self.ahead.extend_from_slice(wanted);
     }
 
     /// Scores are those of all tokens of the call: so what a layer will want is known where all documents are read at
@@ -141,7 +171,9 @@ impl MoeHook for Steering<'_> {
         let rows = chosen.chunks_exact_mut(k).enumerate();
         for (&(replay, step, starts_sequence), (token, chosen)) in self.rows.iter().zip(rows) {
             let (wanted, logits) = (routing.wanted(token), routing.row(token).logits);
-            let routed = [Routed { wanted, weights: &[], logits, starts_sequence }];
+            let ahead = self.ahead.get(token * k..(token + 1) * k).unwrap_or(&[]);
+            let ahead = &ahead[..ahead.iter().take_while(|&&id| id != NO_EXPERT).count()];
+            let routed = [Routed { wanted, weights: &[], logits, ahead, starts_sequence }];
             match self.replays[replay].layer(step, layer, &routed) {
                 Ok(outcome) => {
                     // Behind fewer than k experts there is nothing to run.
@@ -159,6 +191,8 @@ impl MoeHook for Steering<'_> {
                 }
             }
         }
+        // Of the last layer nothing is said.
+        self.ahead.clear();
         self.progress.advance(self.rows.len() as u64);
     }
 

@@ -287,6 +287,17 @@ impl Model {
         Ok(Hidden(Tensor::from_vec(rows, (total, width), &Device::Cpu)?))
     }
 
+    /// The same for a hook that goes on from one sequence to the next: token by token, a sequence after the other.
+    /// Slower still.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn read_in_turn(&self, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> Result<Hidden> {
+        let read = |sequence| Ok(self.read_in_step(std::slice::from_ref(sequence), hook)?.0);
+        let parts = sequences.iter().map(read).collect::<Result<Vec<_>>>()?;
+        Ok(Hidden(Tensor::cat(&parts, 0)?))
+    }
+
     /// Logits `[N, V]`, row-major, after N of the tokens of [`Self::read`].
     ///
     /// # Errors
@@ -338,10 +349,26 @@ impl Model {
                 first += count;
             }
             x = (&x + Tensor::cat(&mixed, 0)?)?;
+            self.look_ahead(&layer.block, &x, hook)?;
             x = (&x + layer.block.forward(&layer.block_norm.forward(&x)?, self, hook)?)?;
         }
         sequences.iter_mut().for_each(|(tokens, cache)| cache.tokens += tokens.len());
         Ok(x)
+    }
+
+    /// Tells a hook that asks for it what the routers of the next MoE layers make of the stream `x` before `block`.
+    fn look_ahead(&self, block: &Ffn, x: &Tensor, hook: &mut dyn MoeHook) -> Result<()> {
+        let Ffn::Moe { index: here, .. } = block else { return Ok(()) };
+        for layer in &self.layers {
+            match &layer.block {
+                Ffn::Moe { index, routed, .. } if (here + 1..=here + hook.looks_ahead()).contains(index) => {
+                    let wanted = routed.wanted(&layer.block_norm.forward(x)?, &self.config)?;
+                    hook.ahead(*here, index - here, &wanted);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -81,6 +81,18 @@ pub trait MoeHook {
         let _ = (layer, hidden);
     }
 
+    /// For how many MoE layers ahead [`Self::ahead`] is to be called.
+    fn looks_ahead(&self) -> usize {
+        0
+    }
+
+    /// Before a layer: `wanted` `[T, k]`, what the router of the MoE layer `distance` further on would want if its
+    /// input were this layer's: its norm is that of the later layer, the stream that of this one. Best first,
+    /// [`NO_EXPERT`] behind fewer.
+    fn ahead(&mut self, layer: usize, distance: usize, wanted: &[u16]) {
+        let _ = (layer, distance, wanted);
+    }
+
     /// May alter the choice: `chosen` `[T, k]` is a copy of the model's own, to be overwritten with distinct ids below
     /// E. Mixing weights follow from the scores of the chosen by the model's router. A row that ends in [`NO_EXPERT`]
     /// runs fewer experts.
@@ -344,7 +356,13 @@ impl Block {
         Ok(matrices.run(&x, few, config.activation, self.biases.get(expert))?)
     }
 
-    fn route(&self, scores: &[f32], index: usize, config: &Config, hook: &mut dyn MoeHook) -> Result<Routes> {
+    /// What the router wants of inputs `x` `[T, D]`: `[T, k]`.
+    pub(super) fn wanted(&self, x: &Tensor, config: &Config) -> Result<Vec<u16>> {
+        self.choose(&flat(&ops::linear(&self.router, x)?), config)
+    }
+
+    /// The model's own choice `[T, k]` by scores `[T, E]`.
+    fn choose(&self, scores: &[f32], config: &Config) -> Result<Vec<u16>> {
         let (experts, k) = (config.experts, config.k);
         if let Some(bad) = scores.iter().position(|score| !score.is_finite()) {
             return Err(Error::new(format!("expected finite router scores, found {}", scores[bad]))
@@ -356,6 +374,13 @@ impl Block {
         for (scores, wanted) in scores.chunks_exact(experts).zip(wanted.chunks_exact_mut(k)) {
             mixing::choose(&config.router, row(scores), wanted);
         }
+        Ok(wanted)
+    }
+
+    fn route(&self, scores: &[f32], index: usize, config: &Config, hook: &mut dyn MoeHook) -> Result<Routes> {
+        let (experts, k) = (config.experts, config.k);
+        let row = |scores| Row { bias: &self.bias, ..Row::of(scores) };
+        let wanted = self.choose(scores, config)?;
         let mut chosen = wanted.clone();
         let (router, bias, wanted) = (&config.router, &self.bias[..], &wanted[..]);
         hook.route(&Routing { layer: index, router, k, scores, bias, wanted }, &mut chosen);

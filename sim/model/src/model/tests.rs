@@ -251,6 +251,71 @@ fn sequences_step_together() {
     }
 }
 
+/// Asks the routers of the next two layers.
+#[derive(Default)]
+struct Ahead {
+    said: Vec<(usize, usize, Vec<u16>)>,
+    wanted: Vec<Vec<u16>>,
+}
+
+impl MoeHook for Ahead {
+    fn looks_ahead(&self) -> usize {
+        2
+    }
+
+    fn ahead(&mut self, layer: usize, distance: usize, wanted: &[u16]) {
+        assert_eq!(layer, self.wanted.len(), "before the layer runs");
+        self.said.push((layer, distance, wanted.to_vec()));
+    }
+
+    fn route(&mut self, routing: &Routing<'_>, _: &mut [u16]) {
+        self.wanted.push(routing.wanted.to_vec());
+    }
+}
+
+/// It changes nothing, speaks of the layers that there are, and is right more often than chance.
+#[test]
+fn later_routers_know_something_of_a_layers_input() {
+    let (mut right, mut all, mut chance) = (0, 0, 0.0);
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let model = Model::load(&folder(name)).unwrap();
+        let mut hook = Ahead::default();
+        let own = model.forward(&golden.tokens, &mut Cache::new(), &mut Unaltered).unwrap();
+        assert_eq!(own, model.forward(&golden.tokens, &mut Cache::new(), &mut hook).unwrap());
+        let (layers, experts, k) = (model.config.moe_layers.len(), model.config.experts, model.config.k);
+        let pairs: Vec<_> = hook.said.iter().map(|&(layer, distance, _)| (layer, distance)).collect();
+        let expected = (0..layers).flat_map(|layer| (1..=2).map(move |distance| (layer, distance)));
+        assert_eq!(pairs, expected.filter(|(layer, distance)| layer + distance < layers).collect::<Vec<_>>());
+        for (layer, distance, said) in &hook.said {
+            let wanted = &hook.wanted[layer + distance];
+            assert_eq!(said.len(), wanted.len());
+            for (said, wanted) in said.chunks_exact(k).zip(wanted.chunks_exact(k)) {
+                right += said.iter().filter(|id| usize::from(**id) < experts && wanted.contains(id)).count();
+                all += k;
+                chance += (k * k) as f64 / experts as f64;
+            }
+        }
+    }
+    assert!(all > 0 && right as f64 > 1.2 * chance, "{right} of {all}, {chance} by chance");
+}
+
+/// One sequence after the other is each alone.
+#[test]
+fn sequences_in_turn_are_each_alone() {
+    let golden = Golden::read("olmoe");
+    let model = Model::load(&folder("olmoe")).unwrap();
+    let sequences = [golden.tokens.clone(), golden.tokens[3..9].to_vec()];
+    let hidden = model.read_in_turn(&sequences, &mut Unaltered).unwrap();
+    let mut first = 0;
+    for sequence in &sequences {
+        let alone = model.forward(sequence, &mut Cache::new(), &mut Unaltered).unwrap();
+        let logits = model.logits(&hidden, first..first + sequence.len()).unwrap();
+        assert_close("in turn", &logits, &alone);
+        first += sequence.len();
+    }
+}
+
 #[test]
 fn an_altered_choice_is_seen_from_its_token_on() {
     let golden = Golden::read("olmoe");

@@ -144,6 +144,11 @@ fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
             "--controller: expected bounded with tracked or once, gpu or in-place, which the firmware runs, found {strategy}"
         )));
     }
+    if strategy.select.values.get("pair") < 1.0 {
+        return Err(Error::new(format!(
+            "--controller: expected bounds on tokens, which a controller is sent, found one on pairs: {strategy}"
+        )));
+    }
     if trace.knowledge() < Knowledge::Logits {
         return Err(Error::new(format!(
             "--controller: expected a trace with all router logits, found {}",

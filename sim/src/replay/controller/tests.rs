@@ -164,6 +164,7 @@ fn refuses_what_the_firmware_does_not_run() {
     for text in ["lru", "bounded+lru", "bounded+transition", "bounded+graded"] {
         assert!(refusal(text, plan()).contains("expected bounded with tracked or once"), "{text}");
     }
+    assert!(refusal("bounded:pair=0.1", plan()).contains("expected bounds on tokens"));
     assert!(refusal("bounded", Plan { batch: 2, ..plan() }).contains("expected one sequence"));
     assert!(refusal("bounded", Plan { prefill: 1, ..plan() }).contains("expected no prompt"));
     assert!(refusal("bounded", Plan::new("8GB".parse().unwrap())).contains("expected experts per layer"));

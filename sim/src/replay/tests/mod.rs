@@ -1,5 +1,6 @@
 //! The loop against closed forms, brute force, and itself.
 
+mod ahead;
 mod recall;
 mod safe;
 
@@ -284,7 +285,8 @@ fn nothing_later_is_seen() {
         decisions.0
     };
     let mut seeing = 0;
-    for text in combinations().chain(PRESETS.iter().map(|preset| preset.name.to_owned())) {
+    let sparing = ["tracked", "recall", "recall+recall-fetch"].map(|text| format!("bounded:pair=0.2:spare=2+{text}"));
+    for text in combinations().chain(PRESETS.iter().map(|preset| preset.name.to_owned())).chain(sparing) {
         let strategy = Strategy::parse(&text).unwrap();
         let (mut before, mut after) = (decisions(&trace, &text), decisions(&altered, &text));
         assert_eq!(before.last().map(|last| last.at), Some((149, 2)));
@@ -300,9 +302,9 @@ fn nothing_later_is_seen() {
     assert!(seeing > 0, "belady sees the future, and the test would notice");
 }
 
-/// A combination of every two kinds of different axes.
+/// A combination of every two kinds of different axes that run on recordings.
 fn combinations() -> impl Iterator<Item = String> {
-    let all = kinds();
+    let all: Vec<_> = kinds().into_iter().filter(|kind| !kind.asks_routers).collect();
     let pairs = all.iter().flat_map(|a| all.iter().map(move |b| (a, b))).filter(|(a, b)| a.axis < b.axis);
     let texts: Vec<String> = pairs.map(|(a, b)| format!("{}+{}", a.name, b.name)).collect();
     texts.into_iter().filter(|text| Strategy::parse(text).is_ok())
@@ -313,7 +315,7 @@ fn five() -> impl Draw<Value = String> {
     let axis = |axis: &'static str, parameters: &'static [(&'static str, &'static str)]| {
         let names: Vec<String> = kinds()
             .iter()
-            .filter(|kind| kind.axis == axis)
+            .filter(|kind| kind.axis == axis && !kind.asks_routers)
             .flat_map(|kind| {
                 let with = parameters.iter().filter(|(name, _)| *name == kind.name);
                 std::iter::once(kind.name.to_owned()).chain(with.map(|(name, value)| format!("{name}:{value}")))
@@ -322,7 +324,15 @@ fn five() -> impl Draw<Value = String> {
         prop::sample::select(names)
     };
     (
-        axis("select", &[("bounded", "eps=0.3"), ("bounded", "eps=0.3:error=0.05:keep=0"), ("smoothing", "alpha=0.2")]),
+        axis(
+            "select",
+            &[
+                ("bounded", "eps=0.3"),
+                ("bounded", "eps=0.3:error=0.05:keep=0"),
+                ("bounded", "eps=0.2:pair=0.1:spare=2"),
+                ("smoothing", "alpha=0.2"),
+            ],
+        ),
         axis(
             "residency",
             &[("once", "tokens=20:alpha=0"), ("periodic", "interval=7"), ("migrate", "rate=0.5:horizon=500")],
@@ -441,6 +451,7 @@ fn layers_may_be_replayed_one_by_one() {
                     wanted: trace.chosen(step, layer),
                     weights: &[],
                     logits: &logits,
+                    ahead: &[],
                     starts_sequence: step == 0,
                 };
                 replay.layer(step, layer, &[token]).unwrap();

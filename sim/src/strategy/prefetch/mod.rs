@@ -12,6 +12,7 @@
 //! ```
 
 mod finemoe;
+mod gate_ahead;
 mod moe_infinity;
 mod none;
 mod perfect;
@@ -33,6 +34,7 @@ pub const KINDS: &[&Kind<Make>] = &[
     &transition::KIND,
     &previous::KIND,
     &successor::KIND,
+    &gate_ahead::KIND,
     &moe_infinity::KIND,
     &finemoe::KIND,
     &recall::KIND,

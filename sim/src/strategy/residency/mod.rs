@@ -134,6 +134,12 @@ pub(crate) trait Residency: Send {
     /// no tokens, where something is fetched for the layer ahead.
     fn expect(&mut self, _layer: usize, _tokens: &[Routed<'_>], _forecaster: &mut Forecaster) {}
 
+    /// Fills `shares` with the share of the next tokens that it expects to want each expert of a layer, after
+    /// [`Self::expect`]; with nothing if it does not know.
+    fn shares(&self, _layer: usize, shares: &mut Vec<Level>) {
+        shares.clear();
+    }
+
     /// Learns from a step in a layer, when what runs is known.
     fn observe(&mut self, _served: &Served<'_>) {}
 

@@ -142,6 +142,20 @@ impl Residency for Recalled {
         forecaster.share(layer, self.window, &mut here.shares);
     }
 
+    /// The mean of levels and forecast, each as much as it counts for eviction.
+    fn shares(&self, layer: usize, shares: &mut Vec<Level>) {
+        let here = &self.layers[layer];
+        let weight = here.weight(self.weight);
+        // Levels of all experts add up to 5/4 k.
+        let all = (5 << 14) + weight;
+        let share = |expert: usize| {
+            let share = (here.worth(expert, here.shares[expert], weight) << 16) / all;
+            Level::from_bits(share as u32)
+        };
+        shares.clear();
+        shares.extend((0..here.shares.len()).map(share));
+    }
+
     fn victim(&mut self, layer: usize, free: &Resident) -> Option<u16> {
         let here = &self.layers[layer];
         let weight = if self.judged { here.weight(self.weight) } else { self.weight };

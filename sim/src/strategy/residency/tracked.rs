@@ -1,7 +1,7 @@
 //! The core's tracker decides who goes: the expert that the tracked context is least likely to want.
 
 use cptr_core::placement::Demand;
-use cptr_core::{Gain, KalmanConfig, PhaseConfig, Tracker, TrackerConfig};
+use cptr_core::{Gain, KalmanConfig, Level, Levels, PhaseConfig, Tracker, TrackerConfig};
 
 use super::{Kind, Make, Residency, Setup, by_falling};
 use crate::filter::boxed_tracker;
@@ -62,6 +62,13 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
 impl Residency for Tracked {
     fn on_demand(&self) -> bool {
         true
+    }
+
+    fn shares(&self, layer: usize, shares: &mut Vec<Level>) {
+        shares.clear();
+        // Levels of all experts add up to 5/4 k.
+        let share = |level: Levels| (u64::from(level.slow.to_bits()) + u64::from(level.fast.to_bits() >> 2)) * 4 / 5;
+        shares.extend(self.layers[layer].levels().map(|level| Level::from_bits(share(level) as u32)));
     }
 
     fn victim(&mut self, layer: usize, free: &Resident) -> Option<u16> {

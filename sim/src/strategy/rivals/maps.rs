@@ -218,7 +218,7 @@ mod tests {
 
     fn see(maps: &mut Maps, token: [&[u16]; 2]) {
         for (layer, wanted) in token.into_iter().enumerate() {
-            maps.observe(layer, &Routed { wanted, weights: &[], logits: &[], starts_sequence: false });
+            maps.observe(layer, &Routed { wanted, weights: &[], logits: &[], starts_sequence: false, ahead: &[] });
         }
         maps.end_token();
     }
@@ -235,11 +235,11 @@ mod tests {
         let mut maps = Maps::new(SETTINGS, 2, 6);
         let text: [[&[u16]; 2]; 3] = [[&[0, 1], &[2, 3]], [&[1, 2], &[4, 5]], [&[3, 4], &[0, 5]]];
         text.into_iter().for_each(|token| see(&mut maps, token));
-        maps.observe(0, &Routed { wanted: &[0, 5], weights: &[], logits: &[], starts_sequence: false });
+        maps.observe(0, &Routed { wanted: &[0, 5], weights: &[], logits: &[], starts_sequence: false, ahead: &[] });
         assert_eq!(forecast(&mut maps, 1, 1), [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(forecast(&mut maps, 0, 1), [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
         assert_eq!(forecast(&mut maps, 0, 2), [0.0, 0.5, 0.5, 0.5, 0.5, 0.0]);
-        maps.observe(1, &Routed { wanted: &[2, 3], weights: &[], logits: &[], starts_sequence: false });
+        maps.observe(1, &Routed { wanted: &[2, 3], weights: &[], logits: &[], starts_sequence: false, ahead: &[] });
         maps.end_token();
         // Before the next token has begun, what followed A.
         assert_eq!(forecast(&mut maps, 1, 1), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
@@ -261,7 +261,7 @@ mod tests {
     fn gates_by_hand() {
         let of = |weights: &[f32], logits: &[f32]| {
             let mut gates = Vec::new();
-            let token = Routed { wanted: &[2, 0], weights, logits, starts_sequence: false };
+            let token = Routed { wanted: &[2, 0], weights, logits, starts_sequence: false, ahead: &[] };
             Maps::gates(3, &token, &mut gates);
             gates
         };

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn token(wanted: &[u16], starts_sequence: bool) -> Routed<'_> {
-        Routed { wanted, weights: &[], logits: &[], starts_sequence }
+        Routed { wanted, weights: &[], logits: &[], starts_sequence, ahead: &[] }
     }
 
     /// Products that come and go are those of the counts.

@@ -106,8 +106,13 @@ mod tests {
     #[test]
     fn by_hand() {
         let mut successors = Successors::new(2, 1, 4);
-        let wants =
-            |wanted: &'static [u16], starts_sequence| Routed { wanted, weights: &[], logits: &[], starts_sequence };
+        let wants = |wanted: &'static [u16], starts_sequence| Routed {
+            wanted,
+            weights: &[],
+            logits: &[],
+            starts_sequence,
+            ahead: &[],
+        };
         // After 0 comes 1, then 2; then 0 again, and 3; a new sequence begins with 0.
         for wanted in [&[0], &[1], &[2], &[0], &[3]] {
             successors.observe(0, &wants(wanted, false));

@@ -76,6 +76,7 @@ mod tests {
                 resident,
                 starts_sequence: false,
                 router: &router,
+                expected: &[],
             };
             make(&values).select(&token, &mut chosen);
             chosen.split_off(1)

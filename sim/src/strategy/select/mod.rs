@@ -50,6 +50,11 @@ pub(crate) trait Select: Send {
     /// Appends as many distinct experts as the token wants to `chosen`, a stand-in in the place of the expert that it
     /// stands in for, and [`cptr_trace::NO_EXPERT`] for one that is left out.
     fn select(&mut self, token: &Token<'_>, chosen: &mut Vec<u16>);
+
+    /// Whether it goes by what the next tokens are expected to want.
+    fn expects(&self) -> bool {
+        false
+    }
 }
 
 /// A float as an integer of the same order, so that scores can be compared by the core's top-k.
@@ -126,6 +131,7 @@ mod tests {
                     let shares = vec![1.0 / k as f32; k];
                     let token = Token {
                         scores, logits: &logits, wanted: &wanted, shares: &shares, experts: 16, resident: &resident, starts_sequence: i == 0, router: &router,
+                        expected: &[],
                     };
                     let mut chosen = vec![7];
                     select.select(&token, &mut chosen);

@@ -173,6 +173,7 @@ mod tests {
                     resident: &resident,
                     starts_sequence: step == 0,
                     router: &router,
+                    expected: &[],
                 };
                 let mut chosen = Vec::new();
                 rotate.select(&token, &mut chosen);
