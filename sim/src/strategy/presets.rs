@@ -37,7 +37,7 @@ pub const PRESETS: &[Preset] = &[
     preset("successor", "the same, and what followed this token's experts counts", "raw+successor+none+gpu+full"),
     preset(
         "successor-fetch",
-        "the same, and what they expect next is fetched a layer ahead",
+        "the same, and what they expect next is fetched where that is expected to pay",
         "raw+successor+successor-fetch+gpu+full",
     ),
     preset(
@@ -47,7 +47,7 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "moe-infinity-fetch",
-        "the same, and what they expect next is fetched a layer ahead",
+        "the same, and what they expect next is fetched where that is expected to pay",
         "raw+moe-infinity+moe-infinity-fetch+gpu+full",
     ),
     preset(
@@ -57,14 +57,14 @@ pub const PRESETS: &[Preset] = &[
     ),
     preset(
         "finemoe-fetch",
-        "the same, and what they expect next is fetched a layer ahead",
+        "the same, and what they expect next is fetched where that is expected to pay",
         "raw+finemoe+finemoe-fetch+gpu+full",
     ),
     preset("recall", "the expert goes that remembered trajectories expect least", "raw+recall+none+gpu+full"),
     preset("safe", "recall, tracked or lru, whichever is measured to load least", "raw+safe+none+gpu+full"),
     preset(
         "recall-fetch",
-        "the same, and what they expect next is fetched a layer ahead",
+        "the same, and what they expect next is fetched where that is expected to pay",
         "raw+recall+recall-fetch+gpu+full",
     ),
     preset("safe-fetch", "safe, and fetched ahead where that is measured to pay", "raw+safe+recall-fetch+gpu+full"),
