@@ -161,7 +161,7 @@ impl<'a> Layer<'a> {
         Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
     }
 
-    /// The missing expert of least mass, the last of equals, that the best resident may stand in for, and that resident.
+    /// The missing expert of least mass, the last of equals, that the best resident may stand in for, and who that is.
     fn pair_within(&self, experts: &[u16]) -> Option<Pair> {
         let expert = self.best_outside(experts, true)?;
         let new = self.mass(expert);

@@ -152,8 +152,8 @@ pub fn select_in_place(
     select_by_pairs(router, bounds, keep_top, logits, experts, resident, Pairs::ANY)
 }
 
-/// [`select_in_place`] with a bound on each stand-in beside those on the token, which depends on whether the next tokens
-/// want the missing expert again: see [`Pairs`].
+/// [`select_in_place`] with a bound on each stand-in beside those on the token, which depends on whether the next
+/// tokens want the missing expert again: see [`Pairs`].
 ///
 /// The bounds on the token hold as ever. The missing expert of least mass that may be replaced is paired with the
 /// resident of the most mass, and so on, until no pair is allowed or a bound is spent; and nothing beyond.

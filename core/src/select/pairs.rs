@@ -4,9 +4,9 @@ use crate::num::{Eps, Level};
 
 /// A bound on each stand-in of a token: how far it may alter the output of the layer.
 ///
-/// A bound on the token alone is spent where it can be spent, on the last of the wanted as on one that matters. With the
-/// same bound for every pair of every token the same error is given for each miss that is avoided, which is the least
-/// error for that number of misses as far as errors add up.
+/// A bound on the token alone is spent where it can be spent, on the last of the wanted as on one that matters. With
+/// the same bound for every pair of every token the same error is given for each miss that is avoided, which is the
+/// least error for that number of misses as far as errors add up.
 ///
 /// An expert that the next tokens want again saves more misses if it is loaded now, so less is given for replacing it:
 /// with the share `s` of the next tokens that want it, the pair of an expert of mixing weight w and its stand-in of
