@@ -108,7 +108,9 @@ impl fmt::Display for RecallError {
             Self::Memory => "too few words for so many tokens",
             Self::Layer => "not the layer that is next",
             Self::Id => "a chosen expert is out of range or stands twice, or there are too many",
-            Self::Saved => "not a saved memory of this model, shape and size, or a damaged one, or too few words for one",
+            Self::Saved => {
+                "not a saved memory of this model, shape and size, or a damaged one, or too few words for one"
+            }
             Self::Forecast => "a forecast is for 1 to 12 tokens, with a share for every expert",
         })
     }
