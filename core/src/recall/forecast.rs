@@ -135,7 +135,7 @@ impl<const C: usize> Places<C> {
                 last = next;
             }
         }
-        if thinning > 0 && run % thinning == 0 {
+        if thinning > 0 && run.is_multiple_of(thinning) {
             let kept = others.len() / 2;
             if let Some((near, far)) = others.split_at_mut_checked(kept) {
                 for (near, far) in near.iter_mut().zip(far) {
@@ -184,6 +184,7 @@ mod tests {
     use crate::recall::search::{Search, unknown};
     use proptest::prelude::*;
     use std::vec;
+    use std::vec::Vec;
 
     /// The nearest of four remembered tokens with given distances to a token of zeros.
     fn nearest(ones: [u32; 4]) -> Nearest<8> {
@@ -265,7 +266,7 @@ mod tests {
         let config = Config { leading: 2, thinning: 1, ..Config::default() };
         let mut places = Places::<8>::new(&config);
         places.begin(&config, &nearest([9, 10, 11, 12]), 128, |age| 4 - age);
-        let rows = |places: &[Place]| places.iter().map(|place| place.row).collect::<std::vec::Vec<_>>();
+        let rows = |places: &[Place]| places.iter().map(|place| place.row).collect::<Vec<_>>();
         assert_eq!(rows(places.split().0), [0, 1]);
         // The farthest one has everything in common.
         let each = places.layer(&config, 1, 8);

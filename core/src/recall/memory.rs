@@ -83,7 +83,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         if words.as_ref().len() < shape.words(tokens, W) {
             return Err(RecallError::Memory);
         }
-        let whole = if shape.narrow() && shape.k % 4 == 0 { u32::from(shape.k) / 4 } else { 0 };
+        let whole = if shape.narrow() && shape.k.is_multiple_of(4) { u32::from(shape.k) / 4 } else { 0 };
         Ok(Self { words, shape, tokens: tokens as u32, stride: shape.stride() as u32, whole })
     }
 

@@ -95,8 +95,8 @@ pub enum RecallError {
     Id,
     /// Forecasts for no token, for more than [`MAX_AHEAD`], or into fewer shares than there are experts.
     Forecast,
-    /// Too few words for what is saved; or words that are not what was saved of the same model, shape, number of tokens,
-    /// signatures and places, or are damaged.
+    /// Too few words for what is saved; or words that are not what was saved of the same model, shape, number of
+    /// tokens, signatures and places, or are damaged.
     Saved,
 }
 
@@ -138,7 +138,7 @@ pub struct Config {
 
 impl Config {
     /// The same with half of the leading places, and less of the others: for controllers. At 64 places 600 instead of
-    /// 1,200 choices of a layer are scored in a token of Qwen3-30B-A3B and forecasts of 4 tokens read half as many rows;
+    /// 1,200 choices of a layer are scored in a token of Qwen3-30B-A3B, and forecasts of 4 tokens read half as many;
     /// eviction closes 1 to 2 points less of the gap.
     #[must_use]
     pub fn small() -> Self {

@@ -79,7 +79,7 @@ impl Oracle {
             }
         }
         let thinning = usize::from(self.config.thinning);
-        if thinning > 0 && run % thinning == 0 {
+        if thinning > 0 && run.is_multiple_of(thinning) {
             let kept = (places.len() - leading) / 2;
             for near in leading..leading + kept {
                 if places[near + kept].exponent < places[near].exponent {

@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(Crowd::of(&[640, 640], 0, 1).snr(10), LogRatio::ZERO);
         // A crowd that differs in half of 128 bits.
         let mut crowd = Crowd::default();
-        [60, 68].map(|bits| crowd.alone(bits));
+        [60, 68].iter().for_each(|&bits| crowd.alone(bits));
         assert!(crowd.follows(47) && !crowd.follows(48));
     }
 

@@ -197,8 +197,20 @@ fn updates() -> Hash {
 /// that is saved and restored midway, and what is refused.
 fn recalls() -> Hash {
     let (mut hash, mut random) = (Hash::START, Random(19));
-    recall::<{ Shape { layers: 8, experts: 32, k: 4 }.words(64, 4) }>(32, 4, &Config::default(), &mut hash, &mut random);
-    recall::<{ Shape { layers: 8, experts: 300, k: 3 }.words(64, 4) }>(300, 3, &Config::small(), &mut hash, &mut random);
+    recall::<{ Shape { layers: 8, experts: 32, k: 4 }.words(64, 4) }>(
+        32,
+        4,
+        &Config::default(),
+        &mut hash,
+        &mut random,
+    );
+    recall::<{ Shape { layers: 8, experts: 300, k: 3 }.words(64, 4) }>(
+        300,
+        3,
+        &Config::small(),
+        &mut hash,
+        &mut random,
+    );
     let (mut calibration, mut skill) = (Calibration::new(), Skill::new());
     for _ in 0..3000 {
         let (share, other) = (Level::from_bits(random.bits() >> 1), Level::from_bits(random.bits() >> 1));

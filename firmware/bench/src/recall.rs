@@ -100,7 +100,11 @@ pub(crate) fn report() {
         }
     }
     let empty = Cost::empty();
-    for (kernel, cost) in ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end", "recall_settle", "recall_end_64"].iter().zip(costs) {
+    for (kernel, cost) in
+        ["recall_observe", "recall_forecast_1", "recall_forecast_4", "recall_end", "recall_settle", "recall_end_64"]
+            .iter()
+            .zip(costs)
+    {
         cost.print(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
         cost.print_most(kernel, SHAPE.experts.into(), SHAPE.k.into(), empty);
     }
