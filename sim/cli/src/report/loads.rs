@@ -9,24 +9,35 @@ use super::roles::{Role, name, number};
 
 const HEIGHT: u32 = 1000;
 
+/// The settings of one strategy.
+struct Curve {
+    family: String,
+    role: Role,
+    /// Loads and stalls, by rising loads.
+    points: Vec<(f64, f64)>,
+}
+
 /// The plot, or nothing where no row fetches: the others load what they wait for.
 pub(super) fn figure(run: &Run<'_>) -> String {
     if !run.rows.iter().any(|row| number(row, "fetch_rate") > 0.0) {
         return String::new();
     }
-    let mut curves: Vec<(String, Role, Vec<(f64, f64)>)> = Vec::new();
+    let mut curves: Vec<Curve> = Vec::new();
     for (index, row) in run.rows.iter().enumerate() {
-        match curves.iter_mut().find(|curve| curve.0 == family(row)) {
-            Some(curve) => curve.2.push(point(row)),
-            None => curves.push((family(row), Role::of(index, row), vec![point(row)])),
+        match curves.iter_mut().find(|curve| curve.family == family(row)) {
+            Some(curve) => curve.points.push(point(row)),
+            None => {
+                curves.push(Curve { family: family(row), role: Role::of(index, row), points: vec![point(row)] });
+            }
         }
     }
     for curve in &mut curves {
-        curve.2.sort_by(|a, b| a.0.total_cmp(&b.0));
+        curve.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
     // The last setting of a curve is named for all of them.
     let last = |row: &Value| {
-        curves.iter().any(|curve| curve.0 == family(row) && curve.2.last().is_some_and(|&last| last == point(row)))
+        let here = curves.iter().find(|curve| curve.family == family(row));
+        here.is_some_and(|curve| curve.points.last() == Some(&point(row)))
     };
     let mark = |(index, row): (usize, &Value)| Mark {
         x: point(row).0,
@@ -51,7 +62,7 @@ pub(super) fn figure(run: &Run<'_>) -> String {
     }
     let scatter = Scatter {
         marks: by_importance(marks.collect()),
-        curves: curves.into_iter().map(|(_, role, points)| (role, points)).collect(),
+        curves: curves.into_iter().map(|curve| (curve.role, curve.points)).collect(),
         bound,
         price: "load rate: experts copied per choice",
         gain: "stall rate: copies waited for per choice",
