@@ -2,13 +2,14 @@
 
 use heapless::Vec;
 
-use super::{Bounds, Pairs};
-use crate::num::{Eps, Logit, part_of};
+use super::Bounds;
+use super::pairs::{PairBound, squared};
+use crate::num::{Logit, part_of};
 use crate::router::{BiasPlace, MAX_K, OpenGroups, Router, Score};
 use crate::set::Experts;
 
 /// What a selection goes by.
-pub(super) struct Layer<'a> {
+pub(super) struct Layer<'a, P> {
     router: &'a Router<'a>,
     logits: &'a [Logit],
     resident: &'a Experts,
@@ -16,9 +17,7 @@ pub(super) struct Layer<'a> {
     /// So many of the wanted are never replaced.
     keep_top: usize,
     /// What each stand-in may cost.
-    pairs: Pairs<'a>,
-    /// Squared error that a stand-in may add for an expert that is not expected.
-    most: u64,
+    pairs: P,
     /// The logit that masses are relative to.
     largest: Logit,
 }
@@ -26,16 +25,16 @@ pub(super) struct Layer<'a> {
 /// Selection with any router, of a list that has been checked. A function of its own, so that who finds all of the
 /// wanted does not pay for it.
 #[inline(never)]
-pub(super) fn replace<const ERROR: bool>(
+pub(super) fn replace<const ERROR: bool, P: PairBound>(
     router: &Router<'_>,
     bounds: Bounds,
     keep_top: usize,
     logits: &[Logit],
     experts: &mut [u16],
     resident: &Experts,
-    pairs: Pairs<'_>,
+    pairs: P,
 ) -> usize {
-    Layer { pairs, ..Layer::new(router, keep_top, logits, resident) }.replace::<ERROR>(experts, bounds)
+    Layer::new(router, keep_top, logits, resident, pairs).replace::<ERROR>(experts, bounds)
 }
 
 /// What a choice leaves of the bounds.
@@ -47,18 +46,15 @@ struct Left {
     error: Option<u64>,
 }
 
-impl<'a> Layer<'a> {
-    pub(super) fn new(router: &'a Router<'a>, keep_top: usize, logits: &'a [Logit], resident: &'a Experts) -> Self {
-        Self {
-            router,
-            logits,
-            resident,
-            open: router.open_groups(logits),
-            keep_top,
-            pairs: Pairs::ANY,
-            most: u64::MAX,
-            largest: Logit::ZERO,
-        }
+impl<'a, P: PairBound> Layer<'a, P> {
+    pub(super) fn new(
+        router: &'a Router<'a>,
+        keep_top: usize,
+        logits: &'a [Logit],
+        resident: &'a Experts,
+        pairs: P,
+    ) -> Self {
+        Self { router, logits, resident, open: router.open_groups(logits), keep_top, pairs, largest: Logit::ZERO }
     }
 
     /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if
@@ -82,12 +78,8 @@ impl<'a> Layer<'a> {
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
-            let squared = |error: Option<Eps>| {
-                let share = error.map(|error| part_of(total, error.to_bits()).min(u32::MAX.into()));
-                share.map_or(u64::MAX, |error| error * error)
-            };
-            left.error = Some(squared(bounds.error));
-            self.most = squared(self.pairs.error);
+            left.error = Some(squared(bounds.error, total));
+            self.pairs.begin(total);
         }
         // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been
         // checked.
@@ -127,7 +119,7 @@ impl<'a> Layer<'a> {
     /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass,
     /// others give way to their like of more mass. Returns what is left of the bounds, if they are kept.
     fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
-        let mut pair = if ERROR { self.pair_within(experts) } else { self.pair(experts, false, true) }?;
+        let mut pair = if P::BOUNDED { self.pair_within(experts) } else { self.pair(experts, false, true) }?;
         loop {
             left.mass += pair.gain();
             if ERROR {
@@ -172,7 +164,7 @@ impl<'a> Layer<'a> {
                 continue;
             }
             let old = self.mass(wanted);
-            if squared_error(old, new) <= self.pairs.part(self.most, wanted) {
+            if squared_error(old, new) <= self.pairs.most(wanted) {
                 least = (logit, Some(Pair { rank, expert, old, new }));
             }
         }

@@ -23,6 +23,7 @@ use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
 pub use pairs::Pairs;
+use pairs::{Bounded, PairBound, Unbounded};
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -149,7 +150,14 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
-    select_by_pairs(router, bounds, keep_top, logits, experts, resident, Pairs::ANY)
+    let (missing, bounds) = (missing(keep_top, logits.len(), experts, resident)?, bounds.into());
+    if missing == 0 || bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) {
+        return Ok(0);
+    }
+    match bounds.error {
+        None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
+        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
+    }
 }
 
 /// [`select_in_place`] with a bound on each stand-in beside those on the token, which depends on whether the next
@@ -172,23 +180,23 @@ pub fn select_by_pairs(
     resident: &Experts,
     pairs: Pairs<'_>,
 ) -> Result<usize, SelectError> {
-    let missing = missing(keep_top, logits.len(), experts, resident)?;
-    let Bounds { mass, error } = bounds.into();
-    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) || pairs.error == Some(Eps::ZERO) {
+    if pairs.error.is_none() {
+        return select_in_place(router, bounds, keep_top, logits, experts, resident);
+    }
+    let (missing, bounds) = (missing(keep_top, logits.len(), experts, resident)?, bounds.into());
+    let none = |error| error == Some(Eps::ZERO);
+    if missing == 0 || bounds.mass == Eps::ZERO || none(bounds.error) || none(pairs.error) {
         return Ok(0);
     }
-    let bounds = Bounds { mass, error };
-    match error.or(pairs.error) {
-        None => replace::<false>(router, bounds, keep_top, missing, logits, experts, resident, pairs),
-        Some(_) => replace::<true>(router, bounds, keep_top, missing, logits, experts, resident, pairs),
-    }
+    let pairs = Bounded { pairs, most: 0 };
+    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs)
 }
 
 /// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
 /// who never asks for a bound on the error does not link its arithmetic, and most routers are a plain softmax.
 #[inline(never)]
 #[expect(clippy::too_many_arguments, reason = "part of one function")]
-fn replace<const ERROR: bool>(
+fn replace<const ERROR: bool, P: PairBound>(
     router: &Router<'_>,
     bounds: Bounds,
     keep_top: usize,
@@ -196,7 +204,7 @@ fn replace<const ERROR: bool>(
     logits: &[Logit],
     experts: &mut [u16],
     resident: &Experts,
-    pairs: Pairs<'_>,
+    pairs: P,
 ) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
@@ -208,7 +216,7 @@ fn replace<const ERROR: bool>(
     {
         return Ok(substituted);
     }
-    Ok(any::replace::<ERROR>(router, bounds, keep_top, logits, experts, resident, pairs))
+    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, logits, experts, resident, pairs))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit

@@ -1,6 +1,6 @@
 //! What a single stand-in may cost.
 
-use crate::num::{Eps, Level};
+use crate::num::{Eps, Level, part_of};
 
 /// A bound on each stand-in of a token: how far it may alter the output of the layer.
 ///
@@ -40,18 +40,59 @@ pub struct Pairs<'a> {
     pub shares: &'a [Level],
 }
 
-impl Pairs<'_> {
-    /// No bound on pairs.
-    pub const ANY: Self = Self { error: None, shares: &[] };
+/// A bound on pairs as a selection goes by it; nothing is linked of one that nobody asks for.
+pub(super) trait PairBound {
+    /// Whether there is one.
+    const BOUNDED: bool;
 
-    /// What an expert leaves of the squared error that a pair may have at most; rounded down.
-    pub(super) fn part(&self, most: u64, expert: u16) -> u64 {
-        match self.shares.get(usize::from(expert)) {
+    /// The routing mass of the token's experts, all together.
+    fn begin(&mut self, total: u64);
+
+    /// The squared error that a pair may have that replaces an expert.
+    fn most(&self, expert: u16) -> u64;
+}
+
+/// No bound.
+pub(super) struct Unbounded;
+
+impl PairBound for Unbounded {
+    const BOUNDED: bool = false;
+
+    fn begin(&mut self, _: u64) {}
+
+    fn most(&self, _: u16) -> u64 {
+        u64::MAX
+    }
+}
+
+/// The bound of [`Pairs`].
+pub(super) struct Bounded<'a> {
+    pub(super) pairs: Pairs<'a>,
+    /// Squared error for an expert that is not expected.
+    pub(super) most: u64,
+}
+
+impl PairBound for Bounded<'_> {
+    const BOUNDED: bool = true;
+
+    fn begin(&mut self, total: u64) {
+        self.most = squared(self.pairs.error, total);
+    }
+
+    /// Rounded down.
+    fn most(&self, expert: u16) -> u64 {
+        match self.pairs.shares.get(usize::from(expert)) {
             // Below 2^33 times at most 2^31.
-            Some(share) if self.error.is_some() => {
-                (most >> 31) * u64::from(Level::ONE.to_bits().saturating_sub(share.to_bits()))
+            Some(share) if self.pairs.error.is_some() => {
+                (self.most >> 31) * u64::from(Level::ONE.to_bits().saturating_sub(share.to_bits()))
             }
-            _ => most,
+            _ => self.most,
         }
     }
+}
+
+/// The square of a share of a mass; no bound is the largest.
+pub(super) fn squared(error: Option<Eps>, total: u64) -> u64 {
+    let share = error.map(|error| part_of(total, error.to_bits()).min(u32::MAX.into()));
+    share.map_or(u64::MAX, |error| error * error)
 }
