@@ -78,7 +78,9 @@ impl<'a, P: PairBound> Layer<'a, P> {
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
-            left.error = Some(squared(bounds.error, total));
+            // Without a bound on pairs there is one on the token, and nothing else is linked.
+            let none = P::BOUNDED && bounds.error.is_none();
+            left.error = Some(if none { u64::MAX } else { squared(bounds.error, total) });
             self.pairs.begin(total);
         }
         // What is wanted, and the choice of the last step that kept the bounds. There is room: the list has been

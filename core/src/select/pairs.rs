@@ -91,8 +91,8 @@ impl PairBound for Bounded<'_> {
     }
 }
 
-/// The square of a share of a mass; no bound is the largest.
+/// The square of a share of a mass.
 pub(super) fn squared(error: Option<Eps>, total: u64) -> u64 {
-    let share = error.map(|error| part_of(total, error.to_bits()).min(u32::MAX.into()));
-    share.map_or(u64::MAX, |error| error * error)
+    let error = error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
+    error * error
 }
