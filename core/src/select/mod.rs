@@ -150,11 +150,13 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
-    let (missing, bounds) = (missing(keep_top, logits.len(), experts, resident)?, bounds.into());
-    if missing == 0 || bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) {
+    let missing = missing(keep_top, logits.len(), experts, resident)?;
+    let Bounds { mass, error } = bounds.into();
+    if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
     }
-    match bounds.error {
+    let bounds = Bounds { mass, error };
+    match error {
         None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
         Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
     }

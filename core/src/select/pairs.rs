@@ -92,6 +92,7 @@ impl PairBound for Bounded<'_> {
 }
 
 /// The square of a share of a mass.
+#[inline(always)]
 pub(super) fn squared(error: Option<Eps>, total: u64) -> u64 {
     let error = error.map_or(0, |error| part_of(total, error.to_bits()).min(u32::MAX.into()));
     error * error
