@@ -111,6 +111,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
     /// What masses are relative to where experts of more mass than the wanted count, `wanted` being the best logit of
     /// those. It is not far above: the masses of the wanted must keep their precision, and one that is as large as the
     /// sum of 64 of them makes room for everything. No limit is needed where scores end at 1, or hardly grow.
+    #[inline(never)]
     pub(super) fn with_gains(&self, wanted: Logit) -> Logit {
         const FAR: Logit = Logit::lit("8.5");
         let (largest, far) = (self.router.largest(self.logits), wanted.saturating_add(FAR));
