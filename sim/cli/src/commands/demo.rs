@@ -44,10 +44,10 @@ const PARTS: [Part; 4] = [
         title: "Selection: a small model with all its router logits",
         introduction: "Nine domains one after the other. A strategy may run other experts than the model wants; mass loss is the price.",
         system: "offload",
-        strategies: "raw,lfu,lrfu,tracked,recall,belady,transition,recall-fetch,smoothing:alpha=0.7,\
+        strategies: "raw,lfu,lrfu,tracked,recall,belady,transition,recall-fetch,recall-fetch:gain=off,smoothing:alpha=0.7,\
                      hysteresis:bonus=0.5,max-rank:window=1.5,cumulative:p=0.7,substitute:tau=0.1,\
                      cache-prior:lambda=0.05,cache-prior:lambda=0.1,cache-prior:lambda=0.2,bounded:eps=0.02,\
-                     bounded:eps=0.04,bounded:eps=0.08,bounded+recall,bounded+recall+recall-fetch",
+                     bounded:eps=0.04,bounded:eps=0.08,bounded+recall",
         one_in: None,
         prefill: 0,
     },
@@ -56,7 +56,7 @@ const PARTS: [Part; 4] = [
         title: "Residency: decoding with gpt-oss-20b, experts copied on demand",
         introduction: "Only the chosen experts are recorded, so that strategies may differ in who stays and what is fetched. Each load is a copy over the link.",
         system: "offload",
-        strategies: "raw,lfu,lrfu,tracked,recall,belady,transition,recall-fetch,once,periodic:interval=64+gpu+full",
+        strategies: "raw,lfu,lrfu,tracked,recall,belady,transition,recall-fetch,recall-fetch:gain=off,once,periodic:interval=64+gpu+full",
         one_in: None,
         prefill: 0,
     },
