@@ -24,7 +24,8 @@
 //!
 //! let mut detector = ChangeDetector::new();
 //! // Distances of four layers that are larger from token 300 on.
-//! let distances = |token: u32| [1, 5, 3, 7].map(|n| Angle::from_num((token * n % 8 + token / 300 * 8 + 8) as f64 / 16.0));
+//! let at = |token: u32, n: u32| Angle::from_num((token * n % 8 + token / 300 * 8 + 8) as f64 / 16.0);
+//! let distances = |token: u32| [1, 5, 3, 7].map(|n| at(token, n));
 //! let mut alarms = (0..600).filter(|&token| detector.step(&ChangeConfig::default(), &distances(token)));
 //! assert!((300..310).contains(&alarms.next().unwrap()));
 //! ```
@@ -47,8 +48,8 @@ pub fn trackers() -> TrackerConfig {
     }
 }
 
-/// How far what a token wants is from the context of a layer: `1 - a + (1 - b) / 2`, where a is the cosine of demand and
-/// context (the fast levels), and b that of demand less long run and context less long run (the slow levels), in
+/// How far what a token wants is from the context of a layer: `1 - a + (1 - b) / 2`, where a is the cosine of demand
+/// and context (the fast levels), and b that of demand less long run and context less long run (the slow levels), in
 /// [0, 2], rounded to about 2^-20. All three are shares of one. Without levels, or where nobody is wanted, it is 3/2.
 ///
 /// The levels are those before the token; ids beyond them are ignored, and choices beyond 64.
@@ -172,7 +173,8 @@ impl ChangeDetector {
         self.hold > 0 || self.learnt < config.acquire_tokens
     }
 
-    /// Takes the [`distance`]s of one token in all layers; returns whether the context has changed. No layers, no alarm.
+    /// Takes the [`distance`]s of one token in all layers; returns whether the context has changed. No layers, no
+    /// alarm.
     ///
     /// Cost: an addition a layer, a 64-bit division and about 25 instructions.
     pub fn step(&mut self, config: &ChangeConfig, distances: &[Angle]) -> bool {

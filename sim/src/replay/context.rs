@@ -158,7 +158,8 @@ impl Context {
     }
 }
 
-/// Means over the tokens from `start` to `end`; 0 where there is nothing. The first token has no context to compare with.
+/// Means over the tokens from `start` to `end`; 0 where there is nothing. The first token has no context to compare
+/// with.
 fn signal(layers: &[LayerContext], matches: &[Match], start: usize, end: usize) -> Signal {
     let mean = |sum: f64, count: usize| if count > 0 { sum / count as f64 } else { 0.0 };
     let known = start.max(1)..end.max(1);

@@ -105,8 +105,8 @@ fn fetching_saves_time_where_there_is_some_and_costs_little_where_not() {
     }
 }
 
-/// The link by hand, in loads, of one layer that nobody leaves and whose fetches are for the next token: a copy that has
-/// started is waited for where something else is, and passes behind where nothing is.
+/// The link by hand, in loads, of one layer that nobody leaves and whose fetches are for the next token: a copy that
+/// has started is waited for where something else is, and passes behind where nothing is.
 struct Serial {
     /// Copies on their way: expert, what is left, whether it is under way.
     copies: Vec<(u16, f64, bool)>,

@@ -1,10 +1,10 @@
 //! Which experts are fetched before they are asked for.
 //!
-//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for, all at
-//! once; or experts of any layer ahead, one by one when the link has nothing else to do. They take the place of those
-//! that the residency gives up, and their copies take what decoding leaves of the link. An expert that was asked for
-//! ahead is no stall; the bytes that have not passed when it is wanted are waited for, and so is what is left of a copy
-//! that has started when others are wanted.
+//! When a layer has been decided, experts of the next one (or of the first, for the next token) may be asked for, all
+//! at once; or experts of any layer ahead, one by one when the link has nothing else to do. They take the place of
+//! those that the residency gives up, and their copies take what decoding leaves of the link. An expert that was asked
+//! for ahead is no stall; the bytes that have not passed when it is wanted are waited for, and so is what is left of a
+//! copy that has started when others are wanted.
 //!
 //! ```
 //! let kinds = cptr_sim::strategy::prefetch::KINDS;

@@ -1,9 +1,10 @@
 //! Remembered trajectories say what the next layers want: what followed the places that are most like this one, judged
 //! by how often that came true for experts that were not there.
 //!
-//! With `gain`, on a machine, an expert is fetched when the link has nothing else to do, if the time that this is expected to save
-//! exceeds the time that it is expected to cost. With `l` the time of a copy, `g` the time to the next router result,
-//! `p` the probability that the expert is wanted, and `w` the cost of a copy in vain (`waste`, in copies):
+//! With `gain`, on a machine, an expert is fetched when the link has nothing else to do, if the time that this is
+//! expected to save exceeds the time that it is expected to cost. With `l` the time of a copy, `g` the time to the next
+//! router result, `p` the probability that the expert is wanted, and `w` the cost of a copy in vain (`waste`, in
+//! copies):
 //!
 //! - for the next layer `p min(l, g) > (1 - p) (max(0, l - g) + w l)`: a copy that is wanted has a start of `g`; one
 //!   that is not holds up the next layer's copies by what is left of it, and is traffic.

@@ -1,9 +1,9 @@
 //! Rotation of the logits towards the tracked direction: what the filter was first thought out to do.
 //!
-//! The scores of a token, less their mean, are a vector; its exponential average is the tracked direction. The vector is
-//! turned towards it in the plane of both, its length kept, by a share of the angle between them: the most there may be,
-//! times `snr / (1 + snr)` of the tracked power over that of the innovation, and nothing, half of it or all of it as the
-//! loop on that angle is unlocked, in transition or locked ([`cptr_core::phase`]).
+//! The scores of a token, less their mean, are a vector; its exponential average is the tracked direction. The vector
+//! is turned towards it in the plane of both, its length kept, by a share of the angle between them: the most there may
+//! be, times `snr / (1 + snr)` of the tracked power over that of the innovation, and nothing, half of it or all of it
+//! as the loop on that angle is unlocked, in transition or locked ([`cptr_core::phase`]).
 
 use super::{Kind, Make, Select, top};
 use crate::strategy::{Parameter, Token, Unit, Values};
@@ -56,8 +56,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Turns `vector` towards `direction` by a share of the angle between them, its length kept; returns that angle, a right
-/// one where one of them has no length.
+/// Turns `vector` towards `direction` by a share of the angle between them, its length kept; returns that angle, a
+/// right one where one of them has no length.
 fn turn(vector: &mut [f32], direction: &[f32], share: f32) -> f32 {
     let (length, reach) = (dot(vector, vector).sqrt(), dot(direction, direction).sqrt());
     let area = length * reach;
