@@ -1,7 +1,6 @@
 //! The last tokens: their signatures, their choices, and how alike the tokens before them were.
 
 use super::RecallError;
-use super::signature::MAX_CHOICES;
 
 /// Fewest tokens that a memory remembers.
 pub const MIN_TOKENS: usize = 64;
@@ -9,6 +8,8 @@ pub const MIN_TOKENS: usize = 64;
 pub const MAX_TOKENS: usize = 1 << 16;
 /// Most experts of a layer.
 pub const MAX_EXPERTS: usize = 1024;
+/// Largest number of choices of one token, all layers together: a number of ones in binary.
+pub const MAX_CHOICES: usize = (1 << 12) - 1;
 
 /// Sizes of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,8 +60,7 @@ mod tests;
 use core::fmt;
 
 pub use confidence::{Calibration, Skill};
-pub use memory::{MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
-pub use signature::MAX_CHOICES;
+pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;

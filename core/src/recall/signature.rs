@@ -12,13 +12,10 @@
 //! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
 //! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
-use super::memory::{Memory, part};
+use super::memory::{MAX_CHOICES, Memory, part};
 
-/// Largest number of choices of one token, all layers together.
-pub const MAX_CHOICES: usize = (1 << PLANES) - 1;
-
-/// Bits of a sum.
-const PLANES: usize = 12;
+/// Bits of a sum of all choices.
+const PLANES: usize = MAX_CHOICES.count_ones() as usize;
 /// Fraction bits of the usual sums, `U12F19`, so that differences are signed words.
 const MEAN_BITS: u32 = 19;
 /// Smallest gain of the usual sums, as a shift: means of about the last 512 tokens, of all of them at the start.

@@ -7,6 +7,7 @@ use cptr_core::Level;
 use cptr_core::recall::{Config, Recall, Shape};
 use cptr_trace::error::{Error, Result};
 
+use super::remembers::Remembers;
 use super::rivals::{Maps, Matrices, Successors, maps};
 use super::{Parameter, Unit, Values};
 use crate::source::{Routed, real};
@@ -117,18 +118,6 @@ impl Default for Settings {
             places: PLACES.default as u16,
         }
     }
-}
-
-/// A memory of the tokens of one sequence.
-pub(super) trait Remembers: Send {
-    /// What a token wants in its next layer, null experts left out.
-    fn observe(&mut self, layer: usize, token: &Routed<'_>);
-
-    /// All layers of the token have run.
-    fn end_token(&mut self);
-
-    /// Fills `shares` with the share of the next `tokens` tokens that run a layer that will want each expert.
-    fn forecast(&mut self, layer: usize, tokens: usize, shares: &mut [Level]);
 }
 
 /// A sequence of layers.

@@ -33,6 +33,7 @@ mod parts;
 pub mod precision;
 pub mod prefetch;
 pub mod presets;
+mod remembers;
 pub mod residency;
 mod rivals;
 pub mod select;

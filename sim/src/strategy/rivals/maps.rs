@@ -10,7 +10,7 @@ use cptr_core::Level;
 
 use super::{greatest, level};
 use crate::source::Routed;
-use crate::strategy::forecaster::Remembers;
+use crate::strategy::remembers::Remembers;
 
 /// How maps are kept and asked.
 #[derive(Debug, Clone, Copy, PartialEq)]

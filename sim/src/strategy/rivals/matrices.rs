@@ -11,7 +11,7 @@ use cptr_core::Level;
 
 use super::{greatest, level};
 use crate::source::Routed;
-use crate::strategy::forecaster::Remembers;
+use crate::strategy::remembers::Remembers;
 
 /// The collection, and the sequence that runs.
 pub(crate) struct Matrices {

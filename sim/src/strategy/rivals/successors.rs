@@ -6,7 +6,7 @@ use cptr_core::Level;
 
 use super::level;
 use crate::source::Routed;
-use crate::strategy::forecaster::Remembers;
+use crate::strategy::remembers::Remembers;
 
 /// Tables of all layers, learned on line.
 pub(crate) struct Successors {
