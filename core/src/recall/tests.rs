@@ -289,7 +289,6 @@ fn bundled(file: &str, layers: usize, k: usize) -> Vec<Vec<Vec<u16>>> {
 }
 
 #[test]
-#[ignore = "takes a minute without optimisation"]
 fn evicts_what_real_numbers_evict_on_real_traces() {
     let gpt_oss = Shape { layers: 24, experts: 32, k: 4 };
     let tiny = Shape { layers: 4, experts: 32, k: 4 };
@@ -298,7 +297,8 @@ fn evicts_what_real_numbers_evict_on_real_traces() {
         for config in [Config::default(), Config::small()] {
             let (gone, differ) = evictions(config, shape, 2048, &text);
             std::println!("{file}: {differ} of {gone} evictions differ");
-            assert!(gone > 10_000 && differ * SHARE <= gone, "{file}: {differ} of {gone}");
+            // 1.1 to 1.9 % as this was written.
+            assert!(gone > 10_000 && differ * 40 <= gone, "{file}: {differ} of {gone}");
         }
     }
 }
