@@ -1,6 +1,7 @@
 //! No run of any device breaks a timing rule; every request is served; refreshes come on time.
 mod checker;
 
+use cptr_hw_model::dram::device::BankRefresh;
 use cptr_hw_model::dram::{
     Command, CommandKind, Config, Controller, Device, MappingKind, PagePolicy, Refresh, Request, RequestKind, Until,
     presets,
@@ -88,6 +89,34 @@ proptest! {
         let log = run(device, config, &requests(device, seed, 1500, writes, gap));
         if let Err(violation) = checker::check(device, &log) {
             prop_assert!(false, "{} {config:?}: {violation:?}", device.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A device with bank-wise refresh that is accepted serves every stream to its end, legally: at the edge of what is
+    /// accepted, too.
+    #[test]
+    fn bank_refresh_that_is_accepted_lets_a_run_end(
+        preset in 0usize..12, n_refi in 20u32..2000, n_rfc in 1u32..2000, n_ref_to_act in 0u32..2000, edge: bool, seed: u64,
+    ) {
+        let mut device = devices()[preset].clone();
+        let Some(refresh) = &mut device.bank_refresh else { return Ok(()) };
+        (refresh.n_refi, refresh.n_ref_to_act) = (n_refi, n_ref_to_act);
+        refresh.n_rfc = n_rfc.min(device.timing.n_rfc);
+        refresh.n_ref_to_ref = refresh.n_ref_to_ref.min(n_refi);
+        if edge && device.validate().is_err() {
+            let row = device.timing.n_rrd_l + device.timing.n_rc + device.timing.n_rp_all;
+            device.bank_refresh = device.bank_refresh.map(|refresh| BankRefresh { n_refi: n_ref_to_act + row + 1, ..refresh });
+        }
+        if device.validate().is_err() {
+            return Ok(());
+        }
+        let log = run(&device, Config::new(MappingKind::Mop4ClXor, Refresh::SameBank), &requests(&device, seed, 300, 30, 0));
+        if let Err(violation) = checker::check(&device, &log) {
+            prop_assert!(false, "{}: {violation:?}", device.name);
         }
     }
 }

@@ -273,6 +273,14 @@ impl Device {
             at_least("split_activate.n_aad", split.n_aad, "1", 1)?;
             at_most_longest("split_activate.n_aad", split.n_aad)?;
             at_most_longest("split_activate.n_wck_pst", split.n_wck_pst)?;
+            // ACT1 and ACT2 are a cycle each, and ACT2 may have to go out right behind any command.
+            for (field, cycles) in
+                [("timing.act_cycles", self.timing.act_cycles), ("timing.column_cycles", self.timing.column_cycles)]
+            {
+                if cycles != 1 {
+                    return Err(ConfigError::new(field, cycles, "must be 1 where the activate is split"));
+                }
+            }
         }
         if let Some(refresh) = self.bank_refresh {
             at_most_longest("bank_refresh.n_refi", refresh.n_refi)?;
@@ -283,6 +291,26 @@ impl Device {
             if refresh.set == RefreshSet::Pair && self.organisation.groups < 2 {
                 return Err(ConfigError::new("bank_refresh.set", "Pair", "needs at least two bank groups"));
             }
+            self.validate_bank_refresh(refresh)?;
+        }
+        Ok(())
+    }
+
+    /// Refreshes must leave time to open a row, or a run would never end: in the other banks from one refresh to the
+    /// next, and in the banks of a set until its turn comes again.
+    fn validate_bank_refresh(&self, refresh: BankRefresh) -> Result<(), ConfigError> {
+        let (t, o) = (&self.timing, &self.organisation);
+        let sets = match refresh.set {
+            RefreshSet::Bank => o.banks_per_rank(),
+            RefreshSet::Pair => o.banks_per_rank() / 2,
+            RefreshSet::SameBank => o.banks,
+        };
+        let row = u64::from(t.n_rc) + u64::from(t.n_rp_all);
+        let other = u64::from(refresh.n_ref_to_act) + u64::from(t.n_rrd_l) + row;
+        let same = (u64::from(refresh.n_rfc) + row).div_ceil(u64::from(sets));
+        if u64::from(refresh.n_refi) <= other.max(same) {
+            let rule = format!("must leave time to open a row between two refreshes: more than {}", other.max(same));
+            return Err(ConfigError::new("bank_refresh.n_refi", refresh.n_refi, rule));
         }
         Ok(())
     }
@@ -444,8 +472,12 @@ mod tests {
     fn the_shipped_file_is_the_preset() {
         assert_eq!(Device::from_toml(EXAMPLE), Ok(presets::ddr5_4800()));
         let with_split = EXAMPLE.replace("# [split_activate]", "[split_activate]").replace("# n_", "n_");
+        let long = Device::from_toml(&with_split).unwrap_err().to_string();
+        assert_eq!(long, "timing.act_cycles is 2, but it must be 1 where the activate is split");
+        let short =
+            with_split.replace("act_cycles = 2", "act_cycles = 1").replace("column_cycles = 2", "column_cycles = 1");
         let split = SplitActivate { n_aad: 8, n_wck_pst: 1 };
-        assert_eq!(Device::from_toml(&with_split).unwrap().split_activate, Some(split));
+        assert_eq!(Device::from_toml(&short).unwrap().split_activate, Some(split));
     }
 
     #[test]
@@ -461,6 +493,10 @@ mod tests {
         assert!(refused("n_cl = 34", "n_cl = 5e9").starts_with(&format!("line {line}: invalid type")));
         assert!(refused("n_cl = 34", "n_cl =").starts_with(&format!("line {line}: ")));
         assert!(refused("\"same-bank\"", "\"all\"").contains("unknown variant `all`"));
+        assert_eq!(
+            refused("n_ref_to_act = 73", "n_ref_to_act = 1172"),
+            "bank_refresh.n_refi is 1171, but it must leave time to open a row between two refreshes: more than 1329"
+        );
         assert_eq!(
             refused("n_wr = 72", "n_wr = 4294967295"),
             "timing.n_wr is 4294967295, but it must be at most 1048576"

@@ -32,8 +32,15 @@ const PER_REPORT: u64 = 1 << 16;
 pub enum Source<'a> {
     /// So many requests of a generated stream.
     Generated(StreamKind, u64),
-    /// The lines of a file, at most so many if given.
-    File(&'a Path, Option<u64>),
+    /// The lines of a file.
+    File {
+        /// Which.
+        path: &'a Path,
+        /// At most so many, if given.
+        most: Option<u64>,
+        /// Whether addresses are rounded down to an access and taken modulo the capacity.
+        wrap: bool,
+    },
 }
 
 /// What was run: one channel, its controller, a stream, and when the run ends.
@@ -122,7 +129,7 @@ impl Plan<'_> {
 
     /// The error with the name of the file, if the requests come from one.
     fn named(&self, error: Error) -> Error {
-        if let Source::File(path, _) = self.source { error.or_file(path) } else { error }
+        if let Source::File { path, .. } = self.source { error.or_file(path) } else { error }
     }
 
     fn requests(&self) -> Result<Box<dyn Iterator<Item = Result<Request>>>> {
@@ -139,10 +146,10 @@ impl Plan<'_> {
                     Ok(request)
                 })))
             }
-            Source::File(path, count) => {
+            Source::File { path, most, wrap } => {
                 let map = AddressMap::new(self.config.mapping, self.device).map_err(impossible)?;
-                let most = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
-                Ok(Box::new(Requests::open(path, map)?.take(most)))
+                let most = most.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+                Ok(Box::new(Requests::open(path, map, wrap)?.take(most)))
             }
         }
     }

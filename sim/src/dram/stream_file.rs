@@ -29,19 +29,22 @@ pub struct Requests {
     /// Radix of addresses without `0x`.
     radix: u32,
     map: AddressMap,
+    /// Whether addresses are brought to the start of an access, inside the memory.
+    wrap: bool,
     progress: Progress,
     unreported: u64,
     failed: bool,
 }
 
 impl Requests {
-    /// Opens `path`; addresses are checked against `map`.
+    /// Opens `path`; addresses are checked against `map`, or with `wrap` rounded down to an access and taken modulo the
+    /// capacity: traces of other tools hold addresses of bytes, of more memory than one channel has.
     ///
     /// Addresses without `0x` are hexadecimal if one in the first 64 KiB has a letter, decimal otherwise.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn open(path: &Path, map: AddressMap) -> Result<Self> {
+    pub fn open(path: &Path, map: AddressMap, wrap: bool) -> Result<Self> {
         let fail = |error: std::io::Error| Error::io(path, &error);
         let file = File::open(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
@@ -49,7 +52,7 @@ impl Requests {
         let start = input.fill_buf().map_err(fail)?;
         let radix = if has_hexadecimal_address(start) { 16 } else { 10 };
         let progress = Progress::new(size, "reading");
-        Ok(Self { path: path.into(), input, line: 0, radix, map, progress, unreported: 0, failed: false })
+        Ok(Self { path: path.into(), input, line: 0, radix, map, wrap, progress, unreported: 0, failed: false })
     }
 
     /// The next request; `None` at the end of the file.
@@ -76,7 +79,10 @@ impl Requests {
             return Err(Error::new(format!("expected at most {LONGEST_LINE} bytes, found a longer line")));
         }
         let text = str::from_utf8(bytes).map_err(|_| Error::new("expected text, found bytes that are not UTF-8"))?;
-        let Some(request) = parse(text, self.radix)? else { return Ok(None) };
+        let Some(mut request) = parse(text, self.radix)? else { return Ok(None) };
+        if self.wrap {
+            request.address = (request.address % self.map.capacity()) & !(self.map.access_bytes() - 1);
+        }
         self.map.check(request.address).map_err(|error| {
             let decimal = self.radix == 10 && !text.to_ascii_lowercase().contains("0x");
             let hint = if decimal { " (read as decimal; hexadecimal addresses begin with 0x)" } else { "" };
@@ -178,7 +184,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_ref()).unwrap();
         let map = AddressMap::new(MappingKind::RoBaRaCoCh, &presets::ddr4_3200()).unwrap();
-        Requests::open(file.path(), map)?.collect()
+        Requests::open(file.path(), map, false)?.collect()
     }
 
     fn refusal(text: impl AsRef<[u8]>) -> String {

@@ -180,6 +180,19 @@ fn a_device_of_ones_own() {
     folder.file("past.txt", "0\n0x200000\n");
     let sentence = folder.refusal("dram --device small.toml --stream past.txt");
     assert_eq!(sentence, "past.txt: line 2: address 0x200000 lies outside the memory of 0x200000 bytes");
+    // Traces of other tools have addresses of bytes, beyond one channel.
+    folder.file("bytes.txt", "W 140736775976056\nR 140189629292038\n");
+    assert!(folder.refusal("dram --stream bytes.txt").contains("is not a multiple of the 64 bytes"));
+    folder.file(
+        "lines.txt",
+        format!("W {}\nR {}\n", (140736775976056_u64 % (1 << 33)) & !63, (140189629292038_u64 % (1 << 33)) & !63),
+    );
+    let wrapped = |file: &str| {
+        let mut figures = figures(&folder.row(&format!("dram --stream {file}.txt --wrap --until served")));
+        figures.as_object_mut().unwrap().remove("stream");
+        figures
+    };
+    assert_eq!(wrapped("bytes"), wrapped("lines"));
 }
 
 #[test]
@@ -222,6 +235,7 @@ fn wrong_input_is_one_sentence() {
     folder.file("capacity.toml", DEVICE_FILE.replace("rows = 65536", "rows = 32768"));
     folder.file("zero.toml", DEVICE_FILE.replace("groups = 8", "groups = 0"));
     folder.file("huge.toml", DEVICE_FILE.replace("n_wr = 72", "n_wr = 4294967295"));
+    folder.file("never.toml", DEVICE_FILE.replace("n_ref_to_act = 73", "n_ref_to_act = 1172"));
     folder.file("missing.toml", "name = \"x\"\n");
     for (arguments, expected) in [
         (
@@ -245,6 +259,7 @@ fn wrong_input_is_one_sentence() {
             "--device capacity.toml",
             "organisation.capacity_bytes is 8589934592, but it must be the product of the levels, 4294967296",
         ),
+        ("--device never.toml --refresh sb", "bank_refresh.n_refi is 1171, but it must leave time to open a row"),
         ("--device zero.toml", "organisation.groups is 0, but it must be a power of two"),
         ("--device huge.toml", "timing.n_wr is 4294967295, but it must be at most 1048576"),
         ("--device missing.toml", "missing field"),

@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// cycle if any
     #[arg(long, value_name = "NAME|FILE", default_value = "expert")]
     stream: String,
+    /// Round addresses of a file down to one access, and wrap them at the capacity
+    #[arg(long)]
+    wrap: bool,
     /// Requests to serve (default: 1000000; of a file, all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_REQUESTS))]
     requests: Option<u64>,
@@ -221,7 +224,7 @@ impl Args {
         }
         let path = Path::new(&self.stream);
         if path.exists() {
-            return Ok(Source::File(path, self.requests));
+            return Ok(Source::File { path, most: self.requests, wrap: self.wrap });
         }
         let names = StreamKind::ALL.map(StreamKind::name).join(", ");
         Err(Error::new(format!("--stream: expected one of {names}, or a file, found \"{}\"", self.stream)))
