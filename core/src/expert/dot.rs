@@ -1,216 +1,227 @@
 //! A row times a vector. Products are summed exactly: 128 products of at most 15 * 127 in `i32`, groups in `i64`.
 //!
-//! One primitive exists twice with the same results, eight codes times eight activations: on vectors where the
-//! processor has them in its baseline (SSE2 on x86-64, NEON on AArch64), word by word elsewhere. Leaving it to the
-//! compiler's vectoriser was tried first: the same loop ran between 0.8 and 8 GB/s, depending on optimisation level and
-//! target processor.
+//! One primitive exists once for each set of instructions, with the same results ([`Lanes`]): 32 codes times their
+//! activations. Leaving it to the compiler's vectoriser was tried first: the same loop ran between 0.8 and 8 GB/s,
+//! depending on optimisation level and target processor.
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+use pulp::NullaryFnOnce;
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+use pulp::x86::{V3, V4};
 
 use super::format::{BLOCK, Layout, ONE_BIT_ZERO, Row};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use super::lanes::Baseline;
+use super::lanes::Lanes;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use super::lanes::Scalar as Baseline;
 use super::{ActivationGroup, Activations};
 
 /// Columns whose sum of products is kept apart: the shortest group.
-const QUARTER: usize = 32;
+pub(super) const QUARTER: usize = 32;
 
-/// A row times a vector that fits it, in units of 2 to the sum of both exponents. Exact, and below 2^62 in magnitude:
-/// `|code * step - zero| <= 255`, scales below 2^16, activation codes up to 127, at most 2^15 columns.
-pub(super) type Kernel = fn(&Row<'_>, &Activations<'_>) -> i64;
+/// A row times a vector that fits it, with the instructions `L`.
+type Product<L> = fn(L, &Row<'_>, &Activations<'_>) -> i64;
 
-/// The kernel for a matrix.
-pub(super) fn kernel(layout: &Layout) -> Kernel {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    return choose::<vector::Words>(layout);
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return choose::<scalar::Words>(layout);
+/// The kernel for a matrix on this processor.
+#[derive(Clone, Copy)]
+pub(super) enum Kernel {
+    Baseline(Product<Baseline>),
+    #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+    V3(V3, Product<V3>),
+    #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+    V4(V4, Product<V4>),
 }
 
-fn choose<W: Words>(layout: &Layout) -> Kernel {
+impl Kernel {
+    /// The widest that this processor has: found out once for a matrix, not for a row.
+    pub(super) fn new(layout: &Layout) -> Self {
+        #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+        {
+            if let Some(simd) = V4::try_new() {
+                return Self::V4(simd, choose::<V4, Wider>(layout));
+            }
+            if let Some(simd) = V3::try_new() {
+                return Self::V3(simd, choose::<V3, Wider>(layout));
+            }
+        }
+        Self::Baseline(choose::<Baseline, Plain>(layout))
+    }
+
+    /// A row times a vector that fits it, in units of 2 to the sum of both exponents. Exact, and below 2^62 in
+    /// magnitude: `|code * step - zero| <= 255`, scales below 2^16, activation codes up to 127, at most 2^15 columns.
+    #[inline]
+    pub(super) fn run(self, row: &Row<'_>, vector: &Activations<'_>) -> i64 {
+        match self {
+            Self::Baseline(product) => product(Baseline, row, vector),
+            #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+            Self::V3(simd, product) => product(simd, row, vector),
+            #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+            Self::V4(simd, product) => product(simd, row, vector),
+        }
+    }
+}
+
+/// How a function is called whose instructions are `L`.
+trait Call<L> {
+    fn product<const BITS: usize, const QUARTERS: usize, const GROUPS: usize>(
+        lanes: L,
+        row: &Row<'_>,
+        vector: &Activations<'_>,
+    ) -> i64;
+}
+
+/// With the instructions that the program is compiled for.
+struct Plain;
+
+impl<L: Lanes> Call<L> for Plain {
+    fn product<const BITS: usize, const QUARTERS: usize, const GROUPS: usize>(
+        lanes: L,
+        row: &Row<'_>,
+        vector: &Activations<'_>,
+    ) -> i64 {
+        row_times_vector::<L, BITS, QUARTERS, GROUPS>(lanes, row, vector)
+    }
+}
+
+/// With more: everything is compiled once more for them.
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+struct Wider;
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+macro_rules! with_more_instructions {
+    ($($simd:ty),*) => {$(
+        impl Call<$simd> for Wider {
+            fn product<const BITS: usize, const QUARTERS: usize, const GROUPS: usize>(
+                simd: $simd,
+                row: &Row<'_>,
+                vector: &Activations<'_>,
+            ) -> i64 {
+                struct Run<'a, const BITS: usize, const QUARTERS: usize, const GROUPS: usize>($simd, &'a Row<'a>, &'a Activations<'a>);
+                impl<const BITS: usize, const QUARTERS: usize, const GROUPS: usize> NullaryFnOnce for Run<'_, BITS, QUARTERS, GROUPS> {
+                    type Output = i64;
+
+                    #[inline(always)]
+                    fn call(self) -> i64 {
+                        row_times_vector::<$simd, BITS, QUARTERS, GROUPS>(self.0, self.1, self.2)
+                    }
+                }
+                simd.vectorize(Run::<BITS, QUARTERS, GROUPS>(simd, row, vector))
+            }
+        }
+    )*};
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+with_more_instructions!(V3, V4);
+
+fn choose<L: Lanes, C: Call<L>>(layout: &Layout) -> Product<L> {
     match layout.bits() {
-        1 => choose_group::<W, 1>(layout),
-        2 => choose_group::<W, 2>(layout),
-        3 => choose_group::<W, 3>(layout),
-        _ => choose_group::<W, 4>(layout),
+        1 => choose_group::<L, C, 1>(layout),
+        2 => choose_group::<L, C, 2>(layout),
+        3 => choose_group::<L, C, 3>(layout),
+        _ => choose_group::<L, C, 4>(layout),
     }
 }
 
-fn choose_group<W: Words, const BITS: usize>(layout: &Layout) -> Kernel {
+fn choose_group<L: Lanes, C: Call<L>, const BITS: usize>(layout: &Layout) -> Product<L> {
     match layout.group() {
-        32 => row_times_vector::<W, BITS, 1>,
-        64 => row_times_vector::<W, BITS, 2>,
-        _ => row_times_vector::<W, BITS, 4>,
+        32 => C::product::<BITS, 1, 4>,
+        64 => C::product::<BITS, 2, 2>,
+        _ => C::product::<BITS, 4, 1>,
     }
 }
 
-/// Eight words of packed codes, from which codes are taken at the low end.
-trait Words: Copy {
-    /// A sum of products, possibly in parts.
-    type Sum: Copy + core::ops::Add<Output = Self::Sum>;
-
-    fn load(bytes: &[u8; 16]) -> Self;
-    fn zero() -> Self::Sum;
-    /// The lowest `bits` of every word times its activation.
-    fn times(self, bits: usize, activations: &[i16; 8]) -> Self::Sum;
-    #[must_use]
-    fn shifted(self, bits: usize) -> Self;
-    fn total(sum: Self::Sum) -> i32;
-}
-
-/// Word by word.
-#[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
-mod scalar {
-    #[derive(Clone, Copy)]
-    pub(super) struct Words([u16; 8]);
-
-    impl super::Words for Words {
-        type Sum = i32;
-
-        #[inline(always)]
-        fn load(bytes: &[u8; 16]) -> Self {
-            let mut words = [0; 8];
-            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = u16::from_le_bytes(*bytes));
-            Self(words)
-        }
-
-        #[inline(always)]
-        fn zero() -> i32 {
-            0
-        }
-
-        #[inline(always)]
-        fn times(self, bits: usize, activations: &[i16; 8]) -> i32 {
-            let mask = (1 << bits) - 1;
-            self.0.iter().zip(activations).map(|(word, x)| i32::from(word & mask) * i32::from(*x)).sum()
-        }
-
-        #[inline(always)]
-        fn shifted(self, bits: usize) -> Self {
-            Self(self.0.map(|word| word >> bits))
-        }
-
-        #[inline(always)]
-        fn total(sum: i32) -> i32 {
-            sum
-        }
-    }
-}
-
-/// Eight lanes at a time; a sum is four lanes of pairs.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod vector {
-    use wide::{i16x8, i32x4, u16x8};
-
-    /// Unsigned, so that the last shift needs no mask.
-    #[derive(Clone, Copy)]
-    pub(super) struct Words(u16x8);
-
-    impl super::Words for Words {
-        type Sum = i32x4;
-
-        #[inline(always)]
-        fn load(bytes: &[u8; 16]) -> Self {
-            let mut words = [0; 8];
-            words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = u16::from_le_bytes(*bytes));
-            Self(u16x8::new(words))
-        }
-
-        #[inline(always)]
-        fn zero() -> i32x4 {
-            i32x4::ZERO
-        }
-
-        #[inline(always)]
-        fn times(self, bits: usize, activations: &[i16; 8]) -> i32x4 {
-            let codes = self.0 & u16x8::splat((1 << bits) - 1);
-            i16x8::new(codes.to_array().map(u16::cast_signed)).dot(i16x8::new(*activations))
-        }
-
-        #[inline(always)]
-        fn shifted(self, bits: usize) -> Self {
-            Self(self.0 >> bits as u32)
-        }
-
-        #[inline(always)]
-        fn total(sum: i32x4) -> i32 {
-            sum.reduce_add()
-        }
-    }
-}
-
-/// `QUARTERS` is the group length in quarters of a block.
-fn row_times_vector<W: Words, const BITS: usize, const QUARTERS: usize>(
+/// A group has `QUARTERS` quarters of a block, a block `GROUPS` groups.
+#[inline(always)]
+fn row_times_vector<L: Lanes, const BITS: usize, const QUARTERS: usize, const GROUPS: usize>(
+    lanes: L,
     row: &Row<'_>,
     vector: &Activations<'_>,
 ) -> i64 {
     let (blocks, tail) = vector.codes.as_chunks::<BLOCK>();
     let mut codes = row.codes.chunks_exact(BLOCK / 8 * BITS);
-    let mut groups =
-        Groups::<BITS> { scales: row.scales.iter(), zeros: row.zeros.iter(), vector: vector.groups.iter() };
-    let mut sum = 0;
-    for (block, activations) in codes.by_ref().zip(blocks) {
-        let sums = block_sums::<W, BITS>(block, activations);
-        for quarters in sums.as_chunks::<QUARTERS>().0 {
-            let product = quarters.iter().fold(W::zero(), |all, quarter| all + *quarter);
-            sum += groups.scaled(W::total(product));
-        }
-    }
+    let whole = blocks.len() * GROUPS;
+    let (scales, last_scales) = split(row.scales, whole);
+    let (zeros, last_zeros) = split(row.zeros, whole);
+    let (groups, last_groups) = split(vector.groups, whole);
+    let parts = codes.by_ref().zip(blocks).zip(scales.iter().zip(groups));
+    let block = |codes, activations, scales: &[[u8; 2]; GROUPS], zeros: &[u8; GROUPS], groups: &[_; GROUPS]| {
+        let sums = block_sums::<L, BITS>(lanes, codes, activations);
+        let sums = core::array::from_fn(|i| {
+            let group = sums.get(i * QUARTERS..(i + 1) * QUARTERS).unwrap_or(&[]);
+            group.iter().fold(lanes.zero(), |all, quarter| lanes.add(all, *quarter))
+        });
+        let totals: [i32; GROUPS] = lanes.totals(sums);
+        let of = |i: usize| scaled::<BITS>(totals[i], scales[i], zeros[i], &groups[i]);
+        (0..GROUPS).map(of).sum::<i64>()
+    };
+    let mut sum: i64 = if BITS == 1 {
+        let zeros = &[ONE_BIT_ZERO; GROUPS];
+        parts.map(|((codes, activations), (scales, groups))| block(codes, activations, scales, zeros, groups)).sum()
+    } else {
+        let parts = parts.zip(zeros);
+        parts.map(|(((codes, activations), (scales, groups)), z)| block(codes, activations, scales, z, groups)).sum()
+    };
     if !tail.is_empty() {
         let sums = tail_sums::<BITS>(codes.remainder(), tail);
-        for quarters in sums.get(..tail.len() / QUARTER).unwrap_or_default().chunks(QUARTERS) {
-            sum += groups.scaled(quarters.iter().sum());
+        let mut zeros = last_zeros.iter().copied().chain(core::iter::repeat(ONE_BIT_ZERO));
+        let quarters = sums.get(..tail.len() / QUARTER).unwrap_or_default().chunks(QUARTERS);
+        for ((quarters, scale), group) in quarters.zip(last_scales).zip(last_groups) {
+            sum += scaled::<BITS>(quarters.iter().sum(), *scale, zeros.next().unwrap_or(0), group);
         }
     }
     sum
 }
 
-/// Scales and zero points of a row and of the vector, in step.
-struct Groups<'a, const BITS: usize> {
-    scales: core::slice::Iter<'a, [u8; 2]>,
-    zeros: core::slice::Iter<'a, u8>,
-    vector: core::slice::Iter<'a, ActivationGroup>,
+/// The groups of whole blocks, by block, and those behind.
+#[inline(always)]
+fn split<T, const GROUPS: usize>(groups: &[T], whole: usize) -> (&[[T; GROUPS]], &[T]) {
+    let (whole, rest) = groups.split_at_checked(whole).unwrap_or((&[], &[]));
+    (whole.as_chunks().0, rest)
 }
 
-impl<const BITS: usize> Groups<'_, BITS> {
-    /// The next group's sum of codes times activations, with zero point and both scales.
-    #[inline(always)]
-    fn scaled(&mut self, product: i32) -> i64 {
-        let (Some(scale), Some(vector)) = (self.scales.next(), self.vector.next()) else { return 0 };
-        let zero = if BITS == 1 { ONE_BIT_ZERO } else { self.zeros.next().copied().unwrap_or(0) };
-        let sum = product * (256 >> BITS) - i32::from(zero) * vector.sum;
-        let scale = u32::from(u16::from_le_bytes(*scale)) * u32::from(vector.scale);
-        i64::from(sum) * i64::from(scale)
-    }
+/// A group's sum of codes times activations, with zero point and both scales.
+#[inline(always)]
+fn scaled<const BITS: usize>(product: i32, scale: [u8; 2], zero: u8, vector: &ActivationGroup) -> i64 {
+    let sum = product * (256 >> BITS) - i32::from(zero) * vector.sum;
+    let scale = u32::from(u16::from_le_bytes(scale)) * u32::from(vector.scale);
+    i64::from(sum) * i64::from(scale)
 }
 
 /// Sums of products of the four quarters of a full block.
 #[inline(always)]
-fn block_sums<W: Words, const BITS: usize>(codes: &[u8], activations: &[i16; BLOCK]) -> [W::Sum; 4] {
-    let mut sums = [W::zero(); 4];
+fn block_sums<L: Lanes, const BITS: usize>(lanes: L, codes: &[u8], activations: &[i16; BLOCK]) -> [L::Sum; 4] {
+    let mut sums = [lanes.zero(); 4];
     let chunks = codes.as_chunks().0;
     if BITS == 3 {
         let (low, high) = chunks.split_at_checked(2).unwrap_or_default();
         // The upper bit weighs 4: its plane is summed first, then four times that.
-        add_plane::<W, 1>(high, activations, &mut sums);
+        add_plane::<L, 1>(lanes, high, activations, &mut sums);
         sums = sums.map(|sum| {
-            let twice = sum + sum;
-            twice + twice
+            let twice = lanes.add(sum, sum);
+            lanes.add(twice, twice)
         });
-        add_plane::<W, 2>(low, activations, &mut sums);
+        add_plane::<L, 2>(lanes, low, activations, &mut sums);
     } else {
-        add_plane::<W, BITS>(chunks, activations, &mut sums);
+        add_plane::<L, BITS>(lanes, chunks, activations, &mut sums);
     }
     sums
 }
 
 #[inline(always)]
-fn add_plane<W: Words, const BITS: usize>(chunks: &[[u8; 16]], activations: &[i16; BLOCK], sums: &mut [W::Sum; 4]) {
+fn add_plane<L: Lanes, const BITS: usize>(
+    lanes: L,
+    chunks: &[[u8; 16]],
+    activations: &[i16; BLOCK],
+    sums: &mut [L::Sum; 4],
+) {
     let (quarters, _) = activations.as_chunks::<QUARTER>();
     let in_chunk = 4 / BITS; // quarters
     for ((chunk, quarters), sums) in chunks.iter().zip(quarters.chunks(in_chunk)).zip(sums.chunks_mut(in_chunk)) {
-        let mut words = W::load(chunk);
+        let mut words = lanes.load::<BITS>(chunk);
         for (quarter, sum) in quarters.iter().zip(sums) {
-            for activations in quarter.as_chunks().0 {
-                *sum = *sum + words.times(BITS, activations);
-                words = words.shifted(BITS);
-            }
+            *sum = lanes.add(*sum, lanes.quarter::<BITS>(&mut words, quarter));
         }
     }
 }
@@ -260,12 +271,24 @@ fn add_short_plane(codes: &[u8], bits: usize, weight: i32, activations: &[i16], 
 mod tests {
     use super::*;
     use crate::expert::Matrix;
+    use crate::expert::lanes::Scalar;
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
 
+    /// All kernels that this processor has.
+    fn all(layout: &Layout) -> Vec<Kernel> {
+        let mut all = vec![Kernel::Baseline(choose::<Baseline, Plain>(layout))];
+        #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+        {
+            all.extend(V3::try_new().map(|simd| Kernel::V3(simd, choose::<V3, Wider>(layout))));
+            all.extend(V4::try_new().map(|simd| Kernel::V4(simd, choose::<V4, Wider>(layout))));
+        }
+        all
+    }
+
     proptest! {
-        /// Both sets of inner loops against the sum that the format's description gives, in 128 bits.
+        /// All sets of inner loops against the sum that the format's description gives, in 128 bits.
         #[test]
         fn every_kernel_is_exact(
             bits in 1u8..=4,
@@ -288,8 +311,10 @@ mod tests {
             let vector = Activations::quantise(&values, 0, &layout, &mut codes, &mut groups).unwrap();
             for row in Matrix::new(&bytes).unwrap().rows() {
                 let exact: i128 = row.weights().zip(vector.values()).map(|(w, x)| i128::from(w) * i128::from(x)).sum();
-                prop_assert_eq!(i128::from(kernel(&layout)(&row, &vector)), exact);
-                prop_assert_eq!(i128::from(choose::<scalar::Words>(&layout)(&row, &vector)), exact);
+                for kernel in all(&layout) {
+                    prop_assert_eq!(i128::from(kernel.run(&row, &vector)), exact);
+                }
+                prop_assert_eq!(i128::from(choose::<Scalar, Plain>(&layout)(Scalar, &row, &vector)), exact);
             }
         }
     }
@@ -311,7 +336,9 @@ mod tests {
         let scale = i64::from(vector.groups[0].scale);
         let exact = -255 * 65_535 * scale * 127 * (1 << 15);
         assert!(exact < -(1 << 60));
-        assert_eq!(kernel(&layout)(&row, &vector), exact);
-        assert_eq!(choose::<scalar::Words>(&layout)(&row, &vector), exact);
+        for kernel in all(&layout) {
+            assert_eq!(kernel.run(&row, &vector), exact);
+        }
+        assert_eq!(choose::<Scalar, Plain>(&layout)(Scalar, &row, &vector), exact);
     }
 }

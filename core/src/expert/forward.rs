@@ -1,6 +1,6 @@
 //! Matrix times vector, and a whole expert.
 
-use super::dot::kernel;
+use super::dot::Kernel;
 use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix, Row};
 use crate::num::{Logit, sigmoid};
 
@@ -28,11 +28,11 @@ pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) ->
     if out.len() != layout.rows() {
         return Err(ExpertError::Buffer);
     }
-    let kernel = kernel(layout);
+    let kernel = Kernel::new(layout);
     let ahead = matrix.rows().skip(1).map(Some).chain(core::iter::repeat(None));
     for (out, (row, next)) in out.iter_mut().zip(matrix.rows().zip(ahead)) {
         next.iter().for_each(Row::fetch);
-        *out = kernel(&row, vector);
+        *out = kernel.run(&row, vector);
     }
     Ok(exponent_of(matrix, vector))
 }
@@ -118,10 +118,10 @@ impl<'a> Expert<'a> {
         }
         let shift = shift_to_31_bits(layout);
         let (gate_exponent, up_exponent) = (exponent_of(&self.gate, x), exponent_of(&self.up, x));
-        let (gate, up) = (kernel(self.gate.layout()), kernel(self.up.layout()));
+        let (gate, up) = (Kernel::new(self.gate.layout()), Kernel::new(self.up.layout()));
         for (hidden, (gate_row, up_row)) in scratch.hidden.iter_mut().zip(self.gate.rows().zip(self.up.rows())) {
-            let g = gate(&gate_row, x);
-            let u = rounded_shift(up(&up_row, x), shift);
+            let g = gate.run(&gate_row, x);
+            let u = rounded_shift(up.run(&up_row, x), shift);
             let silu = rounded_product(rounded_shift(g, shift), sigmoid(to_logit(g, gate_exponent)).to_bits());
             *hidden = silu * u;
         }

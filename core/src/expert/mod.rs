@@ -50,6 +50,7 @@ mod activation;
 mod dot;
 mod format;
 mod forward;
+mod lanes;
 
 pub use activation::{ActivationGroup, Activations};
 pub use format::{Layout, Matrix, Row};
