@@ -14,6 +14,8 @@
 //! [`recall`] forecasts from remembered trajectories what the next tokens will want: for eviction, and for fetching
 //! ahead.
 //!
+//! [`cache`] does all of this for a whole model whose experts lie in slots of a bounded memory.
+//!
 //! [`lead`] lets the best of several ways to keep a memory lead, at a bound on what that may cost.
 //!
 //! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU
@@ -54,6 +56,7 @@
 extern crate std;
 
 pub mod bits;
+pub mod cache;
 pub mod context;
 pub mod dispatch;
 pub mod expert;

@@ -232,6 +232,28 @@ fn log2_bits(x: u32) -> i32 {
     (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
 }
 
+/// A [`Logit`] from the bits of an `f32`, by integers: to nearest, halves to even; saturates, infinities too. `None` for
+/// what is no number.
+#[must_use]
+pub fn logit_of_f32(bits: u32) -> Option<Logit> {
+    let (exponent, fraction) = ((bits >> 23) & 0xff, bits & 0x7f_ffff);
+    let magnitude = match exponent {
+        0xff if fraction > 0 => return None,
+        // 2^15 and more.
+        142.. => u32::MAX,
+        134.. => (fraction | 1 << 23) << (exponent - 134),
+        109.. => {
+            let (whole, down) = (fraction | 1 << 23, 134 - exponent);
+            let (below, rest) = (whole >> down, whole & ((1 << down) - 1));
+            below + u32::from(rest + (below & 1) > 1 << (down - 1))
+        }
+        _ => 0,
+    };
+    let most = if bits >> 31 == 0 { u32::MAX >> 1 } else { 1 << 31 };
+    let magnitude = magnitude.min(most).cast_signed();
+    Some(Logit::from_bits(if bits >> 31 == 0 { magnitude } else { magnitude.wrapping_neg() }))
+}
+
 /// `floor(2^32 numerator / denominator)` for a numerator below the denominator; saturates otherwise. One 32-bit
 /// division, where the general 64-bit division of a 32-bit core is a loop: an inverse of 14 bits, and with it 14 bits
 /// of the quotient at a time from what is left of the numerator.
@@ -417,6 +439,14 @@ mod tests {
         fn mul_frac_rounds_down(a: u32, b: u32) {
             let exact = u128::from(a) * u128::from(b);
             prop_assert_eq!(u128::from(mul_frac(a, b)), exact / (1 << 32));
+        }
+
+        #[test]
+        fn logits_of_f32_are_those_of_the_library(bits: u32, near in -40000.0f32..40000.0, down in 0u32..40) {
+            for bits in [bits, near.to_bits(), (near / 2f32.powi(down as i32)).to_bits()] {
+                let value = f32::from_bits(bits);
+                prop_assert_eq!(logit_of_f32(bits), (!value.is_nan()).then(|| Logit::saturating_from_num(value)));
+            }
         }
 
         #[test]

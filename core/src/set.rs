@@ -57,6 +57,12 @@ impl<W: AsRef<[u32]> + AsMut<[u32]> + ?Sized> Experts<W> {
         present
     }
 
+    /// Removes every expert that is in another set of the same capacity.
+    pub fn remove_all(&mut self, other: &Self) {
+        let words = self.words.as_mut().iter_mut().zip(other.words.as_ref());
+        words.for_each(|(word, other)| *word &= !other);
+    }
+
     /// Removes every expert.
     pub fn clear(&mut self) {
         self.words.as_mut().fill(0);

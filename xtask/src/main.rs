@@ -1,6 +1,6 @@
 //! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every
 //! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
-//! `cargo xtask rtl [--bless]` counts its cycles.
+//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C library.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step.
@@ -84,6 +84,12 @@ fn main() -> ExitCode {
                 _ => return usage(),
             });
         }
+        Some("install") => {
+            return exit(match &arguments.collect::<Vec<String>>()[..] {
+                [option, prefix] if option == "--prefix" => firmware::install_library(prefix.as_ref()),
+                _ => return usage(),
+            });
+        }
         _ => return usage(),
     };
     if names.iter().any(|name| GROUPS.iter().all(|group| group.name != name)) {
@@ -111,7 +117,7 @@ fn exit(success: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n"
+        "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n       cargo xtask install --prefix FOLDER\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);

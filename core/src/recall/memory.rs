@@ -38,12 +38,19 @@ impl Shape {
         self.choices().div_ceil(if self.narrow() { 4 } else { 2 })
     }
 
-    pub(super) fn check(self) -> Result<(), RecallError> {
-        let fits = self.layers > 0
-            && (1..=MAX_EXPERTS).contains(&usize::from(self.experts))
-            && (1..=self.experts).contains(&self.k)
-            && self.choices() <= MAX_CHOICES;
-        if fits { Ok(()) } else { Err(RecallError::Shape) }
+    /// Whether all sizes are in range.
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        self.layers > 0
+            && self.experts >= 1
+            && self.experts as usize <= MAX_EXPERTS
+            && self.k >= 1
+            && self.k <= self.experts
+            && self.choices() <= MAX_CHOICES
+    }
+
+    pub(super) const fn check(self) -> Result<(), RecallError> {
+        if self.is_valid() { Ok(()) } else { Err(RecallError::Shape) }
     }
 
     /// Words that a memory of `tokens` tokens with signatures of `32 * signature` bits takes: of a token its

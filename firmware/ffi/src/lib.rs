@@ -6,6 +6,7 @@
 //! pointer and a length describe memory that is there, and that outputs do not overlap inputs.
 #![no_std]
 
+pub mod cache;
 pub mod dispatch;
 mod memory;
 pub mod placement;
@@ -33,8 +34,10 @@ pub const CPTR_ERROR_STATE: CptrStatus = -5;
 pub const CPTR_ERROR_VERSION: CptrStatus = -6;
 /// The router's fields contradict each other or do not fit the number of experts.
 pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
-/// The queue has no room for all of the jobs; the same call later may succeed.
+/// The queue has no room for all of the jobs, or all slots of the cache are pinned; the same call later may succeed.
 pub const CPTR_ERROR_FULL: CptrStatus = -8;
+/// Not the layer that is next, not the tokens of the layer before, or not between two tokens.
+pub const CPTR_ERROR_ORDER: CptrStatus = -9;
 
 /// Version of this interface. Pass it to `cptr_config_init`.
 pub const CPTR_VERSION: u32 = 2;
@@ -61,6 +64,20 @@ pub const CPTR_FEATURE_TRACKER: u32 = 2;
 pub const CPTR_FEATURE_PLACEMENT: u32 = 4;
 /// Feature: dispatch and queues to execution units.
 pub const CPTR_FEATURE_DISPATCH: u32 = 8;
+/// Feature: caches of whole models.
+pub const CPTR_FEATURE_CACHE: u32 = 16;
+
+/// The layouts that the header asserts, too.
+const _: () = assert!(
+    size_of::<tracker::CptrParameters>() == 20
+        && size_of::<tracker::CptrStep>() == 12
+        && size_of::<placement::CptrDemand>() == 8
+        && size_of::<placement::CptrCandidate>() == 8
+        && size_of::<dispatch::CptrJob>() == 16
+        && size_of::<cache::CptrCacheParameters>() == 32
+        && size_of::<cache::CptrLoad>() == 12
+        && size_of::<cache::CptrCounters>() == 48
+);
 
 /// Version of the library, to be compared with `CPTR_VERSION`.
 #[unsafe(no_mangle)]
@@ -71,7 +88,7 @@ pub extern "C" fn cptr_version() -> u32 {
 /// What the library can do: the sum of its `CPTR_FEATURE_…`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cptr_features() -> u32 {
-    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH
+    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH | CPTR_FEATURE_CACHE
 }
 
 /// No function panics (the build checks that no panicking code is linked); a handler is needed to link all the same.

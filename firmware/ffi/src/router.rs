@@ -113,7 +113,7 @@ pub(crate) unsafe fn experts<'a>(words: *const u32, count: usize) -> Result<&'a 
 
 /// # Safety
 /// `router` is null, misaligned, or points to a router whose `bias` and `expert_scale` follow the contract of [`list`].
-unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus> {
+pub(crate) unsafe fn router<'a>(router: *const CptrRouter) -> Result<Router<'a>, CptrStatus> {
     // SAFETY: the caller's contract, for one entry.
     let [router] = (unsafe { list(router, 1) })? else { return Err(CPTR_ERROR_NULL) };
     let k = router.k as usize;

@@ -446,13 +446,105 @@ static void queues(void) {
     EXPECT(u.order, 12345);
 }
 
+/* A cache: who calls it wrongly is told so, and nothing changes. What it decides: ../examples/engine.c. */
+static void caches(void) {
+    cptr_cache_parameters p = { .layers = 2, .experts = 8, .k = 2, .slots = 3, .tokens = 2, .remembered = 64, .fetches = 2 };
+    cptr_router r = { .kind = CPTR_ROUTER_SOFTMAX_ALL, .k = 2 };
+    const cptr_cache_parameters good = p;
+    float logits[2][8] = { { 1, 2, 3, 4, 5, 6, 7, 8 }, { 8, 7, 6, 5, 4, 3, 2, 1 } };
+    uint16_t ids[4] = { 9, 9, 9, 9 }, slots[4] = { 0 }, waves[4] = { 0 };
+    cptr_load loads[4];
+    cptr_counters counters;
+    size_t size = 0, count = 77, words = 0;
+    uint8_t *memory, *other;
+    uint32_t *saved;
+    EXPECT(cptr_cache_size(NULL, &size), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_size(&p, NULL), CPTR_ERROR_NULL);
+    p.slots = 9;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_ERROR_RANGE);
+    p = good, p.k = CPTR_MAX_WANTED + 1, p.experts = 128, p.slots = 100;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_ERROR_RANGE);
+    p = good, p.layers = 65535;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_ERROR_RANGE);
+    p = good, p.remembered = 63;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_ERROR_RANGE);
+    p = good, p.reserved = 1;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_ERROR_RANGE);
+    p = good;
+    EXPECT(cptr_cache_size(&p, &size), CPTR_OK);
+    memory = malloc(size + 8), other = malloc(size);
+    memset(memory, 0xA5, size + 8);
+    EXPECT(cptr_cache_counters(memory, &counters), CPTR_ERROR_STATE);
+    EXPECT(cptr_cache_init(NULL, size, CPTR_VERSION, &p), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_init(memory + 4, size, CPTR_VERSION, &p), CPTR_ERROR_ALIGN);
+    EXPECT(cptr_cache_init(memory, size - 1, CPTR_VERSION, &p), CPTR_ERROR_SIZE);
+    EXPECT(cptr_cache_init(memory, size, CPTR_VERSION + 1, &p), CPTR_ERROR_VERSION);
+    EXPECT(cptr_cache_init(memory, size, CPTR_VERSION, NULL), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_init(memory, size, CPTR_VERSION, &p), CPTR_OK);
+    EXPECT(cptr_cache_init(other, size, CPTR_VERSION, &p), CPTR_OK);
+#define STEP(layer, tokens, l, stride, capacity) \
+    cptr_cache_step(memory, &r, layer, tokens, l, stride, ids, slots, waves, loads, capacity, &count)
+    EXPECT(cptr_cache_step(NULL, &r, 0, 1, logits[0], 8, ids, slots, waves, loads, 4, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_step(memory, NULL, 0, 1, logits[0], 8, ids, slots, waves, loads, 4, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_step(memory, &r, 0, 1, logits[0], 8, NULL, slots, waves, loads, 4, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_step(memory, &r, 0, 1, logits[0], 8, ids, slots, waves, NULL, 4, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_step(memory, &r, 0, 1, logits[0], 8, ids, slots, waves, loads, 4, NULL), CPTR_ERROR_NULL);
+    EXPECT(STEP(0, 1, NULL, 8, 4), CPTR_ERROR_NULL);
+    EXPECT(STEP(0, 1, logits[0], 7, 4), CPTR_ERROR_RANGE);
+    EXPECT(STEP(0, 0, logits[0], 8, 4), CPTR_ERROR_RANGE);
+    EXPECT(STEP(0, 3, logits[0], 8, 4), CPTR_ERROR_RANGE);
+    EXPECT(STEP(0, 2, logits[0], (size_t)-1, 4), CPTR_ERROR_RANGE);
+    EXPECT(STEP(0, 2, logits[0], 8, 3), CPTR_ERROR_SIZE);
+    EXPECT(STEP(1, 1, logits[0], 8, 4), CPTR_ERROR_ORDER);
+    logits[1][7] = (float)NAN;
+    EXPECT(STEP(0, 2, logits[0], 8, 4), CPTR_ERROR_RANGE);
+    logits[1][7] = -INFINITY;
+    r.k = 3;
+    EXPECT(STEP(0, 2, logits[0], 8, 4), CPTR_ERROR_ROUTER);
+    r.k = 2, r.table = 1;
+    EXPECT(STEP(0, 2, logits[0], 8, 4), CPTR_ERROR_RANGE);
+    r.table = 0;
+    EXPECT(ids[0] + ids[3] + (uint16_t)count, 9 + 9 + 77);
+    EXPECT(cptr_cache_counters(memory, &counters), CPTR_OK);
+    EXPECT(counters.stalls, 0);
+    EXPECT(STEP(0, 2, logits[0], 8, 4), CPTR_OK);
+    EXPECT(count, 4);
+    EXPECT(ids[0] * 1000 + ids[1] * 100 + ids[2] * 10 + ids[3], 7601);
+    EXPECT(waves[3], 1);
+    EXPECT(loads[3].expert * 10 + loads[3].wave, 11);
+    EXPECT(STEP(1, 1, logits[0], 8, 4), CPTR_ERROR_ORDER);
+    EXPECT(cptr_cache_saved_words(&p, &words), CPTR_OK);
+    saved = calloc(words, 4);
+    EXPECT(cptr_cache_save(memory, 1, saved, words), CPTR_ERROR_ORDER);
+    EXPECT(STEP(1, 2, logits[0], 8, 4), CPTR_OK);
+    EXPECT(cptr_cache_pin(memory, 0, 7, 1), CPTR_OK);
+    EXPECT(cptr_cache_pin(memory, 0, 5, 1), CPTR_ERROR_RANGE);
+    EXPECT(cptr_cache_pin(memory, 2, 0, 1), CPTR_ERROR_ORDER);
+    EXPECT(cptr_cache_lost(memory, 0, 5), CPTR_ERROR_RANGE);
+    EXPECT(cptr_cache_lost(memory, 0, 1), CPTR_OK);
+    EXPECT(cptr_cache_loaded(memory, 0, 0), CPTR_ERROR_RANGE);
+    EXPECT(cptr_cache_fetch(memory, loads, 1, &count), CPTR_ERROR_SIZE);
+    EXPECT(cptr_cache_fetch(memory, NULL, 4, &count), CPTR_ERROR_NULL);
+    EXPECT(cptr_cache_fetch(memory, loads, 4, &count), CPTR_OK);
+    EXPECT(count, 0);
+    EXPECT(cptr_cache_save(memory, 1, saved, words - 1), CPTR_ERROR_SIZE);
+    EXPECT(cptr_cache_save(memory, 1, saved, words), CPTR_OK);
+    EXPECT(cptr_cache_restore(other, 2, saved, words), CPTR_ERROR_RANGE);
+    EXPECT(cptr_cache_restore(other, 1, saved, words), CPTR_OK);
+    saved[words / 2] ^= 1;
+    EXPECT(cptr_cache_restore(other, 1, saved, words), CPTR_ERROR_RANGE);
+    free(saved), free(memory), free(other);
+}
+
 int main(void) {
     int i;
     EXPECT(cptr_version(), CPTR_VERSION);
-    EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH);
+    EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH
+                                | CPTR_FEATURE_CACHE);
     order();
     states();
     routers();
+    caches();
     conventions();
     low_scores();
     placement();

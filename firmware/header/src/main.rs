@@ -30,6 +30,18 @@ const TRAILER: &str = "\
 #define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
+
+/* The layouts that the library was built for, on every machine. */
+#define CPTR_ASSERT_SIZE(type, bytes) typedef char type##_has_##bytes##_bytes[sizeof(type) == (bytes) ? 1 : -1]
+CPTR_ASSERT_SIZE(cptr_parameters, 20);
+CPTR_ASSERT_SIZE(cptr_step, 12);
+CPTR_ASSERT_SIZE(cptr_demand, 8);
+CPTR_ASSERT_SIZE(cptr_candidate, 8);
+CPTR_ASSERT_SIZE(cptr_job, 16);
+CPTR_ASSERT_SIZE(cptr_cache_parameters, 32);
+CPTR_ASSERT_SIZE(cptr_load, 12);
+CPTR_ASSERT_SIZE(cptr_counters, 48);
+#undef CPTR_ASSERT_SIZE
 ";
 
 fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
@@ -42,7 +54,7 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
         no_includes: true,
         sys_includes: vec!["stddef.h".to_owned(), "stdint.h".to_owned()],
         usize_is_size_t: true,
-        documentation_style: DocumentationStyle::C99,
+        documentation_style: DocumentationStyle::C,
         line_length: 120,
         ..Config::default()
     };
@@ -56,6 +68,9 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
         ("CptrNearRun", "cptr_near_run"),
         ("CptrJob", "cptr_job"),
         ("CptrUnits", "cptr_units"),
+        ("CptrCacheParameters", "cptr_cache_parameters"),
+        ("CptrCounters", "cptr_counters"),
+        ("CptrLoad", "cptr_load"),
     ] {
         config.export.rename.insert(rust.to_owned(), c.to_owned());
     }
@@ -65,7 +80,9 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
     let builder = Builder::new().with_config(config).with_src(source.join("lib.rs"));
     let mut header = Vec::new();
     builder.generate()?.write(&mut header);
-    Ok(header)
+    // Other comments than C90 has.
+    let header = String::from_utf8_lossy(&header);
+    Ok(header.replace("// __cplusplus", "/* __cplusplus */").into_bytes())
 }
 
 fn main() -> ExitCode {

@@ -107,7 +107,8 @@ fn link(target: &str, functions: &[&str]) -> Done<Linked> {
 
 /// Names of the functions that a header declares.
 fn functions(header: &str) -> Vec<&str> {
-    let code = header.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let comment = |line: &str| ["//", "/*", "*"].iter().any(|start| line.trim_start().starts_with(start));
+    let code = header.lines().filter(|line| !comment(line));
     code.filter_map(|line| line.split_once('(').map(|(before, _)| before.rsplit([' ', '*']).next().unwrap_or("")))
         .filter(|name| name.starts_with("cptr_"))
         .collect()
@@ -153,7 +154,7 @@ fn c_programs() -> Done {
     }
 }
 
-fn compile(compiler: &str, words: &[&str], files: &[&str], libraries: &str) -> Done {
+pub(super) fn compile(compiler: &str, words: &[&str], files: &[&str], libraries: &str) -> Done {
     let mut command = Command::new(compiler);
     command
         .args(words.iter().flat_map(|words| words.split_whitespace()))

@@ -10,6 +10,7 @@ mod controller;
 mod conversation;
 mod emulator;
 mod golden;
+mod install;
 mod instructions;
 mod library;
 mod linked;
@@ -21,6 +22,7 @@ mod table;
 mod toolchain;
 
 use command::{Done, cargo, execute, install};
+pub(crate) use install::install as install_library;
 pub(crate) use machines::Scope;
 pub(crate) use rtl::{golden_steps, rtl};
 
@@ -31,10 +33,11 @@ const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi")
 type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 7] = [
+pub(crate) const STEPS: [Step; 8] = [
     ("lint", |_, _| lint()),
     ("header", |_, bless| header(bless)),
     ("library", |scope, _| library::check(scope)),
+    ("engine", |_, _| install::example()),
     ("bench", bench::check),
     ("controller", |scope, _| controller::check(scope)),
     ("log", |_, bless| log::check(bless)),
