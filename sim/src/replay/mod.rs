@@ -183,6 +183,7 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::new(trace, plan, &streams);
     let mut strategies = Vec::new();
     for strategy in &plan.strategies {
+        setup.accepts(strategy)?;
         match strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
             Some(reason) => outcome.skipped.push(Skipped { strategy: strategy.to_string(), reason }),
             None => strategies.push(strategy),

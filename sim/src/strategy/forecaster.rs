@@ -215,6 +215,12 @@ impl Forecaster {
         shares.extend(self.sums.iter().map(|&sum| Level::from_bits(sum.min(1 << 31) as u32)));
     }
 
+    /// Fills `shares` with the probability that the next token of one sequence wants each expert in a layer.
+    pub(crate) fn next_of(&mut self, sequence: usize, layer: usize, shares: &mut Vec<Level>) {
+        self.sequences[sequence].forecast(layer, 1, &mut self.one);
+        shares.clone_from(&self.one);
+    }
+
     fn add(&mut self, layer: usize, tokens: usize) {
         self.sums[..self.experts].fill(0);
         for sequence in &mut self.sequences {

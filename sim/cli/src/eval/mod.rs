@@ -115,6 +115,7 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
     let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
     let setup = plan.setup(model, tokens)?;
     for strategy in &plan.strategies {
+        setup.accepts(strategy)?;
         // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
         let future = plan.order(strategy) == Order::Layers;
         let Machine { system, model } = plan.machine;

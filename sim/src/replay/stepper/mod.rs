@@ -105,9 +105,10 @@ impl<'a> Replay<'a> {
     /// Before the first step. `future` is asked for by strategies that see it.
     ///
     /// # Errors
-    /// Memory in bytes where the model's sizes are not known.
+    /// Memory in bytes where the model's sizes are not known; a file for another model that the strategy names.
     pub fn new(strategy: &Strategy, setup: &Setup<'a>, future: Option<Arc<Future<'a>>>) -> Result<Self> {
         let Shape { layers, experts, k, .. } = setup.shape;
+        setup.accepts(strategy)?;
         let full_bits = setup.full_bits();
         let precision = setup.precision(strategy);
         let all = strategy.residency.kind.name == "all";
@@ -365,6 +366,7 @@ impl<'a> Replay<'a> {
             logits.clear();
             logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
             let seen = Token {
+                layer,
                 scores,
                 logits,
                 wanted: token.wanted,
@@ -374,6 +376,7 @@ impl<'a> Replay<'a> {
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
                 expected,
+                committed: self.prefetch.committed(sequence),
             };
             let select = &mut self.selects[layer * tokens.len() + sequence];
             if prefill {
