@@ -65,6 +65,8 @@ pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
 use crate::set::{ExpertSet, Experts, words_for};
+pub use signature::MAX_SKETCH;
+
 use forecast::{Place, Places};
 use memory::{Memory, part};
 use search::{Crowd, Nearest, Search};
@@ -92,6 +94,9 @@ pub enum RecallError {
     Layer,
     /// A chosen expert is out of range or stands twice, or there are more than `k`.
     Id,
+    /// A sketch of no number, of more than [`MAX_SKETCH`], or of another length than before; or a token without one
+    /// where those before had one, or the other way round.
+    Sketch,
     /// Forecasts for no token, for more than [`MAX_AHEAD`], or into fewer shares than there are experts.
     Forecast,
     /// Too few words for what is saved; or words that are not what was saved of the same model, shape, number of
@@ -107,6 +112,7 @@ impl fmt::Display for RecallError {
             Self::Memory => "too few words for so many tokens",
             Self::Layer => "not the layer that is next",
             Self::Id => "a chosen expert is out of range or stands twice, or there are too many",
+            Self::Sketch => "a sketch has 1 to 32,768 numbers, and is of one length at every token, or at none",
             Self::Saved => {
                 "not a saved memory of this model, shape and size, or a damaged one, or too few words for one"
             }
@@ -309,13 +315,39 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// Ends a token: its signature, and the search. Off the critical path.
     ///
     /// # Errors
-    /// [`RecallError::Layer`] before its last layer.
+    /// [`RecallError::Layer`] before its last layer, [`RecallError::Sketch`] where tokens before had a sketch.
     pub fn end_token(&mut self, config: &Config) -> Result<(), RecallError> {
+        self.may_end(0)?;
+        let signature = self.signature.end_token(&self.memory, self.slot);
+        self.end(config, signature);
+        Ok(())
+    }
+
+    /// The same with a signature of a sketch instead of the choices: of the routers' inputs, or of their logits, in any
+    /// scale that is the same for all tokens. Choices are remembered as ever, and places are scored by them.
+    ///
+    /// # Errors
+    /// [`RecallError::Layer`] before its last layer, [`RecallError::Sketch`]; nothing has changed then.
+    pub fn end_token_with(&mut self, config: &Config, sketch: &[i16]) -> Result<(), RecallError> {
+        if sketch.is_empty() {
+            return Err(RecallError::Sketch);
+        }
+        self.may_end(sketch.len())?;
+        let signature = self.signature.end_sketch(sketch);
+        self.end(config, signature);
+        Ok(())
+    }
+
+    /// Whether a token may end with a sketch of so many numbers, or none.
+    fn may_end(&self, sketch: usize) -> Result<(), RecallError> {
         if self.layers < self.memory.shape().layers {
             return Err(RecallError::Layer);
         }
+        if self.signature.takes(sketch) { Ok(()) } else { Err(RecallError::Sketch) }
+    }
+
+    fn end(&mut self, config: &Config, signature: [u32; W]) {
         let slots = self.memory.tokens();
-        let signature = self.signature.end_token(&self.memory, self.slot);
         self.memory.set_signature(self.slot, signature);
         // The best match of the token before has moved on: is this token what it was there?
         let alone = self.phase().map(|age| distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
@@ -338,7 +370,6 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.complete = (self.complete + 1).min(slots - 1);
         self.slot = if self.slot + 1 == slots { 0 } else { self.slot + 1 };
         self.begin(config);
-        Ok(())
     }
 
     /// Before the first layer of a token.
@@ -444,7 +475,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let Some((last, to)) = to.get_mut(..count).and_then(<[u32]>::split_last_mut) else {
             return Err(RecallError::Saved);
         };
-        let (means, tokens) = self.signature.state();
+        let (means, tokens, sketch) = self.signature.state();
         let keys = self.nearest.keys();
         let places = keys.iter().chain(core::iter::repeat_n(&0, C.saturating_sub(keys.len())));
         let state = [
@@ -454,7 +485,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             self.moving,
             self.snr.to_bits().cast_unsigned(),
             tokens,
-            keys.len() as u32,
+            keys.len() as u32 | u32::from(sketch) << 16,
         ];
         let head = self.head(model);
         let words = head.iter().chain(&state).chain(places).chain(means.iter().flatten()).chain(self.memory.all());
@@ -487,6 +518,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         };
         // Also with a checksum that fits nothing may lead beyond the memory.
         let bits = 32 * W as u32;
+        let (found, sketch) = (found & 0xffff, (found >> 16) as u16);
         let (keys, ages) = (keys.get(..found as usize).unwrap_or(&[]), NEWEST + 1..=complete);
         let past = memory.get(slots as usize * W..slots as usize * (W + 1)).unwrap_or(&[]);
         let possible = slot < slots
@@ -501,7 +533,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.memory.all_mut().iter_mut().zip(memory).for_each(|(to, from)| *to = *from);
         let mut mean = [[0; 32]; W];
         mean.iter_mut().flatten().zip(means).for_each(|(to, from)| *to = *from);
-        self.signature = Signature::restore(mean, tokens);
+        self.signature = Signature::restore(mean, tokens, sketch);
         self.nearest.restore(keys);
         (self.slot, self.complete, self.reach) = (slot, complete, reach);
         (self.moving, self.snr) = (moving, LogRatio::from_bits(snr.cast_signed()));
