@@ -124,19 +124,26 @@ fn known_tokens_never_stall_and_no_others_are_seen() {
     let loads = |text: &str| layers(text).iter().map(|layer| layer.demanded + layer.fetched).sum::<u64>();
     let [one, four, all] = ["2", "4", "4096"].map(|tokens| loads(&format!("lru+look-ahead:tokens={tokens}")));
     assert!(one > four && four > all && all as f64 <= 1.02 * loads("belady") as f64, "{one} {four} {all}");
-    // With a machine, what is decided does not depend on tokens that are not known.
+    // With a machine, what is fetched further ahead takes no place of what is wanted sooner.
+    for known in [2, 3, 16] {
+        let plan = Plan { machine: Some(super::ndp()), ..Plan::new(Budget::Experts(8)) };
+        let found = tally(&trace, &format!("lru+look-ahead:tokens={known}"), &plan).layers;
+        assert_eq!([0, 1, 2].map(|layer| found[layer].stalls), [3, 0, 0], "{known}");
+    }
+    // What is decided does not depend on tokens that are not known, and does on those that are.
     let (at, known) = (100, 12);
-    let decisions = |from: usize| {
+    let decisions = |from: usize, machine| {
         let mut altered = trace.clone();
         altered.ids[from * 9..].reverse();
         let mut found = super::Decisions::default();
-        let plan = Plan { machine: Some(super::ndp()), ..Plan::new(Budget::Experts(5)) };
+        let plan = Plan { machine, ..Plan::new(Budget::Experts(5)) };
         let strategy = Strategy::parse(&format!("lru+look-ahead:tokens={known}")).unwrap();
         drive(&altered, &plan, &strategy, &mut [&mut found]).unwrap();
         found.0.truncate(3 * (at + 1));
         found.0
     };
-    let all = decisions(200);
-    assert!(all == decisions(at + known), "what is not known is not seen");
-    assert!(all != decisions(at + 1), "what is known is");
+    for machine in [None, Some(super::ndp())] {
+        assert!(decisions(200, machine) == decisions(at + known, machine));
+    }
+    assert!(decisions(200, None) != decisions(at + 1, None));
 }

@@ -93,7 +93,9 @@ impl LookAhead {
                         && !resident.contains(expert)
                         && !self.candidates.iter().any(known)
                     {
-                        let soon = self.soon(future, step..until, layer);
+                        // From when the layer runs next.
+                        let first = next.step + usize::from(layer < next.layer);
+                        let soon = self.soon(future, first..until, layer);
                         self.candidates.push((Pick { layer, expert }, soon));
                     }
                 }
