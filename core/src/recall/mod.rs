@@ -54,6 +54,7 @@ mod oracle;
 mod saved;
 mod search;
 mod signature;
+mod sketch;
 #[cfg(test)]
 mod tests;
 
@@ -61,12 +62,11 @@ use core::fmt;
 
 pub use confidence::{Calibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
+pub use sketch::MAX_SKETCH;
 
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
 use crate::set::{ExpertSet, Experts, words_for};
-pub use signature::MAX_SKETCH;
-
 use forecast::{Place, Places};
 use memory::{Memory, part};
 use search::{Crowd, Nearest, Search};
@@ -74,6 +74,8 @@ use signature::{Signature, distance};
 
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
+/// Numbers of a sketch before the first token, which says how many there are.
+const OPEN: u16 = u16::MAX;
 /// Most places that a forecast goes by.
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
@@ -173,6 +175,8 @@ impl Default for Config {
 pub struct Recall<B, const W: usize, const C: usize> {
     memory: Memory<B, W>,
     signature: Signature<W>,
+    /// Numbers of a token's sketch, 0 where signatures are of choices; [`OPEN`] before the first token.
+    sketch: u16,
     places: Places<C>,
     nearest: Nearest<C>,
     /// Whether each id is among those chosen in the layer at hand; none is between calls. Id 255 means none.
@@ -206,6 +210,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         Ok(Self {
             memory,
             signature: Signature::new(),
+            sketch: OPEN,
             places: Places::new(config),
             nearest: Nearest::new(config.candidates.into()),
             chosen: [0; 256],
@@ -333,17 +338,22 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Sketch);
         }
         self.may_end(sketch.len())?;
-        let signature = self.signature.end_sketch(sketch);
+        let signature = sketch::end_token(&mut self.signature, sketch);
         self.end(config, signature);
         Ok(())
     }
 
-    /// Whether a token may end with a sketch of so many numbers, or none.
-    fn may_end(&self, sketch: usize) -> Result<(), RecallError> {
+    /// Whether a token may end with a sketch of so many numbers, or none: then all that follow have as many.
+    fn may_end(&mut self, sketch: usize) -> Result<(), RecallError> {
         if self.layers < self.memory.shape().layers {
             return Err(RecallError::Layer);
         }
-        if self.signature.takes(sketch) { Ok(()) } else { Err(RecallError::Sketch) }
+        let known = self.sketch == OPEN || usize::from(self.sketch) == sketch;
+        if sketch > MAX_SKETCH || !known {
+            return Err(RecallError::Sketch);
+        }
+        self.sketch = sketch as u16;
+        Ok(())
     }
 
     fn end(&mut self, config: &Config, signature: [u32; W]) {
@@ -475,7 +485,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let Some((last, to)) = to.get_mut(..count).and_then(<[u32]>::split_last_mut) else {
             return Err(RecallError::Saved);
         };
-        let (means, tokens, sketch) = self.signature.state();
+        let (means, tokens) = self.signature.state();
         let keys = self.nearest.keys();
         let places = keys.iter().chain(core::iter::repeat_n(&0, C.saturating_sub(keys.len())));
         let state = [
@@ -485,7 +495,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             self.moving,
             self.snr.to_bits().cast_unsigned(),
             tokens,
-            keys.len() as u32 | u32::from(sketch) << 16,
+            keys.len() as u32 | u32::from(self.sketch) << 16,
         ];
         let head = self.head(model);
         let words = head.iter().chain(&state).chain(places).chain(means.iter().flatten()).chain(self.memory.all());
@@ -533,7 +543,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.memory.all_mut().iter_mut().zip(memory).for_each(|(to, from)| *to = *from);
         let mut mean = [[0; 32]; W];
         mean.iter_mut().flatten().zip(means).for_each(|(to, from)| *to = *from);
-        self.signature = Signature::restore(mean, tokens, sketch);
+        self.signature = Signature::restore(mean, tokens);
+        self.sketch = sketch;
         self.nearest.restore(keys);
         (self.slot, self.complete, self.reach) = (slot, complete, reach);
         (self.moving, self.snr) = (moving, LogRatio::from_bits(snr.cast_signed()));

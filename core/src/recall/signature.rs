@@ -9,10 +9,6 @@
 //! signature sees every second, fourth or eighth of them, at least four. That costs as much less and says as much:
 //! 31.4 instead of 31.5 % of the gap closed on Qwen3-30B-A3B, code.
 //!
-//! Where the host sends a sketch of the token (the routers' inputs, or their logits), every number of it has a random
-//! sign word, by its place, and a bit says whether the signed sum of all is above its usual value. Each word sees every
-//! second, fourth or eighth number, at least 64 of them.
-//!
 //! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
 //! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
@@ -22,10 +18,6 @@ use super::memory::{MAX_CHOICES, Memory, part};
 const PLANES: usize = MAX_CHOICES.count_ones() as usize;
 /// Fraction bits of the usual sums, `U12F19`, so that differences are signed words.
 const MEAN_BITS: u32 = 19;
-/// Most numbers of a sketch.
-pub const MAX_SKETCH: usize = 1 << 15;
-/// Numbers of it that a word sees at least, where there are as many.
-const MIN_SEEN: usize = 64;
 /// Smallest gain of the usual sums, as a shift: means of about the last 512 tokens, of all of them at the start.
 const MEAN_SHIFT: u32 = 9;
 
@@ -56,48 +48,40 @@ pub(super) const fn every(words: usize, layers: u16) -> usize {
     every
 }
 
-/// Every how many numbers of a sketch of `length` a word of `words` sees one: a power of two.
-const fn every_number(words: usize, length: usize) -> usize {
-    let mut every = 1;
-    while 2 * every <= words && 2 * every * MIN_SEEN <= length {
-        every *= 2;
-    }
-    every
-}
-
 /// What the signatures of a sequence are centred by.
 ///
-/// Memory: `128 * W + 8` bytes.
+/// Memory: `128 * W + 4` bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Signature<const W: usize> {
-    /// Usual sums, `U12F19` bits; of a sketch with as many fraction bits as there is room for, plus 2^30.
+    /// Usual sums, `U12F19` bits.
     means: [[u32; 32]; W],
     /// Tokens in them, up to where it makes no difference.
     tokens: u32,
-    /// Numbers of a token's sketch; 0 where signatures are of choices.
-    sketch: u16,
 }
 
 impl<const W: usize> Signature<W> {
     pub(super) const fn new() -> Self {
-        Self { means: [[0; 32]; W], tokens: 0, sketch: 0 }
+        Self { means: [[0; 32]; W], tokens: 0 }
     }
 
-    /// Whether a sketch of so many numbers, or none, is what the tokens before had.
-    pub(super) const fn takes(&self, sketch: usize) -> bool {
-        sketch <= MAX_SKETCH && (self.tokens == 0 || self.sketch as usize == sketch)
+    /// Means to move by a token that has another sort of sums, all of them from 0 to below 2^31, and the gain, as a
+    /// shift.
+    pub(super) fn next(&mut self) -> (&mut [[u32; 32]; W], u32) {
+        let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
+        self.tokens = self.tokens.saturating_add(1);
+        (&mut self.means, shift)
     }
 
-    /// The words that say what this is, to be saved: the means, the tokens in them, and the numbers of a sketch.
-    pub(super) fn state(&self) -> (&[[u32; 32]; W], u32, u16) {
-        (&self.means, self.tokens, self.sketch)
+    /// The words that say what this is, to be saved: the means, and the tokens in them.
+    pub(super) fn state(&self) -> (&[[u32; 32]; W], u32) {
+        (&self.means, self.tokens)
     }
 
     /// As it was saved.
-    pub(super) fn restore(means: [[u32; 32]; W], tokens: u32, sketch: u16) -> Self {
+    pub(super) fn restore(means: [[u32; 32]; W], tokens: u32) -> Self {
         // Any mean below the largest sum is possible, so that nothing overflows.
         let most = (1 << (MEAN_BITS + PLANES as u32)) - 1;
-        Self { means: means.map(|word| word.map(|mean: u32| mean.min(most))), tokens, sketch }
+        Self { means: means.map(|word| word.map(|mean: u32| mean.min(most))), tokens }
     }
 
     /// The signature of a remembered token, which ends: sums above their means are ones. Means move by `2^-s` of the
@@ -122,43 +106,6 @@ impl<const W: usize> Signature<W> {
                 let both = both.fold(0, |both, plane| (both << 1) | ((plane >> bit) & 0x1_0001));
                 *bits |= u32::from(follow(low, both & 0xffff, shift)) << bit;
                 *bits |= u32::from(follow(high, both >> 16, shift)) << (bit + 16);
-            }
-        }
-        bits
-    }
-}
-
-impl<const W: usize> Signature<W> {
-    /// The signature of a token that ends with a sketch, which [`takes`](Self::takes) says fits: signed sums above
-    /// their means are ones. Only ratios of the numbers count. Means move as those of choices.
-    ///
-    /// Cost: per number that a word sees, a hash of 8 instructions and 3 a bit; then 8 a bit.
-    pub(super) fn end_sketch(&mut self, sketch: &[i16]) -> [u32; W] {
-        let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
-        self.tokens = self.tokens.saturating_add(1);
-        self.sketch = sketch.len() as u16;
-        let mask = every_number(W, sketch.len()) as u32 - 1;
-        // Fewer than 2^n numbers are seen: sums of 2^(n + 15) at most, and of 2^29 with fraction bits. Of 2^15 numbers
-        // a word sees 2^14, as it has at least every second.
-        let seen = sketch.len() as u32 / (mask + 1);
-        let fraction = seen.leading_zeros().saturating_sub(18);
-        let mut bits = [0; W];
-        for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
-            let mut sums = [0i32; 32];
-            for (&number, place) in sketch.iter().zip(0u32..).filter(|(_, place)| (place ^ word) & mask == 0) {
-                let mut signs = signs(0, place, word);
-                for sum in &mut sums {
-                    // The number, or its negative: a sign of all ones turns it over.
-                    let sign = (signs & 1).wrapping_neg().cast_signed();
-                    *sum = sum.wrapping_add((i32::from(number) ^ sign).wrapping_sub(sign));
-                    signs >>= 1;
-                }
-            }
-            for ((sum, mean), bit) in sums.iter().zip(means).zip(0u32..) {
-                let target = (sum << fraction).wrapping_add(1 << 30);
-                let step = target.wrapping_sub(mean.cast_signed());
-                *mean = mean.wrapping_add_signed(step >> shift);
-                *bits |= u32::from(step > 0) << bit;
             }
         }
         bits
@@ -299,24 +246,6 @@ mod tests {
         assert!(ones.abs_diff(200 * 64) < 1600, "centred: {ones}");
     }
 
-    #[test]
-    fn sketches_of_all_lengths_and_sizes_stay_in_range() {
-        for length in [1, 64, 127, 128, 129, 1 << 14, MAX_SKETCH - 1, MAX_SKETCH] {
-            let (mut signature, mut ones) = (Signature::<2>::new(), 0);
-            for turn in 0..8 {
-                // With the signs of a bit, and against them.
-                let number =
-                    |place: u32| if (signs(0, place, 0) & 1 == 1) == (turn % 2 == 0) { i16::MIN } else { i16::MAX };
-                let sketch: Vec<i16> = (0..length as u32).map(number).collect();
-                let bits = signature.end_sketch(&sketch);
-                assert_eq!(bits[0] & 1, u32::from(turn % 2 == 0), "{length} {turn}");
-                ones += bits.iter().map(|word| word.count_ones()).sum::<u32>();
-            }
-            assert!(ones > 8, "{length}");
-            assert!(signature.takes(length) && !signature.takes(0) && !signature.takes(length + 1));
-        }
-    }
-
     proptest! {
         #[test]
         fn is_what_plain_sums_say(
@@ -350,38 +279,6 @@ mod tests {
                         prop_assert_eq!(one, sums[bit] > means[bit], "token {} bit {}", n, bit);
                     }
                     means[bit] += (sums[bit] - means[bit]) / f64::from(1u32 << shift);
-                }
-            }
-        }
-
-        #[test]
-        fn is_what_plain_sums_of_a_sketch_say(length in 1usize..700, seed: u64, loud: bool) {
-            let (mut signature, mut means, mut state) = (Signature::<4>::new(), [0.0f64; 128], seed | 1);
-            let every = every_number(4, length);
-            prop_assert!(every == 1 || length / every >= MIN_SEEN);
-            for n in 0..30u32 {
-                let sketch: Vec<i16> = (0..length)
-                    .map(|_| {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                        let number = (state >> 48) as i16;
-                        if loud { if number < 0 { i16::MIN } else { i16::MAX } } else { number >> 6 }
-                    })
-                    .collect();
-                let found = signature.end_sketch(&sketch);
-                let shift = (u32::BITS - n.leading_zeros()).min(MEAN_SHIFT);
-                for (bit, mean) in means.iter_mut().enumerate() {
-                    let seen = sketch.iter().enumerate().filter(|(place, _)| place % every == bit / 32 % every);
-                    let sum: f64 = seen
-                        .map(|(place, &number)| {
-                            let minus = (signs(0, place as u32, bit as u32 / 32) >> (bit % 32)) & 1 == 1;
-                            if minus { -f64::from(number) } else { f64::from(number) }
-                        })
-                        .sum();
-                    let one = (found[bit / 32] >> (bit % 32)) & 1 == 1;
-                    if n > 0 && (sum - *mean).abs() > 2.0 {
-                        prop_assert_eq!(one, sum > *mean, "token {} bit {}", n, bit);
-                    }
-                    *mean += (sum - *mean) / f64::from(1u32 << shift);
                 }
             }
         }
