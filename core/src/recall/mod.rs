@@ -74,12 +74,12 @@ use signature::{Signature, distance};
 
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
-/// Numbers of a sketch before the first token, which says how many there are.
-const OPEN: u16 = u16::MAX;
 /// Most places that a forecast goes by.
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
 pub const MAX_AHEAD: u16 = NEWEST as u16;
+/// Numbers of a sketch before the first token, which says how many there are.
+const OPEN: u16 = u16::MAX;
 
 /// Why something is refused; nothing has changed then.
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
