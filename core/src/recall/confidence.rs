@@ -33,7 +33,8 @@ impl Calibration {
 
     /// An expert that was forecast with `share` was wanted or was not.
     pub fn learn(&mut self, share: Level, wanted: bool) {
-        let (all, right) = &mut self.bins[Self::bin(share)];
+        // There is always one, which compilers for small code do not see.
+        let Some((all, right)) = self.bins.get_mut(Self::bin(share)) else { return };
         if *all == u16::MAX {
             (*all, *right) = (*all / 2, *right / 2);
         }
@@ -43,7 +44,7 @@ impl Calibration {
     /// Share of the experts forecast like this that were wanted, rounded down.
     #[must_use]
     pub fn confidence(&self, share: Level) -> Level {
-        let (all, right) = self.bins[Self::bin(share)];
+        let Some(&(all, right)) = self.bins.get(Self::bin(share)) else { return Level::ZERO };
         Level::from_bits(div_frac(right.into(), all.into()) >> 1)
     }
 }

@@ -54,6 +54,7 @@ mod oracle;
 mod saved;
 mod search;
 mod signature;
+mod sketch;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +62,7 @@ use core::fmt;
 
 pub use confidence::{Calibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
+pub use sketch::MAX_SKETCH;
 
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
@@ -76,6 +78,8 @@ const NEWEST: u32 = 12;
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
 pub const MAX_AHEAD: u16 = NEWEST as u16;
+/// Numbers of a sketch before the first token, which says how many there are.
+const OPEN: u16 = u16::MAX;
 
 /// Why something is refused; nothing has changed then.
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -92,6 +96,9 @@ pub enum RecallError {
     Layer,
     /// A chosen expert is out of range or stands twice, or there are more than `k`.
     Id,
+    /// A sketch of no number, of more than [`MAX_SKETCH`], or of another length than before; or a token without one
+    /// where those before had one, or the other way round.
+    Sketch,
     /// Forecasts for no token, for more than [`MAX_AHEAD`], or into fewer shares than there are experts.
     Forecast,
     /// Too few words for what is saved; or words that are not what was saved of the same model, shape, number of
@@ -107,6 +114,7 @@ impl fmt::Display for RecallError {
             Self::Memory => "too few words for so many tokens",
             Self::Layer => "not the layer that is next",
             Self::Id => "a chosen expert is out of range or stands twice, or there are too many",
+            Self::Sketch => "a sketch has 1 to 32,768 numbers, and is of one length at every token, or at none",
             Self::Saved => {
                 "not a saved memory of this model, shape and size, or a damaged one, or too few words for one"
             }
@@ -167,6 +175,8 @@ impl Default for Config {
 pub struct Recall<B, const W: usize, const C: usize> {
     memory: Memory<B, W>,
     signature: Signature<W>,
+    /// Numbers of a token's sketch, 0 where signatures are of choices; [`OPEN`] before the first token.
+    sketch: u16,
     places: Places<C>,
     nearest: Nearest<C>,
     /// Whether each id is among those chosen in the layer at hand; none is between calls. Id 255 means none.
@@ -200,6 +210,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         Ok(Self {
             memory,
             signature: Signature::new(),
+            sketch: OPEN,
             places: Places::new(config),
             nearest: Nearest::new(config.candidates.into()),
             chosen: [0; 256],
@@ -309,13 +320,44 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// Ends a token: its signature, and the search. Off the critical path.
     ///
     /// # Errors
-    /// [`RecallError::Layer`] before its last layer.
+    /// [`RecallError::Layer`] before its last layer, [`RecallError::Sketch`] where tokens before had a sketch.
     pub fn end_token(&mut self, config: &Config) -> Result<(), RecallError> {
+        self.may_end(0)?;
+        let signature = self.signature.end_token(&self.memory, self.slot);
+        self.end(config, signature);
+        Ok(())
+    }
+
+    /// The same with a signature of a sketch instead of the choices: of the routers' inputs, or of their logits, in any
+    /// scale that is the same for all tokens. Choices are remembered as ever, and places are scored by them.
+    ///
+    /// # Errors
+    /// [`RecallError::Layer`] before its last layer, [`RecallError::Sketch`]; nothing has changed then.
+    pub fn end_token_with(&mut self, config: &Config, sketch: &[i16]) -> Result<(), RecallError> {
+        if sketch.is_empty() {
+            return Err(RecallError::Sketch);
+        }
+        self.may_end(sketch.len())?;
+        let signature = sketch::end_token(&mut self.signature, sketch);
+        self.end(config, signature);
+        Ok(())
+    }
+
+    /// Whether a token may end with a sketch of so many numbers, or none: then all that follow have as many.
+    fn may_end(&mut self, sketch: usize) -> Result<(), RecallError> {
         if self.layers < self.memory.shape().layers {
             return Err(RecallError::Layer);
         }
+        let known = self.sketch == OPEN || usize::from(self.sketch) == sketch;
+        if sketch > MAX_SKETCH || !known {
+            return Err(RecallError::Sketch);
+        }
+        self.sketch = sketch as u16;
+        Ok(())
+    }
+
+    fn end(&mut self, config: &Config, signature: [u32; W]) {
         let slots = self.memory.tokens();
-        let signature = self.signature.end_token(&self.memory, self.slot);
         self.memory.set_signature(self.slot, signature);
         // The best match of the token before has moved on: is this token what it was there?
         let alone = self.phase().map(|age| distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
@@ -338,7 +380,6 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.complete = (self.complete + 1).min(slots - 1);
         self.slot = if self.slot + 1 == slots { 0 } else { self.slot + 1 };
         self.begin(config);
-        Ok(())
     }
 
     /// Before the first layer of a token.
@@ -454,7 +495,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             self.moving,
             self.snr.to_bits().cast_unsigned(),
             tokens,
-            keys.len() as u32,
+            keys.len() as u32 | u32::from(self.sketch) << 16,
         ];
         let head = self.head(model);
         let words = head.iter().chain(&state).chain(places).chain(means.iter().flatten()).chain(self.memory.all());
@@ -487,6 +528,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         };
         // Also with a checksum that fits nothing may lead beyond the memory.
         let bits = 32 * W as u32;
+        let (found, sketch) = (found & 0xffff, (found >> 16) as u16);
         let (keys, ages) = (keys.get(..found as usize).unwrap_or(&[]), NEWEST + 1..=complete);
         let past = memory.get(slots as usize * W..slots as usize * (W + 1)).unwrap_or(&[]);
         let possible = slot < slots
@@ -502,6 +544,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let mut mean = [[0; 32]; W];
         mean.iter_mut().flatten().zip(means).for_each(|(to, from)| *to = *from);
         self.signature = Signature::restore(mean, tokens);
+        self.sketch = sketch;
         self.nearest.restore(keys);
         (self.slot, self.complete, self.reach) = (slot, complete, reach);
         (self.moving, self.snr) = (moving, LogRatio::from_bits(snr.cast_signed()));

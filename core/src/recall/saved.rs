@@ -11,7 +11,7 @@
 //! | 7, 8 | slot of the next token, complete tokens |
 //! | 9, 10, 11 | reach of the search, lock, signal-to-noise ratio |
 //! | 12 | tokens in the means |
-//! | 13 | places found |
+//! | 13 | places found, in the upper half numbers of a sketch |
 //! | `C` | the places |
 //! | `32 W` | the means |
 //! | [`Shape::words`](super::Shape::words) | the memory |

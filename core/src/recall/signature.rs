@@ -64,6 +64,14 @@ impl<const W: usize> Signature<W> {
         Self { means: [[0; 32]; W], tokens: 0 }
     }
 
+    /// Means to move by a token that has another sort of sums, all of them from 0 to below 2^31, and the gain, as a
+    /// shift.
+    pub(super) fn next(&mut self) -> (&mut [[u32; 32]; W], u32) {
+        let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
+        self.tokens = self.tokens.saturating_add(1);
+        (&mut self.means, shift)
+    }
+
     /// The words that say what this is, to be saved: the means, and the tokens in them.
     pub(super) fn state(&self) -> (&[[u32; 32]; W], u32) {
         (&self.means, self.tokens)

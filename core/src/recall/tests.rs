@@ -127,6 +127,73 @@ fn hostile_input_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn sketches_are_of_one_length_and_match_what_choices_do_not() {
+    let (config, shape) = (Config::default(), Shape { layers: 1, experts: 4, k: 1 });
+    let sketch = |seed: u64, length: u64| -> Vec<i16> {
+        (0..length).map(|i| ((seed * 512 + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as i16 - 8192).collect()
+    };
+    // One of ten sorts of token, in no order; behind the sixth another expert is wanted, which only sketches tell.
+    let sort = |step: u64| {
+        let x = (step + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (x ^ (x >> 32)) % 10
+    };
+    let wanted = |step: u64| [u16::from(step > 0 && sort(step - 1) == 5)];
+    let mut known = [0, 0];
+    for (known, sketched) in known.iter_mut().zip([false, true]) {
+        let mut recall = new(shape, 256);
+        let mut room = [Level::ZERO; 4];
+        for step in 0..300 {
+            recall.forecast(0, 1, &mut room).unwrap();
+            if step >= 200 {
+                *known += i32::from((room[1] > room[0]) == (wanted(step) == [1]));
+            }
+            recall.observe(&config, 0, &wanted(step)).unwrap();
+            if sketched {
+                recall.end_token_with(&config, &sketch(sort(step), 100)).unwrap();
+            } else {
+                recall.end_token(&config).unwrap();
+            }
+        }
+    }
+    assert!(known[1] >= 98 && known[0] < 95, "{known:?} of 100");
+    // Lengths are those of the first token; what is refused changes nothing.
+    let mut recall = new(shape, 64);
+    recall.observe(&config, 0, &[1]).unwrap();
+    let before = std::format!("{recall:?}");
+    assert_eq!(recall.end_token_with(&config, &[]), Err(RecallError::Sketch));
+    assert_eq!(recall.end_token_with(&config, &vec![0; MAX_SKETCH + 1]), Err(RecallError::Sketch));
+    assert_eq!(std::format!("{recall:?}"), before);
+    recall.end_token_with(&config, &[1, -2, 3]).unwrap();
+    assert_eq!(recall.end_token_with(&config, &[1, -2, 3]), Err(RecallError::Layer));
+    recall.observe(&config, 0, &[1]).unwrap();
+    let before = std::format!("{recall:?}");
+    assert_eq!(recall.end_token_with(&config, &[1, 2]), Err(RecallError::Sketch));
+    assert_eq!(recall.end_token(&config), Err(RecallError::Sketch));
+    assert_eq!(std::format!("{recall:?}"), before);
+    recall.end_token_with(&config, &[3, 2, 1]).unwrap();
+    // The length is kept with the memory.
+    let mut saved = vec![0; Small::saved_words(shape, 64)];
+    recall.save(7, &mut saved).unwrap();
+    let mut other = new(shape, 64);
+    other.restore(&config, 7, &saved).unwrap();
+    for recall in [&mut recall, &mut other] {
+        recall.observe(&config, 0, &[1]).unwrap();
+        assert_eq!(recall.end_token(&config), Err(RecallError::Sketch));
+        recall.end_token_with(&config, &[2, 2, -5]).unwrap();
+        recall.save(7, &mut saved).unwrap();
+    }
+    let mut again = vec![0; saved.len()];
+    recall.save(7, &mut again).unwrap();
+    assert_eq!(saved, again);
+    // Choices first: no sketch any more.
+    let mut recall = new(shape, 64);
+    token(&mut recall, &[vec![1]]);
+    recall.observe(&config, 0, &[1]).unwrap();
+    assert_eq!(recall.end_token_with(&config, &[1]), Err(RecallError::Sketch));
+}
+
+#[test]
 fn every_token_alike_and_no_two_alike() {
     let mut recall = new(SHAPE, 64);
     (0..500).for_each(|_| token(&mut recall, &choices(SHAPE, 7)));

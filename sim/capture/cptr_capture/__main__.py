@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from .capture import capture, read_documents
 from .families import CaptureError
@@ -66,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         if dtype is None:
             raise CaptureError(f"--dtype {arguments.dtype}: torch has no such type")
         placed = {"device_map": "auto"} if arguments.device == "auto" else {}
-        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype, **placed)
+        twice = AutoConfig.from_pretrained(arguments.model).is_encoder_decoder
+        kind = AutoModelForSeq2SeqLM if twice else AutoModelForCausalLM
+        model = kind.from_pretrained(arguments.model, dtype=dtype, **placed)
         if not placed:
             model = model.to(arguments.device)
         trace = capture(

@@ -126,9 +126,16 @@ def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
 def run_batch(
     model: PreTrainedModel, recorder: Recorder, trace: Trace, group: list[Window], first: int, generate: int
 ) -> None:
-    """Prefill of all windows of a batch, then decoding (of a single window)."""
+    """Prefill of all windows of a batch, then decoding (of a single window).
+
+    A model of encoder and decoder reads the text in both: what is recorded is the decoder.
+    """
     tokens = torch.tensor([window.tokens for window in group], device=model.device)
-    output = model(tokens, use_cache=generate > 0)
+    twice = model.config.is_encoder_decoder
+    # Apart, as an encoder refuses to keep a cache.
+    read = model.get_encoder()(tokens) if twice else None
+    given = {"encoder_outputs": read, "decoder_input_ids": tokens} if twice else {"input_ids": tokens}
+    output = model(**given, use_cache=generate > 0)
     rows = recorder.take()
     length = tokens.shape[1]
     for index, window in enumerate(group):
@@ -145,7 +152,8 @@ def run_batch(
         )
     for step in range(generate):
         token = output.logits[:, -1:].argmax(-1)
-        output = model(token, use_cache=True, past_key_values=output.past_key_values)
+        given = {"encoder_outputs": read, "decoder_input_ids": token} if twice else {"input_ids": token}
+        output = model(**given, use_cache=True, past_key_values=output.past_key_values)
         trace.append(
             recorder.take(),
             token=[token.item()],

@@ -1,8 +1,9 @@
 """What differs between model families. A new family is one entry of `FAMILIES`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -18,8 +19,8 @@ class CaptureError(Exception):
 class Family:
     """How a family routes.
 
-    In every family of `transformers` 5 the router is a module of its own that returns (logits [N, E], weights [N, k],
-    expert ids [N, k]) for N tokens; only its name and the meaning of the weights differ.
+    In nearly every family of `transformers` 5 the router is a module of its own that returns (logits [N, E], weights
+    [N, k], expert ids [N, k]) for N tokens; only its name and the meaning of the weights differ.
     """
 
     router: str
@@ -30,6 +31,20 @@ class Family:
     """The router convention of docs/traces.md that the weights follow."""
     scale: Callable[[PretrainedConfig], float] = lambda config: 1.0
     """A constant factor in the model's weights, which the trace leaves out."""
+    layers: Callable[[PreTrainedModel], Iterable[nn.Module]] = lambda model: model.get_decoder().layers
+    """The layers that may have a router."""
+    answer: Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]] = lambda output: output
+    """(logits, weights, expert ids) of what the router returns."""
+
+
+def top_1(output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Of (one-hot choice, its probability, logits), each [B, T, …].
+
+    The choice is taken from the logits: the one-hot is all zero for a token that its expert has no room for.
+    """
+    _, weights, logits = output
+    logits = logits.reshape(-1, logits.shape[-1])
+    return logits, weights.reshape(-1, 1), logits.argmax(-1, keepdim=True)
 
 
 def normalised(config: PretrainedConfig) -> str:
@@ -46,6 +61,13 @@ FAMILIES: dict[str, Family] = {
         "mlp.gate", "n_routed_experts", lambda config: ALL, lambda config: config.routed_scaling_factor
     ),
     "gpt_oss": Family("mlp.router", "num_local_experts", lambda config: SELECTED),
+    "switch_transformers": Family(
+        "mlp.router",
+        "num_experts",
+        lambda config: ALL,
+        layers=lambda model: (block.layer[-1] for block in model.get_decoder().block),
+        answer=top_1,
+    ),
 }
 
 
@@ -61,6 +83,8 @@ class Description:
     convention: str
     scale: float
     notes: list[str]
+    answer: Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]
+    """(logits, weights, expert ids) of what a router returns."""
 
 
 def describe(model: PreTrainedModel) -> Description:
@@ -73,7 +97,7 @@ def describe(model: PreTrainedModel) -> Description:
     if family is None:
         raise CaptureError(f"model type {config.model_type!r} is not supported; known are {', '.join(FAMILIES)}")
     routers, layer_ids = [], []
-    for number, layer in enumerate(model.get_decoder().layers):
+    for number, layer in enumerate(family.layers(model)):
         block, name = family.router.split(".")
         router = getattr(getattr(layer, block), name, None)
         if isinstance(router, nn.Module):
@@ -85,14 +109,17 @@ def describe(model: PreTrainedModel) -> Description:
     scale = family.scale(config)
     if scale != 1.0:
         notes.append(f"weights without the model's constant factor {scale:g}")
+    if config.is_encoder_decoder:
+        notes.append("layers of the decoder, which was given the encoder's text")
     if getattr(config, "topk_method", None) == "group_limited_greedy":
         notes.append(f"experts chosen within the best {config.topk_group} of {config.n_group} groups")
     return Description(
         routers,
         layer_ids,
         getattr(config, family.experts),
-        config.num_experts_per_tok,
+        getattr(config, "num_experts_per_tok", 1),
         family.convention(config),
         scale,
         notes,
+        family.answer,
     )

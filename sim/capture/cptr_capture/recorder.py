@@ -45,7 +45,7 @@ class Recorder:
 
     def hook(self, number: int):
         def record(_module, inputs, output):
-            logits, weights, experts = output
+            logits, weights, experts = self.model.answer(output)
             hidden = inputs[0].reshape(-1, inputs[0].shape[-1])
             sketch = [] if self.projection is None else [(hidden.detach().float().cpu() @ self.projection)]
             self.calls[number].append(

@@ -40,6 +40,7 @@ mod tests;
 use std::sync::Arc;
 
 use cptr_hw_model::{Model, System};
+use cptr_trace::array::FloatArray;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 use cptr_trace::{LossTable, NO_EXPERT, Shape, Trace};
@@ -179,10 +180,12 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Outcome> {
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
+        numbers: [&trace.logits, &trace.hidden].map(numbers),
     };
     let mut outcome = Outcome::new(trace, plan, &streams);
     let mut strategies = Vec::new();
     for strategy in &plan.strategies {
+        setup.accepts(strategy)?;
         match strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
             Some(reason) => outcome.skipped.push(Skipped { strategy: strategy.to_string(), reason }),
             None => strategies.push(strategy),
@@ -227,6 +230,7 @@ pub fn drive(
         future: true,
         system: plan.machine.map(|machine| machine.system),
         sizes: plan.machine.is_some_and(|machine| machine.model.is_some()),
+        numbers: [&trace.logits, &trace.hidden].map(numbers),
     };
     if let Some(reason) = strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
         return Err(Error::new(format!("{strategy}: {reason}")));
@@ -234,6 +238,11 @@ pub fn drive(
     let future = strategy.sees_future().then(|| Arc::new(Future::of(trace, &streams)));
     let progress = Progress::new(streams.length as u64, "running");
     drive_with(trace, &setup, &streams, strategy, future, observers, Some(&progress))
+}
+
+/// Numbers of a token.
+fn numbers(array: &Option<FloatArray>) -> usize {
+    array.as_ref().map_or(0, |array| array.shape()[1] * array.shape()[2])
 }
 
 /// Steps between two signs of life.
@@ -256,6 +265,9 @@ fn drive_with<'a>(
     // Where there are no weights, logits say what an expert's share of the mass is.
     let logits = trace.logits.as_ref();
     let logits = logits.filter(|_| weights.is_none() || replay.uses_logits() || !observers.is_empty());
+    let hidden = trace.hidden.as_ref().filter(|_| strategy.sketches());
+    let [_, inputs, size] = hidden.map_or([0; 3], FloatArray::shape);
+    let mut hidden_rows = vec![0.0; size * sequences];
     let mut logit_rows = vec![0.0; if logits.is_some() { scored * sequences } else { 0 }];
     let mut weight_rows = vec![0.0; if weights.is_some() { k * sequences } else { 0 }];
     for step in 0..streams.length {
@@ -290,6 +302,12 @@ fn drive_with<'a>(
                 many = (0..sequences).map(of).collect::<Vec<_>>();
                 &many
             };
+            if let Some(hidden) = hidden.filter(|_| layer < inputs) {
+                for (row, token) in hidden_rows.chunks_exact_mut(size).zip(streams.tokens(step)) {
+                    hidden.read_row(token, layer, row);
+                }
+                replay.sketch(&hidden_rows);
+            }
             let outcome = replay.layer(step, layer, routed)?;
             for observer in observers.iter_mut() {
                 observer.layer(&outcome)?;

@@ -55,6 +55,15 @@ impl<'a> Setup<'a> {
         if strategy.division.kind.name == "gpu" { self.full_bits() } else { self.precision(strategy).near_bits() }
     }
 
+    /// Whether a file that a strategy names is one for this source.
+    ///
+    /// # Errors
+    /// Biases for other layers or experts.
+    pub fn accepts(&self, strategy: &Strategy) -> Result<()> {
+        let Shape { layers, experts, k, .. } = self.shape;
+        strategy.select.values.biases().map_or(Ok(()), |biases| biases.fits(layers, experts, k))
+    }
+
     /// Why the memory does not suffice for a strategy, in one sentence without its name; `None` if it does.
     #[must_use]
     pub fn refusal(&self, strategy: &Strategy) -> Option<String> {

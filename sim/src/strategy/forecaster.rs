@@ -4,7 +4,7 @@
 //! a layer will want.
 
 use cptr_core::Level;
-use cptr_core::recall::{Config, Recall, Shape};
+use cptr_core::recall::{Config, MAX_SKETCH, Recall, Shape};
 use cptr_trace::error::{Error, Result};
 
 use super::remembers::Remembers;
@@ -30,6 +30,14 @@ pub(super) const PLACES: Parameter = Parameter::new(
     "remembered places that go on into the next token",
 );
 
+/// What signatures are made of, in the order of [`Signs`].
+pub(super) const SIGNATURE: Parameter = Parameter::new(
+    "signature",
+    0.0,
+    Unit::OneOf(&["choices", "sketch", "logits"]),
+    "what signatures are of: choices, sketches of the routers' inputs (hidden of a trace), or logits",
+);
+
 /// Of activation matrices; chosen on two traces, as those below. The paper has whole sequences and asks the nearest.
 pub(super) const MATRICES: [Parameter; 3] = [
     Parameter::new("length", 16.0, Unit::Count(1, 65_535), "tokens of a sequence: longer ones are cut"),
@@ -47,6 +55,29 @@ pub(super) const MAPS: [Parameter; 4] = [
 /// Most places that a part can ask for.
 const MOST_PLACES: usize = 128;
 
+/// What the signatures of recall are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signs {
+    /// What tokens chose.
+    Choices,
+    /// Sketches of the routers' inputs.
+    Sketch,
+    /// The routers' logits.
+    Logits,
+}
+
+impl Signs {
+    /// As the values of a part say, which need not have [`SIGNATURE`].
+    pub(super) fn of(values: &Values) -> Self {
+        let has = values.parameters().iter().any(|parameter| parameter.name == SIGNATURE.name);
+        match if has { values.count(SIGNATURE.name) } else { 0 } {
+            0 => Self::Choices,
+            1 => Self::Sketch,
+            _ => Self::Logits,
+        }
+    }
+}
+
 /// Which memory, and what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Settings {
@@ -58,6 +89,8 @@ pub(crate) enum Settings {
         words: usize,
         /// Places that are scored again in every layer.
         places: u16,
+        /// What signatures are of.
+        signs: Signs,
     },
     /// What followed each expert; the tokens of the wider of its two windows.
     Successors(usize),
@@ -68,14 +101,15 @@ pub(crate) enum Settings {
 }
 
 impl Settings {
-    /// As the values of a part say that has [`MEMORY`], [`BITS`] and [`PLACES`].
+    /// As the values of a part say that has [`MEMORY`], [`BITS`] and [`PLACES`], and may have [`SIGNATURE`].
     pub(super) fn of(values: &Values) -> Self {
         let words = match values.count("bits") {
             256.. => 8,
             128.. => 4,
             _ => 2,
         };
-        Self::Recall { tokens: values.count("memory"), words, places: values.count("places") as u16 }
+        let places = values.count("places") as u16;
+        Self::Recall { tokens: values.count("memory"), words, places, signs: Signs::of(values) }
     }
 
     /// Activation matrices as values say, or as usual.
@@ -106,17 +140,14 @@ impl Settings {
 
     /// The usual ones for a memory of so many tokens.
     pub(crate) fn remembering(tokens: usize) -> Self {
-        Self::Recall { tokens, words: BITS.default as usize / 32, places: PLACES.default as u16 }
+        let (words, places) = (BITS.default as usize / 32, PLACES.default as u16);
+        Self::Recall { tokens, words, places, signs: Signs::Choices }
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self::Recall {
-            tokens: MEMORY.default as usize,
-            words: BITS.default as usize / 32,
-            places: PLACES.default as u16,
-        }
+        Self::remembering(MEMORY.default as usize)
     }
 }
 
@@ -124,30 +155,53 @@ impl Default for Settings {
 struct Sequence<const W: usize> {
     config: Config,
     recall: Recall<Vec<u32>, W, MOST_PLACES>,
+    signs: Signs,
+    /// What is known of the token that is on its way, where signatures are not of choices.
+    sketch: Vec<i16>,
 }
 
 impl<const W: usize> Sequence<W> {
-    fn boxed(tokens: usize, places: u16, shape: Shape) -> Result<Box<dyn Remembers>> {
+    fn boxed(tokens: usize, (places, signs): (u16, Signs), shape: Shape) -> Result<Box<dyn Remembers>> {
         let config = Config { candidates: places, ..Config::default() };
         let words = vec![0; shape.words(tokens, W)];
         let recall = Recall::new(&config, shape, tokens, words).map_err(|error| {
             let Shape { layers, experts, k } = shape;
             Error::new(format!("recall cannot remember {layers} layers of {experts} experts, top-{k}: {error}"))
         })?;
-        Ok(Box::new(Self { config, recall }))
+        Ok(Box::new(Self { config, recall, signs, sketch: Vec::new() }))
+    }
+
+    /// Adds numbers to the sketch of the token, with 8 fraction bits. Its length is checked before the first token.
+    fn extend(&mut self, numbers: &[f32]) {
+        let left = MAX_SKETCH - self.sketch.len().min(MAX_SKETCH);
+        self.sketch.extend(numbers.iter().take(left).map(|number| (number * 256.0).round() as i16));
     }
 }
 
 /// The order of layers and the ids are the stepper's, and the windows those of parameters.
-const SEEN: &str = "layers come in order, ids are those of a valid trace";
+const SEEN: &str = "layers come in order, ids are those of a valid trace, sketches have one length";
 
 impl<const W: usize> Remembers for Sequence<W> {
     fn observe(&mut self, layer: usize, token: &Routed<'_>) {
+        if self.signs == Signs::Logits {
+            self.extend(token.logits);
+        }
         self.recall.observe(&self.config, layer as u16, token.wanted).expect(SEEN);
     }
 
+    fn sketch(&mut self, input: &[f32]) {
+        if self.signs == Signs::Sketch {
+            self.extend(input);
+        }
+    }
+
     fn end_token(&mut self) {
-        self.recall.end_token(&self.config).expect(SEEN);
+        if self.signs == Signs::Choices {
+            self.recall.end_token(&self.config).expect(SEEN);
+        } else {
+            self.recall.end_token_with(&self.config, &self.sketch).expect(SEEN);
+            self.sketch.clear();
+        }
     }
 
     fn forecast(&mut self, layer: usize, tokens: usize, shares: &mut [Level]) {
@@ -170,9 +224,11 @@ impl Forecaster {
         let shape = Shape { layers: layers as u16, experts: experts as u16, k: k as u16 };
         let sequence = |_| -> Result<Box<dyn Remembers>> {
             match settings {
-                Settings::Recall { tokens, words: 2, places } => Sequence::<2>::boxed(tokens, places, shape),
-                Settings::Recall { tokens, words: 4, places } => Sequence::<4>::boxed(tokens, places, shape),
-                Settings::Recall { tokens, places, .. } => Sequence::<8>::boxed(tokens, places, shape),
+                Settings::Recall { tokens, words, places, signs } => match words {
+                    2 => Sequence::<2>::boxed(tokens, (places, signs), shape),
+                    4 => Sequence::<4>::boxed(tokens, (places, signs), shape),
+                    _ => Sequence::<8>::boxed(tokens, (places, signs), shape),
+                },
                 Settings::Successors(window) => Ok(Box::new(Successors::new(window, layers, experts))),
                 Settings::Matrices(length, most, nearest) => {
                     Ok(Box::new(Matrices::new((length, most, nearest), layers, experts)))
@@ -191,6 +247,12 @@ impl Forecaster {
             let weights = token.weights.get(..wanted.len()).unwrap_or(&[]);
             sequence.observe(layer, &Routed { wanted, weights, ..*token });
         }
+    }
+
+    /// The routers' inputs, or sketches of them `[S, D]`, of the tokens of a step in their next layer.
+    pub(crate) fn sketch(&mut self, inputs: &[f32]) {
+        let size = (inputs.len() / self.sequences.len().max(1)).max(1);
+        self.sequences.iter_mut().zip(inputs.chunks_exact(size)).for_each(|(sequence, input)| sequence.sketch(input));
     }
 
     /// All layers of a step have run.
@@ -213,6 +275,12 @@ impl Forecaster {
         self.add(layer, 1);
         shares.clear();
         shares.extend(self.sums.iter().map(|&sum| Level::from_bits(sum.min(1 << 31) as u32)));
+    }
+
+    /// Fills `shares` with the probability that the next token of one sequence wants each expert in a layer.
+    pub(crate) fn next_of(&mut self, sequence: usize, layer: usize, shares: &mut Vec<Level>) {
+        self.sequences[sequence].forecast(layer, 1, &mut self.one);
+        shares.clone_from(&self.one);
     }
 
     fn add(&mut self, layer: usize, tokens: usize) {

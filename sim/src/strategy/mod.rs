@@ -41,10 +41,12 @@ mod step;
 
 use std::fmt;
 
+use cptr_core::recall::MAX_SKETCH;
 use cptr_hw_model::System;
 use cptr_trace::Knowledge;
 use cptr_trace::error::{Error, Result};
 
+use forecaster::Signs;
 pub use list::{KindRow, kinds};
 pub use parameter::{Parameter, Unit, Values};
 pub(crate) use parse::AXES;
@@ -272,7 +274,22 @@ impl Strategy {
                 reason = source.refuses(axis, kind);
             }
         });
-        reason
+        reason.or_else(|| source.refuses_signature(self.signs(), self.residency.kind.name))
+    }
+
+    /// What the signatures of its memory are of.
+    fn signs(&self) -> Signs {
+        Signs::of(&self.residency.values)
+    }
+
+    /// Whether it reads the routers' inputs, or sketches of them.
+    pub(crate) fn sketches(&self) -> bool {
+        self.signs() == Signs::Sketch
+    }
+
+    /// Whether it remembers logits.
+    pub(crate) fn remembers_logits(&self) -> bool {
+        self.signs() == Signs::Logits
     }
 }
 
@@ -292,9 +309,25 @@ pub struct Has<'a> {
     pub system: Option<&'a System>,
     /// Whether the sizes of the model are known, so that there are times.
     pub sizes: bool,
+    /// Numbers that a token's logits of all layers are, and its routers' inputs or sketches of them; 0: none.
+    pub numbers: [usize; 2],
 }
 
 impl Has<'_> {
+    /// Why signatures cannot be of what they are to be of.
+    fn refuses_signature(&self, signs: Signs, residency: &str) -> Option<String> {
+        let (what, found) = match signs {
+            Signs::Choices => return None,
+            Signs::Sketch => ("routers' inputs (hidden)", self.numbers[1]),
+            Signs::Logits => ("logits", self.numbers[0]),
+        };
+        (found == 0 || found > MAX_SKETCH).then(|| {
+            format!(
+                "residency {residency} needs {what} of 1 to {MAX_SKETCH} numbers a token, and the source has {found}"
+            )
+        })
+    }
+
     fn refuses<M>(&self, axis: &str, kind: &Kind<M>) -> Option<String> {
         let part = || format!("{axis} {}", kind.name);
         let Kind { needs, promises, asks_routers, sees_future, device, times, .. } = *kind;

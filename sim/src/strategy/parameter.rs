@@ -1,7 +1,10 @@
 //! Typed parameters: a number means something, and a value that cannot mean it is refused.
 
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
+use cptr_trace::BiasTable;
 use cptr_trace::error::{Error, Result};
 
 /// What a parameter's number is.
@@ -24,10 +27,17 @@ pub enum Unit {
     Nats(f64, f64),
     /// A factor or ratio between two others.
     Factor(f64, f64),
+    /// One of these names, as its index.
+    OneOf(&'static [&'static str]),
+    /// The name of a file with a [`BiasTable`], or `none`: 1 or 0. A part has one at most.
+    Biases,
 }
 
 /// `auto` as a number.
 const AUTO: f64 = -1.0;
+/// No file, and a file, as numbers.
+const NO_FILE: f64 = 0.0;
+const FILE: f64 = 1.0;
 
 impl Unit {
     /// The number that a text means.
@@ -43,6 +53,8 @@ impl Unit {
             Self::Gain(high) => within(0.0, high),
             Self::Switch => ["off", "on"].iter().position(|name| *name == text).map(|at| at as f64),
             Self::Nats(low, high) | Self::Factor(low, high) => within(low, high),
+            Self::OneOf(names) => names.iter().position(|name| *name == text).map(|at| at as f64),
+            Self::Biases => Some(NO_FILE).filter(|_| text == "none"),
         }
     }
 
@@ -51,6 +63,8 @@ impl Unit {
         match self {
             Self::CountOrAuto(..) if number == AUTO => "auto".into(),
             Self::Switch => if number > 0.0 { "on" } else { "off" }.into(),
+            Self::OneOf(names) => names.get(number as usize).copied().unwrap_or("").into(),
+            Self::Biases => "none".into(),
             _ => number.to_string(),
         }
     }
@@ -68,16 +82,18 @@ impl fmt::Display for Unit {
             Self::Switch => f.write_str("on or off"),
             Self::Nats(low, high) => write!(f, "nats from {low} to {high}"),
             Self::Factor(low, high) => write!(f, "a number from {low} to {high}"),
+            Self::OneOf(names) => write!(f, "one of {}", names.join(", ")),
+            Self::Biases => f.write_str("the name of a file, or none"),
         }
     }
 }
 
-/// A number that a part of a strategy takes.
+/// A number that a part of a strategy takes, or a file of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parameter {
     /// Name in the text of a strategy.
     pub name: &'static str,
-    /// Value where none is given: a count, share, …; a switch as 0 or 1, `auto` as -1.
+    /// Value where none is given: a count, share, …; a switch as 0 or 1, `auto` as -1, no file as 0.
     pub default: f64,
     /// What the number is.
     pub unit: Unit,
@@ -118,13 +134,15 @@ impl Parameter {
 pub struct Values {
     parameters: &'static [Parameter],
     values: Vec<f64>,
+    /// What the file says that one of them names.
+    biases: Option<Arc<BiasTable>>,
 }
 
 impl Values {
     /// Every parameter at its default.
     #[must_use]
     pub fn defaults(parameters: &'static [Parameter]) -> Self {
-        Self { parameters, values: parameters.iter().map(|parameter| parameter.default).collect() }
+        Self { parameters, values: parameters.iter().map(|parameter| parameter.default).collect(), biases: None }
     }
 
     /// Sets what a text `name=value` says; `owner` is named where it cannot be.
@@ -136,6 +154,14 @@ impl Values {
             return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"")));
         };
         let unit = self.parameters[index].unit;
+        if unit == Unit::Biases {
+            self.biases = None;
+            if !matches!(value, "" | "none") {
+                self.biases = Some(Arc::new(BiasTable::read(Path::new(value))?));
+                self.values[index] = FILE;
+                return Ok(());
+            }
+        }
         self.values[index] = unit
             .parse(value)
             .ok_or_else(|| Error::new(format!("{owner}: expected {name} as {unit}, found \"{value}\"")))?;
@@ -169,12 +195,23 @@ impl Values {
             Some(neutral) if off(parameter) => neutral,
             _ => value,
         };
-        Self { parameters: self.parameters, values: self.parameters.iter().zip(&self.values).map(value).collect() }
+        let values = self.parameters.iter().zip(&self.values).map(value).collect();
+        Self { parameters: self.parameters, values, biases: self.biases.clone() }
     }
 
     /// A parameter with its value, as [`Self::set`] reads them.
     pub(crate) fn pair(&self, parameter: &Parameter) -> String {
-        format!("{}={}", parameter.name, parameter.unit.text(self.get(parameter.name)))
+        match &self.biases {
+            Some(table) if parameter.unit == Unit::Biases && self.get(parameter.name) == FILE => {
+                format!("{}={}", parameter.name, table.path().display())
+            }
+            _ => format!("{}={}", parameter.name, parameter.unit.text(self.get(parameter.name))),
+        }
+    }
+
+    /// What the file says that is named, where one is.
+    pub(crate) fn biases(&self) -> Option<&Arc<BiasTable>> {
+        self.biases.as_ref()
     }
 
     /// The value of a count, or of bits.
@@ -199,7 +236,7 @@ impl fmt::Display for Values {
         let pairs = self.parameters.iter().zip(&self.values);
         pairs
             .filter(|(parameter, value)| **value != parameter.default)
-            .try_for_each(|(p, &value)| write!(f, ":{}={}", p.name, p.unit.text(value)))
+            .try_for_each(|(parameter, _)| write!(f, ":{}", self.pair(parameter)))
     }
 }
 
@@ -213,6 +250,8 @@ mod tests {
         Parameter::new("hot", AUTO, Unit::CountOrAuto(0, 64), ""),
         Parameter::new("everywhere", 0.0, Unit::Switch, ""),
         Parameter::new("bonus", 0.5, Unit::Nats(0.0, 100.0), "").off_at(0.0),
+        Parameter::new("file", NO_FILE, Unit::Biases, ""),
+        Parameter::new("by", 1.0, Unit::OneOf(&["this", "that"]), ""),
     ];
 
     fn parse(text: &str) -> Result<Values> {
@@ -223,12 +262,28 @@ mod tests {
 
     #[test]
     fn reads_and_prints() {
-        for text in ["", ":eps=0.5", ":eps=0.5:keep=2", ":hot=3:everywhere=on", ":bonus=2.5"] {
+        for text in ["", ":eps=0.5", ":eps=0.5:keep=2", ":hot=3:everywhere=on", ":bonus=2.5:by=this"] {
             assert_eq!(parse(text).unwrap().to_string(), text);
         }
         let values = parse("hot=auto:keep=2:everywhere=off").unwrap();
         assert_eq!((values.count_or_auto("hot"), values.count("keep"), values.on("everywhere")), (None, 2, false));
         assert_eq!(values.to_string(), ":keep=2");
+    }
+
+    #[test]
+    fn a_file_is_read_once_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.csv");
+        std::fs::write(&path, "layer,expert,bias\n0,1,2\n").unwrap();
+        let text = format!(":file={}", path.display());
+        let values = parse(&text).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((values.to_string(), values.clone()), (text, values.clone()));
+        assert_eq!(values.biases().unwrap().layer(0).collect::<Vec<_>>(), [(1, 2.0)]);
+        assert_ne!(values, parse("").unwrap());
+        let mut none = values;
+        none.set("x", "file=none").unwrap();
+        assert_eq!((none.to_string().as_str(), none), ("", parse("").unwrap()));
     }
 
     #[test]
@@ -244,7 +299,7 @@ mod tests {
     #[test]
     fn refuses_with_the_expected_kind() {
         for (text, part) in [
-            ("lambda=1", "x: expected eps, keep, hot, everywhere, bonus, found \"lambda=1\""),
+            ("lambda=1", "x: expected eps, keep, hot, everywhere, bonus, file, by, found \"lambda=1\""),
             ("keep=1.9", "x: expected keep as a whole number from 0 to 16, found \"1.9\""),
             ("hot=-0.5", "x: expected hot as a whole number from 0 to 64, or auto, found \"-0.5\""),
             ("hot=-1", "or auto, found \"-1\""),
@@ -253,6 +308,9 @@ mod tests {
             ("eps=NaN", "a share from 0 to 1"),
             ("eps", "found \"\""),
             ("bonus=inf", "nats from 0 to 100"),
+            ("file", "x: expected file as the name of a file, or none, found \"\""),
+            ("by=those", "x: expected by as one of this, that, found \"those\""),
+            ("file=no/such.csv", "no/such.csv: "),
         ] {
             assert!(parse(text).unwrap_err().to_string().contains(part), "{text}");
         }

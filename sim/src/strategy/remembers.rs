@@ -9,6 +9,9 @@ pub(super) trait Remembers: Send {
     /// What a token wants in its next layer, null experts left out.
     fn observe(&mut self, layer: usize, token: &Routed<'_>);
 
+    /// The router's input of the layer that is next, or a sketch of it, where the source has one.
+    fn sketch(&mut self, _input: &[f32]) {}
+
     /// All layers of the token have run.
     fn end_token(&mut self);
 

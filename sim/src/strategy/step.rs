@@ -43,6 +43,8 @@ pub struct Execution {
 
 /// What a selection sees of one token in one layer.
 pub(crate) struct Token<'a> {
+    /// Index of the layer.
+    pub(crate) layer: usize,
     /// What the router ranks by `[E]`: logits, or sigmoid plus bias. Empty where the source has none.
     pub(crate) scores: &'a [f32],
     /// Logits `[E]` in the controller's format. Empty where the source has none.
@@ -61,6 +63,8 @@ pub(crate) struct Token<'a> {
     pub(crate) router: &'a Router<'a>,
     /// Share of the next tokens that are expected to want each expert `[E]`; empty where nobody says.
     pub(crate) expected: &'a [Level],
+    /// What the prefetch has committed the layer to, best first; empty where it has not.
+    pub(crate) committed: &'a [u16],
 }
 
 /// One token of a step after the selection.

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod array;
+pub mod bias;
 pub mod counts;
 pub mod error;
 pub mod evidence;
@@ -41,6 +42,7 @@ pub mod statistics;
 pub mod top_k;
 mod trace;
 
+pub use bias::BiasTable;
 pub use error::{Error, Result};
 pub use evidence::Evidence;
 pub use loss::LossTable;

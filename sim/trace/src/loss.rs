@@ -107,7 +107,8 @@ impl LossTable {
         let mut usage = BTreeMap::new();
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text);
         for (index, line) in reader.deserialize().enumerate() {
-            let Line { layer, expert, bits, loss, tokens } = line.map_err(|error| bad_line(&error))?;
+            let Line { layer, expert, bits, loss, tokens } =
+                line.map_err(|error| bad_line(&error, "layer, expert, bits and loss"))?;
             if entries.insert((layer, expert, bits), loss).is_some() {
                 let twice = format!("expected one line for layer {layer}, expert {expert}, {bits} bits, found two");
                 return Err(Error::new(twice).at(format!("line {}", index + 2)));
@@ -237,14 +238,15 @@ fn repair(losses: &mut [f64], bits: usize) -> usize {
     wrong
 }
 
-fn bad_line(error: &csv::Error) -> Error {
+/// What is wrong with a line of a file with `columns`.
+pub(crate) fn bad_line(error: &csv::Error, columns: &str) -> Error {
     let line = error.position().map(csv::Position::line);
     let message = match error.kind() {
-        csv::ErrorKind::Deserialize { err, .. } => format!("expected layer, expert, bits and loss: {}", err.kind()),
+        csv::ErrorKind::Deserialize { err, .. } => format!("expected {columns}: {}", err.kind()),
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("expected {expected_len} columns, found {len}")
         }
-        _ => format!("expected CSV with layer, expert, bits and loss: {error}"),
+        _ => format!("expected CSV with {columns}: {error}"),
     };
     match line {
         Some(line) => Error::new(message).at(format!("line {line}")),

@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use crate::command::Folder;
+use crate::files::npy;
 use crate::samples;
 use crate::traces::{bundled, number};
 
@@ -56,6 +57,40 @@ fn memory_and_strategies() {
     for (row, name) in rows.iter().zip(names) {
         assert!((1.0 - number(&row["miss_rate"]) - number(&report["cache"][0][name])).abs() < 1e-12, "{name}");
     }
+}
+
+/// A vector that adds nothing is the raw router, a mask runs nothing that is masked, and the file must be the trace's.
+#[test]
+fn biases_out_of_a_file() {
+    let folder = bundled();
+    let head = "layer,expert,bias\n";
+    let mask: String = (0..4).flat_map(|layer| (0..8).map(move |expert| format!("{layer},{expert},-inf\n"))).collect();
+    folder.file("none.csv", format!("{head}3,31,0\n"));
+    folder.file("mask.csv", format!("{head}{mask}"));
+    folder.file("zeros.npy", npy(&[4, 32], &[0.0f32; 128]));
+    let run = format!("run {TINY} --domain rust --strategy");
+    let rows = folder.rows(&format!("{run} raw,bias:file=none.csv,bias:file=zeros.npy,bias:file=mask.csv"));
+    for same in &rows[1..3] {
+        assert_eq!((&same["stall_rate"], &same["mass_loss"]), (&rows[0]["stall_rate"], &0.0.into()));
+    }
+    assert_eq!(rows[3]["strategy"], "bias:file=mask.csv");
+    assert!(number(&rows[3]["mass_loss"]) > 0.05 && number(&rows[3]["agreement"]) < 0.95, "{:?}", rows[3]);
+    // Of 24 experts 16 fit a memory that is half of all: fewer stalls.
+    assert!(number(&rows[3]["stall_rate"]) < number(&rows[0]["stall_rate"]));
+    for (name, contents, expected) in [
+        ("ids.csv", format!("{head}4,0,1\n"), "ids.csv: expected layers below 4 and experts below 32, found layer 4"),
+        ("nan.csv", format!("{head}0,0,NaN\n"), "nan.csv: layer 0, expert 0: expected a bias, found NaN"),
+        ("twice.csv", format!("{head}0,0,1\n0,0,1\n"), "twice.csv: layer 0, expert 0: expected one line, found two"),
+    ] {
+        folder.file(name, contents);
+        let found = folder.refusal(&format!("{run} raw,bias:file={name}"));
+        assert!(found.contains(expected), "{found}");
+    }
+    folder.file("other.npy", npy(&[4, 16], &[0.0f32; 64]));
+    let found = folder.refusal(&format!("{run} bias:file=other.npy"));
+    assert!(found.contains("other.npy: expected biases for 4 layers of 32 experts, found 4 of 16"), "{found}");
+    assert!(folder.refusal(&format!("{run} bias:file=absent.csv")).contains("absent.csv: "));
+    assert!(folder.refusal(&format!("{run} bias:file=")).contains("expected file as the name of a file, or none"));
 }
 
 #[test]

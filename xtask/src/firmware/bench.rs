@@ -4,6 +4,7 @@ use super::budget::budget;
 use super::build::{build, built};
 use super::command::{Done, cargo, output};
 use super::golden::{self, lines};
+use super::linked::Linked;
 use super::machines::{Machine, Scope};
 use super::table::{self, Count};
 
@@ -14,6 +15,11 @@ pub(super) fn check(scope: Scope, bless: bool) -> Done {
     golden::golden("bench.out", &golden, bless)?;
     for target in scope.targets() {
         build("cptr-bench", target)?;
+        // Recall is in no library yet: all of it, linked with nothing that formats text.
+        let recall = Linked::read(&built(target, "cptr-recall"))?;
+        if !recall.panics().is_empty() {
+            return Err(format!("{target}: recall can panic: {}", recall.panics().join(", ")));
+        }
     }
     let machines: Vec<&Machine> = scope.machines().collect();
     let runs: Vec<Done<Run>> = std::thread::scope(|threads| {

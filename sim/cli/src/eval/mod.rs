@@ -114,7 +114,9 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
     }
     let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
     let setup = plan.setup(model, tokens)?;
+    let logits = model.config.moe_layers.len() * model.config.experts;
     for strategy in &plan.strategies {
+        setup.accepts(strategy)?;
         // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
         let future = plan.order(strategy) == Order::Layers;
         let Machine { system, model } = plan.machine;
@@ -125,6 +127,7 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
             future,
             system: Some(system),
             sizes: model.is_some(),
+            numbers: [logits, 0],
         };
         if let Some(reason) = strategy.refusal(&has).or_else(|| setup.refusal(strategy)) {
             return Err(Error::new(format!("{strategy}: {reason}")));

@@ -77,6 +77,8 @@ pub struct Replay<'a> {
     full_bits: u8,
     /// Whether the router's choice is taken as it is.
     raw: bool,
+    /// Whether its memory of trajectories reads logits.
+    remembers_logits: bool,
     /// By layer and sequence; none where the router's choice is taken as it is.
     selects: Vec<Box<dyn Select>>,
     residency: Box<dyn Residency>,
@@ -105,9 +107,10 @@ impl<'a> Replay<'a> {
     /// Before the first step. `future` is asked for by strategies that see it.
     ///
     /// # Errors
-    /// Memory in bytes where the model's sizes are not known.
+    /// Memory in bytes where the model's sizes are not known; a file for another model that the strategy names.
     pub fn new(strategy: &Strategy, setup: &Setup<'a>, future: Option<Arc<Future<'a>>>) -> Result<Self> {
         let Shape { layers, experts, k, .. } = setup.shape;
+        setup.accepts(strategy)?;
         let full_bits = setup.full_bits();
         let precision = setup.precision(strategy);
         let all = strategy.residency.kind.name == "all";
@@ -143,6 +146,7 @@ impl<'a> Replay<'a> {
         let mut replay = Self {
             full_bits,
             raw,
+            remembers_logits: strategy.remembers_logits(),
             selects: (0..if raw { 0 } else { layers * setup.sequences }).map(select).collect(),
             residency,
             prefetch,
@@ -177,7 +181,13 @@ impl<'a> Replay<'a> {
     /// Whether logits make a difference to it.
     #[must_use]
     pub fn uses_logits(&self) -> bool {
-        !self.raw
+        !self.raw || self.remembers_logits
+    }
+
+    /// Shows it the routers' inputs, or sketches of them `[S, D]`, of the tokens of a step in the layer that is decided
+    /// next; for strategies that read them.
+    pub fn sketch(&mut self, inputs: &[f32]) {
+        self.forecasters.iter_mut().for_each(|forecaster| forecaster.sketch(inputs));
     }
 
     /// Lets a strategy that sees the future know what comes; for a source that goes layer by layer and learns it late.
@@ -365,6 +375,7 @@ impl<'a> Replay<'a> {
             logits.clear();
             logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
             let seen = Token {
+                layer,
                 scores,
                 logits,
                 wanted: token.wanted,
@@ -374,6 +385,7 @@ impl<'a> Replay<'a> {
                 starts_sequence: token.starts_sequence,
                 router: &routers.layer(layer),
                 expected,
+                committed: self.prefetch.committed(sequence),
             };
             let select = &mut self.selects[layer * tokens.len() + sequence];
             if prefill {

@@ -1,6 +1,7 @@
 //! What remembered trajectories do, through the loop.
 
 use cptr_hw_model::{Model, System};
+use cptr_trace::array::FloatArray;
 use cptr_trace::{Shape, Trace};
 
 use crate::replay::{Budget, LayerOutcome, Machine, Observer, Plan, Row, drive, run};
@@ -228,4 +229,52 @@ fn null_experts_are_not_remembered() {
     let rows = rows(&trace, "lru,tracked,recall,recall-fetch");
     assert!(rows[2].stall_rate < 0.95 * rows[1].stall_rate, "{} {}", rows[2].stall_rate, rows[1].stall_rate);
     assert!(rows[3].stall_rate < rows[2].stall_rate, "{}", rows[3].stall_rate);
+}
+
+/// Sketches that say where in the text a token is, and logits that say what it wants.
+#[test]
+fn signatures_can_be_of_sketches_and_of_logits() {
+    let mut trace = text(true);
+    let plan = |strategies| Plan {
+        strategies: Strategy::parse_list(strategies).unwrap(),
+        prefill: 800,
+        ..Plan::new(Budget::Experts(8))
+    };
+    let reasons = run(&trace, &plan("recall:signature=sketch,recall:signature=logits")).unwrap().skipped;
+    for (skipped, what) in reasons.iter().zip(["routers' inputs (hidden)", "logits"]) {
+        let expected = format!("residency recall needs {what} of 1 to 32768 numbers a token, and the source has 0");
+        assert_eq!(skipped.reason, expected);
+    }
+    let Shape { tokens, layers, experts, .. } = SHAPE;
+    let mut random = fastrand::Rng::with_seed(3);
+    let place: Vec<f32> = (0..350 * 24).map(|_| random.f32() - 0.5).collect();
+    let hidden = (0..tokens).flat_map(|token| &place[token % 350 * 24..][..24]).map(|&x| x + 0.3).collect();
+    trace.hidden = Some(FloatArray::owned([tokens, 1, 24], hidden));
+    let mut logits: Vec<f32> = (0..tokens * layers * experts).map(|_| random.f32() - 0.5).collect();
+    for (row, ids) in logits.chunks_exact_mut(experts).zip(trace.ids.chunks_exact(SHAPE.k)) {
+        ids.iter().for_each(|&id| row[usize::from(id)] += 2.0);
+    }
+    trace.logits = Some(FloatArray::owned([tokens, layers, experts], logits));
+    let rows = rows(&trace, "tracked,recall,recall:signature=sketch,recall:signature=logits,belady");
+    let [tracked, choices, sketch, logits, belady] = [0, 1, 2, 3, 4].map(|at| rows[at].stall_rate);
+    for found in [choices, sketch, logits] {
+        assert!((tracked - found) / (tracked - belady) > 0.5, "{tracked} {choices} {sketch} {logits} {belady}");
+    }
+    assert!(choices != sketch && choices != logits && sketch != logits);
+    // With a batch every sequence has its own.
+    let batch = Plan { batch: 2, prefill: 0, ..plan("recall:signature=sketch,recall:signature=logits") };
+    assert!(run(&trace, &batch).unwrap().skipped.is_empty());
+    // What an engine could not have seen is not seen: sketches of later tokens make no difference.
+    let decisions = |trace: &Trace| {
+        let mut found = super::Decisions::default();
+        let strategy = Strategy::parse("recall:signature=sketch+recall-fetch:gain=off").unwrap();
+        drive(trace, &plan("raw"), &strategy, &mut [&mut found]).unwrap();
+        found.0
+    };
+    let mut altered = trace.clone();
+    let later = |token: usize| (0..24).map(move |i| ((token * 7 + i * 3) % 11) as f32);
+    let early = (0..1200).flat_map(|token| &place[token % 350 * 24..][..24]).map(|&x| x + 0.3);
+    altered.hidden = Some(FloatArray::owned([tokens, 1, 24], early.chain((1200..tokens).flat_map(later)).collect()));
+    let (before, after) = (decisions(&trace), decisions(&altered));
+    assert!(before[..1201 * layers] == after[..1201 * layers] && before != after);
 }

@@ -32,6 +32,8 @@ struct GateAhead {
     layer: usize,
     asked: Vec<(usize, u16)>,
     next: Vec<Level>,
+    /// What the next layer's router made of each sequence.
+    said: Vec<Vec<u16>>,
 }
 
 fn make(values: &Values, setup: &Setup) -> Box<dyn Prefetch> {
@@ -42,6 +44,7 @@ fn make(values: &Values, setup: &Setup) -> Box<dyn Prefetch> {
         layer: 0,
         asked: Vec::new(),
         next: vec![Level::ZERO; setup.experts],
+        said: vec![Vec::new(); setup.sequences],
     })
 }
 
@@ -75,7 +78,10 @@ impl Prefetch for GateAhead {
         self.next.fill(Level::ZERO);
         let resident = (next.resident)(next.layer);
         for token in 0..served.tokens {
-            self.take((served.token)(token).ahead, resident);
+            let ahead = (served.token)(token).ahead;
+            self.said[token].clear();
+            self.said[token].extend_from_slice(ahead);
+            self.take(ahead, resident);
         }
         // By rank, the tokens of a batch in turn.
         self.asked.sort_by_key(|&(rank, _)| rank);
@@ -90,6 +96,10 @@ impl Prefetch for GateAhead {
 
     fn next(&self) -> Option<&[Level]> {
         Some(&self.next)
+    }
+
+    fn committed(&self, sequence: usize) -> &[u16] {
+        &self.said[sequence]
     }
 
     fn most(&self) -> usize {

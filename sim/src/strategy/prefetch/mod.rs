@@ -13,11 +13,13 @@
 
 mod finemoe;
 mod gate_ahead;
+mod look_ahead;
 mod moe_infinity;
 mod none;
 mod perfect;
 mod previous;
 mod recall;
+mod route_ahead;
 mod successor;
 mod transition;
 
@@ -35,9 +37,11 @@ pub const KINDS: &[&Kind<Make>] = &[
     &previous::KIND,
     &successor::KIND,
     &gate_ahead::KIND,
+    &route_ahead::KIND,
     &moe_infinity::KIND,
     &finemoe::KIND,
     &recall::KIND,
+    &look_ahead::KIND,
     &perfect::KIND,
 ];
 
@@ -86,6 +90,12 @@ pub(crate) trait Prefetch: Send {
     /// than who comes. `None`: the residency decides as on demand.
     fn next(&self) -> Option<&[Level]> {
         None
+    }
+
+    /// What the layer of the last `ask` is to run of a sequence whatever its router will say, best first; nothing: what
+    /// the router says. For the selection that commits itself to it.
+    fn committed(&self, _sequence: usize) -> &[u16] {
+        &[]
     }
 
     /// Most experts that are fetched for a layer of a step.

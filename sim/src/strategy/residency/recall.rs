@@ -9,7 +9,7 @@ use super::{Kind, Make, Residency, Setup, by_falling, least};
 use crate::filter::boxed_tracker;
 use crate::memory::Resident;
 use crate::source::{Routed, real};
-use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, Settings};
+use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, SIGNATURE, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// Parameters of whoever joins a forecast with levels.
@@ -30,7 +30,7 @@ pub(super) const FAST: Parameter =
     Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0);
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[MEMORY, BITS, PLACES, WINDOW, WEIGHT, SLOW, FAST],
+    parameters: &[MEMORY, BITS, PLACES, WINDOW, WEIGHT, SLOW, FAST, SIGNATURE],
     couples_layers: true,
     ..Kind::new(
         "recall",

@@ -113,6 +113,7 @@ mod tests {
             ["eps=1", "pair=0.1", spare].iter().for_each(|value| part.values.set("bounded", value).unwrap());
             let expected: Vec<Level> = expected.iter().map(|&share| Level::from_num(share)).collect();
             let token = Token {
+                layer: 0,
                 scores: &scores,
                 logits: &logits,
                 wanted: &[0, 1, 2],
@@ -122,6 +123,7 @@ mod tests {
                 starts_sequence: false,
                 router: &router,
                 expected: &expected,
+                committed: &[],
             };
             let mut chosen = Vec::new();
             make(&part.values).select(&token, &mut chosen);

@@ -68,6 +68,7 @@ mod tests {
             values.set("drop", &format!("eps={eps}")).unwrap();
             let (mut chosen, resident) = (vec![9], &resident);
             let token = Token {
+                layer: 0,
                 scores: &[],
                 logits: &[],
                 wanted,
@@ -77,6 +78,7 @@ mod tests {
                 starts_sequence: false,
                 router: &router,
                 expected: &[],
+                committed: &[],
             };
             make(&values).select(&token, &mut chosen);
             chosen.split_off(1)

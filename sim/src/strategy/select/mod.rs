@@ -9,8 +9,10 @@
 //! assert!(kinds.iter().any(|kind| kind.name == "bounded"));
 //! ```
 
+mod bias;
 mod bounded;
 mod cache_prior;
+mod committed;
 mod cumulative;
 mod drop;
 mod hysteresis;
@@ -32,12 +34,14 @@ pub const KINDS: &[&Kind<Make>] = &[
     &raw::KIND,
     &smoothing::KIND,
     &rotate::KIND,
+    &bias::KIND,
     &hysteresis::KIND,
     &max_rank::KIND,
     &cumulative::KIND,
     &substitute::KIND,
     &cache_prior::KIND,
     &drop::KIND,
+    &committed::KIND,
     &bounded::KIND,
 ];
 
@@ -130,8 +134,9 @@ mod tests {
                     let wanted = router.top_k::<MAX_TOP_K>(&logits).unwrap();
                     let shares = vec![1.0 / k as f32; k];
                     let token = Token {
+                        layer: 0,
                         scores, logits: &logits, wanted: &wanted, shares: &shares, experts: 16, resident: &resident, starts_sequence: i == 0, router: &router,
-                        expected: &[],
+                        expected: &[], committed: &[2, 5],
                     };
                     let mut chosen = vec![7];
                     select.select(&token, &mut chosen);

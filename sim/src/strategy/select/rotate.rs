@@ -165,6 +165,7 @@ mod tests {
                 let logits = scores.map(|z| Logit::from_num(z));
                 let wanted = router.top_k::<1>(&logits).unwrap();
                 let token = Token {
+                    layer: 0,
                     scores: &scores,
                     logits: &logits,
                     wanted: &wanted,
@@ -174,6 +175,7 @@ mod tests {
                     starts_sequence: step == 0,
                     router: &router,
                     expected: &[],
+                    committed: &[],
                 };
                 let mut chosen = Vec::new();
                 rotate.select(&token, &mut chosen);

@@ -27,7 +27,7 @@ mod moe_cache_lab;
 mod moe_infinity;
 mod moe_sim;
 mod native;
-mod npy;
+pub(crate) mod npy;
 mod numpy;
 mod olmoe_counts;
 mod per_layer;

@@ -8,7 +8,7 @@ use npyz::{Deserialize, NpyFile, NpyHeader, Order, TypeChar};
 use crate::error::{Error, Result};
 
 /// First bytes of a `.npy` file.
-pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
+pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header, the limit of numpy itself (`max_header_size`).
 const MAX_HEADER: usize = 10_000;
 /// Deepest nesting of brackets in a header: a shape in a dictionary, and room for a record type that we then refuse by
@@ -17,14 +17,14 @@ const MAX_NESTING: usize = 4;
 
 /// An array in C order.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Array {
-    pub(super) shape: Vec<usize>,
-    pub(super) values: Values,
+pub(crate) struct Array {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Values,
 }
 
 /// The values of an array.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Values {
+pub(crate) enum Values {
     /// Any integer type, and truth values.
     Integers(Vec<i32>),
     /// Any float type.
@@ -37,7 +37,7 @@ pub(super) enum Values {
 ///
 /// # Errors
 /// If the header is damaged, the type is not one of [`Values`], the data end early, or the budget is passed.
-pub(super) fn read(mut reader: impl Read, budget: &mut u64) -> Result<Array> {
+pub(crate) fn read(mut reader: impl Read, budget: &mut u64) -> Result<Array> {
     let header = read_header(&mut reader)?;
     let mut npy = NpyFile::with_header(header, &[][..]);
     let npyz::DType::Plain(dtype) = npy.dtype() else {
