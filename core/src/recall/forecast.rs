@@ -4,7 +4,7 @@ use core::mem::swap;
 
 use super::search::Nearest;
 use super::{Config, LEADING};
-use crate::num::{div_frac, exp2_neg, mul_frac};
+use crate::num::{exp2_neg, mul_frac};
 
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
@@ -16,6 +16,22 @@ const FULL_SAY: u16 = 4;
 const EXPONENT_BITS: u32 = 12;
 /// Halvings in 1, with 16 fraction bits less those of exponents: from `U16F16` natural exponents, `U0F32`.
 const HALVINGS_EACH: u32 = 387_270_501;
+
+/// Layers after which the weight of all layers together does not change any more: 0.9^128 is 1.4e-6.
+const STEADY: usize = 128;
+
+/// One over the weight of all layers together, after 1, 2, … layers, `U0F32`, rounded down.
+const SHARES: [u32; STEADY] = {
+    let mut shares = [u32::MAX; STEADY];
+    // With 32 fraction bits.
+    let (mut all, mut run) = (1u64 << 32, 1);
+    while run < STEADY {
+        all = ((all as u128 * KEPT as u128) >> 32) as u64 + (1 << 32);
+        shares[run] = ((1u128 << 64) / all as u128) as u32;
+        run += 1;
+    }
+    shares
+};
 
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,10 +72,11 @@ pub(super) struct Places<const C: usize> {
     leading: usize,
     thinning: u16,
     farthest: u32,
-    /// Layers that have run, recent ones counting more, `U16F16`; below 10.
-    layers: u32,
     /// Exponent of a choice in common, in halvings of 12 fraction bits, `U0F32` of `U16F16`.
     each: u32,
+    /// The places that count in forecasts, and the weight of each, `U1F31`: together at most 1, rounded down.
+    weights: [(u32, u32); LEADING],
+    counting: usize,
     /// Places that took choices since the beginning.
     #[cfg(test)]
     pub(super) taken: usize,
@@ -73,8 +90,9 @@ impl<const C: usize> Places<C> {
             leading: usize::from(config.leading).min(LEADING),
             thinning: config.thinning,
             farthest: u32::from(config.farthest) << (EXPONENT_BITS - 6),
-            layers: 0,
             each: 0,
+            weights: [(0, 0); LEADING],
+            counting: 0,
             #[cfg(test)]
             taken: 0,
         }
@@ -83,7 +101,7 @@ impl<const C: usize> Places<C> {
     /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two; `row` is
     /// where the choices of a place of an age begin.
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
-        (self.found, self.layers) = (0, 0);
+        self.found = 0;
         self.leading = usize::from(config.leading).min(LEADING);
         (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
@@ -93,15 +111,16 @@ impl<const C: usize> Places<C> {
             *place = Place { row: row(age), behind, common: 0, exponent: behind.cast_signed() };
             self.found += 1;
         }
+        self.weigh();
     }
 
     /// A layer runs, the `run`-th of the token. Returns the exponent of a choice in common in it.
     pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> u32 {
-        self.layers = mul_frac(self.layers, KEPT) + (1 << SUM_BITS);
         // The overlap is `common / (layers * k)`; 1477 of 4096 are a quarter of the halvings in 1.
-        let whole = self.layers.wrapping_mul(k.into());
         let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477);
-        self.each = div_frac(now, whole);
+        let share = SHARES.get(usize::from(run).wrapping_sub(1)).or(SHARES.last()).copied().unwrap_or(0);
+        let each = (u64::from(now) * u64::from(share / u32::from(k.max(1)))) >> SUM_BITS;
+        self.each = if each >> 32 > 0 { u32::MAX } else { each as u32 };
         self.each
     }
 
@@ -128,11 +147,12 @@ impl<const C: usize> Places<C> {
         let thinning = self.thinning;
         let (leading, others) = self.split();
         let Some(mut last) = farthest(leading) else { return };
+        let mut changed = false;
         for other in others.iter_mut() {
             if other.exponent < last.exponent {
                 swap(other, last);
                 let Some(next) = farthest(leading) else { return };
-                last = next;
+                (last, changed) = (next, true);
             }
         }
         if thinning > 0 && run.is_multiple_of(thinning) {
@@ -146,27 +166,41 @@ impl<const C: usize> Places<C> {
             }
             self.found = leading.len() + kept;
         }
+        if changed {
+            self.weigh();
+        }
     }
 
-    /// The leading places, and what each adds to the share of an expert in a token of a forecast of `tokens`, `U1F31`:
-    /// together at most 1 in all tokens, rounded down; 0 for those that are too far from the best one. Relative error
-    /// below 2^-11.
-    #[inline]
-    pub(super) fn forecast(&self, tokens: u16) -> (&[Place], [u32; LEADING]) {
+    /// Weighs the leading places, for forecasts until the next layer.
+    #[inline(never)]
+    pub(super) fn weigh(&mut self) {
         let leading = self.places.get(..self.found.min(self.leading)).unwrap_or(&[]);
         let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
-        let mut sum = 0;
-        let mut weights: [u32; LEADING] = core::array::from_fn(|i| {
-            let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
-            // 27 fraction bits, of the best one 1, so that all of them fit a word.
-            let weight = if distance <= self.farthest { exp2_neg(distance) >> 4 } else { 0 };
-            sum += weight;
-            weight
-        });
-        // 2^26 over the sum, which is at least 2^27, `U0F32`; parts have 26 fraction bits.
-        let each = div_frac(1 << 26, sum) / u32::from(tokens.max(1));
-        weights.iter_mut().for_each(|weight| *weight = mul_frac(*weight, each) << 5);
-        (leading, weights)
+        let (mut sum, mut counting) = (0, 0);
+        for place in leading {
+            let distance = place.exponent.wrapping_sub(least).cast_unsigned();
+            if distance <= self.farthest
+                && let Some(to) = self.weights.get_mut(counting)
+            {
+                // 27 fraction bits, of the best one 1, so that all of them fit a word.
+                *to = (place.row, exp2_neg(distance) >> 4);
+                sum += to.1;
+                counting += 1;
+            }
+        }
+        self.counting = counting;
+        // 2^26 over the sum, which is from 2^27 to 2^31, `U0F32`: 12 bits of it, and by Newton's iteration the others.
+        let each = (u32::MAX / ((sum >> 15) + 1)) << 11;
+        let each = each + mul_frac(each, ((1 << 26) - mul_frac(sum, each)) << 6);
+        let weights = self.weights.iter_mut().take(counting);
+        weights.for_each(|(_, weight)| *weight = mul_frac(*weight, each) << 5);
+    }
+
+    /// The places that count in a forecast, as where their choices begin, and the weight of each, `U1F31`: together at
+    /// most 1, rounded down. Relative error below 2^-11.
+    #[inline]
+    pub(super) fn weights(&self) -> &[(u32, u32)] {
+        self.weights.get(..self.counting).unwrap_or(&[])
     }
 }
 
@@ -210,6 +244,7 @@ mod tests {
         for (run, common) in (1..).zip(layers) {
             let each = places.layer(&config, run, 8);
             places.split().0.iter_mut().for_each(|place| place.take(common[place.row as usize], each));
+            places.weigh();
             places.settle(run);
         }
         let norm = layers.iter().fold(0.0, |norm, _| norm * 0.9 + 1.0);
@@ -228,18 +263,16 @@ mod tests {
         fn weights_are_those_of_real_numbers(
             ones in prop::array::uniform4(0u32..=128),
             layers in prop::collection::vec(prop::array::uniform4(0u32..=8), 0..60),
-            tokens in 1u16..=12,
         ) {
             let (exponents, places) = scored(ones, &layers);
             let least = exponents.iter().copied().fold(f64::INFINITY, f64::min);
             let weights = exponents.map(|exponent| (least - exponent).exp());
             let sum: f64 = weights.iter().sum();
-            let (leading, parts) = places.forecast(tokens);
-            let found: f64 = parts.iter().map(|&part| f64::from(part) / 2f64.powi(31)).sum();
-            prop_assert!(found * f64::from(tokens) <= 1.0);
-            for (place, part) in leading.iter().zip(parts) {
-                let found = f64::from(part) / 2f64.powi(31) * f64::from(tokens);
-                let expected = weights[place.row as usize] / sum;
+            let found: f64 = places.weights().iter().map(|&(_, weight)| f64::from(weight) / 2f64.powi(31)).sum();
+            prop_assert!(found <= 1.0);
+            for &(row, weight) in places.weights() {
+                let found = f64::from(weight) / 2f64.powi(31);
+                let expected = weights[row as usize] / sum;
                 prop_assert!((found - expected).abs() < 2e-3 * expected + 1e-4, "{found} {expected}");
             }
         }
@@ -252,13 +285,15 @@ mod tests {
         places.begin(&config, &Nearest::new(4), 128, |age| age);
         places.layer(&config, 1, 8);
         places.settle(1);
-        assert!(places.forecast(1).0.is_empty());
+        assert!(places.weights().is_empty());
     }
 
     #[test]
     fn equals_weigh_the_same() {
         let (_, places) = scored([7; 4], &[[1; 4]]);
-        assert_eq!(places.forecast(1).1[..5], [1 << 29, 1 << 29, 1 << 29, 1 << 29, 0]);
+        assert!(
+            places.weights().len() == 4 && places.weights().iter().all(|(_, weight)| weight.abs_diff(1 << 29) <= 64)
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
 //! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
-use super::memory::{MAX_CHOICES, Memory, part};
+use super::memory::{MAX_CHOICES, Memory, Shape};
 
 /// Bits of a sum of all choices.
 const PLANES: usize = MAX_CHOICES.count_ones() as usize;
@@ -89,7 +89,7 @@ impl<const W: usize> Signature<W> {
         let used = (usize::BITS - most.leading_zeros()) as usize;
         let mut bits = [0; W];
         for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
-            let planes = sums(memory, memory.row(slot), word, every);
+            let planes = sums(memory, slot, word, every);
             let (halves, _) = means.as_chunks_mut::<16>();
             let [low, high] = halves else { continue };
             for ((low, high), bit) in low.iter_mut().zip(high).zip(0u32..) {
@@ -113,32 +113,44 @@ fn follow(mean: &mut u32, sum: u32, shift: u32) -> bool {
     step > 0
 }
 
-/// Sums of the sign words of a row's choices in the layers that a word sees, bit-sliced: bit p of 32 sums is word p.
+/// Sums of the sign words of a slot's choices in the layers that a word sees, bit-sliced: bit p of 32 sums is word p.
 fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     memory: &Memory<B, W>,
-    row: u32,
+    slot: u32,
     word: u32,
     every: usize,
 ) -> [u32; PLANES] {
+    match memory.whole_words() {
+        1 => sums_of_words(memory.layers::<1>(), memory.shape(), slot, word, every),
+        2 => sums_of_words(memory.layers::<2>(), memory.shape(), slot, word, every),
+        _ => {
+            let mut planes = [0; PLANES];
+            for layer in (word as u16 % every as u16..memory.shape().layers).step_by(every) {
+                memory.choices(memory.row(slot), layer, |id| carry(&mut planes, signs(layer, id.into(), word)));
+            }
+            planes
+        }
+    }
+}
+
+/// The same where choices of a layer are `N` words of four bytes.
+fn sums_of_words<const N: usize>(rows: &[[u32; N]], shape: Shape, slot: u32, word: u32, every: usize) -> [u32; PLANES] {
     let mut planes = [0; PLANES];
-    for layer in (word as usize % every..usize::from(memory.shape().layers)).step_by(every) {
-        let layer = layer as u16;
-        let Some(whole) = memory.whole_words() else {
-            memory.choices(row, layer, |id| carry(&mut planes, signs(layer, id.into(), word)));
-            continue;
-        };
-        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(layer, id & 0xff, word) };
-        let [ones_plane, twos_plane, higher @ ..] = &mut planes;
-        let (mut ones, mut twos) = (*ones_plane, *twos_plane);
-        for ids in part(memory.rows(), row + u32::from(layer) * whole, whole) {
+    let [ones_plane, twos_plane, higher @ ..] = &mut planes;
+    let (mut ones, mut twos) = (0, 0);
+    let first = slot as usize * usize::from(shape.layers);
+    let rows = rows.get(first..).and_then(|rows| rows.get(..shape.layers.into())).unwrap_or(&[]);
+    for (layer, ids) in rows.iter().enumerate().skip(word as usize % every).step_by(every) {
+        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(layer as u16, id & 0xff, word) };
+        for ids in ids {
             let (first, second, third);
             (ones, first) = full_add(ones, of(*ids), of(ids >> 8));
             (ones, second) = full_add(ones, of(ids >> 16), of(ids >> 24));
             (twos, third) = full_add(twos, first, second);
             carry(higher, third);
         }
-        (*ones_plane, *twos_plane) = (ones, twos);
     }
+    (*ones_plane, *twos_plane) = (ones, twos);
     planes
 }
 

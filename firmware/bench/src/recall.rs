@@ -72,7 +72,7 @@ pub(crate) fn report() {
     let mut text = Text { random: Random(21), at: 0 };
     let mut few = [0; SHAPE.words(64, 4)];
     let Ok(mut small) = Match::new(&config, SHAPE, 64, &mut few) else { return };
-    let mut shares = [Level::ZERO; SHAPE.experts as usize];
+    let mut shares = [Level::ZERO; 256];
     let mut costs = [Cost::default(); 6];
     for token in 0..TOKENS as u32 + COUNTED {
         text.next();
