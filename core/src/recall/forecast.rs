@@ -1,7 +1,5 @@
 //! The nearest places inside a token: how much each is to be believed, layer by layer.
 
-use core::mem::swap;
-
 use super::search::Nearest;
 use super::{Config, LEADING};
 use crate::num::{exp2_neg, mul_frac};
@@ -150,7 +148,8 @@ impl<const C: usize> Places<C> {
         let mut changed = false;
         for other in others.iter_mut() {
             if other.exponent < last.exponent {
-                swap(other, last);
+                // Compiled for size, a call of `swap` goes byte by byte.
+                (*other, *last) = (*last, *other);
                 let Some(next) = farthest(leading) else { return };
                 (last, changed) = (next, true);
             }

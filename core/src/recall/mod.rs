@@ -73,6 +73,8 @@ use signature::{Signature, distance};
 
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
+/// Places that this token alone is held against, about.
+const ALONE: u32 = 16;
 /// Most places that a forecast goes by.
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
@@ -270,12 +272,14 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     ) -> Result<(), RecallError> {
         let Shape { experts: most, k, .. } = self.memory.shape();
         let (mut words, mut wrong) = ([0; N], 0);
-        for (word, ids) in words.iter_mut().zip(experts.as_chunks::<4>().0) {
-            for &id in ids {
-                wrong |= u8::from(id >= most) | replace(&mut self.chosen[usize::from(id as u8)], 1);
-            }
-            let [a, b, c, d] = ids.map(u32::from);
-            *word = a | b << 8 | c << 16 | d << 24;
+        for (word, &[a, b, c, d]) in words.iter_mut().zip(experts.as_chunks::<4>().0) {
+            let chosen = &mut self.chosen;
+            let mut new = |id: u16| wrong |= u8::from(id >= most) | replace(&mut chosen[usize::from(id as u8)], 1);
+            new(a);
+            new(b);
+            new(c);
+            new(d);
+            *word = u32::from(a) | u32::from(b) << 8 | u32::from(c) << 16 | u32::from(d) << 24;
         }
         if wrong != 0 || self.settled != self.layers {
             mark(&mut self.chosen, &words, 0);
@@ -352,7 +356,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         );
         self.reach = search::reach(&self.nearest, past);
         let mut crowd = Crowd::of(past, least, most);
-        let step = ((most + 1).saturating_sub(least) / 32).max(1);
+        let step = ((most + 1).saturating_sub(least) / ALONE).max(1);
         for age in (least..=most).step_by(step as usize) {
             crowd.alone(distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
         }
@@ -590,14 +594,12 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 /// The same where choices are `N` words of four bytes.
 #[inline(never)]
 fn score_words<const N: usize>(rows: &[[u32; N]], layer: u16, chosen: &[u8; 256], places: &mut [Place], each: u32) {
+    let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
+    let four = |ids: u32| of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
     for place in places {
-        let mut common = 0;
-        if let Some(words) = rows.get((place.row / N as u32 + u32::from(layer)) as usize) {
-            for ids in words {
-                let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
-                common += of(*ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
-            }
-        }
+        let words = rows.get((place.row / N as u32 + u32::from(layer)) as usize).unwrap_or(&[u32::MAX; N]);
+        // No loop over one or two.
+        let common = four(words[0]) + if N > 1 { four(words[N - 1]) } else { 0 };
         place.take(common, each);
     }
 }

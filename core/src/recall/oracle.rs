@@ -1,7 +1,7 @@
 //! Recall in real numbers, written a second time from its description: for whole texts, without a ring of words,
 //! without bits in slices, without a heap. Only the hash of a choice's signs is taken over.
 
-use super::signature::{every, signs};
+use super::signature::{every, signs, signs_from};
 use super::{Config, Shape};
 use std::vec;
 use std::vec::Vec;
@@ -98,7 +98,7 @@ impl Oracle {
         for (layer, ids) in self.text[now].iter().enumerate() {
             for (bit, sum) in sums.iter_mut().enumerate().filter(|(bit, _)| bit / 32 % every == layer % every) {
                 for &id in ids {
-                    *sum += f64::from((signs(layer as u16, id.into(), bit as u32 / 32) >> (bit % 32)) & 1);
+                    *sum += f64::from((signs(signs_from(layer as u16, bit as u32 / 32), id.into()) >> (bit % 32)) & 1);
                 }
             }
         }

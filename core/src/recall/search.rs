@@ -11,7 +11,7 @@ const KEY_FRACTION: u32 = 6;
 /// Bits of the signature, times this: what is never exceeded by a distance.
 const MOST: u32 = (64 << FRACTION) / (64 - KEPT) + 1;
 /// Places that mean and variance of the crowd are taken over, about.
-const CROWD: u32 = 128;
+const CROWD: u32 = 64;
 
 /// The distance of a place of which nothing is known, with signatures of `bits` bits: half of them always differ.
 pub(super) const fn unknown(bits: u32) -> u32 {
@@ -158,7 +158,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// About 128 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
+    /// About 64 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
     pub(super) fn of(before: &[u32], least: u32, most: u32) -> Self {
         let step = ((most + 1).saturating_sub(least) / CROWD).max(1);
         let mut crowd = Self::default();
@@ -262,35 +262,26 @@ impl<const W: usize> Search<'_, W> {
         nearest: &mut Nearest<C>,
     ) {
         let (Some(signatures), Some(before)) = (signatures, before) else { return };
-        let beyond = self.reach.saturating_add((32 * W as u32) << (FRACTION - 4));
+        let beyond = self.reach.saturating_add((32 * W as u32) << (FRACTION - 5));
         let first = self.slot as usize * Self::FIRST % W;
         let now = self.now[first];
         // Of the first place; ages fall.
-        let mut age = (end as u32).wrapping_sub(1);
-        let mut limit = nearest.limit;
+        let mut age = end as u32;
         for (signature, past) in signatures.iter().zip(before) {
+            age = age.wrapping_sub(1);
             let old = (*past * KEPT) >> 6;
             let mut few = (signature[first] ^ now).count_ones();
             for word in first + 1..first + Self::FIRST {
                 few += (signature[word % W] ^ self.now[word % W]).count_ones();
             }
-            let mut found = few * ((W / Self::FIRST) as u32) * (1 << FRACTION) + old;
-            if found <= beyond {
-                // Twice as many.
-                for word in first + Self::FIRST..first + 2 * Self::FIRST {
-                    few += (signature[word % W] ^ self.now[word % W]).count_ones();
+            *past = few * ((W / Self::FIRST) as u32) * (1 << FRACTION) + old;
+            if *past <= beyond {
+                *past = (distance(self.now, signature) << FRACTION) + old;
+                // What is beyond is never among the nearest: their limit is nearer than that.
+                let key = key(*past, age.wrapping_sub(1));
+                if key < nearest.limit {
+                    nearest.take_in(key);
                 }
-                found = few * ((W / Self::FIRST) as u32) * (1 << (FRACTION - 1)) + old;
-                if found <= beyond {
-                    found = (distance(self.now, signature) << FRACTION) + old;
-                }
-            }
-            *past = found;
-            age = age.wrapping_sub(1);
-            let key = key(found, age);
-            if key < limit {
-                nearest.take_in(key);
-                limit = nearest.limit;
             }
         }
     }

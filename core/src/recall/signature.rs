@@ -21,12 +21,22 @@ const MEAN_BITS: u32 = 19;
 /// Smallest gain of the usual sums, as a shift: means of about the last 512 tokens, of all of them at the start.
 const MEAN_SHIFT: u32 = 9;
 
-/// The signs of an expert in a layer, 32 of them: a hash that mixes well (Wellons' `lowbias32`), no table.
+/// What the signs of all experts of a layer begin with: a hash that mixes well (Wellons' `lowbias32`).
 #[inline]
-pub(super) const fn signs(layer: u16, expert: u32, word: u32) -> u32 {
-    let mut x = (((layer as u32) << 16) | expert) ^ word.wrapping_mul(0x9e37_79b9);
+pub(super) const fn signs_from(layer: u16, word: u32) -> u32 {
+    let mut x = ((layer as u32) + 1) ^ word.wrapping_mul(0x9e37_79b9);
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// The signs of an expert, 32 of them: the same hash, less its first step, which what it begins with has done. No
+/// table.
+#[inline]
+pub(super) const fn signs(from: u32, expert: u32) -> u32 {
+    let mut x = from.wrapping_add(expert).wrapping_mul(0x7feb_352d);
     x ^= x >> 15;
     x = x.wrapping_mul(0x846c_a68b);
     x ^ (x >> 16)
@@ -90,18 +100,50 @@ impl<const W: usize> Signature<W> {
         let mut bits = [0; W];
         for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
             let planes = sums(memory, slot, word, every);
-            let (halves, _) = means.as_chunks_mut::<16>();
-            let [low, high] = halves else { continue };
-            for ((low, high), bit) in low.iter_mut().zip(high).zip(0u32..) {
-                // Two sums at a time, which are below 2^16.
-                let both = planes.iter().take(used).rev();
-                let both = both.fold(0, |both, plane| (both << 1) | ((plane >> bit) & 0x1_0001));
-                *bits |= u32::from(follow(low, both & 0xffff, shift)) << bit;
-                *bits |= u32::from(follow(high, both >> 16, shift)) << (bit + 16);
+            let (low, high) = planes.split_at(8);
+            let low = transposed(low);
+            // The upper bits of sums, where there are any.
+            let high = if used > 8 { transposed(high) } else { [0; 8] };
+            let (bytes, _) = means.as_chunks_mut::<8>();
+            let [first, second, third, fourth] = bytes else { continue };
+            let means = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
+            for (((((a, b), (c, d)), low), high), bit) in means.zip(low).zip(high).zip(0u32..) {
+                let sum = |byte: u32| ((low >> (8 * byte)) & 0xff) | ((high >> (8 * byte)) & 0xff) << 8;
+                let mut above = u32::from(follow(a, sum(0), shift));
+                above |= u32::from(follow(b, sum(1), shift)) << 8;
+                above |= u32::from(follow(c, sum(2), shift)) << 16;
+                above |= u32::from(follow(d, sum(3), shift)) << 24;
+                *bits |= above << bit;
             }
         }
         bits
     }
+}
+
+/// Upper bits of pairs in one word change places with lower ones in another.
+#[inline(always)]
+const fn change_places(low: &mut u32, high: &mut u32, shift: u32, lower: u32) {
+    let differ = ((*low >> shift) ^ *high) & lower;
+    *high ^= differ;
+    *low ^= differ << shift;
+}
+
+/// Bit p of byte c of word i is bit `8 c + i` of word p, for up to eight words: three rounds of changing places (Knuth,
+/// TAOCP 4A, 7.1.3).
+fn transposed(words: &[u32]) -> [u32; 8] {
+    let mut rows = [0; 8];
+    rows.iter_mut().zip(words).for_each(|(row, word)| *row = *word);
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = rows;
+    for (low, high) in [(&mut a, &mut b), (&mut c, &mut d), (&mut e, &mut f), (&mut g, &mut h)] {
+        change_places(low, high, 1, 0x5555_5555);
+    }
+    for (low, high) in [(&mut a, &mut c), (&mut b, &mut d), (&mut e, &mut g), (&mut f, &mut h)] {
+        change_places(low, high, 2, 0x3333_3333);
+    }
+    for (low, high) in [(&mut a, &mut e), (&mut b, &mut f), (&mut c, &mut g), (&mut d, &mut h)] {
+        change_places(low, high, 4, 0x0f0f_0f0f);
+    }
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Moves a mean towards a sum; whether the sum was above it.
@@ -126,7 +168,8 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
         _ => {
             let mut planes = [0; PLANES];
             for layer in (word as u16 % every as u16..memory.shape().layers).step_by(every) {
-                memory.choices(memory.row(slot), layer, |id| carry(&mut planes, signs(layer, id.into(), word)));
+                let from = signs_from(layer, word);
+                memory.choices(memory.row(slot), layer, |id| carry(&mut planes, signs(from, id.into())));
             }
             planes
         }
@@ -136,21 +179,25 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 /// The same where choices of a layer are `N` words of four bytes.
 fn sums_of_words<const N: usize>(rows: &[[u32; N]], shape: Shape, slot: u32, word: u32, every: usize) -> [u32; PLANES] {
     let mut planes = [0; PLANES];
-    let [ones_plane, twos_plane, higher @ ..] = &mut planes;
-    let (mut ones, mut twos) = (0, 0);
+    let [ones_plane, twos_plane, fours_plane, higher @ ..] = &mut planes;
+    let (mut ones, mut twos, mut fours) = (0, 0, 0);
     let first = slot as usize * usize::from(shape.layers);
     let rows = rows.get(first..).and_then(|rows| rows.get(..shape.layers.into())).unwrap_or(&[]);
     for (layer, ids) in rows.iter().enumerate().skip(word as usize % every).step_by(every) {
-        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(layer as u16, id & 0xff, word) };
-        for ids in ids {
+        let from = signs_from(layer as u16, word);
+        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(from, id & 0xff) };
+        let carried = ids.map(|ids| {
             let (first, second, third);
-            (ones, first) = full_add(ones, of(*ids), of(ids >> 8));
+            (ones, first) = full_add(ones, of(ids), of(ids >> 8));
             (ones, second) = full_add(ones, of(ids >> 16), of(ids >> 24));
             (twos, third) = full_add(twos, first, second);
-            carry(higher, third);
-        }
+            third
+        });
+        let eights;
+        (fours, eights) = full_add(fours, carried[0], if N > 1 { carried[N - 1] } else { 0 });
+        carry(higher, eights);
     }
-    (*ones_plane, *twos_plane) = (ones, twos);
+    (*ones_plane, *twos_plane, *fours_plane) = (ones, twos, fours);
     planes
 }
 
@@ -166,7 +213,7 @@ fn carry(planes: &mut [u32], mut bits: u32) {
 }
 
 /// Bits that differ: a population count an instruction where there is one, else of two words at a time.
-#[inline]
+#[inline(never)]
 pub(super) fn distance<const W: usize>(a: &[u32; W], b: &[u32; W]) -> u32 {
     if cfg!(any(target_feature = "zbb", target_feature = "popcnt", target_arch = "aarch64")) {
         return a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum();
@@ -203,7 +250,7 @@ mod tests {
 
     #[test]
     fn sign_words_are_balanced_and_differ() {
-        let words: Vec<u32> = (0..4096u32).map(|n| signs((n >> 9) as u16, (n >> 2) & 127, n & 3)).collect();
+        let words: Vec<u32> = (0..4096u32).map(|n| signs(signs_from((n >> 9) as u16, n & 3), (n >> 2) & 127)).collect();
         let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
         // 131,072 fair coins: a standard deviation is 181.
         assert!(ones.abs_diff(65_536) < 724, "{ones}");
@@ -271,7 +318,7 @@ mod tests {
                 for (layer, ids) in token.iter().enumerate() {
                     for (bit, sum) in sums.iter_mut().enumerate().filter(|(bit, _)| bit / 32 % every == layer % every) {
                         let word = bit as u32 / 32;
-                        let one = |&id: &u16| f64::from((signs(layer as u16, id.into(), word) >> (bit % 32)) & 1);
+                        let one = |&id: &u16| f64::from((signs(signs_from(layer as u16, word), id.into()) >> (bit % 32)) & 1);
                         *sum += ids.iter().map(one).sum::<f64>();
                     }
                 }
