@@ -66,7 +66,7 @@ pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
 use crate::set::{ExpertSet, Experts, words_for};
-use forecast::{Place, Places};
+use forecast::{Each, Place, Places};
 use memory::Memory;
 use search::{Crowd, Nearest, Search};
 use signature::{Signature, distance};
@@ -74,7 +74,7 @@ use signature::{Signature, distance};
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
 /// Places that this token alone is held against, about.
-const ALONE: u32 = 16;
+const ALONE: u32 = 32;
 /// Most places that a forecast goes by.
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
@@ -354,7 +354,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             past,
             &mut self.nearest,
         );
-        self.reach = search::reach(&self.nearest, past);
+        self.reach = search::reach(&self.nearest);
         let mut crowd = Crowd::of(past, least, most);
         let step = ((most + 1).saturating_sub(least) / ALONE).max(1);
         for age in (least..=most).step_by(step as usize) {
@@ -582,7 +582,7 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     layer: u16,
     chosen: &Experts,
     places: &mut [Place],
-    each: u32,
+    each: Each,
 ) {
     for place in places {
         let mut common = 0;
@@ -593,7 +593,7 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 
 /// The same where choices are `N` words of four bytes.
 #[inline(never)]
-fn score_words<const N: usize>(rows: &[[u32; N]], layer: u16, chosen: &[u8; 256], places: &mut [Place], each: u32) {
+fn score_words<const N: usize>(rows: &[[u32; N]], layer: u16, chosen: &[u8; 256], places: &mut [Place], each: Each) {
     let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
     let four = |ids: u32| of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
     for place in places {

@@ -116,10 +116,11 @@ impl Oracle {
                 bits.filter(|&bit| signature[bit] != other[bit]).count() as f64 * 4.0 / words as f64
             };
             let old = 45.0 / 64.0 * self.distances[age];
-            let looks = [1, 2, 4].map(|words| differ(words) + old);
-            let distance = looks.iter().copied().find(|look| *look > self.reach + 8.0).unwrap_or(looks[2]);
+            let look = differ(1) + old;
+            let distance = if look > self.reach + 4.0 { look } else { differ(4) + old };
             self.distances[age] = distance;
-            found.push((distance, age));
+            // Whole 64ths are compared, the newer first.
+            found.push(((distance * 64.0).floor() / 64.0, age));
         }
         found.sort_by(|a, b| a.partial_cmp(b).unwrap());
         found.truncate(self.config.candidates.into());

@@ -16,8 +16,6 @@ use super::memory::{MAX_CHOICES, Memory, Shape};
 
 /// Bits of a sum of all choices.
 const PLANES: usize = MAX_CHOICES.count_ones() as usize;
-/// Fraction bits of the usual sums, `U12F19`, so that differences are signed words.
-const MEAN_BITS: u32 = 19;
 /// Smallest gain of the usual sums, as a shift: means of about the last 512 tokens, of all of them at the start.
 const MEAN_SHIFT: u32 = 9;
 
@@ -63,7 +61,7 @@ pub(super) const fn every(words: usize, layers: u16) -> usize {
 /// Memory: `128 * W + 4` bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Signature<const W: usize> {
-    /// Usual sums, `U12F19` bits.
+    /// Usual sums; as a part of what a signed word holds, so that differences are signed words.
     means: [[u32; 32]; W],
     /// Tokens in them, up to where it makes no difference.
     tokens: u32,
@@ -81,13 +79,12 @@ impl<const W: usize> Signature<W> {
 
     /// As it was saved.
     pub(super) fn restore(means: [[u32; 32]; W], tokens: u32) -> Self {
-        // Any mean below the largest sum is possible, so that nothing overflows.
-        let most = (1 << (MEAN_BITS + PLANES as u32)) - 1;
-        Self { means: means.map(|word| word.map(|mean: u32| mean.min(most))), tokens }
+        // Any mean that is not negative is possible, so that nothing overflows.
+        Self { means: means.map(|word| word.map(|mean| mean & (u32::MAX >> 1))), tokens }
     }
 
     /// The signature of a remembered token, which ends: sums above their means are ones. Means move by `2^-s` of the
-    /// difference, rounded down, `s = 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
+    /// difference, rounded to the nearest, `s = 0, 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
     ///
     /// Cost: with k = 8, per layer that a word sees, 8 hashes of 8 instructions and 60 for the adders; then 30 a bit.
     pub(super) fn end_token<B: AsRef<[u32]> + AsMut<[u32]>>(&mut self, memory: &Memory<B, W>, slot: u32) -> [u32; W] {
@@ -96,7 +93,9 @@ impl<const W: usize> Signature<W> {
         let shape = memory.shape();
         let every = every(W, shape.layers);
         let most = usize::from(shape.layers).div_ceil(every) * usize::from(shape.k);
-        let used = (usize::BITS - most.leading_zeros()) as usize;
+        let used = usize::BITS - most.leading_zeros();
+        // What is left of a signed word: sums have 12 bits at most.
+        let fraction = u32::BITS - 1 - used;
         let mut bits = [0; W];
         for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
             let planes = sums(memory, slot, word, every);
@@ -109,10 +108,10 @@ impl<const W: usize> Signature<W> {
             let means = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
             for (((((a, b), (c, d)), low), high), bit) in means.zip(low).zip(high).zip(0u32..) {
                 let sum = |byte: u32| ((low >> (8 * byte)) & 0xff) | ((high >> (8 * byte)) & 0xff) << 8;
-                let mut above = u32::from(follow(a, sum(0), shift));
-                above |= u32::from(follow(b, sum(1), shift)) << 8;
-                above |= u32::from(follow(c, sum(2), shift)) << 16;
-                above |= u32::from(follow(d, sum(3), shift)) << 24;
+                let mut above = u32::from(follow(a, sum(0) << fraction, shift));
+                above |= u32::from(follow(b, sum(1) << fraction, shift)) << 8;
+                above |= u32::from(follow(c, sum(2) << fraction, shift)) << 16;
+                above |= u32::from(follow(d, sum(3) << fraction, shift)) << 24;
                 *bits |= above << bit;
             }
         }
@@ -146,12 +145,12 @@ fn transposed(words: &[u32]) -> [u32; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
-/// Moves a mean towards a sum; whether the sum was above it.
+/// Moves a mean towards a sum; whether the sum was above it. Both are below 2^31, so that nothing overflows: a sum is
+/// also 2^19 or more away from there.
 #[inline]
 fn follow(mean: &mut u32, sum: u32, shift: u32) -> bool {
-    // Both are below 2^31.
-    let step = (sum << MEAN_BITS).wrapping_sub(*mean).cast_signed();
-    *mean = mean.wrapping_add_signed(step >> shift);
+    let step = sum.wrapping_sub(*mean).cast_signed();
+    *mean = mean.wrapping_add_signed(step.wrapping_add((1 << shift) >> 1) >> shift);
     step > 0
 }
 
