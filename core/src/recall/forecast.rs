@@ -82,6 +82,8 @@ pub(super) struct Places<const C: usize> {
     leading: usize,
     thinning: u16,
     farthest: u32,
+    /// A quarter of the exponent of a place that has everything in common, in halvings, `U8F24`.
+    quarter: u32,
     /// What a choice in common counts in the layer that ran last.
     each: Each,
     /// The places that count in forecasts, and the weight of each, `U1F31`: together at most 1, rounded down.
@@ -93,27 +95,35 @@ pub(super) struct Places<const C: usize> {
 }
 
 impl<const C: usize> Places<C> {
-    pub(super) fn new(config: &Config) -> Self {
-        Self {
+    pub(super) fn new(config: &Config, k: u16) -> Self {
+        let mut places = Self {
             places: [Place::default(); C],
             found: 0,
-            leading: usize::from(config.leading).min(LEADING),
-            thinning: config.thinning,
-            farthest: u32::from(config.farthest) << (EXPONENT_BITS - 6),
-            each: Each { share: 0, exponent: 0 },
+            leading: 0,
+            thinning: 0,
+            farthest: 0,
+            quarter: 0,
+            each: Each { share: (1 << SUM_BITS) / u32::from(k.max(1)), exponent: 0 },
             weights: [(0, 0); LEADING],
             counting: 0,
             #[cfg(test)]
             taken: 0,
-        }
+        };
+        places.configure(config);
+        places
+    }
+
+    fn configure(&mut self, config: &Config) {
+        self.leading = usize::from(config.leading).min(LEADING);
+        (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
+        self.quarter = mul_frac(u32::from(config.now.min(MOST_NOW)) << 23, HALVINGS_EACH);
     }
 
     /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two; `row` is
     /// where the choices of a place of an age begin.
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
         self.found = 0;
-        self.leading = usize::from(config.leading).min(LEADING);
-        (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
+        self.configure(config);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
             // 64ths of a bit, below 2^16, times `U16F16` over the bits: 16 fraction bits, and 32 with the halvings'.
             let behind = (u64::from(distance) * u64::from(config.before)) << 7 >> bits.trailing_zeros();
@@ -125,14 +135,12 @@ impl<const C: usize> Places<C> {
     }
 
     /// A layer runs, the `run`-th of the token. Returns what a choice in common counts in it.
-    pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> Each {
-        // The say rises by a quarter with each layer: 25 fraction bits, then 24 of halvings.
-        let now = (u32::from(config.now.min(MOST_NOW)) * u32::from(run.min(FULL_SAY))) << 23;
-        let halvings = mul_frac(now, HALVINGS_EACH);
+    pub(super) fn layer(&mut self, run: u16) -> Each {
+        // The say rises by a quarter with each layer.
+        let now = self.quarter * u32::from(run.min(FULL_SAY));
         let share = SHARES.get(usize::from(run).wrapping_sub(1)).or(SHARES.last()).copied().unwrap_or(0);
         // Sums are below 10, so that exponents are below 256.
-        let exponent = ((u64::from(halvings) * u64::from(share)) >> 30).min(25 << 26) as u32;
-        self.each = Each { share: (1 << SUM_BITS) / u32::from(k.max(1)), exponent };
+        self.each.exponent = ((u64::from(now) * u64::from(share)) >> 30).min(25 << 26) as u32;
         self.each
     }
 
@@ -210,7 +218,7 @@ impl<const C: usize> Places<C> {
     }
 
     /// The places that count in a forecast, as where their choices begin, and the weight of each, `U1F31`: together at
-    /// most 1, rounded down. Relative error below 2e-4, of the large ones below 2^-16.
+    /// most 1, rounded down. Error below 2e-5 of it and 1e-7.
     #[inline]
     pub(super) fn weights(&self) -> &[(u32, u32)] {
         self.weights.get(..self.counting).unwrap_or(&[])
@@ -250,12 +258,12 @@ mod tests {
 
     /// The exponents of places and layers with choices in common, by real numbers, and the places by the fixed ones.
     fn scored(ones: [u32; 4], layers: &[[u32; 4]]) -> ([f64; 4], Places<8>) {
-        let config = Config { farthest: 14 * 64, thinning: 0, ..Config::default() };
-        let mut places = Places::<8>::new(&config);
+        let config = Config { farthest: 31 * 64, thinning: 0, ..Config::default() };
+        let mut places = Places::<8>::new(&config, 8);
         // Of age 1 is slot 3.
         places.begin(&config, &nearest(ones), 128, |age| 4 - age);
         for (run, common) in (1..).zip(layers) {
-            let each = places.layer(&config, run, 8);
+            let each = places.layer(run);
             places.split().0.iter_mut().for_each(|place| place.take(common[place.row as usize], each));
             places.weigh();
             places.settle(run);
@@ -266,7 +274,7 @@ mod tests {
             let overlap = if norm > 0.0 { overlap / norm } else { 0.0 };
             let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 4_194_304.0;
             let say = (layers.len() as f64 / 4.0).min(1.0);
-            0.4 * 8.0 * 2.0 * distance / 128.0 - 16.0 * say * overlap
+            f64::from(config.before) / 1024.0 * distance / 128.0 - 16.0 * say * overlap
         });
         (exponents, places)
     }
@@ -286,7 +294,7 @@ mod tests {
             for &(row, weight) in places.weights() {
                 let found = f64::from(weight) / 2f64.powi(31);
                 let expected = weights[row as usize] / sum;
-                prop_assert!((found - expected).abs() < 2e-4 * expected + 1e-7, "{found} {expected}");
+                prop_assert!((found - expected).abs() < 2e-5 * expected + 1e-7, "{found} {expected}");
             }
         }
     }
@@ -294,9 +302,9 @@ mod tests {
     #[test]
     fn nothing_found_weighs_nothing() {
         let config = Config::default();
-        let mut places = Places::<4>::new(&config);
+        let mut places = Places::<4>::new(&config, 8);
         places.begin(&config, &Nearest::new(4), 128, |age| age);
-        places.layer(&config, 1, 8);
+        places.layer(1);
         places.settle(1);
         assert!(places.weights().is_empty());
     }
@@ -312,17 +320,17 @@ mod tests {
     #[test]
     fn the_better_ones_lead_and_the_others_thin_out() {
         let config = Config { leading: 2, thinning: 1, ..Config::default() };
-        let mut places = Places::<8>::new(&config);
+        let mut places = Places::<8>::new(&config, 8);
         places.begin(&config, &nearest([9, 10, 11, 12]), 128, |age| 4 - age);
         let rows = |places: &[Place]| places.iter().map(|place| place.row).collect::<Vec<_>>();
         assert_eq!(rows(places.split().0), [0, 1]);
         // The farthest one has everything in common.
-        let each = places.layer(&config, 1, 8);
+        let each = places.layer(1);
         let (leading, others) = places.split();
         leading.iter_mut().chain(others).for_each(|place| place.take(if place.row == 3 { 8 } else { 0 }, each));
         places.settle(1);
         assert_eq!((rows(places.split().0), rows(places.split().1)), (vec![0, 3], vec![1]));
-        places.layer(&config, 2, 8);
+        places.layer(2);
         places.settle(2);
         assert!(!places.others());
     }

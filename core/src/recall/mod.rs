@@ -144,7 +144,7 @@ impl Config {
     /// eviction closes 1 to 2 points less of the gap.
     #[must_use]
     pub fn small() -> Self {
-        Self { leading: 8, thinning: 2, farthest: 160, ..Self::default() }
+        Self { leading: 8, candidates: 48, thinning: 2, farthest: 256, ..Self::default() }
     }
 }
 
@@ -203,7 +203,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         Ok(Self {
             memory,
             signature: Signature::new(),
-            places: Places::new(config),
+            places: Places::new(config, shape.k),
             nearest: Nearest::new(config.candidates.into()),
             chosen: [0; 256],
             slot: 0,
@@ -228,11 +228,11 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     }
 
     /// Takes what a token chose in its next layer, and scores the leading places by it: what a forecast for the layer
-    /// after this one has to wait for.
+    /// after this one has to wait for. The configuration is the one that the token before ended with.
     ///
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Id`].
-    pub fn observe_leading(&mut self, config: &Config, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
+    pub fn observe_leading(&mut self, _: &Config, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
         let shape = self.memory.shape();
         if layer != self.layers || layer >= shape.layers {
             return Err(RecallError::Layer);
@@ -241,8 +241,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Id);
         }
         match self.memory.whole_words() {
-            1 if experts.len() == 4 => self.observe_words::<1>(config, layer, experts)?,
-            2 if experts.len() == 8 => self.observe_words::<2>(config, layer, experts)?,
+            1 if experts.len() == 4 => self.observe_words::<1>(layer, experts)?,
+            2 if experts.len() == 8 => self.observe_words::<2>(layer, experts)?,
             _ => {
                 let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
                 if !experts.iter().all(|&id| id < shape.experts && chosen.insert(id)) {
@@ -251,7 +251,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
                 self.settle();
                 self.memory.set_choices(self.slot, layer, experts);
                 self.layers += 1;
-                let each = self.places.layer(config, self.layers, shape.k);
+                let each = self.places.layer(self.layers);
                 score(&self.memory, layer, &chosen, self.places.split().0, each);
             }
         }
@@ -264,13 +264,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     }
 
     /// The same where choices are `N` words of four bytes, but for the weights.
-    fn observe_words<const N: usize>(
-        &mut self,
-        config: &Config,
-        layer: u16,
-        experts: &[u16],
-    ) -> Result<(), RecallError> {
-        let Shape { experts: most, k, .. } = self.memory.shape();
+    fn observe_words<const N: usize>(&mut self, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
+        let most = self.memory.shape().experts;
         let (mut words, mut wrong) = ([0; N], 0);
         for (word, &[a, b, c, d]) in words.iter_mut().zip(experts.as_chunks::<4>().0) {
             let chosen = &mut self.chosen;
@@ -291,7 +286,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         }
         self.memory.set_layer(self.slot, layer, words);
         self.layers += 1;
-        let each = self.places.layer(config, self.layers, k);
+        let each = self.places.layer(self.layers);
         score_words(self.memory.layers::<N>(), layer, &self.chosen, self.places.split().0, each);
         mark(&mut self.chosen, &words, 0);
         Ok(())
@@ -626,12 +621,14 @@ fn add(shares: &mut [Level], id: u32, part: u32) {
     }
 }
 
-/// Eight at a time: the compiler's `memset` for RV32 takes three instructions a word, and it would be called if the
+/// Sixteen at a time: the compiler's `memset` for RV32 takes three instructions a word, and it would be called if the
 /// zero were known.
 fn fill_with_zero(shares: &mut [Level]) {
     let zero = Level::from_bits(core::hint::black_box(0));
-    let (eights, rest) = shares.as_chunks_mut::<8>();
-    for [a, b, c, d, e, f, g, h] in eights {
+    let (sixteens, rest) = shares.as_chunks_mut::<16>();
+    for [a, b, c, d, e, f, g, h, others @ ..] in sixteens {
+        (*a, *b, *c, *d, *e, *f, *g, *h) = (zero, zero, zero, zero, zero, zero, zero, zero);
+        let [a, b, c, d, e, f, g, h] = others;
         (*a, *b, *c, *d, *e, *f, *g, *h) = (zero, zero, zero, zero, zero, zero, zero, zero);
     }
     rest.fill(zero);

@@ -1,5 +1,7 @@
 //! The search at the end of a token: which of the remembered places is most like this one.
 
+use core::mem::replace;
+
 use super::signature::distance;
 use crate::num::{LogRatio, log2_ratio, mul_frac};
 
@@ -122,17 +124,22 @@ impl<const C: usize> Nearest<C> {
     /// Puts the nearest first: Shell's sort, which for so few takes less code and time than others.
     fn order(&mut self) {
         let keys = self.keys.get_mut(..self.found).unwrap_or(&mut []);
-        for gap in [57, 23, 10, 4, 1] {
-            for end in gap..keys.len() {
-                let Some(&key) = keys.get(end) else { break };
-                let mut at = end;
-                while let Some(&before) = at.checked_sub(gap).and_then(|before| keys.get(before))
-                    && before > key
-                {
-                    put(keys, at, before);
-                    at -= gap;
+        for gap in [23, 10, 4, 1] {
+            // Pairs that are so far apart, and from each of them down as far as they are in the wrong order.
+            let mut end = gap;
+            while let Some([first, .., last]) = keys.get_mut(end - gap..=end) {
+                if *first > *last {
+                    let key = replace(last, *first);
+                    let mut at = end - gap;
+                    while let Some(&before) = at.checked_sub(gap).and_then(|before| keys.get(before))
+                        && before > key
+                    {
+                        put(keys, at, before);
+                        at -= gap;
+                    }
+                    put(keys, at, key);
                 }
-                put(keys, at, key);
+                end += 1;
             }
         }
     }
@@ -228,7 +235,7 @@ impl<const W: usize> Search<'_, W> {
     /// `before` has the distances by age, the oldest first.
     pub(super) fn run<const C: usize>(&self, signatures: &[[u32; W]], before: &mut [u32], nearest: &mut Nearest<C>) {
         // Hardly more than before are as near as the farthest of them was: those first, which fills the heap with less.
-        let start = if self.reach < u32::MAX { key(self.reach, 0).saturating_add(128 << 16) } else { u32::MAX };
+        let start = if self.reach < u32::MAX { key(self.beyond(), 0) } else { u32::MAX };
         nearest.clear(start);
         let (slot, slots) = (self.slot as usize, signatures.len());
         let (least, end) = (self.least as usize, self.most as usize + 1);
@@ -253,6 +260,11 @@ impl<const W: usize> Search<'_, W> {
         nearest.order();
     }
 
+    /// Distance of what is out of reach at the first look.
+    const fn beyond(&self) -> u32 {
+        self.reach.saturating_add((32 * W as u32) << (FRACTION - 5))
+    }
+
     /// Places in a range of slots, the first of which has the age `end` less one.
     fn part<const C: usize>(
         &self,
@@ -262,7 +274,7 @@ impl<const W: usize> Search<'_, W> {
         nearest: &mut Nearest<C>,
     ) {
         let (Some(signatures), Some(before)) = (signatures, before) else { return };
-        let beyond = self.reach.saturating_add((32 * W as u32) << (FRACTION - 5));
+        let beyond = self.beyond();
         let first = self.slot as usize * Self::FIRST % W;
         let now = self.now[first];
         // Of the first place; ages fall.
