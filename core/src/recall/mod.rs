@@ -144,7 +144,7 @@ impl Config {
     /// eviction closes 1 to 2 points less of the gap.
     #[must_use]
     pub fn small() -> Self {
-        Self { leading: 8, candidates: 48, thinning: 2, farthest: 256, ..Self::default() }
+        Self { leading: 8, candidates: 44, thinning: 2, farthest: 256, ..Self::default() }
     }
 }
 
@@ -353,7 +353,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let mut crowd = Crowd::of(past, least, most);
         let step = ((most + 1).saturating_sub(least) / ALONE).max(1);
         for age in (least..=most).step_by(step as usize) {
-            crowd.alone(distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
+            let other = signatures.get(before(self.slot, age, slots) as usize);
+            crowd.alone(other.map_or(0, |other| distance(&signature, other)));
         }
         let moved = u32::from(alone.is_some_and(|alone| crowd.follows(alone)));
         self.moving = self.moving - (self.moving >> 3) + (moved << (31 - 3));
