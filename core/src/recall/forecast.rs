@@ -1,42 +1,68 @@
 //! The nearest places inside a token: how much each is to be believed, layer by layer.
 
-use core::mem::swap;
-
 use super::search::Nearest;
 use super::{Config, LEADING};
-use crate::num::{div_frac, exp2_neg, mul_frac};
+use crate::num::{exp2_neg, mul_frac};
 
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
-/// Fraction bits of sums over layers.
-const SUM_BITS: u32 = 16;
+/// Fraction bits of sums over layers, which are below 10.
+const SUM_BITS: u32 = 28;
 /// Layers until this token's own choices have their full say.
 const FULL_SAY: u16 = 4;
 /// Fraction bits of exponents, which count halvings.
-const EXPONENT_BITS: u32 = 12;
-/// Halvings in 1, with 16 fraction bits less those of exponents: from `U16F16` natural exponents, `U0F32`.
-const HALVINGS_EACH: u32 = 387_270_501;
+const EXPONENT_BITS: u32 = 22;
+/// Halvings in 1, `log2(e)`, `U1F31`.
+const HALVINGS_EACH: u32 = 3_098_164_009;
+
+/// Largest exponent of a place that has everything in common.
+const MOST_NOW: u16 = 60;
+
+/// Layers after which the weight of all layers together does not change any more: 0.9^128 is 1.4e-6.
+const STEADY: usize = 128;
+
+/// One over the weight of all layers together, after 1, 2, … layers, `U0F32`, rounded down.
+const SHARES: [u32; STEADY] = {
+    let mut shares = [u32::MAX; STEADY];
+    // With 32 fraction bits.
+    let (mut all, mut run) = (1u64 << 32, 1);
+    while run < STEADY {
+        all = ((all as u128 * KEPT as u128) >> 32) as u64 + (1 << 32);
+        shares[run] = ((1u128 << 64) / all as u128) as u32;
+        run += 1;
+    }
+    shares
+};
 
 /// A remembered place that moves along with the text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
     /// First word of its choices.
     pub(super) row: u32,
-    /// Exponent of what the tokens before say, in halvings, `U20F12`: larger is farther.
+    /// Exponent of what the tokens before say, in halvings, `U10F22`, below 256: larger is farther.
     behind: u32,
-    /// Choices in common with this token, recent layers counting more, `U16F16`.
+    /// Share of choices in common with this token, summed up over layers, recent ones counting more, `U4F28`.
     common: u32,
-    /// Exponent of its weight, in halvings, `I20F12`.
+    /// Exponent of its weight, in halvings, `I10F22`.
     exponent: i32,
 }
 
 impl Place {
-    /// Takes the number of choices in common in a layer; `each` is the exponent of one, `U0F32` of `U16F16`.
+    /// Takes the number of choices in common in a layer.
     #[inline]
-    pub(super) fn take(&mut self, common: u32, each: u32) {
-        self.common = mul_frac(self.common, KEPT) + (common << SUM_BITS);
-        self.exponent = self.behind.wrapping_sub(mul_frac(self.common, each)).cast_signed();
+    pub(super) fn take(&mut self, common: u32, each: Each) {
+        self.common = mul_frac(self.common, KEPT) + common * each.share;
+        self.exponent = self.behind.wrapping_sub(mul_frac(self.common, each.exponent)).cast_signed();
     }
+}
+
+/// What a choice in common counts in a layer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Each {
+    /// Share of the layer's choices, `U4F28`, rounded down.
+    share: u32,
+    /// Exponent of a sum of 1 of these over layers, in halvings, `U6F26`; saturates.
+    exponent: u32,
 }
 
 /// The places that forecasts go by: the leading ones, and others that may come to lead.
@@ -56,52 +82,65 @@ pub(super) struct Places<const C: usize> {
     leading: usize,
     thinning: u16,
     farthest: u32,
-    /// Layers that have run, recent ones counting more, `U16F16`; below 10.
-    layers: u32,
-    /// Exponent of a choice in common, in halvings of 12 fraction bits, `U0F32` of `U16F16`.
-    each: u32,
+    /// A quarter of the exponent of a place that has everything in common, in halvings, `U8F24`.
+    quarter: u32,
+    /// What a choice in common counts in the layer that ran last.
+    each: Each,
+    /// The places that count in forecasts, and the weight of each, `U1F31`: together at most 1, rounded down.
+    weights: [(u32, u32); LEADING],
+    counting: usize,
     /// Places that took choices since the beginning.
     #[cfg(test)]
     pub(super) taken: usize,
 }
 
 impl<const C: usize> Places<C> {
-    pub(super) fn new(config: &Config) -> Self {
-        Self {
+    pub(super) fn new(config: &Config, k: u16) -> Self {
+        let mut places = Self {
             places: [Place::default(); C],
             found: 0,
-            leading: usize::from(config.leading).min(LEADING),
-            thinning: config.thinning,
-            farthest: u32::from(config.farthest) << (EXPONENT_BITS - 6),
-            layers: 0,
-            each: 0,
+            leading: 0,
+            thinning: 0,
+            farthest: 0,
+            quarter: 0,
+            each: Each { share: (1 << SUM_BITS) / u32::from(k.max(1)), exponent: 0 },
+            weights: [(0, 0); LEADING],
+            counting: 0,
             #[cfg(test)]
             taken: 0,
-        }
+        };
+        places.configure(config);
+        places
+    }
+
+    fn configure(&mut self, config: &Config) {
+        self.leading = usize::from(config.leading).min(LEADING);
+        (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
+        self.quarter = mul_frac(u32::from(config.now.min(MOST_NOW)) << 23, HALVINGS_EACH);
     }
 
     /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two; `row` is
     /// where the choices of a place of an age begin.
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
-        (self.found, self.layers) = (0, 0);
-        self.leading = usize::from(config.leading).min(LEADING);
-        (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
+        self.found = 0;
+        self.configure(config);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            // Below 2^18 times the weight, over the bits: of the default one below 2^19.
-            let behind = (u64::from(distance) * u64::from(config.before)) >> bits.trailing_zeros();
-            let behind = mul_frac(behind.min(u32::MAX.into()) as u32, HALVINGS_EACH);
+            // 64ths of a bit, below 2^16, times `U16F16` over the bits: 16 fraction bits, and 32 with the halvings'.
+            let behind = (u64::from(distance) * u64::from(config.before)) << 7 >> bits.trailing_zeros();
+            let behind = mul_frac(behind.min(u32::MAX.into()) as u32, HALVINGS_EACH).min((1 << 30) - 1);
             *place = Place { row: row(age), behind, common: 0, exponent: behind.cast_signed() };
             self.found += 1;
         }
+        self.weigh();
     }
 
-    /// A layer runs, the `run`-th of the token. Returns the exponent of a choice in common in it.
-    pub(super) fn layer(&mut self, config: &Config, run: u16, k: u16) -> u32 {
-        self.layers = mul_frac(self.layers, KEPT) + (1 << SUM_BITS);
-        // The overlap is `common / (layers * k)`; 1477 of 4096 are a quarter of the halvings in 1.
-        let whole = self.layers.wrapping_mul(k.into());
-        let now = (u32::from(config.now) * u32::from(run.min(FULL_SAY))).wrapping_mul(1477);
-        self.each = div_frac(now, whole);
+    /// A layer runs, the `run`-th of the token. Returns what a choice in common counts in it.
+    pub(super) fn layer(&mut self, run: u16) -> Each {
+        // The say rises by a quarter with each layer.
+        let now = self.quarter * u32::from(run.min(FULL_SAY));
+        let share = SHARES.get(usize::from(run).wrapping_sub(1)).or(SHARES.last()).copied().unwrap_or(0);
+        // Sums are below 10, so that exponents are below 256.
+        self.each.exponent = ((u64::from(now) * u64::from(share)) >> 30).min(25 << 26) as u32;
         self.each
     }
 
@@ -110,8 +149,8 @@ impl<const C: usize> Places<C> {
         self.found > self.leading
     }
 
-    /// Exponent of a choice in common in this layer.
-    pub(super) const fn each(&self) -> u32 {
+    /// What a choice in common counts in the layer that ran last.
+    pub(super) const fn each(&self) -> Each {
         self.each
     }
 
@@ -128,11 +167,13 @@ impl<const C: usize> Places<C> {
         let thinning = self.thinning;
         let (leading, others) = self.split();
         let Some(mut last) = farthest(leading) else { return };
+        let mut changed = false;
         for other in others.iter_mut() {
             if other.exponent < last.exponent {
-                swap(other, last);
+                // Compiled for size, a call of `swap` goes byte by byte.
+                (*other, *last) = (*last, *other);
                 let Some(next) = farthest(leading) else { return };
-                last = next;
+                (last, changed) = (next, true);
             }
         }
         if thinning > 0 && run.is_multiple_of(thinning) {
@@ -146,27 +187,41 @@ impl<const C: usize> Places<C> {
             }
             self.found = leading.len() + kept;
         }
+        if changed {
+            self.weigh();
+        }
     }
 
-    /// The leading places, and what each adds to the share of an expert in a token of a forecast of `tokens`, `U1F31`:
-    /// together at most 1 in all tokens, rounded down; 0 for those that are too far from the best one. Relative error
-    /// below 2^-11.
-    #[inline]
-    pub(super) fn forecast(&self, tokens: u16) -> (&[Place], [u32; LEADING]) {
+    /// Weighs the leading places, for forecasts until the next layer.
+    #[inline(never)]
+    pub(super) fn weigh(&mut self) {
         let leading = self.places.get(..self.found.min(self.leading)).unwrap_or(&[]);
         let least = leading.iter().map(|place| place.exponent).min().unwrap_or(0);
-        let mut sum = 0;
-        let mut weights: [u32; LEADING] = core::array::from_fn(|i| {
-            let distance = leading.get(i).map_or(u32::MAX, |place| place.exponent.wrapping_sub(least).cast_unsigned());
-            // 27 fraction bits, of the best one 1, so that all of them fit a word.
-            let weight = if distance <= self.farthest { exp2_neg(distance) >> 4 } else { 0 };
-            sum += weight;
-            weight
-        });
-        // 2^26 over the sum, which is at least 2^27, `U0F32`; parts have 26 fraction bits.
-        let each = div_frac(1 << 26, sum) / u32::from(tokens.max(1));
-        weights.iter_mut().for_each(|weight| *weight = mul_frac(*weight, each) << 5);
-        (leading, weights)
+        let (mut sum, mut counting) = (0, 0);
+        for place in leading {
+            let distance = place.exponent.wrapping_sub(least).cast_unsigned();
+            if distance <= self.farthest
+                && let Some(to) = self.weights.get_mut(counting)
+            {
+                // 27 fraction bits, of the best one 1, so that all of them fit a word.
+                *to = (place.row, exp2_neg(distance) >> 4);
+                sum += to.1;
+                counting += 1;
+            }
+        }
+        self.counting = counting;
+        // 2^26 over the sum, which is from 2^27 to 2^31, `U0F32`: 12 bits of it, and by Newton's iteration the others.
+        let each = (u32::MAX / ((sum >> 15) + 1)) << 11;
+        let each = each + mul_frac(each, ((1 << 26) - mul_frac(sum, each)) << 6);
+        let weights = self.weights.iter_mut().take(counting);
+        weights.for_each(|(_, weight)| *weight = mul_frac(*weight, each) << 5);
+    }
+
+    /// The places that count in a forecast, as where their choices begin, and the weight of each, `U1F31`: together at
+    /// most 1, rounded down. Error below 2e-5 of it and 1e-7.
+    #[inline]
+    pub(super) fn weights(&self) -> &[(u32, u32)] {
+        self.weights.get(..self.counting).unwrap_or(&[])
     }
 }
 
@@ -203,22 +258,23 @@ mod tests {
 
     /// The exponents of places and layers with choices in common, by real numbers, and the places by the fixed ones.
     fn scored(ones: [u32; 4], layers: &[[u32; 4]]) -> ([f64; 4], Places<8>) {
-        let config = Config { farthest: 14 * 64, thinning: 0, ..Config::default() };
-        let mut places = Places::<8>::new(&config);
+        let config = Config { farthest: 31 * 64, thinning: 0, ..Config::default() };
+        let mut places = Places::<8>::new(&config, 8);
         // Of age 1 is slot 3.
         places.begin(&config, &nearest(ones), 128, |age| 4 - age);
         for (run, common) in (1..).zip(layers) {
-            let each = places.layer(&config, run, 8);
+            let each = places.layer(run);
             places.split().0.iter_mut().for_each(|place| place.take(common[place.row as usize], each));
+            places.weigh();
             places.settle(run);
         }
         let norm = layers.iter().fold(0.0, |norm, _| norm * 0.9 + 1.0);
         let exponents = std::array::from_fn(|slot| {
             let overlap = layers.iter().fold(0.0, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
             let overlap = if norm > 0.0 { overlap / norm } else { 0.0 };
-            let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 64.0;
+            let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 4_194_304.0;
             let say = (layers.len() as f64 / 4.0).min(1.0);
-            0.4 * 8.0 * 2.0 * distance / 128.0 - 16.0 * say * overlap
+            f64::from(config.before) / 1024.0 * distance / 128.0 - 16.0 * say * overlap
         });
         (exponents, places)
     }
@@ -228,19 +284,17 @@ mod tests {
         fn weights_are_those_of_real_numbers(
             ones in prop::array::uniform4(0u32..=128),
             layers in prop::collection::vec(prop::array::uniform4(0u32..=8), 0..60),
-            tokens in 1u16..=12,
         ) {
             let (exponents, places) = scored(ones, &layers);
             let least = exponents.iter().copied().fold(f64::INFINITY, f64::min);
             let weights = exponents.map(|exponent| (least - exponent).exp());
             let sum: f64 = weights.iter().sum();
-            let (leading, parts) = places.forecast(tokens);
-            let found: f64 = parts.iter().map(|&part| f64::from(part) / 2f64.powi(31)).sum();
-            prop_assert!(found * f64::from(tokens) <= 1.0);
-            for (place, part) in leading.iter().zip(parts) {
-                let found = f64::from(part) / 2f64.powi(31) * f64::from(tokens);
-                let expected = weights[place.row as usize] / sum;
-                prop_assert!((found - expected).abs() < 2e-3 * expected + 1e-4, "{found} {expected}");
+            let found: f64 = places.weights().iter().map(|&(_, weight)| f64::from(weight) / 2f64.powi(31)).sum();
+            prop_assert!(found <= 1.0);
+            for &(row, weight) in places.weights() {
+                let found = f64::from(weight) / 2f64.powi(31);
+                let expected = weights[row as usize] / sum;
+                prop_assert!((found - expected).abs() < 2e-5 * expected + 1e-7, "{found} {expected}");
             }
         }
     }
@@ -248,33 +302,35 @@ mod tests {
     #[test]
     fn nothing_found_weighs_nothing() {
         let config = Config::default();
-        let mut places = Places::<4>::new(&config);
+        let mut places = Places::<4>::new(&config, 8);
         places.begin(&config, &Nearest::new(4), 128, |age| age);
-        places.layer(&config, 1, 8);
+        places.layer(1);
         places.settle(1);
-        assert!(places.forecast(1).0.is_empty());
+        assert!(places.weights().is_empty());
     }
 
     #[test]
     fn equals_weigh_the_same() {
         let (_, places) = scored([7; 4], &[[1; 4]]);
-        assert_eq!(places.forecast(1).1[..5], [1 << 29, 1 << 29, 1 << 29, 1 << 29, 0]);
+        assert!(
+            places.weights().len() == 4 && places.weights().iter().all(|(_, weight)| weight.abs_diff(1 << 29) <= 64)
+        );
     }
 
     #[test]
     fn the_better_ones_lead_and_the_others_thin_out() {
         let config = Config { leading: 2, thinning: 1, ..Config::default() };
-        let mut places = Places::<8>::new(&config);
+        let mut places = Places::<8>::new(&config, 8);
         places.begin(&config, &nearest([9, 10, 11, 12]), 128, |age| 4 - age);
         let rows = |places: &[Place]| places.iter().map(|place| place.row).collect::<Vec<_>>();
         assert_eq!(rows(places.split().0), [0, 1]);
         // The farthest one has everything in common.
-        let each = places.layer(&config, 1, 8);
+        let each = places.layer(1);
         let (leading, others) = places.split();
         leading.iter_mut().chain(others).for_each(|place| place.take(if place.row == 3 { 8 } else { 0 }, each));
         places.settle(1);
         assert_eq!((rows(places.split().0), rows(places.split().1)), (vec![0, 3], vec![1]));
-        places.layer(&config, 2, 8);
+        places.layer(2);
         places.settle(2);
         assert!(!places.others());
     }

@@ -76,9 +76,8 @@ pub(super) struct Memory<B, const W: usize> {
     words: B,
     shape: Shape,
     tokens: u32,
-    /// Words of the choices of a token; and of a layer, where they are bytes and begin and end with a word, or 0.
+    /// Words of the choices of a token.
     stride: u32,
-    whole: u32,
 }
 
 impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
@@ -91,8 +90,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         if words.as_ref().len() < shape.words(tokens, W) {
             return Err(RecallError::Memory);
         }
-        let whole = if shape.narrow() && shape.k.is_multiple_of(4) { u32::from(shape.k) / 4 } else { 0 };
-        Ok(Self { words, shape, tokens: tokens as u32, stride: shape.stride() as u32, whole })
+        Ok(Self { words, shape, tokens: tokens as u32, stride: shape.stride() as u32 })
     }
 
     pub(super) const fn shape(&self) -> Shape {
@@ -160,18 +158,27 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         self.words.as_mut().get_mut(self.tokens as usize * (W + 1)..).unwrap_or(&mut [])
     }
 
-    /// Words of a layer's choices where they are bytes and begin and end with a word; otherwise nothing.
-    pub(super) const fn whole_words(&self) -> Option<u32> {
-        if self.whole > 0 { Some(self.whole) } else { None }
+    /// Words of a layer's choices where they are four or eight bytes, which is done faster; otherwise 0.
+    pub(super) const fn whole_words(&self) -> u32 {
+        match self.shape.k {
+            4 if self.shape.narrow() => 1,
+            8 if self.shape.narrow() => 2,
+            _ => 0,
+        }
     }
 
-    /// Remembers the bytes of all `k` choices of a layer, four a word.
+    /// The choices of all layers of all tokens, where those of a layer are `N` words.
     #[inline]
-    pub(super) fn set_bytes(&mut self, slot: u32, layer: u16, whole_words: u32, experts: &[u16]) {
-        let at = (self.row(slot) + u32::from(layer) * whole_words) as usize;
-        let words = self.rows_mut().get_mut(at..).unwrap_or(&mut []);
-        for (word, [a, b, c, d]) in words.iter_mut().zip(experts.as_chunks().0) {
-            *word = u32::from(*a) | u32::from(*b) << 8 | u32::from(*c) << 16 | u32::from(*d) << 24;
+    pub(super) fn layers<const N: usize>(&self) -> &[[u32; N]] {
+        self.rows().as_chunks().0
+    }
+
+    /// Remembers the choices of a layer, where they are `N` words.
+    #[inline]
+    pub(super) fn set_layer<const N: usize>(&mut self, slot: u32, layer: u16, ids: [u32; N]) {
+        let at = slot * u32::from(self.shape.layers) + u32::from(layer);
+        if let Some(row) = self.rows_mut().as_chunks_mut().0.get_mut(at as usize) {
+            *row = ids;
         }
     }
 
@@ -204,12 +211,6 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
             }
         }
     }
-}
-
-/// Some words of a slice, from a place; none if there are not so many.
-#[inline]
-pub(super) fn part(words: &[u32], from: u32, count: u32) -> &[u32] {
-    words.get(from as usize..).and_then(|words| words.get(..count as usize)).unwrap_or(&[])
 }
 
 #[cfg(test)]

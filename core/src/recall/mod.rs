@@ -59,6 +59,7 @@ mod sketch;
 mod tests;
 
 use core::fmt;
+use core::mem::replace;
 
 pub use confidence::{Calibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
@@ -67,13 +68,15 @@ pub use sketch::MAX_SKETCH;
 use crate::num::{Level, LogRatio};
 use crate::phase::Lock;
 use crate::set::{ExpertSet, Experts, words_for};
-use forecast::{Place, Places};
-use memory::{Memory, part};
+use forecast::{Each, Place, Places};
+use memory::Memory;
 use search::{Crowd, Nearest, Search};
 use signature::{Signature, distance};
 
 /// Tokens at the end of the memory that are not searched: they are alike because they are near.
 const NEWEST: u32 = 12;
+/// Places that this token alone is held against, about.
+const ALONE: u32 = 32;
 /// Most places that a forecast goes by.
 pub const LEADING: usize = 16;
 /// Longest forecast in tokens; what followed a place is in the memory for so long.
@@ -149,7 +152,7 @@ impl Config {
     /// eviction closes 1 to 2 points less of the gap.
     #[must_use]
     pub fn small() -> Self {
-        Self { leading: 8, thinning: 2, farthest: 160, ..Self::default() }
+        Self { leading: 8, candidates: 44, thinning: 2, farthest: 256, ..Self::default() }
     }
 }
 
@@ -211,7 +214,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             memory,
             signature: Signature::new(),
             sketch: OPEN,
-            places: Places::new(config),
+            places: Places::new(config, shape.k),
             nearest: Nearest::new(config.candidates.into()),
             chosen: [0; 256],
             slot: 0,
@@ -236,11 +239,11 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     }
 
     /// Takes what a token chose in its next layer, and scores the leading places by it: what a forecast for the layer
-    /// after this one has to wait for.
+    /// after this one has to wait for. The configuration is the one that the token before ended with.
     ///
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Id`].
-    pub fn observe_leading(&mut self, config: &Config, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
+    pub fn observe_leading(&mut self, _: &Config, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
         let shape = self.memory.shape();
         if layer != self.layers || layer >= shape.layers {
             return Err(RecallError::Layer);
@@ -249,23 +252,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Id);
         }
         match self.memory.whole_words() {
-            Some(whole) if experts.len() == usize::from(shape.k) => {
-                let fits = mark_new(&mut self.chosen, experts, shape.experts);
-                if !fits || self.settled != self.layers {
-                    clear(&mut self.chosen, experts);
-                    if !fits {
-                        return Err(RecallError::Id);
-                    }
-                    self.settle();
-                    mark_new(&mut self.chosen, experts, shape.experts);
-                }
-                self.memory.set_bytes(self.slot, layer, whole, experts);
-                self.layers += 1;
-                let each = self.places.layer(config, self.layers, shape.k);
-                let from = u32::from(layer) * whole;
-                score_bytes(self.memory.rows(), from, whole, &self.chosen, self.places.split().0, each);
-                clear(&mut self.chosen, experts);
-            }
+            1 if experts.len() == 4 => self.observe_words::<1>(layer, experts)?,
+            2 if experts.len() == 8 => self.observe_words::<2>(layer, experts)?,
             _ => {
                 let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
                 if !experts.iter().all(|&id| id < shape.experts && chosen.insert(id)) {
@@ -274,14 +262,44 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
                 self.settle();
                 self.memory.set_choices(self.slot, layer, experts);
                 self.layers += 1;
-                let each = self.places.layer(config, self.layers, shape.k);
+                let each = self.places.layer(self.layers);
                 score(&self.memory, layer, &chosen, self.places.split().0, each);
             }
         }
+        self.places.weigh();
         #[cfg(test)]
         {
             self.places.taken += self.places.split().0.len();
         }
+        Ok(())
+    }
+
+    /// The same where choices are `N` words of four bytes, but for the weights.
+    fn observe_words<const N: usize>(&mut self, layer: u16, experts: &[u16]) -> Result<(), RecallError> {
+        let most = self.memory.shape().experts;
+        let (mut words, mut wrong) = ([0; N], 0);
+        for (word, &[a, b, c, d]) in words.iter_mut().zip(experts.as_chunks::<4>().0) {
+            let chosen = &mut self.chosen;
+            let mut new = |id: u16| wrong |= u8::from(id >= most) | replace(&mut chosen[usize::from(id as u8)], 1);
+            new(a);
+            new(b);
+            new(c);
+            new(d);
+            *word = u32::from(a) | u32::from(b) << 8 | u32::from(c) << 16 | u32::from(d) << 24;
+        }
+        if wrong != 0 || self.settled != self.layers {
+            mark(&mut self.chosen, &words, 0);
+            if wrong != 0 {
+                return Err(RecallError::Id);
+            }
+            self.settle();
+            mark(&mut self.chosen, &words, 1);
+        }
+        self.memory.set_layer(self.slot, layer, words);
+        self.layers += 1;
+        let each = self.places.layer(self.layers);
+        score_words(self.memory.layers::<N>(), layer, &self.chosen, self.places.split().0, each);
+        mark(&mut self.chosen, &words, 0);
         Ok(())
     }
 
@@ -295,19 +313,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         if !self.places.others() {
             return;
         }
-        let (layer, own, each) = (self.layers.wrapping_sub(1), self.memory.row(self.slot), self.places.each());
-        let others = self.places.split().1;
         match self.memory.whole_words() {
-            Some(whole) => {
-                let (rows, from) = (self.memory.rows(), u32::from(layer) * whole);
-                mark(&mut self.chosen, part(rows, own + from, whole), 1);
-                score_bytes(rows, from, whole, &self.chosen, others, each);
-                mark(&mut self.chosen, part(rows, own + from, whole), 0);
-            }
-            None => {
+            1 => self.settle_words::<1>(),
+            2 => self.settle_words::<2>(),
+            _ => {
+                let layer = self.layers.wrapping_sub(1);
                 let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
-                self.memory.choices(own, layer, |id| _ = chosen.insert(id));
-                score(&self.memory, layer, &chosen, others, each);
+                self.memory.choices(self.memory.row(self.slot), layer, |id| _ = chosen.insert(id));
+                let each = self.places.each();
+                score(&self.memory, layer, &chosen, self.places.split().1, each);
             }
         }
         #[cfg(test)]
@@ -315,6 +329,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             self.places.taken += self.places.split().1.len();
         }
         self.places.settle(self.layers);
+    }
+
+    fn settle_words<const N: usize>(&mut self) {
+        let (rows, layer, each) = (self.memory.layers::<N>(), self.layers.wrapping_sub(1), self.places.each());
+        let own = self.memory.row(self.slot) / N as u32 + u32::from(layer);
+        let Some(own) = rows.get(own as usize) else { return };
+        mark(&mut self.chosen, own, 1);
+        score_words(rows, layer, &self.chosen, self.places.split().1, each);
+        mark(&mut self.chosen, own, 0);
     }
 
     /// Ends a token: its signature, and the search. Off the critical path.
@@ -368,11 +391,12 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             past,
             &mut self.nearest,
         );
-        self.reach = search::reach(&self.nearest, past);
+        self.reach = search::reach(&self.nearest);
         let mut crowd = Crowd::of(past, least, most);
-        let step = ((most + 1).saturating_sub(least) / 32).max(1);
+        let step = ((most + 1).saturating_sub(least) / ALONE).max(1);
         for age in (least..=most).step_by(step as usize) {
-            crowd.alone(distance(&signature, &self.memory.signature(before(self.slot, age, slots))));
+            let other = signatures.get(before(self.slot, age, slots) as usize);
+            crowd.alone(other.map_or(0, |other| distance(&signature, other)));
         }
         let moved = u32::from(alone.is_some_and(|alone| crowd.follows(alone)));
         self.moving = self.moving - (self.moving >> 3) + (moved << (31 - 3));
@@ -401,34 +425,58 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         if layer >= shape.layers {
             return Err(RecallError::Layer);
         }
-        let Some(shares) = shares.get_mut(..shape.experts.into()) else { return Err(RecallError::Forecast) };
+        let Some(wanted) = shares.get_mut(..shape.experts.into()) else { return Err(RecallError::Forecast) };
         if !(1..=MAX_AHEAD).contains(&tokens) {
             return Err(RecallError::Forecast);
         }
-        fill_with_zero(shares);
-        if self.memory.whole_words().is_some() {
-            self.forecast_bytes(layer, tokens, shares);
-        } else {
-            self.forecast_ids(layer, tokens, shares);
+        fill_with_zero(wanted);
+        match self.memory.whole_words() {
+            1 => self.forecast_words::<1>(layer, tokens, shares),
+            2 => self.forecast_words::<2>(layer, tokens, shares),
+            _ => self.forecast_ids(layer, tokens, shares),
         }
         Ok(())
     }
 
     // What followed all places, for as long as is asked, is in the memory. Apart, as each needs all registers.
     #[inline(never)]
-    fn forecast_bytes(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
-        let (memory, rows, whole) = (&self.memory, self.memory.rows(), self.memory.whole_words().unwrap_or(0));
-        let first = u32::from(layer < self.layers);
-        let (places, parts) = self.places.forecast(tokens);
-        for (place, &each) in places.iter().zip(&parts).filter(|(_, each)| **each > 0) {
-            for ahead in first..first + u32::from(tokens) {
-                let row = memory.row_ahead(place.row, ahead) + u32::from(layer) * whole;
-                for ids in part(rows, row, whole) {
-                    add(shares, ids & 0xff, each);
-                    add(shares, (ids >> 8) & 0xff, each);
-                    add(shares, (ids >> 16) & 0xff, each);
-                    add(shares, ids >> 24, each);
+    fn forecast_words<const N: usize>(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
+        // With room for every byte no id has to be looked at; no expert has the last one, which means none.
+        match shares.first_chunk_mut::<256>() {
+            Some(shares) => {
+                let last = shares[255];
+                self.ids_ahead::<N>(layer, tokens, |id, part| {
+                    let share = &mut shares[(id & 0xff) as usize];
+                    *share = Level::from_bits(share.to_bits().wrapping_add(part));
+                });
+                shares[255] = last;
+            }
+            None => self.ids_ahead::<N>(layer, tokens, |id, part| add(shares, id & 0xff, part)),
+        }
+    }
+
+    /// Calls `add` with what the places that count chose in a layer over the next tokens, in the lowest byte, and what
+    /// each is worth.
+    #[inline(always)]
+    fn ids_ahead<const N: usize>(&self, layer: u16, tokens: u16, mut add: impl FnMut(u32, u32)) {
+        let (rows, layers) = (self.memory.layers::<N>(), u32::from(self.memory.shape().layers));
+        let first = if layer < self.layers { layers } else { 0 } + u32::from(layer);
+        let ring = self.memory.tokens() * layers;
+        for &(row, weight) in self.places.weights() {
+            let each = weight / u32::from(tokens);
+            let mut at = row / N as u32 + first;
+            for _ in 0..tokens {
+                // Only what begins before the end of the ring goes on at its start.
+                at = if at >= ring { at - ring } else { at };
+                if let Some(words) = rows.get(at as usize) {
+                    for ids in words {
+                        add(*ids, each);
+                        add(ids >> 8, each);
+                        add(ids >> 16, each);
+                        add(ids >> 24, each);
+                    }
                 }
+                at += layers;
             }
         }
     }
@@ -436,10 +484,10 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     #[inline(never)]
     fn forecast_ids(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
         let first = u32::from(layer < self.layers);
-        let (places, parts) = self.places.forecast(tokens);
-        for (place, &each) in places.iter().zip(&parts).filter(|(_, each)| **each > 0) {
+        for &(row, weight) in self.places.weights() {
+            let each = weight / u32::from(tokens);
             for ahead in first..first + u32::from(tokens) {
-                self.memory.choices(self.memory.row_ahead(place.row, ahead), layer, |id| add(shares, id.into(), each));
+                self.memory.choices(self.memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), each));
             }
         }
     }
@@ -573,7 +621,7 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     layer: u16,
     chosen: &Experts,
     places: &mut [Place],
-    each: u32,
+    each: Each,
 ) {
     for place in places {
         let mut common = 0;
@@ -582,20 +630,21 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     }
 }
 
-/// The same where choices are whole words of four bytes, `from` words behind where those of a token begin.
+/// The same where choices are `N` words of four bytes.
 #[inline(never)]
-fn score_bytes(rows: &[u32], from: u32, whole: u32, chosen: &[u8; 256], places: &mut [Place], each: u32) {
+fn score_words<const N: usize>(rows: &[[u32; N]], layer: u16, chosen: &[u8; 256], places: &mut [Place], each: Each) {
+    let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
+    let four = |ids: u32| of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
     for place in places {
-        let mut common = 0;
-        for &ids in part(rows, place.row + from, whole) {
-            let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
-            common += of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
-        }
+        let words = rows.get((place.row / N as u32 + u32::from(layer)) as usize).unwrap_or(&[u32::MAX; N]);
+        // No loop over one or two.
+        let common = four(words[0]) + if N > 1 { four(words[N - 1]) } else { 0 };
         place.take(common, each);
     }
 }
 
 /// Says of ids, four in a word, that they are among the chosen, or are not; of the one that means none, always not.
+#[inline]
 fn mark(chosen: &mut [u8; 256], ids: &[u32], to: u8) {
     for ids in ids {
         let mut set = |id: u32| chosen[(id & 0xff) as usize] = to;
@@ -607,23 +656,6 @@ fn mark(chosen: &mut [u8; 256], ids: &[u32], to: u8) {
     chosen[255] = 0;
 }
 
-/// Whether all ids are below `experts` and none stands twice; those seen until then are marked.
-fn mark_new(chosen: &mut [u8; 256], ids: &[u16], experts: u16) -> bool {
-    ids.iter().all(|&id| match chosen.get_mut(usize::from(id)) {
-        Some(mark) if id < experts => core::mem::replace(mark, 1) == 0,
-        _ => false,
-    })
-}
-
-/// None of the ids is chosen.
-fn clear(chosen: &mut [u8; 256], ids: &[u16]) {
-    ids.iter().for_each(|&id| {
-        if let Some(mark) = chosen.get_mut(usize::from(id)) {
-            *mark = 0;
-        }
-    });
-}
-
 /// Adds to the share of an expert; to none where there is no such expert. All parts of one add up to 1 at most, as no
 /// token chose it twice.
 #[inline]
@@ -633,12 +665,14 @@ fn add(shares: &mut [Level], id: u32, part: u32) {
     }
 }
 
-/// Eight at a time: the compiler's `memset` for RV32 takes three instructions a word, and it would be called if the
+/// Sixteen at a time: the compiler's `memset` for RV32 takes three instructions a word, and it would be called if the
 /// zero were known.
 fn fill_with_zero(shares: &mut [Level]) {
     let zero = Level::from_bits(core::hint::black_box(0));
-    let (eights, rest) = shares.as_chunks_mut::<8>();
-    for [a, b, c, d, e, f, g, h] in eights {
+    let (sixteens, rest) = shares.as_chunks_mut::<16>();
+    for [a, b, c, d, e, f, g, h, others @ ..] in sixteens {
+        (*a, *b, *c, *d, *e, *f, *g, *h) = (zero, zero, zero, zero, zero, zero, zero, zero);
+        let [a, b, c, d, e, f, g, h] = others;
         (*a, *b, *c, *d, *e, *f, *g, *h) = (zero, zero, zero, zero, zero, zero, zero, zero);
     }
     rest.fill(zero);

@@ -1,7 +1,7 @@
 //! Recall in real numbers, written a second time from its description: for whole texts, without a ring of words,
 //! without bits in slices, without a heap. Only the hash of a choice's signs is taken over.
 
-use super::signature::{every, signs};
+use super::signature::{every, signs, signs_from};
 use super::{Config, Shape};
 use std::vec;
 use std::vec::Vec;
@@ -98,7 +98,7 @@ impl Oracle {
         for (layer, ids) in self.text[now].iter().enumerate() {
             for (bit, sum) in sums.iter_mut().enumerate().filter(|(bit, _)| bit / 32 % every == layer % every) {
                 for &id in ids {
-                    *sum += f64::from((signs(layer as u16, id.into(), bit as u32 / 32) >> (bit % 32)) & 1);
+                    *sum += f64::from((signs(signs_from(layer as u16, bit as u32 / 32), id.into()) >> (bit % 32)) & 1);
                 }
             }
         }
@@ -116,10 +116,11 @@ impl Oracle {
                 bits.filter(|&bit| signature[bit] != other[bit]).count() as f64 * 4.0 / words as f64
             };
             let old = 45.0 / 64.0 * self.distances[age];
-            let looks = [1, 2, 4].map(|words| differ(words) + old);
-            let distance = looks.iter().copied().find(|look| *look > self.reach + 8.0).unwrap_or(looks[2]);
+            let look = differ(1) + old;
+            let distance = if look > self.reach + 4.0 { look } else { differ(4) + old };
             self.distances[age] = distance;
-            found.push((distance, age));
+            // Whole 64ths are compared, the newer first.
+            found.push(((distance * 64.0).floor() / 64.0, age));
         }
         found.sort_by(|a, b| a.partial_cmp(b).unwrap());
         found.truncate(self.config.candidates.into());

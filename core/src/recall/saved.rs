@@ -20,7 +20,7 @@
 use super::memory::Shape;
 
 /// "cptR", and a version.
-pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"cpR\x01");
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"cpR\x02");
 /// Words before the places.
 pub(super) const HEAD: usize = 14;
 

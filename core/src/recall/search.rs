@@ -1,21 +1,23 @@
 //! The search at the end of a token: which of the remembered places is most like this one.
 
-use super::signature::distance;
-use crate::num::{LogRatio, log2_ratio};
+use core::mem::replace;
 
-/// What the distance of the tokens before keeps of its say with each token, in 64ths: 0.7.
-const KEPT: u32 = 45;
-/// Fraction bits of remembered distances, and of those in keys.
-const FRACTION: u32 = 12;
+use super::signature::distance;
+use crate::num::{LogRatio, log2_ratio, mul_frac};
+
+/// What the distance of the tokens before keeps of its say with each token: 45/64, `U0F32`.
+const KEPT: u32 = 45 << 26;
+/// Fraction bits of remembered distances, which are below 1024; and of those in keys.
+const FRACTION: u32 = 22;
 const KEY_FRACTION: u32 = 6;
 /// Bits of the signature, times this: what is never exceeded by a distance.
-const MOST: u32 = (64 << FRACTION) / (64 - KEPT) + 1;
+const MOST: u32 = (64 << FRACTION) / (64 - 45) + 1;
 /// Places that mean and variance of the crowd are taken over, about.
-const CROWD: u32 = 128;
+const CROWD: u32 = 64;
 
 /// The distance of a place of which nothing is known, with signatures of `bits` bits: half of them always differ.
 pub(super) const fn unknown(bits: u32) -> u32 {
-    (bits << (FRACTION - 1)) / (64 - KEPT) * 64
+    ((bits as u64) * (32 << FRACTION) / (64 - 45)) as u32
 }
 
 /// The nearest places: a distance in 64ths of a bit in the high half, an age in tokens less one in the low half.
@@ -122,17 +124,22 @@ impl<const C: usize> Nearest<C> {
     /// Puts the nearest first: Shell's sort, which for so few takes less code and time than others.
     fn order(&mut self) {
         let keys = self.keys.get_mut(..self.found).unwrap_or(&mut []);
-        for gap in [57, 23, 10, 4, 1] {
-            for end in gap..keys.len() {
-                let Some(&key) = keys.get(end) else { break };
-                let mut at = end;
-                while let Some(&before) = at.checked_sub(gap).and_then(|before| keys.get(before))
-                    && before > key
-                {
-                    put(keys, at, before);
-                    at -= gap;
+        for gap in [23, 10, 4, 1] {
+            // Pairs that are so far apart, and from each of them down as far as they are in the wrong order.
+            let mut end = gap;
+            while let Some([first, .., last]) = keys.get_mut(end - gap..=end) {
+                if *first > *last {
+                    let key = replace(last, *first);
+                    let mut at = end - gap;
+                    while let Some(&before) = at.checked_sub(gap).and_then(|before| keys.get(before))
+                        && before > key
+                    {
+                        put(keys, at, before);
+                        at -= gap;
+                    }
+                    put(keys, at, key);
                 }
-                put(keys, at, key);
+                end += 1;
             }
         }
     }
@@ -158,7 +165,7 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// About 128 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
+    /// About 64 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
     pub(super) fn of(before: &[u32], least: u32, most: u32) -> Self {
         let step = ((most + 1).saturating_sub(least) / CROWD).max(1);
         let mut crowd = Self::default();
@@ -228,7 +235,7 @@ impl<const W: usize> Search<'_, W> {
     /// `before` has the distances by age, the oldest first.
     pub(super) fn run<const C: usize>(&self, signatures: &[[u32; W]], before: &mut [u32], nearest: &mut Nearest<C>) {
         // Hardly more than before are as near as the farthest of them was: those first, which fills the heap with less.
-        let start = if self.reach < u32::MAX { key(self.reach, 0).saturating_add(128 << 16) } else { u32::MAX };
+        let start = if self.reach < u32::MAX { key(self.beyond(), 0) } else { u32::MAX };
         nearest.clear(start);
         let (slot, slots) = (self.slot as usize, signatures.len());
         let (least, end) = (self.least as usize, self.most as usize + 1);
@@ -253,6 +260,11 @@ impl<const W: usize> Search<'_, W> {
         nearest.order();
     }
 
+    /// Distance of what is out of reach at the first look.
+    const fn beyond(&self) -> u32 {
+        self.reach.saturating_add((32 * W as u32) << (FRACTION - 5))
+    }
+
     /// Places in a range of slots, the first of which has the age `end` less one.
     fn part<const C: usize>(
         &self,
@@ -262,35 +274,26 @@ impl<const W: usize> Search<'_, W> {
         nearest: &mut Nearest<C>,
     ) {
         let (Some(signatures), Some(before)) = (signatures, before) else { return };
-        let beyond = self.reach.saturating_add((32 * W as u32) << (FRACTION - 4));
+        let beyond = self.beyond();
         let first = self.slot as usize * Self::FIRST % W;
         let now = self.now[first];
         // Of the first place; ages fall.
-        let mut age = (end as u32).wrapping_sub(1);
-        let mut limit = nearest.limit;
+        let mut age = end as u32;
         for (signature, past) in signatures.iter().zip(before) {
-            let old = (*past * KEPT) >> 6;
+            age = age.wrapping_sub(1);
+            let old = mul_frac(*past, KEPT);
             let mut few = (signature[first] ^ now).count_ones();
             for word in first + 1..first + Self::FIRST {
                 few += (signature[word % W] ^ self.now[word % W]).count_ones();
             }
-            let mut found = few * ((W / Self::FIRST) as u32) * (1 << FRACTION) + old;
-            if found <= beyond {
-                // Twice as many.
-                for word in first + Self::FIRST..first + 2 * Self::FIRST {
-                    few += (signature[word % W] ^ self.now[word % W]).count_ones();
+            *past = few * ((W / Self::FIRST) as u32) * (1 << FRACTION) + old;
+            if *past <= beyond {
+                *past = (distance(self.now, signature) << FRACTION) + old;
+                // What is beyond is never among the nearest: their limit is nearer than that.
+                let key = key(*past, age.wrapping_sub(1));
+                if key < nearest.limit {
+                    nearest.take_in(key);
                 }
-                found = few * ((W / Self::FIRST) as u32) * (1 << (FRACTION - 1)) + old;
-                if found <= beyond {
-                    found = (distance(self.now, signature) << FRACTION) + old;
-                }
-            }
-            *past = found;
-            age = age.wrapping_sub(1);
-            let key = key(found, age);
-            if key < limit {
-                nearest.take_in(key);
-                limit = nearest.limit;
             }
         }
     }
@@ -303,12 +306,9 @@ const fn key(distance: u32, age: u32) -> u32 {
 }
 
 /// The reach for the next search: distance of the farthest, once there are as many as there may be.
-pub(super) fn reach<const C: usize>(nearest: &Nearest<C>, before: &[u32]) -> u32 {
-    if nearest.found < nearest.most {
-        return u32::MAX;
-    }
-    let past = nearest.keys().last().and_then(|key| before.iter().rev().nth((key & 0xffff) as usize + 1));
-    past.copied().unwrap_or(u32::MAX)
+pub(super) fn reach<const C: usize>(nearest: &Nearest<C>) -> u32 {
+    let last = nearest.keys().last().filter(|_| nearest.found == nearest.most);
+    last.map_or(u32::MAX, |key| (key >> 16) << (FRACTION - KEY_FRACTION))
 }
 
 /// A remembered distance as it can be.
@@ -326,11 +326,11 @@ mod tests {
     #[test]
     fn a_margin_by_hand() {
         // Distances 10, 20, 30: mean 20, variance 66 (rounded down); the nearest is 10 away.
-        let crowd = Crowd::of(&[7, 30, 20, 10, 7].map(|distance| distance << 6), 1, 3);
+        let crowd = Crowd::of(&[7, 30, 20, 10, 7].map(|distance| distance << 16), 1, 3);
         let expected = (100.0f64 / 66.0).log2();
         assert!((crowd.snr(10).to_num::<f64>() - expected).abs() < 1e-3);
         assert_eq!(Crowd::of(&[], 1, 0).snr(0), LogRatio::ZERO);
-        assert_eq!(Crowd::of(&[640, 640], 0, 1).snr(10), LogRatio::ZERO);
+        assert_eq!(Crowd::of(&[10 << 16; 2], 0, 1).snr(10), LogRatio::ZERO);
         // A crowd that differs in half of 128 bits.
         let mut crowd = Crowd::default();
         [60, 68].iter().for_each(|&bits| crowd.alone(bits));
@@ -340,8 +340,8 @@ mod tests {
     #[test]
     fn distances_fit_half_a_word() {
         assert!(key(256 * MOST, 0) >> 16 < 1 << 16);
-        let most = (0..1000).fold(unknown(256), |distance, _| (256 << FRACTION) + ((distance * KEPT) >> 6));
-        assert!(possible(most, 256) && !possible(most + 256, 256));
+        let most = (0..1000).fold(unknown(256), |distance, _| (256 << FRACTION) + mul_frac(distance, KEPT));
+        assert!(possible(most, 256) && !possible(most + 512, 256));
     }
 
     proptest! {
@@ -357,7 +357,7 @@ mod tests {
             for t in 0..tokens.len() {
                 signatures[t % SLOTS] = tokens[t];
                 let last = t.min(SLOTS - 1);
-                let reach = if t == 0 { u32::MAX } else { reach(&nearest, &before) };
+                let reach = if t == 0 { u32::MAX } else { reach(&nearest) };
                 let search = Search { now: &tokens[t], slot: (t % SLOTS) as u32, least: 3, most: last as u32, reach };
                 search.run(&signatures, &mut before, &mut nearest);
                 let mut keys = Vec::new();
@@ -365,12 +365,11 @@ mod tests {
                     let other = tokens[t - age];
                     let word = t % SLOTS % 2;
                     let half = 2 * (other[word] ^ tokens[t][word]).count_ones();
-                    let old = expected[age] * 45 / 64;
-                    // Twice half of 64 bits is all of them: the second look is the last.
-                    let out = u64::from((half << 12) + old) > u64::from(reach) + (4 << 12);
+                    let old = (u64::from(expected[age]) * 45 / 64) as u32;
+                    let out = u64::from((half << 22) + old) > u64::from(reach) + (2 << 22);
                     let bits = if out { half } else { distance(&other, &tokens[t]) };
-                    expected[age] = (bits << 12) + old;
-                    keys.push((expected[age] >> 6, age as u32));
+                    expected[age] = (bits << 22) + old;
+                    keys.push((expected[age] >> 16, age as u32));
                 }
                 keys.sort_unstable();
                 keys.truncate(most.min(16));

@@ -12,21 +12,29 @@
 //! Sums are kept bit-sliced: word p of the counters holds bit p of 32 sums, and a full adder takes two sign words at
 //! a time (Knuth, TAOCP 4A, 7.1.3; Harley and Seal's population count).
 
-use super::memory::{MAX_CHOICES, Memory, part};
+use super::memory::{MAX_CHOICES, Memory, Shape};
 
 /// Bits of a sum of all choices.
 const PLANES: usize = MAX_CHOICES.count_ones() as usize;
-/// Fraction bits of the usual sums, `U12F19`, so that differences are signed words.
-const MEAN_BITS: u32 = 19;
 /// Smallest gain of the usual sums, as a shift: means of about the last 512 tokens, of all of them at the start.
 const MEAN_SHIFT: u32 = 9;
 
-/// The signs of an expert in a layer, 32 of them: a hash that mixes well (Wellons' `lowbias32`), no table.
+/// What the signs of all experts of a layer begin with: a hash that mixes well (Wellons' `lowbias32`).
 #[inline]
-pub(super) const fn signs(layer: u16, expert: u32, word: u32) -> u32 {
-    let mut x = (((layer as u32) << 16) | expert) ^ word.wrapping_mul(0x9e37_79b9);
+pub(super) const fn signs_from(layer: u16, word: u32) -> u32 {
+    let mut x = ((layer as u32) + 1) ^ word.wrapping_mul(0x9e37_79b9);
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);
+    x ^= x >> 15;
+    x = x.wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// The signs of an expert, 32 of them: the same hash, less its first step, which what it begins with has done. No
+/// table.
+#[inline]
+pub(super) const fn signs(from: u32, expert: u32) -> u32 {
+    let mut x = from.wrapping_add(expert).wrapping_mul(0x7feb_352d);
     x ^= x >> 15;
     x = x.wrapping_mul(0x846c_a68b);
     x ^ (x >> 16)
@@ -53,7 +61,7 @@ pub(super) const fn every(words: usize, layers: u16) -> usize {
 /// Memory: `128 * W + 4` bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Signature<const W: usize> {
-    /// Usual sums, `U12F19` bits.
+    /// Usual sums; as a part of what a signed word holds, so that differences are signed words.
     means: [[u32; 32]; W],
     /// Tokens in them, up to where it makes no difference.
     tokens: u32,
@@ -79,13 +87,12 @@ impl<const W: usize> Signature<W> {
 
     /// As it was saved.
     pub(super) fn restore(means: [[u32; 32]; W], tokens: u32) -> Self {
-        // Any mean below the largest sum is possible, so that nothing overflows.
-        let most = (1 << (MEAN_BITS + PLANES as u32)) - 1;
-        Self { means: means.map(|word| word.map(|mean: u32| mean.min(most))), tokens }
+        // Any mean that is not negative is possible, so that nothing overflows.
+        Self { means: means.map(|word| word.map(|mean| mean & (u32::MAX >> 1))), tokens }
     }
 
     /// The signature of a remembered token, which ends: sums above their means are ones. Means move by `2^-s` of the
-    /// difference, rounded down, `s = 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
+    /// difference, rounded to the nearest, `s = 0, 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
     ///
     /// Cost: with k = 8, per layer that a word sees, 8 hashes of 8 instructions and 60 for the adders; then 30 a bit.
     pub(super) fn end_token<B: AsRef<[u32]> + AsMut<[u32]>>(&mut self, memory: &Memory<B, W>, slot: u32) -> [u32; W] {
@@ -94,59 +101,110 @@ impl<const W: usize> Signature<W> {
         let shape = memory.shape();
         let every = every(W, shape.layers);
         let most = usize::from(shape.layers).div_ceil(every) * usize::from(shape.k);
-        let used = (usize::BITS - most.leading_zeros()) as usize;
+        let used = usize::BITS - most.leading_zeros();
+        // What is left of a signed word: sums have 12 bits at most.
+        let fraction = u32::BITS - 1 - used;
         let mut bits = [0; W];
         for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
-            let planes = sums(memory, memory.row(slot), word, every);
-            let (halves, _) = means.as_chunks_mut::<16>();
-            let [low, high] = halves else { continue };
-            for ((low, high), bit) in low.iter_mut().zip(high).zip(0u32..) {
-                // Two sums at a time, which are below 2^16.
-                let both = planes.iter().take(used).rev();
-                let both = both.fold(0, |both, plane| (both << 1) | ((plane >> bit) & 0x1_0001));
-                *bits |= u32::from(follow(low, both & 0xffff, shift)) << bit;
-                *bits |= u32::from(follow(high, both >> 16, shift)) << (bit + 16);
+            let planes = sums(memory, slot, word, every);
+            let (low, high) = planes.split_at(8);
+            let low = transposed(low);
+            // The upper bits of sums, where there are any.
+            let high = if used > 8 { transposed(high) } else { [0; 8] };
+            let (bytes, _) = means.as_chunks_mut::<8>();
+            let [first, second, third, fourth] = bytes else { continue };
+            let means = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
+            for (((((a, b), (c, d)), low), high), bit) in means.zip(low).zip(high).zip(0u32..) {
+                let sum = |byte: u32| ((low >> (8 * byte)) & 0xff) | ((high >> (8 * byte)) & 0xff) << 8;
+                let mut above = u32::from(follow(a, sum(0) << fraction, shift));
+                above |= u32::from(follow(b, sum(1) << fraction, shift)) << 8;
+                above |= u32::from(follow(c, sum(2) << fraction, shift)) << 16;
+                above |= u32::from(follow(d, sum(3) << fraction, shift)) << 24;
+                *bits |= above << bit;
             }
         }
         bits
     }
 }
 
-/// Moves a mean towards a sum; whether the sum was above it.
+/// Upper bits of pairs in one word change places with lower ones in another.
+#[inline(always)]
+const fn change_places(low: &mut u32, high: &mut u32, shift: u32, lower: u32) {
+    let differ = ((*low >> shift) ^ *high) & lower;
+    *high ^= differ;
+    *low ^= differ << shift;
+}
+
+/// Bit p of byte c of word i is bit `8 c + i` of word p, for up to eight words: three rounds of changing places (Knuth,
+/// TAOCP 4A, 7.1.3).
+fn transposed(words: &[u32]) -> [u32; 8] {
+    let mut rows = [0; 8];
+    rows.iter_mut().zip(words).for_each(|(row, word)| *row = *word);
+    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = rows;
+    for (low, high) in [(&mut a, &mut b), (&mut c, &mut d), (&mut e, &mut f), (&mut g, &mut h)] {
+        change_places(low, high, 1, 0x5555_5555);
+    }
+    for (low, high) in [(&mut a, &mut c), (&mut b, &mut d), (&mut e, &mut g), (&mut f, &mut h)] {
+        change_places(low, high, 2, 0x3333_3333);
+    }
+    for (low, high) in [(&mut a, &mut e), (&mut b, &mut f), (&mut c, &mut g), (&mut d, &mut h)] {
+        change_places(low, high, 4, 0x0f0f_0f0f);
+    }
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Moves a mean towards a sum; whether the sum was above it. Both are below 2^31, so that nothing overflows: a sum is
+/// also 2^19 or more away from there.
 #[inline]
 fn follow(mean: &mut u32, sum: u32, shift: u32) -> bool {
-    // Both are below 2^31.
-    let step = (sum << MEAN_BITS).wrapping_sub(*mean).cast_signed();
-    *mean = mean.wrapping_add_signed(step >> shift);
+    let step = sum.wrapping_sub(*mean).cast_signed();
+    *mean = mean.wrapping_add_signed(step.wrapping_add((1 << shift) >> 1) >> shift);
     step > 0
 }
 
-/// Sums of the sign words of a row's choices in the layers that a word sees, bit-sliced: bit p of 32 sums is word p.
+/// Sums of the sign words of a slot's choices in the layers that a word sees, bit-sliced: bit p of 32 sums is word p.
 fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     memory: &Memory<B, W>,
-    row: u32,
+    slot: u32,
     word: u32,
     every: usize,
 ) -> [u32; PLANES] {
+    match memory.whole_words() {
+        1 => sums_of_words(memory.layers::<1>(), memory.shape(), slot, word, every),
+        2 => sums_of_words(memory.layers::<2>(), memory.shape(), slot, word, every),
+        _ => {
+            let mut planes = [0; PLANES];
+            for layer in (word as u16 % every as u16..memory.shape().layers).step_by(every) {
+                let from = signs_from(layer, word);
+                memory.choices(memory.row(slot), layer, |id| carry(&mut planes, signs(from, id.into())));
+            }
+            planes
+        }
+    }
+}
+
+/// The same where choices of a layer are `N` words of four bytes.
+fn sums_of_words<const N: usize>(rows: &[[u32; N]], shape: Shape, slot: u32, word: u32, every: usize) -> [u32; PLANES] {
     let mut planes = [0; PLANES];
-    for layer in (word as usize % every..usize::from(memory.shape().layers)).step_by(every) {
-        let layer = layer as u16;
-        let Some(whole) = memory.whole_words() else {
-            memory.choices(row, layer, |id| carry(&mut planes, signs(layer, id.into(), word)));
-            continue;
-        };
-        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(layer, id & 0xff, word) };
-        let [ones_plane, twos_plane, higher @ ..] = &mut planes;
-        let (mut ones, mut twos) = (*ones_plane, *twos_plane);
-        for ids in part(memory.rows(), row + u32::from(layer) * whole, whole) {
+    let [ones_plane, twos_plane, fours_plane, higher @ ..] = &mut planes;
+    let (mut ones, mut twos, mut fours) = (0, 0, 0);
+    let first = slot as usize * usize::from(shape.layers);
+    let rows = rows.get(first..).and_then(|rows| rows.get(..shape.layers.into())).unwrap_or(&[]);
+    for (layer, ids) in rows.iter().enumerate().skip(word as usize % every).step_by(every) {
+        let from = signs_from(layer as u16, word);
+        let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(from, id & 0xff) };
+        let carried = ids.map(|ids| {
             let (first, second, third);
-            (ones, first) = full_add(ones, of(*ids), of(ids >> 8));
+            (ones, first) = full_add(ones, of(ids), of(ids >> 8));
             (ones, second) = full_add(ones, of(ids >> 16), of(ids >> 24));
             (twos, third) = full_add(twos, first, second);
-            carry(higher, third);
-        }
-        (*ones_plane, *twos_plane) = (ones, twos);
+            third
+        });
+        let eights;
+        (fours, eights) = full_add(fours, carried[0], if N > 1 { carried[N - 1] } else { 0 });
+        carry(higher, eights);
     }
+    (*ones_plane, *twos_plane, *fours_plane) = (ones, twos, fours);
     planes
 }
 
@@ -162,7 +220,7 @@ fn carry(planes: &mut [u32], mut bits: u32) {
 }
 
 /// Bits that differ: a population count an instruction where there is one, else of two words at a time.
-#[inline]
+#[inline(never)]
 pub(super) fn distance<const W: usize>(a: &[u32; W], b: &[u32; W]) -> u32 {
     if cfg!(any(target_feature = "zbb", target_feature = "popcnt", target_arch = "aarch64")) {
         return a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum();
@@ -199,7 +257,7 @@ mod tests {
 
     #[test]
     fn sign_words_are_balanced_and_differ() {
-        let words: Vec<u32> = (0..4096u32).map(|n| signs((n >> 9) as u16, (n >> 2) & 127, n & 3)).collect();
+        let words: Vec<u32> = (0..4096u32).map(|n| signs(signs_from((n >> 9) as u16, n & 3), (n >> 2) & 127)).collect();
         let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
         // 131,072 fair coins: a standard deviation is 181.
         assert!(ones.abs_diff(65_536) < 724, "{ones}");
@@ -267,7 +325,7 @@ mod tests {
                 for (layer, ids) in token.iter().enumerate() {
                     for (bit, sum) in sums.iter_mut().enumerate().filter(|(bit, _)| bit / 32 % every == layer % every) {
                         let word = bit as u32 / 32;
-                        let one = |&id: &u16| f64::from((signs(layer as u16, id.into(), word) >> (bit % 32)) & 1);
+                        let one = |&id: &u16| f64::from((signs(signs_from(layer as u16, word), id.into()) >> (bit % 32)) & 1);
                         *sum += ids.iter().map(one).sum::<f64>();
                     }
                 }

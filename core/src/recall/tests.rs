@@ -223,10 +223,8 @@ fn no_match_before_there_is_anything_to_match() {
     assert_eq!(recall.phase(), Some(13));
 }
 
-/// At most one eviction of so many differs from that by real numbers: a guard against getting worse. 2 to 5 % do on
-/// these texts, where 0.1 % is aimed at: steps decide by the last bits (what is out of reach of a search, which of a
-/// pair stays, what is too far to count), and what they decide goes on for some tokens.
-const SHARE: usize = 12;
+/// At most one eviction of so many differs from that by real numbers; as this was written, none of 470,000 did.
+const SHARE: usize = 1000;
 
 /// How a memory and its oracle decide who goes: the resident expert of least `slow + fast / 4 + 4 x recall`.
 struct Evictions {
@@ -364,8 +362,7 @@ fn evicts_what_real_numbers_evict_on_real_traces() {
         for config in [Config::default(), Config::small()] {
             let (gone, differ) = evictions(config, shape, 2048, &text);
             std::println!("{file}: {differ} of {gone} evictions differ");
-            // 1.1 to 1.9 % as this was written.
-            assert!(gone > 10_000 && differ * 40 <= gone, "{file}: {differ} of {gone}");
+            assert!(gone > 10_000 && differ * SHARE <= gone, "{file}: {differ} of {gone}");
         }
     }
 }

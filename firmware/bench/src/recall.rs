@@ -14,6 +14,24 @@ const TOKENS: usize = 2048;
 const COUNTED: u32 = 16;
 type Match<'a> = Recall<&'a mut [u32], 4, 64>;
 
+/// Mean and most of each part: with the setting for controllers, and with the usual one.
+const KERNELS: [[&str; 2]; 6] = [
+    ["recall_observe", "recall_observe_worst"],
+    ["recall_forecast_1", "recall_forecast_1_worst"],
+    ["recall_forecast_4", "recall_forecast_4_worst"],
+    ["recall_end", "recall_end_worst"],
+    ["recall_settle", "recall_settle_worst"],
+    ["recall_end_64", "recall_end_64_worst"],
+];
+const KERNELS_16: [[&str; 2]; 6] = [
+    ["recall_16_observe", "recall_16_observe_worst"],
+    ["recall_16_forecast_1", "recall_16_forecast_1_worst"],
+    ["recall_16_forecast_4", "recall_16_forecast_4_worst"],
+    ["recall_16_end", "recall_16_end_worst"],
+    ["recall_16_settle", "recall_16_settle_worst"],
+    ["recall_16_end_64", "recall_16_end_64_worst"],
+];
+
 /// A text whose passages come again: where it is, and the choices there, a third of which are others each time.
 struct Text {
     random: Random,
@@ -60,31 +78,43 @@ fn forecast(recall: &Match<'_>, layer: u16, tokens: u16, shares: &mut [Level]) -
     recall.forecast(layer, tokens, shares).is_ok()
 }
 
-/// Prints the mean over tokens of each part's calls in a layer (`end`: in a token), and the layer that took most.
+/// Prints the mean over tokens of each part's calls in a layer (`end`: in a token), and the layer that took most: for the
+/// setting for controllers, and for the usual one (`recall_16`).
 #[inline(never)]
 pub(crate) fn report() {
     if !counts() {
         return;
     }
-    let mut words = [0; SHAPE.words(TOKENS, 4)];
-    let config = Config::small();
-    let Ok(mut recall) = Match::new(&config, SHAPE, TOKENS, &mut words) else { return };
-    let mut text = Text { random: Random(21), at: 0 };
-    let mut few = [0; SHAPE.words(64, 4)];
-    let Ok(mut small) = Match::new(&config, SHAPE, 64, &mut few) else { return };
-    let mut shares = [Level::ZERO; SHAPE.experts as usize];
+    let (mut words, mut few) = ([0; SHAPE.words(TOKENS, 4)], [0; SHAPE.words(64, 4)]);
+    let empty = Cost::empty();
+    for (config, kernels) in [(Config::small(), KERNELS), (Config::default(), KERNELS_16)] {
+        let costs = run(&config, &mut words, &mut few);
+        for ([mean, worst], cost) in kernels.iter().zip(costs) {
+            cost.print(mean, SHAPE.experts.into(), SHAPE.k.into(), empty);
+            cost.print_most(worst, SHAPE.experts.into(), SHAPE.k.into(), empty);
+        }
+    }
+}
+
+/// What each part takes with a memory of many tokens, and the end of a token with one of few.
+fn run(config: &Config, words: &mut [u32], few: &mut [u32]) -> [Cost; 6] {
     let mut costs = [Cost::default(); 6];
+    let Ok(mut recall) = Match::new(config, SHAPE, TOKENS, words) else { return costs };
+    let Ok(mut small) = Match::new(config, SHAPE, 64, few) else { return costs };
+    let mut text = Text { random: Random(21), at: 0 };
+    // Room for every id that a byte can be.
+    let mut shares = [Level::ZERO; 256];
     for token in 0..TOKENS as u32 + COUNTED {
         text.next();
         let counted = token >= TOKENS as u32;
         for layer in 0..SHAPE.layers {
             let chosen = text.choices(layer);
-            observe(&mut small, &config, layer, &chosen);
+            observe(&mut small, config, layer, &chosen);
             if !counted {
-                observe(&mut recall, &config, layer, &chosen);
+                observe(&mut recall, config, layer, &chosen);
                 continue;
             }
-            costs[0].add(|| black_box(observe(&mut recall, &config, layer, black_box(&chosen))));
+            costs[0].add(|| black_box(observe(&mut recall, config, layer, black_box(&chosen))));
             let next = (layer + 1) % SHAPE.layers;
             if next > 0 {
                 costs[1].add(|| black_box(forecast(&recall, next, 1, black_box(&mut shares))));
@@ -92,24 +122,12 @@ pub(crate) fn report() {
             costs[4].add(|| black_box(settle(&mut recall)));
             costs[2].add(|| black_box(forecast(&recall, layer, 4, black_box(&mut shares))));
         }
-        costs[5].add(|| black_box(end_token(&mut small, &config)));
+        costs[5].add(|| black_box(end_token(&mut small, config)));
         if counted {
-            costs[3].add(|| black_box(end_token(&mut recall, &config)));
+            costs[3].add(|| black_box(end_token(&mut recall, config)));
         } else {
-            end_token(&mut recall, &config);
+            end_token(&mut recall, config);
         }
     }
-    let empty = Cost::empty();
-    let kernels = [
-        ["recall_observe", "recall_observe_worst"],
-        ["recall_forecast_1", "recall_forecast_1_worst"],
-        ["recall_forecast_4", "recall_forecast_4_worst"],
-        ["recall_end", "recall_end_worst"],
-        ["recall_settle", "recall_settle_worst"],
-        ["recall_end_64", "recall_end_64_worst"],
-    ];
-    for ([mean, worst], cost) in kernels.iter().zip(costs) {
-        cost.print(mean, SHAPE.experts.into(), SHAPE.k.into(), empty);
-        cost.print_most(worst, SHAPE.experts.into(), SHAPE.k.into(), empty);
-    }
+    costs
 }

@@ -1,7 +1,9 @@
 //! The image of kernels, corner vectors and golden steps, `cptr-bench`: on every machine.
 
+use std::path::Path;
+
 use super::budget::budget;
-use super::build::{build, built};
+use super::build::{build, build_for, built};
 use super::command::{Done, cargo, output};
 use super::golden::{self, lines};
 use super::linked::Linked;
@@ -23,7 +25,10 @@ pub(super) fn check(scope: Scope, bless: bool) -> Done {
     }
     let machines: Vec<&Machine> = scope.machines().collect();
     let runs: Vec<Done<Run>> = std::thread::scope(|threads| {
-        let threads: Vec<_> = machines.iter().map(|machine| threads.spawn(|| run(machine, &golden))).collect();
+        let threads: Vec<_> = machines
+            .iter()
+            .map(|machine| threads.spawn(|| run(machine, &built(&machine.target, "cptr-bench"), &golden)))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect()
     });
     let mut counts = Vec::new();
@@ -36,8 +41,27 @@ pub(super) fn check(scope: Scope, bless: bool) -> Done {
         }
         counts.extend(run.counts);
     }
-    let cores: Vec<&str> = machines.iter().map(|machine| &*machine.core).collect();
+    let mut cores: Vec<&str> = machines.iter().map(|machine| &*machine.core).collect();
+    if let Some(machine) = machines.iter().find(|machine| machine.core == BASE) {
+        counts.extend(with_bits(machine, &golden)?);
+        cores.push(WITH_BITS);
+    }
     table::compare("instructions.tsv", &counts, &cores, bless)
+}
+
+/// A core, and its name in tables with instructions for bits, among them a population count: the emulator has them.
+const BASE: &str = "rv32imac";
+const WITH_BITS: &str = "rv32imac-zbb";
+const BITS: &str = "+zba,+zbb";
+
+/// What recall takes with these instructions, which count most there.
+fn with_bits(machine: &Machine, golden: &str) -> Done<Vec<Count>> {
+    let image = build_for("cptr-bench", &machine.target, BITS)?;
+    let mut counts = run(machine, &image, golden)?.counts;
+    counts.retain(|count| count.kernel.starts_with("recall"));
+    counts.iter_mut().for_each(|count| WITH_BITS.clone_into(&mut count.core));
+    println!("{WITH_BITS:<12} golden steps equal the host's");
+    Ok(counts)
 }
 
 /// What an emulated image printed.
@@ -46,9 +70,8 @@ struct Run {
     stack: u64,
 }
 
-fn run(machine: &Machine, golden: &str) -> Done<Run> {
-    let image = built(&machine.target, "cptr-bench");
-    let text = output(&mut machine.emulator(&image))?;
+fn run(machine: &Machine, image: &Path, golden: &str) -> Done<Run> {
+    let text = output(&mut machine.emulator(image))?;
     let found = lines(&text, &["corner ", "golden "]);
     if found != golden {
         return Err(format!("other results than on the host:\n{found}instead of\n{golden}"));

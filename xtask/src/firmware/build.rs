@@ -22,6 +22,18 @@ fn build_with(package: &str, target: &str, features: &str) -> Done {
     execute(building(package, target).args(["--features", features]).env("CARGO_TARGET_DIR", build_folder(target)))
 }
 
+/// Where [`build_for`] builds for a target.
+fn features_folder() -> PathBuf {
+    target_folder().join("features")
+}
+
+/// Builds a package for a target with more features of its processor, apart. Returns the file.
+pub(super) fn build_for(package: &str, target: &str, features: &str) -> Done<PathBuf> {
+    let flags = format!(r#"target.{target}.rustflags=["-C", "target-feature={features}"]"#);
+    execute(building(package, target).args(["--config", &flags]).env("CARGO_TARGET_DIR", features_folder()))?;
+    Ok(features_folder().join(target).join("release").join(package))
+}
+
 /// The command that builds a package for a target, with the core library where there is none.
 pub(super) fn building(package: &str, target: &str) -> Command {
     let mut command = cargo(&["build", "--quiet", "--release", "--package", package, "--target", target]);
