@@ -159,7 +159,7 @@ impl Default for Config {
 
 /// The match of a sequence of layers, signatures of `32 * W` bits, at most `C` places.
 ///
-/// Memory: `128 W + 24 C + 350` bytes beside the words of [`Shape::words`].
+/// Memory: about `128 W + 20 C + 500` bytes beside the words of [`Shape::words`].
 ///
 /// Cost a token, with N tokens remembered, L layers, k choices (4 or 8, below 256 experts; else about three times as
 /// much): signature `L k` times about 20 instructions and 3,000 (where words share layers), search N times about 35 at
