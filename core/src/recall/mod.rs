@@ -60,6 +60,7 @@ mod tests;
 
 use core::fmt;
 use core::mem::replace;
+use core::num::NonZeroU32;
 
 pub use confidence::{Calibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
@@ -147,9 +148,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// The same with half of the leading places, and less of the others: for controllers. At 64 places 600 instead of
-    /// 1,200 choices of a layer are scored in a token of Qwen3-30B-A3B, and forecasts of 4 tokens read half as many;
-    /// eviction closes 1 to 2 points less of the gap.
+    /// The same with half of the leading places, and fewer others for a shorter time: for controllers. 540 instead of
+    /// 1,200 choices of a layer are scored in a token of Qwen3-30B-A3B, which takes three quarters of the instructions;
+    /// eviction closes 0.4 to 1.8 points less of the gap.
     #[must_use]
     pub fn small() -> Self {
         Self { leading: 8, candidates: 44, thinning: 2, farthest: 256, ..Self::default() }
@@ -166,14 +167,17 @@ impl Default for Config {
 
 /// The match of a sequence of layers, signatures of `32 * W` bits, at most `C` places.
 ///
-/// Memory: `128 W + 24 C + 350` bytes beside the words of [`Shape::words`].
+/// Memory: about `128 W + 20 C + 500` bytes beside the words of [`Shape::words`].
 ///
-/// Cost a token, with N tokens remembered, L layers, k choices (a multiple of 4 below 256 experts; else about twice
-/// as much): signature `L k` times about 17 instructions (where words share layers); search N times about 40 at 128
-/// bits (20 with a population count); each place that is scored 5 k + 20; a forecast 2 for each expert, and for each
-/// place and token ahead 8 k + 10. Measured: docs/firmware.md. Whatever the tokens are, no more than `leading L + 2
-/// thinning C` choices of a layer are scored in a token, and no forecast reads more than `leading` of them for each
-/// token ahead; the search looks at every place once, and moves at most `log2(C)` keys of a heap for each.
+/// Cost a token, with N tokens remembered, L layers, k choices (4 or 8, below 256 experts; else about three times as
+/// much): signature `L k` times about 20 instructions and 3,000 (where words share layers), search N times about 35 at
+/// 128 bits (20 with a population count), 10,000 for the order of the nearest, the crowd and the places; a layer about
+/// 360, each place that is scored 5 k + 15, each that counts 40; a forecast 1.2 for each expert and 60, and for each
+/// place that counts and each token ahead 6 k + 12, where there is room for 256 shares. Measured: docs/firmware.md.
+///
+/// Whatever the tokens are, no more than `leading L + 2 thinning C` choices of a layer are scored in a token, and no
+/// forecast reads more than `leading` of them for each token ahead; the search looks at every place once, and moves at
+/// most `log2(C)` keys of a heap for each.
 #[derive(Debug)]
 pub struct Recall<B, const W: usize, const C: usize> {
     memory: Memory<B, W>,
@@ -416,7 +420,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
 
     /// Forecast for the next `tokens` tokens that run a layer: the mean over them of the weighted share of places
     /// where an expert was chosen, rounded down; together at most k. The token that is on its way counts where the
-    /// layer has not yet run. All zero where there is no match.
+    /// layer has not yet run. All zero where there is no match. Shares beyond those of the experts stay as they are;
+    /// with room for 256 of them it takes half of the time.
     ///
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Forecast`].
@@ -426,9 +431,9 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Layer);
         }
         let Some(wanted) = shares.get_mut(..shape.experts.into()) else { return Err(RecallError::Forecast) };
-        if !(1..=MAX_AHEAD).contains(&tokens) {
+        let Some(tokens) = NonZeroU32::new(tokens.into()).filter(|tokens| tokens.get() <= u32::from(MAX_AHEAD)) else {
             return Err(RecallError::Forecast);
-        }
+        };
         fill_with_zero(wanted);
         match self.memory.whole_words() {
             1 => self.forecast_words::<1>(layer, tokens, shares),
@@ -440,7 +445,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
 
     // What followed all places, for as long as is asked, is in the memory. Apart, as each needs all registers.
     #[inline(never)]
-    fn forecast_words<const N: usize>(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
+    fn forecast_words<const N: usize>(&self, layer: u16, tokens: NonZeroU32, shares: &mut [Level]) {
         // With room for every byte no id has to be looked at; no expert has the last one, which means none.
         match shares.first_chunk_mut::<256>() {
             Some(shares) => {
@@ -458,14 +463,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// Calls `add` with what the places that count chose in a layer over the next tokens, in the lowest byte, and what
     /// each is worth.
     #[inline(always)]
-    fn ids_ahead<const N: usize>(&self, layer: u16, tokens: u16, mut add: impl FnMut(u32, u32)) {
+    fn ids_ahead<const N: usize>(&self, layer: u16, tokens: NonZeroU32, mut add: impl FnMut(u32, u32)) {
         let (rows, layers) = (self.memory.layers::<N>(), u32::from(self.memory.shape().layers));
         let first = if layer < self.layers { layers } else { 0 } + u32::from(layer);
         let ring = self.memory.tokens() * layers;
         for &(row, weight) in self.places.weights() {
-            let each = weight / u32::from(tokens);
+            // On the critical path nothing is divided: some processors have no instruction for it.
+            let each = if tokens == NonZeroU32::MIN { weight } else { weight / tokens };
             let mut at = row / N as u32 + first;
-            for _ in 0..tokens {
+            for _ in 0..tokens.get() {
                 // Only what begins before the end of the ring goes on at its start.
                 at = if at >= ring { at - ring } else { at };
                 if let Some(words) = rows.get(at as usize) {
@@ -482,11 +488,11 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     }
 
     #[inline(never)]
-    fn forecast_ids(&self, layer: u16, tokens: u16, shares: &mut [Level]) {
+    fn forecast_ids(&self, layer: u16, tokens: NonZeroU32, shares: &mut [Level]) {
         let first = u32::from(layer < self.layers);
         for &(row, weight) in self.places.weights() {
-            let each = weight / u32::from(tokens);
-            for ahead in first..first + u32::from(tokens) {
+            let each = weight / tokens;
+            for ahead in first..first + tokens.get() {
                 self.memory.choices(self.memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), each));
             }
         }

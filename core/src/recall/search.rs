@@ -210,12 +210,12 @@ impl Crowd {
 /// under the same age.
 ///
 /// Of most places only a quarter of the signature is looked at, 32 bits or more, a different one at each token: where
-/// four times what differs there is out of `reach` by a sixteenth of the bits, that is taken for their distance. Of the
-/// others half of the signature is looked at, to the same end, and of those that are left all.
+/// four times what differs there is out of `reach` by a 32nd of the bits, that is taken for their distance. Of the
+/// others all of it is.
 ///
-/// Cost per place, at 128 bits: 16 instructions and a population count (one instruction with Zbb, 12 without); of
-/// those within reach 4 loads, 4 exclusive ors and 4 population counts more. Up to `2 log2(C)` steps of a heap for
-/// each that is among the nearest so far: where ages come in no order, `C ln(N / C)` of them.
+/// Cost per place, at 128 bits: 15 instructions and a population count (one instruction with Zbb, 9 to 12 without); of
+/// those within reach 80 more, 35 with Zbb. Up to `2 log2(C)` steps of a heap for each that is among the nearest so
+/// far: where ages come in no order, `C ln(N / C)` of them.
 #[derive(Debug)]
 pub(super) struct Search<'a, const W: usize> {
     /// Signature of the token.

@@ -94,7 +94,7 @@ impl<const W: usize> Signature<W> {
     /// The signature of a remembered token, which ends: sums above their means are ones. Means move by `2^-s` of the
     /// difference, rounded to the nearest, `s = 0, 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
     ///
-    /// Cost: with k = 8, per layer that a word sees, 8 hashes of 8 instructions and 60 for the adders; then 30 a bit.
+    /// Cost: with k = 8, per layer that a word sees, 8 hashes of 10 instructions and 110 for the adders; then 20 a bit.
     pub(super) fn end_token<B: AsRef<[u32]> + AsMut<[u32]>>(&mut self, memory: &Memory<B, W>, slot: u32) -> [u32; W] {
         let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
         self.tokens = self.tokens.saturating_add(1);

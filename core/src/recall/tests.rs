@@ -270,7 +270,7 @@ fn evictions(config: Config, shape: Shape, tokens: usize, text: &[Vec<Vec<u16>>]
             let real = oracle.forecast(layer, 4);
             let here = &mut layers[layer];
             for &expert in wanted {
-                if std::mem::replace(&mut here.resident[usize::from(expert)], true) {
+                if replace(&mut here.resident[usize::from(expert)], true) {
                     continue;
                 }
                 let victims = [&fixed, &real].map(|shares| here.victim(shares, wanted).unwrap());
