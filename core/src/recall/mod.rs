@@ -14,7 +14,8 @@
 //!   margin of the best one over the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
 //! - The *forecast* for a layer is the mean of what followed the leading places, over the next token (for fetching
 //!   ahead) or the next few (for eviction).
-//! - [`Calibration`] and [`Skill`] learn on line how far a forecast is to be trusted.
+//! - [`Calibration`], [`JointCalibration`] and [`Skill`] learn on line how far a forecast is to be trusted;
+//!   [`Companions`] are a second one to ask.
 //!
 //! ```
 //! use cptr_core::recall::{Config, Recall, Shape};
@@ -46,6 +47,7 @@
 //! by embedding and by trajectory (FineMoE, arXiv 2502.05370), or activation matrices of whole sequences
 //! (MoE-Infinity, arXiv 2401.14361).
 
+mod companions;
 mod confidence;
 mod forecast;
 mod memory;
@@ -59,7 +61,8 @@ mod tests;
 
 use core::fmt;
 
-pub use confidence::{Calibration, Skill};
+pub use companions::Companions;
+pub use confidence::{Calibration, JointCalibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 
 use crate::num::{Level, LogRatio};

@@ -44,6 +44,9 @@ pub(super) const MAPS: [Parameter; 4] = [
     Parameter::new("follow", 1.0, Unit::Switch, "whether what followed a map counts for later tokens, or the map"),
 ];
 
+/// Places count down to 2^-8 of the weight of the best one: who is to be fetched is told better by many, of little
+/// weight. A controller that reads few of them uses less.
+const FARTHEST: u16 = 8 * 64;
 /// Most places that a part can ask for.
 const MOST_PLACES: usize = 128;
 
@@ -128,7 +131,7 @@ struct Sequence<const W: usize> {
 
 impl<const W: usize> Sequence<W> {
     fn boxed(tokens: usize, places: u16, shape: Shape) -> Result<Box<dyn Remembers>> {
-        let config = Config { candidates: places, ..Config::default() };
+        let config = Config { candidates: places, farthest: FARTHEST, ..Config::default() };
         let words = vec![0; shape.words(tokens, W)];
         let recall = Recall::new(&config, shape, tokens, words).map_err(|error| {
             let Shape { layers, experts, k } = shape;
@@ -139,7 +142,7 @@ impl<const W: usize> Sequence<W> {
 }
 
 /// The order of layers and the ids are the stepper's, and the windows those of parameters.
-const SEEN: &str = "layers come in order, ids are those of a valid trace";
+pub(super) const SEEN: &str = "layers come in order, ids are those of a valid trace";
 
 impl<const W: usize> Remembers for Sequence<W> {
     fn observe(&mut self, layer: usize, token: &Routed<'_>) {
