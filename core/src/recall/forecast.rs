@@ -2,14 +2,14 @@
 
 use super::search::Nearest;
 use super::{Config, LEADING};
-use crate::num::{exp2_neg, mul_frac};
+use crate::num::{div_frac, exp2_neg, mul_frac};
 
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
 /// Fraction bits of sums over layers, which are below 10.
 const SUM_BITS: u32 = 28;
-/// Layers until this token's own choices have their full say.
-const FULL_SAY: u16 = 4;
+/// Layers that the tokens before count for when a token begins, as a shift.
+const BEFORE: u32 = 1;
 /// Fraction bits of exponents, which count halvings.
 const EXPONENT_BITS: u32 = 22;
 /// Halvings in 1, `log2(e)`, `U1F31`.
@@ -21,14 +21,14 @@ const MOST_NOW: u16 = 60;
 /// Layers after which the weight of all layers together does not change any more: 0.9^128 is 1.4e-6.
 const STEADY: usize = 128;
 
-/// One over the weight of all layers together, after 1, 2, … layers, `U0F32`, rounded down.
+/// One over the weight of the tokens before and all layers together, after 0, 1, 2, … layers, `U0F32`, rounded down.
 const SHARES: [u32; STEADY] = {
-    let mut shares = [u32::MAX; STEADY];
+    let mut shares = [0; STEADY];
     // With 32 fraction bits.
-    let (mut all, mut run) = (1u64 << 32, 1);
+    let (mut all, mut run) = (1u64 << (32 + BEFORE), 0);
     while run < STEADY {
-        all = ((all as u128 * KEPT as u128) >> 32) as u64 + (1 << 32);
         shares[run] = ((1u128 << 64) / all as u128) as u32;
+        all = ((all as u128 * KEPT as u128) >> 32) as u64 + (1 << 32);
         run += 1;
     }
     shares
@@ -39,9 +39,8 @@ const SHARES: [u32; STEADY] = {
 pub(super) struct Place {
     /// First word of its choices.
     pub(super) row: u32,
-    /// Exponent of what the tokens before say, in halvings, `U10F22`, below 256: larger is farther.
-    behind: u32,
-    /// Share of choices in common with this token, summed up over layers, recent ones counting more, `U4F28`.
+    /// Share of choices in common with this token, summed up over layers, recent ones counting more, after how alike the
+    /// tokens before are, `U4F28`.
     common: u32,
     /// Exponent of its weight, in halvings, `I10F22`.
     exponent: i32,
@@ -52,7 +51,7 @@ impl Place {
     #[inline]
     pub(super) fn take(&mut self, common: u32, each: Each) {
         self.common = mul_frac(self.common, KEPT) + common * each.share;
-        self.exponent = self.behind.wrapping_sub(mul_frac(self.common, each.exponent)).cast_signed();
+        self.exponent = mul_frac(self.common, each.exponent).wrapping_neg().cast_signed();
     }
 }
 
@@ -67,9 +66,9 @@ pub(super) struct Each {
 
 /// The places that forecasts go by: the leading ones, and others that may come to lead.
 ///
-/// A place has the weight `exp(-x)`, normalised over those that count, with `x = 0.4 * 8 * d * 2 / bits` from the
-/// distance d of the tokens before (64 in a bit), less `16 s (overlap of the layers that have run)`: the mean share of
-/// choices in common, a layer counting 0.9 of the next one; `s` rises from a quarter to 1 over the first four layers.
+/// A place has the weight `exp(16 x)`, normalised over those that count, with x the mean share of choices in common in
+/// the layers that have run, a layer counting 0.9 of the next one. Before the first layer stand the tokens before, which
+/// count for two layers, and fade like those: as `1 - 0.4 d / bits` choices in common, with d their distance in bits.
 ///
 /// In every layer the leading places take its choices first; then the others do, and one that has overtaken a leading
 /// one changes places with it. After every few layers the others pair off and of each pair the nearer one stays: of 48
@@ -82,8 +81,8 @@ pub(super) struct Places<const C: usize> {
     leading: usize,
     thinning: u16,
     farthest: u32,
-    /// A quarter of the exponent of a place that has everything in common, in halvings, `U8F24`.
-    quarter: u32,
+    /// Exponent of a place that has everything in common, in halvings, `U8F24`.
+    now: u32,
     /// What a choice in common counts in the layer that ran last.
     each: Each,
     /// The places that count in forecasts, and the weight of each, `U1F31`: together at most 1, rounded down.
@@ -102,7 +101,7 @@ impl<const C: usize> Places<C> {
             leading: 0,
             thinning: 0,
             farthest: 0,
-            quarter: 0,
+            now: 0,
             each: Each { share: (1 << SUM_BITS) / u32::from(k.max(1)), exponent: 0 },
             weights: [(0, 0); LEADING],
             counting: 0,
@@ -116,7 +115,7 @@ impl<const C: usize> Places<C> {
     fn configure(&mut self, config: &Config) {
         self.leading = usize::from(config.leading).min(LEADING);
         (self.thinning, self.farthest) = (config.thinning, u32::from(config.farthest) << (EXPONENT_BITS - 6));
-        self.quarter = mul_frac(u32::from(config.now.min(MOST_NOW)) << 23, HALVINGS_EACH);
+        self.now = mul_frac(u32::from(config.now.min(MOST_NOW)) << 25, HALVINGS_EACH);
     }
 
     /// Begins a token with what was nearest to the one before; signatures have `bits` bits, a power of two; `row` is
@@ -124,23 +123,24 @@ impl<const C: usize> Places<C> {
     pub(super) fn begin(&mut self, config: &Config, nearest: &Nearest<C>, bits: u32, row: impl Fn(u32) -> u32) {
         self.found = 0;
         self.configure(config);
+        let each = self.layer(0);
+        // What 1/64 of a bit takes from what everything in common says, times the number of bits, `U2F30`.
+        let part = div_frac(config.before, u32::from(config.now.min(MOST_NOW)) << 18);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            // 64ths of a bit, below 2^16, times `U16F16` over the bits: 16 fraction bits, and 32 with the halvings'.
-            let behind = (u64::from(distance) * u64::from(config.before)) << 7 >> bits.trailing_zeros();
-            let behind = mul_frac(behind.min(u32::MAX.into()) as u32, HALVINGS_EACH).min((1 << 30) - 1);
-            *place = Place { row: row(age), behind, common: 0, exponent: behind.cast_signed() };
+            let apart = (u64::from(distance) * u64::from(part)) << 2 >> bits.trailing_zeros();
+            let alike = !(apart.min(u32::MAX.into()) as u32);
+            *place = Place { row: row(age), common: alike >> (32 - SUM_BITS - BEFORE), exponent: 0 };
+            place.exponent = mul_frac(place.common, each.exponent).wrapping_neg().cast_signed();
             self.found += 1;
         }
         self.weigh();
     }
 
-    /// A layer runs, the `run`-th of the token. Returns what a choice in common counts in it.
+    /// After `run` layers of the token. Returns what a choice in common counts in the last of them.
     pub(super) fn layer(&mut self, run: u16) -> Each {
-        // The say rises by a quarter with each layer.
-        let now = self.quarter * u32::from(run.min(FULL_SAY));
-        let share = SHARES.get(usize::from(run).wrapping_sub(1)).or(SHARES.last()).copied().unwrap_or(0);
-        // Sums are below 10, so that exponents are below 256.
-        self.each.exponent = ((u64::from(now) * u64::from(share)) >> 30).min(25 << 26) as u32;
+        let share = SHARES.get(usize::from(run)).or(SHARES.last()).copied().unwrap_or(0);
+        // At most half of 87, 6 whole bits.
+        self.each.exponent = ((u64::from(self.now) * u64::from(share)) >> 30) as u32;
         self.each
     }
 
@@ -268,13 +268,12 @@ mod tests {
             places.weigh();
             places.settle(run);
         }
-        let norm = layers.iter().fold(0.0, |norm, _| norm * 0.9 + 1.0);
+        let norm = layers.iter().fold(2.0, |norm, _| norm * 0.9 + 1.0);
         let exponents = std::array::from_fn(|slot| {
-            let overlap = layers.iter().fold(0.0, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
-            let overlap = if norm > 0.0 { overlap / norm } else { 0.0 };
             let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 4_194_304.0;
-            let say = (layers.len() as f64 / 4.0).min(1.0);
-            f64::from(config.before) / 1024.0 * distance / 128.0 - 16.0 * say * overlap
+            let alike = 1.0 - f64::from(config.before) / 1024.0 * distance / 128.0 / 16.0;
+            let overlap = layers.iter().fold(2.0 * alike, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
+            -16.0 * overlap / norm
         });
         (exponents, places)
     }

@@ -14,7 +14,8 @@
 //!   margin of the best one over the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
 //! - The *forecast* for a layer is the mean of what followed the leading places, over the next token (for fetching
 //!   ahead) or the next few (for eviction).
-//! - [`Calibration`] and [`Skill`] learn on line how far a forecast is to be trusted.
+//! - [`Calibration`], [`JointCalibration`] and [`Skill`] learn on line how far a forecast is to be trusted;
+//!   [`Companions`] are a second one to ask.
 //!
 //! ```
 //! use cptr_core::recall::{Config, Recall, Shape};
@@ -46,6 +47,7 @@
 //! by embedding and by trajectory (FineMoE, arXiv 2502.05370), or activation matrices of whole sequences
 //! (MoE-Infinity, arXiv 2401.14361).
 
+mod companions;
 mod confidence;
 mod forecast;
 mod memory;
@@ -62,7 +64,8 @@ use core::fmt;
 use core::mem::replace;
 use core::num::NonZeroU32;
 
-pub use confidence::{Calibration, Skill};
+pub use companions::Companions;
+pub use confidence::{Calibration, JointCalibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 pub use sketch::MAX_SKETCH;
 
@@ -134,8 +137,8 @@ impl core::error::Error for RecallError {}
 pub struct Config {
     /// Places that go on into the next token, up to what a [`Recall`] holds.
     pub candidates: u16,
-    /// Weight of the tokens before against 1/64 of a bit in all that differ, `U16F16`: exponent of a place is this
-    /// times its distance over the number of bits.
+    /// Weight of 1/64 of a bit in which the tokens before differ, `U16F16`: before the first layer the exponent of a
+    /// place is less by this times its distance over the number of bits. At most four times `now`.
     pub before: u32,
     /// Exponent of a place that has everything in common with the layers that have run.
     pub now: u16,
@@ -159,9 +162,9 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // exp(8 x) of similarities from -1 to 1, of which the tokens before count 0.4 and this one 2: 0.4 * 8 * 2 /
-        // 64 = 1/10.
-        Self { candidates: 64, before: 6554, now: 16, leading: 16, thinning: 4, farthest: 256 }
+        // 1/10 for 1/64 of a bit: 0.4 of `now` where all bits differ. Places count down to 2^-8 of the weight of the
+        // best one: who is to be fetched is told better by many.
+        Self { candidates: 64, before: 6554, now: 16, leading: 16, thinning: 4, farthest: 512 }
     }
 }
 

@@ -9,7 +9,6 @@ use std::vec::Vec;
 #[derive(Clone, Copy)]
 struct Place {
     age: usize,
-    behind: f64,
     common: f64,
     exponent: f64,
 }
@@ -62,11 +61,10 @@ impl Oracle {
         self.text[now].push(ids.to_vec());
         self.norm = self.norm * 0.9 + 1.0;
         let run = layer + 1;
-        let say = (run as f64 / 4.0).min(1.0) * f64::from(self.config.now);
         let mut places = std::mem::take(&mut self.places);
         for place in &mut places {
             place.common = place.common * 0.9 + self.overlap(place, layer);
-            place.exponent = place.behind - say * place.common / self.norm / f64::from(self.shape.k);
+            place.exponent = -f64::from(self.config.now) * place.common / self.norm / f64::from(self.shape.k);
         }
         let leading = places.len().min(self.config.leading.into());
         let farthest = |places: &[Place]| {
@@ -126,13 +124,15 @@ impl Oracle {
         found.truncate(self.config.candidates.into());
         let all = found.len() == usize::from(self.config.candidates);
         self.reach = found.last().filter(|_| all).map_or(f64::INFINITY, |place| place.0);
+        // The tokens before stand for two layers.
+        let now = f64::from(self.config.now);
         let before = f64::from(self.config.before) / 65536.0 * 64.0;
         let place = |&(distance, age): &(f64, usize)| {
-            let behind = before * distance / 128.0;
-            Place { age, behind, common: 0.0, exponent: behind }
+            let alike = (1.0 - before * distance / 128.0 / now).max(0.0);
+            Place { age, common: 2.0 * alike * f64::from(self.shape.k), exponent: -now * alike }
         };
         self.places = found.iter().map(place).collect();
-        self.norm = 0.0;
+        self.norm = 2.0;
         self.text.push(Vec::new());
     }
 

@@ -223,7 +223,7 @@ fn no_match_before_there_is_anything_to_match() {
     assert_eq!(recall.phase(), Some(13));
 }
 
-/// At most one eviction of so many differs from that by real numbers; as this was written, none of 470,000 did.
+/// At most one eviction of so many differs from that by real numbers; as this was written, none of 577,000 did.
 const SHARE: usize = 1000;
 
 /// How a memory and its oracle decide who goes: the resident expert of least `slow + fast / 4 + 4 x recall`.

@@ -179,7 +179,7 @@ impl<const W: usize> Sequence<W> {
 }
 
 /// The order of layers and the ids are the stepper's, and the windows those of parameters.
-const SEEN: &str = "layers come in order, ids are those of a valid trace, sketches have one length";
+pub(super) const SEEN: &str = "layers come in order, ids are those of a valid trace, sketches have one length";
 
 impl<const W: usize> Remembers for Sequence<W> {
     fn observe(&mut self, layer: usize, token: &Routed<'_>) {

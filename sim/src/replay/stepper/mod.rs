@@ -116,7 +116,8 @@ impl<'a> Replay<'a> {
         let all = strategy.residency.kind.name == "all";
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
         let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
-        let prefetch_setup = prefetch::Setup { layers, experts, sequences: setup.sequences, timed: times.is_some() };
+        let timed = times.is_some();
+        let prefetch_setup = prefetch::Setup { layers, experts, k, sequences: setup.sequences, timed };
         let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let made = residency::Setup {
             layers,

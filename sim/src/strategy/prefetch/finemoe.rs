@@ -13,6 +13,6 @@ pub(super) const KIND: Kind<Make> = Kind {
     ..Kind::new(
         "finemoe-fetch",
         "what the expert maps most like this token want in the next layer, where that mostly came true",
-        Make(|values, setup| expected(Settings::maps(None), values, setup)),
+        Make(|values, setup| expected(Settings::maps(None), false, values, setup)),
     )
 };

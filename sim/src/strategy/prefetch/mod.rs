@@ -53,6 +53,8 @@ pub struct Make(pub(crate) fn(&Values, &Setup) -> Box<dyn Prefetch>);
 pub(crate) struct Setup {
     pub(crate) layers: usize,
     pub(crate) experts: usize,
+    /// Experts that a token wants in a layer.
+    pub(crate) k: usize,
     /// Sequences of the batch.
     pub(crate) sequences: usize,
     /// Whether a machine says how long copies take.

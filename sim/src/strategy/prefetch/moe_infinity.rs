@@ -13,6 +13,6 @@ pub(super) const KIND: Kind<Make> = Kind {
     ..Kind::new(
         "moe-infinity-fetch",
         "what the activation matrix most like this one wants in the next layer, where that mostly came true",
-        Make(|values, setup| expected(Settings::matrices(None), values, setup)),
+        Make(|values, setup| expected(Settings::matrices(None), false, values, setup)),
     )
 };

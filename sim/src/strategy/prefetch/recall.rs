@@ -13,15 +13,19 @@
 //!
 //! Without it, or where nothing says how long things take, those are asked for at once, for the next layer, whose
 //! forecasts come true often enough.
+//!
+//! With `companions`, what a share means is learned together with a second one: how often the expert came with this
+//! layer's choices, the last times that they were made. That knows this token, and nothing of the text; recall the
+//! other way round.
 
 use std::cmp::Reverse;
 
 use cptr_core::Level;
-use cptr_core::recall::Calibration;
+use cptr_core::recall::{Companions, JointCalibration, Shape};
 
 use super::{Kind, Make, Next, Pick, Prefetch, Setup};
 use crate::memory::Resident;
-use crate::strategy::forecaster::{Forecaster, Settings};
+use crate::strategy::forecaster::{Forecaster, SEEN, Settings};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// How right a forecast must have been.
@@ -44,16 +48,30 @@ pub(super) const WASTE: Parameter = Parameter::new(
     Unit::Factor(0.0, 64.0),
     "with gain: cost of a load in vain beside the time that others wait for it, in loads",
 );
+const COMPANIONS: Parameter = Parameter::new(
+    "companions",
+    1.0,
+    Unit::Switch,
+    "whether it counts how often an expert came with this layer's choices, the last times",
+)
+.off_at(0.0);
 
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[Parameter { default: 8.0, ..super::MOST }, Parameter { default: 0.68, ..SURE }, GAIN, AHEAD, WASTE],
+    parameters: &[
+        Parameter { default: 8.0, ..super::MOST },
+        Parameter { default: 0.68, ..SURE },
+        GAIN,
+        AHEAD,
+        WASTE,
+        COMPANIONS,
+    ],
     // Every layer scores the remembered places again: three quarters of the time of all other strategies together.
     slow: true,
     couples_layers: true,
     ..Kind::new(
         "recall-fetch",
         "what followed remembered trajectories in the next layers, where that is expected to pay",
-        Make(|values, setup| expected(Settings::default(), values, setup)),
+        Make(|values, setup| expected(Settings::default(), values.on("companions"), values, setup)),
     )
 };
 
@@ -76,8 +94,9 @@ struct Forecast {
     open: bool,
     /// What was resident there.
     resident: Resident,
-    /// Probability of each expert.
+    /// Probability of each expert, and how often it came with the choices of the layer before.
     shares: Vec<Level>,
+    others: Vec<Level>,
 }
 
 /// An expert that may be fetched.
@@ -102,7 +121,11 @@ struct RecallFetch {
     layers: usize,
     ahead: usize,
     /// For each number of layers ahead, in this token and in the next one.
-    calibrations: Vec<[Calibration; 2]>,
+    calibrations: Vec<[JointCalibration; 2]>,
+    /// Of each sequence; none where they do not count.
+    companions: Vec<Companions<Vec<u32>>>,
+    /// What one sequence's say.
+    one: Vec<Level>,
     /// For one layer ahead, then two for two, and so on: those of one distance are used in turn, so that each is there
     /// until its layer is told.
     forecasts: Vec<Forecast>,
@@ -115,8 +138,9 @@ struct RecallFetch {
     last: usize,
 }
 
-/// What a memory expects in the next layers; the values have `MOST`, [`SURE`], [`GAIN`], [`AHEAD`] and [`WASTE`].
-pub(super) fn expected(settings: Settings, values: &Values, setup: &Setup) -> Box<dyn Prefetch> {
+/// What a memory expects in the next layers, with or without [`Companions`]; the values have `MOST`, [`SURE`],
+/// [`GAIN`], [`AHEAD`] and [`WASTE`].
+pub(super) fn expected(settings: Settings, companions: bool, values: &Values, setup: &Setup) -> Box<dyn Prefetch> {
     let gain = setup.timed && values.on("gain");
     let ahead = if gain { values.count("ahead").min(setup.layers) } else { 1 };
     let forecast = |ahead| Forecast {
@@ -126,7 +150,12 @@ pub(super) fn expected(settings: Settings, values: &Values, setup: &Setup) -> Bo
         open: false,
         resident: Resident::new(),
         shares: vec![Level::ZERO; setup.experts],
+        others: vec![Level::ZERO; setup.experts],
     };
+    let shape = Shape { layers: setup.layers as u16, experts: setup.experts as u16, k: setup.k as u16 };
+    let words = || vec![0; Companions::<Vec<u32>>::words(shape)];
+    // A shape that they refuse is refused by the memory, with a sentence.
+    let sequence = |_| Companions::new(shape, words()).ok();
     let bits = |name| (values.get(name) * ONE as f64) as i64;
     Box::new(RecallFetch {
         settings,
@@ -137,6 +166,8 @@ pub(super) fn expected(settings: Settings, values: &Values, setup: &Setup) -> Bo
         layers: setup.layers,
         ahead,
         calibrations: vec![Default::default(); ahead],
+        companions: (0..if companions { setup.sequences } else { 0 }).filter_map(sequence).collect(),
+        one: vec![Level::ZERO; setup.experts],
         forecasts: (1..=ahead).flat_map(|ahead| (0..ahead).map(move |_| forecast(ahead))).collect(),
         told: 0,
         candidates: Vec::new(),
@@ -158,10 +189,10 @@ impl RecallFetch {
         for forecast in self.forecasts.iter_mut().filter(|forecast| forecast.open && forecast.layer == served.layer) {
             forecast.open = false;
             let calibration = &mut self.calibrations[forecast.ahead - 1][usize::from(forecast.next_token)];
-            for (&share, expert) in forecast.shares.iter().zip(0u16..) {
+            for ((&share, &other), expert) in forecast.shares.iter().zip(&forecast.others).zip(0u16..) {
                 if share > Level::ZERO && !forecast.resident.contains(expert) {
                     let wanted = (0..served.tokens).any(|token| (served.token)(token).wanted.contains(&expert));
-                    calibration.learn(share, wanted);
+                    calibration.learn(share, other, wanted);
                 }
             }
         }
@@ -176,10 +207,19 @@ impl RecallFetch {
         here.open = true;
         here.resident = *(next.resident)(here.layer);
         forecaster.next(here.layer, &mut here.shares);
+        here.others.fill(Level::ZERO);
+        if ahead == 1 {
+            // Of the next layer only; at most, as probabilities of a step are.
+            for companions in &self.companions {
+                companions.forecast(&mut self.one).expect(SEEN);
+                let add = |(sum, &share): (&mut Level, &Level)| *sum = sum.saturating_add(share).min(Level::ONE);
+                here.others.iter_mut().zip(&self.one).for_each(add);
+            }
+        }
         let calibration = &self.calibrations[ahead - 1][usize::from(here.next_token)];
-        for (&share, expert) in here.shares.iter().zip(0u16..) {
+        for ((&share, &other), expert) in here.shares.iter().zip(&here.others).zip(0u16..) {
             if share > Level::ZERO && !here.resident.contains(expert) {
-                let sure = calibration.confidence(share).to_bits().into();
+                let sure = calibration.confidence(share, other).to_bits().into();
                 self.candidates.push(Candidate { forecast: index, expert, share, sure });
             }
         }
@@ -193,6 +233,9 @@ impl Prefetch for RecallFetch {
 
     fn ask(&mut self, served: &Served<'_>, mut next: Next<'_>, asks: &mut Vec<u16>) {
         self.judge(served);
+        for (token, companions) in self.companions.iter_mut().enumerate() {
+            companions.observe(served.layer as u16, (served.token)(token).wanted).expect(SEEN);
+        }
         self.candidates.clear();
         self.picked = 0;
         self.told += 1;
@@ -203,7 +246,8 @@ impl Prefetch for RecallFetch {
         if !self.gain {
             self.last = 0;
             self.candidates.retain(|candidate| candidate.sure >= self.sure);
-            self.candidates.sort_unstable_by_key(|candidate| (Reverse(candidate.share), candidate.expert));
+            self.candidates
+                .sort_unstable_by_key(|candidate| (Reverse((candidate.sure, candidate.share)), candidate.expert));
             asks.extend(self.candidates.drain(..).map(|candidate| candidate.expert));
         }
     }

@@ -13,6 +13,6 @@ pub(super) const KIND: Kind<Make> = Kind {
     ..Kind::new(
         "successor-fetch",
         "what followed the experts of the token before in the next layer, where that mostly came true",
-        Make(|values, setup| expected(Settings::Successors(1), values, setup)),
+        Make(|values, setup| expected(Settings::Successors(1), false, values, setup)),
     )
 };

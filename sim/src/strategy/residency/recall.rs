@@ -10,6 +10,8 @@ use crate::filter::boxed_tracker;
 use crate::memory::Resident;
 use crate::source::{Routed, real};
 use crate::strategy::forecaster::{BITS, Forecaster, MEMORY, PLACES, SIGNATURE, Settings};
+use crate::strategy::remembers::Remembers;
+use crate::strategy::rivals::Successors;
 use crate::strategy::{Parameter, Served, Unit, Values};
 
 /// Parameters of whoever joins a forecast with levels.
@@ -29,13 +31,21 @@ pub(super) const SLOW: Parameter =
 pub(super) const FAST: Parameter =
     Parameter::new("fast", 1.0 / 8.0, Unit::Gain(0.99), "gain of the fast level").off_at(0.0);
 
+const SUCCESSORS: Parameter = Parameter::new(
+    "successors",
+    0.0,
+    Unit::Switch,
+    "whether a table of what followed each expert counts, too: for memories of half the experts",
+)
+.off_at(0.0);
+
 pub(super) const KIND: Kind<Make> = Kind {
-    parameters: &[MEMORY, BITS, PLACES, WINDOW, WEIGHT, SLOW, FAST, SIGNATURE],
+    parameters: &[MEMORY, BITS, PLACES, WINDOW, WEIGHT, SLOW, FAST, SIGNATURE, SUCCESSORS],
     couples_layers: true,
     ..Kind::new(
         "recall",
         "on demand; the expert goes that remembered trajectories and levels expect least",
-        Make(|values, setup| expected(Settings::of(values), true, values, setup)),
+        Make(|values, setup| recalled(Settings::of(values), true, values.on("successors"), values, setup)),
     )
 };
 
@@ -51,6 +61,10 @@ struct Recalled {
     /// Whether forecasts count only as far as they have known more than levels.
     judged: bool,
     layers: Vec<Layer>,
+    /// Tables of each sequence; none where they do not count.
+    successors: Vec<Successors>,
+    /// What one sequence's say.
+    one: Vec<Level>,
     /// Shares of the layer ahead for which something is fetched: they know the layers of the token that is on its way,
     /// and so are no judge of forecasts before the token.
     ahead: Vec<Level>,
@@ -62,16 +76,33 @@ struct Layer {
     skill: Skill,
     /// Share of the next tokens that will want each expert.
     shares: Vec<Level>,
+    /// How often each followed this token's experts, `U1F31` bits; zero without tables.
+    followed: Vec<u64>,
 }
 
 /// Who goes by what a memory expects, and by levels; the values have [`WINDOW`], [`WEIGHT`], [`SLOW`] and [`FAST`].
 pub(super) fn expected(settings: Settings, judged: bool, values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
+    recalled(settings, judged, false, values, setup)
+}
+
+/// The same, with or without tables of successors: for each sequence two of `[L, E, E]` counts of 16 bits, of the
+/// window and of one token, of which the first is asked (Qwen3-30B-A3B: 1.5 MiB).
+fn recalled(
+    settings: Settings,
+    judged: bool,
+    successors: bool,
+    values: &Values,
+    setup: &Setup<'_>,
+) -> Box<dyn Residency> {
     let gain = |name| Gain::from_num(values.get(name));
     let layer = |_| Layer {
         levels: boxed_tracker(setup.experts),
         skill: Skill::new(),
         shares: vec![Level::ZERO; setup.experts],
+        followed: vec![0; setup.experts],
     };
+    let window = values.count("window");
+    let tables = if successors { setup.sequences } else { 0 };
     Box::new(Recalled {
         settings,
         config: TrackerConfig {
@@ -79,10 +110,12 @@ pub(super) fn expected(settings: Settings, judged: bool, values: &Values, setup:
             fast_gain: gain("fast"),
             ..TrackerConfig::default()
         },
-        window: values.count("window"),
+        window,
         weight: (values.get("weight") * 65536.0) as u64,
         judged,
         layers: (0..setup.layers).map(layer).collect(),
+        successors: (0..tables).map(|_| Successors::new(window, setup.layers, setup.experts)).collect(),
+        one: vec![Level::ZERO; setup.experts],
         ahead: Vec::new(),
     })
 }
@@ -99,7 +132,7 @@ impl Layer {
 
     /// How much an expert is expected, `U1F31` bits: `weight` is `U16F16`.
     fn worth(&self, expert: usize, share: Level, weight: u64) -> u64 {
-        self.level(expert) + ((u64::from(share.to_bits()) * weight) >> 16)
+        self.level(expert) + ((u64::from(share.to_bits()) * weight) >> 16) + self.followed[expert]
     }
 
     /// Weight of the forecast, less where it has not known more than levels.
@@ -140,6 +173,15 @@ impl Residency for Recalled {
         let here = &mut self.layers[layer];
         tokens.iter().for_each(|token| here.judge(token.wanted));
         forecaster.share(layer, self.window, &mut here.shares);
+        let sequences = self.successors.len() as u64;
+        here.followed.fill(0);
+        for (successors, token) in self.successors.iter_mut().zip(tokens) {
+            let wanted = real(token.wanted, here.shares.len());
+            successors.observe(layer, &Routed { wanted, ..*token });
+            successors.forecast(layer, self.window, &mut self.one);
+            let add = |(sum, share): (&mut u64, &Level)| *sum += u64::from(share.to_bits()) / sequences;
+            here.followed.iter_mut().zip(&self.one).for_each(add);
+        }
     }
 
     /// The mean of levels and forecast, each as much as it counts for eviction.
@@ -147,7 +189,7 @@ impl Residency for Recalled {
         let here = &self.layers[layer];
         let weight = here.weight(self.weight);
         // Levels of all experts add up to 5/4 k.
-        let all = (5 << 14) + weight;
+        let all = (5 << 14) + weight + if self.successors.is_empty() { 0 } else { 1 << 16 };
         let share = |expert: usize| {
             let share = (here.worth(expert, here.shares[expert], weight) << 16) / all;
             Level::from_bits(share as u32)

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use cptr_core::Level;
 
-use super::level;
 use crate::source::Routed;
 use crate::strategy::remembers::Remembers;
+
+/// Fraction bits of sums of shares.
+const SUM_BITS: u32 = 48;
 
 /// Tables of all layers, learned on line.
 pub(crate) struct Successors {
@@ -14,7 +16,7 @@ pub(crate) struct Successors {
     /// Tokens of the wider table.
     window: usize,
     layers: Vec<Layer>,
-    sums: Vec<f32>,
+    sums: Vec<u64>,
 }
 
 struct Layer {
@@ -53,14 +55,15 @@ impl Table {
         }
     }
 
-    /// Share of the tokens after those that wanted one of `before` that wanted each expert: the mean over `before`.
-    fn shares(&self, before: &[u16], sums: &mut [f32]) {
+    /// Share of the tokens after those that wanted one of `before` that wanted each expert: the mean over `before`,
+    /// with [`SUM_BITS`] fraction bits, rounded down.
+    fn shares(&self, before: &[u16], sums: &mut [u64]) {
         let experts = self.tokens.len();
-        sums.fill(0.0);
+        sums.fill(0);
         for from in before.iter().map(|&from| usize::from(from)) {
-            let weight = 1.0 / (f32::from(self.tokens[from].max(1)) * before.len() as f32);
+            let each = (1 << SUM_BITS) / (u64::from(self.tokens[from].max(1)) * before.len() as u64);
             let row = &self.followed[from * experts..(from + 1) * experts];
-            sums.iter_mut().zip(row).for_each(|(sum, &count)| *sum += f32::from(count) * weight);
+            sums.iter_mut().zip(row).for_each(|(sum, &count)| *sum += u64::from(count) * each);
         }
     }
 }
@@ -69,7 +72,7 @@ impl Successors {
     /// Before the first token.
     pub(crate) fn new(window: usize, layers: usize, experts: usize) -> Self {
         let layer = |_| Layer { before: VecDeque::new(), next: Table::new(experts), window: Table::new(experts) };
-        Self { experts, window, layers: (0..layers).map(layer).collect(), sums: vec![0.0; experts] }
+        Self { experts, window, layers: (0..layers).map(layer).collect(), sums: vec![0; experts] }
     }
 }
 
@@ -95,7 +98,8 @@ impl Remembers for Successors {
         let Layer { before, next, window } = &self.layers[layer];
         let table = if tokens == 1 { next } else { window };
         table.shares(before.front().map_or(&[], Vec::as_slice), &mut self.sums[..self.experts]);
-        shares.iter_mut().zip(&self.sums).for_each(|(share, &sum)| *share = level(sum));
+        let shares = shares.iter_mut().zip(&self.sums);
+        shares.for_each(|(share, &sum)| *share = Level::from_bits((sum >> (SUM_BITS - 31)) as u32));
     }
 }
 
