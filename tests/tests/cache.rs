@@ -33,8 +33,9 @@ fn of_the_cache(trace: &Trace, router: &Router<'_>, config: &Config, slots: u16)
     let memory = Memory {
         layers: &mut states,
         recall: &mut vec![0; shape.recall_words(4)],
+        companions: &mut vec![0; shape.companions_words()],
         wanted: &mut [],
-        forecasts: &mut vec![Level::ZERO; 2 * experts],
+        forecasts: &mut vec![Level::ZERO; 3 * experts],
         logits: &mut vec![Logit::ZERO; experts],
     };
     let mut cache = Cache::<4, 64>::new(config, shape, memory).expect("the shape fits");

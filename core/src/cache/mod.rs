@@ -22,10 +22,12 @@
 //! let (mut levels, mut shares) = ([ScaledLevels::ZERO; 4], [Level::ZERO; 4]);
 //! let (mut slots, mut places) = ([NOTHING; 2], [NOTHING; 4]);
 //! let mut layers = [Layer::new(&mut levels, &mut slots, &mut places, &mut shares)];
-//! let (mut recall, mut forecasts, mut logits) = ([0; SHAPE.recall_words(2)], [Level::ZERO; 8], [Logit::ZERO; 4]);
+//! let (mut recall, mut companions) = ([0; SHAPE.recall_words(2)], [0; SHAPE.companions_words()]);
+//! let (mut forecasts, mut logits) = ([Level::ZERO; 12], [Logit::ZERO; 4]);
 //! let memory = Memory {
 //!     layers: &mut layers,
 //!     recall: &mut recall,
+//!     companions: &mut companions,
 //!     wanted: &mut [],
 //!     forecasts: &mut forecasts,
 //!     logits: &mut logits,
@@ -55,7 +57,7 @@ use heapless::Vec;
 pub use layer::{Layer, NOTHING};
 
 use crate::num::{Level, Logit};
-use crate::recall::{self, Calibration, Recall, RecallError};
+use crate::recall::{self, Companions, JointCalibration, Recall, RecallError};
 use crate::router::{MAX_K, Router};
 use crate::select::{Bounds, select_in_place};
 use crate::set::{ExpertSet, words_for};
@@ -88,6 +90,12 @@ impl Shape {
     #[must_use]
     pub const fn recall_words(self, signature: usize) -> usize {
         self.trajectories().words(self.remembered as usize, signature)
+    }
+
+    /// Words that [`Companions`] take.
+    #[must_use]
+    pub const fn companions_words(self) -> usize {
+        Companions::<&mut [u32]>::words(self.trajectories())
     }
 
     /// Ids that a batch takes: what each token wanted in each layer; none for single tokens.
@@ -250,9 +258,11 @@ pub struct Memory<'a> {
     pub layers: &'a mut [Layer<'a>],
     /// [`Shape::recall_words`].
     pub recall: &'a mut [u32],
+    /// [`Shape::companions_words`]; none where nothing is ever fetched.
+    pub companions: &'a mut [u32],
     /// [`Shape::wanted`].
     pub wanted: &'a mut [u16],
-    /// Two for each expert of a layer.
+    /// Three for each expert of a layer.
     pub forecasts: &'a mut [Level],
     /// One for each expert of a layer.
     pub logits: &'a mut [Logit],
@@ -264,14 +274,18 @@ pub struct Cache<'a, const W: usize, const C: usize> {
     shape: Shape,
     layers: &'a mut [Layer<'a>],
     recall: Recall<&'a mut [u32], W, C>,
+    /// Where something is fetched.
+    companions: Option<Companions<&'a mut [u32]>>,
     /// Of forecasts within a token, and for the first layer of the next one.
-    calibrations: [Calibration; 2],
+    calibrations: [JointCalibration; 2],
     /// What the tokens of a batch wanted, `[T, L, k]`.
     wanted: &'a mut [u16],
     logits: &'a mut [Logit],
-    /// Share of the next tokens, and of the next one alone, for the layer that something is fetched for.
+    /// Share of the next tokens, of the next one alone, and how often it came with the choices of the layer before, for
+    /// the layer that something is fetched for.
     ahead: &'a mut [Level],
     next: &'a mut [Level],
+    others: &'a mut [Level],
     /// Whether the layer that is next has been forecast, and who was there then.
     forecast: Option<Set>,
     /// The layer that is next, and the tokens of this step.
@@ -285,7 +299,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
     /// # Errors
     /// [`CacheError::Shape`], [`CacheError::Memory`].
     pub fn new(config: &Config, shape: Shape, memory: Memory<'a>) -> Result<Self, CacheError> {
-        let Memory { layers, recall, wanted, forecasts, logits } = memory;
+        let Memory { layers, recall, companions, wanted, forecasts, logits } = memory;
         let (experts, slots) = (usize::from(shape.experts), usize::from(shape.slots));
         let fits = shape.is_valid()
             && layers.len() == usize::from(shape.layers)
@@ -293,20 +307,39 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
         if !fits {
             return Err(CacheError::Shape);
         }
-        let forecasts = forecasts.get_mut(..2 * experts).and_then(|both| both.split_at_mut_checked(experts));
-        let (Some(wanted), Some((ahead, next)), Some(logits)) =
+        let forecasts = forecasts.get_mut(..3 * experts).and_then(|all| {
+            let (ahead, rest) = all.split_at_mut_checked(experts)?;
+            Some((ahead, rest.split_at_mut_checked(experts)?))
+        });
+        let (Some(wanted), Some((ahead, (next, others))), Some(logits)) =
             (wanted.get_mut(..shape.wanted()), forecasts, logits.get_mut(..experts))
         else {
             return Err(CacheError::Memory);
+        };
+        let companions = match companions {
+            [] => None,
+            words => Some(Companions::new(shape.trajectories(), words).map_err(|_| CacheError::Memory)?),
         };
         let recall = Recall::new(&config.recall, shape.trajectories(), shape.remembered as usize, recall);
         let recall = recall.map_err(|error| match error {
             RecallError::Memory => CacheError::Memory,
             _ => CacheError::Shape,
         })?;
-        let calibrations = [Calibration::new(), Calibration::new()];
-        let (forecast, layer, tokens) = (None, 0, 1);
-        Ok(Self { shape, layers, recall, calibrations, wanted, logits, ahead, next, forecast, layer, tokens })
+        Ok(Self {
+            shape,
+            layers,
+            recall,
+            companions,
+            calibrations: [JointCalibration::new(), JointCalibration::new()],
+            wanted,
+            logits,
+            ahead,
+            next,
+            others,
+            forecast: None,
+            layer: 0,
+            tokens: 1,
+        })
     }
 
     /// Sizes.
@@ -395,10 +428,13 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
             if alone {
                 if let Some(resident) = self.forecast.take() {
                     let calibration = &mut self.calibrations[usize::from(layer == 0)];
-                    learn(calibration, self.next, &resident, &wanted);
+                    learn(calibration, self.next.iter().zip(&*self.others), &resident, &wanted);
                 }
                 here.judge(&wanted);
                 _ = self.recall.observe(&config.recall, layer, &wanted);
+                if let Some(companions) = &mut self.companions {
+                    _ = companions.observe(layer, &wanted);
+                }
                 _ = self.recall.forecast(layer, config.window, here.shares);
             } else {
                 let at = (usize::from(token) * usize::from(self.shape.layers) + usize::from(layer)) * k;
@@ -471,6 +507,9 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
             for token in self.wanted.chunks_exact(all).take(self.tokens.into()) {
                 for (layer, ids) in (0..).zip(token.chunks_exact(k)) {
                     _ = self.recall.observe(&config.recall, layer, real(ids));
+                    if let Some(companions) = &mut self.companions {
+                        _ = companions.observe(layer, real(ids));
+                    }
                 }
                 _ = self.recall.end_token(&config.recall);
             }
@@ -481,31 +520,41 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
 
     /// Tells `load` what to load for the layer that is next, the surest first: experts of which so many such forecasts came true as
     /// [`Config::sure`] says, each for one that the next token wants less. Nothing after a batch. To be asked for once
-    /// behind a step; what it says is on its way until [`Self::loaded`] is called. Returns how many.
+    /// behind a step; what it says is on its way until [`Self::loaded`] is called. Returns how many. Without
+    /// memory for [`Companions`] none.
     ///
-    /// Cost: two forecasts, and for each fetch a pass over the experts and one over the slots.
+    /// Cost: three forecasts, and for each fetch a pass over the experts and one over the slots.
     pub fn fetch(&mut self, config: &Config, mut load: impl FnMut(Load)) -> usize {
-        let (layer, ahead, next) = (self.layer, &mut *self.ahead, &mut *self.next);
-        let Some(there) = self.layers.get_mut(usize::from(layer)) else { return 0 };
-        if self.tokens > 1 || self.recall.forecast(layer, 1, next).is_err() {
+        let (layer, ahead, next, others) = (self.layer, &mut *self.ahead, &mut *self.next, &mut *self.others);
+        let (Some(there), Some(companions)) = (self.layers.get_mut(usize::from(layer)), &self.companions) else {
+            return 0;
+        };
+        let known = self.tokens == 1
+            && self.recall.forecast(layer, 1, next).is_ok()
+            && companions.forecast(others).is_ok()
+            && config.fetches > 0;
+        if !known {
             return 0;
         }
         self.forecast = Some(there.resident);
         let calibration = &self.calibrations[usize::from(layer == 0)];
+        let sure = |expert: u16| {
+            let share = |shares: &[Level]| shares.get(usize::from(expert)).copied().unwrap_or(Level::ZERO);
+            (calibration.confidence(share(next), share(others)), share(next))
+        };
         // Who is asked for, and who of them is not yet decided.
         let mut asked = Set::new();
         for (&share, expert) in next.iter().zip(0..) {
-            if share > Level::ZERO && !there.resident.contains(expert) && calibration.confidence(share) >= config.sure {
+            if share > Level::ZERO && !there.resident.contains(expert) && sure(expert).0 >= config.sure {
                 asked.insert(expert);
             }
         }
-        if config.fetches == 0 || asked.is_empty() || self.recall.forecast(layer, config.window, ahead).is_err() {
+        if asked.is_empty() || self.recall.forecast(layer, config.window, ahead).is_err() {
             return 0;
         }
         let (weight, mut open, mut fetched) = (there.weight(config.weight), asked, 0);
-        let share = |expert: u16| next.get(usize::from(expert)).copied().unwrap_or(Level::ZERO);
         while fetched < usize::from(config.fetches)
-            && let Some(expert) = open.iter().min_by_key(|&expert| core::cmp::Reverse(share(expert)))
+            && let Some(expert) = open.iter().min_by_key(|&expert| core::cmp::Reverse(sure(expert)))
         {
             open.remove(expert);
             let free = there.free(&asked, &there.arriving);
@@ -556,10 +605,15 @@ fn real(ids: &[u16]) -> &[u16] {
 }
 
 /// Learns from a forecast how many experts that were not there came true.
-fn learn(calibration: &mut Calibration, shares: &[Level], resident: &Set, wanted: &[u16]) {
-    for (&share, expert) in shares.iter().zip(0..) {
+fn learn<'a>(
+    calibration: &mut JointCalibration,
+    shares: impl Iterator<Item = (&'a Level, &'a Level)>,
+    resident: &Set,
+    wanted: &[u16],
+) {
+    for ((&share, &other), expert) in shares.zip(0..) {
         if share > Level::ZERO && !resident.contains(expert) {
-            calibration.learn(share, wanted.contains(&expert));
+            calibration.learn(share, other, wanted.contains(&expert));
         }
     }
 }

@@ -27,8 +27,9 @@ impl Engine {
         let memory = Memory {
             layers: (0..shape.layers).map(layer).collect::<Vec<_>>().leak(),
             recall: vec![0; shape.recall_words(2)].leak(),
+            companions: vec![0; shape.companions_words()].leak(),
             wanted: vec![0; shape.wanted()].leak(),
-            forecasts: vec![Level::ZERO; 2 * experts].leak(),
+            forecasts: vec![Level::ZERO; 3 * experts].leak(),
             logits: vec![Logit::ZERO; experts].leak(),
         };
         let cache = Cache::new(&Config::default(), shape, memory).unwrap();
@@ -237,8 +238,9 @@ fn hostile_calls_change_nothing() {
         let memory = Memory {
             layers: (0..SHAPE.layers).map(layer).collect::<Vec<_>>().leak(),
             recall: vec![0; 1 << 16].leak(),
+            companions: &mut [],
             wanted: vec![0; 1 << 16].leak(),
-            forecasts: vec![Level::ZERO; 16].leak(),
+            forecasts: vec![Level::ZERO; 24].leak(),
             logits: vec![Logit::ZERO; 8].leak(),
         };
         let made = Cache::<2, 32>::new(&Config::default(), wrong, memory);

@@ -106,6 +106,7 @@ struct Sizes {
     slots: usize,
     layers: usize,
     recall: usize,
+    companions: usize,
 }
 
 impl Sizes {
@@ -118,13 +119,14 @@ impl Sizes {
         if !in_range {
             return Err(CPTR_ERROR_RANGE);
         }
-        let (layers, recall) = (usize::from(layers), shape.recall_words(4));
-        Ok(Self { shape, experts: experts.into(), slots: slots.into(), layers, recall })
+        let companions = if parameters.fetches > 0 { shape.companions_words() } else { 0 };
+        let (experts, slots) = (usize::from(experts), usize::from(slots));
+        Ok(Self { shape, experts, slots, layers: layers.into(), recall: shape.recall_words(4), companions })
     }
 
     /// All of them together.
     fn total(&self) -> Option<usize> {
-        let &Self { shape, experts, slots, layers, recall } = self;
+        let &Self { shape, experts, slots, layers, recall, companions } = self;
         let all = layers.checked_mul(experts)?;
         bytes::<State>(1)?
             .checked_add(bytes::<Layer<'_>>(layers)?)?
@@ -132,9 +134,10 @@ impl Sizes {
             .checked_add(bytes::<Level>(all)?)?
             .checked_add(bytes::<u16>(all)?)?
             .checked_add(bytes::<u16>(layers.checked_mul(slots)?)?)?
-            .checked_add(bytes::<Level>(2 * experts)?)?
+            .checked_add(bytes::<Level>(3 * experts)?)?
             .checked_add(bytes::<Logit>(experts)?)?
             .checked_add(bytes::<u32>(recall)?)?
+            .checked_add(bytes::<u32>(companions)?)?
             .checked_add(bytes::<u16>(shape.wanted())?)
     }
 }
@@ -224,7 +227,7 @@ pub unsafe extern "C" fn cptr_cache_init(
             sure: if parameters.sure == 0 { usual.sure } else { Level::from_bits(parameters.sure) },
             ..usual
         };
-        let Sizes { shape, experts, slots, layers, recall } = sizes;
+        let Sizes { shape, experts, slots, layers, recall, companions } = sizes;
         // SAFETY: `total` bytes are there, of which the first are the state's.
         let mut rest = unsafe { Rest(memory.add(bytes::<State>(1).unwrap_or(0))) };
         let states = rest.0.cast::<Layer<'static>>();
@@ -245,9 +248,10 @@ pub unsafe extern "C" fn cptr_cache_init(
             }
             Memory {
                 layers: slice::from_raw_parts_mut(states, layers),
-                forecasts: rest.take(2 * experts, Level::ZERO),
+                forecasts: rest.take(3 * experts, Level::ZERO),
                 logits: rest.take(experts, Logit::ZERO),
                 recall: rest.take(recall, 0),
+                companions: rest.take(companions, 0),
                 wanted: rest.take(shape.wanted(), 0),
             }
         };
