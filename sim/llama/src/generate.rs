@@ -163,7 +163,7 @@ impl Writer<'_, '_, '_> {
         self.beside.decode(prompt, 0)?;
         // Token by token, so that all layers of one come before the next one.
         for (position, token) in prompt.iter().enumerate() {
-            step(&mut self.context, *token, position)?;
+            step(&mut self.context, *token, position, position == 0)?;
         }
         let mut at = prompt.len() - 1;
         loop {
@@ -180,7 +180,7 @@ impl Writer<'_, '_, '_> {
                 return Ok(written);
             }
             let position = prompt.len() + written.tokens.len() - 1;
-            step(&mut self.context, token, position)?;
+            step(&mut self.context, token, position, false)?;
             self.beside.decode(&[token], position)?;
             at = 0;
         }
@@ -203,7 +203,7 @@ impl Writer<'_, '_, '_> {
     }
 }
 
-/// One token through a context with a strategy.
+/// One token through a context with a strategy; `starts` where a text begins with it.
 ///
 /// # Errors
 /// What the strategy or llama.cpp refuses.
@@ -211,8 +211,9 @@ pub(crate) fn step<W: crate::steer::Watch>(
     context: &mut Context<'_, Steering<'_, W>>,
     token: u32,
     position: usize,
+    starts: bool,
 ) -> Result<()> {
-    context.tap().begin(1, position == 0);
+    context.tap().begin(1, starts);
     let decoded = context.decode(&[token], position);
     // What the strategy says comes first: it may be why the rest was not computed.
     context.tap().end()?;

@@ -9,7 +9,12 @@ mod convert;
 mod eval;
 mod ffi;
 mod generate;
+mod make;
 mod moe;
+#[cfg(target_os = "linux")]
+mod offload;
+#[cfg(target_os = "linux")]
+mod run;
 mod show;
 mod stats;
 mod steer;
@@ -40,6 +45,11 @@ enum Command {
     Capture(capture::Args),
     /// Which experts a text uses in which layer, how few cover most of it, and how much comes again
     Stats(stats::Args),
+    /// Tokens per second with experts in bounded memory, read from the drive for real (Linux)
+    #[cfg(target_os = "linux")]
+    Run(run::Args),
+    /// Make a model of the sizes of a known one, with random weights
+    Make(make::Args),
     /// Text with strategies in the loop, and its drift from the unaltered model's
     Generate(generate::Args),
 }
@@ -58,6 +68,9 @@ fn main() -> ExitCode {
         Command::Eval(args) => ("eval", eval::main(args)),
         Command::Capture(args) => ("capture", capture::main(args)),
         Command::Stats(args) => ("stats", stats::main(args)),
+        #[cfg(target_os = "linux")]
+        Command::Run(args) => ("run", run::main(args)),
+        Command::Make(args) => ("make", make::main(args)),
         Command::Generate(args) => ("generate", generate::main(args)),
     };
     match page {

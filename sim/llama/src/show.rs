@@ -55,7 +55,8 @@ impl Column {
     fn cell(&self, row: &Json) -> String {
         let value = &row[self.key];
         match (self.format, value.as_f64()) {
-            (_, None) => value.as_str().unwrap_or("–").to_owned(),
+            // Text that a model wrote may have lines.
+            (_, None) => value.as_str().unwrap_or("–").escape_debug().to_string(),
             (Format::Plain, Some(_)) => value.to_string(),
             (Format::Decimals(decimals), Some(number)) => format!("{number:.decimals$}"),
             (Format::Percent, Some(share)) => format!("{:.3}%", 100.0 * share),

@@ -114,6 +114,19 @@ pub(crate) trait Watch {
     /// # Errors
     /// Why the experts cannot run: the computation ends with it.
     fn decided(&mut self, layer: usize, chosen: &[u16], replay: &Replay<'_>) -> Result<()>;
+
+    /// Asked once before each product with experts' matrices: whether it is to wait behind it.
+    fn pauses(&mut self) -> bool {
+        false
+    }
+
+    /// Such a product has been computed.
+    ///
+    /// # Errors
+    /// As [`Self::decided`].
+    fn multiplied(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Watch for () {
@@ -124,7 +137,7 @@ impl Watch for () {
 
 /// What routing is replaced by, for models whose weights mean nothing: ids and logits of a recording.
 pub(crate) trait Script {
-    /// Appends the logits `[E]` and the choice `[k]` of a token in a layer.
+    /// Appends the logits `[E]`, or none where they were not recorded, and the choice `[k]` of a token in a layer.
     fn routing(&mut self, step: usize, layer: usize, logits: &mut Vec<f32>, wanted: &mut Vec<u16>);
 }
 
@@ -240,7 +253,8 @@ impl<'a, W: Watch> Steering<'a, W> {
             let known = |&id: &i32| u16::try_from(id).ok().filter(|id| usize::from(*id) < experts);
             wanted.extend(ids.iter().filter_map(known));
         }
-        if logits.len() != experts * rows.len() || wanted.len() != ids.len() {
+        let scored = if logits.is_empty() && self.script.is_some() { 0 } else { experts };
+        if logits.len() != scored * rows.len() || wanted.len() != ids.len() {
             return Err(Error::unsupported(format!(
                 "expected logits of {experts} experts and ids below in layer {}, found others",
                 moe.layers[layer]
@@ -248,7 +262,7 @@ impl<'a, W: Watch> Steering<'a, W> {
         }
         for (row, &(step, starts_sequence)) in rows.iter().enumerate() {
             let wanted = &wanted[row * k..(row + 1) * k];
-            let logits = &logits[row * experts..(row + 1) * experts];
+            let logits = &logits[row * scored..(row + 1) * scored];
             let routed = [Routed { wanted, weights: &[], logits, ahead: &[], starts_sequence }];
             let outcome = replay.layer(step, layer, &routed)?;
             chosen.clear();
@@ -287,24 +301,28 @@ pub(crate) fn kind(moe: &Moe, node: &Node<'_>) -> Option<(Kind, usize)> {
 
 impl<W: Watch> Tap for Steering<'_, W> {
     fn wants(&mut self, node: &Node<'_>) -> bool {
-        self.error.is_none()
-            && kind(self.moe, node).is_some_and(|(kind, _)| self.script.is_none() || matches!(kind, Kind::Choice))
+        if self.error.is_some() {
+            return false;
+        }
+        if node.multiplies_experts() {
+            return self.watch.pauses();
+        }
+        kind(self.moe, node).is_some_and(|(kind, _)| self.script.is_none() || matches!(kind, Kind::Choice))
     }
 
     fn see(&mut self, node: &mut Node<'_>) -> bool {
-        match kind(self.moe, node) {
+        let done = match kind(self.moe, node) {
             Some((Kind::Logits, _)) => {
                 self.logits.clear();
                 node.read_f32(&mut self.logits);
+                Ok(())
             }
-            Some((Kind::Choice, layer)) => {
-                if let Err(error) = self.decide(layer, node) {
-                    self.error = Some(error);
-                    return false;
-                }
-            }
-            None => {}
+            Some((Kind::Choice, layer)) => self.decide(layer, node),
+            None => self.watch.multiplied(),
+        };
+        if let Err(error) = done {
+            self.error = Some(error);
         }
-        true
+        self.error.is_none()
     }
 }

@@ -97,6 +97,11 @@ impl Node<'_> {
         self.tensor().type_ == sys::GGML_TYPE_F32
     }
 
+    /// Whether it multiplies with experts' matrices.
+    pub(crate) fn multiplies_experts(&self) -> bool {
+        self.tensor().op == sys::GGML_OP_MUL_MAT_ID
+    }
+
     /// Whether it multiplies with experts' matrices, and with which.
     pub(crate) fn experts(&self) -> Option<Weights> {
         let tensor = self.tensor();

@@ -40,12 +40,6 @@ impl Model {
         usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.vocab()) }).unwrap_or(0)
     }
 
-    /// Tokens that the model was made for.
-    pub(crate) fn context(&self) -> usize {
-        // SAFETY: the model is alive.
-        usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw.as_ptr()) }).unwrap_or(0)
-    }
-
     /// Whether a token ends a text.
     pub(crate) fn ends(&self, token: u32) -> bool {
         // SAFETY: the vocabulary is alive; ids that it does not have are checked first.
