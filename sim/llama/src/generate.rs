@@ -4,7 +4,7 @@
 //! on from what it has said itself. The unaltered model reads the same tokens beside it, so that at each of them the two
 //! predictions can be compared.
 
-use cptr_sim::replay::{Machine, Row};
+use cptr_sim::replay::{Budget, Machine, Row};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
 use serde_json::{Value as Json, json};
@@ -14,7 +14,7 @@ use crate::eval::{Quality, finite};
 use crate::ffi::{Context, Model, Options, Untapped};
 use crate::moe::Moe;
 use crate::show::{Page, column};
-use crate::steer::{Plan, Steering, sizes};
+use crate::steer::{Plan, Steering, Watch, sizes};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// 0: the most likely token; above: drawn, the higher the more evenly
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
+    /// Experts in bounded memory, read from the drive for real (Linux): experts per layer (32), or bytes for all layers
+    /// together (2GB); in the place of --resident, and without the unaltered model beside
+    #[arg(long, value_name = "MEMORY", conflicts_with = "resident")]
+    offload: Option<Budget>,
     /// Of the draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -107,18 +111,23 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let sizes = sizes(&moe);
     let plan = Plan {
         moe: &moe,
-        resident: args.strategies.resident(moe.k, moe.experts),
+        resident: args.offload.unwrap_or_else(|| args.strategies.resident(moe.k, moe.experts)),
         machine: Machine { system: &args.strategies.system, model: Some(&sizes) },
         tokens: prompt.len() + count,
     };
+    args.strategies.strategy.iter().try_for_each(|strategy| plan.check(strategy))?;
     let mut rows = vec![json!({"strategy": "llama.cpp", "text": text(&model, &own), "tokens": own.len()})];
-    for strategy in &args.strategies.strategy {
-        plan.check(strategy)?;
-        let context = Context::new(&model, options, Steering::new(&plan, strategy, ())?)?;
-        let sampler = Sampler::new(args.temperature, args.seed);
-        let mut writer = Writer { context, beside: &mut plain, sampler };
-        let written = writer.write(&model, &prompt, count)?;
-        rows.push(writer.row(strategy, &moe, &model, &own, &written));
+    if args.offload.is_some() {
+        drop(plain);
+        offloaded(args, &model, &plan, &prompt, &own, options, &mut rows)?;
+    } else {
+        for strategy in &args.strategies.strategy {
+            let context = Context::new(&model, options, Steering::new(&plan, strategy, ())?)?;
+            let sampler = Sampler::new(args.temperature, args.seed);
+            let mut writer = Writer { context, beside: Some(&mut plain), sampler };
+            let written = writer.write(&model, &prompt, count)?;
+            rows.push(writer.row(strategy, &moe, &model, &own, &written));
+        }
     }
     let columns = vec![
         column("strategy", "strategy"),
@@ -128,10 +137,51 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         column("divergence", "divergence").decimals(5),
         column("miss_rate", "miss").percent(),
         column("mass_loss", "mass loss").percent(),
+        column("measured_tokens_per_s", "tokens/s").decimals(2),
+        column("read_mb", "read MB").decimals(1),
+        column("held_mb", "held MB").decimals(1),
         column("text", "text"),
     ];
     let facts = vec![format!("{} ({}); prompt of {} tokens", moe.name, moe.architecture, prompt.len())];
     Ok(Page { facts, columns, rows, beside: Vec::new() })
+}
+
+/// The same with experts in bounded memory.
+#[cfg(target_os = "linux")]
+fn offloaded(
+    args: &Args,
+    model: &Model,
+    plan: &Plan<'_>,
+    prompt: &[u32],
+    own: &[u32],
+    options: Options,
+    rows: &mut Vec<Json>,
+) -> Result<()> {
+    use crate::offload::{Offload, take};
+
+    let store = std::sync::Arc::new(take(model, plan.moe, &args.model.model, 4)?);
+    for strategy in &args.strategies.strategy {
+        store.clear()?;
+        let watch = Offload::new(store.clone(), plan.moe.layers.len());
+        let context = Context::new(model, options, Steering::new(plan, strategy, watch)?)?;
+        let sampler = Sampler::new(args.temperature, args.seed);
+        let mut writer = Writer { context, beside: None, sampler };
+        let start = std::time::Instant::now();
+        let written = writer.write(model, prompt, args.tokens as usize)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let mut row = writer.row(strategy, plan.moe, model, own, &written);
+        let traffic = store.traffic();
+        row["measured_tokens_per_s"] = ((prompt.len() + written.tokens.len()) as f64 / seconds).into();
+        row["read_mb"] = (traffic.bytes as f64 / 1e6).into();
+        row["held_mb"] = (traffic.most_held as f64 / 1e6).into();
+        rows.push(row);
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn offloaded(_: &Args, _: &Model, _: &Plan<'_>, _: &[u32], _: &[u32], _: Options, _: &mut Vec<Json>) -> Result<()> {
+    Err(Error::unsupported("--offload: expected Linux, which can give back pages of a mapping, found another system"))
 }
 
 /// The text of tokens.
@@ -149,18 +199,20 @@ struct Written {
     along: Vec<f64>,
 }
 
-/// A strategy that writes, with the unaltered model beside it.
-struct Writer<'m, 'a, 'p> {
-    context: Context<'m, Steering<'a, ()>>,
-    beside: &'p mut Context<'m, Untapped>,
+/// A strategy that writes, with the unaltered model beside it where there is one.
+struct Writer<'m, 'a, 'p, W: Watch> {
+    context: Context<'m, Steering<'a, W>>,
+    beside: Option<&'p mut Context<'m, Untapped>>,
     sampler: Sampler,
 }
 
-impl Writer<'_, '_, '_> {
+impl<W: Watch> Writer<'_, '_, '_, W> {
     fn write(&mut self, model: &Model, prompt: &[u32], count: usize) -> Result<Written> {
         let mut written = Written { tokens: Vec::new(), drift: Quality::default(), agreed: 0, along: Vec::new() };
-        self.beside.clear();
-        self.beside.decode(prompt, 0)?;
+        if let Some(beside) = &mut self.beside {
+            beside.clear();
+            beside.decode(prompt, 0)?;
+        }
         // Token by token, so that all layers of one come before the next one.
         for (position, token) in prompt.iter().enumerate() {
             step(&mut self.context, *token, position, position == 0)?;
@@ -170,18 +222,22 @@ impl Writer<'_, '_, '_> {
             let altered = self.context.logits(0);
             finite(altered)?;
             let token = self.sampler.next(altered);
-            let unaltered = self.beside.logits(at);
-            let before = written.drift.divergence();
-            written.drift.add(altered, unaltered, token);
-            written.along.push(written.drift.divergence() - before);
-            written.agreed += usize::from(best(altered) == best(unaltered));
+            if let Some(beside) = &self.beside {
+                let unaltered = beside.logits(at);
+                let before = written.drift.divergence();
+                written.drift.add(altered, unaltered, token);
+                written.along.push(written.drift.divergence() - before);
+                written.agreed += usize::from(best(altered) == best(unaltered));
+            }
             written.tokens.push(token);
             if model.ends(token) || written.tokens.len() == count {
                 return Ok(written);
             }
             let position = prompt.len() + written.tokens.len() - 1;
             step(&mut self.context, token, position, false)?;
-            self.beside.decode(&[token], position)?;
+            if let Some(beside) = &mut self.beside {
+                beside.decode(&[token], position)?;
+            }
             at = 0;
         }
     }
@@ -196,9 +252,11 @@ impl Writer<'_, '_, '_> {
         row["tokens"] = written.tokens.len().into();
         row["same_tokens"] = same.into();
         row["identical"] = (own == written.tokens).into();
-        row["same_best"] = (written.agreed as f64 / written.tokens.len() as f64).into();
-        row["divergence"] = written.drift.mean_divergence().into();
-        row["divergence_along"] = written.along.clone().into();
+        if self.beside.is_some() {
+            row["same_best"] = (written.agreed as f64 / written.tokens.len() as f64).into();
+            row["divergence"] = written.drift.mean_divergence().into();
+            row["divergence_along"] = written.along.clone().into();
+        }
         row
     }
 }
@@ -207,7 +265,7 @@ impl Writer<'_, '_, '_> {
 ///
 /// # Errors
 /// What the strategy or llama.cpp refuses.
-pub(crate) fn step<W: crate::steer::Watch>(
+pub(crate) fn step<W: Watch>(
     context: &mut Context<'_, Steering<'_, W>>,
     token: u32,
     position: usize,

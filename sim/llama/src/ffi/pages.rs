@@ -1,9 +1,9 @@
 //! The pages of experts' matrices, taken out of llama.cpp's mapping of the file: memory that is filled by direct reads
 //! and given back page by page.
 //!
-//! llama.cpp computes with its weights where it has mapped them. Anonymous pages are put in the place of the whole pages
-//! of each tensor; what comes into them is read from the same place of the file, so that llama.cpp finds every byte
-//! where it looks for it. A page that belongs to two experts is read once and stays. Linux only.
+//! llama.cpp computes with its weights where it has mapped them. Anonymous pages are put in the place of the mapping;
+//! what comes into them is read from the same place of the file, so that llama.cpp finds every byte where it looks for
+//! it. All but experts is read at once and stays, as are pages that belong to two experts. Linux only.
 
 use std::fs::File;
 use std::ops::Range;
@@ -39,7 +39,8 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Takes the tensors' pages. Nothing of them is there afterwards but pages that two experts share.
+    /// Takes llama.cpp's mapping of the file. Nothing of these tensors is there afterwards but pages that two experts
+    /// share.
     ///
     /// # Errors
     /// Tensors that are not where a mapping of the file has them; a file system without direct reads; what the system
@@ -55,42 +56,77 @@ impl Pages {
         let maps = maps(path)?;
         let mut pages = Self { places, path: path.into(), direct, page, shared: 0 };
         for place in &pages.places {
-            let whole = pages.whole(place.address..place.address + place.experts * place.expert_bytes);
+            let end = place.address + place.experts * place.expert_bytes;
             let mapped = |map: &Mapping| {
-                map.addresses.start <= whole.start
-                    && whole.end <= map.addresses.end
-                    && place.address - map.addresses.start == (place.offset.wrapping_sub(map.offset)) as usize
+                map.addresses.start <= place.address
+                    && end <= map.addresses.end
+                    && (place.address - map.addresses.start) as u64 + map.offset == place.offset
             };
             if !maps.iter().any(mapped) {
                 return Err(Error::unsupported(
                     "expected experts in llama.cpp's mapping of the file, found them elsewhere (a GPU, or no mmap)",
                 ));
             }
+            let own: usize = (0..place.experts).map(|expert| pages.own(place, expert).len()).sum();
+            pages.shared += (pages.whole(place.address..end).len() - own) as u64;
         }
+        let mut own: Vec<Range<usize>> = Vec::new();
         for place in &pages.places {
-            let whole = pages.whole(place.address..place.address + place.experts * place.expert_bytes);
-            if whole.is_empty() {
-                continue;
-            }
-            // SAFETY: the range is whole pages inside llama.cpp's private view of this file, as was checked above; it
-            // holds nothing but this tensor. llama.cpp reads them only while it computes, which is not now, and unmaps
-            // the whole view when the model is freed, which takes these pages with it.
-            unsafe {
-                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-                let protection = libc::PROT_READ | libc::PROT_WRITE;
-                let at = std::ptr::with_exposed_provenance_mut(whole.start);
-                if libc::mmap(at, whole.len(), protection, flags, -1, 0) == libc::MAP_FAILED {
-                    return Err(io(&std::io::Error::last_os_error()));
-                }
-                // Large pages would hold more than was asked for.
-                libc::madvise(at, whole.len(), libc::MADV_NOHUGEPAGE);
-            }
+            own.extend((0..place.experts).map(|expert| pages.own(place, expert)).filter(|own| !own.is_empty()));
         }
-        pages.shared = pages.read_shared(&file)?;
+        own.sort_unstable_by_key(|own| own.start);
+        for map in &maps {
+            pages.replace(map, &own, &file)?;
+        }
         // What llama.cpp read when it loaded the file need not stay in the page cache.
         // SAFETY: advice about an open file.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
         Ok(pages)
+    }
+
+    /// Puts anonymous pages in the place of a mapping of the file, and reads all of it but experts' own pages, which are
+    /// in order: whatever becomes of the file, what is computed with does not change.
+    fn replace(&self, map: &Mapping, own: &[Range<usize>], file: &File) -> Result<()> {
+        let addresses = &map.addresses;
+        // SAFETY: the range is a mapping of the file, which this process has from llama.cpp alone. llama.cpp reads there
+        // only while it computes, which is not now, and unmaps by range when the model is freed, which takes these pages
+        // with it. Until everything is read again below, nobody computes.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let at = std::ptr::with_exposed_provenance_mut(addresses.start);
+            if libc::mmap(at, addresses.len(), protection, flags, -1, 0) == libc::MAP_FAILED {
+                return Err(Error::io(&self.path, &std::io::Error::last_os_error()));
+            }
+            // Large pages would hold more than was asked for.
+            libc::madvise(at, addresses.len(), libc::MADV_NOHUGEPAGE);
+        }
+        let inside = own.iter().filter(|own| addresses.start <= own.start && own.end <= addresses.end);
+        let mut next = addresses.start;
+        for end in inside.chain([&(addresses.end..addresses.end)]) {
+            self.read(map, next..end.start, file)?;
+            next = end.end;
+        }
+        Ok(())
+    }
+
+    /// Reads a range of a mapping, as far as the file goes.
+    fn read(&self, map: &Mapping, range: Range<usize>, file: &File) -> Result<()> {
+        let io = |error: &std::io::Error| Error::io(&self.path, error);
+        let length = file.metadata().map_err(|error| io(&error))?.len();
+        let mut bytes = vec![0; 1 << 20];
+        for at in range.clone().step_by(bytes.len()) {
+            let offset = map.offset + (at - map.addresses.start) as u64;
+            let count =
+                bytes.len().min(range.end - at).min(usize::try_from(length.saturating_sub(offset)).unwrap_or(0));
+            file.read_exact_at(&mut bytes[..count], offset).map_err(|error| io(&error))?;
+            // SAFETY: inside the anonymous pages that `replace` has just put there; no reference of Rust points there.
+            unsafe {
+                let to = std::ptr::with_exposed_provenance_mut::<u8>(at);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+            }
+        }
+        Ok(())
     }
 
     /// Tensors.
@@ -172,31 +208,6 @@ impl Pages {
     fn own(&self, place: &Place, expert: usize) -> Range<usize> {
         let start = place.address + expert * place.expert_bytes;
         self.whole(start..start + place.expert_bytes)
-    }
-
-    /// Reads what lies between experts' own pages.
-    fn read_shared(&self, file: &File) -> Result<u64> {
-        let mut bytes = vec![0; self.page];
-        let mut shared = 0;
-        for place in &self.places {
-            let whole = self.whole(place.address..place.address + place.experts * place.expert_bytes);
-            let mut next = whole.start;
-            for expert in 0..=place.experts {
-                let own = if expert < place.experts { self.own(place, expert) } else { whole.end..whole.end };
-                for at in (next..own.start).step_by(self.page) {
-                    let offset = place.offset + (at - place.address) as u64;
-                    file.read_exact_at(&mut bytes, offset).map_err(|error| Error::io(&self.path, &error))?;
-                    // SAFETY: one of the pages that `take` has just put there; no reference of Rust points there.
-                    unsafe {
-                        let to = std::ptr::with_exposed_provenance_mut::<u8>(at);
-                        std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, self.page);
-                    }
-                    shared += self.page as u64;
-                }
-                next = next.max(own.end);
-            }
-        }
-        Ok(shared)
     }
 }
 
