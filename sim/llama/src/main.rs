@@ -6,6 +6,7 @@
 mod capture;
 mod common;
 mod convert;
+mod cost;
 mod eval;
 mod ffi;
 mod generate;
@@ -48,6 +49,8 @@ enum Command {
     /// Tokens per second with experts in bounded memory, read from the drive for real (Linux)
     #[cfg(target_os = "linux")]
     Run(run::Args),
+    /// What a strategy in the loop adds to the processor time of a token
+    Cost(cost::Args),
     /// Make a model of the sizes of a known one, with random weights
     Make(make::Args),
     /// Text with strategies in the loop, and its drift from the unaltered model's
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Stats(args) => ("stats", stats::main(args)),
         #[cfg(target_os = "linux")]
         Command::Run(args) => ("run", run::main(args)),
+        Command::Cost(args) => ("cost", cost::main(args)),
         Command::Make(args) => ("make", make::main(args)),
         Command::Generate(args) => ("generate", generate::main(args)),
     };

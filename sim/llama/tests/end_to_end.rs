@@ -237,7 +237,7 @@ fn bad_input_is_one_sentence() {
         (vec!["eval", model, "--strategy", "belady"], "belady"),
         (vec!["eval", model, "--resident", "33"], "expected 1 to 32 experts"),
         (vec!["eval", model, "--text", "nothing.txt"], "No such file"),
-        (vec!["generate", model, "--temperature", "-1"], "--temperature"),
+        (vec!["generate", model, "--temperature=-1"], "--temperature"),
         (vec!["make", "--like", "nothing", "--out", &out], "expected one of"),
         (vec!["convert", "nothing", "--out", &out], "No such file"),
         (vec!["capture", model, "--documents", "1", "--out", "/proc/nothing/x"], "/proc/nothing/x"),

@@ -10,6 +10,7 @@ pub(crate) mod pages;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
 
 pub(crate) use context::{Context, Node, Options, Tap, Untapped, Weights};
 pub(crate) use gguf::{Gguf, Info};
@@ -65,4 +66,13 @@ fn complaint(otherwise: &str) -> String {
             format!("{otherwise}: {text}")
         }
     }
+}
+
+/// Processor time of the calling thread; `None` where the system does not count it.
+pub(crate) fn processor_time() -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is there to be written.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    (code == 0).then(|| Duration::new(seconds, nanoseconds))
 }
