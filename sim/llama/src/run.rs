@@ -34,8 +34,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Memory for experts: experts per layer (32), or bytes for all layers together (2GB)
-    #[arg(long, value_name = "MEMORY")]
-    offload: Budget,
+    #[arg(long, value_name = "MEMORY", required_unless_present = "mapped")]
+    offload: Option<Budget>,
+    /// llama.cpp's own mapping instead, to be run under a limit of memory: the system decides what stays
+    #[arg(long, conflicts_with_all = ["offload", "strategy"])]
+    mapped: bool,
     /// Strategies of cptr, such as lru,bounded:eps=0.04+recall+recall-fetch (`cptr run --help` has them all)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse,
           default_value = "lru")]
@@ -104,13 +107,14 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let model = Model::load(path)?;
     let routing = args.routing.as_deref().map(|trace| routing(args, trace, &moe)).transpose()?;
     let turns = turns(args, &model, routing.as_ref())?;
+    let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
     let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
     let measured = measure(&model, &moe, &store, args.model.threads())?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
     let tokens: usize = turns.iter().map(Vec::len).sum();
     let plan =
-        Plan { moe: &moe, resident: args.offload, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
+        Plan { moe: &moe, resident: memory, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
     let rows = run(args, &model, &plan, &store, routing.as_ref(), &turns)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let facts = vec![
@@ -122,7 +126,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
             moe.experts,
             moe.expert_bytes(0) as f64 / 1e6,
             moe.k,
-            args.offload
+            memory
         ),
         format!(
             "measured before: a token with all experts there {:.2} ms, an expert read {:.2} ms, {:.2} GB/s",
@@ -152,6 +156,41 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
                "gb_per_s": measured.bytes_per_s / 1e9}),
     )];
     Ok(Page { facts, columns, rows, beside })
+}
+
+/// llama.cpp with its own mapping of the file.
+fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns: &[Turn]) -> Result<Page> {
+    let (system, sizes) = (crate::steer::system("offload").map_err(Error::usage)?, crate::steer::sizes(moe));
+    let plan = Plan {
+        moe,
+        resident: Budget::Experts(moe.k),
+        machine: Machine { system: &system, model: Some(&sizes) },
+        tokens: turns.iter().map(Vec::len).sum(),
+    };
+    let mut steering = Steering::new(&plan, &Strategy::parse("raw")?, ())?;
+    if let Some(trace) = routing {
+        steering = steering.scripted(Box::new(Recorded { trace }));
+    }
+    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
+    let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
+    let mut context = Context::new(model, options, steering)?;
+    let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
+    let (mut time, mut tokens) = (Duration::ZERO, 0);
+    for (index, turn) in turns.iter().enumerate() {
+        context.clear();
+        let start = Instant::now();
+        for (position, &(token, starts)) in turn.iter().enumerate() {
+            step(&mut context, token, position, starts)?;
+        }
+        if index >= warm {
+            time += start.elapsed();
+            tokens += turn.len();
+        }
+    }
+    let per_s = tokens as f64 / time.as_secs_f64();
+    let row = json!({"strategy": "llama.cpp, mapped", "tokens_per_s": per_s, "tokens": tokens});
+    let columns = vec![column("strategy", "strategy"), column("tokens_per_s", "tokens/s").decimals(2)];
+    Ok(Page { columns, rows: vec![row], ..Page::default() })
 }
 
 /// The trace in the layers of the model.
