@@ -3,10 +3,12 @@
 //! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C library.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
-//! golden step 10,000; with it on all machines, and as far as the last golden step.
+//! golden step 10,000; with it on all machines, and as far as the last golden step, and llama.cpp is built and tested
+//! with a strategy in its loop.
 #![forbid(unsafe_code)]
 
 mod firmware;
+mod llama;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -17,6 +19,9 @@ use firmware::Scope;
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
+/// Runs with `--full`, or when it is named: it builds llama.cpp.
+const LLAMA: &str = "llama";
+
 /// A set of commands with one purpose.
 struct Group {
     name: &'static str,
@@ -24,7 +29,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -62,6 +67,7 @@ const GROUPS: [Group; 8] = [
         run: |scope| firmware::rtl(false, firmware::golden_steps(scope)),
     },
     Group { name: "demo", purpose: "the main job runs", run: |_| demo() },
+    Group { name: LLAMA, purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
 ];
 
 fn main() -> ExitCode {
@@ -95,7 +101,9 @@ fn main() -> ExitCode {
     if names.iter().any(|name| GROUPS.iter().all(|group| group.name != name)) {
         return usage();
     }
-    let chosen = GROUPS.iter().filter(|group| names.is_empty() || names.iter().any(|name| name == group.name));
+    let usual = |group: &Group| group.name != LLAMA || scope == Scope::Full;
+    let named = |group: &Group| names.iter().any(|name| name == group.name);
+    let chosen = GROUPS.iter().filter(|group| if names.is_empty() { usual(group) } else { named(group) });
     let mut results = Vec::new();
     for group in chosen {
         eprintln!("\n== {}: {}", group.name, group.purpose);

@@ -1,0 +1,372 @@
+//! `cptr-llama run`: tokens per second with experts in bounded memory, read from the drive for real, and beside it what
+//! the engine's model predicts.
+//!
+//! Strategies take turns, block by block of the same tokens, so that what else the machine does meets all of them. What
+//! a strategy had in memory is read again before its turn, which is not counted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cptr_sim::replay::{Budget, Machine, Row};
+use cptr_sim::strategy::Strategy;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::import::{self, Recording};
+use cptr_trace::progress::Progress;
+use cptr_trace::{Shape, Trace};
+use serde_json::{Value as Json, json};
+
+use crate::common::ModelArgs;
+use crate::eval::{Quality, finite};
+use crate::ffi::{Context, Model, Options};
+use crate::generate::step;
+use crate::make::VOCABULARY;
+use crate::moe::Moe;
+use crate::offload::measure::{Measured, measure};
+use crate::offload::{Offload, Store, Waits, take};
+use crate::show::{Page, column};
+use crate::steer::{Plan, Script, Steering};
+use crate::text;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Memory for experts: experts per layer (32), or bytes for all layers together (2GB)
+    #[arg(long, value_name = "MEMORY", required_unless_present = "mapped")]
+    offload: Option<Budget>,
+    /// llama.cpp's own mapping instead, to be run under a limit of memory: the system decides what stays
+    #[arg(long, conflicts_with_all = ["offload", "strategy"])]
+    mapped: bool,
+    /// Strategies of cptr, such as lru,bounded:eps=0.04+recall+recall-fetch (`cptr run --help` has them all)
+    #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse,
+          default_value = "lru")]
+    strategy: Vec<Strategy>,
+    /// Routing of this trace instead of the model's own, for models of random weights
+    #[arg(long, value_name = "TRACE")]
+    routing: Option<PathBuf>,
+    /// Only this domain of the trace
+    #[arg(long, value_name = "NAME", requires = "routing")]
+    domain: Option<String>,
+    /// Tokens of the trace that run
+    #[arg(long, value_name = "N", default_value_t = 1024, requires = "routing")]
+    tokens: usize,
+    /// Tokens of a turn, with --routing; of texts each is a turn
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "routing")]
+    block: usize,
+    /// Share of the turns that are not counted, at the beginning: memory fills, strategies learn
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+    warm: f64,
+    /// Threads that read
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    readers: u16,
+    #[command(flatten)]
+    text: text::Args,
+}
+
+/// A recording in the place of the model's routing: its layers at equal distances.
+struct Recorded<'a> {
+    trace: &'a Trace,
+}
+
+impl Script for Recorded<'_> {
+    fn routing(&mut self, step: usize, layer: usize, logits: &mut Vec<f32>, wanted: &mut Vec<u16>) {
+        wanted.extend_from_slice(self.trace.chosen(step, layer));
+        if let Some(recorded) = &self.trace.logits {
+            let first = logits.len();
+            logits.resize(first + self.trace.scored(), 0.0);
+            recorded.read_row(step, layer, &mut logits[first..]);
+        }
+    }
+}
+
+/// A strategy with its context, and what it took.
+struct Runner<'m, 'a> {
+    strategy: &'a Strategy,
+    context: Context<'m, Steering<'a, Offload>>,
+    time: Duration,
+    tokens: usize,
+    bytes: u64,
+    most_held: u64,
+    quality: Quality,
+    /// At the end of the turns that are not counted.
+    warm_waits: Waits,
+    warm_steps: usize,
+}
+
+/// Tokens of a turn, and for each whether a sequence begins with it.
+type Turn = Vec<(u32, bool)>;
+
+pub(crate) fn main(args: &Args) -> Result<Page> {
+    if !(0.0..1.0).contains(&args.warm) {
+        return Err(Error::usage(format!("--warm: expected a share below 1, found {}", args.warm)));
+    }
+    let path = &args.model.model;
+    let moe = Moe::read(path)?;
+    let model = Model::load(path)?;
+    let routing = args.routing.as_deref().map(|trace| routing(args, trace, &moe)).transpose()?;
+    let turns = turns(args, &model, routing.as_ref())?;
+    let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
+    let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
+    let measured = measure(&model, &moe, &store, args.model.threads())?;
+    let system = measured.system(&moe)?;
+    let sizes = Measured::sizes(&moe);
+    let tokens: usize = turns.iter().map(Vec::len).sum();
+    let plan =
+        Plan { moe: &moe, resident: memory, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
+    let rows = run(args, &model, &plan, &store, routing.as_ref(), &turns)?;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let facts = vec![
+        format!(
+            "{} ({}): {} layers x {} experts of {:.2} MB, top-{}; {} for experts",
+            moe.name,
+            moe.architecture,
+            moe.layers.len(),
+            moe.experts,
+            moe.expert_bytes(0) as f64 / 1e6,
+            moe.k,
+            memory
+        ),
+        format!(
+            "measured before: a token with all experts there {:.2} ms, an expert read {:.2} ms, {:.2} GB/s",
+            ms(measured.token),
+            ms(measured.read),
+            measured.bytes_per_s / 1e9
+        ),
+    ];
+    let columns = vec![
+        column("strategy", "strategy"),
+        column("tokens_per_s", "tokens/s").decimals(2),
+        column("predicted_tokens_per_s", "predicted").decimals(2),
+        column("prediction_error", "off by").change(),
+        column("to_first", "to first").decimals(2),
+        column("waited", "waited").percent(),
+        column("late_rate", "late").percent(),
+        column("stall_rate", "stall").percent(),
+        column("load_rate", "load").percent(),
+        column("mb_per_token", "MB/token").decimals(1),
+        column("held_mb", "held MB").decimals(0),
+        column("mass_loss", "mass loss").percent(),
+        column("perplexity", "perplexity").decimals(4),
+    ];
+    let beside = vec![(
+        "measured".into(),
+        json!({"token_ms": ms(measured.token), "read_ms": ms(measured.read), "start_ms": ms(measured.start),
+               "gb_per_s": measured.bytes_per_s / 1e9}),
+    )];
+    Ok(Page { facts, columns, rows, beside })
+}
+
+/// llama.cpp with its own mapping of the file.
+fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns: &[Turn]) -> Result<Page> {
+    let (system, sizes) = (crate::steer::system("offload").map_err(Error::usage)?, crate::steer::sizes(moe));
+    let plan = Plan {
+        moe,
+        resident: Budget::Experts(moe.k),
+        machine: Machine { system: &system, model: Some(&sizes) },
+        tokens: turns.iter().map(Vec::len).sum(),
+    };
+    let mut steering = Steering::new(&plan, &Strategy::parse("raw")?, ())?;
+    if let Some(trace) = routing {
+        steering = steering.scripted(Box::new(Recorded { trace }));
+    }
+    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
+    let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
+    let mut context = Context::new(model, options, steering)?;
+    let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
+    let (mut time, mut tokens) = (Duration::ZERO, 0);
+    for (index, turn) in turns.iter().enumerate() {
+        context.clear();
+        let start = Instant::now();
+        for (position, &(token, starts)) in turn.iter().enumerate() {
+            step(&mut context, token, position, starts)?;
+        }
+        if index >= warm {
+            time += start.elapsed();
+            tokens += turn.len();
+        }
+    }
+    let per_s = tokens as f64 / time.as_secs_f64();
+    let row = json!({"strategy": "llama.cpp, mapped", "tokens_per_s": per_s, "tokens": tokens});
+    let columns = vec![column("strategy", "strategy"), column("tokens_per_s", "tokens/s").decimals(2)];
+    Ok(Page { columns, rows: vec![row], ..Page::default() })
+}
+
+/// The trace in the layers of the model.
+fn routing(args: &Args, path: &std::path::Path, moe: &Moe) -> Result<Trace> {
+    let Recording::Tokens(trace) = import::read(path, &import::Options::default())? else {
+        return Err(Error::in_file(path, "expected a trace of tokens, found counts"));
+    };
+    let trace = match &args.domain {
+        None => trace,
+        Some(name) => {
+            let index = trace.meta.domains.iter().position(|known| known == name).ok_or_else(|| {
+                let known = trace.meta.domains.join(", ");
+                Error::in_file(path, format!("expected a domain ({known}), found \"{name}\""))
+            })?;
+            trace.part(|domain| domain == index, usize::MAX)?
+        }
+    };
+    let trace = trace.first(args.tokens.clamp(1, trace.shape.tokens));
+    let Shape { tokens, layers, experts, k } = trace.shape;
+    if (experts, k) != (moe.experts, moe.k) || layers < moe.layers.len() {
+        return Err(Error::in_file(
+            path,
+            format!(
+                "expected {} experts, {} of them for a token, and at least {} layers, found {experts}, {k} and {layers}",
+                moe.experts,
+                moe.k,
+                moe.layers.len()
+            ),
+        ));
+    }
+    // Layers at equal distances: neighbours at the beginning would be no sample of the model.
+    let taken: Vec<usize> = (0..moe.layers.len()).map(|layer| layer * layers / moe.layers.len()).collect();
+    let mut ids = Vec::new();
+    let mut logits = trace.logits.as_ref().map(|_| Vec::new());
+    for token in 0..tokens {
+        for &layer in &taken {
+            let chosen = trace.chosen(token, layer);
+            if chosen.len() != k {
+                return Err(Error::in_file(path, format!("expected {k} experts of every token, found fewer")));
+            }
+            ids.extend_from_slice(chosen);
+            if let (Some(logits), Some(recorded)) = (&mut logits, &trace.logits) {
+                let first = logits.len();
+                logits.resize(first + experts, 0.0);
+                recorded.read_row(token, layer, &mut logits[first..]);
+            }
+        }
+    }
+    let shape = moe.shape(tokens);
+    let logits = logits.map(|logits| cptr_trace::array::FloatArray::owned([tokens, shape.layers, experts], logits));
+    Ok(Trace { logits, sequence: trace.sequence.clone(), ..Trace::of_ids(shape, ids) })
+}
+
+fn turns(args: &Args, model: &Model, routing: Option<&Trace>) -> Result<Vec<Turn>> {
+    let Some(trace) = routing else {
+        let documents = args.text.read(model)?;
+        let turn = |tokens: &[u32]| tokens.iter().enumerate().map(|(at, &token)| (token, at == 0)).collect();
+        return Ok(documents.iter().map(|document| turn(&document.tokens)).collect());
+    };
+    let most = (model.vocabulary() as u32).clamp(1, VOCABULARY);
+    let all: Turn =
+        (0..trace.shape.tokens).map(|token| (token as u32 * 7919 % most, trace.starts_sequence(token))).collect();
+    Ok(all.chunks(args.block.max(1)).map(<[_]>::to_vec).collect())
+}
+
+fn run<'a>(
+    args: &'a Args,
+    model: &Model,
+    plan: &Plan<'a>,
+    store: &Arc<Store>,
+    routing: Option<&'a Trace>,
+    turns: &[Turn],
+) -> Result<Vec<Json>> {
+    let layers = plan.moe.layers.len();
+    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
+    let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
+    let knows = routing.map(|trace| trace.logits.is_some());
+    let mut runners = Vec::new();
+    for strategy in &args.strategy {
+        plan.check(strategy)?;
+        if knows == Some(false) && strategy.select.kind.name != "raw" {
+            return Err(Error::usage(format!("{strategy}: expected a trace with logits, found one of ids only")));
+        }
+        let mut steering = Steering::new(plan, strategy, Offload::new(store.clone(), layers))?;
+        if let Some(trace) = routing {
+            steering = steering.scripted(Box::new(Recorded { trace }));
+        }
+        runners.push(Runner {
+            strategy,
+            context: Context::new(model, options, steering)?,
+            time: Duration::ZERO,
+            tokens: 0,
+            bytes: 0,
+            most_held: 0,
+            quality: Quality::default(),
+            warm_waits: Waits::default(),
+            warm_steps: 0,
+        });
+    }
+    let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
+    let all: usize = turns.iter().map(Vec::len).sum();
+    let progress = Progress::new((all * runners.len()) as u64, "running");
+    for (index, turn) in turns.iter().enumerate() {
+        for runner in &mut runners {
+            store.clear()?;
+            runner.context.tap().watch().restore()?;
+            let before = store.traffic().bytes;
+            if index == warm {
+                runner.warm_waits = runner.context.tap().watch().waits();
+                runner.warm_steps = turns[..warm].iter().map(Vec::len).sum();
+            }
+            runner.turn(turn, index >= warm, routing.is_none())?;
+            if index >= warm {
+                let traffic = store.traffic();
+                runner.bytes += traffic.bytes - before;
+                runner.most_held = runner.most_held.max(traffic.most_held);
+            }
+            progress.advance(turn.len() as u64);
+        }
+    }
+    let mut rows: Vec<Json> = runners.into_iter().map(|runner| runner.row(plan)).collect();
+    let first = rows.first().and_then(|row| row["tokens_per_s"].as_f64());
+    for row in &mut rows {
+        row["to_first"] = row["tokens_per_s"].as_f64().zip(first).map(|(own, first)| own / first).into();
+    }
+    Ok(rows)
+}
+
+impl Runner<'_, '_> {
+    fn turn(&mut self, turn: &Turn, counted: bool, reads: bool) -> Result<()> {
+        self.context.clear();
+        for (position, &(token, starts)) in turn.iter().enumerate() {
+            let start = Instant::now();
+            step(&mut self.context, token, position, starts)?;
+            if counted {
+                self.time += start.elapsed();
+                self.tokens += 1;
+            }
+            if let (true, Some(&(next, _))) = (reads, turn.get(position + 1)) {
+                let logits = self.context.logits(0);
+                finite(logits)?;
+                self.quality.add(logits, logits, next);
+            }
+        }
+        Ok(())
+    }
+
+    fn row(mut self, plan: &Plan<'_>) -> Json {
+        let moe = plan.moe;
+        let numbers = moe.layers.iter().map(|&layer| layer as u32).collect::<Vec<_>>();
+        let waits = self.context.tap().watch().waits();
+        let tally = self.context.tap().tally();
+        let run = Row::of(self.strategy, tally, &numbers, true, None);
+        let counted = &tally.steps[self.warm_steps.min(tally.steps.len())..];
+        let predicted = counted.iter().map(|step| step.time_ps as f64).sum::<f64>() / 1e12;
+        let (tokens, seconds) = (self.tokens as f64, self.time.as_secs_f64());
+        let waited = waits.time.saturating_sub(self.warm_waits.time).as_secs_f64();
+        let choices = tokens * (moe.layers.len() * moe.k) as f64;
+        let stalls: u64 = tally.layers.iter().map(|layer| layer.stalls).sum();
+        let misses: u64 = tally.layers.iter().map(|layer| layer.misses).sum();
+        let loads: u64 = tally.layers.iter().map(cptr_sim::replay::LayerTally::loads).sum();
+        let mut row = serde_json::to_value(run).unwrap_or_default();
+        row["predicted_tokens_per_s"] = (counted.len() as f64 / predicted).into();
+        row["tokens_per_s"] = (tokens / seconds).into();
+        row["prediction_error"] = (counted.len() as f64 / predicted / (tokens / seconds) - 1.0).into();
+        row["tokens"] = self.tokens.into();
+        row["seconds"] = seconds.into();
+        row["waited"] = (waited / seconds).into();
+        row["late_rate"] = ((waits.late - self.warm_waits.late) as f64 / choices).into();
+        row["mb_per_token"] = (self.bytes as f64 / tokens / 1e6).into();
+        row["held_mb"] = (self.most_held as f64 / 1e6).into();
+        row["stalls"] = stalls.into();
+        row["misses"] = misses.into();
+        row["loads"] = loads.into();
+        row["perplexity"] =
+            if self.quality.perplexity().is_finite() { self.quality.perplexity().into() } else { Json::Null };
+        row
+    }
+}
