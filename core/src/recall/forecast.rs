@@ -9,7 +9,7 @@ const KEPT: u32 = 3_865_470_566;
 /// Fraction bits of sums over layers, which are below 10.
 const SUM_BITS: u32 = 28;
 /// Layers that the tokens before count for when a token begins, as a shift.
-const BEFORE: u32 = 1;
+const BEFORE: u32 = 2;
 /// Fraction bits of exponents, which count halvings.
 const EXPONENT_BITS: u32 = 22;
 /// Halvings in 1, `log2(e)`, `U1F31`.
@@ -68,7 +68,7 @@ pub(super) struct Each {
 ///
 /// A place has the weight `exp(16 x)`, normalised over those that count, with x the mean share of choices in common in
 /// the layers that have run, a layer counting 0.9 of the next one. Before the first layer stand the tokens before, which
-/// count for two layers, and fade like those: as `1 - 0.4 d / bits` choices in common, with d their distance in bits.
+/// count for four layers, and fade like those: as `1 - 0.4 d / bits` choices in common, with d their distance in bits.
 ///
 /// In every layer the leading places take its choices first; then the others do, and one that has overtaken a leading
 /// one changes places with it. After every few layers the others pair off and of each pair the nearer one stays: of 48
@@ -139,7 +139,7 @@ impl<const C: usize> Places<C> {
     /// After `run` layers of the token. Returns what a choice in common counts in the last of them.
     pub(super) fn layer(&mut self, run: u16) -> Each {
         let share = SHARES.get(usize::from(run)).or(SHARES.last()).copied().unwrap_or(0);
-        // At most half of 87, 6 whole bits.
+        // At most a quarter of 87.
         self.each.exponent = ((u64::from(self.now) * u64::from(share)) >> 30) as u32;
         self.each
     }
@@ -268,11 +268,11 @@ mod tests {
             places.weigh();
             places.settle(run);
         }
-        let norm = layers.iter().fold(2.0, |norm, _| norm * 0.9 + 1.0);
+        let norm = layers.iter().fold(4.0, |norm, _| norm * 0.9 + 1.0);
         let exponents = std::array::from_fn(|slot| {
             let distance = f64::from(ones[slot]) + 45.0 / 64.0 * f64::from(unknown(128)) / 4_194_304.0;
             let alike = 1.0 - f64::from(config.before) / 1024.0 * distance / 128.0 / 16.0;
-            let overlap = layers.iter().fold(2.0 * alike, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
+            let overlap = layers.iter().fold(4.0 * alike, |sum, common| sum * 0.9 + f64::from(common[slot]) / 8.0);
             -16.0 * overlap / norm
         });
         (exponents, places)

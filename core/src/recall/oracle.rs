@@ -124,15 +124,15 @@ impl Oracle {
         found.truncate(self.config.candidates.into());
         let all = found.len() == usize::from(self.config.candidates);
         self.reach = found.last().filter(|_| all).map_or(f64::INFINITY, |place| place.0);
-        // The tokens before stand for two layers.
+        // The tokens before stand for four layers.
         let now = f64::from(self.config.now);
         let before = f64::from(self.config.before) / 65536.0 * 64.0;
         let place = |&(distance, age): &(f64, usize)| {
             let alike = (1.0 - before * distance / 128.0 / now).max(0.0);
-            Place { age, common: 2.0 * alike * f64::from(self.shape.k), exponent: -now * alike }
+            Place { age, common: 4.0 * alike * f64::from(self.shape.k), exponent: -now * alike }
         };
         self.places = found.iter().map(place).collect();
-        self.norm = 2.0;
+        self.norm = 4.0;
         self.text.push(Vec::new());
     }
 
