@@ -117,6 +117,11 @@ impl Shape {
             && self.trajectories().is_valid()
     }
 
+    /// Choices of a token in a layer; at least 1, which compilers for small code do not see.
+    fn choices(self) -> usize {
+        usize::from(self.k).max(1)
+    }
+
     const fn trajectories(self) -> recall::Shape {
         recall::Shape { layers: self.layers, experts: self.experts, k: self.k }
     }
@@ -408,7 +413,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
     ) -> Result<Counts, CacheError> {
         self.check(router, step)?;
         let Step { layer, tokens, .. } = *step;
-        let (k, alone) = (usize::from(self.shape.k), tokens == 1);
+        let (k, alone) = (self.shape.choices(), tokens == 1);
         let mut counts = Counts::default();
         let Some(here) = self.layers.get_mut(usize::from(layer)) else { return Err(CacheError::Layer) };
         let mut runs = here.resident;
@@ -461,7 +466,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
             here.update(&config.tracker, &wanted);
         } else {
             self.forecast = None;
-            let all = usize::from(self.shape.layers) * k;
+            let all = (usize::from(self.shape.layers) * k).max(1);
             for token in self.wanted.chunks_exact(all).take(tokens.into()) {
                 let wanted = token.get(usize::from(layer) * k..).and_then(|rest| rest.get(..k)).unwrap_or(&[]);
                 here.update(&config.tracker, real(wanted));
@@ -485,13 +490,13 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
         if !(1..=self.shape.tokens).contains(&tokens) {
             return Err(CacheError::Tokens);
         }
-        let (k, experts) = (usize::from(self.shape.k), self.logits.len());
+        let (k, experts) = (self.shape.choices(), self.logits.len());
         if !(1..=k).contains(&router.k()) || router.fits(experts).is_err() {
             return Err(CacheError::Router);
         }
         let choices = k * usize::from(tokens);
         let lists = step.ids.len() == choices && step.slots.len() == choices && step.waves.len() == choices;
-        let listed = || step.ids.chunks_exact(k).all(|ids| Router::check_ids(real(ids), experts).is_ok());
+        let listed = || step.ids.chunks_exact(k.max(1)).all(|ids| Router::check_ids(real(ids), experts).is_ok());
         if !lists || (router.table && !listed()) {
             return Err(CacheError::Step);
         }
@@ -501,9 +506,9 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
 
     /// All layers have run: the tokens are remembered.
     fn end_step(&mut self, config: &Config) {
-        let k = usize::from(self.shape.k);
+        let k = self.shape.choices();
         if self.tokens > 1 {
-            let all = usize::from(self.shape.layers) * k;
+            let all = (usize::from(self.shape.layers) * k).max(1);
             for token in self.wanted.chunks_exact(all).take(self.tokens.into()) {
                 for (layer, ids) in (0..).zip(token.chunks_exact(k)) {
                     _ = self.recall.observe(&config.recall, layer, real(ids));

@@ -170,6 +170,7 @@ static void print_size(void) {
     qwen3.experts = 128;
     qwen3.k = 8;
     qwen3.slots = 32;
+    qwen3.fetches = 8;
     check(cptr_cache_size(&qwen3, &size), "cptr_cache_size");
     printf("Qwen3-30B-A3B, 32 slots a layer: %lu bytes\n", (unsigned long)size);
 }

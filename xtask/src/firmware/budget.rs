@@ -12,10 +12,14 @@ use super::linked::Memory;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {
-    /// The library with everything in it.
+    /// The library without caches for engines.
     pub(super) library: Memory,
-    /// Stack of the function of the library that needs most.
+    /// Stack of the function of these that needs most.
     pub(super) library_stack: u64,
+    /// The library with everything in it.
+    pub(super) engine: Memory,
+    /// Stack of the function of the library that needs most.
+    pub(super) engine_stack: u64,
     /// The controller's image.
     pub(super) controller: Memory,
     /// Stack of that image after a conversation of the largest sizes.

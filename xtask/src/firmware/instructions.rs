@@ -29,6 +29,15 @@ impl Encoding {
         self.words(code).map(|(_, word)| u64::from(self.lowers(word))).sum()
     }
 
+    /// Largest number of bytes that every instruction which lowers the stack pointer can say itself: above, RISC-V
+    /// takes it from a register.
+    pub(super) const fn immediate(self) -> u64 {
+        match self {
+            Self::RiscV => 2047,
+            _ => u64::MAX,
+        }
+    }
+
     /// Whether an instruction calls the first byte of `code`. Assemblers resolve such a call: it leaves no relocation.
     pub(super) fn calls_itself(self, code: &[u8]) -> bool {
         let words: Vec<(i64, u32)> = self.words(code).collect();

@@ -22,20 +22,20 @@ const DEEPEST: usize = 3;
 
 /// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
 pub(super) fn check(scope: Scope) -> Done {
-    println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>8}", "library, bytes", "flash", "of", "RAM", "stack", "of");
+    println!("{:<45} {:>8} {:>8} {:>8} {:>8} {:>8}", "bytes", "flash", "of", "RAM", "stack", "of");
     for target in scope.targets() {
         check_target(target, &budget(target)?)?;
     }
     c_programs()
 }
 
-/// Builds the library for a target, links all of its functions and nothing else, and looks at the result: no panics, no
-/// more memory or stack than `budget`.
+/// Builds the library for a target, links its functions and nothing else, without those for engines and with them, and
+/// looks at the results: no panics, no more memory or stack than `budget`.
 fn check_target(target: &str, budget: &Budget) -> Done {
     build_library(target)?;
     let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
-    let functions = functions(&header);
-    let library = link(target, &functions)?;
+    let all = functions(&header);
+    let small: Vec<&str> = all.iter().copied().filter(|name| !name.starts_with("cptr_cache_")).collect();
     if target == M4F {
         // That the names are still the ones looked for: an image that formats text does hold them.
         build("cptr-bench", target)?;
@@ -45,16 +45,22 @@ fn check_target(target: &str, budget: &Budget) -> Done {
             );
         }
     }
-    let stacks = stacks(target, &functions)?;
-    let (most, Memory { flash, ram }) = (stacks.first().map_or(0, |&(bytes, _)| bytes), library.memory);
-    let of = (budget.library.flash, budget.library_stack);
-    println!("{target:<30} {flash:>8} {:>8} {ram:>8} {most:>8} {:>8}", of.0, of.1);
+    check_linked(target, "library", &small, budget.library, budget.library_stack)?;
+    check_linked(target, "with cptr_cache", &all, budget.engine, budget.engine_stack)
+}
+
+/// Links functions of the library, and nothing else.
+fn check_linked(target: &str, name: &str, functions: &[&str], most: Memory, most_stack: u64) -> Done {
+    let library = link(target, functions)?;
+    let stacks = stacks(target, functions)?;
+    let (stack, Memory { flash, ram }) = (stacks.first().map_or(0, |&(bytes, _)| bytes), library.memory);
+    println!("{target:<28} {name:<16} {flash:>8} {:>8} {ram:>8} {stack:>8} {most_stack:>8}", most.flash);
     let deepest: Vec<String> = stacks.iter().take(DEEPEST).map(|(bytes, name)| format!("{name} {bytes}")).collect();
-    println!("{:<30} most stack: {}", "", deepest.join(", "));
-    if most > budget.library_stack {
-        return Err(format!("{target}: the library needs more stack than firmware/budgets.toml allows"));
+    println!("{:<28} most stack: {}", "", deepest.join(", "));
+    if stack > most_stack {
+        return Err(format!("{target}: {name} needs more stack than firmware/budgets.toml allows"));
     }
-    library.check(&format!("{target}: the library"), budget.library)
+    library.check(&format!("{target}: {name}"), most)
 }
 
 /// Builds the library with a record of each function's frame. The code is the same without: the compiler takes the

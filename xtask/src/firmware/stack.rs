@@ -7,7 +7,7 @@
 //! calls), and never too little:
 //! - Routines of compiler_builtins come without such a record. Their frame is what their instructions lower the stack
 //!   pointer by ([`Encoding::lowered`]). For all functions with a record the two are compared, too: instructions may
-//!   not show less.
+//!   not show less, where the frame is so small that one instruction can say it.
 //! - A function that calls itself, also through others, is an error, and so is one whose code is not there.
 //!
 //! Not in it: what the caller pushes (arguments beyond those in registers), callbacks that the caller gives, frames of
@@ -141,7 +141,7 @@ fn frame<'a>(
     let code = section.data()?;
     let lowered = encoding.lowered(code);
     let frame = recorded.unwrap_or(lowered);
-    if lowered < frame {
+    if lowered < frame && frame <= encoding.immediate() {
         let name = section.name()?;
         return Err(format!("{name}: a frame of {frame} bytes, of which the instructions show {lowered}").into());
     }
