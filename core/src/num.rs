@@ -234,8 +234,8 @@ fn log2_bits(x: u32) -> i32 {
     (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
 }
 
-/// A [`Logit`] from the bits of an `f32`, by integers: to nearest, halves to even; saturates, infinities too. `None` for
-/// what is no number.
+/// A [`Logit`] from the bits of an `f32`, by integers: to nearest, halves to even; saturates, infinities too. `None`
+/// for what is no number.
 #[must_use]
 pub fn logit_of_f32(bits: u32) -> Option<Logit> {
     let (exponent, fraction) = ((bits >> 23) & 0xff, bits & 0x7f_ffff);

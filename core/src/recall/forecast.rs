@@ -39,8 +39,8 @@ const SHARES: [u32; STEADY] = {
 pub(super) struct Place {
     /// First word of its choices.
     pub(super) row: u32,
-    /// Share of choices in common with this token, summed up over layers, recent ones counting more, after how alike the
-    /// tokens before are, `U4F28`.
+    /// Share of choices in common with this token, summed up over layers, recent ones counting more, after how alike
+    /// the tokens before are, `U4F28`.
     common: u32,
     /// Exponent of its weight, in halvings, `I10F22`.
     exponent: i32,
@@ -67,8 +67,9 @@ pub(super) struct Each {
 /// The places that forecasts go by: the leading ones, and others that may come to lead.
 ///
 /// A place has the weight `exp(16 x)`, normalised over those that count, with x the mean share of choices in common in
-/// the layers that have run, a layer counting 0.9 of the next one. Before the first layer stand the tokens before, which
-/// count for four layers, and fade like those: as `1 - 0.4 d / bits` choices in common, with d their distance in bits.
+/// the layers that have run, a layer counting 0.9 of the next one. Before the first layer stand the tokens before,
+/// which count for four layers, and fade like those: as `1 - 0.4 d / bits` choices in common, with d their distance in
+/// bits.
 ///
 /// In every layer the leading places take its choices first; then the others do, and one that has overtaken a leading
 /// one changes places with it. After every few layers the others pair off and of each pair the nearer one stays: of 48

@@ -92,7 +92,8 @@ impl<const W: usize> Signature<W> {
     }
 
     /// The signature of a remembered token, which ends: sums above their means are ones. Means move by `2^-s` of the
-    /// difference, rounded to the nearest, `s = 0, 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the sums.
+    /// difference, rounded to the nearest, `s = 0, 1, 2, 2, 3, 3, 3, 3, …` up to 9; they never leave the range of the
+    /// sums.
     ///
     /// Cost: with k = 8, per layer that a word sees, 8 hashes of 10 instructions and 110 for the adders; then 20 a bit.
     pub(super) fn end_token<B: AsRef<[u32]> + AsMut<[u32]>>(&mut self, memory: &Memory<B, W>, slot: u32) -> [u32; W] {

@@ -78,8 +78,8 @@ fn forecast(recall: &Match<'_>, layer: u16, tokens: u16, shares: &mut [Level]) -
     recall.forecast(layer, tokens, shares).is_ok()
 }
 
-/// Prints the mean over tokens of each part's calls in a layer (`end`: in a token), and the layer that took most: for the
-/// setting for controllers, and for the usual one (`recall_16`).
+/// Prints the mean over tokens of each part's calls in a layer (`end`: in a token), and the layer that took most: for
+/// the setting for controllers, and for the usual one (`recall_16`).
 #[inline(never)]
 pub(crate) fn report() {
     if !counts() {

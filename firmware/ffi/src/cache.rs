@@ -279,10 +279,10 @@ unsafe fn state<'a>(pointer: *mut u8) -> Result<&'a mut State, CptrStatus> {
 ///
 /// `logits`: the router's, `experts` of each token, tokens `stride` numbers apart; may be null for a router with a
 /// table. `ids`, `slots`, `waves`: `tokens * k` entries each, token by token. `ids` says what each token runs (of a
-/// router with a table, before, what it wants), 0xFFFF where it gets fewer than k; `slots` where that lies; `waves` when
-/// it runs. Writes to `loads` what to load, in the order in which it is needed, and their number to `count`; `capacity`
-/// is at least the smaller of `tokens * k` and `experts`. A load of wave n may begin when all of wave n - 1 has run;
-/// loads into one slot follow each other. What `loads` says counts as done at the next call.
+/// router with a table, before, what it wants), 0xFFFF where it gets fewer than k; `slots` where that lies; `waves`
+/// when it runs. Writes to `loads` what to load, in the order in which it is needed, and their number to `count`;
+/// `capacity` is at least the smaller of `tokens * k` and `experts`. A load of wave n may begin when all of wave n - 1
+/// has run; loads into one slot follow each other. What `loads` says counts as done at the next call.
 ///
 /// Errors: `NULL`, `ALIGN`, `STATE`, `SIZE` (capacity), `RANGE` (tokens, stride, a logit that is no number, a table's
 /// ids), `ORDER` (not the layer that is next, or not the tokens of the layer before), `ROUTER`, `FULL` (all slots are
@@ -386,8 +386,8 @@ const fn of(load: Load) -> CptrLoad {
 }
 
 /// What to load for the layer that is next while nothing else is loaded: once behind a step, after which it is on its
-/// way until `cptr_cache_loaded` is called. Writes to `loads`, `capacity` of them, at least the parameter `fetches`, and
-/// their number to `count`. Nothing after a batch.
+/// way until `cptr_cache_loaded` is called. Writes to `loads`, `capacity` of them, at least the parameter `fetches`,
+/// and their number to `count`. Nothing after a batch.
 ///
 /// Errors: `NULL`, `ALIGN`, `STATE`, `SIZE` (capacity).
 ///

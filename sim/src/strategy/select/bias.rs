@@ -1,4 +1,5 @@
-//! A bias for every expert of every layer, out of a file: steering vectors, additive vectors that rewire a router, masks.
+//! A bias for every expert of every layer, out of a file: steering vectors, additive vectors that rewire a router,
+//! masks.
 //!
 //! It is added to the logits before all that the router does with them: scores, groups, its own bias. An expert whose
 //! bias is minus infinity is masked: it does not run while others are open. What the chosen experts weigh, and what
