@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cptr_sim::replay::{Budget, Machine, Row};
+use cptr_sim::replay::{Budget, LayerTally, Machine, Row, Tally};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::{self, Recording};
@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Tokens of the trace that run
     #[arg(long, value_name = "N", default_value_t = 1024, requires = "routing")]
     tokens: usize,
+    /// Tokens of the trace before them that strategies only see, so that they know it
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "routing")]
+    skip: usize,
     /// Tokens of a turn, with --routing; of texts each is a turn
     #[arg(long, value_name = "N", default_value_t = 64, requires = "routing")]
     block: usize,
@@ -93,6 +96,33 @@ struct Runner<'m, 'a> {
     /// At the end of the turns that are not counted.
     warm_waits: Waits,
     warm_steps: usize,
+    warm_counts: Counts,
+}
+
+/// What the engine has counted in all layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Counts {
+    choices: u64,
+    stalls: u64,
+    misses: u64,
+    loads: u64,
+    /// Sum over tokens and layers of the share of the wanted mass given up.
+    lost: f64,
+    tokens: u64,
+}
+
+impl Counts {
+    fn of(tally: &Tally) -> Self {
+        let sum = |of: fn(&LayerTally) -> u64| tally.layers.iter().map(of).sum();
+        Self {
+            choices: sum(|layer| layer.choices),
+            stalls: sum(|layer| layer.stalls),
+            misses: sum(|layer| layer.misses),
+            loads: sum(LayerTally::loads),
+            lost: tally.layers.iter().map(|layer| layer.mass_lost).sum(),
+            tokens: sum(|layer| layer.tokens),
+        }
+    }
 }
 
 /// Tokens of a turn, and for each whether a sequence begins with it.
@@ -112,9 +142,8 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let measured = measure(&model, &moe, &store, args.model.threads())?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
-    let tokens: usize = turns.iter().map(Vec::len).sum();
-    let plan =
-        Plan { moe: &moe, resident: memory, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
+    let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
+    let plan = Plan { moe: &moe, resident: memory, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
     let rows = run(args, &model, &plan, &store, routing.as_ref(), &turns)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let facts = vec![
@@ -143,11 +172,11 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         column("to_first", "to first").decimals(2),
         column("waited", "waited").percent(),
         column("late_rate", "late").percent(),
-        column("stall_rate", "stall").percent(),
-        column("load_rate", "load").percent(),
+        column("counted_stall_rate", "stall").percent(),
+        column("counted_load_rate", "load").percent(),
         column("mb_per_token", "MB/token").decimals(1),
         column("held_mb", "held MB").decimals(0),
-        column("mass_loss", "mass loss").percent(),
+        column("counted_mass_loss", "mass loss").percent(),
         column("perplexity", "perplexity").decimals(4),
     ];
     let beside = vec![(
@@ -165,11 +194,12 @@ fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns:
         moe,
         resident: Budget::Experts(moe.k),
         machine: Machine { system: &system, model: Some(&sizes) },
-        tokens: turns.iter().map(Vec::len).sum(),
+        tokens: turns.iter().map(Vec::len).sum::<usize>() + args.skip,
     };
     let mut steering = Steering::new(&plan, &Strategy::parse("raw")?, ())?;
     if let Some(trace) = routing {
         steering = steering.scripted(Box::new(Recorded { trace }));
+        steering.skip(args.skip, |step| trace.starts_sequence(step))?;
     }
     let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
     let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
@@ -208,7 +238,7 @@ fn routing(args: &Args, path: &std::path::Path, moe: &Moe) -> Result<Trace> {
             trace.part(|domain| domain == index, usize::MAX)?
         }
     };
-    let trace = trace.first(args.tokens.clamp(1, trace.shape.tokens));
+    let trace = trace.first(args.tokens.saturating_add(args.skip).clamp(1, trace.shape.tokens));
     let Shape { tokens, layers, experts, k } = trace.shape;
     if (experts, k) != (moe.experts, moe.k) || layers < moe.layers.len() {
         return Err(Error::in_file(
@@ -251,8 +281,16 @@ fn turns(args: &Args, model: &Model, routing: Option<&Trace>) -> Result<Vec<Turn
         return Ok(documents.iter().map(|document| turn(&document.tokens)).collect());
     };
     let most = (model.vocabulary() as u32).clamp(1, VOCABULARY);
-    let all: Turn =
-        (0..trace.shape.tokens).map(|token| (token as u32 * 7919 % most, trace.starts_sequence(token))).collect();
+    let all: Turn = (args.skip..trace.shape.tokens)
+        .map(|token| (token as u32 * 7919 % most, trace.starts_sequence(token)))
+        .collect();
+    if all.is_empty() {
+        let tokens = trace.shape.tokens;
+        return Err(Error::usage(format!(
+            "--skip: expected fewer than the trace's {tokens} tokens, found {}",
+            args.skip
+        )));
+    }
     Ok(all.chunks(args.block.max(1)).map(<[_]>::to_vec).collect())
 }
 
@@ -277,6 +315,7 @@ fn run<'a>(
         let mut steering = Steering::new(plan, strategy, Offload::new(store.clone(), layers))?;
         if let Some(trace) = routing {
             steering = steering.scripted(Box::new(Recorded { trace }));
+            steering.skip(args.skip, |step| trace.starts_sequence(step))?;
         }
         runners.push(Runner {
             strategy,
@@ -288,6 +327,7 @@ fn run<'a>(
             quality: Quality::default(),
             warm_waits: Waits::default(),
             warm_steps: 0,
+            warm_counts: Counts::default(),
         });
     }
     let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
@@ -300,7 +340,8 @@ fn run<'a>(
             let before = store.traffic().bytes;
             if index == warm {
                 runner.warm_waits = runner.context.tap().watch().waits();
-                runner.warm_steps = turns[..warm].iter().map(Vec::len).sum();
+                runner.warm_steps = turns[..warm].iter().map(Vec::len).sum::<usize>() + args.skip;
+                runner.warm_counts = Counts::of(runner.context.tap().tally());
             }
             runner.turn(turn, index >= warm, routing.is_none())?;
             if index >= warm {
@@ -348,10 +389,11 @@ impl Runner<'_, '_> {
         let predicted = counted.iter().map(|step| step.time_ps as f64).sum::<f64>() / 1e12;
         let (tokens, seconds) = (self.tokens as f64, self.time.as_secs_f64());
         let waited = waits.time.saturating_sub(self.warm_waits.time).as_secs_f64();
-        let choices = tokens * (moe.layers.len() * moe.k) as f64;
-        let stalls: u64 = tally.layers.iter().map(|layer| layer.stalls).sum();
-        let misses: u64 = tally.layers.iter().map(|layer| layer.misses).sum();
-        let loads: u64 = tally.layers.iter().map(cptr_sim::replay::LayerTally::loads).sum();
+        let (before, all) = (self.warm_counts, Counts::of(tally));
+        let choices = (all.choices - before.choices) as f64;
+        let counted_stalls = (all.stalls - before.stalls) as f64 / choices;
+        let counted_loads = (all.loads - before.loads) as f64 / choices;
+        let counted_loss = (all.lost - before.lost) / (all.tokens - before.tokens) as f64;
         let mut row = serde_json::to_value(run).unwrap_or_default();
         row["predicted_tokens_per_s"] = (counted.len() as f64 / predicted).into();
         row["tokens_per_s"] = (tokens / seconds).into();
@@ -362,9 +404,12 @@ impl Runner<'_, '_> {
         row["late_rate"] = ((waits.late - self.warm_waits.late) as f64 / choices).into();
         row["mb_per_token"] = (self.bytes as f64 / tokens / 1e6).into();
         row["held_mb"] = (self.most_held as f64 / 1e6).into();
-        row["stalls"] = stalls.into();
-        row["misses"] = misses.into();
-        row["loads"] = loads.into();
+        row["stalls"] = all.stalls.into();
+        row["misses"] = all.misses.into();
+        row["loads"] = all.loads.into();
+        row["counted_stall_rate"] = counted_stalls.into();
+        row["counted_load_rate"] = counted_loads.into();
+        row["counted_mass_loss"] = counted_loss.into();
         row["perplexity"] =
             if self.quality.perplexity().is_finite() { self.quality.perplexity().into() } else { Json::Null };
         row

@@ -115,6 +115,9 @@ pub(crate) trait Watch {
     /// Why the experts cannot run: the computation ends with it.
     fn decided(&mut self, layer: usize, chosen: &[u16], replay: &Replay<'_>) -> Result<()>;
 
+    /// Layers have been decided that were not run: this is what is resident now.
+    fn adopt(&mut self, _: &Replay<'_>) {}
+
     /// Asked once before each product with experts' matrices: whether it is to wait behind it.
     fn pauses(&mut self) -> bool {
         false
@@ -192,6 +195,29 @@ impl<'a, W: Watch> Steering<'a, W> {
         self.script = Some(script);
         self.raw = false;
         self
+    }
+
+    /// Shows the strategy so many tokens of the script without running them; `starts` says where sequences begin.
+    ///
+    /// # Errors
+    /// As [`Replay::layer`].
+    pub(crate) fn skip(&mut self, tokens: usize, starts: impl Fn(usize) -> bool) -> Result<()> {
+        let Some(script) = &mut self.script else { return Ok(()) };
+        for step in self.steps..self.steps + tokens {
+            for layer in 0..self.moe.layers.len() {
+                self.logits.clear();
+                self.wanted.clear();
+                script.routing(step, layer, &mut self.logits, &mut self.wanted);
+                let (wanted, logits) = (&self.wanted[..], &self.logits[..]);
+                let starts_sequence = starts(step);
+                let routed = [Routed { wanted, weights: &[], logits, ahead: &[], starts_sequence }];
+                self.replay.layer(step, layer, &routed)?;
+            }
+            self.replay.end_step(step)?;
+        }
+        self.steps += tokens;
+        self.watch.adopt(&self.replay);
+        Ok(())
     }
 
     /// The next batch has so many tokens; a text begins with the first of them, or none does.

@@ -17,9 +17,9 @@ use crate::steer::{Kind, kind};
 const TOKENS: usize = 24;
 const WARM: usize = 8;
 /// Times that an expert, and several at a time, are read.
-const READS: usize = 12;
+const READS: usize = 16;
 /// Experts that are read at a time.
-const TOGETHER: usize = 4;
+const TOGETHER: [usize; 3] = [1, 2, 4];
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,27 +73,36 @@ pub(crate) fn measure(model: &Model, moe: &Moe, store: &Store, threads: usize) -
         times.push(start.elapsed());
     }
     drop(context);
-    let token = median(&mut times[WARM..]);
-    store.clear()?;
-    let (mut one, mut several) = (Vec::new(), Vec::new());
+    let token = mean(&times[WARM..]);
+    // Means, not medians: what else the machine does meets the run as well.
+    let mut read = [Duration::ZERO; TOGETHER.len()];
     let mut random = fastrand::Rng::with_seed(1);
+    let mut experts: Vec<u16> = (0..moe.experts as u16).collect();
     for _ in 0..READS {
-        let layer = random.usize(..moe.layers.len());
-        let mut experts: Vec<u16> = (0..moe.experts as u16).collect();
-        random.shuffle(&mut experts);
-        let together = TOGETHER.min(moe.experts - 1).max(1);
-        one.push(load(store, layer, &experts[..1])?);
-        several.push(load(store, layer, &experts[1..][..together.min(experts.len() - 1)])?);
-        store.clear()?;
+        for (time, together) in read.iter_mut().zip(TOGETHER) {
+            random.shuffle(&mut experts);
+            store.clear()?;
+            *time += load(store, random.usize(..moe.layers.len()), &experts[..together.min(experts.len())])?;
+        }
     }
-    let together = TOGETHER.min(moe.experts - 1).max(1) as f64;
-    let (read, several) = (median(&mut one), median(&mut several));
-    let bytes = moe.expert_bytes(0) as f64;
-    // Where several at a time are as fast as one, what each adds is lost in the noise: the mean then.
-    let each = ((several.as_secs_f64() - read.as_secs_f64()) / (together - 1.0).max(1.0))
-        .clamp(several.as_secs_f64() / together / 2.0, read.as_secs_f64());
-    let start = (read.as_secs_f64() - each).max(0.0);
-    Ok(Measured { token, read, bytes_per_s: bytes / each, start: Duration::from_secs_f64(start) })
+    store.clear()?;
+    let times = read.map(|time| time.as_secs_f64() / READS as f64);
+    let (start, each) = line(TOGETHER.map(|together| together.min(experts.len()) as f64), times);
+    let bytes_per_s = moe.expert_bytes(0) as f64 / each;
+    let (read, start) = (Duration::from_secs_f64(times[0]), Duration::from_secs_f64(start));
+    Ok(Measured { token, read, bytes_per_s, start })
+}
+
+/// Start and slope of the line that comes nearest to times, neither below zero.
+fn line<const N: usize>(counts: [f64; N], times: [f64; N]) -> (f64, f64) {
+    let n = N as f64;
+    let (count, time) = (counts.iter().sum::<f64>() / n, times.iter().sum::<f64>() / n);
+    let over: f64 = counts.iter().zip(&times).map(|(c, t)| (c - count) * (t - time)).sum();
+    let under: f64 = counts.iter().map(|c| (c - count).powi(2)).sum();
+    let slope = over / under.max(f64::MIN_POSITIVE);
+    // Noise, or a single count: all of it for each.
+    let through = time / count.max(1.0);
+    if slope > 0.0 && slope < through { (time - slope * count, slope) } else { (0.0, through) }
 }
 
 /// Reads experts of a layer and waits for them.
@@ -106,9 +115,8 @@ fn load(store: &Store, layer: usize, experts: &[u16]) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+fn mean(times: &[Duration]) -> Duration {
+    times.iter().sum::<Duration>() / times.len().max(1) as u32
 }
 
 /// Bits per weight in which bytes are said to the engine.
@@ -169,5 +177,54 @@ pj_per_bit = 0.0
             self.start.as_secs_f64() * 1e9
         );
         System::from_toml(&text).map_err(|error| Error::new(format!("measured times: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let near = |found: (f64, f64), expected: (f64, f64)| {
+            assert!((found.0 - expected.0).abs() < 1e-12 && (found.1 - expected.1).abs() < 1e-12, "{found:?}");
+        };
+        near(line([1.0, 2.0, 4.0], [3.0, 5.0, 9.0]), (1.0, 2.0));
+        // Faster together than alone: no start can be told from that.
+        near(line([1.0, 2.0, 4.0], [4.0, 4.0, 3.0]), (0.0, 11.0 / 7.0));
+        near(line([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]), (0.0, 2.0));
+    }
+
+    /// The machine gives back the times that it was made of.
+    #[test]
+    fn a_machine_of_measured_times() {
+        let moe = Moe {
+            name: "m".into(),
+            architecture: "a".into(),
+            layers: vec![0, 1],
+            experts: 4,
+            k: 2,
+            hidden: 64,
+            inner: 32,
+            router: cptr_trace::Router::SOFTMAX_ALL,
+            bias: Vec::new(),
+            matrices: vec![(0, info()), (1, info())],
+            dense_bytes: 800_000,
+        };
+        let (token, read) = (Duration::from_millis(10), Duration::from_millis(3));
+        let measured = Measured { token, read, bytes_per_s: 1e8, start: Duration::from_millis(1) };
+        let (system, sizes) = (measured.system(&moe).unwrap(), Measured::sizes(&moe));
+        let runs = [cptr_hw_model::ExpertRun::at(16.0); 2];
+        let work = cptr_hw_model::LayerWork { tokens: 1, gpu: &runs, ..Default::default() };
+        let layer = system.layer_time(&sizes, &work).total_ps as f64 / 1e9;
+        assert!((layer - 5.0).abs() < 0.01, "{layer}");
+        // 100 kB at 100 MB/s behind its start.
+        let copy = system.link().copy_ps(sizes.expert_bytes(16.0)) as f64 / 1e9;
+        assert!((copy - 2.0).abs() < 0.01, "{copy}");
+    }
+
+    fn info() -> crate::ffi::Info {
+        let name = "blk.0.ffn_up_exps.weight".into();
+        crate::ffi::Info { name, offset: 0, bytes: 400_000, sizes: [1; 4], kind: "f32".into() }
     }
 }

@@ -173,6 +173,12 @@ impl Watch for Offload {
         Ok(())
     }
 
+    fn adopt(&mut self, replay: &Replay<'_>) {
+        for (layer, resident) in self.resident.iter_mut().enumerate() {
+            *resident = *replay.resident(layer);
+        }
+    }
+
     fn pauses(&mut self) -> bool {
         self.part += 1;
         self.part < self.store.parts(self.layer) && !self.store.there(self.layer, self.part, &self.runs)

@@ -30,6 +30,10 @@ enum State {
         kept: bool,
     },
     There,
+    /// Its memory is to be given back; `kept` is true where it has been asked for again since.
+    Leaving {
+        kept: bool,
+    },
 }
 
 /// What all threads share.
@@ -43,6 +47,8 @@ struct Shared {
 }
 
 struct Work {
+    /// Given back before anything is read.
+    leaving: VecDeque<Slice>,
     demands: VecDeque<Slice>,
     ahead: VecDeque<Slice>,
     /// By tensor and expert.
@@ -52,6 +58,16 @@ struct Work {
     bytes: u64,
     held: u64,
     most_held: u64,
+}
+
+impl Work {
+    /// One that is to leave is asked for again: it is still there, or a thread is about to free it.
+    fn keep(&mut self, slice: Slice) {
+        let before = self.leaving.len();
+        self.leaving.retain(|other| *other != slice);
+        self.states[slice.place][slice.expert] =
+            if self.leaving.len() < before { State::There } else { State::Leaving { kept: true } };
+    }
 }
 
 /// Experts of all layers.
@@ -80,6 +96,10 @@ impl Shared {
     fn serve(&self) {
         let mut work = self.work();
         loop {
+            if let Some(slice) = work.leaving.pop_front() {
+                work = self.free(work, slice);
+                continue;
+            }
             let next = work.demands.pop_front().or_else(|| work.ahead.pop_front());
             let Some(slice) = next.filter(|_| !work.ended) else {
                 if work.ended {
@@ -113,11 +133,31 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Gives memory back, which takes time that whoever evicts need not spend.
+    fn free<'w>(&'w self, work: MutexGuard<'w, Work>, slice: Slice) -> MutexGuard<'w, Work> {
+        let Slice { place, expert } = slice;
+        drop(work);
+        self.pages.give_back(place, expert);
+        let mut work = self.work();
+        work.held -= self.pages.bytes(place, expert) as u64;
+        if work.states[place][expert] == (State::Leaving { kept: true }) {
+            work.states[place][expert] = State::Asked;
+            work.demands.push_front(slice);
+        } else {
+            work.states[place][expert] = State::Absent;
+        }
+        self.read.notify_all();
+        work
+    }
+}
+
 impl Store {
     /// Nothing is there. `layers` are the tensors of each layer, as indices into the places of `pages`.
     pub(crate) fn new(pages: Pages, layers: Vec<Vec<usize>>, threads: usize) -> Self {
         let states = pages.places().iter().map(|place| vec![State::Absent; place.experts]).collect();
         let work = Work {
+            leaving: VecDeque::new(),
             demands: VecDeque::new(),
             ahead: VecDeque::new(),
             states,
@@ -159,9 +199,13 @@ impl Store {
             for &expert in experts {
                 let slice = Slice { place, expert: expert.into() };
                 match work.states[place][slice.expert] {
-                    State::There | State::Reading { kept: true } => continue,
+                    State::There | State::Reading { kept: true } | State::Leaving { kept: true } => continue,
                     State::Reading { kept: false } => {
                         work.states[place][slice.expert] = State::Reading { kept: true };
+                        continue;
+                    }
+                    State::Leaving { kept: false } => {
+                        work.keep(slice);
                         continue;
                     }
                     State::Asked => work.ahead.retain(|other| *other != slice),
@@ -184,7 +228,8 @@ impl Store {
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
             match work.states[place][slice.expert] {
-                State::There | State::Reading { kept: true } | State::Asked => {}
+                State::There | State::Reading { kept: true } | State::Leaving { kept: true } | State::Asked => {}
+                State::Leaving { kept: false } => work.keep(slice),
                 State::Reading { kept: false } => work.states[place][slice.expert] = State::Reading { kept: true },
                 State::Absent => {
                     work.states[place][slice.expert] = State::Asked;
@@ -202,7 +247,8 @@ impl Store {
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
             match work.states[place][slice.expert] {
-                State::Absent | State::Reading { kept: false } => {}
+                State::Absent | State::Reading { kept: false } | State::Leaving { kept: false } => {}
+                State::Leaving { kept: true } => work.states[place][slice.expert] = State::Leaving { kept: false },
                 State::Asked => {
                     work.ahead.retain(|other| *other != slice);
                     work.demands.retain(|other| *other != slice);
@@ -210,12 +256,13 @@ impl Store {
                 }
                 State::Reading { kept: true } => work.states[place][slice.expert] = State::Reading { kept: false },
                 State::There => {
-                    self.shared.pages.give_back(place, slice.expert);
-                    work.held -= self.shared.pages.bytes(place, slice.expert) as u64;
-                    work.states[place][slice.expert] = State::Absent;
+                    work.states[place][slice.expert] = State::Leaving { kept: false };
+                    work.leaving.push_back(slice);
                 }
             }
         }
+        drop(work);
+        self.shared.asked.notify_one();
     }
 
     /// Whether experts' matrices of one part of a layer are all there.
@@ -254,7 +301,7 @@ impl Store {
     pub(crate) fn settle(&self) -> Result<()> {
         let mut work = self.shared.work();
         let busy = |work: &Work| {
-            let pending = |state: &State| matches!(state, State::Asked | State::Reading { .. });
+            let pending = |state: &State| !matches!(state, State::Absent | State::There);
             work.failed.is_none() && work.states.iter().flatten().any(pending)
         };
         while busy(&work) {
