@@ -198,6 +198,26 @@ impl Pages {
         }
     }
 
+    /// Hands the pages of one expert's part of a tensor, which go, on to another as long: the system need not clear new
+    /// ones, which are written over in any case. Whether that was possible; else nothing has changed.
+    ///
+    /// Whoever asks for it sees to it that neither runs.
+    pub(crate) fn hand_on(&self, from: (usize, usize), to: (usize, usize)) -> bool {
+        let own = |(place, expert): (usize, usize)| self.own(&self.places[place], expert);
+        let (from, to) = (own(from), own(to));
+        if from.is_empty() || from.len() != to.len() || from.start == to.start {
+            return false;
+        }
+        // SAFETY: two ranges of whole anonymous pages that `take` put there, which do not overlap, as each belongs to one
+        // expert and tensor. The first stays mapped and reads as zeros; of the second nothing is there that is needed.
+        unsafe {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+            let old = std::ptr::with_exposed_provenance_mut::<libc::c_void>(from.start);
+            let new = std::ptr::with_exposed_provenance_mut::<libc::c_void>(to.start);
+            libc::mremap(old, from.len(), from.len(), flags, new) != libc::MAP_FAILED
+        }
+    }
+
     /// Whole pages of a range.
     fn whole(&self, range: Range<usize>) -> Range<usize> {
         let start = range.start.next_multiple_of(self.page);

@@ -96,8 +96,13 @@ impl Shared {
     fn serve(&self) {
         let mut work = self.work();
         loop {
-            if let Some(slice) = work.leaving.pop_front() {
-                work = self.free(work, slice);
+            // What goes makes room first, and where something comes, for that.
+            let comes = !work.demands.is_empty() || !work.ahead.is_empty();
+            let gone = work.leaving.pop_front();
+            if let Some(slice) = gone.filter(|_| !comes || work.ended) {
+                drop(work);
+                self.pages.give_back(slice.place, slice.expert);
+                work = self.left(slice);
                 continue;
             }
             let next = work.demands.pop_front().or_else(|| work.ahead.pop_front());
@@ -114,6 +119,12 @@ impl Shared {
             work.held += bytes;
             work.most_held = work.most_held.max(work.held);
             drop(work);
+            if let Some(gone) = gone {
+                if !self.pages.hand_on((gone.place, gone.expert), (place, expert)) {
+                    self.pages.give_back(gone.place, gone.expert);
+                }
+                drop(self.left(gone));
+            }
             let outcome = self.pages.load(place, expert);
             work = self.work();
             let kept = work.states[place][expert] == State::Reading { kept: true };
@@ -134,16 +145,15 @@ impl Shared {
 }
 
 impl Shared {
-    /// Gives memory back, which takes time that whoever evicts need not spend.
-    fn free<'w>(&'w self, work: MutexGuard<'w, Work>, slice: Slice) -> MutexGuard<'w, Work> {
+    /// The memory of one that was to leave is no longer its own.
+    fn left(&self, slice: Slice) -> MutexGuard<'_, Work> {
         let Slice { place, expert } = slice;
-        drop(work);
-        self.pages.give_back(place, expert);
         let mut work = self.work();
         work.held -= self.pages.bytes(place, expert) as u64;
         if work.states[place][expert] == (State::Leaving { kept: true }) {
             work.states[place][expert] = State::Asked;
             work.demands.push_front(slice);
+            self.asked.notify_one();
         } else {
             work.states[place][expert] = State::Absent;
         }
