@@ -1,8 +1,8 @@
 //! `cptr-llama generate`: text with a strategy in the loop, and how far it drifts from the unaltered model's.
 //!
-//! Figures of text that is read hide drift: every token is followed by the one that was written. Here each strategy goes
-//! on from what it has said itself. The unaltered model reads the same tokens beside it, so that at each of them the two
-//! predictions can be compared.
+//! Figures of text that is read hide drift: every token is followed by the one that was written. Here each strategy
+//! goes on from what it has said itself. The unaltered model reads the same tokens beside it, so that at each of them
+//! the two predictions can be compared.
 
 use cptr_sim::replay::{Budget, Machine, Row};
 use cptr_sim::strategy::Strategy;

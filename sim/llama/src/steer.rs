@@ -1,5 +1,5 @@
-//! A strategy in the loop of llama.cpp: the tap that hands a layer's logits and choice to a replay, and writes back what
-//! it decides.
+//! A strategy in the loop of llama.cpp: the tap that hands a layer's logits and choice to a replay, and writes back
+//! what it decides.
 //!
 //! In each layer two nodes are asked for: the router's logits, whose memory may be used again behind the softmax, and
 //! the ids of the chosen experts, from which llama.cpp gathers weights behind them. Nothing else is touched.

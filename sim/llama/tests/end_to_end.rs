@@ -53,8 +53,8 @@ fn number(row: &Json, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{key} in {row}"))
 }
 
-/// Perplexity to a millionth (two at the loosest bound) with f32 weights and cache, misses to a hundredth of a point, for
-/// every strategy, over all of the held-out text.
+/// Perplexity to a millionth (two at the loosest bound) with f32 weights and cache, misses to a hundredth of a point,
+/// for every strategy, over all of the held-out text.
 #[test]
 fn figures_are_those_of_cptr_run() {
     let ours = json(&llama(&["eval", model(), "--strategy", STRATEGIES, "--threads", "1", "--json"]));

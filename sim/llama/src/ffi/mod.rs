@@ -1,5 +1,5 @@
-//! The boundary to C: llama.cpp's functions, and the pages of its weights. The only place with `unsafe` code; each block
-//! says what it relies on.
+//! The boundary to C: llama.cpp's functions, and the pages of its weights. The only place with `unsafe` code; each
+//! block says what it relies on.
 #![allow(unsafe_code)]
 
 mod context;

@@ -84,13 +84,13 @@ impl Pages {
         Ok(pages)
     }
 
-    /// Puts anonymous pages in the place of a mapping of the file, and reads all of it but experts' own pages, which are
-    /// in order: whatever becomes of the file, what is computed with does not change.
+    /// Puts anonymous pages in the place of a mapping of the file, and reads all of it but experts' own pages, which
+    /// are in order: whatever becomes of the file, what is computed with does not change.
     fn replace(&self, map: &Mapping, own: &[Range<usize>], file: &File) -> Result<()> {
         let addresses = &map.addresses;
-        // SAFETY: the range is a mapping of the file, which this process has from llama.cpp alone. llama.cpp reads there
-        // only while it computes, which is not now, and unmaps by range when the model is freed, which takes these pages
-        // with it. Until everything is read again below, nobody computes.
+        // SAFETY: the range is a mapping of the file, which this process has from llama.cpp alone. llama.cpp reads
+        // there only while it computes, which is not now, and unmaps by range when the model is freed, which takes
+        // these pages with it. Until everything is read again below, nobody computes.
         unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
             let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -208,8 +208,9 @@ impl Pages {
         if from.is_empty() || from.len() != to.len() || from.start == to.start {
             return false;
         }
-        // SAFETY: two ranges of whole anonymous pages that `take` put there, which do not overlap, as each belongs to one
-        // expert and tensor. The first stays mapped and reads as zeros; of the second nothing is there that is needed.
+        // SAFETY: two ranges of whole anonymous pages that `take` put there, which do not overlap, as each belongs to
+        // one expert and tensor. The first stays mapped and reads as zeros; of the second nothing is there that is
+        // needed.
         unsafe {
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
             let old = std::ptr::with_exposed_provenance_mut::<libc::c_void>(from.start);

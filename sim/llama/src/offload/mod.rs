@@ -1,5 +1,5 @@
-//! Experts in bounded memory, with real reads: what the strategy holds resident is in memory, what it loads is read from
-//! the file, what it evicts is given back to the system.
+//! Experts in bounded memory, with real reads: what the strategy holds resident is in memory, what it loads is read
+//! from the file, what it evicts is given back to the system.
 //!
 //! A layer's experts run when they are there: those that are there already are not read, the others are read side by
 //! side, and the later of an expert's matrices while llama.cpp multiplies with the first. What the strategy fetches is
