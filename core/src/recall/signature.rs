@@ -100,7 +100,8 @@ impl<const W: usize> Signature<W> {
         let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
         self.tokens = self.tokens.saturating_add(1);
         let shape = memory.shape();
-        let every = every(W, shape.layers);
+        // At least one, which compilers for small code do not see here and below.
+        let every = every(W, shape.layers).max(1);
         let most = usize::from(shape.layers).div_ceil(every) * usize::from(shape.k);
         let used = usize::BITS - most.leading_zeros();
         // What is left of a signed word: sums have 12 bits at most.
@@ -175,7 +176,7 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
         2 => sums_of_words(memory.layers::<2>(), memory.shape(), slot, word, every),
         _ => {
             let mut planes = [0; PLANES];
-            for layer in (word as u16 % every as u16..memory.shape().layers).step_by(every) {
+            for layer in (word as u16 % (every as u16).max(1)..memory.shape().layers).step_by(every.max(1)) {
                 let from = signs_from(layer, word);
                 memory.choices(memory.row(slot), layer, |id| carry(&mut planes, signs(from, id.into())));
             }
@@ -191,7 +192,7 @@ fn sums_of_words<const N: usize>(rows: &[[u32; N]], shape: Shape, slot: u32, wor
     let (mut ones, mut twos, mut fours) = (0, 0, 0);
     let first = slot as usize * usize::from(shape.layers);
     let rows = rows.get(first..).and_then(|rows| rows.get(..shape.layers.into())).unwrap_or(&[]);
-    for (layer, ids) in rows.iter().enumerate().skip(word as usize % every).step_by(every) {
+    for (layer, ids) in rows.iter().enumerate().skip(word as usize % every.max(1)).step_by(every.max(1)) {
         let from = signs_from(layer as u16, word);
         let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(from, id & 0xff) };
         let carried = ids.map(|ids| {

@@ -73,6 +73,7 @@ impl<'a> Plan<'a> {
             future: false,
             system: Some(system),
             sizes: model.is_some(),
+            numbers: [self.moe.layers.len() * experts, 0],
         };
         let names = (strategy.division.kind.name, strategy.precision.kind.name, strategy.select.kind.name);
         let beyond = match names {
