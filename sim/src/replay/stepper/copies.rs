@@ -183,8 +183,8 @@ impl Replay<'_> {
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
             return;
         }
-        self.expect(layer);
-        self.residency.gate(layer, &mut self.buffers.asks, most, self.prefetch.next());
+        self.expect(next_layer);
+        self.residency.gate(next_layer, &mut self.buffers.asks, most, self.prefetch.next());
         self.buffers.keep.clear();
         self.buffers.asks.iter().for_each(|&expert| _ = self.buffers.keep.insert(expert));
         let mut fetched = 0;

@@ -55,8 +55,10 @@ fn rows(trace: &Trace, strategies: &str) -> Vec<Row> {
 
 #[test]
 fn what_comes_again_is_kept_and_fetched() {
-    let rows =
-        rows(&text(true), "lru,tracked,recall,belady,recall-fetch,lru+recall-fetch,recall:bits=64,recall:memory=64");
+    // So short a text has few forecasts of each sort to learn from: a lower threshold.
+    let fetching = "recall-fetch:sure=0.6,lru+recall-fetch";
+    let strategies = format!("lru,tracked,recall,belady,{fetching},recall:bits=64,recall:memory=64");
+    let rows = rows(&text(true), &strategies);
     let [lru, tracked, recall, belady, both, fetch, narrow, short] = &rows[..] else { panic!() };
     let closed = (tracked.stall_rate - recall.stall_rate) / (tracked.stall_rate - belady.stall_rate);
     assert!(closed > 0.5, "{closed}");
@@ -65,6 +67,15 @@ fn what_comes_again_is_kept_and_fetched() {
     assert!(narrow.stall_rate < tracked.stall_rate);
     // A memory that is shorter than the text knows nothing, and does no harm.
     assert!(short.stall_rate < 1.01 * tracked.stall_rate, "{} {}", short.stall_rate, tracked.stall_rate);
+}
+
+#[test]
+fn fetching_that_is_measured_to_pay_leads() {
+    let rows = rows(&text(true), "safe,recall-fetch:sure=0.5,safe-fetch:load=0:sure=0.5");
+    let [alone, fetched, led] = [0, 1, 2].map(|row: usize| rows[row].stall_rate);
+    assert!(fetched < 0.8 * alone, "{fetched} {alone}");
+    // Half of what fetching saves, at least, goes to who finds out that it does.
+    assert!(led < (fetched + alone) / 2.0, "{led} {fetched} {alone}");
 }
 
 #[test]
