@@ -6,8 +6,8 @@
 //! says has been done when the experts of the layer have run. [`Cache::fetch`] says, when the link is idle, what to
 //! load for the next layer; [`Cache::loaded`] that such a load has arrived.
 //!
-//! - *Who goes*: the expert that levels and [`recall`](crate::recall) expect least, recall as far as it has known more
-//!   than levels ([`Skill`]); never one that the batch still needs, that is pinned, or that is on its way.
+//! - *Who goes*: the expert that levels and [`recall`] expect least, recall as far as it has known more than levels
+//!   ([`Skill`](recall::Skill)); never one that the batch still needs, that is pinned, or that is on its way.
 //! - *Batches*: an expert that an earlier token of the batch runs counts as resident for the later ones, so that a
 //!   bound on the loss also saves distinct experts. Where a batch needs more experts than there are slots, it runs in
 //!   *waves*: those of a wave are there together, and a load of wave `n` may begin when wave `n - 1` has run.
