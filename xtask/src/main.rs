@@ -125,7 +125,8 @@ fn exit(success: bool) -> ExitCode {
 
 fn usage() -> ExitCode {
     eprintln!(
-        "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       cargo xtask rtl [--bless | --golden STEPS]\n       cargo xtask install --prefix FOLDER\n"
+        "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       \
+         cargo xtask rtl [--bless | --golden STEPS]\n       cargo xtask install --prefix FOLDER\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);

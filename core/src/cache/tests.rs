@@ -260,7 +260,8 @@ proptest! {
         eps in prop_oneof![Just(0.0), 0.0..1.0f64],
     ) {
         let shape = Shape { slots, k, ..SHAPE };
-        let config = Config { bounds: Eps::from_num(eps).into(), keep_top: 0, sure: Level::from_num(0.1), ..Config::default() };
+        let bounds = Eps::from_num(eps).into();
+        let config = Config { bounds, keep_top: 0, sure: Level::from_num(0.1), ..Config::default() };
         let router = Router { null_experts, ..Router::softmax_all(k.into()) };
         let mut engine = Engine::new(shape);
         for (tokens, seed, fetches, arrives) in steps {

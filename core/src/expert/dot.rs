@@ -97,8 +97,14 @@ macro_rules! with_more_instructions {
                 row: &Row<'_>,
                 vector: &Activations<'_>,
             ) -> i64 {
-                struct Run<'a, const BITS: usize, const QUARTERS: usize, const GROUPS: usize>($simd, &'a Row<'a>, &'a Activations<'a>);
-                impl<const BITS: usize, const QUARTERS: usize, const GROUPS: usize> NullaryFnOnce for Run<'_, BITS, QUARTERS, GROUPS> {
+                struct Run<'a, const BITS: usize, const QUARTERS: usize, const GROUPS: usize>(
+                    $simd,
+                    &'a Row<'a>,
+                    &'a Activations<'a>,
+                );
+                impl<const BITS: usize, const QUARTERS: usize, const GROUPS: usize> NullaryFnOnce
+                    for Run<'_, BITS, QUARTERS, GROUPS>
+                {
                     type Output = i64;
 
                     #[inline(always)]

@@ -327,7 +327,8 @@ mod tests {
                 for (layer, ids) in token.iter().enumerate() {
                     for (bit, sum) in sums.iter_mut().enumerate().filter(|(bit, _)| bit / 32 % every == layer % every) {
                         let word = bit as u32 / 32;
-                        let one = |&id: &u16| f64::from((signs(signs_from(layer as u16, word), id.into()) >> (bit % 32)) & 1);
+                        let from = signs_from(layer as u16, word);
+                        let one = |&id: &u16| f64::from((signs(from, id.into()) >> (bit % 32)) & 1);
                         *sum += ids.iter().map(one).sum::<f64>();
                     }
                 }
