@@ -1,4 +1,5 @@
-//! What the controller's processor takes: cycles of `select` before dispatch, cycles of `update` behind it.
+//! What the controller's processor takes: cycles of a whole turn before dispatch (fetch the request, check it, choose,
+//! publish the answer), cycles of `update` behind it.
 //!
 //! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k);
 //! `cargo xtask rtl` writes the table `data/controller_cycles.tsv`, docs/firmware.md says how. Between measured E this
@@ -32,11 +33,18 @@ pub enum Kernel {
     Victim,
     /// The filter's step.
     Update,
+    /// A whole turn by a ring in shared memory, from the doorbell to the published answer; the request lists what a
+    /// softmax router wants, and all of it is cold: the most work, and a job for each.
+    Turn,
+    /// The same where the controller takes the best logits itself.
+    TurnTopK,
+    /// As `Turn`, with sigmoid scores in eight groups.
+    TurnSigmoid,
 }
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::TopK,
         Self::TopKGrouped,
         Self::Select,
@@ -45,6 +53,9 @@ impl Kernel {
         Self::SelectSigmoidCold,
         Self::Victim,
         Self::Update,
+        Self::Turn,
+        Self::TurnTopK,
+        Self::TurnSigmoid,
     ];
 
     /// Its name in the table.
@@ -58,6 +69,9 @@ impl Kernel {
             Self::SelectSigmoidCold => "select_sigmoid_cold",
             Self::Victim => "victim",
             Self::Update => "update",
+            Self::Turn => "turn",
+            Self::TurnTopK => "turn_top_k",
+            Self::TurnSigmoid => "turn_sigmoid",
         }
     }
 }
@@ -121,10 +135,10 @@ impl Controller {
         nearest.map_or(0.0, |(_, curve)| along(curve, f64::from(experts)))
     }
 
-    /// One `select` for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between
-    /// router and dispatch.
-    pub fn select_ps(&self, experts: u32, k: u32) -> u64 {
-        self.ps(self.cycles(Kernel::Select, experts, k))
+    /// One turn for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between router
+    /// and dispatch.
+    pub fn turn_ps(&self, experts: u32, k: u32) -> u64 {
+        self.ps(self.cycles(Kernel::Turn, experts, k))
     }
 
     /// One `update`, in picoseconds: after dispatch, beside the experts' runs.
@@ -209,6 +223,6 @@ mod tests {
         assert!(error.to_string().contains("cv32e40p"), "{error}");
         assert_eq!(unknown.cycles(Kernel::Select, 8, 2), 0.0);
         assert_eq!(Controller { clock_mhz: 0.0, ..fast() }.validate().unwrap_err().field, "controller.clock_mhz");
-        assert_eq!(fast().select_ps(64, 8), (fast().cycles(Kernel::Select, 64, 8) * 1e3) as u64);
+        assert_eq!(fast().turn_ps(64, 8), (fast().cycles(Kernel::Turn, 64, 8) * 1e3) as u64);
     }
 }

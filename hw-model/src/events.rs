@@ -74,8 +74,8 @@ pub enum Task {
     ResidentExpert,
     /// An expert that was copied.
     ColdExpert,
-    /// The filter's selection.
-    Select,
+    /// The controller's turn: from the request to the published answer.
+    Turn,
     /// The filter's update.
     Update,
     /// Activations and descriptors.
@@ -101,7 +101,7 @@ impl Task {
             Self::Dense => "dense part",
             Self::ResidentExpert => "resident expert",
             Self::ColdExpert => "cold expert",
-            Self::Select => "select",
+            Self::Turn => "turn",
             Self::Update => "update",
             Self::Activations => "activations",
             Self::Result => "result",
@@ -144,7 +144,7 @@ impl System {
         let (dense_ps, decided_ps) = (schedule.dense_ps, schedule.decided_ps());
         let at = |time: u64| decided_ps.saturating_add(time);
         events.add(Unit::Gpu, Task::Dense, None, (0, dense_ps));
-        events.add(Unit::Controller, Task::Select, None, (dense_ps, decided_ps));
+        events.add(Unit::Controller, Task::Turn, None, (dense_ps, decided_ps));
         events.add(Unit::Controller, Task::Update, None, (decided_ps, at(schedule.update_ps)));
         let resident = (0..).map(|expert| (Task::ResidentExpert, expert)).take(work.gpu.len());
         let tasks = resident.chain((0..).map(|expert| (Task::ColdExpert, expert)));

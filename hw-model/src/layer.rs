@@ -1,14 +1,14 @@
 //! How long a layer takes, and what energy.
 //!
 //! ```text
-//! dense ──▶ select ──┬─▶ experts from GPU memory                       GPU
+//! dense ──▶ turn ────┬─▶ experts from GPU memory                       GPU
 //!                    ├─▶ copies ─▶ run of each that waited             link, then GPU
 //!                    ├─▶ activations ─▶ launch ─▶ experts ─▶ results   link, device
 //!                    ├─▶ update                                        controller
 //!                    └── migration ──────────────────▶                 link (not waited for)
 //! ```
 //!
-//! The dense part comes first, as the router needs it, then the controller's selection. Behind that everything goes on
+//! The dense part comes first, as the router needs it, then the controller's turn. Behind that everything goes on
 //! side by side; a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run
 //! shows behind the copies, and results return one by one, each behind the run of its expert. Copies out of the
 //! device's memory take their share of its rate from the experts that run there.
@@ -54,7 +54,7 @@ impl System {
             gpu_ps: schedule.gpu_ps(),
             link_ps: schedule.link_ps,
             ndp_ps: schedule.ndp_ps(),
-            controller_ps: schedule.select_ps.saturating_add(schedule.update_ps),
+            controller_ps: schedule.turn_ps.saturating_add(schedule.update_ps),
             migrated_bytes: schedule.migrated_bytes,
             energy: self.layer_energy(model, work, schedule.near_data.as_ref()),
         }

@@ -11,7 +11,7 @@ use crate::work::{ExpertRun, LayerWork};
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     pub(crate) dense_ps: u64,
-    pub(crate) select_ps: u64,
+    pub(crate) turn_ps: u64,
     pub(crate) update_ps: u64,
     /// Start and end of each expert on the GPU: those from its memory, then those that were copied.
     pub(crate) gpu_runs: Vec<(u64, u64)>,
@@ -34,7 +34,7 @@ impl Schedule {
         let kernel_ps = |parameters: u64, run| (system.kernel_ps(parameters, run) / (1.0 - taken)).round() as u64;
         let run_ps = |run: ExpertRun| kernel_ps(model.expert_parameters(), run);
 
-        let (select_ps, update_ps) = controller_ps(system, work, near_runs);
+        let (turn_ps, update_ps) = controller_ps(system, work, near_runs);
         // Copies of a layer are one batch with one start.
         let bits = work.copies_bits.iter().copied().chain(work.copied.iter().map(|copied| copied.bits));
         let arrival = |bits: &mut f64, next: f64| {
@@ -53,7 +53,7 @@ impl Schedule {
         let near_data = NearData::new(system, model, work, near_runs, copy_ps);
         let mut schedule = Self {
             dense_ps: kernel_ps(model.dense_parameters, ExpertRun { bits: system.gpu_bits, tokens: work.sequences() }),
-            select_ps,
+            turn_ps,
             update_ps,
             gpu_runs: gpu_runs.collect(),
             link_ps: near_data.as_ref().map_or(copy_ps, |near_data| near_data.link_ps(system.link(), copy_ps)),
@@ -72,7 +72,7 @@ impl Schedule {
 
     /// From the start of the layer to the dispatch.
     pub(crate) const fn decided_ps(&self) -> u64 {
-        self.dense_ps.saturating_add(self.select_ps)
+        self.dense_ps.saturating_add(self.turn_ps)
     }
 
     /// GPU busy.
@@ -93,15 +93,16 @@ impl Schedule {
     }
 }
 
-/// The controller's work before the dispatch and behind it.
+/// The controller's work before the dispatch, a turn for each sequence of the batch, and behind it.
 fn controller_ps(system: &System, work: &LayerWork<'_>, near_runs: &[ExpertRun]) -> (u64, u64) {
     let runs = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run)).chain(near_runs);
     // Experts of one token: the mean of the batch.
     let k = runs.fold(0_u32, |sum, run| sum.saturating_add(run.tokens)).div_ceil(work.sequences());
     let cycles = |experts: u32, ps: fn(&Controller, u32, u32) -> u64| {
-        system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k))
+        let one = system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k));
+        one.saturating_mul(work.sequences().into())
     };
-    (cycles(work.scored, Controller::select_ps), cycles(work.tracked, Controller::update_ps))
+    (cycles(work.scored, Controller::turn_ps), cycles(work.tracked, Controller::update_ps))
 }
 
 /// Experts of a layer near the data; times of the device from its first read on.

@@ -12,6 +12,7 @@ mod placement;
 mod random;
 mod recall;
 mod rival;
+mod turn;
 
 use core::fmt::Write;
 
@@ -21,6 +22,7 @@ cptr_rt::entry!(image);
 
 fn image() -> bool {
     kernels::report();
+    turn::report();
     golden::report();
     let done = writeln!(Console, "stack {}", cptr_rt::stack_used()).is_ok();
     // Beyond that line: no token needs its memory.

@@ -5,8 +5,9 @@ use cptr_hw_model::ndp::Ndp;
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
 
-use crate::columns::Format::{Microseconds, Number, Percent, Plain, Ratio, Text};
+use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Ratio, Text};
 use crate::columns::{self, Column, Page, Table, column};
+use super::machine::system_name;
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,9 @@ pub(super) struct Args {
     /// Its clock
     #[arg(long, value_name = "MHZ", default_value_t = 1000.0)]
     clock_mhz: f64,
+    /// System with the device and the link, by its name or its TOML file
+    #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, default_value = "ndp")]
+    system: System,
     /// Bits per weight of the experts, separated by commas
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "2,3,4")]
     bits: Vec<f64>,
@@ -59,37 +63,45 @@ struct Row {
     device_us: f64,
     /// The same if memory gave its greatest rate and nothing else took time.
     at_peak_us: f64,
-    /// Mean over tokens that mostly find their experts, and with all of them missing.
-    select_cycles: f64,
+    /// The whole turn with every expert cold; the choice alone in it; and a turn that also finds the best logits.
+    turn_cycles: f64,
     select_cold_cycles: f64,
-    /// `select`, `update` and the device's own top-k.
-    all_cycles: f64,
-    select_share: f64,
-    select_share_at_peak: f64,
-    select_cold_share: f64,
-    all_share: f64,
+    turn_top_k_cycles: Option<f64>,
+    turn_share: f64,
     allowed: f64,
-    /// How many times the allowed share selection takes: the mean, and with all experts missing. It fits up to 1.
+    /// How many times the allowed share a turn takes. It fits up to 1.
     times_allowed: f64,
-    cold_times_allowed: f64,
+    fits: bool,
+    /// Cycles of a turn that a unit would have to take over to fit.
+    excess_cycles: f64,
+    /// Share that is left if a unit chooses, and if a unit carries the descriptors.
+    share_without_select: f64,
+    share_without_transport: f64,
+    /// Behind the answer.
+    update_cycles: f64,
+    update_share: f64,
+    /// From the GPU to the controller and back, without payload.
+    trip_us: f64,
 }
 
 impl Row {
-    fn new(layer: &Layer, bits: f64, ndp: &Ndp, controller: &Controller) -> Result<Self> {
+    fn new(layer: &Layer, bits: f64, device: &Device<'_>, controller: &Controller) -> Result<Self> {
         let model = Model::find(layer.model)
             .ok_or_else(|| Error::new(format!("expected a model of the table, found {}", layer.model)))?;
+        let ndp = device.ndp;
         let expert = ndp.expert(model, bits, 1).map_err(|error| Error::new(error.to_string()))?;
         let peak = ndp.memory.peak_gb_s().map_err(|error| Error::new(error.to_string()))?;
         let device_us = expert.queue_ps(layer.k) as f64 / 1e6;
         let at_peak_us = model.expert_bytes(bits) * f64::from(layer.k) / peak / 1e3;
         let cycles = |kernel| controller.cycles(kernel, layer.experts, layer.k);
-        let [select_cycles, select_cold_cycles, top_k] = if layer.sigmoid {
-            [Kernel::SelectSigmoid, Kernel::SelectSigmoidCold, Kernel::TopKGrouped].map(cycles)
+        let [turn, select] = if layer.sigmoid {
+            [Kernel::TurnSigmoid, Kernel::SelectSigmoidCold]
         } else {
-            [Kernel::Select, Kernel::SelectCold, Kernel::TopK].map(cycles)
+            [Kernel::Turn, Kernel::SelectCold]
         };
-        let all_cycles = select_cycles + top_k + cycles(Kernel::Update);
+        let (turn_cycles, select_cold_cycles, update_cycles) = (cycles(turn), cycles(select), cycles(Kernel::Update));
         let share = |cycles: f64| cycles / controller.clock_mhz / device_us;
+        let allowed_cycles = layer.allowed * device_us * controller.clock_mhz;
         Ok(Self {
             model: layer.model,
             experts: layer.experts,
@@ -97,43 +109,61 @@ impl Row {
             bits,
             device_us,
             at_peak_us,
-            select_cycles,
+            turn_cycles,
             select_cold_cycles,
-            all_cycles,
-            select_share: share(select_cycles),
-            select_share_at_peak: share(select_cycles) * device_us / at_peak_us,
-            select_cold_share: share(select_cold_cycles),
-            all_share: share(all_cycles),
+            turn_top_k_cycles: (!layer.sigmoid).then(|| cycles(Kernel::TurnTopK)),
+            turn_share: share(turn_cycles),
             allowed: layer.allowed,
-            times_allowed: share(select_cycles) / layer.allowed,
-            cold_times_allowed: share(select_cold_cycles) / layer.allowed,
+            times_allowed: turn_cycles / allowed_cycles,
+            fits: turn_cycles <= allowed_cycles,
+            excess_cycles: (turn_cycles - allowed_cycles).max(0.0),
+            share_without_select: share(turn_cycles - select_cold_cycles),
+            share_without_transport: share(select_cold_cycles),
+            update_cycles,
+            update_share: share(update_cycles),
+            trip_us: device.trip_us,
         })
     }
 }
 
-static COLUMNS: [Column; 16] = [
+static COLUMNS: [Column; 19] = [
     column("model", "model", Text, ""),
     column("experts", "E", Plain, ""),
     column("k", "k", Plain, ""),
     column("bits", "bits", Plain, "per weight"),
-    column("at_peak_us", "at peak", Microseconds, "time of the k experts at the memory's greatest rate"),
+    column("at_peak_us", "at peak", Microseconds, "time of the k experts at the memory's greatest rate").detail(),
     column(
         "device_us",
         "device",
         Microseconds,
         "time of the device for the k experts of a token and layer, all near the data: simulated",
     ),
-    column("select_cycles", "select", Number(0), "cycles, mean"),
-    column("select_share", "share", Percent, "of the device's time"),
-    column("select_share_at_peak", "of the time at peak", Percent, "").detail(),
-    column("select_cold_cycles", "all missing", Number(0), "cycles of selection where all experts are missing"),
-    column("select_cold_share", "share", Percent, "of the device's time"),
-    column("all_cycles", "all", Number(0), "cycles of selection, update and the device's own top-k"),
-    column("all_share", "share", Percent, "of the device's time"),
-    column("allowed", "allowed", Percent, "share that selection may take"),
-    column("times_allowed", "of allowed", Ratio, "selection over what it may take: it fits up to 1"),
-    column("cold_times_allowed", "all missing", Ratio, "the same where all experts are missing"),
+    column("turn_cycles", "turn", Number(0), "cycles from the doorbell to the published answer, every expert cold"),
+    column("turn_share", "share", Percent, "of the device's time"),
+    column("allowed", "allowed", Percent, "share that a turn may take"),
+    column("times_allowed", "of allowed", Ratio, "the turn over what it may take"),
+    column("fits", "fits", Flag, "whether it is no more"),
+    column("excess_cycles", "too many", Number(0), "cycles of the turn that a unit would have to take over to fit"),
+    column("share_without_select", "unit selects", Percent, "share of the device's time if a unit chooses"),
+    column(
+        "share_without_transport",
+        "unit carries",
+        Percent,
+        "share of the device's time if a unit fetches, checks, lists and publishes, and the processor only chooses",
+    ),
+    column("select_cold_cycles", "select", Number(0), "cycles of the choice alone, every expert cold").detail(),
+    column("turn_top_k_cycles", "with top-k", Number(0), "cycles of a turn in which the controller finds the best logits")
+        .detail(),
+    column("update_cycles", "update", Number(0), "cycles of the filter's step, behind the answer"),
+    column("update_share", "share", Percent, "of the device's time"),
+    column("trip_us", "trip", Microseconds, "from the GPU to the controller and back, beside the turn: not in the share"),
 ];
+
+/// The device of a system, and its way there and back.
+struct Device<'a> {
+    ndp: &'a Ndp,
+    trip_us: f64,
+}
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let controller = Controller { core: args.controller.clone(), clock_mhz: args.clock_mhz };
@@ -148,15 +178,18 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     if let Some(bits) = args.bits.iter().find(|bits| !(1.0..=16.0).contains(*bits)) {
         return Err(Error::new(format!("--bits: expected 1 to 16, found {bits}")));
     }
-    let ndp =
-        System::find("ndp").and_then(System::ndp).ok_or_else(|| Error::new("expected the system ndp, found none"))?;
+    let ndp = args.system.ndp().ok_or_else(|| {
+        Error::new(format!("--system: expected one with a near-data device, found {}", args.system.name))
+    })?;
+    let device = Device { ndp, trip_us: 2.0 * args.system.link().one_way_ps() as f64 / 1e6 };
     let rows = LAYERS
         .iter()
-        .flat_map(|layer| args.bits.iter().map(|&bits| Row::new(layer, bits, ndp, &controller)))
+        .flat_map(|layer| args.bits.iter().map(|&bits| Row::new(layer, bits, &device, &controller)))
         .collect::<Result<Vec<Row>>>()?;
     let fact = format!(
-        "cycles of {} at {} MHz, as shares of the time in which the device runs the k experts of a token and layer",
-        controller.core, controller.clock_mhz
+        "{} at {} MHz, {}: cycles of a turn, the GPU lists what it wants and all of it is cold, as shares of the time \
+         in which the device runs the k experts of a token and layer",
+        controller.core, controller.clock_mhz, args.system.name
     );
     Ok(Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]))
 }
@@ -168,19 +201,27 @@ mod tests {
     #[test]
     fn shares_are_cycles_over_the_devices_time() {
         let ndp = System::find("ndp").unwrap().ndp().unwrap();
+        let device = Device { ndp, trip_us: 0.5 };
         let controller = Controller { core: "ibex-fast".into(), clock_mhz: 500.0 };
-        let rows: Vec<Row> = LAYERS.iter().map(|layer| Row::new(layer, 2.0, ndp, &controller).unwrap()).collect();
+        let rows: Vec<Row> = LAYERS.iter().map(|layer| Row::new(layer, 2.0, &device, &controller).unwrap()).collect();
         for row in &rows {
             // Refresh and page changes keep the device below the peak of its memory.
             assert!((1.0..1.3).contains(&(row.device_us / row.at_peak_us)), "{row:?}");
-            assert!((row.select_share * row.device_us * 500.0 / row.select_cycles - 1.0).abs() < 1e-9, "{row:?}");
-            assert!(row.select_cycles > 0.0 && row.select_cold_cycles > row.select_cycles, "{row:?}");
-            assert!(row.all_cycles > row.select_cycles && row.cold_times_allowed > row.times_allowed, "{row:?}");
+            assert!((row.turn_share * row.device_us * 500.0 / row.turn_cycles - 1.0).abs() < 1e-9, "{row:?}");
+            // The choice is a part of the turn, and the two units share it.
+            assert!(row.select_cold_cycles > 0.0 && row.turn_cycles > row.select_cold_cycles, "{row:?}");
+            let parts = row.share_without_select + row.share_without_transport;
+            assert!((parts / row.turn_share - 1.0).abs() < 1e-9, "{row:?}");
+            assert!(row.turn_top_k_cycles.is_none_or(|cycles| cycles > row.turn_cycles), "{row:?}");
+            // Without what is too many it fits.
+            let left = (row.turn_cycles - row.excess_cycles) / 500.0 / row.device_us;
+            assert!(left <= row.allowed * (1.0 + 1e-9), "{row:?}");
+            assert_eq!((row.fits, row.excess_cycles > 0.0), (row.times_allowed <= 1.0, !row.fits), "{row:?}");
         }
         // Two experts of 176,160,768 weights of 2 bits at 512 GB/s.
         assert!((rows[0].at_peak_us - 2.0 * 176_160_768.0 / 4.0 / 512e3).abs() < 1e-9);
         // Sigmoids cost more.
-        let softmax = controller.cycles(Kernel::Select, 256, 8);
-        assert!(rows.iter().any(|row| row.model == "DeepSeek-V3" && row.select_cycles > softmax));
+        let softmax = controller.cycles(Kernel::Turn, 256, 8);
+        assert!(rows.iter().any(|row| row.model == "DeepSeek-V3" && row.turn_cycles > softmax));
     }
 }

@@ -66,7 +66,8 @@ impl Machine {
     }
 }
 
-fn system_name(name: &str) -> std::result::Result<System, String> {
+/// A system by its name, or the TOML file of one.
+pub(super) fn system_name(name: &str) -> std::result::Result<System, String> {
     if name.ends_with(".toml") {
         let text = std::fs::read_to_string(name).map_err(|error| error.to_string())?;
         return System::from_toml(&text).map_err(|error| error.to_string());
