@@ -85,9 +85,9 @@ impl Router<'_> {
     /// sigmoid that is not renormalised): an absolute error below 2^-25; of a square root of softplus 2^-22, and above
     /// 2 they saturate. Ids out of range weigh 0.
     ///
-    /// Cost: an exponential (twice, below 0, if they are no softmax) and two 32-bit divisions for each chosen expert;
-    /// an exponential for every expert only where the convention sums over all, and for every expert and each chosen
-    /// with a sparse mixer.
+    /// Cost: an exponential (twice, below 0, if they are no softmax) and a 32-bit division for each chosen expert; an
+    /// exponential for every expert only where the convention sums over all, and for every expert and each chosen with
+    /// a sparse mixer.
     pub fn weights(&self, logits: &[Logit], chosen: &[u16], weights: &mut [Gate]) {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
@@ -100,15 +100,25 @@ impl Router<'_> {
             self.unit(self.largest(logits))
         };
         let mass = |expert: u16| {
-            if known(expert) { self.mass(self.logit(logits, expert), largest).to_bits().into() } else { 0 }
+            if known(expert) { self.mass(self.logit(logits, expert), largest) } else { Gate::ZERO }
         };
-        let total = self.total_mass(logits, chosen.iter().map(|&expert| mass(expert)).sum(), largest);
+        // Masses first, in the place of the weights: each is worked out once.
+        let (mut sum, mut places) = (0, weights.iter_mut());
+        for &expert in chosen {
+            let mass = mass(expert);
+            sum += u64::from(mass.to_bits());
+            if let Some(place) = places.next() {
+                *place = mass;
+            }
+        }
+        let total = self.total_mass(logits, sum, largest);
         // Scores that are no shares may be above 1: they are taken of 2.
         let double = u32::from(!self.of_chosen() && self.score != Score::SoftmaxAll);
         let total = total << double;
         let whole = Share::of(total);
-        for (weight, &expert) in weights.iter_mut().zip(chosen) {
-            *weight = Gate::from_bits(whole.share(mass(expert).min(total)).saturating_mul(1 << double));
+        for (weight, _) in weights.iter_mut().zip(chosen) {
+            let mass = u64::from(weight.to_bits()).min(total);
+            *weight = Gate::from_bits(whole.share(mass).saturating_mul(1 << double));
         }
     }
 

@@ -4,7 +4,7 @@
 use core::hint::black_box;
 use core::sync::atomic::AtomicU32;
 
-use cptr_core::Logit;
+use cptr_core::{Logit, Router};
 use cptr_protocol::wire::{self, Command, Configure, Place, Prefill, Status, Token, Writer};
 use cptr_protocol::{Controller, Layer, Mailbox, Ring, Uncounted, Untimed, ring, words_for};
 use cptr_rt::Console;
@@ -57,19 +57,18 @@ impl Host {
 
     /// A token that wants none of the experts in fast memory, the first quarter: it lists what it wants, or has the
     /// controller find it.
-    fn token(&mut self, experts: usize, k: usize, listed: bool) -> &[u8] {
+    fn token(&mut self, experts: usize, router: &Router<'_>, listed: bool) -> &[u8] {
         let mut logits = [Logit::ZERO; MOST];
         let logits = &mut logits[..experts];
         fill(logits, &mut self.random, 1);
         logits.iter_mut().take(experts / 4).for_each(|logit| *logit -= Logit::from_num(16));
-        let router = cptr_core::Router::softmax_selected(k);
         let wanted = router.top_k::<16>(logits).unwrap_or_default();
         let scores = logits.iter().map(|logit| I32::new(logit.to_bits()));
         let mut bits = [I32::new(0); MOST];
         bits.iter_mut().zip(scores).for_each(|(to, from)| *to = from);
         let mut ids = [U16::new(0); 16];
         ids.iter_mut().zip(&wanted).for_each(|(to, from)| to.set(*from));
-        let given = if listed { k } else { 0 };
+        let given = if listed { wanted.len() } else { 0 };
         self.frame(Command::Token, |writer| {
             let (experts, wanted) = (U16::new(experts as u16), given as u8);
             writer.put(&Token { layer: 0.into(), experts, wanted, starts_sequence: 0, reserved: 0.into() });
@@ -136,6 +135,7 @@ fn turns(name: &str, experts: usize, k: usize, listed: bool, sigmoid: bool, empt
     let mut layers = [Layer::<MOST, { words_for(MOST) }>::new()];
     let mut controller = Controller::new(&mut layers, Untimed::default(), Uncounted);
     let mut host = Host { frame: [0; REQUEST], sequence: 0, random: Random(5) };
+    let router = if sigmoid { Router::sigmoid_grouped(k, 8, 4, &[]) } else { Router::softmax_selected(k) };
     let (mut cost, mut refused) = (Cost::default(), 0);
     for turn in 0..WARM + COUNTED + 3 {
         let frame = match turn {
@@ -149,7 +149,7 @@ fn turns(name: &str, experts: usize, k: usize, listed: bool, sigmoid: bool, empt
                 let hot = (experts as u16 / 4).into();
                 writer.put(&Place { layer: 0.into(), hot, alpha: 0.into(), split: [0.into(); 4] });
             }),
-            _ => host.token(experts, k, listed),
+            _ => host.token(experts, &router, listed),
         };
         let _ = requests.put(frame);
         let mut serve = || rings.poll(|request, answer| controller.handle(request, answer));
