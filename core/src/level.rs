@@ -116,6 +116,31 @@ impl KalmanConfig {
     }
 }
 
+/// The gain of a level that forgets half of what it holds in so many tokens, `1 - 2^(-1 / tokens)`: an observation counts
+/// half as much after them. Error below 2^-28; 0 tokens give the largest gain.
+///
+/// ```
+/// use cptr_core::{KalmanConfig, half_life};
+/// // The default's gains are half-lives of 44, 13.5 and 5.2 tokens.
+/// assert!((half_life(44).to_num::<f64>() * 64.0 - 1.0).abs() < 0.01);
+/// let slow = KalmanConfig::from_gains(half_life(44), half_life(14));
+/// ```
+pub const fn half_life(tokens: u32) -> Gain {
+    /// `ln 2`, `U0F32`.
+    const LN_2: u32 = 2_977_044_472;
+    if tokens == 0 {
+        return Gain::MAX;
+    }
+    // x - x^2 / 2 + x^3 / 6 - ... for x = ln(2) / tokens, from the innermost term; x^13 / 13! is below 2^-39.
+    let x = LN_2 / tokens;
+    let (mut inner, mut term) = (0, 12);
+    while term >= 2 {
+        inner = mul_frac(x / term, !inner);
+        term -= 1;
+    }
+    Gain::from_bits(mul_frac(x, !inner))
+}
+
 const fn limit(variance: u32) -> u32 {
     if variance < LARGEST_VARIANCE { variance } else { LARGEST_VARIANCE }
 }
@@ -271,6 +296,15 @@ mod tests {
         assert_eq!(found, [20, 41]);
         assert!(shifts.iter().all(|&shift| shift == 0 || shift == 4));
         assert_eq!((scale.step(Gain::MAX).shift, scale), (32, Scale::START));
+    }
+
+    #[test]
+    fn half_lives_halve() {
+        assert_eq!(half_life(0), Gain::MAX);
+        for tokens in (1..200).chain([1_000, 10_000, 1 << 20, u32::MAX]) {
+            let exact = 1.0 - 2f64.powf(-1.0 / f64::from(tokens));
+            assert!((half_life(tokens).to_num::<f64>() - exact).abs() < 2f64.powi(-28), "{tokens}");
+        }
     }
 
     proptest! {

@@ -76,7 +76,7 @@ pub mod set;
 pub mod topk;
 pub mod tracker;
 
-pub use level::{Kalman, KalmanConfig, Levels, ScaledLevels};
+pub use level::{Kalman, KalmanConfig, Levels, ScaledLevels, half_life};
 pub use metrics::Metrics;
 pub use num::{Angle, Eps, Gain, Gate, Level, LogRatio, Logit};
 pub use phase::{Lock, Phase, PhaseConfig};

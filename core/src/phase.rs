@@ -37,6 +37,16 @@ pub struct PhaseConfig {
     pub threshold: u8,
 }
 
+impl PhaseConfig {
+    /// Whether the loop can settle: shifts of 1 to 15 and of 1 to 23. With others it does something, and stays in range.
+    pub const fn is_valid(&self) -> bool {
+        self.proportional_shift >= 1
+            && self.proportional_shift <= 15
+            && self.integral_shift >= 1
+            && self.integral_shift <= 23
+    }
+}
+
 impl Default for PhaseConfig {
     /// A compromise between delay and false alarms on joined domains; eviction hardly depends on it (docs/filter.md).
     fn default() -> Self {
@@ -57,7 +67,8 @@ pub struct Phase {
     evidence: Angle,
     /// Tokens since the start or the last alarm, saturating.
     tokens: u16,
-    lock: Lock,
+    /// State of the lock detector, a number: in memory that a fault has written, an enum would be undefined.
+    lock: u8,
 }
 
 impl Phase {
@@ -69,7 +80,7 @@ impl Phase {
             deviation: Angle::ZERO,
             evidence: Angle::ZERO,
             tokens: 0,
-            lock: Lock::Unlocked,
+            lock: Lock::Unlocked as u8,
         }
     }
 
@@ -80,7 +91,11 @@ impl Phase {
 
     /// State of the lock detector.
     pub const fn lock(&self) -> Lock {
-        self.lock
+        match self.lock {
+            1 => Lock::Transition,
+            2 => Lock::Locked,
+            _ => Lock::Unlocked,
+        }
     }
 
     /// Takes the angle of one token, in [0, pi/2]; returns whether lock was lost at it. One 32-bit division while
@@ -92,13 +107,16 @@ impl Phase {
             return false;
         }
         let error = angle - self.angle - self.drift;
+        // Of a configuration that a fault has written the lower bits count.
+        let proportional = |angle: Angle| angle.wrapping_shr(config.proportional_shift.into());
+        let integral = |angle: Angle| angle.wrapping_shr(config.integral_shift.into());
         // Limits that only a configuration whose loop is not stable ever meets: they keep all sums within the format.
         self.angle =
-            (self.angle + self.drift + (error >> config.proportional_shift)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
+            (self.angle + self.drift + proportional(error)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
         // The leak keeps the integral branch from winding up on an angle that does not drift.
-        let drift = self.drift + (error >> config.integral_shift) - (self.drift >> config.proportional_shift);
+        let drift = self.drift + integral(error) - proportional(self.drift);
         self.drift = drift.clamp(-Angle::ONE, Angle::ONE);
-        self.deviation += (error.abs() - self.deviation) >> config.proportional_shift;
+        self.deviation += proportional(error.abs() - self.deviation);
         let slack = (self.deviation >> 4u32).saturating_mul_int(i32::from(config.slack_16ths));
         let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));
         self.evidence = self.evidence.saturating_add(error.saturating_sub(slack)).max(Angle::ZERO);
@@ -108,10 +126,10 @@ impl Phase {
         }
         self.tokens = self.tokens.saturating_add(1);
         if self.evidence > threshold >> 1 {
-            self.lock = Lock::Transition;
+            self.lock = Lock::Transition as u8;
             self.tokens = config.acquire_tokens;
         } else if self.tokens >= config.acquire_tokens.saturating_mul(2) {
-            self.lock = Lock::Locked;
+            self.lock = Lock::Locked as u8;
         }
         false
     }
@@ -130,7 +148,7 @@ impl Phase {
         self.angle += share(error, n);
         self.deviation += share(error.abs() - self.deviation, n);
         if self.tokens >= config.acquire_tokens {
-            self.lock = Lock::Transition;
+            self.lock = Lock::Transition as u8;
         }
     }
 }
@@ -185,8 +203,7 @@ mod tests {
         #[test]
         fn any_angles_and_any_configuration_keep_the_state_in_range(
             angles in prop::collection::vec(0i32..=421_657_429, 0..400),
-            (proportional_shift, integral_shift) in (1u8..16, 1u8..24),
-            acquire_tokens: u16, slack_16ths: u8, threshold: u8,
+            proportional_shift: u8, integral_shift: u8, acquire_tokens: u16, slack_16ths: u8, threshold: u8,
         ) {
             let config = PhaseConfig { proportional_shift, integral_shift, acquire_tokens, slack_16ths, threshold };
             let mut phase = Phase::new();

@@ -29,6 +29,23 @@ pub struct ReplaceConfig {
 }
 
 impl ReplaceConfig {
+    /// From what is known of a machine: bytes of an expert, the link's bandwidth in MB/s (10^6 bytes), what a token
+    /// saves that finds the expert in GPU memory, in nanoseconds, and the tokens that a context lasts. A copy costs the
+    /// time in which it has the link for itself, rounded up, saturating; a link of 0 MB/s copies nothing.
+    ///
+    /// ```
+    /// use cptr_core::replace::ReplaceConfig;
+    /// // 9.4 MB over 25 GB/s take 377 us.
+    /// let config = ReplaceConfig::of_link(9_437_184, 25_000, 1_100, 2_000);
+    /// assert_eq!((config.copy, config.margin().map(|margin| margin.to_bits() >> 24)), (377_488, Some(21)));
+    /// ```
+    pub const fn of_link(expert_bytes: u32, link_mb_s: u32, saving_ns: u32, horizon_tokens: u32) -> Self {
+        let mb_s = if link_mb_s == 0 { 1 } else { link_mb_s as u64 };
+        let copy = (expert_bytes as u64 * 1_000).div_ceil(mb_s);
+        let copy = if link_mb_s == 0 || copy > u32::MAX as u64 { u32::MAX } else { copy as u32 };
+        Self { saving: saving_ns, copy, horizon_tokens }
+    }
+
     /// Difference of levels above which a swap pays, `copy / (saving * horizon)`, rounded up; `None` if it never pays.
     /// Computed once.
     pub fn margin(&self) -> Option<Level> {

@@ -3,7 +3,7 @@
 use core::mem::{align_of, size_of};
 use core::ptr;
 
-use cptr_core::{Gain, KalmanConfig, Lock, PhaseConfig, ScaledLevels, Tracker, TrackerConfig};
+use cptr_core::{Gain, KalmanConfig, Lock, PhaseConfig, ScaledLevels, Tracker, TrackerConfig, half_life};
 
 use crate::memory::{Header, aligned, clear, header, list, output, status};
 use crate::router::experts;
@@ -126,21 +126,28 @@ pub unsafe extern "C" fn cptr_config_init(
 }
 
 fn from_parameters(p: &CptrParameters) -> Result<TrackerConfig, CptrStatus> {
-    let shifts = (1..=15).contains(&p.proportional_shift) && (1..=23).contains(&p.integral_shift);
-    if !shifts {
+    let phase = PhaseConfig {
+        proportional_shift: p.proportional_shift,
+        integral_shift: p.integral_shift,
+        acquire_tokens: p.acquire_tokens,
+        slack_16ths: p.slack_16ths,
+        threshold: p.threshold,
+    };
+    if !phase.is_valid() {
         return Err(CPTR_ERROR_RANGE);
     }
     Ok(TrackerConfig {
         kalman: KalmanConfig::from_gains(Gain::from_bits(p.slow_gain), Gain::from_bits(p.reopened_gain)),
         fast_gain: Gain::from_bits(p.fast_gain),
-        phase: PhaseConfig {
-            proportional_shift: p.proportional_shift,
-            integral_shift: p.integral_shift,
-            acquire_tokens: p.acquire_tokens,
-            slack_16ths: p.slack_16ths,
-            threshold: p.threshold,
-        },
+        phase,
     })
+}
+
+/// The gain of a level that forgets half of what it holds in so many tokens, in steps of 2^-32, for `cptr_parameters`;
+/// the largest for 0 tokens.
+#[unsafe(no_mangle)]
+pub extern "C" fn cptr_half_life(tokens: u32) -> u32 {
+    half_life(tokens).to_bits()
 }
 
 /// Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`.

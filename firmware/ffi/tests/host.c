@@ -55,6 +55,8 @@ static void states(void) {
     uint32_t slow = 77, fast = 77, i;
     cptr_parameters p = { 1u << 26, 1u << 28, 1u << 29, 6, 12, 18, 10, 32 };
     for (i = 0; i <= CPTR_MAX_WANTED; i++) many[i] = (uint16_t)i;
+    EXPECT(cptr_half_life(0) == 0xFFFFFFFFu, 1);
+    EXPECT(cptr_half_life(44) > 66000000u && cptr_half_life(44) < 68000000u, 1);
     EXPECT(cptr_config_init(NULL, sizeof l.config, CPTR_VERSION, NULL), CPTR_ERROR_NULL);
     EXPECT(cptr_config_init(config + 1, sizeof l.config, CPTR_VERSION, NULL), CPTR_ERROR_ALIGN);
     EXPECT(cptr_config_init(config, CPTR_CONFIG_SIZE - 1, CPTR_VERSION, NULL), CPTR_ERROR_SIZE);
