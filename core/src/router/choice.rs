@@ -74,6 +74,20 @@ impl Router<'_> {
         if self.groups.open >= self.groups.count { OpenGroups::ALL } else { Values::new(self, logits).open_groups() }
     }
 
+    /// Which groups were open to a token that wants these experts: theirs, if those are as many as are open, which needs
+    /// no score; else as [`open_groups`](Self::open_groups). The same where `wanted` is the router's own choice.
+    pub(crate) fn open_groups_of(&self, logits: &[Logit], wanted: &[u16]) -> OpenGroups {
+        let (count, open) = (self.groups.count, self.groups.open);
+        let size = NonZeroU16::new((logits.len() / count.max(1)).min(usize::from(u16::MAX)) as u16);
+        if let Some(size) = size.filter(|_| open < count) {
+            let groups = wanted.iter().fold(0u32, |groups, &expert| groups | 1u32.wrapping_shl(u32::from(expert / size)));
+            if groups.count_ones() as usize == open {
+                return OpenGroups { groups, size };
+            }
+        }
+        self.open_groups(logits)
+    }
+
     /// Leaves out those of the `best` that [`Router::count`] leaves out.
     fn keep<const K: usize>(&self, logits: &[Logit], best: &mut Vec<u16, K>) {
         let greatest = self.largest(logits);

@@ -34,7 +34,7 @@ pub(super) fn replace<const ERROR: bool, P: PairBound>(
     resident: &Experts,
     pairs: P,
 ) -> usize {
-    Layer::new(router, keep_top, logits, resident, pairs).replace::<ERROR>(experts, bounds)
+    Layer::new(router, keep_top, logits, resident, experts, pairs).replace::<ERROR>(experts, bounds)
 }
 
 /// What a choice leaves of the bounds.
@@ -52,9 +52,11 @@ impl<'a, P: PairBound> Layer<'a, P> {
         keep_top: usize,
         logits: &'a [Logit],
         resident: &'a Experts,
+        wanted: &[u16],
         pairs: P,
     ) -> Self {
-        Self { router, logits, resident, open: router.open_groups(logits), keep_top, pairs, largest: Logit::ZERO }
+        let open = router.open_groups_of(logits, wanted);
+        Self { router, logits, resident, open, keep_top, pairs, largest: Logit::ZERO }
     }
 
     /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if

@@ -136,7 +136,7 @@ impl Any {
         let logit = |expert: u16| router.logit(&self.logits, expert);
         let mut largest = wanted.iter().map(|&expert| logit(expert)).max().unwrap();
         if router.biased_choice() || router.table {
-            largest = Layer::new(&router, 0, &self.logits, &self.resident, Unbounded).with_gains(largest);
+            largest = Layer::new(&router, 0, &self.logits, &self.resident, &[], Unbounded).with_gains(largest);
         }
         experts.iter().map(|&expert| u64::from(router.mass(logit(expert), largest).to_bits())).sum()
     }
@@ -228,7 +228,7 @@ proptest! {
         };
         let found = choose(pairs);
         prop_assert!(Router::check_ids(&found, E).is_ok());
-        let of = Layer::new(&router, *keep_top, logits, resident, Unbounded);
+        let of = Layer::new(&router, *keep_top, logits, resident, &[], Unbounded);
         let largest = router.unit(of.with_gains(wanted.iter().map(|&e| router.logit(logits, e)).max().unwrap()));
         let mass = |expert: u16| router.mass(router.logit(logits, expert), largest).to_bits();
         let sum = |experts: &[u16]| experts.iter().map(|&expert| u64::from(mass(expert))).sum::<u64>();
@@ -308,7 +308,7 @@ fn plain(case: &Case, bounds: Bounds, wanted: &[u16]) -> StdVec<u16> {
     let fast =
         !case.sigmoid && bounds.error.is_none() && in_order && wanted.first().is_none_or(|&first| logit(first) == best);
     let largest = match bounds.error {
-        Some(_) => Layer::new(&router, 0, &case.logits, &case.resident, Unbounded).with_gains(best),
+        Some(_) => Layer::new(&router, 0, &case.logits, &case.resident, &[], Unbounded).with_gains(best),
         None => best,
     };
     let mass = |expert: u16| u64::from(router.mass(logit(expert), largest).to_bits());
