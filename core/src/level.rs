@@ -60,6 +60,16 @@ impl Scale {
     pub(crate) const START: Self = Self(0);
     const SMALLEST: u32 = 1 << 28;
 
+    /// Itself in a word.
+    pub(crate) const fn word(self) -> u32 {
+        self.0
+    }
+
+    /// From a [`word`](Self::word); `None` if it is below the smallest scale there is.
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
+        if !word >= Self::SMALLEST { Some(Self(word)) } else { None }
+    }
+
     /// Itself, `U0F32` bits.
     #[inline]
     const fn bits(self) -> u32 {
@@ -188,6 +198,16 @@ impl Kalman {
     /// The gain of the last step.
     pub const fn gain(&self) -> Gain {
         self.gain
+    }
+
+    /// Itself in words: P after and before the last update, gain.
+    pub(crate) const fn words(&self) -> [u32; 3] {
+        [self.variance, self.predicted, self.gain.to_bits()]
+    }
+
+    /// From [`words`](Self::words); whatever they are, steps stay within their formats.
+    pub(crate) const fn from_words([variance, predicted, gain]: [u32; 3]) -> Self {
+        Self { variance, predicted, gain: Gain::from_bits(gain) }
     }
 
     /// The Riccati step: `P' = P + Q, K = P' / (P' + 1), P = (1 - K) P'`; returns K, rounded down. Two 32-bit

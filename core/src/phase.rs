@@ -84,6 +84,36 @@ impl Phase {
         }
     }
 
+    /// Itself in words: angle, drift, deviation, evidence; tokens, in the upper half the lock.
+    pub(crate) const fn words(&self) -> [u32; 5] {
+        let [angle, drift, deviation, evidence] = [self.angle, self.drift, self.deviation, self.evidence];
+        [
+            angle.to_bits() as u32,
+            drift.to_bits() as u32,
+            deviation.to_bits() as u32,
+            evidence.to_bits() as u32,
+            self.tokens as u32 | (self.lock as u32) << 16,
+        ]
+    }
+
+    /// From [`words`](Self::words); `None` if a value is out of the range that steps leave it in.
+    pub(crate) fn from_words(words: [u32; 5]) -> Option<Self> {
+        let [angle, drift, deviation, evidence, rest] = words;
+        let [angle, drift, deviation, evidence] =
+            [angle, drift, deviation, evidence].map(|word| Angle::from_bits(word as i32));
+        let lock = match rest >> 16 {
+            0 => Lock::Unlocked,
+            1 => Lock::Transition,
+            2 => Lock::Locked,
+            _ => return None,
+        };
+        let in_range = (Angle::ZERO..=Angle::FRAC_PI_2).contains(&angle)
+            && (-Angle::ONE..=Angle::ONE).contains(&drift)
+            && (Angle::ZERO..=Angle::from_bits(5 << 28)).contains(&deviation)
+            && evidence >= Angle::ZERO;
+        in_range.then_some(Self { angle, drift, deviation, evidence, tokens: rest as u16, lock })
+    }
+
     /// The typical angle between demand and context.
     pub const fn angle(&self) -> Angle {
         self.angle

@@ -46,6 +46,8 @@ const POWER_BITS: u32 = 27;
 /// Wanted experts of a token that angle, lock and signal-to-noise ratio go by, the first ones: a power of more does not
 /// fit its format.
 const MAX_POWER: usize = 31;
+/// Words of a tracker beside its levels, where it is saved.
+pub const SAVED: usize = 11;
 /// Largest number of wanted experts per token.
 pub const MAX_WANTED: usize = crate::router::MAX_K;
 
@@ -108,6 +110,38 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// Number of experts.
     pub fn experts(&self) -> usize {
         self.levels.as_ref().len()
+    }
+
+    /// Everything but the levels, in words that can be kept: three of the gain, five of phase and lock, the power, two
+    /// scales.
+    pub fn saved(&self) -> [u32; SAVED] {
+        let ([p, q, gain], [angle, drift, deviation, evidence, lock]) = (self.kalman.words(), self.phase.words());
+        let [slow, fast] = [self.slow_scale, self.fast_scale].map(Scale::word);
+        [p, q, gain, angle, drift, deviation, evidence, lock, self.power, slow, fast]
+    }
+
+    /// Puts back what [`saved`](Self::saved) has given; returns whether it could be that, else nothing changes.
+    pub fn restore(&mut self, saved: &[u32; SAVED]) -> bool {
+        let &[p, q, gain, angle, drift, deviation, evidence, lock, power, slow, fast] = saved;
+        let phase = Phase::from_words([angle, drift, deviation, evidence, lock]);
+        let (Some(phase), Some(slow), Some(fast)) = (phase, Scale::from_word(slow), Scale::from_word(fast)) else {
+            return false;
+        };
+        (self.kalman, self.phase, self.power) = (Kalman::from_words([p, q, gain]), phase, power);
+        (self.slow_scale, self.fast_scale) = (slow, fast);
+        true
+    }
+
+    /// The levels as they are stored, slow and fast of each expert, in words that can be kept; `None` beyond the last.
+    pub fn saved_level(&self, word: usize) -> Option<u32> {
+        self.levels.as_ref().get(word / 2).map(|stored| if word.is_multiple_of(2) { stored.slow } else { stored.fast })
+    }
+
+    /// Puts back what [`saved_level`](Self::saved_level) has given; returns whether there is such a level.
+    pub fn restore_level(&mut self, word: usize, value: u32) -> bool {
+        let Some(stored) = self.levels.as_mut().get_mut(word / 2) else { return false };
+        *if word.is_multiple_of(2) { &mut stored.slow } else { &mut stored.fast } = value;
+        true
     }
 
     /// Levels of an expert; `None` if there is no such expert.
@@ -301,6 +335,39 @@ mod tests {
         assert_eq!(tracker.victim(&resident, &[0, 1, 2]), None);
         resident.insert(7);
         assert_eq!(tracker.victim(&resident, &[0]), Some(7));
+    }
+
+    #[test]
+    fn what_was_saved_goes_on_as_if_nothing_had_been() {
+        let config = TrackerConfig::default();
+        let mut tracker = Tracker::<[_; 32]>::new();
+        for n in 0..400 {
+            if n % 7 == 0 {
+                let mut again = Tracker::<[_; 32]>::new();
+                assert!(again.restore(&tracker.saved()));
+                let levels: Vec<u32> = (0..).map_while(|word| tracker.saved_level(word)).collect();
+                assert!(levels.iter().enumerate().all(|(word, &level)| again.restore_level(word, level)));
+                assert!(levels.len() == 64 && !again.restore_level(64, 0));
+                assert_eq!(again, tracker);
+            }
+            tracker.update(&config, &demand(n, 16 * (n as u16 / 200), 4));
+        }
+        // Whatever is put back, a tracker goes on.
+        for (word, bad) in [(3, 1 << 30), (4, 1 << 29), (5, 6 << 28), (6, 1 << 31), (7, 3 << 16), (9, u32::MAX)] {
+            let mut words = tracker.saved();
+            words[word] = bad;
+            let before = tracker;
+            assert!(!tracker.restore(&words) && tracker == before, "{word}");
+        }
+        for (word, any) in
+            [(0, u32::MAX), (1, u32::MAX), (2, u32::MAX), (8, u32::MAX), (5, 5 << 28), (6, i32::MAX as u32)]
+        {
+            let mut words = tracker.saved();
+            words[word] = any;
+            let mut odd = tracker;
+            assert!(odd.restore(&words));
+            (0..100).for_each(|n| _ = odd.update(&config, &demand(n, 0, 4)));
+        }
     }
 
     #[test]

@@ -8,11 +8,12 @@
 //! - [`wire`]: frames and descriptors, checked before use.
 //! - [`controller`]: the engine. It takes a request and writes an answer, whatever the bytes; a request that is refused
 //!   changes nothing.
-//! - [`serial`], [`ring`]: two ways to carry frames. [`serve()`] is the main loop over either.
+//! - [`serial`], [`rings`]: two ways to carry frames, over a line or in a [`region`] of memory that both ends see.
+//!   [`serve()`] is the main loop over either.
+//! - [`HostRegion`], [`wire::judge`]: the host's end.
 //!
-//! To run it on a board, implement [`InstructionCounter`], [`ExecutionUnits`](cptr_core::dispatch::ExecutionUnits),
-//! [`Watchdog`], and either the traits of `embedded-io` for the serial port or an `embedded-hal` pin as the doorbell of
-//! rings in shared memory.
+//! `docs/device.md` is the contract. To run it on a board, implement [`Platform`], [`InstructionCounter`], [`Units`],
+//! [`Watchdog`], and for the serial line the traits of `embedded-io`.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -20,15 +21,21 @@
 extern crate std;
 
 pub mod controller;
+pub mod platform;
+pub mod region;
 pub mod ring;
+pub mod rings;
 pub mod serial;
 pub mod serve;
+mod sync;
 pub mod wire;
 
 pub use cptr_core::words_for;
 
-pub use controller::{Controller, InstructionCounter, Layer, Uncounted, Untimed};
-pub use ring::{Ring, Rings};
+pub use controller::{Controller, InstructionCounter, Layer, Outcome, Uncounted, Units, Untimed};
+pub use platform::{Coherent, Platform};
+pub use region::{Geometry, HostRegion};
+pub use rings::Rings;
 pub use serial::Serial;
 pub use serve::{Mailbox, Watchdog, serve};
 pub use wire::Status;

@@ -1,200 +1,245 @@
-//! Frames through descriptor rings in memory that host and controller share: one ring of requests, one of answers, and
-//! a doorbell.
+//! Frames through a ring in memory that two ends share: one puts in, the other takes out.
 //!
-//! | word | written by | |
+//! | line of 16 words | written by | words |
 //! |---|---|---|
-//! | 0 | producer | frames put in since the start, modulo 2^32 |
-//! | 1 | consumer | frames taken out since the start, modulo 2^32 |
-//! | 2 + i n | producer | slot i of n words: bytes of the frame, then the frame in little-endian words |
+//! | 0 | producer | 0: frames put in, modulo 2^32 |
+//! | 1 | consumer | 0: frames taken out, modulo 2^32; 1: whether it wants to be called (not 0) |
+//! | 2 + i n | producer | slot i of n lines: bytes of the frame, then the frame in little-endian words |
 //!
-//! A ring is its memory; both ends make a [`Ring`] over it. What the other end writes is checked before use.
+//! Each end keeps its own index for itself and only tells it: what the other end, or a fault, writes over it is never
+//! read back and is gone with the next frame. Of the other's index each believes only what can be. A frame is copied
+//! out before it is looked at.
+//!
+//! | store | before |
+//! |---|---|
+//! | frame into its slot (cleaned) | `put` (release) |
+//! | `put` (release, cleaned, [`Platform::publish`]) | load of "wants to be called", doorbell |
+//! | load of the frame | `taken` (release) |
+//! | "wants to be called" (cleaned, [`Platform::publish`]) | the last look at `put` before waiting |
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::platform::Platform;
+use crate::sync::{AtomicU32, Ordering, release};
 
-use embedded_hal::digital::OutputPin;
-
-use crate::serve::Mailbox;
-
+/// Words of a line of 64 bytes: what one end writes and the other reads has lines of its own.
+pub const LINE: usize = 16;
 /// Words before the slots.
-const HEAD: usize = 2;
+const HEAD: usize = 2 * LINE;
+/// Most slots: more than an index can tell apart is far away.
+pub const MAX_SLOTS: usize = 1 << 15;
+
+/// Words of a slot for frames of at most `bytes` bytes.
+const fn slot_words(bytes: usize) -> usize {
+    bytes.div_ceil(4).saturating_add(1).div_ceil(LINE).saturating_mul(LINE)
+}
 
 /// Words of memory for a ring of `slots` frames of at most `bytes` bytes.
 pub const fn words(slots: usize, bytes: usize) -> usize {
-    HEAD + slots * (1 + bytes.div_ceil(4))
-}
-
-/// One end of a ring: a single producer or a single consumer.
-#[derive(Debug, Clone, Copy)]
-pub struct Ring<'a> {
-    put: &'a AtomicU32,
-    taken: &'a AtomicU32,
-    slots: &'a [AtomicU32],
-    /// Words of a slot.
-    slot: usize,
+    slot_words(bytes).saturating_mul(slots).saturating_add(HEAD)
 }
 
 /// The memory does not hold a ring, or the other end has written what it may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Corrupt;
 
+/// A ring as it lies in memory.
+#[derive(Debug, Clone, Copy)]
+struct Ring<'a> {
+    /// Lines of the producer and of the consumer.
+    producer: &'a [AtomicU32],
+    consumer: &'a [AtomicU32],
+    put: &'a AtomicU32,
+    taken: &'a AtomicU32,
+    wanted: &'a AtomicU32,
+    slots: &'a [AtomicU32],
+    count: usize,
+    /// Words of a slot.
+    slot: usize,
+    /// Most bytes of a frame.
+    bytes: usize,
+}
+
 impl<'a> Ring<'a> {
-    /// A ring of frames of at most `bytes` bytes over all of `memory`, which is all zero before the first end is made;
-    /// the number of slots is rounded down to a power of two.
-    ///
-    /// # Errors
-    /// [`Corrupt`] if not even one slot fits.
-    pub fn new(memory: &'a [AtomicU32], bytes: usize) -> Result<Self, Corrupt> {
-        let [put, taken, rest @ ..] = memory else { return Err(Corrupt) };
-        let slot = 1 + bytes.div_ceil(4);
-        let slots = (rest.len() / slot).checked_ilog2().ok_or(Corrupt)?;
-        // A counter of 32 bits tells at most so many apart.
-        let slots = 1usize << slots.min(16);
-        Ok(Self { put, taken, slots: rest.get(..slots * slot).ok_or(Corrupt)?, slot })
+    /// A ring of `slots` frames, a power of two up to [`MAX_SLOTS`], of at most `bytes` bytes at the start of `memory`.
+    fn new(memory: &'a [AtomicU32], slots: usize, bytes: usize) -> Result<Self, Corrupt> {
+        let (producer, rest) = memory.split_at_checked(LINE).ok_or(Corrupt)?;
+        let (consumer, rest) = rest.split_at_checked(LINE).ok_or(Corrupt)?;
+        let ([put, ..], [taken, wanted, ..]) = (producer, consumer) else { return Err(Corrupt) };
+        let slot = slot_words(bytes);
+        if !slots.is_power_of_two() || slots > MAX_SLOTS {
+            return Err(Corrupt);
+        }
+        let slot_memory = rest.get(..slot.saturating_mul(slots)).ok_or(Corrupt)?;
+        Ok(Self { producer, consumer, put, taken, wanted, slots: slot_memory, count: slots, slot, bytes })
     }
 
-    /// Frames that lie in the ring.
-    ///
-    /// # Errors
-    /// [`Corrupt`] if that is more than it holds.
-    pub fn len(&self) -> Result<usize, Corrupt> {
-        let waiting = self.put.load(Ordering::Acquire).wrapping_sub(self.taken.load(Ordering::Acquire)) as usize;
-        if waiting <= self.slots.len() / self.slot { Ok(waiting) } else { Err(Corrupt) }
+    /// The slot of the frame with number `index`.
+    fn slot(&self, index: u32) -> Result<&'a [AtomicU32], Corrupt> {
+        let start = (index as usize & self.count.wrapping_sub(1)).saturating_mul(self.slot);
+        self.slots.get(start..).and_then(|rest| rest.get(..self.slot)).ok_or(Corrupt)
     }
 
-    /// Whether no frame lies in the ring.
+    /// Frames between two indices.
+    const fn between(&self, put: u32, taken: u32) -> Result<usize, Corrupt> {
+        let waiting = put.wrapping_sub(taken) as usize;
+        if waiting <= self.count { Ok(waiting) } else { Err(Corrupt) }
+    }
+}
+
+/// The end that puts frames in.
+#[derive(Debug)]
+pub struct Producer<'a> {
+    ring: Ring<'a>,
+    /// Frames put in so far.
+    put: u32,
+}
+
+impl<'a> Producer<'a> {
+    /// The end of a ring of `slots` frames, a power of two, of at most `bytes` bytes at the start of `memory`; empties
+    /// it. The other end is told to begin anew, too.
     ///
     /// # Errors
-    /// As [`len`](Self::len).
-    pub fn is_empty(&self) -> Result<bool, Corrupt> {
-        self.len().map(|waiting| waiting == 0)
+    /// [`Corrupt`] if the memory does not hold it.
+    pub fn new(platform: &impl Platform, memory: &'a [AtomicU32], slots: usize, bytes: usize) -> Result<Self, Corrupt> {
+        let ring = Ring::new(memory, slots, bytes)?;
+        ring.put.store(0, Ordering::Release);
+        platform.clean(ring.producer);
+        Ok(Self { ring, put: 0 })
     }
 
     /// Whether there is no room for a frame.
     ///
     /// # Errors
-    /// As [`len`](Self::len).
-    pub fn is_full(&self) -> Result<bool, Corrupt> {
-        self.len().map(|waiting| waiting == self.slots.len() / self.slot)
+    /// [`Corrupt`] if the consumer's index cannot be.
+    pub fn is_full(&self, platform: &impl Platform) -> Result<bool, Corrupt> {
+        platform.invalidate(self.ring.consumer);
+        let taken = self.ring.taken.load(Ordering::Acquire);
+        self.ring.between(self.put, taken).map(|waiting| waiting == self.ring.count)
     }
 
-    /// The slot of the frame with number `count`: its length and its words.
-    fn slot(&self, count: u32) -> Result<(&'a AtomicU32, &'a [AtomicU32]), Corrupt> {
-        let slots = self.slots.len() / self.slot;
-        let start = (count as usize & (slots - 1)) * self.slot;
-        match self.slots.get(start..).and_then(|rest| rest.get(..self.slot)) {
-            Some([length, words @ ..]) => Ok((length, words)),
-            _ => Err(Corrupt),
-        }
-    }
-
-    /// Puts a frame in, for the producer; returns whether there was room.
+    /// Puts a frame in: `None` if there was no room, else whether the consumer wants to be called.
     ///
     /// # Errors
-    /// [`Corrupt`] also if the frame is longer than a slot.
-    pub fn put(&self, frame: &[u8]) -> Result<bool, Corrupt> {
-        if self.is_full()? {
-            return Ok(false);
-        }
-        let count = self.put.load(Ordering::Relaxed);
-        let (length, words) = self.slot(count)?;
-        if frame.len() > words.len() * 4 {
-            return Err(Corrupt);
-        }
-        for (word, bytes) in words.iter().zip(frame.chunks(4)) {
-            let value = bytes.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte));
-            word.store(value, Ordering::Relaxed);
-        }
-        length.store(frame.len() as u32, Ordering::Relaxed);
-        // After the frame itself.
-        self.put.store(count.wrapping_add(1), Ordering::Release);
-        Ok(true)
-    }
-
-    /// Copies the next frame out, for the consumer; returns its length, `None` if there is none.
-    ///
-    /// # Errors
-    /// [`Corrupt`], and the frame is skipped, if its length is that of no slot or more than `frame` holds.
-    pub fn take(&self, frame: &mut [u8]) -> Result<Option<usize>, Corrupt> {
-        if self.is_empty()? {
+    /// [`Corrupt`] if the consumer's index cannot be, or the frame is longer than a slot.
+    pub fn put(&mut self, platform: &impl Platform, frame: &[u8]) -> Result<Option<bool>, Corrupt> {
+        let ring = self.ring;
+        if self.is_full(platform)? {
             return Ok(None);
         }
-        let count = self.taken.load(Ordering::Relaxed);
-        let (length, words) = self.slot(count)?;
-        let length = length.load(Ordering::Relaxed) as usize;
-        let copied = frame.get_mut(..length).filter(|_| length <= words.len() * 4);
-        let found = copied.map(|frame| {
-            for (bytes, word) in frame.chunks_mut(4).zip(words) {
-                let value = word.load(Ordering::Relaxed).to_le_bytes();
-                bytes.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-            }
-        });
-        // After the frame was read.
-        self.taken.store(count.wrapping_add(1), Ordering::Release);
-        found.map(|()| Some(length)).ok_or(Corrupt)
-    }
-}
-
-/// The controller's end of two rings; the doorbell is a pin that goes up and down after each answer, for the host's
-/// interrupt.
-#[derive(Debug)]
-pub struct Rings<'a, P> {
-    requests: Ring<'a>,
-    answers: Ring<'a>,
-    doorbell: P,
-    request: &'a mut [u8],
-    answer: &'a mut [u8],
-}
-
-/// Why the rings cannot be served any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RingsError<E> {
-    /// The host has written indices that cannot be.
-    Corrupt,
-    /// The doorbell's pin.
-    Doorbell(E),
-}
-
-impl<'a, P> Rings<'a, P> {
-    /// Rings with working memory for a [`max_request`](crate::wire::max_request) and a
-    /// [`max_answer`](crate::wire::max_answer).
-    pub const fn new(
-        requests: Ring<'a>,
-        answers: Ring<'a>,
-        doorbell: P,
-        request: &'a mut [u8],
-        answer: &'a mut [u8],
-    ) -> Self {
-        Self { requests, answers, doorbell, request, answer }
-    }
-}
-
-impl<P: OutputPin> Mailbox for Rings<'_, P> {
-    type Error = RingsError<P::Error>;
-
-    /// Leaves requests where they are while there is no room for an answer.
-    fn poll(&mut self, mut answer: impl FnMut(&[u8], &mut [u8]) -> usize) -> Result<bool, Self::Error> {
-        if self.answers.is_full().map_err(|Corrupt| RingsError::Corrupt)? {
-            return Ok(false);
+        let slot = ring.slot(self.put)?;
+        let [length, words @ ..] = slot else { return Err(Corrupt) };
+        if frame.len() > ring.bytes {
+            return Err(Corrupt);
         }
-        let length = match self.requests.take(self.request) {
-            Ok(Some(length)) => length,
-            Ok(None) => return Ok(false),
-            // A damaged frame is answered like any other; damaged indices are the end.
-            Err(Corrupt) if self.requests.len().is_ok() => 0,
-            Err(Corrupt) => return Err(RingsError::Corrupt),
-        };
-        let written = answer(self.request.get(..length).unwrap_or_default(), self.answer);
-        let answer = self.answer.get(..written).unwrap_or_default();
-        self.answers.put(answer).map_err(|Corrupt| RingsError::Corrupt)?;
-        self.doorbell.set_high().and_then(|()| self.doorbell.set_low()).map_err(RingsError::Doorbell)?;
-        Ok(true)
+        length.store(frame.len() as u32, Ordering::Relaxed);
+        let (whole, rest) = frame.as_chunks::<4>();
+        for (word, bytes) in words.iter().zip(whole) {
+            word.store(u32::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+        if let Some(word) = words.get(whole.len()) {
+            let value = rest.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte));
+            word.store(value, Ordering::Relaxed);
+        }
+        platform.clean(slot);
+        self.put = self.put.wrapping_add(1);
+        // After the frame itself.
+        ring.put.store(self.put, release());
+        platform.clean(ring.producer);
+        // Before the doorbell, and before asking who wants it: the consumer says so before its last look at the index.
+        platform.publish();
+        platform.invalidate(ring.consumer);
+        Ok(Some(ring.wanted.load(Ordering::Relaxed) != 0))
     }
 }
 
-#[cfg(test)]
+/// The end that takes frames out.
+#[derive(Debug)]
+pub struct Consumer<'a> {
+    ring: Ring<'a>,
+    /// Frames taken out so far.
+    taken: u32,
+}
+
+impl<'a> Consumer<'a> {
+    /// As [`Producer::new`]; does not want to be called.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the memory does not hold the ring.
+    pub fn new(platform: &impl Platform, memory: &'a [AtomicU32], slots: usize, bytes: usize) -> Result<Self, Corrupt> {
+        let ring = Ring::new(memory, slots, bytes)?;
+        ring.wanted.store(0, Ordering::Relaxed);
+        ring.taken.store(0, Ordering::Release);
+        platform.clean(ring.consumer);
+        Ok(Self { ring, taken: 0 })
+    }
+
+    /// Whether no frame lies in the ring.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the producer's index cannot be.
+    pub fn is_empty(&self, platform: &impl Platform) -> Result<bool, Corrupt> {
+        platform.invalidate(self.ring.producer);
+        let put = self.ring.put.load(Ordering::Acquire);
+        self.ring.between(put, self.taken).map(|waiting| waiting == 0)
+    }
+
+    /// Copies the next frame out; returns its length, `None` if there is none, 0 if its length cannot be or is more than
+    /// `frame` holds: it is skipped then.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if the producer's index cannot be.
+    pub fn take(&mut self, platform: &impl Platform, frame: &mut [u8]) -> Result<Option<usize>, Corrupt> {
+        let ring = self.ring;
+        if self.is_empty(platform)? {
+            return Ok(None);
+        }
+        let slot = ring.slot(self.taken)?;
+        platform.invalidate(slot);
+        let [length, words @ ..] = slot else { return Err(Corrupt) };
+        let length = length.load(Ordering::Relaxed) as usize;
+        let length = if length <= ring.bytes && length <= frame.len() { length } else { 0 };
+        let (whole, rest) = frame.get_mut(..length).unwrap_or_default().as_chunks_mut::<4>();
+        let last = words.get(whole.len());
+        for (bytes, word) in whole.iter_mut().zip(words) {
+            *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+        if let (Some(word), false) = (last, rest.is_empty()) {
+            let value = word.load(Ordering::Relaxed).to_le_bytes();
+            rest.iter_mut().zip(value).for_each(|(to, from)| *to = from);
+        }
+        self.taken = self.taken.wrapping_add(1);
+        // After the frame was read.
+        ring.taken.store(self.taken, release());
+        platform.clean(ring.consumer);
+        Ok(Some(length))
+    }
+
+    /// Asks to be called at the next frame; returns whether there is none yet, so that it may wait. What comes later
+    /// calls.
+    ///
+    /// # Errors
+    /// As [`is_empty`](Self::is_empty).
+    pub fn ask(&self, platform: &impl Platform) -> Result<bool, Corrupt> {
+        self.want(platform, 1);
+        // Either this look finds the frame, or the producer finds the wish.
+        platform.publish();
+        self.is_empty(platform)
+    }
+
+    /// Does not want to be called any more.
+    pub fn unask(&self, platform: &impl Platform) {
+        self.want(platform, 0);
+    }
+
+    fn want(&self, platform: &impl Platform, value: u32) {
+        self.ring.wanted.store(value, Ordering::Relaxed);
+        platform.clean(self.ring.consumer);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use core::convert::Infallible;
+    use crate::platform::Coherent;
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::vec::Vec;
@@ -203,74 +248,59 @@ mod tests {
         (0..words).map(|_| AtomicU32::new(0)).collect()
     }
 
+    fn ends(memory: &[AtomicU32], slots: usize, bytes: usize) -> (Producer<'_>, Consumer<'_>) {
+        let producer = Producer::new(&Coherent, memory, slots, bytes).unwrap();
+        (producer, Consumer::new(&Coherent, memory, slots, bytes).unwrap())
+    }
+
     #[test]
-    fn memory_must_hold_a_slot() {
-        let memory = memory(words(3, 10));
-        assert_eq!(memory.len(), 2 + 3 * 4);
-        assert!((0..6).all(|length| Ring::new(&memory[..length], 10).is_err()));
-        assert!(Ring::new(&memory[..6], 10).is_ok());
-        assert!(Ring::new(&memory, usize::MAX).is_err());
-        // Three slots are two.
-        let ring = Ring::new(&memory, 10).unwrap();
-        assert_eq!((ring.put(&[1]), ring.put(&[2; 10]), ring.put(&[3])), (Ok(true), Ok(true), Ok(false)));
-        let mut frame = [0; 10];
-        assert_eq!((ring.take(&mut frame[..0]), ring.take(&mut frame)), (Err(Corrupt), Ok(Some(10))));
-        assert_eq!((ring.take(&mut frame), ring.put(&[0; 13])), (Ok(None), Err(Corrupt)));
+    fn memory_must_hold_the_ring() {
+        assert_eq!((words(2, 60), words(2, 61), words(4, 10)), (32 + 2 * 16, 32 + 2 * 32, 32 + 4 * 16));
+        let memory = memory(words(2, 60));
+        assert!((0..memory.len()).all(|length| Producer::new(&Coherent, &memory[..length], 2, 60).is_err()));
+        assert!((0..memory.len()).all(|length| Consumer::new(&Coherent, &memory[..length], 2, 60).is_err()));
+        for (slots, bytes) in [(0, 60), (3, 60), (2, usize::MAX), (usize::MAX, 60), (1 << 16, 0), (1 << 63, 8)] {
+            assert!(Producer::new(&Coherent, &memory, slots, bytes).is_err(), "{slots} {bytes}");
+        }
+        let (mut producer, mut consumer) = ends(&memory, 2, 60);
+        let mut put = |frame: &[u8]| producer.put(&Coherent, frame);
+        assert_eq!((put(&[1]), put(&[2; 60]), put(&[3])), (Ok(Some(false)), Ok(Some(false)), Ok(None)));
+        let mut frame = [0; 60];
+        // No room for the frame: it is skipped.
+        assert_eq!(consumer.take(&Coherent, &mut frame[..0]), Ok(Some(0)));
+        assert_eq!(consumer.take(&Coherent, &mut frame), Ok(Some(60)));
+        assert_eq!(consumer.take(&Coherent, &mut frame), Ok(None));
+        assert_eq!(producer.put(&Coherent, &[0; 61]), Err(Corrupt));
     }
 
     #[test]
     fn what_the_other_end_writes_is_not_believed() {
         let memory = memory(words(2, 8));
-        let ring = Ring::new(&memory, 8).unwrap();
+        let (mut producer, mut consumer) = ends(&memory, 2, 8);
         let mut frame = [0; 64];
-        memory[0].store(3, Ordering::Relaxed);
-        assert_eq!((ring.len(), ring.take(&mut frame), ring.put(&[])), (Err(Corrupt), Err(Corrupt), Err(Corrupt)));
-        memory[0].store(1, Ordering::Relaxed);
+        for put in [3, 1 << 31, u32::MAX - 2] {
+            memory[0].store(put, Ordering::Relaxed);
+            assert_eq!(
+                (consumer.is_empty(&Coherent), consumer.take(&Coherent, &mut frame)),
+                (Err(Corrupt), Err(Corrupt))
+            );
+            memory[LINE].store(put, Ordering::Relaxed);
+            assert_eq!((producer.is_full(&Coherent), producer.put(&Coherent, &[])), (Err(Corrupt), Err(Corrupt)));
+        }
+        // An index that was changed is gone with the next frame: each end knows its own.
+        memory[LINE].store(0, Ordering::Relaxed);
+        assert_eq!(producer.put(&Coherent, &[7]), Ok(Some(false)));
+        assert_eq!(memory[0].load(Ordering::Relaxed), 1);
+        memory[LINE].store(77, Ordering::Relaxed);
+        assert_eq!((consumer.take(&Coherent, &mut frame), frame[0]), (Ok(Some(1)), 7));
+        assert_eq!(memory[LINE].load(Ordering::Relaxed), 1);
         for length in [9, 64, 65, u32::MAX] {
-            memory[1].store(0, Ordering::Relaxed);
-            memory[2].store(length, Ordering::Relaxed);
-            assert_eq!(ring.take(&mut frame), Err(Corrupt));
-            assert_eq!(ring.len(), Ok(0), "the frame is skipped");
+            producer.put(&Coherent, &[1, 2]).unwrap();
+            let slot = memory[2 * LINE..].iter().step_by(LINE);
+            slot.for_each(|word| word.store(length, Ordering::Relaxed));
+            assert_eq!(consumer.take(&Coherent, &mut frame), Ok(Some(0)));
+            assert_eq!(consumer.is_empty(&Coherent), Ok(true), "the frame is skipped");
         }
-    }
-
-    struct Bell(usize);
-
-    impl embedded_hal::digital::ErrorType for Bell {
-        type Error = Infallible;
-    }
-
-    impl OutputPin for Bell {
-        fn set_low(&mut self) -> Result<(), Infallible> {
-            Ok(())
-        }
-        fn set_high(&mut self) -> Result<(), Infallible> {
-            self.0 += 1;
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn requests_wait_while_nobody_takes_the_answers() {
-        let (up, down) = (memory(words(2, 8)), memory(words(1, 8)));
-        let (requests, answers) = (Ring::new(&up, 8).unwrap(), Ring::new(&down, 8).unwrap());
-        let (mut request, mut answer, mut frame) = ([0; 8], [0; 8], [0; 8]);
-        let mut rings = Rings::new(requests, answers, Bell(0), &mut request, &mut answer);
-        let echo = |rings: &mut Rings<'_, Bell>| {
-            rings.poll(|request, answer| {
-                answer[..request.len()].copy_from_slice(request);
-                request.len()
-            })
-        };
-        assert_eq!(echo(&mut rings), Ok(false));
-        requests.put(&[1, 2, 3]).unwrap();
-        requests.put(&[4]).unwrap();
-        assert_eq!((echo(&mut rings), echo(&mut rings)), (Ok(true), Ok(false)));
-        assert_eq!((answers.take(&mut frame), frame[..3] == [1, 2, 3]), (Ok(Some(3)), true));
-        assert_eq!((echo(&mut rings), rings.doorbell.0), (Ok(true), 2));
-        up[0].store(77, Ordering::Relaxed);
-        answers.take(&mut frame).unwrap();
-        assert_eq!(echo(&mut rings), Err(RingsError::Corrupt));
     }
 
     proptest! {
@@ -280,20 +310,23 @@ mod tests {
             start: u32,
         ) {
             let memory = memory(words(4, 9));
-            memory[..2].iter().for_each(|count| count.store(start, Ordering::Relaxed));
-            let (producer, consumer) = (Ring::new(&memory, 9).unwrap(), Ring::new(&memory, 9).unwrap());
+            let (mut producer, mut consumer) = ends(&memory, 4, 9);
+            // As after so many frames.
+            (producer.put, consumer.taken) = (start, start);
+            let _ = [0, LINE].map(|word| memory[word].store(start, Ordering::Relaxed));
             let mut model = VecDeque::new();
             for action in actions {
                 if let Some(frame) = action {
                     let room = model.len() < 4;
-                    prop_assert_eq!(producer.put(&frame), Ok(room));
+                    prop_assert_eq!(producer.put(&Coherent, &frame), Ok(room.then_some(false)));
                     room.then(|| model.push_back(frame));
                 } else {
                     let mut frame = [0; 9];
-                    let length = consumer.take(&mut frame).unwrap();
+                    let length = consumer.take(&Coherent, &mut frame).unwrap();
                     prop_assert_eq!(length.map(|length| frame[..length].to_vec()), model.pop_front());
                 }
-                prop_assert_eq!(consumer.len(), Ok(model.len()));
+                prop_assert_eq!(producer.is_full(&Coherent), Ok(model.len() == 4));
+                prop_assert_eq!(consumer.is_empty(&Coherent), Ok(model.is_empty()));
             }
         }
     }
@@ -301,21 +334,20 @@ mod tests {
     #[test]
     fn frames_pass_between_threads() {
         let memory = memory(words(4, 64));
+        let (mut producer, mut consumer) = ends(&memory, 4, 64);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let ring = Ring::new(&memory, 64).unwrap();
+            scope.spawn(move || {
                 for i in 0..20_000u32 {
                     let frame = [i as u8; 64];
-                    while !ring.put(&frame[..i as usize % 65]).unwrap() {
+                    while producer.put(&Coherent, &frame[..i as usize % 65]).unwrap().is_none() {
                         std::thread::yield_now();
                     }
                 }
             });
-            let ring = Ring::new(&memory, 64).unwrap();
             let mut frame = [0; 64];
             for i in 0..20_000u32 {
                 let length = loop {
-                    match ring.take(&mut frame).unwrap() {
+                    match consumer.take(&Coherent, &mut frame).unwrap() {
                         Some(length) => break length,
                         None => std::thread::yield_now(),
                     }
@@ -324,5 +356,115 @@ mod tests {
                 assert!(frame[..length].iter().all(|&byte| byte == i as u8));
             }
         });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod ordering {
+    use super::*;
+    use crate::sync::fence;
+    use crate::sync::mutant::RELAXED;
+    use loom::sync::{Arc, Notify};
+    use loom::thread;
+    use std::vec::Vec;
+
+    /// A machine whose barrier is one, or not.
+    #[derive(Clone, Copy)]
+    struct Machine {
+        barrier: bool,
+    }
+
+    impl Platform for Machine {
+        fn publish(&self) {
+            if self.barrier {
+                fence(Ordering::SeqCst);
+            }
+        }
+        fn notify(&mut self, _: usize) {}
+        fn wait(&mut self) {}
+    }
+
+    fn memory(slots: usize) -> Arc<Vec<AtomicU32>> {
+        Arc::new((0..words(slots, 8)).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// Three frames through a ring of two; the consumer looks.
+    fn frames_pass() {
+        loom::model(|| {
+            let memory = memory(2);
+            let theirs = memory.clone();
+            let machine = Machine { barrier: true };
+            let producer = thread::spawn(move || {
+                let mut producer = Producer::new(&machine, &theirs, 2, 8).unwrap();
+                for number in 1..=3u8 {
+                    while producer.put(&machine, &[number; 5]).unwrap().is_none() {
+                        thread::yield_now();
+                    }
+                }
+            });
+            let mut consumer = Consumer { ring: Ring::new(&memory, 2, 8).unwrap(), taken: 0 };
+            let mut frame = [0; 8];
+            for number in 1..=3u8 {
+                let length = loop {
+                    match consumer.take(&machine, &mut frame).unwrap() {
+                        Some(length) => break length,
+                        None => thread::yield_now(),
+                    }
+                };
+                assert_eq!(frame[..length], [number; 5]);
+            }
+            producer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn frames_are_there_when_their_index_is() {
+        frames_pass();
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn an_index_in_any_order_would_be_found() {
+        RELAXED.set(true);
+        frames_pass();
+    }
+
+    /// A consumer that asks to be called and waits; that nobody calls it is a deadlock.
+    fn nobody_sleeps_over_a_frame(barrier: bool) {
+        loom::model(move || {
+            let memory = memory(2);
+            let theirs = memory.clone();
+            let bell = Arc::new(Notify::new());
+            let ring = bell.clone();
+            let machine = Machine { barrier };
+            let producer = thread::spawn(move || {
+                let mut producer = Producer { ring: Ring::new(&theirs, 2, 8).unwrap(), put: 0 };
+                if producer.put(&machine, &[7]).unwrap() == Some(true) {
+                    ring.notify();
+                }
+            });
+            let mut consumer = Consumer { ring: Ring::new(&memory, 2, 8).unwrap(), taken: 0 };
+            let mut frame = [0; 8];
+            // As `serve` does: a call may come for nothing.
+            while consumer.take(&machine, &mut frame).unwrap().is_none() {
+                if consumer.ask(&machine).unwrap() {
+                    bell.wait();
+                }
+                consumer.unask(&machine);
+            }
+            assert_eq!(frame[0], 7);
+            producer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_wish_or_a_frame_is_seen() {
+        nobody_sleeps_over_a_frame(true);
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_barrier_that_is_none_would_be_found() {
+        nobody_sleeps_over_a_frame(false);
     }
 }

@@ -5,6 +5,7 @@
 use cobs::{CobsEncoder, DecodeResult, DecoderState};
 use embedded_io::{Read, ReadReady, Write};
 
+use crate::platform::Platform;
 use crate::serve::Mailbox;
 
 /// Bytes that a frame takes on the line at most.
@@ -14,23 +15,23 @@ pub const fn encoded(frame: usize) -> usize {
 
 /// The controller's end of a serial line.
 #[derive(Debug)]
-pub struct Serial<'a, P> {
+pub struct Serial<'a, P, M> {
     port: P,
+    platform: M,
     decoder: DecoderState,
     /// The frame that is coming in, decoded, and how long it is so far, even beyond the memory for it.
     incoming: &'a mut [u8],
     length: usize,
-    answer: &'a mut [u8],
     /// The answer as it goes over the line.
     outgoing: &'a mut [u8],
 }
 
-impl<'a, P> Serial<'a, P> {
-    /// A line over `port`. `incoming` holds a [`max_request`](crate::wire::max_request), `answer` a
-    /// [`max_answer`](crate::wire::max_answer), and `outgoing` the latter [`encoded`]. A longer request is answered as
-    /// damaged.
-    pub const fn new(port: P, incoming: &'a mut [u8], answer: &'a mut [u8], outgoing: &'a mut [u8]) -> Self {
-        Self { port, decoder: DecoderState::Idle, incoming, length: 0, answer, outgoing }
+impl<'a, P, M: Platform> Serial<'a, P, M> {
+    /// A line over `port` of a machine that says how it waits for a byte. `incoming` holds a
+    /// [`max_request`](crate::wire::max_request), `outgoing` a [`max_answer`](crate::wire::max_answer) [`encoded`]. A
+    /// longer request is answered as damaged.
+    pub const fn new(port: P, platform: M, incoming: &'a mut [u8], outgoing: &'a mut [u8]) -> Self {
+        Self { port, platform, decoder: DecoderState::Idle, incoming, length: 0, outgoing }
     }
 
     /// Takes a byte; at the end of a frame its length, 0 if it is damaged.
@@ -55,19 +56,19 @@ impl<'a, P> Serial<'a, P> {
     }
 }
 
-impl<P: Read + ReadReady + Write> Mailbox for Serial<'_, P> {
+impl<P: Read + ReadReady + Write, M: Platform> Mailbox for Serial<'_, P, M> {
     type Error = P::Error;
 
-    fn poll(&mut self, mut answer: impl FnMut(&[u8], &mut [u8]) -> usize) -> Result<bool, P::Error> {
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, P::Error> {
         while self.port.read_ready()? {
             let mut byte = [0];
             if self.port.read(&mut byte)? == 0 {
                 return Ok(false);
             }
             let Some(length) = self.feed(byte[0]) else { continue };
-            let written = answer(self.incoming.get(..length).unwrap_or_default(), self.answer);
+            let frame = answer(self.incoming.get(..length).unwrap_or_default());
             let mut encoder = CobsEncoder::new(self.outgoing);
-            if encoder.push(self.answer.get(..written).unwrap_or_default()).is_ok() {
+            if encoder.push(frame).is_ok() {
                 let length = encoder.finalize();
                 self.port.write_all(self.outgoing.get(..length).unwrap_or_default())?;
                 self.port.write_all(&[0])?;
@@ -77,11 +78,19 @@ impl<P: Read + ReadReady + Write> Mailbox for Serial<'_, P> {
         }
         Ok(false)
     }
+
+    fn wait(&mut self) {
+        // A byte that comes after this look ends the wait.
+        if !self.port.read_ready().unwrap_or(true) {
+            self.platform.wait();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Coherent;
     use core::convert::Infallible;
     use embedded_io::ErrorType;
     use proptest::prelude::*;
@@ -125,19 +134,19 @@ mod tests {
 
     /// The frames that come out of a line, which are sent back, and what is then on it.
     fn echo(incoming: &[u8], most: usize) -> (Vec<Vec<u8>>, Vec<u8>) {
-        let (mut request, mut answer, mut outgoing) =
-            (std::vec![0; most], std::vec![0; most], std::vec![0; encoded(most)]);
+        let (mut request, mut outgoing) = (std::vec![0; most], std::vec![0; encoded(most)]);
         let line = Line { incoming: incoming.to_vec(), ..Line::default() };
-        let mut serial = Serial::new(line, &mut request, &mut answer, &mut outgoing);
-        let mut frames = Vec::new();
+        let mut serial = Serial::new(line, Coherent, &mut request, &mut outgoing);
+        let mut frames: Vec<&[u8]> = Vec::new();
+        // Each request is its own answer, and lives as long as the test.
         while serial
-            .poll(|request, answer| {
-                frames.push(request.to_vec());
-                answer[..request.len()].copy_from_slice(request);
-                request.len()
+            .poll(|request| {
+                frames.push(request.to_vec().leak());
+                frames.last().copied().unwrap_or_default()
             })
             .unwrap()
         {}
+        let frames = frames.into_iter().map(<[u8]>::to_vec).collect();
         (frames, serial.port.sent)
     }
 

@@ -3,8 +3,8 @@
 //! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C library.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
-//! golden step 10,000; with it on all machines, and as far as the last golden step, and llama.cpp is built and tested
-//! with a strategy in its loop.
+//! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected between
+//! host and device, and llama.cpp is built and tested with a strategy in its loop.
 #![forbid(unsafe_code)]
 
 mod firmware;
@@ -19,8 +19,8 @@ use firmware::Scope;
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Runs with `--full`, or when it is named: it builds llama.cpp.
-const LLAMA: &str = "llama";
+/// Run with `--full`, or when they are named: one builds llama.cpp, the other takes minutes.
+const LONG: [&str; 2] = ["llama", "contract"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -29,7 +29,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -67,7 +67,12 @@ const GROUPS: [Group; 9] = [
         run: |scope| firmware::rtl(false, firmware::golden_steps(scope)),
     },
     Group { name: "demo", purpose: "the main job runs", run: |_| demo() },
-    Group { name: LLAMA, purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
+    Group {
+        name: "contract",
+        purpose: "a million faults between host and device; every order of two ends of a ring",
+        run: |_| contract(),
+    },
+    Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
 ];
 
 fn main() -> ExitCode {
@@ -101,7 +106,7 @@ fn main() -> ExitCode {
     if names.iter().any(|name| GROUPS.iter().all(|group| group.name != name)) {
         return usage();
     }
-    let usual = |group: &Group| group.name != LLAMA || scope == Scope::Full;
+    let usual = |group: &Group| !LONG.contains(&group.name) || scope == Scope::Full;
     let named = |group: &Group| names.iter().any(|name| name == group.name);
     let chosen = GROUPS.iter().filter(|group| if names.is_empty() { usual(group) } else { named(group) });
     let mut results = Vec::new();
@@ -139,6 +144,16 @@ fn demo() -> bool {
     let report = std::env::temp_dir().join(format!("cptr-demo-{}.html", std::process::id()));
     let done = cargo(&["run", "--release", "--", "demo", "--report", &report.to_string_lossy()], &[]);
     done && std::fs::remove_file(report).is_ok()
+}
+
+/// What the device contract promises (docs/device.md), as far as it takes long to see.
+fn contract() -> bool {
+    let faults = ["test", "--package", "cptr-protocol", "--test", "faults", "--", "--ignored", "--nocapture"];
+    // A folder of its own: every crate is built with the flag.
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{ROOT}/target"));
+    let loom = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", &*format!("{target}/loom"))];
+    let rings = ["test", "--package", "cptr-protocol", "--lib", "ring::ordering"];
+    cargo(&faults, &[]) & cargo(&rings, &loom)
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {

@@ -1,7 +1,7 @@
-//! The board: what a port to another one writes anew. Here the serial port, the instruction counter and the watchdog of
-//! the emulated machines.
+//! The board: what a port to another one writes anew. Here the serial port, the instruction counter, the watchdog,
+//! barriers and waiting of the emulated machines.
 
-use cptr_protocol::{InstructionCounter, Watchdog};
+use cptr_protocol::{InstructionCounter, Platform, Watchdog};
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
 
 /// The machine's serial port.
@@ -42,6 +42,23 @@ impl Write for Port {
     }
 }
 
+/// The machine: no caches between its memory and whoever else sees it.
+#[derive(Debug)]
+pub(crate) struct Machine;
+
+impl Platform for Machine {
+    fn publish(&self) {
+        cptr_rt::publish();
+    }
+
+    /// Nobody to call: who is at the other end of the serial port hears the answer.
+    fn notify(&mut self, _: usize) {}
+
+    fn wait(&mut self) {
+        cptr_rt::wait();
+    }
+}
+
 /// The machine's instruction counter.
 #[derive(Debug)]
 pub(crate) struct Counter;
@@ -63,8 +80,9 @@ impl InstructionCounter for Counter {
 pub(crate) struct Dog;
 
 impl Dog {
-    /// Ticks of the core clock, half a second: a thousand times the longest turn of the main loop.
-    pub(crate) const TICKS: u32 = 12_500_000;
+    /// Ticks of the core clock, a second: more than a wait takes at most, two thousand times the longest turn of the main
+    /// loop.
+    pub(crate) const TICKS: u32 = 25_000_000;
 
     pub(crate) fn start() -> Self {
         cptr_rt::start_watchdog(Self::TICKS);

@@ -12,7 +12,7 @@ use core::fmt::Write;
 
 use cptr_protocol::{Controller, InstructionCounter, Layer, Mailbox, Serial, Untimed, serial, serve, wire, words_for};
 
-use board::{Counter, Dog, Port};
+use board::{Counter, Dog, Machine, Port};
 
 cptr_rt::entry!(image);
 
@@ -22,9 +22,9 @@ const ANSWER: usize = wire::max_answer(EXPERTS);
 
 fn image() -> bool {
     let mut layers = [Layer::<EXPERTS, { words_for(EXPERTS) }>::new()];
-    let (mut incoming, mut answer, mut outgoing) = ([0; REQUEST], [0; ANSWER], [0; serial::encoded(ANSWER)]);
-    let mut controller = Controller::new(&mut layers, Untimed::default(), Counter);
-    let mailbox = Serial::new(Port::default(), &mut incoming, &mut answer, &mut outgoing);
+    let (mut incoming, mut answers, mut outgoing) = ([0; REQUEST], [0; ANSWER], [0; serial::encoded(ANSWER)]);
+    let mut controller = Controller::new(&mut layers, &mut answers, Untimed::default(), Counter);
+    let mailbox = Serial::new(Port::default(), Machine, &mut incoming, &mut outgoing);
     let _ = serve(&mut controller, &mut Hangs { mailbox, now: Counter.ticks(), well: 0 }, &mut Dog::start());
     false
 }
@@ -40,7 +40,7 @@ struct Hangs<M> {
 impl<M: Mailbox> Mailbox for Hangs<M> {
     type Error = M::Error;
 
-    fn poll(&mut self, answer: impl FnMut(&[u8], &mut [u8]) -> usize) -> Result<bool, M::Error> {
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, M::Error> {
         let before = core::mem::replace(&mut self.now, Counter.ticks());
         self.well += self.now.wrapping_sub(before) & ((1 << Counter::BITS) - 1);
         if self.well < 3 * u64::from(Dog::TICKS) {

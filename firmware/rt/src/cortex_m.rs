@@ -11,6 +11,12 @@ const CLOCK_MHZ: u64 = if cfg!(secure) { 20 } else { 25 };
 /// SysTick: control, reload, current value.
 const SYSTICK: usize = 0xE000_E010;
 const NS_PER_INSTRUCTION: u64 = 64;
+/// Interrupts: enable; clear what is pending at 0x180. Those of the UART's received bytes, 0 and 32.
+const NVIC: usize = if cfg!(secure) { 0xE000_E104 } else { 0xE000_E100 };
+/// The bit of the UART's interrupt for a byte there.
+const RECEIVED: u32 = 1;
+/// Interrupt control: bit 25 forgets that SysTick is pending.
+const ICSR: usize = 0xE000_ED04;
 
 fn store(address: usize, value: u32) {
     // SAFETY: only called with the device registers above, which the board has at these addresses.
@@ -42,6 +48,34 @@ pub fn write(bytes: &[u8]) {
 /// The next byte from the UART, if there is one.
 pub fn read() -> Option<u8> {
     (load(UART + 4) & 2 != 0).then(|| load(UART) as u8)
+}
+
+/// PSRAM of the board, which nothing else uses: memory that an emulator can share with its host.
+pub const SHARED: usize = if cfg!(secure) { 0x8000_0000 } else { 0x2100_0000 };
+
+/// Everything stored or loaded before, in memory and in devices, is over before anything after it begins.
+#[unsafe(export_name = "cptr_rt_publish")]
+#[inline(never)]
+pub extern "C" fn publish() {
+    // SAFETY: waits for memory. Without `nomem` the compiler, too, moves no access over it.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Waits until a byte has come, or the counter wraps. Interrupts are enabled at their source and masked in the
+/// processor, so that one that came before ends the wait at once, and none is ever taken.
+pub fn wait() {
+    // SAFETY: masks interrupts, of which this image takes none.
+    unsafe { asm!("cpsid i", options(nostack, preserves_flags)) };
+    // UART: transmit, receive, and an interrupt for a byte; SysTick: also an interrupt.
+    store(UART + 8, 0xB);
+    store(SYSTICK, 7);
+    store(NVIC, RECEIVED);
+    // SAFETY: waits; the barrier completes what was stored to the devices before.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+    // Whoever looks now finds the byte; what is pending is forgotten, so that the next wait waits.
+    store(UART + 0xC, 2);
+    store(NVIC + 0x180, RECEIVED);
+    store(ICSR, 1 << 25);
 }
 
 /// The instruction counter, in ticks; wraps at [`COUNTER_BITS`].

@@ -6,6 +6,8 @@ use core::ptr;
 
 /// PL011 UART 0: data; flags at 0x18.
 const UART: usize = 0x101F_1000;
+/// PL190 interrupt controller: enable at 0x10.
+const VIC: usize = 0x1014_0000;
 
 global_asm!(
     ".section .init, \"ax\"",
@@ -62,6 +64,27 @@ pub fn write(bytes: &[u8]) {
 /// The next byte from the UART, if there is one.
 pub fn read() -> Option<u8> {
     (load(UART + 0x18) & 0x10 == 0).then(|| load(UART) as u8)
+}
+
+/// RAM behind the image: memory that an emulator can share with its host.
+pub const SHARED: usize = 0x0040_0000;
+
+/// Everything stored or loaded before, in memory and in devices, is over before anything after it begins.
+#[unsafe(export_name = "cptr_rt_publish")]
+#[inline(never)]
+pub extern "C" fn publish() {
+    // SAFETY: waits for memory. Without `nomem` the compiler, too, moves no access over it.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Waits until a byte has come. The interrupt is enabled at its source and masked in the processor since the reset, so
+/// that a byte that nobody has read ends the wait at once, and no interrupt is ever taken.
+pub fn wait() {
+    // A byte received; line 12 of the interrupt controller.
+    store(UART + 0x38, 0x10);
+    store(VIC + 0x10, 1 << 12);
+    // SAFETY: waits; the barrier completes what was stored to the devices before.
+    unsafe { asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
 }
 
 /// Instructions since [`setup`], modulo 2^32.

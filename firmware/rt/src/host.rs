@@ -17,6 +17,14 @@ pub fn read() -> Option<u8> {
     std::io::stdin().read_exact(&mut byte).is_ok().then_some(byte[0])
 }
 
+/// Everything stored or loaded before is over before anything after it begins.
+pub fn publish() {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Nothing to wait for: [`read`] does.
+pub fn wait() {}
+
 /// Always 0.
 pub fn instructions() -> u64 {
     0

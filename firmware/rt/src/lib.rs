@@ -21,10 +21,13 @@ mod stack;
 mod watchdog;
 
 use core::fmt;
+use core::sync::atomic::AtomicU32;
+#[cfg(not(machine = "host"))]
+use core::{ptr, slice};
 
 #[cfg(machine = "cortex-m")]
 pub use cortex_m_rt::entry as start;
-pub use machine::{COUNTER_BITS, cycles, exit, instructions, read, setup, to_instructions, write};
+pub use machine::{COUNTER_BITS, cycles, exit, instructions, publish, read, setup, to_instructions, wait, write};
 #[cfg(not(machine = "host"))]
 pub use stack::stack_used;
 #[cfg(machine = "cortex-m")]
@@ -35,6 +38,18 @@ pub fn start_watchdog(_: u32) {}
 /// The machine has no watchdog: nothing to feed.
 #[cfg(not(machine = "cortex-m"))]
 pub fn feed_watchdog() {}
+/// Words of memory that the machine shares with a host, from its beginning.
+#[cfg(not(machine = "host"))]
+pub fn shared(words: usize) -> &'static [AtomicU32] {
+    // SAFETY: the machine has a MiB of memory there, aligned, which is no part of the image; words that two ends access
+    // are atomic.
+    unsafe { slice::from_raw_parts(ptr::with_exposed_provenance(machine::SHARED), words.min(1 << 18)) }
+}
+/// There is nobody to share memory with.
+#[cfg(machine = "host")]
+pub fn shared(_: usize) -> &'static [AtomicU32] {
+    &[]
+}
 /// Bytes of stack that were in use at most; unknown on the host.
 #[cfg(machine = "host")]
 pub fn stack_used() -> usize {

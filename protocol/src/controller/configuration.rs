@@ -19,6 +19,8 @@ pub(super) struct Configuration {
     pub(super) capacity: usize,
     pub(super) bits: u8,
     pub(super) on_demand: bool,
+    /// Whether jobs that end are told.
+    pub(super) events: bool,
     pub(super) tracker: TrackerConfig,
 }
 
@@ -42,7 +44,7 @@ impl Configuration {
             && (1..=experts).contains(&capacity)
             && (1..=16).contains(&descriptor.bits)
             && descriptor.threshold >= 1
-            && descriptor.reserved.get() == 0;
+            && descriptor.reserved == 0;
         if !in_range {
             return Err(Status::Value);
         }
@@ -61,6 +63,7 @@ impl Configuration {
             capacity,
             bits: descriptor.bits,
             on_demand: flag(descriptor.on_demand)?,
+            events: flag(descriptor.events)?,
             tracker: TrackerConfig {
                 kalman: KalmanConfig::from_gains(slow, reopened),
                 fast_gain: fast,

@@ -2,7 +2,7 @@
 
 use cptr_core::bits::Split;
 use cptr_core::placement::{Demand, importance, rank};
-use cptr_core::{Eps, ExpertSet, Experts, Gate, Metrics, Router, ScaledLevels, Tracker, TrackerConfig, words_for};
+use cptr_core::{Eps, ExpertSet, Gate, Metrics, Router, ScaledLevels, Tracker, TrackerConfig, words_for};
 use heapless::Vec;
 use zerocopy::little_endian::U16;
 
@@ -11,7 +11,7 @@ use crate::wire::{Load, MAX_K, NOBODY, Place, Status, Writer};
 
 /// What is known of what a layer's experts are wanted for: one memory, as a prompt is over when its layer is placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Wanted<const E: usize> {
+pub(super) enum Wanted<const E: usize> {
     /// What tokens ask. It comes first and a new layer has it: its bytes are all 0, so that static layers take no
     /// flash.
     Tokens(Tracker<Vec<ScaledLevels, E, u16>>),
@@ -23,14 +23,14 @@ impl<const E: usize> Wanted<E> {
     /// Before the first token; `experts` is at most E.
     // Its copy of the levels is on the stack here, rarely, and not in the frame of the main loop.
     #[inline(never)]
-    fn begin_tokens(&mut self, experts: usize) {
+    pub(super) fn begin_tokens(&mut self, experts: usize) {
         let mut levels = Vec::new();
         let _ = levels.resize(experts, ScaledLevels::ZERO);
         *self = Self::Tokens(Tracker::over(levels));
     }
 
     /// The demand of a prompt: of the one that has begun, or of a new one of at most E experts.
-    fn prompt(&mut self, experts: usize) -> &mut [Demand] {
+    pub(super) fn prompt(&mut self, experts: usize) -> &mut [Demand] {
         if let Self::Tokens(_) = self {
             *self = Self::Prompt(Vec::new());
         }
@@ -44,19 +44,24 @@ impl<const E: usize> Wanted<E> {
     }
 }
 
-/// State of one layer of at most E experts, in the caller's memory: 9 bytes for each, twice the words of a set, which
-/// must be W = [`words_for`]`(E)` (those resident, those of the last token), and 112 beside (tracker 48, counters 56).
+/// State of one layer of at most E experts, in the caller's memory: 9 bytes for each, three times the words of a set,
+/// which must be W = [`words_for`]`(E)` (those resident, being loaded, of the last token), and 112 beside (tracker 48,
+/// counters 56).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer<const E: usize, const W: usize> {
-    wanted: Wanted<E>,
+    pub(super) wanted: Wanted<E>,
     /// Bits per weight of each expert's replica near the data.
-    bits: Vec<u8, E, u16>,
-    resident: ExpertSet<W>,
+    pub(super) bits: Vec<u8, E, u16>,
+    pub(super) resident: ExpertSet<W>,
+    /// Experts on their way into fast memory; their place there is theirs already.
+    pub(super) loading: ExpertSet<W>,
     /// Experts that the last token ran.
-    previous: ExpertSet<W>,
-    metrics: Metrics,
+    pub(super) previous: ExpertSet<W>,
+    pub(super) metrics: Metrics,
+    /// Whether the layer is being put back, and decides nothing until it is whole.
+    pub(super) partial: bool,
     /// Whether experts were placed.
-    placed: bool,
+    pub(super) placed: bool,
     /// Whether the bias of its router is known.
     biased: bool,
 }
@@ -83,7 +88,9 @@ impl<const E: usize, const W: usize> Layer<E, W> {
             wanted: Wanted::Tokens(Tracker::over(Vec::new())),
             bits: Vec::new(),
             resident: ExpertSet::new(),
+            loading: ExpertSet::new(),
             previous: ExpertSet::new(),
+            partial: false,
             metrics: Metrics {
                 tokens: 0,
                 runs: 0,
@@ -105,7 +112,9 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         // There is room: `experts` was checked against E.
         let _ = self.bits.resize(experts, bits);
         self.resident.clear();
+        self.loading.clear();
         self.previous.clear();
+        self.partial = false;
         self.metrics = Metrics::default();
         self.placed = false;
         self.biased = false;
@@ -119,9 +128,9 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         self.biased = true;
     }
 
-    /// The resident experts and the last `nulls`, which need not be resident.
-    pub(super) fn at_hand(&self, nulls: usize) -> ExpertSet<W> {
-        let mut experts = self.resident;
+    /// The `resident` experts and the last `nulls`, which need not be resident.
+    pub(super) fn at_hand(&self, resident: ExpertSet<W>, nulls: usize) -> ExpertSet<W> {
+        let mut experts = resident;
         let first = self.bits.len().saturating_sub(nulls);
         (first..self.bits.len()).for_each(|expert| _ = experts.insert(expert as u16));
         experts
@@ -131,8 +140,23 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         self.placed
     }
 
-    pub(super) fn resident(&self) -> &Experts {
-        &self.resident
+    /// The resident experts, when those that `loaded` names are, too.
+    ///
+    /// # Errors
+    /// [`Status::Id`] if one of them, or of those that have `failed`, is not on its way.
+    pub(super) fn resident_after(&self, loaded: &[u16], failed: &[u16]) -> Result<ExpertSet<W>, Status> {
+        if !loaded.iter().chain(failed).all(|&expert| self.loading.contains(expert)) {
+            return Err(Status::Id);
+        }
+        let mut resident = self.resident;
+        loaded.iter().for_each(|&expert| _ = resident.insert(expert));
+        Ok(resident)
+    }
+
+    /// Ends loads: those `loaded` are resident, those that have `failed` are not.
+    pub(super) fn end_loads(&mut self, loaded: &[u16], failed: &[u16]) {
+        loaded.iter().for_each(|&expert| _ = self.resident.insert(expert));
+        loaded.iter().chain(failed).for_each(|&expert| _ = self.loading.remove(expert));
     }
 
     pub(super) fn bits(&self) -> &[u8] {
@@ -199,17 +223,19 @@ impl<const E: usize, const W: usize> Layer<E, W> {
             // There is room for those of one token.
             self.previous.iter().for_each(|expert| _ = previous.push(expert));
         }
-        self.metrics.count(chosen, &previous, &self.at_hand(nulls), substituted, false);
+        self.metrics.count(chosen, &previous, &self.at_hand(self.resident, nulls), substituted, false);
         self.previous.clear();
         chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
     }
 
-    /// Makes the experts of a token resident, as long as there is room or somebody who may go; says so in `loads`.
+    /// Has the experts of a token loaded, as long as there is room or somebody who may go; says so in `loads`.
     pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, router: &Router<'_>, loads: &mut Vec<Load, MAX_K>) {
         let Wanted::Tokens(tracker) = &self.wanted else { return };
-        let mut room = capacity.saturating_sub(self.resident.len());
+        let taken = self.resident.len().saturating_add(self.loading.len());
+        let mut room = capacity.saturating_sub(taken);
         for &expert in chosen {
-            if self.resident.contains(expert) || router.is_null(expert, self.bits.len()) {
+            let there = self.resident.contains(expert) || self.loading.contains(expert);
+            if there || router.is_null(expert, self.bits.len()) {
                 continue;
             }
             let victim = if room > 0 {
@@ -221,7 +247,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
             } else {
                 continue;
             };
-            self.resident.insert(expert);
+            self.loading.insert(expert);
             // At most one for each of the chosen, which are as many.
             let _ = loads.push(Load { expert: expert.into(), victim: victim.into() });
         }
@@ -242,7 +268,7 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_documentation_says() {
-        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (192, 264, 408));
-        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 2 * 8 * 4 + 112);
+        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (200, 272, 416));
+        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 3 * 8 * 4 + 112);
     }
 }

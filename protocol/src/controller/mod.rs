@@ -4,22 +4,31 @@
 //! [`Controller::idle`] is what comes after the answer: the update of the layer's tracker, and the units' queue. What a
 //! request finds does not depend on how much idle time there was: `handle` does what `idle` has left over first.
 
+mod answers;
 mod configuration;
+mod events;
 mod layer;
 mod log;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod token;
 
-use cptr_core::dispatch::{Busy, ExecutionUnits, Job, Queue};
+use core::mem::take;
+
+use cptr_core::dispatch::{Job, MOST_BITS, Queue};
 use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16, U32};
 
-use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, MAX_K, OVERHEAD, Status, Writer};
+use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, MAX_K, OVERHEAD, PART, Status, Writer};
+use answers::Answers;
 use configuration::Configuration;
+pub use events::{EVENTS, Outcome, Units, Untimed};
+use events::{Events, Reporting};
 pub use layer::Layer;
 use log::{Event, Log};
+use snapshot::Restoring;
 use token::Turn;
 
 /// Jobs that may wait for the execution units.
@@ -53,22 +62,6 @@ impl InstructionCounter for Uncounted {
     }
 }
 
-/// Execution units in place of a device's: done with every job when they are asked for the next time.
-#[derive(Debug, Clone, Default)]
-pub struct Untimed {
-    running: Vec<Job, MAX_K>,
-}
-
-impl ExecutionUnits for Untimed {
-    fn submit(&mut self, job: &Job) -> Result<(), Busy> {
-        self.running.push(*job).map_err(|_| Busy)
-    }
-
-    fn poll(&mut self) -> Option<Job> {
-        self.running.pop()
-    }
-}
-
 /// Ticks of each part of the work; sums saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Ticks {
@@ -85,44 +78,75 @@ struct Pending {
     wanted: Vec<u16, MAX_K>,
 }
 
-/// The controller: layers in the caller's memory, a driver of the execution units, a counter of instructions.
+/// Bytes of an answer that is not kept: a refusal, or who is there.
+const REPLY: usize = OVERHEAD + size_of::<wire::Identity>();
+
+/// The controller: layers and answers in the caller's memory, a driver of the execution units, a counter of
+/// instructions.
 #[derive(Debug)]
 pub struct Controller<'a, U, C, const E: usize, const W: usize> {
     layers: &'a mut [Layer<E, W>],
     /// Biases of the routers, layer by layer.
     bias: &'a mut [Logit],
+    answers: Answers<'a>,
     units: U,
     counter: C,
     configuration: Option<Configuration>,
-    /// Sequence number that the next request must have; `None` after the start.
-    next: Option<u32>,
+    generation: u32,
+    /// 0: none has begun since the start.
+    session: u32,
     pending: Pending,
+    /// The layer that is being put back.
+    restoring: Option<Restoring>,
     queue: Queue<[Job; QUEUE]>,
+    events: Events,
     ticks: Ticks,
     jobs: u64,
+    /// Tokens decided since the start, modulo 2^32.
+    turn: u32,
     refused: u32,
+    repeated: u32,
     log: Log,
     /// Logits of the last token.
     logits: [Logit; E],
+    /// The last answer that is not kept.
+    reply: [u8; REPLY],
 }
 
-impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usize> Controller<'a, U, C, E, W> {
-    /// A controller for as many layers as there is memory for, of at most E experts ([`wire::MAX_EXPERTS`] count).
-    pub const fn new(layers: &'a mut [Layer<E, W>], units: U, counter: C) -> Self {
+/// Where an answer lies.
+enum Answer {
+    /// With those kept, of a queue.
+    Kept(usize),
+    /// In the reply, of so many bytes.
+    Reply(usize),
+}
+
+impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller<'a, U, C, E, W> {
+    /// A controller for as many layers as there is memory for, of at most E experts ([`wire::MAX_EXPERTS`] count), and
+    /// for as many queues as `answers` has memory for, each a [`max_answer`](wire::max_answer)`(E)`, at most
+    /// [`MAX_QUEUES`](crate::region::MAX_QUEUES).
+    pub const fn new(layers: &'a mut [Layer<E, W>], answers: &'a mut [u8], units: U, counter: C) -> Self {
         Self {
             layers,
             bias: &mut [],
+            answers: Answers::new(answers, wire::max_answer(E)),
             units,
             counter,
             configuration: None,
-            next: None,
+            generation: 0,
+            session: 0,
             pending: Pending { layer: None, wanted: Vec::new() },
+            restoring: None,
             queue: Queue::new(),
+            events: Events::new(),
             ticks: Ticks { select: 0, decide: 0, update: 0 },
             jobs: 0,
+            turn: 0,
             refused: 0,
+            repeated: 0,
             log: Log::new(),
             logits: [Logit::ZERO; E],
+            reply: [0; REPLY],
         }
     }
 
@@ -134,34 +158,40 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         self
     }
 
-    /// Answers a request, whatever its bytes. Writes a frame to `answer` and returns its length: 0 if not even a
-    /// refusal fits.
+    /// With a number that is another one after each start: that of the [region](crate::region), a count of starts in
+    /// memory that survives, a random number. Without, a reset that was on its way while the device started anew would
+    /// begin its session.
+    #[must_use]
+    pub const fn with_generation(mut self, generation: u32) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// Answers a request, whatever its bytes, with a frame.
     ///
-    /// A request that is refused changes nothing but the count of refusals.
-    pub fn handle(&mut self, request: &[u8], answer: &mut [u8]) -> usize {
+    /// A request that is refused changes nothing but the count of refusals; one that comes again gets the answer that
+    /// was kept, and changes nothing but the count of those.
+    pub fn handle(&mut self, request: &[u8]) -> &[u8] {
         self.idle();
-        let room = answer.len();
-        let mut writer = Writer::new(answer);
-        let (kind, sequence, result) = match Frame::open(request) {
-            Err((status, sequence)) => (0, sequence, Err(status)),
-            Ok(Frame { header, .. }) if room < wire::max_answer(E) => {
-                (header.kind, header.sequence.get(), Err(Status::Length))
-            }
-            Ok(frame) => (frame.header.kind, frame.header.sequence.get(), self.execute(frame, &mut writer)),
+        let (head, result) = match Frame::open(request) {
+            Err((status, head)) => (head, Err(status)),
+            Ok(frame) => (frame.head(), self.answer(frame)),
         };
-        let status = result.err().unwrap_or(Status::Done);
-        if status != Status::Done {
-            writer.clear();
-            self.refused = self.refused.saturating_add(1);
-            self.log.note(Event::Refused { kind, sequence, status });
+        match result {
+            Ok(Answer::Kept(queue)) => self.answers.kept(queue),
+            Ok(Answer::Reply(length)) => self.reply.get(..length).unwrap_or_default(),
+            Err(status) => {
+                self.refused = self.refused.saturating_add(1);
+                self.log.note(Event::Refused { kind: head.kind, sequence: head.sequence, status });
+                Writer::new(&mut self.reply).finish(answer_to(head), status)
+            }
         }
-        writer.finish(kind | ANSWER, sequence, status).len()
     }
 
     /// Does what can wait until after the answer; returns whether there was anything to do.
     pub fn idle(&mut self) -> bool {
         self.log.write();
-        let finished = self.queue.advance(&mut self.units);
+        let finished = self.queue.advance(&mut Reporting { units: &mut self.units, events: &mut self.events });
         self.jobs = self.jobs.saturating_add(finished as u64);
         let (Some(layer), Some(configuration)) = (self.pending.layer.take(), &self.configuration) else {
             return finished > 0;
@@ -176,48 +206,136 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         true
     }
 
-    fn execute(&mut self, frame: Frame<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
-        let Frame { header, body } = frame;
-        let (command, sequence) = (Command::try_from(header.kind)?, header.sequence.get());
-        if header.status.get() != 0 {
-            return Err(Status::Value);
-        }
-        let counts = !matches!(command, Command::Identify | Command::Reset);
-        if counts && self.next.is_some_and(|next| next != sequence) {
-            return Err(Status::Sequence);
-        }
-        match command {
-            Command::Identify => return self.identify(body, answer),
-            Command::Reset => self.reset(body)?,
-            Command::Configure => self.configure(body)?,
-            Command::Prefill => self.prefill(body)?,
-            Command::Place => self.place(body, answer)?,
-            Command::Token => self.token(sequence, body, answer)?,
-            Command::Counters => self.counters(body, answer)?,
-            Command::Bias => self.bias(body)?,
-        }
-        self.next = Some(sequence.wrapping_add(1));
-        Ok(())
+    /// Events so far, modulo 2^32.
+    pub const fn events(&self) -> u32 {
+        self.events.count
     }
 
-    fn identify(&self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    /// Jobs that have not ended.
+    pub fn outstanding(&self) -> usize {
+        self.queue.outstanding()
+    }
+
+    /// Whether a session may follow the one there is.
+    const fn follows(&self, session: u32) -> bool {
+        session != 0 && (self.session == 0 || session.wrapping_sub(self.session) as i32 > 0)
+    }
+
+    /// Answers a frame that is whole.
+    fn answer(&mut self, frame: Frame<'_>) -> Result<Answer, Status> {
+        let (head, command) = (frame.head(), Command::try_from(frame.header.kind)?);
+        let queue = usize::from(head.queue);
+        if frame.header.status != 0 || queue >= self.answers.queues() {
+            return Err(Status::Value);
+        }
+        if command == Command::Identify {
+            return self.identify(head, frame.body);
+        }
+        if head.session != self.session || self.session == 0 {
+            let begins = command == Command::Reset && head.queue == 0 && head.sequence == 0;
+            if !begins || !self.follows(head.session) {
+                return Err(Status::Session);
+            }
+            let mut body = frame.body;
+            let descriptor = body.take::<wire::Reset>()?;
+            body.end()?;
+            if descriptor.generation.get() != self.generation {
+                return Err(Status::Session);
+            }
+            self.reset(head.session);
+        } else if self.answers.repeats(queue, head.sequence, frame.checksum) {
+            self.repeated = self.repeated.saturating_add(1);
+            return Ok(Answer::Kept(queue));
+        } else if command == Command::Reset {
+            return Err(Status::Session);
+        } else if head.sequence != self.answers.next(queue) {
+            return Err(Status::Sequence);
+        }
+        let memory = take(&mut self.answers.memory);
+        let mut writer = Writer::new(self.answers.place(memory, queue));
+        let done = self.execute(command, frame.body, &mut writer);
+        let length = done.map(|()| writer.finish(answer_to(head), Status::Done).len());
+        self.answers.memory = memory;
+        self.answers.keep(queue, head.sequence, frame.checksum, length?);
+        Ok(Answer::Kept(queue))
+    }
+
+    /// Does what is asked. Writes nothing before it is sure that it can be done.
+    fn execute(&mut self, command: Command, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        match command {
+            Command::Identify | Command::Reset => Ok(()),
+            Command::Configure => self.configure(body),
+            Command::Prefill => self.prefill(body),
+            Command::Place => self.place(body, answer),
+            Command::Token => self.token(body, answer),
+            Command::Counters => self.counters(body, answer),
+            Command::Bias => self.bias(body),
+            Command::Events => self.take_events(body, answer),
+            Command::Snapshot => self.snapshot(body, answer),
+            Command::Restore => self.restore(body),
+        }
+    }
+
+    fn identify(&mut self, head: Head, body: Body<'_>) -> Result<Answer, Status> {
         body.end()?;
         let limit = |value: usize, most: usize| U16::new(value.min(most) as u16);
-        answer.put(&wire::Identity {
+        let mut writer = Writer::new(&mut self.reply);
+        writer.put(&wire::Identity {
             layers: limit(self.layers.len(), usize::from(ALL_LAYERS)),
             experts: limit(E, wire::MAX_EXPERTS),
             k: MAX_K as u8,
             counts: u8::from(C::BITS > 0),
-            queue: limit(QUEUE, usize::from(u16::MAX)),
+            jobs: limit(QUEUE, usize::from(u16::MAX)),
+            session: self.session.into(),
+            generation: self.generation.into(),
+            queues: self.answers.queues() as u8,
+            reserved: [0; 3],
         });
+        Ok(Answer::Reply(writer.finish(answer_to(head), Status::Done).len()))
+    }
+
+    /// Begins a session: nothing is left of the one before. Jobs that run are not stopped, and nobody hears of them.
+    fn reset(&mut self, session: u32) {
+        self.session = session;
+        self.configuration = None;
+        self.pending.layer = None;
+        self.restoring = None;
+        self.answers.clear();
+        self.queue.clear();
+        self.events.clear(self.turn);
+    }
+
+    fn take_events(&mut self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        body.end()?;
+        for _ in 0..wire::max_events(E) {
+            let Some(event) = self.events.waiting.pop_front() else { break };
+            answer.put(&event);
+        }
         Ok(())
     }
 
-    fn reset(&mut self, body: Body<'_>) -> Result<(), Status> {
+    fn snapshot(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Part>()?;
         body.end()?;
-        self.configuration = None;
-        self.queue.clear();
+        let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
+        let layer = layer(self.layers, configuration, descriptor.layer)?;
+        if layer.partial() {
+            return Err(Status::Order);
+        }
+        let words = layer.part(descriptor.part.get().into()).ok_or(Status::Value)?;
+        words.iter().for_each(|&word| answer.put(&U32::new(word)));
         Ok(())
+    }
+
+    fn restore(&mut self, mut body: Body<'_>) -> Result<(), Status> {
+        let descriptor = body.take::<wire::Part>()?;
+        let mut words = Vec::<u32, PART>::new();
+        while !body.rest().is_empty() {
+            words.push(body.take::<U32>()?.get()).map_err(|_| Status::Length)?;
+        }
+        let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
+        let layer = layer(self.layers, configuration, descriptor.layer)?;
+        layer.restore(*descriptor, &words, MOST_BITS, &mut self.restoring)
     }
 
     fn configure(&mut self, mut body: Body<'_>) -> Result<(), Status> {
@@ -232,6 +350,7 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             layer.clear(configuration.experts, configuration.bits);
         }
         (self.ticks, self.jobs) = (Ticks::default(), 0);
+        self.events.wanted = configuration.events;
         self.configuration = Some(configuration);
         self.log.note(Event::Configured {
             layers: descriptor.layers.get(),
@@ -289,16 +408,19 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         Ok(())
     }
 
-    fn token(&mut self, sequence: u32, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    fn token(&mut self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
         let begin = self.counter.ticks();
         let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
         let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
         let mut turn = Turn::default();
         let given = turn.read(body, configuration, logits)?;
         let layer = layer(self.layers, configuration, turn.layer)?;
-        if !configuration.on_demand && !layer.placed() || configuration.biased && !layer.biased() {
+        let placed = configuration.on_demand || layer.placed();
+        if layer.partial() || !placed || configuration.biased && !layer.biased() {
             return Err(Status::Order);
         }
+        let (loaded, failed) = turn.ended();
+        let resident = layer.resident_after(loaded, failed)?;
         let mut router = configuration.router;
         if configuration.biased {
             let bias = self.bias.get(usize::from(turn.layer.get()) * configuration.experts..);
@@ -306,11 +428,17 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         }
         turn.want(&router, given, logits)?;
         let before = self.counter.ticks();
-        turn.choose(&router, configuration, logits, layer.resident())?;
+        turn.choose(&router, configuration, logits, &resident)?;
         let select = elapsed::<C>(before, self.counter.ticks());
-        turn.dispatch(&router, logits, layer, sequence)?;
+        turn.dispatch(&router, logits, layer, resident, self.turn)?;
+        let jobs = turn.jobs.len().saturating_add(self.queue.outstanding());
+        if !self.events.room(jobs) {
+            return Err(Status::Busy);
+        }
         // The last thing that can be refused: from here on the state changes.
         self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
+        let (loaded, failed) = turn.ended();
+        layer.end_loads(loaded, failed);
         layer.count(&turn.chosen, turn.substituted, turn.starts_sequence, router.null_experts);
         let mut loads = Vec::<_, MAX_K>::new();
         if configuration.on_demand {
@@ -318,6 +446,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
         }
         self.pending.layer = Some(usize::from(turn.layer.get()));
         self.pending.wanted.clone_from(&turn.wanted);
+        let number = self.turn as u16;
+        self.turn = self.turn.wrapping_add(1);
         let decide = elapsed::<C>(begin, self.counter.ticks());
         self.ticks.select = self.ticks.select.saturating_add(select);
         self.ticks.decide = self.ticks.decide.saturating_add(decide);
@@ -328,7 +458,8 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             runs: turn.runs.len() as u8,
             substituted: turn.substituted as u8,
             loads: loads.len() as u8,
-            reserved: [0; 3],
+            events: self.events.waiting.len().min(255) as u8,
+            turn: number.into(),
             select_instructions,
             decide_instructions,
         });
@@ -364,9 +495,16 @@ impl<'a, U: ExecutionUnits, C: InstructionCounter, const E: usize, const W: usiz
             jobs: self.jobs.into(),
             outstanding: (self.queue.outstanding() as u32).into(),
             refused: self.refused.into(),
+            failed: self.events.failed.into(),
+            repeated: self.repeated.into(),
         });
         Ok(())
     }
+}
+
+/// What the answer to a frame is of.
+const fn answer_to(head: Head) -> Head {
+    Head { kind: head.kind | ANSWER, ..head }
 }
 
 /// The layer of a number.
@@ -400,5 +538,6 @@ pub(crate) fn flag(value: u8) -> Result<bool, Status> {
     }
 }
 
-// The body of every answer fits what `handle` asks for.
+// The body of every answer fits its place.
 const _: () = assert!(wire::max_answer(0) >= OVERHEAD + size_of::<wire::Counters>());
+const _: () = assert!(wire::max_answer(0) >= OVERHEAD + 4 * PART && wire::max_events(0) > 0);

@@ -1,6 +1,6 @@
 //! The engine from the outside: conversations, refusals, and bytes that no host would send.
 
-use cptr_core::dispatch::ExecutionUnits;
+use cptr_core::dispatch::{Busy, ExecutionUnits};
 use cptr_core::num::Scale;
 use cptr_core::placement::{Demand, importance, rank};
 use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
@@ -11,7 +11,9 @@ use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
-use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Place, Prefill, Run, Token};
+use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Part, Place, Prefill, Run, Token};
+
+mod once;
 
 const E: usize = 16;
 const W: usize = cptr_core::words_for(E);
@@ -20,8 +22,14 @@ const K: usize = 4;
 
 type Engine<'a, U = Untimed> = Controller<'a, U, Uncounted, E, W>;
 
-fn memory() -> [Layer<E, W>; LAYERS] {
-    [const { Layer::new() }; LAYERS]
+/// An engine with memory for two queues, in its first session.
+fn engine<U: Units>(units: U) -> Engine<'static, U> {
+    let layers = std::vec![Layer::new(); LAYERS].leak();
+    let answers = std::vec![0; 2 * wire::max_answer(E)].leak();
+    let mut engine = Engine::new(layers, answers, units, Uncounted);
+    let reset = frame(Head { kind: Command::Reset as u8, session: 1, ..Head::default() }, &[0; 4]);
+    assert_eq!(answer(&mut engine, &reset).0, Status::Done);
+    engine
 }
 
 /// Two layers of 12 experts, 4 per token, 5 in fast memory.
@@ -53,15 +61,16 @@ fn configuration() -> Configure {
         jitter: 0.into(),
         scale: (1 << 24).into(),
         null_experts: 0.into(),
-        reserved: 0.into(),
+        events: 0,
+        reserved: 0,
     }
 }
 
-fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+fn frame(head: Head, body: &[u8]) -> Vec<u8> {
     let mut buffer = std::vec![0; OVERHEAD + body.len()];
     let mut writer = Writer::new(&mut buffer);
     writer.put(body);
-    writer.finish(kind, sequence, Status::Done).to_vec()
+    writer.finish(head, Status::Done).to_vec()
 }
 
 /// A descriptor and the bytes of what follows it.
@@ -70,39 +79,54 @@ fn body<T: IntoBytes + Immutable>(descriptor: &T, rest: &[u8]) -> Vec<u8> {
 }
 
 /// The status and the body of the answer to a frame; checks what holds for every answer.
-fn answer<U: ExecutionUnits>(engine: &mut Engine<'_, U>, request: &[u8]) -> (Status, Vec<u8>) {
-    let mut buffer = [0; wire::max_answer(E)];
-    let length = engine.handle(request, &mut buffer);
-    let found = Frame::open(&buffer[..length]).expect("every answer is a frame");
-    let status = Status::from_number(found.header.status.get()).expect("a known status");
+fn answer<U: Units>(engine: &mut Engine<'_, U>, request: &[u8]) -> (Status, Vec<u8>) {
+    let found = Frame::open(engine.handle(request)).expect("every answer is a frame");
+    let status = Status::from_number(found.header.status).expect("a known status");
     if let Ok(asked) = Frame::open(request) {
-        assert_eq!(found.header.kind, asked.header.kind | ANSWER);
-        assert_eq!(found.header.sequence, asked.header.sequence);
+        assert_eq!(found.head(), answer_to(asked.head()));
     }
     assert!(status == Status::Done || found.body.rest().is_empty());
     (status, found.body.rest().to_vec())
 }
 
-fn ask<U: ExecutionUnits>(
-    engine: &mut Engine<'_, U>,
-    command: Command,
-    sequence: u32,
-    body: &[u8],
-) -> (Status, Vec<u8>) {
-    answer(engine, &frame(command as u8, sequence, body))
+/// What the next request of the first queue is of.
+fn next<U: Units>(engine: &Engine<'_, U>, kind: u8) -> Head {
+    Head { kind, queue: 0, session: engine.session, sequence: engine.answers.next(0) }
+}
+
+/// The answer to the next request; a reset begins the next session.
+fn ask<U: Units>(engine: &mut Engine<'_, U>, command: Command, body: &[u8]) -> (Status, Vec<u8>) {
+    let mut head = next(engine, command as u8);
+    if command == Command::Reset {
+        (head.session, head.sequence) = (head.session + 1, 0);
+    }
+    answer(engine, &frame(head, body))
 }
 
 fn token(layer: u16, logits: &[Logit], wanted: &[u16], starts_sequence: bool) -> Vec<u8> {
+    after_loads(layer, logits, wanted, starts_sequence, &[], &[])
+}
+
+/// A token, and experts whose loads are done or have failed.
+fn after_loads(
+    layer: u16,
+    logits: &[Logit],
+    wanted: &[u16],
+    starts_sequence: bool,
+    loaded: &[u16],
+    failed: &[u16],
+) -> Vec<u8> {
     let head = Token {
         layer: layer.into(),
         experts: (logits.len() as u16).into(),
         wanted: wanted.len() as u8,
         starts_sequence: starts_sequence.into(),
-        reserved: 0.into(),
+        loaded: loaded.len() as u8,
+        failed: failed.len() as u8,
     };
     let logits: Vec<I32> = logits.iter().map(|logit| I32::new(logit.to_bits())).collect();
-    let wanted: Vec<U16> = wanted.iter().copied().map(U16::new).collect();
-    body(&head, &[logits.as_bytes(), wanted.as_bytes()].concat())
+    let ids: Vec<U16> = [wanted, loaded, failed].concat().into_iter().map(U16::new).collect();
+    body(&head, &[logits.as_bytes(), ids.as_bytes()].concat())
 }
 
 fn decision(bytes: &[u8]) -> (Decision, Vec<Run>, Vec<Load>) {
@@ -113,14 +137,20 @@ fn decision(bytes: &[u8]) -> (Decision, Vec<Run>, Vec<Load>) {
     (head, runs.to_vec(), loads.to_vec())
 }
 
-/// Everything that a refusal must leave as it is.
-fn state<U: ExecutionUnits>(engine: &mut Engine<'_, U>) -> impl PartialEq + std::fmt::Debug + use<U> {
+/// What is known of the model and its tokens.
+fn known<U: Units>(engine: &mut Engine<'_, U>) -> impl PartialEq + std::fmt::Debug + use<U> {
     for _ in 0..10 {
         engine.idle();
     }
     let queue = (engine.queue.room(), engine.queue.outstanding(), engine.jobs);
     let bias = engine.bias.to_vec();
-    (engine.layers.to_vec(), bias, engine.configuration, engine.next, engine.pending.clone(), queue, engine.ticks)
+    (engine.layers.to_vec(), bias, engine.configuration, engine.pending.clone(), queue, engine.ticks)
+}
+
+/// Everything that a refusal must leave as it is.
+fn state<U: Units>(engine: &mut Engine<'_, U>) -> impl PartialEq + std::fmt::Debug + use<U> {
+    let known = known(engine);
+    (known, engine.session, engine.answers.state(), engine.events.clone(), engine.turn, engine.repeated)
 }
 
 fn logits() -> impl Strategy<Value = Vec<Logit>> {
@@ -132,11 +162,13 @@ fn logits() -> impl Strategy<Value = Vec<Logit>> {
 struct Policy {
     tracker: Tracker<[ScaledLevels; 12]>,
     resident: ExpertSet<1>,
+    /// What the last token has asked to be loaded.
+    asked: Vec<u16>,
 }
 
 impl Policy {
     fn new() -> Self {
-        Self { tracker: Tracker::new(), resident: ExpertSet::new() }
+        Self { tracker: Tracker::new(), resident: ExpertSet::new(), asked: Vec::new() }
     }
 
     fn step(&mut self, router: &Router<'_>, logits: &[Logit], wanted: &[u16]) -> (Vec<Run>, Vec<Load>) {
@@ -162,6 +194,7 @@ impl Policy {
                 loads.push(Load { expert: expert.into(), victim: victim.into() });
             }
         }
+        self.asked = loads.iter().map(|load| load.expert.get()).collect();
         self.tracker.update(&TrackerConfig::default(), wanted);
         (runs, loads)
     }
@@ -227,29 +260,32 @@ proptest! {
         biases in [logits(), logits()],
     ) {
         let biased = configure.bias_place != 0;
-        let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+        let mut engine = engine(Untimed::default()).with_bias(std::vec![Logit::ZERO; 24].leak());
         let start = |engine: &mut Engine<'_>| {
-            prop_assert_eq!(ask(engine, Command::Configure, 5, configure.as_bytes()).0, Status::Done);
+            prop_assert_eq!(ask(engine, Command::Configure, configure.as_bytes()).0, Status::Done);
             for (layer, bias) in (0u16..).zip(&biases) {
-                let (sequence, expected) = if biased { (6 + u32::from(layer), Status::Done) } else { (6, Status::Order) };
-                prop_assert_eq!(ask(engine, Command::Bias, sequence, &bias_of(layer, bias)).0, expected);
+                let expected = if biased { Status::Done } else { Status::Order };
+                prop_assert_eq!(ask(engine, Command::Bias, &bias_of(layer, bias)).0, expected);
             }
             Ok(())
         };
         start(&mut engine)?;
-        let first = if biased { 8 } else { 6 };
         let routers = [0, 1].map(|layer: usize| Router { bias: if biased { &biases[layer] } else { &[] }, ..router });
         let mut policies = [Policy::new(), Policy::new()];
         let mut misses = 0;
-        for ((layer, logits, given, idle), sequence) in tokens.iter().zip(first..) {
-            let router = routers[usize::from(*layer)];
+        let mut requests = Vec::new();
+        for (number, (layer, logits, given, idle)) in tokens.iter().enumerate() {
+            let (router, policy) = (routers[usize::from(*layer)], &mut policies[usize::from(*layer)]);
             let wanted = router.top_k::<16>(logits).unwrap();
             let list: &[u16] = if *given { &wanted } else { &[] };
-            let (status, bytes) = ask(&mut engine, Command::Token, sequence, &token(*layer, logits, list, false));
+            // Loads are done before the next token of the layer.
+            let request = after_loads(*layer, logits, list, false, &policy.asked, &[]);
+            let (status, bytes) = ask(&mut engine, Command::Token, &request);
+            requests.push(request);
             prop_assert_eq!(status, Status::Done);
             let (head, runs, loads) = decision(&bytes);
-            let expected = policies[usize::from(*layer)].step(&router, logits, &wanted);
+            let expected = policy.step(&router, logits, &wanted);
+            prop_assert_eq!((usize::from(head.turn.get()), head.events), (number, 0));
             prop_assert_eq!(head.layer.get(), *layer);
             prop_assert_eq!(head.substituted, runs.iter().map(|run| run.stand_in).sum::<u8>());
             misses += runs.iter().filter(|run| run.bits > 0).count() as u64;
@@ -260,15 +296,14 @@ proptest! {
             }
         }
         // After a reset the same tokens find the same.
-        let again = first + tokens.len() as u32;
-        let before = state(&mut engine);
-        prop_assert_eq!(ask(&mut engine, Command::Reset, 4, &[]).0, Status::Done);
+        let before = known(&mut engine);
+        prop_assert_eq!(ask(&mut engine, Command::Reset, &[0; 4]).0, Status::Done);
         start(&mut engine)?;
-        for ((layer, logits, ..), sequence) in tokens.iter().zip(first..) {
-            prop_assert_eq!(ask(&mut engine, Command::Token, sequence, &token(*layer, logits, &[], false)).0, Status::Done);
+        for request in &requests {
+            prop_assert_eq!(ask(&mut engine, Command::Token, request).0, Status::Done);
         }
-        prop_assert!(state(&mut engine) == before);
-        let (status, bytes) = ask(&mut engine, Command::Counters, again, &ALL_LAYERS.to_le_bytes());
+        prop_assert!(known(&mut engine) == before);
+        let (status, bytes) = ask(&mut engine, Command::Counters, &ALL_LAYERS.to_le_bytes());
         prop_assert_eq!(status, Status::Done);
         let counters = Counters::read_from_bytes(&bytes).unwrap();
         prop_assert_eq!(counters.tokens.get(), tokens.len() as u64);
@@ -277,10 +312,9 @@ proptest! {
 
     #[test]
     fn bytes_of_any_kind_are_refused_and_change_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200), configured: bool) {
-        let mut memory = memory();
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+        let mut engine = engine(Untimed::default());
         if configured {
-            ask(&mut engine, Command::Configure, 0, configuration().as_bytes());
+            ask(&mut engine, Command::Configure, configuration().as_bytes());
         }
         let before = state(&mut engine);
         let (status, _) = answer(&mut engine, &bytes);
@@ -291,25 +325,31 @@ proptest! {
     /// Frames with the right checksum and any contents, between requests that are right.
     #[test]
     fn whatever_is_refused_changes_nothing(
-        requests in prop::collection::vec((0usize..9, any::<u8>(), logits(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..3)), 1..40),
+        requests in prop::collection::vec((0usize..12, any::<u8>(), logits(), prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..3)), 1..40),
         on_demand: bool,
         place in 0u8..2,
     ) {
-        let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+        let mut engine = engine(Untimed::default()).with_bias(std::vec![Logit::ZERO; 24].leak());
         let configuration = Configure { on_demand: on_demand.into(), bias_place: place, ..configuration() };
-        let mut sequence = 0;
         for (kind, noise, logits, changes) in requests {
             let layer = u16::from(noise % 3);
             let ids = [noise % 12, (noise / 2) % 12, 5, 7].map(|id| U16::new(id.into()));
             let (command, mut body) = match kind {
                 0 => (Command::Identify, Vec::new()),
-                1 => (Command::Reset, Vec::new()),
+                1 => (Command::Reset, std::vec![0; 4]),
                 2 | 3 => (Command::Configure, configuration.as_bytes().to_vec()),
                 4 => (Command::Prefill, body(&Prefill { layer: layer.into(), count: 4, weighted: 0 }, ids.as_bytes())),
                 5 => (Command::Place, body(&Place { layer: layer.into(), hot: 4.into(), alpha: (1 << 31).into(), split: [2, 3, 2, 1].map(U16::new) }, &[])),
                 6 => (Command::Token, token(layer, &logits, &ids.map(U16::get), noise & 1 != 0)),
                 7 => (Command::Bias, bias_of(layer, &logits)),
+                8 => (Command::Events, Vec::new()),
+                9 => (Command::Snapshot, body(&Part { layer: layer.into(), part: u16::from(noise / 128).into() }, &[])),
+                10 => {
+                    // As it was, or with bytes changed.
+                    let part = body(&Part { layer: layer.into(), part: 0.into() }, &[]);
+                    let words = ask(&mut engine, Command::Snapshot, &part).1;
+                    (Command::Restore, [part, words].concat())
+                }
                 _ => (Command::Counters, layer.to_le_bytes().to_vec()),
             };
             for (index, byte) in changes {
@@ -319,28 +359,21 @@ proptest! {
                 }
             }
             let before = state(&mut engine);
-            let (status, _) = ask(&mut engine, command, sequence, &body);
-            if status == Status::Done {
-                sequence += u32::from(command != Command::Identify);
-            } else {
-                prop_assert!(state(&mut engine) == before, "{:?} {:?}", command, status);
-            }
+            let (status, _) = ask(&mut engine, command, &body);
+            prop_assert!(status == Status::Done || state(&mut engine) == before, "{:?} {:?}", command, status);
         }
     }
 
     #[test]
-    fn bodies_of_any_length_are_checked(kind in 0u8..12, length in 0usize..120, configured: bool, byte: u8) {
-        let mut memory = memory();
-        let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    fn bodies_of_any_length_are_checked(kind in 0u8..14, length in 0usize..120, configured: bool, byte: u8) {
+        let mut engine = engine(Untimed::default());
         if configured {
-            ask(&mut engine, Command::Configure, 0, configuration().as_bytes());
+            ask(&mut engine, Command::Configure, configuration().as_bytes());
         }
         let before = state(&mut engine);
-        let (status, _) = answer(&mut engine, &frame(kind, 1, &std::vec![byte; length]));
-        let empty = length == 0 && [Command::Identify as u8, Command::Reset as u8].contains(&kind);
-        if !empty && status != Status::Done {
-            prop_assert!(state(&mut engine) == before);
-        }
+        let request = frame(next(&engine, kind), &std::vec![byte; length]);
+        let (status, _) = answer(&mut engine, &request);
+        prop_assert!(status == Status::Done || state(&mut engine) == before);
         prop_assert!(Command::try_from(kind).is_ok() || status == Status::Command);
     }
 }
@@ -348,13 +381,12 @@ proptest! {
 /// The status of a request to an engine in the state that `prepare` leaves it in; checks that a refusal changes
 /// nothing.
 fn refusal(prepare: &[(Command, Vec<u8>)], command: Command, body: &[u8]) -> Status {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    for ((command, body), sequence) in prepare.iter().zip(0..) {
-        assert_eq!(ask(&mut engine, *command, sequence, body).0, Status::Done, "{command:?}");
+    let mut engine = engine(Untimed::default());
+    for (command, body) in prepare {
+        assert_eq!(ask(&mut engine, *command, body).0, Status::Done, "{command:?}");
     }
     let before = state(&mut engine);
-    let (status, _) = ask(&mut engine, command, prepare.len() as u32, body);
+    let (status, _) = ask(&mut engine, command, body);
     assert!(status == Status::Done || state(&mut engine) == before);
     status
 }
@@ -388,7 +420,7 @@ fn commands_out_of_order() {
     steps.push((Command::Prefill, prefill));
     steps.push((Command::Place, place));
     assert_eq!(refusal(&steps, Command::Token, &wanted), Status::Done);
-    steps.push((Command::Reset, Vec::new()));
+    steps.push((Command::Reset, std::vec![0; 4]));
     assert_eq!(refusal(&steps, Command::Token, &wanted), Status::Order);
     assert_eq!(refusal(&steps, Command::Configure, configuration().as_bytes()), Status::Done);
 }
@@ -435,7 +467,8 @@ fn configurations_out_of_range() {
     for (index, change) in values.iter().enumerate() {
         assert_eq!(try_one(change), Status::Value, "{index}");
     }
-    assert_eq!(try_one(&|c| c.reserved = 1.into()), Status::Value);
+    assert_eq!(try_one(&|c| c.reserved = 1), Status::Value);
+    assert_eq!(try_one(&|c| c.events = 2), Status::Value);
     assert_eq!(try_one(&|c| (c.groups, c.top_groups) = (4, 2)), Status::Done);
     let capacities: [&dyn Fn(&mut Configure); 4] =
         [&|c| c.layers = 4.into(), &|c| c.experts = 17.into(), &|c| c.k = 65, &|c| c.bias_place = 1];
@@ -468,26 +501,25 @@ fn tokens_out_of_range() {
     assert_eq!(token_of(&token(0, &zeros[..11], &wanted, true)), Status::Length);
     assert_eq!(token_of(&good[..good.len() - 1]), Status::Length);
     assert_eq!(token_of(&[&good[..], &[0]].concat()), Status::Length);
-    for (place, value) in [(5, 2), (6, 1), (7, 1)] {
+    for (place, value, status) in [(5, 2, Status::Value), (6, 1, Status::Length), (7, 1, Status::Length)] {
         let mut bytes = good.clone();
         bytes[place] = value;
-        assert_eq!(token_of(&bytes), Status::Value, "{place}");
+        assert_eq!(token_of(&bytes), status, "{place}");
     }
 }
 
 #[test]
 fn biases_out_of_range_and_tables() {
-    let (mut memory, mut numbers) = (memory(), [Logit::ZERO; 24]);
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted).with_bias(&mut numbers);
+    let mut engine = engine(Untimed::default()).with_bias(std::vec![Logit::ZERO; 24].leak());
     let zeros = [Logit::ZERO; 12];
     let good = bias_of(1, &[Logit::ONE; 12]);
-    assert_eq!(ask(&mut engine, Command::Bias, 0, &good).0, Status::Order, "before it is configured");
+    assert_eq!(ask(&mut engine, Command::Bias, &good).0, Status::Order, "before it is configured");
     let three = Configure { layers: 3.into(), bias_place: 1, ..configuration() };
-    assert_eq!(ask(&mut engine, Command::Configure, 0, three.as_bytes()).0, Status::Capacity, "24 biases, not 36");
+    assert_eq!(ask(&mut engine, Command::Configure, three.as_bytes()).0, Status::Capacity, "24 biases, not 36");
     let place = Configure { bias_place: 4, ..configuration() };
-    assert_eq!(ask(&mut engine, Command::Configure, 0, place.as_bytes()).0, Status::Value);
+    assert_eq!(ask(&mut engine, Command::Configure, place.as_bytes()).0, Status::Value);
     let configure = Configure { bias_place: 1, ..configuration() };
-    assert_eq!(ask(&mut engine, Command::Configure, 0, configure.as_bytes()).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Configure, configure.as_bytes()).0, Status::Done);
     let before = state(&mut engine);
     for (body, status) in [
         (bias_of(2, &zeros), Status::Layer),
@@ -496,17 +528,17 @@ fn biases_out_of_range_and_tables() {
         (good[..good.len() - 1].to_vec(), Status::Length),
         ([&good[..], &[0]].concat(), Status::Length),
     ] {
-        assert_eq!(ask(&mut engine, Command::Bias, 1, &body).0, status);
+        assert_eq!(ask(&mut engine, Command::Bias, &body).0, status);
         assert!(state(&mut engine) == before);
     }
-    assert_eq!(ask(&mut engine, Command::Token, 1, &token(1, &zeros, &[], true)).0, Status::Order, "before its bias");
-    assert_eq!(ask(&mut engine, Command::Bias, 1, &good).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Token, &token(1, &zeros, &[], true)).0, Status::Order, "before its bias");
+    assert_eq!(ask(&mut engine, Command::Bias, &good).0, Status::Done);
     assert_eq!(engine.bias, [&zeros[..], &[Logit::ONE; 12]].concat());
-    assert_eq!(ask(&mut engine, Command::Token, 2, &token(1, &zeros, &[], true)).0, Status::Done);
-    assert_eq!(ask(&mut engine, Command::Token, 3, &token(0, &zeros, &[], true)).0, Status::Order, "another layer");
-    assert_eq!(ask(&mut engine, Command::Reset, 3, &[]).0, Status::Done);
-    assert_eq!(ask(&mut engine, Command::Configure, 4, configure.as_bytes()).0, Status::Done);
-    assert_eq!(ask(&mut engine, Command::Token, 5, &token(1, &zeros, &[], true)).0, Status::Order, "forgotten");
+    assert_eq!(ask(&mut engine, Command::Token, &token(1, &zeros, &[], true)).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Token, &token(0, &zeros, &[], true)).0, Status::Order, "another layer");
+    assert_eq!(ask(&mut engine, Command::Reset, &[0; 4]).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Configure, configure.as_bytes()).0, Status::Done);
+    assert_eq!(ask(&mut engine, Command::Token, &token(1, &zeros, &[], true)).0, Status::Order, "forgotten");
     // Experts from a table have to be there; a token may have fewer than k of them only where it says so.
     let table = [(Command::Configure, Configure { table: 1, ..configuration() }.as_bytes().to_vec())];
     assert_eq!(refusal(&table, Command::Token, &token(0, &zeros, &[], true)), Status::Value);
@@ -529,14 +561,13 @@ fn null_experts_are_not_placed() {
     let place = Place { hot: 1.into(), split: [1, 0, 0, 0].map(U16::new), ..place };
     assert_eq!(refusal(&steps, Command::Place, place.as_bytes()), Status::Done);
     steps.push((Command::Place, place.as_bytes().to_vec()));
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    for ((command, body), sequence) in steps.iter().zip(0..) {
-        let (status, bytes) = ask(&mut engine, *command, sequence, body);
+    let mut engine = engine(Untimed::default());
+    for (command, body) in &steps {
+        let (status, bytes) = ask(&mut engine, *command, body);
         assert_eq!(status, Status::Done);
         assert!(*command != Command::Place || bytes == [1, 0]);
     }
-    let (status, bytes) = ask(&mut engine, Command::Token, 3, &token(0, &[Logit::ZERO; 12], &[5, 1, 0, 11], true));
+    let (status, bytes) = ask(&mut engine, Command::Token, &token(0, &[Logit::ZERO; 12], &[5, 1, 0, 11], true));
     let (_, runs, _) = decision(&bytes);
     let bits: Vec<(u16, u8)> = runs.iter().map(|run| (run.expert.get(), run.bits)).collect();
     // Expert 0 is the only one that is neither at hand nor nothing; another null expert stands in for it.
@@ -580,9 +611,8 @@ fn prefill_and_placement_out_of_range() {
 
 #[test]
 fn a_placement_is_the_papers() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    ask(&mut engine, Command::Configure, 0, Configure { on_demand: 0, ..configuration() }.as_bytes());
+    let mut engine = engine(Untimed::default());
+    ask(&mut engine, Command::Configure, Configure { on_demand: 0, ..configuration() }.as_bytes());
     let mut demand = [Demand::default(); 12];
     for sequence in 1..=50u32 {
         let ids = [sequence % 3, 3 + sequence % 4, 8, 11].map(|id| id as u16);
@@ -591,17 +621,17 @@ fn a_placement_is_the_papers() {
         let weights = weights.map(|weight| U32::new(weight.to_bits()));
         let rest = [ids.map(U16::new).as_bytes(), weights.as_bytes()].concat();
         let prefill = Prefill { layer: 1.into(), count: 4, weighted: 1 };
-        assert_eq!(ask(&mut engine, Command::Prefill, sequence, &body(&prefill, &rest)).0, Status::Done);
+        assert_eq!(ask(&mut engine, Command::Prefill, &body(&prefill, &rest)).0, Status::Done);
     }
     let (mut values, mut order) = ([Gate::ZERO; 12], [0; 12]);
     importance(&demand, Eps::from_bits(1 << 31), &mut values);
     rank(&values, &mut order);
     let place = Place { layer: 1.into(), hot: 5.into(), alpha: (1 << 31).into(), split: [3, 2, 1, 1].map(U16::new) };
-    let (status, bytes) = ask(&mut engine, Command::Place, 51, place.as_bytes());
+    let (status, bytes) = ask(&mut engine, Command::Place, place.as_bytes());
     let expected: Vec<u8> = order[..5].iter().flat_map(|expert| expert.to_le_bytes()).collect();
     assert_eq!((status, bytes), (Status::Done, expected));
     let wanted = [order[0], order[5], order[6], order[11]];
-    let (status, bytes) = ask(&mut engine, Command::Token, 52, &token(1, &[Logit::ZERO; 12], &wanted, true));
+    let (status, bytes) = ask(&mut engine, Command::Token, &token(1, &[Logit::ZERO; 12], &wanted, true));
     assert_eq!(status, Status::Done);
     let (_, runs, loads) = decision(&bytes);
     assert!(loads.is_empty());
@@ -616,13 +646,10 @@ fn a_placement_is_the_papers() {
 
 #[test]
 fn a_second_prompt_is_heard_while_tokens_run() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
+    let mut engine = engine(Untimed::default());
     let configure = Configure { on_demand: 0, bits: 7, eps: 0.into(), ..configuration() };
-    let mut sequence = 0;
     let mut asked = |command, body: &[u8]| {
-        sequence += 1;
-        let (status, bytes) = ask(&mut engine, command, sequence - 1, body);
+        let (status, bytes) = ask(&mut engine, command, body);
         assert_eq!(status, Status::Done, "{command:?}");
         bytes
     };
@@ -652,30 +679,9 @@ fn a_second_prompt_is_heard_while_tokens_run() {
 }
 
 #[test]
-fn frames_lost_or_doubled_are_noticed() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    let counters = ALL_LAYERS.to_le_bytes();
-    // Any number begins; the last one is followed by 0.
-    assert_eq!(ask(&mut engine, Command::Configure, u32::MAX, configuration().as_bytes()).0, Status::Done);
-    assert_eq!(ask(&mut engine, Command::Counters, u32::MAX, &counters).0, Status::Sequence);
-    assert_eq!(ask(&mut engine, Command::Counters, 1, &counters).0, Status::Sequence);
-    assert_eq!(ask(&mut engine, Command::Counters, 0, &counters).0, Status::Done);
-    // A refusal does not count, nor does asking who is there.
-    assert_eq!(ask(&mut engine, Command::Counters, 1, &[7, 0]).0, Status::Layer);
-    assert_eq!(ask(&mut engine, Command::Identify, 99, &[]).0, Status::Done);
-    let (status, bytes) = ask(&mut engine, Command::Counters, 1, &counters);
-    assert_eq!((status, Counters::read_from_bytes(&bytes).unwrap().refused.get()), (Status::Done, 3));
-    assert_eq!(ask(&mut engine, Command::Reset, 500, &[]).0, Status::Done);
-    assert_eq!(ask(&mut engine, Command::Configure, 2, configuration().as_bytes()).0, Status::Sequence);
-    assert_eq!(ask(&mut engine, Command::Configure, 501, configuration().as_bytes()).0, Status::Done);
-}
-
-#[test]
 fn damaged_frames_and_other_versions() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    let good = frame(Command::Configure as u8, 3, configuration().as_bytes());
+    let mut engine = engine(Untimed::default());
+    let good = frame(next(&engine, Command::Configure as u8), configuration().as_bytes());
     assert_eq!(answer(&mut engine, &[]).0, Status::Frame);
     assert_eq!(answer(&mut engine, &good[..good.len() - 1]).0, Status::Frame);
     let sealed = |change: &dyn Fn(&mut [u8])| {
@@ -689,36 +695,36 @@ fn damaged_frames_and_other_versions() {
         (2, 1, Status::Version),
         (3, 99, Status::Command),
         (3, Command::Configure as u8 | ANSWER, Status::Command),
-        (8, 55, Status::Length),
-        (9, 1, Status::Length),
-        (10, 1, Status::Value),
+        (4, 2, Status::Session),
+        (8, 2, Status::Sequence),
+        (12, 55, Status::Length),
+        (13, 1, Status::Length),
+        (14, 1, Status::Value),
+        (15, 2, Status::Value),
     ] {
         let found = answer(&mut engine, &sealed(&|bytes| bytes[place] = value));
         assert_eq!(found.0, status, "byte {place}");
     }
-    assert_eq!(engine.refused, 9);
+    assert_eq!(engine.refused, 12);
     assert_eq!(answer(&mut engine, &sealed(&|_| ())).0, Status::Done);
 }
 
 #[test]
-fn too_little_memory_for_the_answer_changes_nothing() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    let request = frame(Command::Configure as u8, 0, configuration().as_bytes());
-    let mut buffer = [0; wire::max_answer(E)];
-    for room in 0..buffer.len() {
-        let length = engine.handle(&request, &mut buffer[..room]);
-        assert_eq!(length, if room < OVERHEAD { 0 } else { OVERHEAD });
-        assert!(engine.configuration.is_none());
+fn without_memory_for_answers_everything_is_refused() {
+    let layers = std::vec![Layer::new(); LAYERS].leak();
+    for room in [0, 1, wire::max_answer(E) - 1] {
+        let mut engine = Engine::new(&mut *layers, std::vec![0; room].leak(), Untimed::default(), Uncounted);
+        let reset = frame(Head { kind: Command::Reset as u8, session: 1, ..Head::default() }, &[0; 4]);
+        assert_eq!(answer(&mut engine, &reset).0, Status::Value);
+        assert_eq!(ask(&mut engine, Command::Identify, &[]).0, Status::Value);
     }
-    assert_eq!(engine.handle(&request, &mut buffer), OVERHEAD);
-    assert!(engine.configuration.is_some());
 }
 
 #[test]
 fn a_full_queue_is_busy_until_a_unit_is_free() {
     /// Units that take jobs or not.
     struct Stuck(bool);
+    impl Units for Stuck {}
     impl ExecutionUnits for Stuck {
         fn submit(&mut self, _: &Job) -> Result<(), Busy> {
             if self.0 { Err(Busy) } else { Ok(()) }
@@ -727,33 +733,32 @@ fn a_full_queue_is_busy_until_a_unit_is_free() {
             None
         }
     }
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Stuck(true), Uncounted);
+    let mut engine = engine(Stuck(true));
     // One expert fits in fast memory: at least three of four run near the data.
     let configure = Configure { capacity: 1.into(), eps: 0.into(), ..configuration() };
-    ask(&mut engine, Command::Configure, 0, configure.as_bytes());
+    ask(&mut engine, Command::Configure, configure.as_bytes());
     let request = token(0, &[Logit::ZERO; 12], &[4, 5, 6, 7], true);
-    let mut sequence = 1;
-    while ask(&mut engine, Command::Token, sequence, &request).0 == Status::Done {
-        sequence += 1;
-        assert!(sequence < 100, "the queue is full at some time");
+    let mut tokens = 0;
+    while ask(&mut engine, Command::Token, &request).0 == Status::Done {
+        tokens += 1;
+        assert!(tokens < 100, "the queue is full at some time");
     }
     let before = state(&mut engine);
-    assert_eq!(ask(&mut engine, Command::Token, sequence, &request).0, Status::Busy);
+    assert_eq!(ask(&mut engine, Command::Token, &request).0, Status::Busy);
     assert!(state(&mut engine) == before);
     engine.units.0 = false;
-    assert_eq!(ask(&mut engine, Command::Token, sequence, &request).0, Status::Done, "the same request");
+    assert_eq!(ask(&mut engine, Command::Token, &request).0, Status::Done, "the same request");
 }
 
 #[test]
 fn says_what_it_can_hold() {
-    let mut memory = memory();
-    let mut engine = Engine::new(&mut memory, Untimed::default(), Uncounted);
-    let (status, bytes) = ask(&mut engine, Command::Identify, 0, &[]);
+    let mut engine = engine(Untimed::default());
+    let (status, bytes) = ask(&mut engine, Command::Identify, &[]);
     let identity = Identity::read_from_bytes(&bytes).unwrap();
     assert_eq!(status, Status::Done);
     assert_eq!((identity.layers.get(), identity.experts.get(), identity.k, identity.counts), (3, 16, 64, 0));
-    assert_eq!(ask(&mut engine, Command::Identify, 0, &[0]).0, Status::Length);
+    assert_eq!((identity.jobs.get(), identity.session.get(), identity.queues), (64, 1, 2));
+    assert_eq!(ask(&mut engine, Command::Identify, &[0]).0, Status::Length);
 }
 
 #[test]
@@ -771,18 +776,19 @@ fn instructions_are_summed_over_a_counter_that_wraps() {
             ticks / 2
         }
     }
-    let mut memory = memory();
-    let mut engine = Controller::<_, _, E, W>::new(&mut memory, Untimed::default(), Clock::default());
-    let mut buffer = [0; wire::max_answer(E)];
-    engine.handle(&frame(Command::Configure as u8, 0, configuration().as_bytes()), &mut buffer);
-    for sequence in 1..=40 {
-        let request = frame(Command::Token as u8, sequence, &token(0, &[Logit::ZERO; 12], &[], false));
-        let length = engine.handle(&request, &mut buffer);
-        let (head, _, _) = decision(Frame::open(&buffer[..length]).unwrap().body.rest());
+    let layers = std::vec![Layer::new(); LAYERS].leak();
+    let answers = std::vec![0; wire::max_answer(E)].leak();
+    let mut engine = Controller::<_, _, E, W>::new(layers, answers, Untimed::default(), Clock::default());
+    let head = |kind: Command, sequence| Head { kind: kind as u8, queue: 0, session: 5, sequence };
+    engine.handle(&frame(head(Command::Reset, 0), &[0; 4]));
+    engine.handle(&frame(head(Command::Configure, 1), configuration().as_bytes()));
+    for sequence in 2..=41 {
+        let request = frame(head(Command::Token, sequence), &token(0, &[Logit::ZERO; 12], &[], false));
+        let (head, _, _) = decision(Frame::open(engine.handle(&request)).unwrap().body.rest());
         assert_eq!((head.select_instructions.get(), head.decide_instructions.get()), (10, 30));
     }
-    let length = engine.handle(&frame(Command::Counters as u8, 41, &[0, 0]), &mut buffer);
-    let counters = Counters::read_from_bytes(Frame::open(&buffer[..length]).unwrap().body.rest()).unwrap();
+    let answer = Frame::open(engine.handle(&frame(head(Command::Counters, 42), &[0, 0]))).unwrap();
+    let counters = Counters::read_from_bytes(answer.body.rest()).unwrap();
     assert_eq!((counters.select_instructions.get(), counters.decide_instructions.get()), (400, 1200));
     assert_eq!(counters.update_instructions.get(), 400);
 }

@@ -2,19 +2,23 @@
 
 use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
 use cptr_core::router::Count;
-use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
+use cptr_core::{ExpertSet, Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16};
 
 use super::configuration::Configuration;
 use super::{Layer, experts, flag};
-use crate::wire::{Body, MAX_K, Run, Status, Token};
+use crate::wire::{Body, MAX_K, MAX_LOADS, Run, Status, Token};
 
 /// One token on its way through the controller. Filled in place: moving its lists would cost more than the work.
 #[derive(Default)]
 pub(super) struct Turn {
     pub(super) layer: U16,
     pub(super) starts_sequence: bool,
+    /// Experts whose loads have ended: those done, then those that have failed.
+    ended: Vec<u16, MAX_LOADS>,
+    /// How many of them are done.
+    done: usize,
     /// The model's own choice, or the best logits.
     pub(super) wanted: Vec<u16, MAX_K>,
     /// What runs.
@@ -41,9 +45,6 @@ impl Turn {
         let given = usize::from(token.wanted);
         self.starts_sequence = flag(token.starts_sequence)?;
         self.layer = token.layer;
-        if token.reserved.get() != 0 {
-            return Err(Status::Value);
-        }
         let router = &configuration.router;
         let counts = given == 0 || given == router.k || router.count != Count::Fixed && given < router.k;
         if usize::from(token.experts.get()) != logits.len() || !counts {
@@ -51,10 +52,18 @@ impl Turn {
         }
         let scores = body.take_all::<I32>(logits.len())?;
         let ids = body.take_all::<U16>(given)?;
+        self.done = usize::from(token.loaded);
+        let ended = body.take_all::<U16>(self.done.saturating_add(token.failed.into()))?;
         body.end()?;
         experts(ids, configuration.experts, &mut self.wanted)?;
+        experts(ended, configuration.experts, &mut self.ended)?;
         logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
         Ok(given > 0)
+    }
+
+    /// Experts whose loads are done, and those whose loads have failed.
+    pub(super) fn ended(&self) -> (&[u16], &[u16]) {
+        self.ended.split_at_checked(self.done).unwrap_or_default()
     }
 
     /// Takes the router's choice, if the model's own is not `given`.
@@ -80,17 +89,18 @@ impl Turn {
         Ok(())
     }
 
-    /// Says where the chosen run; `token` is the number of the jobs.
+    /// Says where the chosen run, given who is `resident`; `token` is the number of the jobs.
     pub(super) fn dispatch<const E: usize, const W: usize>(
         &mut self,
         router: &Router<'_>,
         logits: &[Logit],
         layer: &Layer<E, W>,
+        resident: ExpertSet<W>,
         token: u32,
     ) -> Result<(), Status> {
         let mut weights = [Gate::ZERO; MAX_K];
         router.weights(logits, &self.chosen, &mut weights);
-        let near = layer.at_hand(router.null_experts);
+        let near = layer.at_hand(resident, router.null_experts);
         dispatch_in_place(&self.chosen, &near, layer.bits(), &mut self.sites).map_err(|_| Status::Id)?;
         // There is room for runs and jobs: as much as for the chosen.
         for (&expert, weight) in self.chosen.iter().zip(weights) {

@@ -8,6 +8,19 @@ use super::{Header, MAGIC, Status, VERSION};
 
 const CRC: Crc<u32, Table<1>> = Crc::<u32, Table<1>>::new(&CRC_32_ISCSI);
 
+/// What a frame is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Head {
+    /// [`Command`](super::Command), [`ANSWER`](super::ANSWER) more in its answer.
+    pub kind: u8,
+    /// Queue.
+    pub queue: u8,
+    /// Session.
+    pub session: u32,
+    /// Number in its queue.
+    pub sequence: u32,
+}
+
 /// A frame whose checksum, magic, version and length are right.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
@@ -15,16 +28,18 @@ pub struct Frame<'a> {
     pub header: &'a Header,
     /// Its body.
     pub body: Body<'a>,
+    /// Its checksum.
+    pub checksum: u32,
 }
 
 impl<'a> Frame<'a> {
     /// Checks a frame.
     ///
     /// # Errors
-    /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with the sequence number if the checksum is right,
-    /// else 0.
-    pub fn open(bytes: &'a [u8]) -> Result<Self, (Status, u32)> {
-        let damaged = (Status::Frame, 0);
+    /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with what the frame is of if the checksum is right,
+    /// else zeros.
+    pub fn open(bytes: &'a [u8]) -> Result<Self, (Status, Head)> {
+        let damaged = (Status::Frame, Head::default());
         let (rest, crc) = U32::ref_from_suffix(bytes).map_err(|_| damaged)?;
         let (header, body) = Header::ref_from_prefix(rest).map_err(|_| damaged)?;
         if header.magic.get() != MAGIC || CRC.checksum(rest) != crc.get() {
@@ -33,9 +48,20 @@ impl<'a> Frame<'a> {
         let status = match () {
             () if header.version != VERSION => Status::Version,
             () if usize::from(header.length.get()) != body.len() => Status::Length,
-            () => return Ok(Self { header, body: Body(body) }),
+            () => return Ok(Self { header, body: Body(body), checksum: crc.get() }),
         };
-        Err((status, header.sequence.get()))
+        Err((status, header.head()))
+    }
+
+    /// What it is of.
+    pub fn head(&self) -> Head {
+        self.header.head()
+    }
+}
+
+impl Header {
+    fn head(&self) -> Head {
+        Head { kind: self.kind, queue: self.queue, session: self.session.get(), sequence: self.sequence.get() }
     }
 }
 
@@ -112,17 +138,19 @@ impl<'a> Writer<'a> {
 
     /// Writes header and checksum and returns the frame; an empty one if the memory is too small or the body longer
     /// than 65,535 bytes.
-    pub fn finish(self, kind: u8, sequence: u32, status: Status) -> &'a [u8] {
+    pub fn finish(self, head: Head, status: Status) -> &'a [u8] {
         let Self { buffer, length, fits } = self;
         let header = size_of::<Header>();
         let (Ok(body), true) = (u16::try_from(length.saturating_sub(header)), fits) else { return &[] };
         let head = Header {
             magic: MAGIC.into(),
             version: VERSION,
-            kind,
-            sequence: sequence.into(),
+            kind: head.kind,
+            session: head.session.into(),
+            sequence: head.sequence.into(),
             length: body.into(),
-            status: (status as u16).into(),
+            status: status as u8,
+            queue: head.queue,
         };
         let Some((frame, _)) = buffer.split_at_mut_checked(length + 4) else { return &[] };
         let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
@@ -140,59 +168,67 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const CHECKSUM: u32 = 0xF730_77F0;
+    const CHECKSUM: u32 = 0x3A91_6694;
+    const HEAD: Head = Head { kind: 7, queue: 5, session: 0x0506_0708, sequence: 0x0102_0304 };
 
     /// A request with a body.
-    fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+    fn frame(head: Head, body: &[u8]) -> Vec<u8> {
         let mut buffer = std::vec![0; OVERHEAD + body.len()];
         let mut writer = Writer::new(&mut buffer);
         writer.put(body);
-        writer.finish(kind, sequence, Status::Done).to_vec()
+        writer.finish(head, Status::Done).to_vec()
     }
 
     #[test]
     fn a_frame_byte_by_byte() {
-        // The checksum was computed with an independent program: CRC-32C of the first 14 bytes.
-        let expected = [0x63, 0x70, 2, 7, 4, 3, 2, 1, 2, 0, 0, 0, 0xFF, 0xFF].into_iter().chain(CHECKSUM.to_le_bytes());
-        assert!(frame(7, 0x0102_0304, &[0xFF, 0xFF]).into_iter().eq(expected));
+        // The checksum was computed with an independent program: CRC-32C of the first 18 bytes.
+        let expected = [0x63, 0x70, 3, 7, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 5, 0xFF, 0xFF];
+        assert!(frame(HEAD, &[0xFF, 0xFF]).into_iter().eq(expected.into_iter().chain(CHECKSUM.to_le_bytes())));
     }
 
     #[test]
     fn too_little_memory_is_an_empty_frame() {
-        let mut buffer = [0; 20];
+        let mut buffer = [0; 24];
         let mut writer = Writer::new(&mut buffer);
         writer.put(&[0u8; 5][..]);
-        assert!(writer.finish(1, 0, Status::Done).is_empty());
+        assert!(writer.finish(HEAD, Status::Done).is_empty());
         let mut writer = Writer::new(&mut buffer);
         writer.put(&[0u8; 9][..]);
         writer.clear();
-        assert_eq!(writer.finish(1, 0, Status::Done).len(), OVERHEAD);
+        assert_eq!(writer.finish(HEAD, Status::Done).len(), OVERHEAD);
         for length in 0..OVERHEAD {
-            assert!(Writer::new(&mut buffer[..length]).finish(1, 0, Status::Done).is_empty());
+            assert!(Writer::new(&mut buffer[..length]).finish(HEAD, Status::Done).is_empty());
         }
-        assert!(frame(1, 0, &[0; 65_536]).is_empty() && frame(1, 0, &[0; 65_535]).len() == 65_535 + OVERHEAD);
+        assert!(frame(HEAD, &[0; 65_536]).is_empty() && frame(HEAD, &[0; 65_535]).len() == 65_535 + OVERHEAD);
     }
 
     proptest! {
         #[test]
-        fn frames_survive(kind: u8, sequence: u32, body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let bytes = frame(kind, sequence, &body);
+        fn frames_survive(
+            kind: u8,
+            queue: u8,
+            session: u32,
+            sequence: u32,
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let head = Head { kind, queue, session, sequence };
+            let bytes = frame(head, &body);
             let found = Frame::open(&bytes).unwrap();
-            prop_assert_eq!((found.header.kind, found.header.sequence.get()), (kind, sequence));
+            prop_assert_eq!(found.head(), head);
             prop_assert_eq!(found.body.rest(), &body[..]);
         }
 
         #[test]
         fn one_changed_bit_is_noticed(body in prop::collection::vec(any::<u8>(), 0..100), bit: prop::sample::Index) {
-            let mut bytes = frame(1, 2, &body);
+            let mut bytes = frame(HEAD, &body);
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(Frame::open(&bytes).unwrap_err(), (Status::Frame, 0));
+            prop_assert_eq!(Frame::open(&bytes).unwrap_err(), (Status::Frame, Head::default()));
         }
 
         #[test]
         fn a_frame_cut_off_is_noticed(body in prop::collection::vec(any::<u8>(), 0..100), length: prop::sample::Index) {
-            let bytes = frame(1, 2, &body);
+            let bytes = frame(HEAD, &body);
             prop_assert!(Frame::open(&bytes[..length.index(bytes.len())]).is_err());
         }
     }

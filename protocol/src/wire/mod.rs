@@ -6,13 +6,23 @@
 //! | 0 | `u16` magic | [`MAGIC`] |
 //! | 2 | `u8` version | [`VERSION`] |
 //! | 3 | `u8` kind | a [`Command`]; in its answer 128 more |
-//! | 4 | `u32` sequence | one more than in the last frame that was not refused; the answer has the request's |
-//! | 8 | `u16` length | bytes of the body |
-//! | 10 | `u16` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
-//! | 12 | body | descriptor, then its arrays in the order of their documentation |
-//! | 12 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before |
+//! | 4 | `u32` session | the host's session; the answer has the request's |
+//! | 8 | `u32` sequence | one more than in the last request of its queue that was not refused; the answer has the request's |
+//! | 12 | `u16` length | bytes of the body |
+//! | 14 | `u8` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
+//! | 15 | `u8` queue | the queue that the request is of; the answer has the request's |
+//! | 16 | body | descriptor, then its arrays in the order of their documentation |
+//! | 16 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before |
+//!
+//! # Exactly once
+//! A host has at most one request on its way in each queue. It asks again, with the same bytes, until it has the
+//! answer: the device does what is asked once, and gives the same answer, bit for bit, each time. [`Command::Reset`]
+//! begins a session, whose number is higher than that of the one before (modulo 2^32); from there on everything of
+//! other sessions is refused. In a session the first request of each queue has sequence number 1. [`judge`] is what a
+//! host makes of a frame that comes back.
 
 mod frame;
+mod judge;
 mod router;
 
 use core::fmt;
@@ -20,12 +30,13 @@ use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-pub use frame::{Body, Frame, Writer};
+pub use frame::{Body, Frame, Head, Writer};
+pub use judge::{Verdict, judge};
 
 /// First two bytes of every frame: "cp".
 pub const MAGIC: u16 = 0x7063;
 /// Version of this format; another one is refused.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Most experts per layer that a descriptor may speak of.
 pub const MAX_EXPERTS: usize = 512;
 /// Most experts per token.
@@ -36,6 +47,10 @@ pub const OVERHEAD: usize = size_of::<Header>() + 4;
 pub const ANSWER: u8 = 128;
 /// No expert: nobody has to go for the one that is loaded.
 pub const NOBODY: u16 = u16::MAX;
+/// Most loads that a token may say something of.
+pub const MAX_LOADS: usize = 64;
+/// Words of a part of a layer's state.
+pub const PART: usize = 64;
 /// All layers, where a layer is named.
 pub const ALL_LAYERS: u16 = u16::MAX;
 
@@ -44,11 +59,12 @@ pub const ALL_LAYERS: u16 = u16::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Command {
-    /// Empty body; answered by [`Identity`]. With any sequence number.
+    /// Empty body; answered by [`Identity`]. In any session and with any sequence number.
     Identify = 1,
-    /// Empty body: forget everything, as after the start. With any sequence number, from which the next ones count.
+    /// [`Reset`]: forget everything, as after the start, and begin the session of the frame, which is not 0 and higher
+    /// than the one before. On queue 0, with sequence number 0.
     Reset = 2,
-    /// [`Configure`]: once after a start or a reset, before everything else.
+    /// [`Configure`]: once after a reset, before everything else.
     Configure = 3,
     /// [`Prefill`]: what one token of the prompt chose in one layer, where experts are placed. Until the next [`Place`]
     /// the layer tracks no tokens.
@@ -62,14 +78,21 @@ pub enum Command {
     /// [`Bias`]: the bias of a layer's router, where the configuration says that there is one; before the first
     /// [`Token`] of the layer, and again whenever it changes.
     Bias = 8,
+    /// Empty body; answered by [`Event`]s, as many as there are and fit, which are told once.
+    Events = 9,
+    /// [`Part`]: a part of a layer's state; answered by at most [`PART`] words.
+    Snapshot = 10,
+    /// [`Part`], then its words: puts a part of a layer's state back, all parts in order. Until the last one the layer
+    /// decides nothing.
+    Restore = 11,
 }
 
 impl TryFrom<u8> for Command {
     type Error = Status;
 
     fn try_from(kind: u8) -> Result<Self, Status> {
-        use Command::{Bias, Configure, Counters, Identify, Place, Prefill, Reset, Token};
-        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters, Bias];
+        use Command::{Bias, Configure, Counters, Events, Identify, Place, Prefill, Reset, Restore, Snapshot, Token};
+        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters, Bias, Events, Snapshot, Restore];
         all.into_iter().find(|&command| command as u8 == kind).ok_or(Status::Command)
     }
 }
@@ -77,7 +100,7 @@ impl TryFrom<u8> for Command {
 /// How a request went. Everything but [`Done`](Self::Done) has changed nothing.
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
+#[repr(u8)]
 pub enum Status {
     /// As asked.
     Done = 0,
@@ -87,7 +110,7 @@ pub enum Status {
     Version = 2,
     /// No such command.
     Command = 3,
-    /// The sequence number is not the next one: a frame was lost or came twice.
+    /// The sequence number is neither the next one of its queue nor that of the last request come again.
     Sequence = 4,
     /// Lengths do not agree: of the frame, of an array with the configuration, or with the memory for the answer.
     Length = 5,
@@ -102,16 +125,21 @@ pub enum Status {
     Value = 9,
     /// More layers, experts, experts per token or biases than there is memory for.
     Capacity = 10,
-    /// The queue to the execution units has no room; the same request later may succeed.
+    /// The queue to the execution units has no room, or events wait to be taken; the same request later may succeed.
     Busy = 11,
+    /// The device has no session of that number: it has started anew, another session has begun since, or a reset is
+    /// of one that is over.
+    Session = 12,
 }
 
 impl Status {
     /// The status of a number; `None` for unknown ones.
-    pub fn from_number(number: u16) -> Option<Self> {
-        use Status::{Busy, Capacity, Command, Done, Frame, Id, Layer, Length, Order, Sequence, Value, Version};
-        let all = [Done, Frame, Version, Command, Sequence, Length, Order, Layer, Id, Value, Capacity, Busy];
-        all.into_iter().find(|&status| status as u16 == number)
+    pub fn from_number(number: u8) -> Option<Self> {
+        use Status::{
+            Busy, Capacity, Command, Done, Frame, Id, Layer, Length, Order, Sequence, Session, Value, Version,
+        };
+        let all = [Done, Frame, Version, Command, Sequence, Length, Order, Layer, Id, Value, Capacity, Busy, Session];
+        all.into_iter().find(|&status| status as u8 == number)
     }
 }
 
@@ -122,14 +150,15 @@ impl fmt::Display for Status {
             Self::Frame => "the frame is damaged",
             Self::Version => "another version of the protocol",
             Self::Command => "no such command",
-            Self::Sequence => "a frame was lost or came twice",
+            Self::Sequence => "a frame was lost or came late",
             Self::Length => "lengths do not agree",
             Self::Order => "the command cannot come now",
             Self::Layer => "no such layer",
             Self::Id => "an expert is out of range or stands twice",
             Self::Value => "a value is out of its range",
             Self::Capacity => "the controller has no memory for so many layers or experts",
-            Self::Busy => "the queue to the execution units is full",
+            Self::Busy => "the queue to the execution units is full, or events wait to be taken",
+            Self::Session => "the session is over",
         })
     }
 }
@@ -146,7 +175,7 @@ macro_rules! descriptors {
 }
 
 descriptors! {
-    /// Start of a frame, 12 bytes.
+    /// Start of a frame, 16 bytes.
     struct Header {
         /// [`MAGIC`].
         magic: U16,
@@ -154,15 +183,19 @@ descriptors! {
         version: u8,
         /// [`Command`], 128 more in its answer.
         kind: u8,
+        /// Session.
+        session: U32,
         /// Number of the request.
         sequence: U32,
         /// Bytes of the body.
         length: U16,
         /// [`Status`].
-        status: U16,
+        status: u8,
+        /// Queue.
+        queue: u8,
     }
 
-    /// What a controller can hold, 8 bytes.
+    /// What a controller can hold, 20 bytes.
     struct Identity {
         /// Most layers.
         layers: U16,
@@ -173,7 +206,21 @@ descriptors! {
         /// 1 if it counts instructions.
         counts: u8,
         /// Jobs that may wait for the execution units.
-        queue: U16,
+        jobs: U16,
+        /// The session; 0: none has begun since the start.
+        session: U32,
+        /// Another one after each start; [`Reset`] names it.
+        generation: U32,
+        /// Queues.
+        queues: u8,
+        /// 0.
+        reserved: [u8; 3],
+    }
+
+    /// 4 bytes.
+    struct Reset {
+        /// [`Identity::generation`]: a reset that was on its way when the device started anew is none any more.
+        generation: U32,
     }
 
     /// Model and policy, 56 bytes. The router is that of `cptr_core::router`, where every field is explained.
@@ -235,8 +282,10 @@ descriptors! {
         scale: U32,
         /// How many experts, the last ones, stand for doing nothing: they run on the GPU, at no cost.
         null_experts: U16,
+        /// Whether jobs that end are told as [`Event`]s (1); then a host has to take them.
+        events: u8,
         /// 0.
-        reserved: U16,
+        reserved: u8,
     }
 
     /// 4 bytes, then `experts` `i32` biases (2^-16).
@@ -270,7 +319,8 @@ descriptors! {
         split: [U16; 4],
     }
 
-    /// 8 bytes, then `experts` `i32` logits (2^-16) and `wanted` `u16` ids, best first.
+    /// 8 bytes, then `experts` `i32` logits (2^-16), `wanted` `u16` ids, best first, and `loaded` and `failed` `u16` ids
+    /// of experts that [`Load`]s of the layer have named.
     struct Token {
         /// Layer.
         layer: U16,
@@ -281,8 +331,10 @@ descriptors! {
         wanted: u8,
         /// Whether the token starts a sequence (1) or has a predecessor (0).
         starts_sequence: u8,
-        /// 0.
-        reserved: U16,
+        /// Loads of the layer that are done: these experts are resident from here on, for this token too.
+        loaded: u8,
+        /// Loads of the layer that have failed, or were not begun: nobody waits for them any more.
+        failed: u8,
     }
 
     /// 16 bytes, then `runs` [`Run`]s and `loads` [`Load`]s.
@@ -293,10 +345,13 @@ descriptors! {
         runs: u8,
         /// How many of them stand in for a wanted one.
         substituted: u8,
-        /// Experts to load for later tokens.
+        /// Experts to load for later tokens. They count as resident when a [`Token`] says that they are there; who makes
+        /// room has gone at once.
         loads: u8,
-        /// 0.
-        reserved: [u8; 3],
+        /// Events that wait to be taken, at most 255.
+        events: u8,
+        /// The device's number of this token: events of its jobs name it.
+        turn: U16,
         /// Instructions of the choice alone, 0 where they are not counted.
         select_instructions: U32,
         /// Instructions from the checked frame to the answer.
@@ -323,7 +378,29 @@ descriptors! {
         victim: U16,
     }
 
-    /// What was counted since the configuration, 96 bytes. All saturate.
+    /// What came of a job, 8 bytes.
+    struct Event {
+        /// 1: it is done, 2: it has failed, 3: the unit has not ended it in time. Of the last two there is no result.
+        kind: u8,
+        /// Bits per weight that it ran at.
+        bits: u8,
+        /// [`Decision::turn`] of its token.
+        turn: U16,
+        /// Layer.
+        layer: U16,
+        /// Expert.
+        expert: U16,
+    }
+
+    /// Which words of a layer's state, 4 bytes.
+    struct Part {
+        /// Layer.
+        layer: U16,
+        /// Number of the part, from 0.
+        part: U16,
+    }
+
+    /// What was counted since the configuration, 104 bytes. All saturate.
     struct Counters {
         /// Tokens, once per layer.
         tokens: U64,
@@ -345,18 +422,22 @@ descriptors! {
         decide_instructions: U64,
         /// Instructions of all updates.
         update_instructions: U64,
-        /// Jobs that the execution units have finished, all layers together.
+        /// Jobs that the execution units have ended, all layers together.
         jobs: U64,
         /// Jobs not finished yet.
         outstanding: U32,
         /// Requests refused, since the start.
         refused: U32,
+        /// Jobs among those ended that have failed or took too long.
+        failed: U32,
+        /// Requests that came again and got the answer that was kept, since the start.
+        repeated: U32,
     }
 }
 
 /// Bytes of the longest request for layers of `experts` experts.
 pub const fn max_request(experts: usize) -> usize {
-    let token = size_of::<Token>() + 4 * experts + 2 * MAX_K;
+    let token = size_of::<Token>() + 4 * experts + 2 * (MAX_K + MAX_LOADS);
     let prefill = size_of::<Prefill>() + 6 * MAX_K;
     OVERHEAD + if token > prefill { token } else { prefill }
 }
@@ -367,24 +448,30 @@ pub const fn max_answer(experts: usize) -> usize {
     OVERHEAD + if 2 * experts > decision { 2 * experts } else { decision }
 }
 
+/// Events that an answer holds at most.
+pub const fn max_events(experts: usize) -> usize {
+    (max_answer(experts) - OVERHEAD) / size_of::<Event>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sizes_are_those_of_the_table() {
-        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (12, 8, 56));
+        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (16, 20, 56));
         assert_eq!((size_of::<Prefill>(), size_of::<Place>(), size_of::<Token>()), (4, 16, 8));
         assert_eq!((size_of::<Decision>(), size_of::<Run>(), size_of::<Load>()), (16, 8, 4));
-        assert_eq!((size_of::<Counters>(), size_of::<Bias>()), (96, 4));
+        assert_eq!((size_of::<Counters>(), size_of::<Bias>()), (104, 4));
+        assert_eq!((size_of::<Event>(), size_of::<Part>()), (8, 4));
     }
 
     #[test]
     fn statuses_and_commands_survive_their_numbers() {
-        for number in 0..=255u16 {
-            assert!(Status::from_number(number).is_none_or(|status| status as u16 == number));
-            assert!(Command::try_from(number as u8).is_ok_and(|c| c as u16 == number) == (1..=8).contains(&number));
+        for number in 0..=u8::MAX {
+            assert!(Status::from_number(number).is_none_or(|status| status as u8 == number));
+            assert!(Command::try_from(number).is_ok_and(|c| c as u8 == number) == (1..=11).contains(&number));
         }
-        assert_eq!((0..=u16::MAX).filter(|&number| Status::from_number(number).is_some()).count(), 12);
+        assert_eq!((0..=u8::MAX).filter(|&number| Status::from_number(number).is_some()).count(), 13);
     }
 }

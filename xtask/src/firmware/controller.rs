@@ -10,10 +10,13 @@ use super::emulator::Emulator;
 use super::golden::{golden_lines, lines};
 use super::linked::Linked;
 use super::machines::{Machine, Scope};
+use super::rings;
 use super::table::{self, Count};
 
 /// What the unused stack is painted with, in `firmware/rt/src/stack.rs`.
 const PAINT: u32 = 0x5AFE_57AC;
+/// The image that serves rings in shared memory.
+pub(super) const RINGS: &str = "cptr-rings";
 /// What `cptr-watchdog` prints.
 const BITTEN: &str = "the main loop ran for three times the watchdog's time, and hangs\nthe watchdog was not fed\n";
 /// The trace, its experts per layer and per token, and how many of its tokens are decided.
@@ -25,8 +28,27 @@ const STRATEGIES: [(&str, &str); 2] = [("", "bounded"), ("_placed", "bounded+onc
 /// Builds and checks the images, and lets the watchdog bite.
 pub(super) fn check(scope: Scope) -> Done {
     images(scope)?;
+    barriers(scope)?;
     stack(scope)?;
+    rings::check(scope)?;
     watchdog(scope)
+}
+
+/// The image with rings has, before its doorbell, the instruction that orders memory and devices.
+fn barriers(scope: Scope) -> Done {
+    for target in scope.targets() {
+        let image = Linked::read(&built(target, RINGS))?;
+        let (name, expected): (_, [u8; 4]) = match target {
+            target if target.starts_with("thumb") => ("dsb sy", [0xBF, 0xF3, 0x4F, 0x8F]),
+            target if target.starts_with("arm") => ("dsb sy", 0xF57F_F04F_u32.to_le_bytes()),
+            _ => ("fence iorw, iorw", 0x0FF0_000F_u32.to_le_bytes()),
+        };
+        match image.code("cptr_rt_publish", 4) {
+            Some(code) if code == expected => println!("{target:<30} {name} before the doorbell"),
+            found => return Err(format!("{target}: {name} is expected in the image with rings, found {found:x?}")),
+        }
+    }
+    Ok(())
 }
 
 /// Stack that each image uses for a conversation of the largest sizes, in which its answers must be the host's.
@@ -101,10 +123,12 @@ fn images(scope: Scope) -> Done {
     for target in scope.targets() {
         build("cptr-controller", target)?;
         let budget = budget(target)?.controller;
-        let image = Linked::read(&built(target, "cptr-controller"))?;
-        let memory = image.memory;
-        println!("{target:<30} {:>8} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram, budget.ram);
-        image.check(&format!("{target}: the controller's image"), budget)?;
+        for file in ["cptr-controller", RINGS] {
+            let image = Linked::read(&built(target, file))?;
+            let memory = image.memory;
+            println!("{target:<30} {:>8} {:>8} {:>8} {:>8}", memory.flash, budget.flash, memory.ram, budget.ram);
+            image.check(&format!("{target}: the image {file}"), budget)?;
+        }
     }
     Ok(())
 }

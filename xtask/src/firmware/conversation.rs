@@ -4,7 +4,9 @@
 //! The answers must be those of the same engine on the host.
 
 use cptr_core::Logit;
-use cptr_protocol::wire::{self, Bias, Command, Configure, Frame, Place, Prefill, Status, Token, Writer};
+use cptr_protocol::wire::{
+    self, Bias, Command, Configure, Frame, Head, Part, Place, Prefill, Reset, Status, Token, Writer,
+};
 use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed, words_for};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
@@ -19,20 +21,27 @@ const MOST_EXPERTS: usize = 256;
 const LAYERS: u16 = 2;
 const EXPERTS: u16 = MOST_EXPERTS as u16;
 const K: u16 = wire::MAX_K as u16;
+/// Parts of the state of a layer of so many experts.
+const PARTS: u16 = 10;
 /// Tokens of one context: enough for lock before it changes.
 const CONTEXT: usize = 48;
 
-/// Sends all requests, each after the answer to the one before.
+/// Sends all requests over the serial line, each after the answer to the one before.
 pub(super) fn converse(emulator: &mut Emulator) -> Done {
+    converse_by(1, 0, |request| ask(emulator, request))
+}
+
+/// Sends all requests to an image with so many queues, in a generation of it.
+pub(super) fn converse_by(queues: usize, generation: u32, mut ask: impl FnMut(&[u8]) -> Done<Vec<u8>>) -> Done {
     let mut layers = vec![Layer::<MOST_EXPERTS, { words_for(MOST_EXPERTS) }>::new(); MOST_LAYERS];
     let mut bias = vec![Logit::ZERO; MOST_LAYERS * MOST_EXPERTS];
-    let mut host = Controller::new(&mut layers, Untimed::default(), Still).with_bias(&mut bias);
-    for (number, request) in requests().into_iter().enumerate() {
-        let mut expected = vec![0; wire::max_answer(MOST_EXPERTS)];
-        let length = host.handle(&request, &mut expected);
+    let mut answers = vec![0; queues * wire::max_answer(MOST_EXPERTS)];
+    let host = Controller::new(&mut layers, &mut answers, Untimed::default(), Still);
+    let mut host = host.with_bias(&mut bias).with_generation(generation);
+    for (number, request) in requests(generation).into_iter().enumerate() {
+        let expected = host.handle(&request).to_vec();
         host.idle();
-        expected.truncate(length);
-        let answer = ask(emulator, &request)?;
+        let answer = ask(&request)?;
         if uncounted(&answer)? != uncounted(&expected)? {
             return Err(format!("request {number} has another answer than on the host"));
         }
@@ -55,7 +64,7 @@ fn ask(emulator: &mut Emulator, request: &[u8]) -> Done<Vec<u8>> {
 
 /// Kind, number, status and body of an answer, less counts of instructions and of jobs, which depend on the machine and
 /// its idle time.
-fn uncounted(answer: &[u8]) -> Done<(u8, u32, u16, Vec<u8>)> {
+fn uncounted(answer: &[u8]) -> Done<(Head, u8, Vec<u8>)> {
     let frame = Frame::open(answer).map_err(|(status, _)| format!("an answer is refused: {status}"))?;
     let (header, mut body) = (frame.header, frame.body.rest().to_vec());
     match Command::try_from(header.kind & !wire::ANSWER) {
@@ -63,7 +72,7 @@ fn uncounted(answer: &[u8]) -> Done<(u8, u32, u16, Vec<u8>)> {
         Ok(Command::Counters) => body.truncate(56),
         _ => {}
     }
-    Ok((header.kind, header.sequence.get(), header.status.get(), body))
+    Ok((frame.head(), header.status, body))
 }
 
 /// A counter that stands still.
@@ -81,9 +90,11 @@ impl InstructionCounter for Still {
     }
 }
 
-/// Requests, and the sequence number of the next.
+/// Requests, the session that they are of, and the sequence number of the next.
 struct Script {
     requests: Vec<Vec<u8>>,
+    generation: u32,
+    session: u32,
     sequence: u32,
 }
 
@@ -96,30 +107,47 @@ impl Script {
 
     /// A request that takes no number: one that is refused, or asks who is there.
     fn refuse(&mut self, kind: u8, body: &[u8]) {
-        self.requests.push(frame(kind, self.sequence, body));
+        self.requests.push(frame(self.head(kind), body));
+    }
+
+    /// The last request once more: it is answered as before.
+    fn again(&mut self) {
+        self.requests.extend(self.requests.last().cloned());
+    }
+
+    /// Begins a session.
+    fn begin(&mut self) {
+        (self.session, self.sequence) = (self.session + 1, 0);
+        self.put(Command::Reset, Reset { generation: self.generation.into() }.as_bytes());
+    }
+
+    fn head(&self, kind: u8) -> Head {
+        Head { kind, queue: 0, session: self.session, sequence: self.sequence }
     }
 }
 
-fn frame(kind: u8, sequence: u32, body: &[u8]) -> Vec<u8> {
+fn frame(head: Head, body: &[u8]) -> Vec<u8> {
     let mut memory = vec![0; wire::OVERHEAD + body.len()];
     let mut writer = Writer::new(&mut memory);
     writer.put(body);
-    writer.finish(kind, sequence, Status::Done).to_vec()
+    writer.finish(head, Status::Done).to_vec()
 }
 
 /// What a host does, and in between what it may not.
-fn requests() -> Vec<Vec<u8>> {
-    let mut script = Script { requests: Vec::new(), sequence: 1 };
+fn requests(generation: u32) -> Vec<Vec<u8>> {
+    let mut script = Script { requests: Vec::new(), generation, session: 0, sequence: 0 };
     let [configure_kind, place_kind, token_kind] =
         [Command::Configure, Command::Place, Command::Token].map(|c| c as u8);
+    script.begin();
+    script.again();
     script.refuse(token_kind, &token(0, 0));
     script.refuse(configure_kind, configuration(EXPERTS + 1).as_bytes());
     script.put(Command::Configure, configuration(EXPERTS).as_bytes());
     script.refuse(configure_kind, configuration(EXPERTS).as_bytes());
     script.refuse(place_kind, &place(0));
     script.refuse(99, &[]);
-    let mut damaged = frame(token_kind, script.sequence, &token(0, 0));
-    damaged[19] ^= 1;
+    let mut damaged = frame(script.head(token_kind), &token(0, 0));
+    damaged[23] ^= 1;
     script.requests.push(damaged);
     for layer in 0..LAYERS {
         script.put(Command::Prefill, &prefill(layer));
@@ -130,9 +158,19 @@ fn requests() -> Vec<Vec<u8>> {
     for first in [0, EXPERTS / 2] {
         (0..CONTEXT).for_each(|_| script.put(Command::Token, &token(1, first)));
     }
-    script.requests.push(frame(token_kind, script.sequence + 7, &token(0, 0)));
+    // The same answer, bit for bit, and nothing is done again.
+    script.again();
+    let late = Head { sequence: script.sequence + 7, ..script.head(token_kind) };
+    script.requests.push(frame(late, &token(0, 0)));
+    let over = Head { session: script.session - 1, ..script.head(token_kind) };
+    script.requests.push(frame(over, &token(0, 0)));
+    // What a layer knows, in parts.
+    let part = |part: u16| Part { layer: 1.into(), part: part.into() };
+    (0..PARTS).for_each(|number| script.put(Command::Snapshot, part(number).as_bytes()));
+    script.refuse(Command::Snapshot as u8, part(PARTS).as_bytes());
+    script.put(Command::Events, &[]);
     // The other way to hold experts and the other scores; the controller takes the best logits itself.
-    script.put(Command::Reset, &[]);
+    script.begin();
     let router = Configure { score: 2, renormalise: 1, bias_place: 1, ..configuration(EXPERTS) };
     let groups = Configure { groups: 8, top_groups: 4, group_rating: 1, null_experts: 16.into(), ..router };
     script.put(Command::Configure, Configure { on_demand: 1, ..groups }.as_bytes());
@@ -179,7 +217,8 @@ fn configuration(experts: u16) -> Configure {
         jitter: 0.into(),
         scale: (1 << 24).into(),
         null_experts: 0.into(),
-        reserved: 0.into(),
+        events: 0,
+        reserved: 0,
     }
 }
 
@@ -202,8 +241,14 @@ fn place(layer: u16) -> Vec<u8> {
 
 /// A token that wants the experts from `first` on, the first most; what it wants least others may stand in for.
 fn token(layer: u16, first: u16) -> Vec<u8> {
-    let head =
-        Token { layer: layer.into(), experts: EXPERTS.into(), wanted: K as u8, starts_sequence: 0, reserved: 0.into() };
+    let head = Token {
+        layer: layer.into(),
+        experts: EXPERTS.into(),
+        wanted: K as u8,
+        starts_sequence: 0,
+        loaded: 0,
+        failed: 0,
+    };
     let wanted = first..first + K;
     let score = |id| if wanted.contains(&id) { i32::from(wanted.end - id) << 15 } else { 0 };
     let logits: Vec<I32> = (0..EXPERTS).map(|id| I32::new(score(id))).collect();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -26,9 +26,13 @@ pub(super) struct Emulator {
 impl Emulator {
     /// Starts an image; its log goes to `log`.
     pub(super) fn start(machine: &Machine, image: &Path, log: Stdio) -> Done<Self> {
+        Self::spawn(machine, machine.emulator(image), log)
+    }
+
+    /// Starts a machine by its command.
+    pub(super) fn spawn(machine: &Machine, mut command: Command, log: Stdio) -> Done<Self> {
         // A socket's name is short, as that of a folder for builds may not be.
         let monitor = std::env::temp_dir().join(format!("cptr-{}-{}.qmp", machine.core, std::process::id()));
-        let mut command = machine.emulator(image);
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
         let mut child = child.map_err(|error| format!("{}: the emulator: {error}", machine.core))?;
@@ -44,6 +48,15 @@ impl Emulator {
     pub(super) fn send(&mut self, bytes: &[u8]) -> Done {
         let input = self.child.stdin.as_mut().ok_or("no standard input")?;
         input.write_all(bytes).and_then(|()| input.flush()).map_err(|error| format!("the emulator has ended: {error}"))
+    }
+
+    /// Waits for a byte from the serial line, but not for long; returns whether there was one.
+    pub(super) fn byte_soon(&mut self) -> Done<bool> {
+        match self.line.recv_timeout(Duration::from_millis(100)) {
+            Ok(_) => Ok(true),
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => Err("the emulator has ended".into()),
+        }
     }
 
     /// The next byte from the serial line; `None` when the emulator has ended.

@@ -34,6 +34,8 @@ pub(super) struct Linked {
     pub(super) memory: Memory,
     /// What it defines, and where.
     symbols: BTreeMap<String, u64>,
+    /// What lies in it, from which address on.
+    sections: Vec<(u64, Vec<u8>)>,
 }
 
 impl Linked {
@@ -55,12 +57,23 @@ impl Linked {
                 ram: bytes(&[SectionKind::Data, SectionKind::UninitializedData]),
             },
             symbols: symbols.filter_map(|symbol| Some((symbol.name().ok()?.to_owned(), symbol.address()))).collect(),
+            sections: file.sections().filter_map(|s| Some((s.address(), s.data().ok()?.to_vec()))).collect(),
         })
     }
 
     /// Where a symbol is; `None` if it is not defined.
     pub(super) fn address(&self, name: &str) -> Option<u64> {
         self.symbols.get(name).copied()
+    }
+
+    /// The first bytes of a function; `None` if it is not defined.
+    pub(super) fn code(&self, name: &str, bytes: usize) -> Option<&[u8]> {
+        // Thumb functions have odd addresses.
+        let address = self.address(name)? & !1;
+        self.sections.iter().find_map(|(start, data)| {
+            let offset = usize::try_from(address.checked_sub(*start)?).ok()?;
+            data.get(offset..)?.get(..bytes)
+        })
     }
 
     /// Symbols of the core library's panics.
@@ -87,7 +100,8 @@ mod tests {
     use super::*;
 
     fn linked(flash: u64, ram: u64, symbols: &[&str]) -> Linked {
-        Linked { memory: Memory { flash, ram }, symbols: symbols.iter().map(|&name| (name.to_owned(), 1)).collect() }
+        let symbols = symbols.iter().map(|&name| (name.to_owned(), 1)).collect();
+        Linked { memory: Memory { flash, ram }, symbols, sections: vec![(0, vec![7, 8, 9])] }
     }
 
     #[test]
@@ -106,6 +120,7 @@ mod tests {
         assert_eq!(linked.panics(), names[1..]);
         assert!(linked.check("it", Memory { flash: 1, ram: 1 }).unwrap_err().contains("panic_fmt"));
         assert_eq!((linked.address("main"), linked.address("mai")), (Some(1), None));
+        assert_eq!((linked.code("main", 3), linked.code("main", 4)), (Some(&[7, 8, 9][..]), None));
     }
 
     // Elsewhere programs are not in ELF.

@@ -18,6 +18,8 @@ pub(super) struct Machine {
     /// Debian's package with the emulator.
     package: String,
     arguments: String,
+    /// MiB of its memory, and MiB before those that it shares with a host.
+    memory: [u64; 2],
     /// Whether it has a watchdog.
     #[serde(default)]
     pub(super) watchdog: bool,
@@ -75,6 +77,17 @@ impl Machine {
         let mut command = Command::new(&self.emulator);
         command.args(self.arguments.split(' ')).args(MACHINES.common.split(' ')).arg("-kernel").arg(image);
         command
+    }
+}
+
+impl Machine {
+    /// The same with its memory in a file, which is made; returns also where in it the shared memory begins.
+    pub(super) fn emulator_with_memory(&self, image: &Path, file: &Path) -> (Command, u64) {
+        let [size, before] = self.memory;
+        let mut command = self.emulator(image);
+        let object = format!("memory-backend-file,id=shared,share=on,size={size}M,mem-path={}", file.display());
+        command.args(["-machine", "memory-backend=shared", "-object", &object]);
+        (command, before << 20)
     }
 }
 

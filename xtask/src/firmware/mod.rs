@@ -16,6 +16,7 @@ mod library;
 mod linked;
 mod log;
 mod machines;
+mod rings;
 mod rtl;
 mod stack;
 mod table;

@@ -1,72 +1,71 @@
 //! The controller's engine in this process, behind the rings that a device has in shared memory.
 
-use std::convert::Infallible;
 use std::sync::atomic::AtomicU32;
 
-use cptr_protocol::{Controller, Layer, Mailbox, Ring, Rings, Uncounted, Untimed, ring, wire, words_for};
-use embedded_hal::digital::{ErrorType, OutputPin};
+use cptr_protocol::region::Attachment;
+use cptr_protocol::{
+    Coherent, Controller, Geometry, HostRegion, Layer, Mailbox, Rings, Uncounted, Untimed, wire, words_for,
+};
 
 use super::session::Link;
 use cptr_trace::error::{Error, Result};
 
 const EXPERTS: usize = wire::MAX_EXPERTS;
-const REQUEST: usize = wire::max_request(EXPERTS);
-const ANSWER: usize = wire::max_answer(EXPERTS);
-/// Frames that a ring holds.
-const SLOTS: usize = 4;
-
-/// A pin that leads nowhere: the host asks, nobody has to call it.
-struct Doorbell;
-
-impl ErrorType for Doorbell {
-    type Error = Infallible;
-}
-
-impl OutputPin for Doorbell {
-    fn set_low(&mut self) -> std::result::Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn set_high(&mut self) -> std::result::Result<(), Infallible> {
-        Ok(())
-    }
-}
+const GEOMETRY: Geometry =
+    Geometry { queues: 1, slots: 4, request: wire::max_request(EXPERTS), answer: wire::max_answer(EXPERTS) };
 
 struct Host<'a> {
-    requests: Ring<'a>,
-    answers: Ring<'a>,
-    mailbox: Rings<'a, Doorbell>,
+    region: HostRegion<'a, Coherent>,
+    device: Rings<'a, Coherent>,
     controller: Controller<'a, Untimed, Uncounted, EXPERTS, { words_for(EXPERTS) }>,
+}
+
+impl Host<'_> {
+    /// A turn of the device's main loop.
+    fn turn(&mut self) {
+        let controller = &mut self.controller;
+        let Ok(_) = self.device.poll(|request| controller.handle(request));
+        self.controller.idle();
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        for _ in 0..8 {
+            match self.region.attach() {
+                Ok(Attachment::Attached) => return Ok(()),
+                Ok(Attachment::Waiting) => self.turn(),
+                Ok(Attachment::Refused) | Err(_) => break,
+            }
+        }
+        Err(Error::new("the controller lets nobody attach"))
+    }
 }
 
 impl Link for Host<'_> {
     fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>> {
         let failed = |_| Error::new("the rings of the controller are damaged");
-        self.requests.put(request).map_err(failed)?;
-        let controller = &mut self.controller;
-        let served = self.mailbox.poll(|request, answer| controller.handle(request, answer));
-        controller.idle();
-        let mut answer = vec![0; ANSWER];
-        let length = self.answers.take(&mut answer).map_err(failed)?;
-        match (served, length) {
-            (Ok(true), Some(length)) => {
+        self.region.send(0, request).map_err(failed)?;
+        self.turn();
+        let mut answer = vec![0; GEOMETRY.answer];
+        match self.region.receive(0, &mut answer).map_err(failed)? {
+            Some(length) => {
                 answer.truncate(length);
                 Ok(answer)
             }
-            _ => Err(Error::new("the controller has not answered")),
+            None => Err(Error::new("the controller has not answered")),
         }
     }
 }
 
 /// Lets `use_link` talk to a controller with memory for so many layers.
 pub(super) fn with<T>(layers: usize, use_link: impl FnOnce(&mut dyn Link) -> T) -> Result<T> {
-    let memory = |bytes| (0..ring::words(SLOTS, bytes)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
-    let (up, down) = (memory(REQUEST), memory(ANSWER));
-    let failed = |_| Error::new("the rings of the controller do not fit their memory");
-    let (requests, answers) = (Ring::new(&up, REQUEST).map_err(failed)?, Ring::new(&down, ANSWER).map_err(failed)?);
-    let mut layers = vec![Layer::new(); layers];
-    let (mut request, mut answer) = (vec![0; REQUEST], vec![0; ANSWER]);
-    let mailbox = Rings::new(requests, answers, Doorbell, &mut request, &mut answer);
-    let controller = Controller::new(&mut layers, Untimed::default(), Uncounted);
-    Ok(use_link(&mut Host { requests, answers, mailbox, controller }))
+    let memory: Vec<AtomicU32> = (0..GEOMETRY.words()).map(|_| AtomicU32::new(0)).collect();
+    let (mut layers, mut answers, mut request) =
+        (vec![Layer::new(); layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request]);
+    let device = Rings::new(&memory, GEOMETRY, Coherent, &mut request)
+        .map_err(|_| Error::new("the rings of the controller do not fit their memory"))?;
+    let controller =
+        Controller::new(&mut layers, &mut answers, Untimed::default(), Uncounted).with_generation(device.generation());
+    let mut host = Host { region: HostRegion::new(&memory, Coherent), device, controller };
+    host.attach()?;
+    Ok(use_link(&mut host))
 }

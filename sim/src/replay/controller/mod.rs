@@ -189,6 +189,8 @@ struct Loop<'a> {
     bits: u8,
     /// What is resident by the controller's answers, layer by layer.
     resident: Vec<Resident>,
+    /// What each layer has asked to be loaded: it is there before the layer's next token.
+    loading: Vec<Vec<u16>>,
     /// The tokens before those that are decided, where they place the experts.
     prompt: Option<Prompt>,
     /// Counts of what the strategy decided.
@@ -214,6 +216,7 @@ impl<'a> Loop<'a> {
             capacity,
             bits,
             resident: vec![Resident::new(); layers],
+            loading: vec![Vec::new(); layers],
             prompt,
             metrics: Metrics::default(),
             previous: vec![Vec::new(); layers],
@@ -263,7 +266,10 @@ impl<'a> Loop<'a> {
         let starts_sequence = token.starts_sequence || seen.step == self.prompt_tokens();
         self.logits.clear();
         self.logits.extend(token.logits.iter().map(|&logit| Logit::saturating_from_num(logit)));
-        let found = self.session.token(layer, &self.logits, token.wanted, starts_sequence)?;
+        let loading = &mut self.loading[layer];
+        let found = self.session.token(layer, &self.logits, token.wanted, starts_sequence, loading)?;
+        loading.clear();
+        loading.extend(found.loads.iter().map(|load| load.expert.get()));
         let chosen = seen.chosen(0);
         let substituted = chosen.iter().filter(|expert| !token.wanted.contains(expert)).count();
         let previous = &mut self.previous[layer];

@@ -1,7 +1,7 @@
 //! The host's side of the protocol: one request at a time, checked answers.
 
 use cptr_core::{Eps, Gain, Gate, Logit};
-use cptr_protocol::wire::{self, Command, Frame, Status, Writer};
+use cptr_protocol::wire::{self, Command, Head, Status, Verdict, Writer, judge};
 use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout, Unaligned};
 
@@ -23,10 +23,14 @@ pub(super) struct Decision {
     pub(super) loads: Vec<wire::Load>,
 }
 
+/// How often a request is sent whose answer comes damaged.
+const TURNS: usize = 3;
+
 /// A conversation with a controller.
 pub(super) struct Session<'a> {
     link: &'a mut dyn Link,
     buffer: Vec<u8>,
+    session: u32,
     sequence: u32,
     requests: u64,
     counts: bool,
@@ -49,7 +53,7 @@ where
 impl<'a> Session<'a> {
     pub(super) fn new(link: &'a mut dyn Link) -> Self {
         let buffer = vec![0; wire::max_request(wire::MAX_EXPERTS)];
-        Self { link, buffer, sequence: 0, requests: 0, counts: false }
+        Self { link, buffer, session: 0, sequence: 0, requests: 0, counts: false }
     }
 
     /// Requests answered so far.
@@ -66,21 +70,26 @@ impl<'a> Session<'a> {
     fn request(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>)) -> Result<Vec<u8>> {
         let mut writer = Writer::new(&mut self.buffer);
         body(&mut writer);
-        let request = writer.finish(command as u8, self.sequence, Status::Done);
-        let answer = self.link.exchange(request)?;
-        let Frame { header, body } =
-            Frame::open(&answer).map_err(|(status, _)| broken(&format!("is wrong: {status}")))?;
-        match Status::from_number(header.status.get()) {
-            Some(Status::Done) => {}
-            Some(status) => return Err(Error::new(format!("the controller refuses a request: {status}"))),
-            None => return Err(broken(&format!("has the unknown status {}", header.status))),
+        let head = Head { kind: command as u8, queue: 0, session: self.session, sequence: self.sequence };
+        let request = writer.finish(head, Status::Done);
+        // What is asked again is not done again.
+        for _ in 0..TURNS {
+            let answer = self.link.exchange(request)?;
+            match judge(head, &answer) {
+                Verdict::Done(body) => {
+                    // Who is there is asked before there is a session.
+                    self.sequence = if command == Command::Identify { 0 } else { self.sequence.wrapping_add(1) };
+                    self.requests += 1;
+                    return Ok(body.rest().to_vec());
+                }
+                Verdict::Refused(status) => {
+                    return Err(Error::new(format!("the controller refuses a request: {status}")));
+                }
+                Verdict::Lost => return Err(Error::new("the controller has started anew, or serves another host")),
+                Verdict::Again | Verdict::Other => {}
+            }
         }
-        if header.kind != command as u8 | wire::ANSWER || header.sequence.get() != self.sequence {
-            return Err(broken("is to another request"));
-        }
-        self.sequence = self.sequence.wrapping_add(1);
-        self.requests += 1;
-        Ok(body.rest().to_vec())
+        Err(broken(&format!("is damaged, or to another request, {TURNS} times")))
     }
 
     /// As [`request`](Self::request), for an answer that is one descriptor.
@@ -118,7 +127,8 @@ impl<'a> Session<'a> {
             )));
         }
         self.counts = limits.counts != 0;
-        self.request(Command::Reset, |_| ())?;
+        self.session = limits.session.get().wrapping_add(1).max(1);
+        self.request(Command::Reset, |body| body.put(&wire::Reset { generation: limits.generation }))?;
         // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
         let on_demand = strategy.residency.kind.name == "tracked";
         let tracker = Gains::of(on_demand.then_some(&strategy.residency.values));
@@ -176,13 +186,14 @@ impl<'a> Session<'a> {
         if rest.is_empty() { Ok(ids.into_iter().map(U16::get).collect()) } else { Err(broken("is too long")) }
     }
 
-    /// Has a token's experts of a layer decided.
+    /// Has a token's experts of a layer decided, after the loads of experts that the layer was told to load.
     pub(super) fn token(
         &mut self,
         layer: usize,
         logits: &[Logit],
         wanted: &[u16],
         starts_sequence: bool,
+        loaded: &[u16],
     ) -> Result<Decision> {
         let answer = self.request(Command::Token, |body| {
             body.put(&wire::Token {
@@ -190,10 +201,11 @@ impl<'a> Session<'a> {
                 experts: (logits.len() as u16).into(),
                 wanted: wanted.len() as u8,
                 starts_sequence: starts_sequence.into(),
-                reserved: 0.into(),
+                loaded: loaded.len() as u8,
+                failed: 0,
             });
             logits.iter().for_each(|logit| body.put(&I32::new(logit.to_bits())));
-            wanted.iter().for_each(|&expert| body.put(&U16::new(expert)));
+            wanted.iter().chain(loaded).for_each(|&expert| body.put(&U16::new(expert)));
         })?;
         let (head, rest) = wire::Decision::read_from_prefix(&answer).map_err(|_| broken("is too short"))?;
         let (runs, rest) = array(rest, head.runs.into())?;

@@ -39,13 +39,13 @@ impl Link for Liar<'_> {
         if at != 0 {
             return Ok(answer);
         }
-        let Frame { header, body } = Frame::open(&answer).unwrap();
-        let mut bytes = body.rest().to_vec();
+        let frame = Frame::open(&answer).unwrap();
+        let (head, mut bytes) = (frame.head(), frame.body.rest().to_vec());
         (self.lie)(&mut bytes);
         let mut buffer = vec![0; bytes.len() + wire::OVERHEAD];
         let mut writer = Writer::new(&mut buffer);
         writer.put(&bytes[..]);
-        Ok(writer.finish(header.kind, header.sequence.get(), Status::Done).to_vec())
+        Ok(writer.finish(head, Status::Done).to_vec())
     }
 }
 
