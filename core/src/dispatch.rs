@@ -109,17 +109,19 @@ pub fn dispatch_in_place<const K: usize>(
         return Err(DispatchError::Capacity);
     }
     Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
-    let width = |expert: u16| bits.get(usize::from(expert)).copied().unwrap_or(0);
-    if chosen.iter().any(|&expert| !resident.contains(expert) && !(1..=MOST_BITS).contains(&width(expert))) {
-        return Err(DispatchError::Bits);
-    }
     for (&expert, rank) in chosen.iter().zip(0u16..) {
         if resident.contains(expert) {
             // There is room, here and below: both lists hold as many as there are chosen.
             let _ = gpu.push(expert);
             continue;
         }
-        let _ = near.push(NearRun { expert, rank, bits: width(expert) });
+        let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
+        if !(1..=MOST_BITS).contains(&bits) {
+            gpu.clear();
+            near.clear();
+            return Err(DispatchError::Bits);
+        }
+        let _ = near.push(NearRun { expert, rank, bits });
         let mut runs = &mut near[..];
         while let [.., above, last] = runs
             && above.bits < last.bits

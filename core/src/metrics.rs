@@ -1,7 +1,5 @@
 //! Counters that a controller keeps: what the filter does to switching and to misses.
 
-use crate::set::Experts;
-
 /// Counters of one layer; all saturate. The rates that matter are quotients of two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Metrics {
@@ -22,18 +20,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts one token: the experts it `chose`, those its predecessor `previous`ly chose (empty at the start of a
-    /// sequence), and what was `resident` before anything was loaded for it.
-    pub fn count(&mut self, chosen: &[u16], previous: &[u16], resident: &Experts, substituted: usize, lost_lock: bool) {
+    /// Counts one token: how many experts it chose, those of them that its predecessor did not run (`None` at the start
+    /// of a sequence), that were not resident before anything was loaded for it (`misses`), and that stood in.
+    pub fn count(&mut self, chosen: usize, switches: Option<usize>, misses: usize, substituted: usize, lost_lock: bool) {
         let add = |counter: &mut u64, count: usize| *counter = counter.saturating_add(count as u64);
         add(&mut self.tokens, 1);
-        add(&mut self.runs, chosen.len());
-        add(&mut self.misses, chosen.iter().filter(|&&expert| !resident.contains(expert)).count());
+        add(&mut self.runs, chosen);
+        add(&mut self.misses, misses);
         add(&mut self.substituted, substituted);
         add(&mut self.lost_locks, usize::from(lost_lock));
-        if !previous.is_empty() {
-            add(&mut self.runs_with_predecessor, chosen.len());
-            add(&mut self.switches, chosen.iter().filter(|expert| !previous.contains(expert)).count());
+        if let Some(switches) = switches {
+            add(&mut self.runs_with_predecessor, chosen);
+            add(&mut self.switches, switches);
         }
     }
 }
@@ -41,15 +39,12 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::set::ExpertSet;
 
     #[test]
     fn counts_by_hand() {
-        let mut resident = ExpertSet::<1>::new();
-        resident.insert(1);
         let mut metrics = Metrics::default();
-        metrics.count(&[1, 2], &[], &resident, 0, false);
-        metrics.count(&[2, 3], &[1, 2], &resident, 1, true);
+        metrics.count(2, None, 1, 0, false);
+        metrics.count(2, Some(1), 2, 1, true);
         let expected = Metrics {
             tokens: 2,
             runs: 4,
@@ -61,7 +56,7 @@ mod tests {
         };
         assert_eq!(metrics, expected);
         let mut full = Metrics { misses: u64::MAX, ..Metrics::default() };
-        full.count(&[2], &[], &resident, 0, false);
+        full.count(1, None, 1, 0, false);
         assert_eq!(full.misses, u64::MAX);
     }
 }

@@ -101,17 +101,13 @@ impl Phase {
         let [angle, drift, deviation, evidence, rest] = words;
         let [angle, drift, deviation, evidence] =
             [angle, drift, deviation, evidence].map(|word| Angle::from_bits(word as i32));
-        let lock = match rest >> 16 {
-            0 => Lock::Unlocked,
-            1 => Lock::Transition,
-            2 => Lock::Locked,
-            _ => return None,
-        };
+        let lock = rest >> 16;
         let in_range = (Angle::ZERO..=Angle::FRAC_PI_2).contains(&angle)
             && (-Angle::ONE..=Angle::ONE).contains(&drift)
             && (Angle::ZERO..=Angle::from_bits(5 << 28)).contains(&deviation)
-            && evidence >= Angle::ZERO;
-        in_range.then_some(Self { angle, drift, deviation, evidence, tokens: rest as u16, lock })
+            && evidence >= Angle::ZERO
+            && lock <= Lock::Locked as u32;
+        in_range.then_some(Self { angle, drift, deviation, evidence, tokens: rest as u16, lock: lock as u8 })
     }
 
     /// The typical angle between demand and context.

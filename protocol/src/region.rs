@@ -11,7 +11,7 @@
 use crate::platform::Platform;
 use crate::ring::{self, Consumer, Corrupt, LINE, MAX_SLOTS, Producer};
 use crate::sync::{AtomicU32, Ordering};
-use crate::wire;
+use crate::wire::{self, Integrity};
 
 /// First word: "cptr".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"cptr");
@@ -24,8 +24,10 @@ const HEAD: usize = 2 * LINE;
 
 /// A device that counts events in word 13 and calls the host for them.
 pub const FEATURE_EVENTS: u32 = 1;
+/// Frames have no checksum ([`Integrity::Link`]): the host knows that link and memory have checks of their own.
+pub const FEATURE_NO_CHECKSUM: u32 = 2;
 /// All features that this crate has.
-pub const FEATURES: u32 = FEATURE_EVENTS;
+pub const FEATURES: u32 = FEATURE_EVENTS | FEATURE_NO_CHECKSUM;
 
 /// What the device's line says of the attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +186,11 @@ impl<'a> DeviceEnd<'a> {
         })
     }
 
+    /// What keeps the frames of the attached host whole.
+    pub(crate) const fn integrity(&self) -> Integrity {
+        if self.agreed[1] & FEATURE_NO_CHECKSUM != 0 { Integrity::Link } else { Integrity::Checksum }
+    }
+
     pub(crate) const fn attached(&self) -> bool {
         matches!(self.state, State::Attached)
     }
@@ -309,6 +316,8 @@ pub struct HostRegion<'a, P> {
     asked: u32,
     /// The attachment to ask for next.
     next: u32,
+    /// What is asked for.
+    features: u32,
     queues: heapless::Vec<HostQueue<'a>, MAX_QUEUES>,
 }
 
@@ -326,7 +335,14 @@ pub enum Attachment {
 impl<'a, P: Platform> HostRegion<'a, P> {
     /// A host that is not attached. The memory is the device's to set up.
     pub const fn new(memory: &'a [AtomicU32], platform: P) -> Self {
-        Self { memory, platform, asked: 0, next: 0, queues: heapless::Vec::new() }
+        Self { memory, platform, asked: 0, next: 0, features: FEATURE_EVENTS, queues: heapless::Vec::new() }
+    }
+
+    /// With these features, where the device has them; without, [`FEATURE_EVENTS`] alone.
+    #[must_use]
+    pub const fn with_features(mut self, features: u32) -> Self {
+        self.features = features & FEATURES;
+        self
     }
 
     /// What the device says of itself; `None` while it is not there or its line is damaged, which the next attachment
@@ -387,10 +403,10 @@ impl<'a, P: Platform> HostRegion<'a, P> {
     fn ask(&mut self, attachment: u32) {
         self.asked = attachment;
         let line = self.memory.get(LINE..HEAD).unwrap_or_default();
-        let words = [VERSIONS, FEATURES, attachment];
+        let words = [VERSIONS, self.features, attachment];
         if let [versions, features, place, sum, ..] = line {
             versions.store(VERSIONS, Ordering::Relaxed);
-            features.store(FEATURES, Ordering::Relaxed);
+            features.store(self.features, Ordering::Relaxed);
             sum.store(check(words), Ordering::Relaxed);
             // After the rings were emptied.
             place.store(attachment, Ordering::Release);

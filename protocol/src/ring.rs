@@ -188,15 +188,7 @@ impl<'a> Consumer<'a> {
     /// # Errors
     /// [`Corrupt`] if the producer's index cannot be.
     pub fn take(&mut self, platform: &impl Platform, frame: &mut [u8]) -> Result<Option<usize>, Corrupt> {
-        let ring = self.ring;
-        if self.is_empty(platform)? {
-            return Ok(None);
-        }
-        let slot = ring.slot(self.taken)?;
-        platform.invalidate(slot);
-        let [length, words @ ..] = slot else { return Err(Corrupt) };
-        let length = length.load(Ordering::Relaxed) as usize;
-        let length = if length <= ring.bytes && length <= frame.len() { length } else { 0 };
+        let Some((length, words)) = self.next(platform, frame.len())? else { return Ok(None) };
         let (whole, rest) = frame.get_mut(..length).unwrap_or_default().as_chunks_mut::<4>();
         let last = words.get(whole.len());
         for (bytes, word) in whole.iter_mut().zip(words) {
@@ -206,11 +198,49 @@ impl<'a> Consumer<'a> {
             let value = word.load(Ordering::Relaxed).to_le_bytes();
             rest.iter_mut().zip(value).for_each(|(to, from)| *to = from);
         }
+        self.free(platform);
+        Ok(Some(length))
+    }
+
+    /// [`take`](Self::take) into words, which is faster: their bytes are the frame's, and what is behind it in the last
+    /// one does not matter.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_words(&mut self, platform: &impl Platform, frame: &mut [u32]) -> Result<Option<usize>, Corrupt> {
+        let Some((length, words)) = self.next(platform, size_of_val(frame))? else { return Ok(None) };
+        let words = words.get(..length.div_ceil(4)).unwrap_or_default();
+        let (to, rest_to) = frame.get_mut(..words.len()).unwrap_or_default().as_chunks_mut::<4>();
+        let (from, rest_from) = words.as_chunks::<4>();
+        let load = |word: &AtomicU32| word.load(Ordering::Relaxed).to_le();
+        for (to, [a, b, c, d]) in to.iter_mut().zip(from) {
+            *to = [load(a), load(b), load(c), load(d)];
+        }
+        rest_to.iter_mut().zip(rest_from).for_each(|(to, from)| *to = load(from));
+        self.free(platform);
+        Ok(Some(length))
+    }
+
+    /// Length and words of the next frame, `None` if there is none; the length is 0 if it is more than `most` bytes, or
+    /// more than there can be.
+    fn next(&self, platform: &impl Platform, most: usize) -> Result<Option<(usize, &'a [AtomicU32])>, Corrupt> {
+        let ring = self.ring;
+        if self.is_empty(platform)? {
+            return Ok(None);
+        }
+        let slot = ring.slot(self.taken)?;
+        platform.invalidate(slot);
+        let [length, words @ ..] = slot else { return Err(Corrupt) };
+        let length = length.load(Ordering::Relaxed) as usize;
+        Ok(Some((if length <= ring.bytes && length <= most { length } else { 0 }, words)))
+    }
+
+    /// Gives the slot of a frame that was read back.
+    fn free(&mut self, platform: &impl Platform) {
         self.taken = self.taken.wrapping_add(1);
         // After the frame was read.
-        ring.taken.store(self.taken, release());
-        platform.clean(ring.consumer);
-        Ok(Some(length))
+        self.ring.taken.store(self.taken, Ordering::Release);
+        platform.clean(self.ring.consumer);
     }
 
     /// Asks to be called at the next frame; returns whether there is none yet, so that it may wait. What comes later

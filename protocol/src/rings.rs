@@ -4,12 +4,14 @@
 use core::convert::Infallible;
 
 use heapless::Vec;
+use zerocopy::IntoBytes;
 
 use crate::platform::Platform;
 use crate::region::{DeviceEnd, DeviceQueue, Geometry, MAX_QUEUES};
 use crate::ring::Corrupt;
 use crate::serve::Mailbox;
 use crate::sync::AtomicU32;
+use crate::wire::Integrity;
 
 /// The controller's end of a region. Whatever a host writes there, the worst is that it has to attach anew.
 #[derive(Debug)]
@@ -19,11 +21,12 @@ pub struct Rings<'a, P> {
     queues: Vec<DeviceQueue<'a>, MAX_QUEUES>,
     /// The queue that is looked at first.
     first: usize,
-    request: &'a mut [u8],
+    request: &'a mut [u32],
 }
 
 impl<'a, P: Platform> Rings<'a, P> {
-    /// Begins a new generation of a region, with working memory for a [`max_request`](crate::wire::max_request).
+    /// Begins a new generation of a region, with working memory for the words of a
+    /// [`max_request`](crate::wire::max_request): aligned, so that logits are.
     ///
     /// # Errors
     /// [`Corrupt`] if the memory does not hold the region, or its sizes are none.
@@ -31,7 +34,7 @@ impl<'a, P: Platform> Rings<'a, P> {
         memory: &'a [AtomicU32],
         geometry: Geometry,
         platform: P,
-        request: &'a mut [u8],
+        request: &'a mut [u32],
     ) -> Result<Self, Corrupt> {
         let end = DeviceEnd::new(&platform, memory, geometry)?;
         Ok(Self { end, platform, queues: Vec::new(), first: 0, request })
@@ -47,17 +50,18 @@ impl<'a, P: Platform> Rings<'a, P> {
     fn serve<'k>(
         &mut self,
         index: usize,
-        answer: &mut Option<impl FnOnce(&[u8]) -> &'k [u8]>,
+        answer: &mut Option<impl FnOnce(&[u8], Integrity) -> &'k [u8]>,
     ) -> Result<bool, Corrupt> {
+        let integrity = self.end.integrity();
         let Self { queues, platform, request, .. } = self;
         let Some(DeviceQueue { requests, answers }) = queues.get_mut(index) else { return Ok(false) };
         if answers.is_full(platform)? {
             return Ok(false);
         }
         // A damaged frame is answered like any other.
-        let Some(length) = requests.take(platform, request)? else { return Ok(false) };
+        let Some(length) = requests.take_words(platform, request)? else { return Ok(false) };
         let Some(answer) = answer.take() else { return Ok(false) };
-        let frame = answer(request.get(..length).unwrap_or_default());
+        let frame = answer(request.as_bytes().get(..length).unwrap_or_default(), integrity);
         if answers.put(platform, frame)? == Some(true) {
             platform.notify(index);
         }
@@ -74,7 +78,7 @@ impl<P: Platform> Mailbox for Rings<'_, P> {
     type Error = Infallible;
 
     /// Leaves requests where they are while there is no room for an answer.
-    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, Infallible> {
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> Result<bool, Infallible> {
         let Self { end, platform, queues, .. } = self;
         let made = end.look(platform, |end| {
             queues.clear();
@@ -127,7 +131,7 @@ impl<P: Platform> Mailbox for Rings<'_, P> {
 mod tests {
     use super::*;
     use crate::platform::Coherent;
-    use crate::region::{Attachment, FEATURES, HostRegion, MAGIC, State, VERSIONS, check};
+    use crate::region::{Attachment, FEATURE_EVENTS, FEATURE_NO_CHECKSUM, HostRegion, MAGIC, State, VERSIONS, check};
     use crate::ring::LINE;
     use crate::sync::Ordering;
     use std::cell::{Cell, RefCell};
@@ -168,12 +172,12 @@ mod tests {
     }
 
     fn device<'a, P: Platform>(memory: &'a [AtomicU32], platform: P) -> Rings<'a, P> {
-        Rings::new(memory, GEOMETRY, platform, std::vec![0; GEOMETRY.request].leak()).unwrap()
+        Rings::new(memory, GEOMETRY, platform, std::vec![0; GEOMETRY.request.div_ceil(4)].leak()).unwrap()
     }
 
     /// Answers with the request.
     fn echo<P: Platform>(rings: &mut Rings<'_, P>) -> bool {
-        let Ok(served) = rings.poll(|request| request.to_vec().leak());
+        let Ok(served) = rings.poll(|request, _| request.to_vec().leak());
         served
     }
 
@@ -216,7 +220,7 @@ mod tests {
         assert_eq!(attach(&mut host, &mut device), Attachment::Attached);
         let found = host.device().unwrap();
         assert_eq!((found.geometry, found.state, found.generation), (GEOMETRY, State::Attached, 1));
-        assert_eq!((found.version, found.features), (3, FEATURES));
+        assert_eq!((found.version, found.features), (3, FEATURE_EVENTS));
         let mut frame = [0; 40];
         for queue in [0, 1, 1, 0, 1] {
             let request = [queue as u8 + 1; 33];
@@ -226,6 +230,24 @@ mod tests {
             assert_eq!((host.receive(queue, &mut frame), &frame[..33]), (Ok(Some(33)), &request[..]));
         }
         assert_eq!((host.send(2, &[1]), host.receive(2, &mut frame)), (Err(Corrupt), Err(Corrupt)));
+    }
+
+    #[test]
+    fn frames_go_without_a_checksum_if_the_host_asks_for_that() {
+        for (features, integrity) in [(0, Integrity::Checksum), (FEATURE_NO_CHECKSUM, Integrity::Link)] {
+            let memory = memory();
+            let mut host = HostRegion::new(&memory, Coherent).with_features(features);
+            let mut device = device(&memory, Coherent);
+            assert_eq!(attach(&mut host, &mut device), Attachment::Attached);
+            assert_eq!(host.device().unwrap().features, features);
+            assert_eq!(host.send(0, &[1]), Ok(true));
+            let mut told = None;
+            let served = device.poll(|_, integrity| {
+                told = Some(integrity);
+                &[]
+            });
+            assert_eq!((served, told), (Ok(true), Some(integrity)));
+        }
     }
 
     #[test]

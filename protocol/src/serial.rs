@@ -7,6 +7,7 @@ use embedded_io::{Read, ReadReady, Write};
 
 use crate::platform::Platform;
 use crate::serve::Mailbox;
+use crate::wire::Integrity;
 
 /// Bytes that a frame takes on the line at most.
 pub const fn encoded(frame: usize) -> usize {
@@ -59,14 +60,14 @@ impl<'a, P, M: Platform> Serial<'a, P, M> {
 impl<P: Read + ReadReady + Write, M: Platform> Mailbox for Serial<'_, P, M> {
     type Error = P::Error;
 
-    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, P::Error> {
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> Result<bool, P::Error> {
         while self.port.read_ready()? {
             let mut byte = [0];
             if self.port.read(&mut byte)? == 0 {
                 return Ok(false);
             }
             let Some(length) = self.feed(byte[0]) else { continue };
-            let frame = answer(self.incoming.get(..length).unwrap_or_default());
+            let frame = answer(self.incoming.get(..length).unwrap_or_default(), Integrity::Checksum);
             let mut encoder = CobsEncoder::new(self.outgoing);
             if encoder.push(frame).is_ok() {
                 let length = encoder.finalize();
@@ -140,7 +141,7 @@ mod tests {
         let mut frames: Vec<&[u8]> = Vec::new();
         // Each request is its own answer, and lives as long as the test.
         while serial
-            .poll(|request| {
+            .poll(|request, _| {
                 frames.push(request.to_vec().leak());
                 frames.last().copied().unwrap_or_default()
             })

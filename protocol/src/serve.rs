@@ -1,18 +1,19 @@
 //! The main loop: feed the watchdog, answer a request if there is one, use the idle time, wait.
 
 use crate::controller::{Controller, InstructionCounter, Units};
+use crate::wire::Integrity;
 
 /// Carries requests to the controller and its answers back: [`Serial`](crate::Serial), [`Rings`](crate::Rings).
 pub trait Mailbox {
     /// What can go wrong with the device behind it.
     type Error;
 
-    /// If a request has come, has `answer` give the answer to it and sends that; returns whether there was one. Does
-    /// not wait for a request.
+    /// If a request has come, has `answer` give the answer to it, told what keeps frames whole, and sends that; returns
+    /// whether there was one. Does not wait for a request.
     ///
     /// # Errors
     /// The device's. What a host sends is never an error here.
-    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, Self::Error>;
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> Result<bool, Self::Error>;
 
     /// Tells the host how many events there have been, where it can be told without being asked.
     fn events(&mut self, events: u32) {
@@ -43,7 +44,7 @@ pub fn serve<M: Mailbox, U: Units, C: InstructionCounter, const E: usize, const 
     loop {
         watchdog.feed();
         let engine = &mut *controller;
-        let served = match mailbox.poll(move |request| engine.handle(request)) {
+        let served = match mailbox.poll(move |request, integrity| engine.handle_from(request, integrity)) {
             Ok(served) => served,
             Err(error) => return error,
         };

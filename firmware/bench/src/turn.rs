@@ -5,8 +5,10 @@ use core::hint::black_box;
 use core::sync::atomic::AtomicU32;
 
 use cptr_core::{Logit, Router};
-use cptr_protocol::wire::{self, Command, Configure, Place, Prefill, Status, Token, Writer};
-use cptr_protocol::{Controller, Layer, Mailbox, Ring, Uncounted, Untimed, ring, words_for};
+use cptr_protocol::platform::Platform;
+use cptr_protocol::region::{FEATURE_NO_CHECKSUM, FEATURES, Geometry, HostRegion};
+use cptr_protocol::wire::{self, Command, Configure, Head, Integrity, Place, Prefill, Status, Token, Writer};
+use cptr_protocol::{Controller, Layer, Mailbox, Rings, Uncounted, Untimed, words_for};
 use cptr_rt::Console;
 use zerocopy::little_endian::{I32, U16};
 
@@ -19,40 +21,38 @@ const LAYERS: [(usize, usize); 6] = [(8, 2), (32, 4), (64, 6), (64, 8), (128, 8)
 /// Turns before the count, and counted ones.
 const WARM: u32 = 4;
 const COUNTED: u32 = 8;
-/// Bytes of a frame on its way, and words of a ring of one.
-const REQUEST: usize = wire::max_request(MOST);
-const ANSWER: usize = wire::max_answer(MOST);
+/// One queue of one request, and one of the longest answers.
+const GEOMETRY: Geometry =
+    Geometry { queues: 1, slots: 1, request: wire::max_request(MOST), answer: wire::max_answer(MOST) };
 
-/// A doorbell that nobody hears.
-struct Bell;
+/// The machine; nobody waits for a call.
+struct Machine;
 
-impl embedded_hal::digital::ErrorType for Bell {
-    type Error = core::convert::Infallible;
-}
-
-impl embedded_hal::digital::OutputPin for Bell {
-    fn set_low(&mut self) -> Result<(), Self::Error> {
-        Ok(())
+impl Platform for Machine {
+    fn publish(&self) {
+        cptr_rt::publish();
     }
 
-    fn set_high(&mut self) -> Result<(), Self::Error> {
-        Ok(())
-    }
+    fn notify(&mut self, _: usize) {}
+
+    fn wait(&mut self) {}
 }
 
 /// What the host asks.
 struct Host {
-    frame: [u8; REQUEST],
+    frame: [u8; GEOMETRY.request],
     sequence: u32,
     random: Random,
+    integrity: Integrity,
 }
 
 impl Host {
     fn frame(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>)) -> &[u8] {
         let mut writer = Writer::new(&mut self.frame);
         body(&mut writer);
+        let head = Head { kind: command as u8, queue: 0, session: 1, sequence: self.sequence };
         self.sequence += 1;
-        writer.finish(command as u8, self.sequence, Status::Done)
+        writer.finish_for(head, Status::Done, self.integrity)
     }
 
     /// A token that wants none of the experts in fast memory, the first quarter: it lists what it wants, or has the
@@ -71,7 +71,7 @@ impl Host {
         let given = if listed { wanted.len() } else { 0 };
         self.frame(Command::Token, |writer| {
             let (experts, wanted) = (U16::new(experts as u16), given as u8);
-            writer.put(&Token { layer: 0.into(), experts, wanted, starts_sequence: 0, reserved: 0.into() });
+            writer.put(&Token { layer: 0.into(), experts, wanted, starts_sequence: 0, loaded: 0, failed: 0 });
             writer.put(&bits[..usize::from(experts.get())]);
             writer.put(&ids[..given]);
         })
@@ -107,8 +107,22 @@ fn configuration(experts: usize, k: usize, sigmoid: bool) -> Configure {
         jitter: 0.into(),
         scale: (1 << 24).into(),
         null_experts: 0.into(),
-        reserved: 0.into(),
+        events: 0,
+        reserved: 0,
     }
+}
+
+/// A layer, and how its turns are asked for.
+#[derive(Clone, Copy)]
+struct Case {
+    experts: usize,
+    k: usize,
+    /// Whether the host lists what it wants.
+    listed: bool,
+    /// Sigmoid scores in eight groups instead of a softmax.
+    sigmoid: bool,
+    /// Whether link and memory keep frames whole.
+    link: bool,
 }
 
 /// Prints the mean of a turn for each layer; nothing where the machine has no counters.
@@ -118,46 +132,56 @@ pub(crate) fn report() {
     }
     let empty = Cost::empty();
     for (experts, k) in LAYERS {
-        turns("turn", experts, k, true, false, empty);
-        turns("turn_top_k", experts, k, false, false, empty);
+        let case = Case { experts, k, listed: true, sigmoid: false, link: true };
+        turns("turn", case, empty);
+        turns("turn_top_k", Case { listed: false, ..case }, empty);
+        turns("turn_checksum", Case { link: false, ..case }, empty);
     }
-    turns("turn_sigmoid", MOST, 8, true, true, empty);
+    turns("turn_sigmoid", Case { experts: MOST, k: 8, listed: true, sigmoid: true, link: true }, empty);
 }
 
 #[inline(never)]
-fn turns(name: &str, experts: usize, k: usize, listed: bool, sigmoid: bool, empty: Cost) {
-    let [up, down] = [ring::words(1, REQUEST), ring::words(1, ANSWER)];
-    let memory = [const { AtomicU32::new(0) }; ring::words(1, REQUEST) + ring::words(1, ANSWER)];
-    let (up, down) = (&memory[..up], &memory[up..up + down]);
-    let (Ok(requests), Ok(answers)) = (Ring::new(up, REQUEST), Ring::new(down, ANSWER)) else { return };
-    let (mut request, mut answer, mut taken) = ([0; REQUEST], [0; ANSWER], [0; ANSWER]);
-    let mut rings = cptr_protocol::Rings::new(requests, answers, Bell, &mut request, &mut answer);
+fn turns(name: &str, case: Case, empty: Cost) {
+    let Case { experts, k, listed, sigmoid, link } = case;
+    let memory = [const { AtomicU32::new(0) }; GEOMETRY.words()];
+    let (mut request, mut answers, mut taken) = ([0; GEOMETRY.request.div_ceil(4)], [0; GEOMETRY.answer], [0; GEOMETRY.answer]);
+    let Ok(mut rings) = Rings::new(&memory, GEOMETRY, Machine, &mut request) else { return };
     let mut layers = [Layer::<MOST, { words_for(MOST) }>::new()];
-    let mut controller = Controller::new(&mut layers, Untimed::default(), Uncounted);
-    let mut host = Host { frame: [0; REQUEST], sequence: 0, random: Random(5) };
+    let controller = Controller::new(&mut layers, &mut answers, Untimed::default(), Uncounted);
+    let mut controller = controller.with_generation(rings.generation());
+    let features = if link { FEATURES } else { FEATURES & !FEATURE_NO_CHECKSUM };
+    let mut region = HostRegion::new(&memory, Machine).with_features(features);
+    let integrity = if link { Integrity::Link } else { Integrity::Checksum };
+    let mut host = Host { frame: [0; GEOMETRY.request], sequence: 0, random: Random(5), integrity };
     let router = if sigmoid { Router::sigmoid_grouped(k, 8, 4, &[]) } else { Router::softmax_selected(k) };
+    let generation = rings.generation();
+    for _ in 0..2 {
+        let _ = region.attach();
+        let Ok(_) = rings.poll(|_, _| &[]);
+    }
     let (mut cost, mut refused) = (Cost::default(), 0);
-    for turn in 0..WARM + COUNTED + 3 {
+    for turn in 0..WARM + COUNTED + 4 {
         let frame = match turn {
-            0 => host.frame(Command::Configure, |writer| writer.put(&configuration(experts, k, sigmoid))),
+            0 => host.frame(Command::Reset, |writer| writer.put(&wire::Reset { generation: generation.into() })),
+            1 => host.frame(Command::Configure, |writer| writer.put(&configuration(experts, k, sigmoid))),
             // Of equal ones the first are placed.
-            1 => host.frame(Command::Prefill, |writer| {
+            2 => host.frame(Command::Prefill, |writer| {
                 writer.put(&Prefill { layer: 0.into(), count: 1, weighted: 0 });
                 writer.put(&U16::new(0));
             }),
-            2 => host.frame(Command::Place, |writer| {
+            3 => host.frame(Command::Place, |writer| {
                 let hot = (experts as u16 / 4).into();
                 writer.put(&Place { layer: 0.into(), hot, alpha: 0.into(), split: [0.into(); 4] });
             }),
             _ => host.token(experts, &router, listed),
         };
-        let _ = requests.put(frame);
-        let mut serve = || rings.poll(|request, answer| controller.handle(request, answer));
-        let done = if turn < WARM + 3 { serve() } else { cost.add(|| black_box(serve())) };
+        let _ = region.send(0, frame);
+        let mut serve = || rings.poll(|request, integrity| controller.handle_from(request, integrity));
+        let done = if turn < WARM + 4 { serve() } else { cost.add(|| black_box(serve())) };
         controller.idle();
-        let length = answers.take(&mut taken).ok().flatten().unwrap_or(0);
-        let ok = done == Ok(true) && wire::Frame::open(&taken[..length]).is_ok_and(|f| f.header.status.get() == 0);
-        refused += u32::from(!ok);
+        let length = region.receive(0, &mut taken).ok().flatten().unwrap_or(0);
+        let answer = wire::Frame::open_from(&taken[..length], integrity);
+        refused += u32::from(done != Ok(true) || !answer.is_ok_and(|frame| frame.header.status == 0));
     }
     if refused > 0 {
         let _ = core::fmt::Write::write_fmt(&mut Console, format_args!("{name} {experts} {k}: {refused} refused\n"));

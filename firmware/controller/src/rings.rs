@@ -43,7 +43,7 @@ impl Platform for Bell {
 }
 
 fn image() -> bool {
-    let (mut request, mut answers) = ([0; REQUEST], [0; QUEUES * ANSWER]);
+    let (mut request, mut answers) = ([0; REQUEST.div_ceil(4)], [0; QUEUES * ANSWER]);
     let Ok(mut rings) = Rings::new(cptr_rt::shared(GEOMETRY.words()), GEOMETRY, Bell, &mut request) else {
         return false;
     };

@@ -10,6 +10,7 @@ mod log;
 
 use core::fmt::Write;
 
+use cptr_protocol::wire::Integrity;
 use cptr_protocol::{Controller, InstructionCounter, Layer, Mailbox, Serial, Untimed, serial, serve, wire, words_for};
 
 use board::{Counter, Dog, Machine, Port};
@@ -40,7 +41,7 @@ struct Hangs<M> {
 impl<M: Mailbox> Mailbox for Hangs<M> {
     type Error = M::Error;
 
-    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8]) -> &'k [u8]) -> Result<bool, M::Error> {
+    fn poll<'k>(&mut self, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> Result<bool, M::Error> {
         let before = core::mem::replace(&mut self.now, Counter.ticks());
         self.well += self.now.wrapping_sub(before) & ((1 << Counter::BITS) - 1);
         if self.well < 3 * u64::from(Dog::TICKS) {

@@ -128,29 +128,28 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         self.biased = true;
     }
 
-    /// The `resident` experts and the last `nulls`, which need not be resident.
-    pub(super) fn at_hand(&self, resident: ExpertSet<W>, nulls: usize) -> ExpertSet<W> {
-        let mut experts = resident;
+    /// The last `nulls` experts, which need not be resident, are at hand, too.
+    pub(super) fn add_nulls(&self, at_hand: &mut ExpertSet<W>, nulls: usize) {
         let first = self.bits.len().saturating_sub(nulls);
-        (first..self.bits.len()).for_each(|expert| _ = experts.insert(expert as u16));
-        experts
+        (first..self.bits.len()).for_each(|expert| _ = at_hand.insert(expert as u16));
     }
 
     pub(super) const fn placed(&self) -> bool {
         self.placed
     }
 
-    /// The resident experts, when those that `loaded` names are, too.
+    /// Checks that loads are on their way that are said to have ended.
     ///
     /// # Errors
-    /// [`Status::Id`] if one of them, or of those that have `failed`, is not on its way.
-    pub(super) fn resident_after(&self, loaded: &[u16], failed: &[u16]) -> Result<ExpertSet<W>, Status> {
-        if !loaded.iter().chain(failed).all(|&expert| self.loading.contains(expert)) {
-            return Err(Status::Id);
-        }
-        let mut resident = self.resident;
-        loaded.iter().for_each(|&expert| _ = resident.insert(expert));
-        Ok(resident)
+    /// [`Status::Id`] if one is not.
+    pub(super) fn check_loads(&self, loaded: &[u16], failed: &[u16]) -> Result<(), Status> {
+        let known = loaded.iter().chain(failed).all(|&expert| self.loading.contains(expert));
+        if known { Ok(()) } else { Err(Status::Id) }
+    }
+
+    /// The resident experts.
+    pub(super) const fn resident(&self) -> &ExpertSet<W> {
+        &self.resident
     }
 
     /// Ends loads: those `loaded` are resident, those that have `failed` are not.
@@ -216,14 +215,11 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         Ok(())
     }
 
-    /// Counts what a token runs, before anything is loaded for it.
-    pub(super) fn count(&mut self, chosen: &[u16], substituted: usize, starts_sequence: bool, nulls: usize) {
-        let mut previous = Vec::<u16, MAX_K>::new();
-        if !starts_sequence {
-            // There is room for those of one token.
-            self.previous.iter().for_each(|expert| _ = previous.push(expert));
-        }
-        self.metrics.count(chosen, &previous, &self.at_hand(self.resident, nulls), substituted, false);
+    /// Counts what a token ran, of which so many experts were `cold`.
+    pub(super) fn count(&mut self, chosen: &[u16], cold: usize, substituted: usize, starts_sequence: bool) {
+        let follows = !starts_sequence && !self.previous.is_empty();
+        let switches = || chosen.iter().filter(|&&expert| !self.previous.contains(expert)).count();
+        self.metrics.count(chosen.len(), follows.then(switches), cold, substituted, false);
         self.previous.clear();
         chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
     }
@@ -268,7 +264,7 @@ mod tests {
 
     #[test]
     fn sizes_are_what_the_documentation_says() {
-        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (200, 272, 416));
-        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 3 * 8 * 4 + 112);
+        assert_eq!((size_of::<Layer<8, 1>>(), size_of::<Layer<16, 1>>(), size_of::<Layer<32, 1>>()), (208, 280, 424));
+        assert_eq!(size_of::<Layer<256, 8>>(), 9 * 256 + 3 * 8 * 4 + 120);
     }
 }

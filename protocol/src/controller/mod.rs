@@ -21,7 +21,7 @@ use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16, U32};
 
-use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, MAX_K, OVERHEAD, PART, Status, Writer};
+use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, Integrity, MAX_K, OVERHEAD, PART, Status, Writer};
 use answers::Answers;
 use configuration::Configuration;
 pub use events::{EVENTS, Outcome, Units, Untimed};
@@ -76,6 +76,22 @@ struct Pending {
     /// `None`: nothing.
     layer: Option<usize>,
     wanted: Vec<u16, MAX_K>,
+    /// What it ran, how many of that were cold, and how many stood in.
+    chosen: Vec<u16, MAX_K>,
+    cold: usize,
+    substituted: usize,
+    starts_sequence: bool,
+}
+
+impl Pending {
+    const NOTHING: Self = Self {
+        layer: None,
+        wanted: Vec::new(),
+        chosen: Vec::new(),
+        cold: 0,
+        substituted: 0,
+        starts_sequence: false,
+    };
 }
 
 /// Bytes of an answer that is not kept: a refusal, or who is there.
@@ -107,7 +123,7 @@ pub struct Controller<'a, U, C, const E: usize, const W: usize> {
     refused: u32,
     repeated: u32,
     log: Log,
-    /// Logits of the last token.
+    /// Logits of the last token, where its frame was not aligned.
     logits: [Logit; E],
     /// The last answer that is not kept.
     reply: [u8; REPLY],
@@ -135,7 +151,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             configuration: None,
             generation: 0,
             session: 0,
-            pending: Pending { layer: None, wanted: Vec::new() },
+            pending: Pending::NOTHING,
             restoring: None,
             queue: Queue::new(),
             events: Events::new(),
@@ -172,10 +188,15 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     /// A request that is refused changes nothing but the count of refusals; one that comes again gets the answer that
     /// was kept, and changes nothing but the count of those.
     pub fn handle(&mut self, request: &[u8]) -> &[u8] {
+        self.handle_from(request, Integrity::Checksum)
+    }
+
+    /// [`handle`](Self::handle), over a link.
+    pub fn handle_from(&mut self, request: &[u8], integrity: Integrity) -> &[u8] {
         self.idle();
-        let (head, result) = match Frame::open(request) {
+        let (head, result) = match Frame::open_from(request, integrity) {
             Err((status, head)) => (head, Err(status)),
-            Ok(frame) => (frame.head(), self.answer(frame)),
+            Ok(frame) => (frame.head(), self.answer(frame, integrity)),
         };
         match result {
             Ok(Answer::Kept(queue)) => self.answers.kept(queue),
@@ -183,7 +204,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             Err(status) => {
                 self.refused = self.refused.saturating_add(1);
                 self.log.note(Event::Refused { kind: head.kind, sequence: head.sequence, status });
-                Writer::new(&mut self.reply).finish(answer_to(head), status)
+                Writer::new(&mut self.reply).finish_for(answer_to(head), status, integrity)
             }
         }
     }
@@ -197,8 +218,11 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             return finished > 0;
         };
         let begin = self.counter.ticks();
-        let known = self.layers.get_mut(layer);
-        let lost_lock = known.is_some_and(|layer| layer.update(&configuration.tracker, &self.pending.wanted));
+        let Pending { wanted, chosen, cold, substituted, starts_sequence, .. } = &self.pending;
+        let lost_lock = self.layers.get_mut(layer).is_some_and(|layer| {
+            layer.count(chosen, *cold, *substituted, *starts_sequence);
+            layer.update(&configuration.tracker, wanted)
+        });
         self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
         if lost_lock {
             Log::lost_lock(layer);
@@ -222,14 +246,14 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     }
 
     /// Answers a frame that is whole.
-    fn answer(&mut self, frame: Frame<'_>) -> Result<Answer, Status> {
+    fn answer(&mut self, frame: Frame<'_>, integrity: Integrity) -> Result<Answer, Status> {
         let (head, command) = (frame.head(), Command::try_from(frame.header.kind)?);
         let queue = usize::from(head.queue);
         if frame.header.status != 0 || queue >= self.answers.queues() {
             return Err(Status::Value);
         }
         if command == Command::Identify {
-            return self.identify(head, frame.body);
+            return self.identify(head, frame.body, integrity);
         }
         if head.session != self.session || self.session == 0 {
             let begins = command == Command::Reset && head.queue == 0 && head.sequence == 0;
@@ -254,7 +278,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         let memory = take(&mut self.answers.memory);
         let mut writer = Writer::new(self.answers.place(memory, queue));
         let done = self.execute(command, frame.body, &mut writer);
-        let length = done.map(|()| writer.finish(answer_to(head), Status::Done).len());
+        let length = done.map(|()| writer.finish_for(answer_to(head), Status::Done, integrity).len());
         self.answers.memory = memory;
         self.answers.keep(queue, head.sequence, frame.checksum, length?);
         Ok(Answer::Kept(queue))
@@ -276,7 +300,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         }
     }
 
-    fn identify(&mut self, head: Head, body: Body<'_>) -> Result<Answer, Status> {
+    fn identify(&mut self, head: Head, body: Body<'_>, integrity: Integrity) -> Result<Answer, Status> {
         body.end()?;
         let limit = |value: usize, most: usize| U16::new(value.min(most) as u16);
         let mut writer = Writer::new(&mut self.reply);
@@ -291,7 +315,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             queues: self.answers.queues() as u8,
             reserved: [0; 3],
         });
-        Ok(Answer::Reply(writer.finish(answer_to(head), Status::Done).len()))
+        Ok(Answer::Reply(writer.finish_for(answer_to(head), Status::Done, integrity).len()))
     }
 
     /// Begins a session: nothing is left of the one before. Jobs that run are not stopped, and nobody hears of them.
@@ -411,16 +435,18 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     fn token(&mut self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
         let begin = self.counter.ticks();
         let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
-        let logits = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
+        let memory = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
         let mut turn = Turn::default();
-        let given = turn.read(body, configuration, logits)?;
+        let (logits, given) = turn.read(body, configuration, memory)?;
         let layer = layer(self.layers, configuration, turn.layer)?;
         let placed = configuration.on_demand || layer.placed();
         if layer.partial() || !placed || configuration.biased && !layer.biased() {
             return Err(Status::Order);
         }
         let (loaded, failed) = turn.ended();
-        let resident = layer.resident_after(loaded, failed)?;
+        layer.check_loads(loaded, failed)?;
+        let mut at_hand = *layer.resident();
+        loaded.iter().for_each(|&expert| _ = at_hand.insert(expert));
         let mut router = configuration.router;
         if configuration.biased {
             let bias = self.bias.get(usize::from(turn.layer.get()) * configuration.experts..);
@@ -428,9 +454,10 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         }
         turn.want(&router, given, logits)?;
         let before = self.counter.ticks();
-        turn.choose(&router, configuration, logits, &resident)?;
+        turn.choose(&router, configuration, logits, &at_hand)?;
         let select = elapsed::<C>(before, self.counter.ticks());
-        turn.dispatch(&router, logits, layer, resident, self.turn)?;
+        layer.add_nulls(&mut at_hand, router.null_experts);
+        turn.dispatch(&router, logits, &at_hand, layer.bits(), self.turn)?;
         let jobs = turn.jobs.len().saturating_add(self.queue.outstanding());
         if !self.events.room(jobs) {
             return Err(Status::Busy);
@@ -439,13 +466,17 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
         let (loaded, failed) = turn.ended();
         layer.end_loads(loaded, failed);
-        layer.count(&turn.chosen, turn.substituted, turn.starts_sequence, router.null_experts);
         let mut loads = Vec::<_, MAX_K>::new();
         if configuration.on_demand {
             layer.load(&turn.chosen, configuration.capacity, &router, &mut loads);
         }
         self.pending.layer = Some(usize::from(turn.layer.get()));
-        self.pending.wanted.clone_from(&turn.wanted);
+        for (list, from) in [(&mut self.pending.wanted, &turn.wanted), (&mut self.pending.chosen, &turn.chosen)] {
+            list.clear();
+            let _ = list.extend_from_slice(from);
+        }
+        self.pending.cold = turn.jobs.len();
+        (self.pending.substituted, self.pending.starts_sequence) = (turn.substituted, turn.starts_sequence);
         let number = self.turn as u16;
         self.turn = self.turn.wrapping_add(1);
         let decide = elapsed::<C>(begin, self.counter.ticks());
@@ -522,11 +553,14 @@ fn elapsed<C: InstructionCounter>(from: u64, to: u64) -> u64 {
     to.wrapping_sub(from) & ((1 << C::BITS) - 1)
 }
 
+/// Fills an empty list with ids.
+fn list(ids: &[U16], list: &mut Vec<u16, MAX_K>) -> Result<(), Status> {
+    ids.iter().try_for_each(|id| list.push(id.get())).map_err(|_| Status::Length)
+}
+
 /// Fills an empty list with distinct ids below `count`.
 fn experts(ids: &[U16], count: usize, list: &mut Vec<u16, MAX_K>) -> Result<(), Status> {
-    for id in ids {
-        list.push(id.get()).map_err(|_| Status::Length)?;
-    }
+    self::list(ids, list)?;
     Router::check_ids(list, count).map_err(|_| Status::Id)
 }
 

@@ -2,12 +2,13 @@
 
 use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
 use cptr_core::router::Count;
-use cptr_core::{ExpertSet, Experts, Gate, Logit, Router, SelectError, select_in_place};
+use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
 
 use super::configuration::Configuration;
-use super::{Layer, experts, flag};
+use super::{experts, flag, list};
 use crate::wire::{Body, MAX_K, MAX_LOADS, Run, Status, Token};
 
 /// One token on its way through the controller. Filled in place: moving its lists would cost more than the work.
@@ -33,32 +34,39 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request and checks it against the configuration; its logits go to `logits`, one for each configured
-    /// expert. Returns whether the model's own choice is in it.
-    pub(super) fn read(
+    /// Reads a request and checks it against the configuration. Returns its logits, one for each configured expert, where
+    /// they lie if that is aligned, else copied to `memory`; and whether the model's own choice is in it.
+    pub(super) fn read<'l>(
         &mut self,
-        mut body: Body<'_>,
+        mut body: Body<'l>,
         configuration: &Configuration,
-        logits: &mut [Logit],
-    ) -> Result<bool, Status> {
+        memory: &'l mut [Logit],
+    ) -> Result<(&'l [Logit], bool), Status> {
         let token = body.take::<Token>()?;
         let given = usize::from(token.wanted);
         self.starts_sequence = flag(token.starts_sequence)?;
         self.layer = token.layer;
         let router = &configuration.router;
         let counts = given == 0 || given == router.k || router.count != Count::Fixed && given < router.k;
-        if usize::from(token.experts.get()) != logits.len() || !counts {
+        if usize::from(token.experts.get()) != memory.len() || !counts {
             return Err(Status::Length);
         }
-        let scores = body.take_all::<I32>(logits.len())?;
+        let scores = body.take_all::<I32>(memory.len())?;
         let ids = body.take_all::<U16>(given)?;
         self.done = usize::from(token.loaded);
         let ended = body.take_all::<U16>(self.done.saturating_add(token.failed.into()))?;
         body.end()?;
-        experts(ids, configuration.experts, &mut self.wanted)?;
+        // The selection checks them.
+        list(ids, &mut self.wanted)?;
         experts(ended, configuration.experts, &mut self.ended)?;
-        logits.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
-        Ok(given > 0)
+        let logits = match bytemuck::try_cast_slice(scores.as_bytes()) {
+            Ok(logits) if cfg!(target_endian = "little") => logits,
+            _ => {
+                memory.iter_mut().zip(scores).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
+                memory
+            }
+        };
+        Ok((logits, given > 0))
     }
 
     /// Experts whose loads are done, and those whose loads have failed.
@@ -80,7 +88,8 @@ impl Turn {
         resident: &Experts,
     ) -> Result<(), Status> {
         let Configuration { bounds, keep, .. } = configuration;
-        self.chosen.clone_from(&self.wanted);
+        // There is room, as much as for the wanted.
+        let _ = self.chosen.extend_from_slice(&self.wanted);
         let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,
@@ -89,19 +98,19 @@ impl Turn {
         Ok(())
     }
 
-    /// Says where the chosen run, given who is `resident`; `token` is the number of the jobs.
-    pub(super) fn dispatch<const E: usize, const W: usize>(
+    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have; `token` is the number of
+    /// the jobs.
+    pub(super) fn dispatch(
         &mut self,
         router: &Router<'_>,
         logits: &[Logit],
-        layer: &Layer<E, W>,
-        resident: ExpertSet<W>,
+        at_hand: &Experts,
+        bits: &[u8],
         token: u32,
     ) -> Result<(), Status> {
         let mut weights = [Gate::ZERO; MAX_K];
         router.weights(logits, &self.chosen, &mut weights);
-        let near = layer.at_hand(resident, router.null_experts);
-        dispatch_in_place(&self.chosen, &near, layer.bits(), &mut self.sites).map_err(|_| Status::Id)?;
+        dispatch_in_place(&self.chosen, at_hand, bits, &mut self.sites).map_err(|_| Status::Id)?;
         // There is room for runs and jobs: as much as for the chosen.
         for (&expert, weight) in self.chosen.iter().zip(weights) {
             let stand_in = u8::from(self.substituted > 0 && !self.wanted.contains(&expert));

@@ -21,6 +21,26 @@ pub struct Head {
     pub sequence: u32,
 }
 
+/// What keeps frames whole on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Integrity {
+    /// Nothing but their checksum: a serial line, memory without error correction.
+    #[default]
+    Checksum,
+    /// The link and the memory themselves, with checks of their own (CXL's, ECC): frames end with 0 in its place.
+    Link,
+}
+
+impl Integrity {
+    /// The last word of a frame with this content.
+    fn sum(self, content: &[u8]) -> u32 {
+        match self {
+            Self::Checksum => CRC.checksum(content),
+            Self::Link => 0,
+        }
+    }
+}
+
 /// A frame whose checksum, magic, version and length are right.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
@@ -33,16 +53,24 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Checks a frame.
+    /// Checks a frame that has a checksum.
     ///
     /// # Errors
     /// [`Status::Frame`], [`Status::Version`], [`Status::Length`]; with what the frame is of if the checksum is right,
     /// else zeros.
     pub fn open(bytes: &'a [u8]) -> Result<Self, (Status, Head)> {
+        Self::open_from(bytes, Integrity::Checksum)
+    }
+
+    /// Checks a frame.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_from(bytes: &'a [u8], integrity: Integrity) -> Result<Self, (Status, Head)> {
         let damaged = (Status::Frame, Head::default());
         let (rest, crc) = U32::ref_from_suffix(bytes).map_err(|_| damaged)?;
         let (header, body) = Header::ref_from_prefix(rest).map_err(|_| damaged)?;
-        if header.magic.get() != MAGIC || CRC.checksum(rest) != crc.get() {
+        if header.magic.get() != MAGIC || integrity.sum(rest) != crc.get() {
             return Err(damaged);
         }
         let status = match () {
@@ -139,6 +167,11 @@ impl<'a> Writer<'a> {
     /// Writes header and checksum and returns the frame; an empty one if the memory is too small or the body longer
     /// than 65,535 bytes.
     pub fn finish(self, head: Head, status: Status) -> &'a [u8] {
+        self.finish_for(head, status, Integrity::Checksum)
+    }
+
+    /// [`finish`](Self::finish), for a link.
+    pub fn finish_for(self, head: Head, status: Status, integrity: Integrity) -> &'a [u8] {
         let Self { buffer, length, fits } = self;
         let header = size_of::<Header>();
         let (Ok(body), true) = (u16::try_from(length.saturating_sub(header)), fits) else { return &[] };
@@ -156,7 +189,7 @@ impl<'a> Writer<'a> {
         let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
         let Some(place) = content.get_mut(..header) else { return &[] };
         place.copy_from_slice(head.as_bytes());
-        crc.copy_from_slice(&CRC.checksum(content).to_le_bytes());
+        crc.copy_from_slice(&integrity.sum(content).to_le_bytes());
         frame
     }
 }
@@ -224,6 +257,19 @@ mod tests {
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Frame::open(&bytes).unwrap_err(), (Status::Frame, Head::default()));
+        }
+
+        #[test]
+        fn over_a_link_frames_end_with_zero(body in prop::collection::vec(any::<u8>(), 0..100), word in 1u32..) {
+            let mut buffer = std::vec![0xFF; OVERHEAD + body.len()];
+            let mut writer = Writer::new(&mut buffer);
+            writer.put(&body[..]);
+            let mut bytes = writer.finish_for(HEAD, Status::Done, Integrity::Link).to_vec();
+            prop_assert_eq!(Frame::open_from(&bytes, Integrity::Link).unwrap().body.rest(), &body[..]);
+            let end = bytes.len() - 4;
+            prop_assert_eq!(&bytes[end..], [0; 4]);
+            bytes[end..].copy_from_slice(&word.to_le_bytes());
+            prop_assert_eq!(Frame::open_from(&bytes, Integrity::Link).unwrap_err(), (Status::Frame, Head::default()));
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! What a host makes of a frame that comes back.
 
-use super::{ANSWER, Body, Frame, Head, Status};
+use super::{ANSWER, Body, Frame, Head, Integrity, Status};
 
 /// What a frame is to a host that has a request on its way.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,12 @@ pub enum Verdict<'a> {
 
 /// Says what a frame is to the request `asked`.
 pub fn judge(asked: Head, frame: &[u8]) -> Verdict<'_> {
-    let Ok(frame) = Frame::open(frame) else { return Verdict::Again };
+    judge_from(asked, frame, Integrity::Checksum)
+}
+
+/// [`judge`], over a link.
+pub fn judge_from(asked: Head, frame: &[u8], integrity: Integrity) -> Verdict<'_> {
+    let Ok(frame) = Frame::open_from(frame, integrity) else { return Verdict::Again };
     let status = Status::from_number(frame.header.status);
     if status == Some(Status::Frame) {
         return Verdict::Again;

@@ -12,7 +12,7 @@
 //! | 14 | `u8` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
 //! | 15 | `u8` queue | the queue that the request is of; the answer has the request's |
 //! | 16 | body | descriptor, then its arrays in the order of their documentation |
-//! | 16 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before |
+//! | 16 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before; 0 where the link has checks ([`Integrity`]) |
 //!
 //! # Exactly once
 //! A host has at most one request on its way in each queue. It asks again, with the same bytes, until it has the
@@ -30,8 +30,8 @@ use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-pub use frame::{Body, Frame, Head, Writer};
-pub use judge::{Verdict, judge};
+pub use frame::{Body, Frame, Head, Integrity, Writer};
+pub use judge::{Verdict, judge, judge_from};
 
 /// First two bytes of every frame: "cp".
 pub const MAGIC: u16 = 0x7063;

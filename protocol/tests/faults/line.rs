@@ -131,7 +131,7 @@ impl Way for Line {
             return Vec::new();
         }
         let engine = &mut self.engine;
-        while self.serial.poll(|request| engine.handle(request)).unwrap_or(false) {
+        while self.serial.poll(|request, link| engine.handle_from(request, link)).unwrap_or(false) {
             // What is answered is on its way before the next request is looked at.
             if self.port.0.borrow().1.len() > 1 << 20 {
                 break;

@@ -22,7 +22,7 @@ struct Memory {
 }
 
 fn device(words: &'static [AtomicU32]) -> Rings<'static, Coherent> {
-    let request = Box::leak(vec![0; GEOMETRY.request].into_boxed_slice());
+    let request = Box::leak(vec![0; GEOMETRY.request.div_ceil(4)].into_boxed_slice());
     Rings::new(words, GEOMETRY, Coherent, request).expect("the memory holds the region")
 }
 
@@ -41,7 +41,7 @@ impl Memory {
         }
         loop {
             let engine = &mut self.engine;
-            let Ok(served) = self.device.poll(|request| engine.handle(request));
+            let Ok(served) = self.device.poll(|request, link| engine.handle_from(request, link));
             if !served {
                 return;
             }

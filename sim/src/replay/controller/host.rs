@@ -60,7 +60,7 @@ impl Link for Host<'_> {
 pub(super) fn with<T>(layers: usize, use_link: impl FnOnce(&mut dyn Link) -> T) -> Result<T> {
     let memory: Vec<AtomicU32> = (0..GEOMETRY.words()).map(|_| AtomicU32::new(0)).collect();
     let (mut layers, mut answers, mut request) =
-        (vec![Layer::new(); layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request]);
+        (vec![Layer::new(); layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request.div_ceil(4)]);
     let device = Rings::new(&memory, GEOMETRY, Coherent, &mut request)
         .map_err(|_| Error::new("the rings of the controller do not fit their memory"))?;
     let controller =

@@ -273,8 +273,10 @@ impl<'a> Loop<'a> {
         let chosen = seen.chosen(0);
         let substituted = chosen.iter().filter(|expert| !token.wanted.contains(expert)).count();
         let previous = &mut self.previous[layer];
-        let before = if starts_sequence { &[][..] } else { &**previous };
-        self.metrics.count(chosen, before, seen.before, substituted, false);
+        let follows = !starts_sequence && !previous.is_empty();
+        let switches = follows.then(|| chosen.iter().filter(|expert| !previous.contains(expert)).count());
+        let misses = chosen.iter().filter(|&&expert| !seen.before.contains(expert)).count();
+        self.metrics.count(chosen.len(), switches, misses, substituted, false);
         previous.clear();
         previous.extend_from_slice(chosen);
         let expected = self.expected(seen);
