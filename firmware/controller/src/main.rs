@@ -7,11 +7,13 @@ mod board;
 #[cfg(all(feature = "defmt", target_os = "none"))]
 mod log;
 mod memory;
+mod port;
 
 use cptr_protocol::{Serial, serial, serve};
 
-use board::{Dog, Machine, Port};
+use board::{Dog, Machine};
 use memory::{ANSWER, REQUEST};
+use port::Port;
 
 cptr_rt::entry!(image);
 

@@ -7,13 +7,15 @@
 mod board;
 #[cfg(all(feature = "defmt", target_os = "none"))]
 mod log;
+mod port;
 
 use core::fmt::Write;
 
 use cptr_protocol::wire::Integrity;
 use cptr_protocol::{Controller, InstructionCounter, Layer, Mailbox, Serial, Untimed, serial, serve, wire, words_for};
 
-use board::{Counter, Dog, Machine, Port};
+use board::{Counter, Dog, Machine};
+use port::Port;
 
 cptr_rt::entry!(image);
 

@@ -15,6 +15,8 @@ const NS_PER_INSTRUCTION: u64 = 64;
 const NVIC: usize = if cfg!(secure) { 0xE000_E104 } else { 0xE000_E100 };
 /// The bit of the UART's interrupt for a byte there.
 const RECEIVED: u32 = 1;
+/// Which processor this is.
+const CPUID: usize = 0xE000_ED00;
 /// Interrupt control: bit 25 forgets that SysTick is pending.
 const ICSR: usize = 0xE000_ED04;
 
@@ -50,8 +52,16 @@ pub fn read() -> Option<u8> {
     (load(UART + 4) & 2 != 0).then(|| load(UART) as u8)
 }
 
-/// PSRAM of the board, which nothing else uses: memory that an emulator can share with its host.
-pub const SHARED: usize = if cfg!(secure) { 0x8000_0000 } else { 0x2100_0000 };
+/// PSRAM of the board, which nothing else uses: memory that an emulator can share with its host. The board of the
+/// Cortex-M7 has it elsewhere.
+pub(crate) fn shared_address() -> usize {
+    let part = load(CPUID) >> 4 & 0xFFF;
+    match (cfg!(secure), part) {
+        (true, _) => 0x8000_0000,
+        (false, 0xC27) => 0x6000_0000,
+        (false, _) => 0x2100_0000,
+    }
+}
 
 /// Everything stored or loaded before, in memory and in devices, is over before anything after it begins.
 #[unsafe(export_name = "cptr_rt_publish")]

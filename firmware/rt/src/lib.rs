@@ -43,7 +43,7 @@ pub fn feed_watchdog() {}
 pub fn shared(words: usize) -> &'static [AtomicU32] {
     // SAFETY: the machine has a MiB of memory there, aligned, which is no part of the image; words that two ends access
     // are atomic.
-    unsafe { slice::from_raw_parts(ptr::with_exposed_provenance(machine::SHARED), words.min(1 << 18)) }
+    unsafe { slice::from_raw_parts(ptr::with_exposed_provenance(machine::shared_address()), words.min(1 << 18)) }
 }
 /// There is nobody to share memory with.
 #[cfg(machine = "host")]

@@ -68,7 +68,9 @@ pub fn read() -> Option<u8> {
 }
 
 /// RAM behind the image: memory that an emulator can share with its host.
-pub const SHARED: usize = 0x8040_0000;
+pub(crate) fn shared_address() -> usize {
+    0x8040_0000
+}
 
 /// Everything stored or loaded before, in memory and in devices, is over before anything after it begins.
 #[unsafe(export_name = "cptr_rt_publish")]

@@ -53,6 +53,8 @@ enum Place {
 }
 
 /// The place of a word, `None` beyond the last.
+// Asked for in three places, and rarely: its code is there once.
+#[inline(never)]
 fn place(word: usize, experts: usize, prompt: bool) -> Option<Place> {
     let mut rest = word;
     let mut within = |length: usize| {
@@ -110,6 +112,7 @@ fn bits_of(demand: Demand) -> u64 {
 
 impl<const E: usize, const W: usize> Layer<E, W> {
     /// Words of a part of the state, `None` beyond the last part.
+    #[inline(never)]
     pub(super) fn part(&mut self, part: usize) -> Option<heapless::Vec<u32, PART>> {
         let first = part.saturating_mul(PART);
         let mut words = heapless::Vec::new();
@@ -167,6 +170,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     }
 
     /// Puts a part back, where `restoring` is the layer that was begun last. The first one forgets what there was.
+    #[inline(never)]
     pub(super) fn restore(
         &mut self,
         part: Part,

@@ -81,7 +81,12 @@ impl Machine {
 }
 
 impl Machine {
-    /// The same with its memory in a file, which is made; returns also where in it the shared memory begins.
+    /// Bytes of its memory.
+    pub(super) const fn memory_bytes(&self) -> u64 {
+        self.memory[0] << 20
+    }
+
+    /// The same with its memory in a file of that size; returns also where in it the shared memory begins.
     pub(super) fn emulator_with_memory(&self, image: &Path, file: &Path) -> (Command, u64) {
         let [size, before] = self.memory;
         let mut command = self.emulator(image);

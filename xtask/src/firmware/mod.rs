@@ -34,13 +34,14 @@ const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi")
 type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 8] = [
+pub(crate) const STEPS: [Step; 9] = [
     ("lint", |_, _| lint()),
     ("header", |_, bless| header(bless)),
     ("library", |scope, _| library::check(scope)),
     ("engine", |_, _| install::example()),
     ("bench", bench::check),
     ("controller", |scope, _| controller::check(scope)),
+    ("rings", |scope, _| rings::check(scope)),
     ("log", |_, bless| log::check(bless)),
     ("loop", controller::in_the_loop),
 ];

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cptr_protocol::region::Attachment;
 use cptr_protocol::{HostRegion, Platform, wire};
 
-use super::build::built;
+use super::build::{build, built};
 use super::command::Done;
 use super::controller::RINGS;
 use super::conversation::converse_by;
@@ -80,6 +80,7 @@ impl Platform for Bus {
 
 /// Holds the conversation on each machine: the answers must be the host's, and the doorbell must ring.
 pub(super) fn check(scope: Scope) -> Done {
+    scope.targets().into_iter().try_for_each(|target| build("cptr-controller", target))?;
     for machine in scope.machines() {
         let doorbells = on(machine).map_err(|error| format!("{}: rings: {error}", machine.core))?;
         println!("{:<12} answers through rings equal the host's; {doorbells} doorbells", machine.core);
@@ -101,7 +102,8 @@ fn on(machine: &Machine) -> Done<usize> {
     let memory = Temporary(name);
     let failed = |error: std::io::Error| format!("{}: {error}", memory.0.display());
     let (command, offset) = machine.emulator_with_memory(&built(&machine.target, RINGS), &memory.0);
-    File::create(&memory.0).map_err(failed)?;
+    // As large as the emulator wants it, so that both may write in it from the beginning.
+    File::create(&memory.0).and_then(|file| file.set_len(machine.memory_bytes())).map_err(failed)?;
     let emulator = Rc::new(RefCell::new(Emulator::spawn(machine, command, Stdio::inherit())?));
     let file = File::options().read(true).write(true).open(&memory.0).map_err(failed)?;
     let words: Vec<AtomicU32> = (0..WORDS).map(|_| AtomicU32::new(0)).collect();
