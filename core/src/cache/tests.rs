@@ -1,4 +1,5 @@
 use super::*;
+use crate::Router;
 use crate::num::Eps;
 use proptest::prelude::*;
 use std::vec;
@@ -30,7 +31,7 @@ impl Engine {
             companions: vec![0; shape.companions_words()].leak(),
             wanted: vec![0; shape.wanted()].leak(),
             forecasts: vec![Level::ZERO; 3 * experts].leak(),
-            logits: vec![Logit::ZERO; experts].leak(),
+            logits: vec![Logit::ZERO; shape.logits()].leak(),
         };
         let cache = Cache::new(&Config::default(), shape, memory).unwrap();
         let contents = vec![vec![NOTHING; slots]; shape.layers.into()];
