@@ -104,7 +104,10 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
         for ((token, ids), logits) in (0..step.tokens).zip(step.ids.chunks_exact_mut(k)).zip(rows) {
             logits.fill(Logit::ZERO);
             row(token, logits);
-            if !router.table {
+            if router.table {
+                let listed = real(ids).len();
+                ids.iter_mut().skip(listed).for_each(|id| *id = NOTHING);
+            } else {
                 _ = router.top_k_in_place(logits, &mut wanted);
                 let none = core::iter::repeat(&NOTHING);
                 ids.iter_mut().zip(wanted.iter().chain(none)).for_each(|(to, from)| *to = *from);

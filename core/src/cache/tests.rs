@@ -123,6 +123,21 @@ fn a_bound_saves_distinct_experts_of_a_batch() {
     assert_eq!((counts.loads, counts.stand_ins), (2, 0));
 }
 
+/// Nothing behind the end of a table's list is run.
+#[test]
+fn a_list_of_a_table_ends_where_it_says() {
+    let (mut engine, config) = (Engine::new(Shape { k: 3, ..SHAPE }), Config::default());
+    let router = Router { table: true, ..Router::softmax_all(3) };
+    for (layer, listed, runs) in [(0, [4, NOTHING, 6], [4, NOTHING, NOTHING]), (1, [2, 3, NOTHING], [2, 3, NOTHING])] {
+        let (mut ids, mut slots, mut waves) = (listed, [0; 3], [0; 3]);
+        let mut step = Step { layer, tokens: 1, ids: &mut ids, slots: &mut slots, waves: &mut waves };
+        let counts = engine.cache.step(&config, &router, &mut step, |_, _| (), |_| ()).unwrap();
+        let many = runs.iter().filter(|&&id| id != NOTHING).count();
+        assert_eq!((ids, counts.loads), (runs, many));
+        assert_eq!(slots[many..], [NOTHING; 3][many..]);
+    }
+}
+
 #[test]
 fn what_is_pinned_or_on_its_way_stays() {
     let (mut engine, config, router) = (Engine::new(SHAPE), Config::default(), Router::softmax_all(2));

@@ -38,7 +38,7 @@ impl Router<'_> {
 
     /// The sum of all masses.
     #[inline(never)]
-    pub(crate) fn mass_of_all(&self, logits: &[Logit], largest: Logit) -> u64 {
+    pub(super) fn mass_of_all(&self, logits: &[Logit], largest: Logit) -> u64 {
         self.mass_of_some(logits, largest, |_, _| true)
     }
 

@@ -29,7 +29,7 @@
 use heapless::Vec;
 
 use super::{Bounds, MAX_EXPERTS, SelectError, missing, select_in_place};
-use crate::num::{Eps, Level, Logit, Share};
+use crate::num::{Eps, Level, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::ExpertSet;
 
@@ -48,7 +48,8 @@ pub struct Batch<'a> {
     pub k: usize,
     /// Memory `[T, k]`: what each token runs, while the choice is made.
     pub choices: &'a mut [u16],
-    /// Memory `[E]`: what each expert is worth to all tokens together, their mean share of the mass of the layer.
+    /// Memory `[E]`: what each expert is worth to all tokens together, the mean of its masses relative to the greatest
+    /// of each token.
     pub worth: &'a mut [Level],
 }
 
@@ -202,10 +203,9 @@ impl<'a> Layer<'a> {
         batch.worth.fill(Level::ZERO);
         for logits in batch.logits.chunks_exact(self.experts.max(1)) {
             let largest = self.router.largest(logits);
-            let all = Share::of(self.router.mass_of_all(logits, largest));
             for (worth, expert) in batch.worth.iter_mut().zip(0..) {
                 let mass = self.router.mass(self.router.logit(logits, expert), largest).to_bits();
-                *worth = worth.saturating_add(Level::from_bits(all.share(mass.into()) / tokens));
+                *worth = worth.saturating_add(Level::from_bits(mass / tokens));
             }
         }
     }
