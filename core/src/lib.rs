@@ -81,6 +81,6 @@ pub use metrics::Metrics;
 pub use num::{Angle, Eps, Gain, Gate, Level, LogRatio, Logit};
 pub use phase::{Lock, Phase, PhaseConfig};
 pub use router::{Router, RouterError};
-pub use select::{Bounds, SelectError, Selection, select, select_by_pairs, select_in_place};
+pub use select::{Bounds, SelectError, Selection, select, select_by_pairs, select_in_place, select_jointly};
 pub use set::{ExpertSet, Experts, words_for};
 pub use tracker::{Step, Tracker, TrackerConfig};

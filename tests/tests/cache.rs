@@ -36,7 +36,7 @@ fn of_the_cache(trace: &Trace, router: &Router<'_>, config: &Config, slots: u16)
         companions: &mut vec![0; shape.companions_words()],
         wanted: &mut [],
         forecasts: &mut vec![Level::ZERO; 3 * experts],
-        logits: &mut vec![Logit::ZERO; experts],
+        logits: &mut vec![Logit::ZERO; shape.logits()],
     };
     let mut cache = Cache::<4, 64>::new(config, shape, memory).expect("the shape fits");
     let mut counts = vec![(0, 0); layers];

@@ -1,14 +1,11 @@
 //! One layer of a cache: slots, and who goes.
 
-use super::{CacheError, Load, Set, Step};
+use super::{CacheError, Load, NOTHING, Set, Step};
 use crate::level::{Levels, ScaledLevels};
 use crate::num::Level;
 use crate::recall::Skill;
 use crate::set::Experts;
 use crate::tracker::{Tracker, TrackerConfig};
-
-/// No expert, no slot.
-pub const NOTHING: u16 = u16::MAX;
 
 /// Weight of the next token against levels, where an expert makes room for one that is fetched.
 const NEXT: u64 = 10;
@@ -54,6 +51,11 @@ impl<'a> Layer<'a> {
             && self.places.len() == experts
             && self.shares.len() == experts
             && self.slots.len() == slots
+    }
+
+    /// Experts of the layer.
+    pub(super) fn experts(&self) -> usize {
+        self.places.len()
     }
 
     /// Slot of an expert, or [`NOTHING`].

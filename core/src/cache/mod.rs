@@ -2,15 +2,16 @@
 //! be loaded for a token and who goes for it, and what to fetch before it is wanted.
 //!
 //! [`Cache::step`] is called once for every layer, in their order, with the router's logits of one token or of a batch.
-//! It chooses ([`select_in_place`]), finds the slot of every choice, and says what to load into which slot. What it
-//! says has been done when the experts of the layer have run. [`Cache::fetch`] says, when the link is idle, what to
-//! load for the next layer; [`Cache::loaded`] that such a load has arrived.
+//! It chooses ([`select_jointly`](crate::select_jointly)), finds the slot of every choice, and says what to load into
+//! which slot. What it says has been done when the experts of the layer have run. [`Cache::fetch`] says, when the link
+//! is idle, what to load for the next layer; [`Cache::loaded`] that such a load has arrived.
 //!
 //! - *Who goes*: the expert that levels and [`recall`] expect least, recall as far as it has known more than levels
 //!   ([`Skill`](recall::Skill)); never one that the batch still needs, that is pinned, or that is on its way.
-//! - *Batches*: an expert that an earlier token of the batch runs counts as resident for the later ones, so that a
-//!   bound on the loss also saves distinct experts. Where a batch needs more experts than there are slots, it runs in
-//!   *waves*: those of a wave are there together, and a load of wave `n` may begin when wave `n - 1` has run.
+//! - *Batches*: an expert is loaded once for all tokens of a batch. A bound on the loss therefore also saves distinct
+//!   experts: the tokens choose together, so that few have to be loaded, each within its own bound. Where a batch needs
+//!   more experts than there are slots, it runs in *waves*: those of a wave are there together, and a load of wave `n`
+//!   may begin when wave `n - 1` has run.
 //! - *Sequences*: a cache belongs to one sequence of tokens; the tokens of a batch follow each other (a prompt, or
 //!   tokens to be verified), and are remembered in that order.
 //!
@@ -46,20 +47,21 @@
 //! # Ok::<(), cptr_core::cache::CacheError>(())
 //! ```
 
+mod fetch;
 mod layer;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
 
-use heapless::Vec;
-
-pub use layer::{Layer, NOTHING};
+pub use crate::select::NOTHING;
+pub use layer::Layer;
 
 use crate::num::{Level, Logit};
 use crate::recall::{self, Companions, JointCalibration, Recall, RecallError};
-use crate::router::{MAX_K, Router};
-use crate::select::{Bounds, select_in_place};
+use crate::router::MAX_K;
+use crate::select::Bounds;
 use crate::set::{ExpertSet, words_for};
 use crate::tracker::TrackerConfig;
 
@@ -90,6 +92,12 @@ impl Shape {
     #[must_use]
     pub const fn recall_words(self, signature: usize) -> usize {
         self.trajectories().words(self.remembered as usize, signature)
+    }
+
+    /// Logits of a batch: those of all its tokens in a layer.
+    #[must_use]
+    pub const fn logits(self) -> usize {
+        self.tokens as usize * self.experts as usize
     }
 
     /// Words that [`Companions`] take.
@@ -134,6 +142,9 @@ pub struct Config {
     pub bounds: Bounds,
     /// Best experts of a token that are always chosen.
     pub keep_top: u16,
+    /// Whether the tokens of a batch choose together ([`select_jointly`](crate::select_jointly)), else one after the
+    /// other ([`select_in_turn`](crate::select::select_in_turn)).
+    pub joint: bool,
     /// Of the levels.
     pub tracker: TrackerConfig,
     /// Of recall.
@@ -158,6 +169,7 @@ impl Default for Config {
         Self {
             bounds: crate::Eps::ZERO.into(),
             keep_top: 1,
+            joint: true,
             tracker,
             recall: recall::Config::default(),
             window: 4,
@@ -269,7 +281,7 @@ pub struct Memory<'a> {
     pub wanted: &'a mut [u16],
     /// Three for each expert of a layer.
     pub forecasts: &'a mut [Level],
-    /// One for each expert of a layer.
+    /// [`Shape::logits`].
     pub logits: &'a mut [Logit],
 }
 
@@ -285,9 +297,10 @@ pub struct Cache<'a, const W: usize, const C: usize> {
     calibrations: [JointCalibration; 2],
     /// What the tokens of a batch wanted, `[T, L, k]`.
     wanted: &'a mut [u16],
+    /// Of the tokens of a batch, `[T, E]`.
     logits: &'a mut [Logit],
     /// Share of the next tokens, of the next one alone, and how often it came with the choices of the layer before, for
-    /// the layer that something is fetched for.
+    /// the layer that something is fetched for. The first is also used for the choice of a batch.
     ahead: &'a mut [Level],
     next: &'a mut [Level],
     others: &'a mut [Level],
@@ -303,6 +316,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
     ///
     /// # Errors
     /// [`CacheError::Shape`], [`CacheError::Memory`].
+    #[inline]
     pub fn new(config: &Config, shape: Shape, memory: Memory<'a>) -> Result<Self, CacheError> {
         let Memory { layers, recall, companions, wanted, forecasts, logits } = memory;
         let (experts, slots) = (usize::from(shape.experts), usize::from(shape.slots));
@@ -317,7 +331,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
             Some((ahead, rest.split_at_mut_checked(experts)?))
         });
         let (Some(wanted), Some((ahead, (next, others))), Some(logits)) =
-            (wanted.get_mut(..shape.wanted()), forecasts, logits.get_mut(..experts))
+            (wanted.get_mut(..shape.wanted()), forecasts, logits.get_mut(..shape.logits()))
         else {
             return Err(CacheError::Memory);
         };
@@ -325,11 +339,12 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
             [] => None,
             words => Some(Companions::new(shape.trajectories(), words).map_err(|_| CacheError::Memory)?),
         };
-        let recall = Recall::new(&config.recall, shape.trajectories(), shape.remembered as usize, recall);
-        let recall = recall.map_err(|error| match error {
-            RecallError::Memory => CacheError::Memory,
-            _ => CacheError::Shape,
-        })?;
+        // No closures: they would have it moved once more, and it is large.
+        let recall = match Recall::new(&config.recall, shape.trajectories(), shape.remembered as usize, recall) {
+            Ok(recall) => recall,
+            Err(RecallError::Memory) => return Err(CacheError::Memory),
+            Err(_) => return Err(CacheError::Shape),
+        };
         Ok(Self {
             shape,
             layers,
@@ -393,186 +408,6 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
         Ok(())
     }
 
-    /// Decides a layer: `row` fills in the logits of each of them, of all experts; `load` is told
-    /// what to load, in the order in which it is needed, each expert once: at most `T k` loads. Of a router with
-    /// a table [`Step::ids`] says before what each token wants, distinct ids, and [`NOTHING`] behind them.
-    ///
-    /// Cost: see [`select_in_place`], [`Recall`] and [`Tracker::update`](crate::Tracker::update); beside, for a load a
-    /// pass over the slots, and over the choices of the batch.
-    ///
-    /// # Errors
-    /// [`CacheError::Layer`], [`CacheError::Tokens`], [`CacheError::Router`], [`CacheError::Step`],
-    /// [`CacheError::Pinned`]; nothing has changed then.
-    pub fn step(
-        &mut self,
-        config: &Config,
-        router: &Router<'_>,
-        step: &mut Step<'_>,
-        mut row: impl FnMut(u16, &mut [Logit]),
-        load: impl FnMut(Load),
-    ) -> Result<Counts, CacheError> {
-        self.check(router, step)?;
-        let Step { layer, tokens, .. } = *step;
-        let (k, alone) = (self.shape.choices(), tokens == 1);
-        let mut counts = Counts::default();
-        let Some(here) = self.layers.get_mut(usize::from(layer)) else { return Err(CacheError::Layer) };
-        let mut runs = here.resident;
-        let mut wanted = Vec::<u16, MAX_K>::new();
-        for (token, ids) in (0..tokens).zip(step.ids.chunks_exact_mut(k)) {
-            self.logits.fill(Logit::ZERO);
-            row(token, self.logits);
-            let mut experts = Vec::<u16, MAX_K>::new();
-            if router.table {
-                _ = experts.extend_from_slice(real(ids));
-            } else {
-                _ = router.top_k_in_place(self.logits, &mut experts);
-            }
-            wanted.clear();
-            let runs_something = experts.iter().filter(|&&id| !router.is_null(id, self.logits.len()));
-            runs_something.for_each(|&id| _ = wanted.push(id));
-            if alone {
-                if let Some(resident) = self.forecast.take() {
-                    let calibration = &mut self.calibrations[usize::from(layer == 0)];
-                    learn(calibration, self.next.iter().zip(&*self.others), &resident, &wanted);
-                }
-                here.judge(&wanted);
-                _ = self.recall.observe(&config.recall, layer, &wanted);
-                if let Some(companions) = &mut self.companions {
-                    _ = companions.observe(layer, &wanted);
-                }
-                _ = self.recall.forecast(layer, config.window, here.shares);
-            } else {
-                let at = (usize::from(token) * usize::from(self.shape.layers) + usize::from(layer)) * k;
-                let kept = self.wanted.get_mut(at..at + k).unwrap_or(&mut []);
-                let none = core::iter::repeat(&NOTHING);
-                kept.iter_mut().zip(wanted.iter().chain(none)).for_each(|(to, from)| *to = *from);
-            }
-            let bounds = config.bounds;
-            let stand_ins =
-                select_in_place(router, bounds, config.keep_top.into(), self.logits, &mut experts, &runs).unwrap_or(0);
-            counts.stand_ins += stand_ins;
-            for (to, rank) in ids.iter_mut().zip(0..) {
-                *to = experts.get(rank).copied().unwrap_or(NOTHING);
-                if !router.is_null(*to, self.logits.len()) {
-                    runs.insert(*to);
-                }
-            }
-        }
-        // Batches are not forecast, and levels decide who goes.
-        let weight = if alone { here.weight(config.weight) } else { 0 };
-        let null = |id: u16| router.is_null(id, self.logits.len());
-        (counts.loads, counts.waves) = here.place(weight, null, step, load);
-        if alone {
-            here.update(&config.tracker, &wanted);
-        } else {
-            self.forecast = None;
-            let all = (usize::from(self.shape.layers) * k).max(1);
-            for token in self.wanted.chunks_exact(all).take(tokens.into()) {
-                let wanted = token.get(usize::from(layer) * k..).and_then(|rest| rest.get(..k)).unwrap_or(&[]);
-                here.update(&config.tracker, real(wanted));
-            }
-        }
-        self.tokens = tokens;
-        self.layer += 1;
-        if self.layer == self.shape.layers {
-            self.layer = 0;
-            self.end_step(config);
-        }
-        Ok(counts)
-    }
-
-    /// Whether a step can be decided.
-    fn check(&self, router: &Router<'_>, step: &Step<'_>) -> Result<(), CacheError> {
-        let Step { layer, tokens, .. } = *step;
-        if layer != self.layer || layer >= self.shape.layers || (layer > 0 && tokens != self.tokens) {
-            return Err(CacheError::Layer);
-        }
-        if !(1..=self.shape.tokens).contains(&tokens) {
-            return Err(CacheError::Tokens);
-        }
-        let (k, experts) = (self.shape.choices(), self.logits.len());
-        if !(1..=k).contains(&router.k()) || router.fits(experts).is_err() {
-            return Err(CacheError::Router);
-        }
-        let choices = k * usize::from(tokens);
-        let lists = step.ids.len() == choices && step.slots.len() == choices && step.waves.len() == choices;
-        let listed = || step.ids.chunks_exact(k.max(1)).all(|ids| Router::check_ids(real(ids), experts).is_ok());
-        if !lists || (router.table && !listed()) {
-            return Err(CacheError::Step);
-        }
-        let full = |layer: &Layer<'_>| layer.pinned.len() >= usize::from(self.shape.slots);
-        if self.layers.get(usize::from(layer)).is_none_or(full) { Err(CacheError::Pinned) } else { Ok(()) }
-    }
-
-    /// All layers have run: the tokens are remembered.
-    fn end_step(&mut self, config: &Config) {
-        let k = self.shape.choices();
-        if self.tokens > 1 {
-            let all = (usize::from(self.shape.layers) * k).max(1);
-            for token in self.wanted.chunks_exact(all).take(self.tokens.into()) {
-                for (layer, ids) in (0..).zip(token.chunks_exact(k)) {
-                    _ = self.recall.observe(&config.recall, layer, real(ids));
-                    if let Some(companions) = &mut self.companions {
-                        _ = companions.observe(layer, real(ids));
-                    }
-                }
-                _ = self.recall.end_token(&config.recall);
-            }
-        } else {
-            _ = self.recall.end_token(&config.recall);
-        }
-    }
-
-    /// Tells `load` what to load for the layer that is next, the surest first: experts of which so many such forecasts
-    /// came true as [`Config::sure`] says, each for one that the next token wants less. Nothing after a batch. To be
-    /// asked for once behind a step; what it says is on its way until [`Self::loaded`] is called. Returns how many.
-    /// Without memory for [`Companions`] none.
-    ///
-    /// Cost: three forecasts, and for each fetch a pass over the experts and one over the slots.
-    pub fn fetch(&mut self, config: &Config, mut load: impl FnMut(Load)) -> usize {
-        let (layer, ahead, next, others) = (self.layer, &mut *self.ahead, &mut *self.next, &mut *self.others);
-        let (Some(there), Some(companions)) = (self.layers.get_mut(usize::from(layer)), &self.companions) else {
-            return 0;
-        };
-        let known = self.tokens == 1
-            && self.recall.forecast(layer, 1, next).is_ok()
-            && companions.forecast(others).is_ok()
-            && config.fetches > 0;
-        if !known {
-            return 0;
-        }
-        self.forecast = Some(there.resident);
-        let calibration = &self.calibrations[usize::from(layer == 0)];
-        let sure = |expert: u16| {
-            let share = |shares: &[Level]| shares.get(usize::from(expert)).copied().unwrap_or(Level::ZERO);
-            (calibration.confidence(share(next), share(others)), share(next))
-        };
-        // Who is asked for, and who of them is not yet decided.
-        let mut asked = Set::new();
-        for (&share, expert) in next.iter().zip(0..) {
-            if share > Level::ZERO && !there.resident.contains(expert) && sure(expert).0 >= config.sure {
-                asked.insert(expert);
-            }
-        }
-        if asked.is_empty() || self.recall.forecast(layer, config.window, ahead).is_err() {
-            return 0;
-        }
-        let (weight, mut open, mut fetched) = (there.weight(config.weight), asked, 0);
-        while fetched < usize::from(config.fetches)
-            && let Some(expert) = open.iter().min_by_key(|&expert| core::cmp::Reverse(sure(expert)))
-        {
-            open.remove(expert);
-            let free = there.free(&asked, &there.arriving);
-            let goes = || there.victim_ahead(&free, expert, ahead, next, weight).map(|victim| there.slot(victim));
-            let Some(slot) = there.empty_slot().or_else(goes) else { continue };
-            let victim = there.put(expert, slot);
-            there.arriving.insert(expert);
-            load(Load { layer, expert, slot, victim, wave: 0, on_its_way: false });
-            fetched += 1;
-        }
-        fetched
-    }
-
     /// A fetch has arrived.
     ///
     /// # Errors
@@ -601,24 +436,5 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
         }
         _ = if stays { there.pinned.insert(expert) } else { there.pinned.remove(expert) };
         Ok(())
-    }
-}
-
-/// The ids before the first that is [`NOTHING`].
-fn real(ids: &[u16]) -> &[u16] {
-    ids.split(|&id| id == NOTHING).next().unwrap_or(&[])
-}
-
-/// Learns from a forecast how many experts that were not there came true.
-fn learn<'a>(
-    calibration: &mut JointCalibration,
-    shares: impl Iterator<Item = (&'a Level, &'a Level)>,
-    resident: &Set,
-    wanted: &[u16],
-) {
-    for ((&share, &other), expert) in shares.zip(0..) {
-        if share > Level::ZERO && !resident.contains(expert) {
-            calibration.learn(share, other, wanted.contains(&expert));
-        }
     }
 }

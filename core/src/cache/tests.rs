@@ -1,4 +1,5 @@
 use super::*;
+use crate::Router;
 use crate::num::Eps;
 use proptest::prelude::*;
 use std::vec;
@@ -30,7 +31,7 @@ impl Engine {
             companions: vec![0; shape.companions_words()].leak(),
             wanted: vec![0; shape.wanted()].leak(),
             forecasts: vec![Level::ZERO; 3 * experts].leak(),
-            logits: vec![Logit::ZERO; experts].leak(),
+            logits: vec![Logit::ZERO; shape.logits()].leak(),
         };
         let cache = Cache::new(&Config::default(), shape, memory).unwrap();
         let contents = vec![vec![NOTHING; slots]; shape.layers.into()];
@@ -120,6 +121,21 @@ fn a_bound_saves_distinct_experts_of_a_batch() {
     let (ids, counts) = engine.run(&config, &router, 0, &rows);
     assert_eq!(ids, [0, 1, 0, 1, 0, 1]);
     assert_eq!((counts.loads, counts.stand_ins), (2, 0));
+}
+
+/// Nothing behind the end of a table's list is run.
+#[test]
+fn a_list_of_a_table_ends_where_it_says() {
+    let (mut engine, config) = (Engine::new(Shape { k: 3, ..SHAPE }), Config::default());
+    let router = Router { table: true, ..Router::softmax_all(3) };
+    for (layer, listed, runs) in [(0, [4, NOTHING, 6], [4, NOTHING, NOTHING]), (1, [2, 3, NOTHING], [2, 3, NOTHING])] {
+        let (mut ids, mut slots, mut waves) = (listed, [0; 3], [0; 3]);
+        let mut step = Step { layer, tokens: 1, ids: &mut ids, slots: &mut slots, waves: &mut waves };
+        let counts = engine.cache.step(&config, &router, &mut step, |_, _| (), |_| ()).unwrap();
+        let many = runs.iter().filter(|&&id| id != NOTHING).count();
+        assert_eq!((ids, counts.loads), (runs, many));
+        assert_eq!(slots[many..], [NOTHING; 3][many..]);
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //! another.
 
 mod any;
+mod joint;
+#[cfg(test)]
+mod joint_tests;
 mod pairs;
 mod plain;
 #[cfg(test)]
@@ -22,6 +25,8 @@ use heapless::Vec;
 use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
+pub(crate) use joint::real;
+pub use joint::{Batch, NOTHING, select_in_turn, select_jointly};
 pub use pairs::Pairs;
 use pairs::{Bounded, PairBound, Unbounded};
 use plain::{PLAIN_K, Plain};
@@ -49,6 +54,8 @@ pub enum SelectError {
     Experts,
     /// A wanted expert is out of range or stands twice.
     Id,
+    /// The lists of a [`Batch`] do not fit each other, or the resident experts.
+    Batch,
 }
 
 impl fmt::Display for SelectError {
@@ -57,6 +64,7 @@ impl fmt::Display for SelectError {
             Self::Capacity => "more wanted experts than the selection holds",
             Self::Experts => "more experts in the layer than a selection can go through",
             Self::Id => "a wanted expert is out of range or stands twice",
+            Self::Batch => "the lists of a batch do not fit each other",
         })
     }
 }

@@ -10,8 +10,8 @@ use crate::set::ExpertSet;
 use proptest::prelude::*;
 use std::vec::Vec as StdVec;
 
-const E: usize = 12;
-const K: usize = 4;
+pub(super) const E: usize = 12;
+pub(super) const K: usize = 4;
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -101,28 +101,28 @@ proptest! {
 
 /// A layer with any router, and a choice to start from.
 #[derive(Debug, Clone)]
-struct Any {
-    drawn: Drawn,
-    logits: StdVec<Logit>,
-    resident: ExpertSet<1>,
-    eps: Eps,
-    keep_top: usize,
-    table: StdVec<u16>,
+pub(super) struct Any {
+    pub(super) drawn: Drawn,
+    pub(super) logits: StdVec<Logit>,
+    pub(super) resident: ExpertSet<1>,
+    pub(super) eps: Eps,
+    pub(super) keep_top: usize,
+    pub(super) table: StdVec<u16>,
 }
 
 impl Any {
-    fn router(&self) -> Router<'_> {
+    pub(super) fn router(&self) -> Router<'_> {
         let router = self.drawn.router();
         // A table knows no groups.
         if router.table { Router { groups: crate::router::Groups::ONE, ..router } } else { router }
     }
 
-    fn wanted(&self) -> StdVec<u16> {
+    pub(super) fn wanted(&self) -> StdVec<u16> {
         let router = self.router();
         if router.table { self.table[..K].to_vec() } else { router.top_k::<K>(&self.logits).unwrap().to_vec() }
     }
 
-    fn is_resident(&self, expert: u16) -> bool {
+    pub(super) fn is_resident(&self, expert: u16) -> bool {
         self.resident.contains(expert) || self.router().is_null(expert, E)
     }
 
@@ -131,7 +131,7 @@ impl Any {
     }
 
     /// In the unit in which the selection counts, so that bounds are met to the bit.
-    fn mass(&self, wanted: &[u16], experts: &[u16]) -> u64 {
+    pub(super) fn mass(&self, wanted: &[u16], experts: &[u16]) -> u64 {
         let router = self.router();
         let logit = |expert: u16| router.logit(&self.logits, expert);
         let mut largest = wanted.iter().map(|&expert| logit(expert)).max().unwrap();
@@ -158,7 +158,7 @@ impl Any {
     }
 }
 
-fn any_layer() -> impl Strategy<Value = Any> {
+pub(super) fn any_layer() -> impl Strategy<Value = Any> {
     let list = Just((0..E as u16).collect::<StdVec<_>>()).prop_shuffle();
     (case(), any_router(E, K), list).prop_map(|(case, drawn, table)| {
         let Case { logits, resident, eps, keep_top, .. } = case;

@@ -603,6 +603,7 @@ cptr_status cptr_cache_init(uint8_t *memory,
 
 /*
  Decides a layer for `tokens` tokens that follow each other: one, or a batch (a prompt, tokens to be verified).
+ Tokens of a batch choose together, so that few experts have to be loaded, each within its own bounds.
 
  `logits`: the router's, `experts` of each token, tokens `stride` numbers apart; may be null for a router with a
  table. `ids`, `slots`, `waves`: `tokens * k` entries each, token by token. `ids` says what each token runs (of a

@@ -135,7 +135,7 @@ impl Sizes {
             .checked_add(bytes::<u16>(all)?)?
             .checked_add(bytes::<u16>(layers.checked_mul(slots)?)?)?
             .checked_add(bytes::<Level>(3 * experts)?)?
-            .checked_add(bytes::<Logit>(experts)?)?
+            .checked_add(bytes::<Logit>(shape.logits())?)?
             .checked_add(bytes::<u32>(recall)?)?
             .checked_add(bytes::<u32>(companions)?)?
             .checked_add(bytes::<u16>(shape.wanted())?)
@@ -249,17 +249,25 @@ pub unsafe extern "C" fn cptr_cache_init(
             Memory {
                 layers: slice::from_raw_parts_mut(states, layers),
                 forecasts: rest.take(3 * experts, Level::ZERO),
-                logits: rest.take(experts, Logit::ZERO),
+                logits: rest.take(shape.logits(), Logit::ZERO),
                 recall: rest.take(recall, 0),
                 companions: rest.take(companions, 0),
                 wanted: rest.take(shape.wanted(), 0),
             }
         };
-        let cache = Whole::new(&config, shape, memory_of).map_err(code)?;
-        let counters = CptrCounters::default();
-        let state = State { header: Header::new(CACHE_MAGIC, 0), config, counters, cache };
-        // SAFETY: aligned and long enough.
-        unsafe { memory.cast::<State>().write(state) };
+        // Field by field: each move of a cache through the stack would take its 5 kB there.
+        let state = memory.cast::<State>();
+        match Whole::new(&config, shape, memory_of) {
+            // SAFETY: aligned and long enough.
+            Ok(cache) => unsafe { (&raw mut (*state).cache).write(cache) },
+            Err(error) => return Err(code(error)),
+        }
+        // SAFETY: as above; the header last, with which the state counts as initialised.
+        unsafe {
+            (&raw mut (*state).config).write(config);
+            (&raw mut (*state).counters).write(CptrCounters::default());
+            (&raw mut (*state).header).write(Header::new(CACHE_MAGIC, 0));
+        }
         Ok(CPTR_OK)
     };
     status(run())
@@ -276,6 +284,7 @@ unsafe fn state<'a>(pointer: *mut u8) -> Result<&'a mut State, CptrStatus> {
 }
 
 /// Decides a layer for `tokens` tokens that follow each other: one, or a batch (a prompt, tokens to be verified).
+/// Tokens of a batch choose together, so that few experts have to be loaded, each within its own bounds.
 ///
 /// `logits`: the router's, `experts` of each token, tokens `stride` numbers apart; may be null for a router with a
 /// table. `ids`, `slots`, `waves`: `tokens * k` entries each, token by token. `ids` says what each token runs (of a
