@@ -55,8 +55,13 @@ impl<'a> Activations<'a> {
         let (up, down) = ((-shift).max(0) as u32, shift.max(0) as u32);
         codes.fill(0);
         let length = layout.group();
-        let per_group = values.chunks(length).zip(codes.chunks_mut(length)).zip(groups.iter_mut());
-        for ((values, codes), group) in per_group {
+        // Chunks would divide by their length, of which compilers for small code do not see that it is not 0.
+        let (mut values_left, mut codes_left) = (values, &mut *codes);
+        for group in groups.iter_mut() {
+            let (values, others) = values_left.split_at_checked(length).unwrap_or((values_left, &[]));
+            let own = length.min(codes_left.len());
+            let (codes, rest) = core::mem::take(&mut codes_left).split_at_mut_checked(own).unwrap_or_default();
+            (values_left, codes_left) = (others, rest);
             // The minimum matters for 65,536 only: 127 such steps are 127.002 of 65,535, still 127 after rounding.
             let scale = (((largest(values) << up).div_ceil(127) + ((1 << down) - 1)) >> down).min(u64::from(u16::MAX));
             group.scale = scale as u16;
@@ -73,7 +78,8 @@ impl<'a> Activations<'a> {
             }
         }
         let (codes, groups) = (&*codes, &*groups);
-        Ok(Self { codes, groups, exponent: exponent.saturating_add(shift), columns: values.len(), group: length })
+        let exponent = exponent.saturating_add(shift);
+        Ok(Self { codes, groups, exponent, columns: layout.columns(), group: length })
     }
 
     /// Whether a matrix of this layout takes the vector.
@@ -88,7 +94,7 @@ impl<'a> Activations<'a> {
 
     /// What was stored, as integers; a value is this times `2^exponent`. Below 2^23 in magnitude.
     pub fn values(&self) -> impl Iterator<Item = i32> + use<'a> {
-        let groups = self.codes.chunks(self.group).zip(self.groups);
+        let groups = self.codes.chunks(self.group.max(1)).zip(self.groups);
         groups
             .flat_map(|(codes, group)| codes.iter().map(|&code| i32::from(code) * i32::from(group.scale)))
             .take(self.columns)

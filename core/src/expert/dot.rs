@@ -199,7 +199,8 @@ fn row_times_vector<L: Lanes, const BITS: usize, const QUARTERS: usize, const GR
 /// What is behind the full blocks.
 fn tail_times_vector<const BITS: usize>(row: &Row<'_>, vector: &Activations<'_>) -> i64 {
     let (blocks, tail) = vector.codes.as_chunks::<BLOCK>();
-    let whole = blocks.len() * BLOCK / vector.group;
+    // At least one, which compilers for small code do not see here and below.
+    let whole = blocks.len() * BLOCK / vector.group.max(1);
     fn behind<T>(all: &[T], whole: usize) -> &[T] {
         all.get(whole..).unwrap_or_default()
     }
@@ -261,38 +262,60 @@ fn add_plane<L: Lanes, const BITS: usize>(
 /// Sums of products of the quarters after the last full block.
 fn tail_sums<const BITS: usize>(codes: &[u8], activations: &[i16]) -> [i32; 3] {
     let mut sums = [0; 3];
-    let first = if activations.len() >= 64 { 64 } else { 0 };
-    let (codes_64, codes_32) = codes.split_at_checked(first / 8 * BITS).unwrap_or_default();
-    let (activations_64, activations_32) = activations.split_at_checked(first).unwrap_or_default();
-    let (sums_64, sums_32) = sums.split_at_mut(first / QUARTER);
-    for (codes, activations, sums) in [(codes_64, activations_64, sums_64), (codes_32, activations_32, sums_32)] {
-        if BITS == 3 {
-            let (low, high) = codes.split_at_checked(activations.len() / 4).unwrap_or_default();
-            add_short_plane(low, 2, 1, activations, sums);
-            add_short_plane(high, 1, 4, activations, sums);
-        } else {
-            add_short_plane(codes, BITS, 1, activations, sums);
+    match activations.first_chunk::<64>() {
+        Some(wide) => {
+            let [first, second, third] = &mut sums;
+            let (codes, rest) = codes.split_at_checked(8 * BITS).unwrap_or_default();
+            add_short::<BITS, 64>(codes, wide, [first, second]);
+            if let Some(narrow) = activations.get(64..).and_then(|rest| rest.first_chunk::<32>()) {
+                add_short::<BITS, 32>(rest, narrow, [third, &mut 0]);
+            }
+        }
+        None => {
+            let [first, second, _] = &mut sums;
+            if let Some(narrow) = activations.first_chunk::<32>() {
+                add_short::<BITS, 32>(codes, narrow, [first, second]);
+            }
         }
     }
     sums
 }
 
+/// Products of a block of 64 or 32 columns, added to the sums of its two quarters, or its one.
+fn add_short<const BITS: usize, const COLUMNS: usize>(
+    codes: &[u8],
+    activations: &[i16; COLUMNS],
+    mut sums: [&mut i32; 2],
+) {
+    if BITS == 3 {
+        let (low, high) = codes.split_at_checked(COLUMNS / 4).unwrap_or_default();
+        add_short_plane::<2, COLUMNS>(low, 1, activations, &mut sums);
+        add_short_plane::<1, COLUMNS>(high, 4, activations, &mut sums);
+    } else {
+        add_short_plane::<BITS, COLUMNS>(codes, 1, activations, &mut sums);
+    }
+}
+
 /// The same as [`add_plane`] for a block of 64 or 32, whose chunks may have fewer words; `weight` multiplies the codes.
-fn add_short_plane(codes: &[u8], bits: usize, weight: i32, activations: &[i16], sums: &mut [i32]) {
-    let words_per_chunk = (activations.len() * bits / 16).clamp(1, 8);
-    let quarters_per_chunk = (words_per_chunk / (2 * bits).max(1)).max(1);
+fn add_short_plane<const BITS: usize, const COLUMNS: usize>(
+    codes: &[u8],
+    weight: i32,
+    activations: &[i16; COLUMNS],
+    sums: &mut [&mut i32; 2],
+) {
+    // Words of a chunk, and quarters.
+    let in_chunk = const { if COLUMNS * BITS / 16 < 8 { COLUMNS * BITS / 16 } else { 8 } };
+    let quarters_in_chunk = const { if COLUMNS * BITS / 16 < 8 { COLUMNS / QUARTER } else { 4 / BITS } };
     let (words, _) = codes.as_chunks::<2>();
-    let quarters = activations.as_chunks::<QUARTER>().0.chunks(quarters_per_chunk);
-    for ((chunk, quarters), sums) in
-        words.chunks(words_per_chunk).zip(quarters).zip(sums.chunks_mut(quarters_per_chunk))
-    {
+    let quarters = activations.as_chunks::<QUARTER>().0.chunks(quarters_in_chunk);
+    for ((chunk, quarters), sums) in words.chunks(in_chunk).zip(quarters).zip(sums.chunks_mut(quarters_in_chunk)) {
         let mut words = [0u16; 8];
         words.iter_mut().zip(chunk).for_each(|(word, bytes)| *word = u16::from_le_bytes(*bytes));
         for (quarter, sum) in quarters.iter().zip(sums) {
-            for activations in quarter.chunks(words_per_chunk) {
+            for activations in quarter.chunks(in_chunk) {
                 for (word, x) in words.iter_mut().zip(activations) {
-                    *sum += weight * i32::from(*word & ((1 << bits) - 1)) * i32::from(*x);
-                    *word >>= bits;
+                    **sum += weight * i32::from(*word & ((1 << BITS) - 1)) * i32::from(*x);
+                    *word >>= BITS;
                 }
             }
         }

@@ -91,7 +91,12 @@ impl Layout {
 
     /// Groups of a row; the last one may be short.
     pub const fn groups(&self) -> usize {
-        self.padded_columns().div_ceil(self.group())
+        // A division would be by a number of which the compiler does not know that it is not 0.
+        match self.group {
+            32 => self.padded_columns().div_ceil(32),
+            64 => self.padded_columns().div_ceil(64),
+            _ => self.padded_columns().div_ceil(128),
+        }
     }
 
     /// The factor that brings a code to eight bits, `2^(8-b)`.
@@ -195,16 +200,18 @@ impl Plane {
 
     /// Byte in the row and bit in the byte where the code of `column` begins.
     fn place(&self, column: usize, padded_columns: usize) -> (usize, u32) {
-        let bits = usize::from(self.bits);
         let (start, length) = block_of(column, padded_columns);
-        let words = (length * bits / 16).min(8);
-        let per_chunk = words * 16 / bits;
         let in_block = column - start;
-        let (chunk, in_chunk) = (in_block / per_chunk, in_block % per_chunk);
-        let (step, word) = (in_chunk / words, in_chunk % words);
-        let bit = step * bits;
+        // All sizes are powers of two: their logarithms. Words of 16 bits in a chunk, at most 8, and columns in it.
+        let bits = self.bits.trailing_zeros();
+        let words = (length.trailing_zeros() + bits).saturating_sub(4).min(3);
+        let columns = words + 4 - bits;
+        let low = |value: usize, bits: u32| value & ((1 << bits) - 1);
+        let (chunk, in_chunk) = (in_block >> columns, low(in_block, columns));
+        let (step, word) = (in_chunk >> words, low(in_chunk, words));
+        let bit = step << bits;
         let before = (start * usize::from(self.row_bits) + length * usize::from(self.bits_before)) / 8;
-        (before + 2 * (chunk * words + word) + bit / 8, (bit % 8) as u32)
+        (before + 2 * ((chunk << words) + word) + bit / 8, (bit % 8) as u32)
     }
 }
 
@@ -248,7 +255,7 @@ impl<'a> Matrix<'a> {
     /// The rows, in order.
     pub fn rows(&self) -> impl Iterator<Item = Row<'a>> + use<'a> {
         let layout = self.layout;
-        self.rows.chunks_exact(layout.row_bytes()).map(move |bytes| Row { layout, bytes })
+        self.rows.chunks_exact(layout.row_bytes().max(1)).map(move |bytes| Row { layout, bytes })
     }
 }
 
