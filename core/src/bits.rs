@@ -16,6 +16,7 @@
 //! the three terms above only meet in their order), and the increments that are left go where they gain most.
 
 use core::fmt;
+use core::num::NonZeroU64;
 
 /// Bits per weight that replicas exist in, 1 to this.
 pub const MAX_BITS: usize = 4;
@@ -26,20 +27,22 @@ pub type Losses = [i32; MAX_BITS];
 
 /// How many experts get how many bits, and what that gains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Split {
-    /// Experts at 1, 2, 3 and 4 bits. The most important ones get the most.
-    pub experts: [u16; MAX_BITS],
     /// Loss avoided against 1 bit for all, in the unit of the table.
     pub gain: u64,
+    /// Experts at 1, 2, 3 and 4 bits. The most important ones get the most.
+    pub experts: [u16; MAX_BITS],
 }
 
 impl Split {
     /// Bits of the expert at `rank`, 0 being the most important; `None` beyond the last.
     pub fn bits(&self, rank: usize) -> Option<u8> {
+        let [one, two, three, four] = self.experts;
         let mut end = 0;
-        (1..=MAX_BITS as u8).rev().find(|&bits| {
-            end += usize::from(self.experts[usize::from(bits) - 1]);
-            rank < end
+        [(4, four), (3, three), (2, two), (1, one)].into_iter().find_map(|(bits, count)| {
+            end += usize::from(count);
+            (rank < end).then_some(bits)
         })
     }
 
@@ -137,16 +140,19 @@ fn terms<'a>(losses: &[Losses], scratch: &'a mut [u64]) -> Result<Terms<'a>, Bit
     let Some(scratch) = scratch.get_mut(..scratch_for(losses.len())) else {
         return Err(BitsError::Memory { needed: scratch_for(losses.len()), given });
     };
-    let (four, rest) = scratch.split_at_mut(length);
-    let (three, two) = rest.split_at_mut(length);
-    (four[0], three[0], two[0]) = (0, 0, 0);
-    for (rank, expert) in losses.iter().enumerate() {
+    let (four, rest) = scratch.split_at_mut_checked(length).unwrap_or_default();
+    let (three, two) = rest.split_at_mut_checked(length).unwrap_or_default();
+    let mut experts = losses.iter().enumerate();
+    let (mut sum_4, mut sum_3, mut sum_2) = (0, 0, 0);
+    for ((four, three), two) in four.iter_mut().zip(&mut *three).zip(&mut *two) {
+        (*four, *three, *two) = (sum_4, sum_3, sum_2);
+        let Some((rank, expert)) = experts.next() else { break };
         check(rank, expert)?;
+        let &[at_1, at_2, at_3, at_4] = expert;
         // Differences of values in [0, 2^31): exact and not negative.
-        let step = |bits: usize| (expert[bits - 2] - expert[bits - 1]) as u64;
-        four[rank + 1] = four[rank] + step(4);
-        three[rank + 1] = three[rank] + step(3);
-        two[rank + 1] = two[rank] + step(2);
+        sum_4 += u64::from(at_3.abs_diff(at_4));
+        sum_3 += u64::from(at_2.abs_diff(at_3));
+        sum_2 += u64::from(at_1.abs_diff(at_2));
     }
     Ok(Terms { four, three, two })
 }
@@ -166,9 +172,14 @@ fn check(rank: usize, losses: &Losses) -> Result<(), BitsError> {
     Ok(())
 }
 
+/// A term at an end, which is one that there is.
+fn at(term: &[u64], end: usize) -> u64 {
+    term.get(end).copied().unwrap_or(0)
+}
+
 impl Terms<'_> {
     fn experts(&self) -> usize {
-        self.two.len() - 1
+        self.two.len().saturating_sub(1)
     }
 
     /// The split with these ends.
@@ -176,7 +187,7 @@ impl Terms<'_> {
         let count = |from: usize, to: usize| (to - from) as u16;
         Split {
             experts: [count(c, self.experts()), count(b, c), count(a, b), count(0, a)],
-            gain: self.four[a] + self.three[b] + self.two[c],
+            gain: at(self.four, a) + at(self.three, b) + at(self.two, c),
         }
     }
 
@@ -194,9 +205,10 @@ impl Terms<'_> {
             // The sums for every b. The largest first and its place only where it wins: the first pass has no branch.
             let sums = || second.0.iter().zip(second.1.iter().rev()).map(|(three, two)| three + two);
             let most = sums().fold(0, u64::max);
-            if best.is_none_or(|best| most + self.four[a] > best) {
+            let gain = most + at(self.four, a);
+            if best.is_none_or(|best| gain > best) {
                 let b = low + sums().position(|sum| sum == most).unwrap_or(0);
-                (best, ends) = (Some(most + self.four[a]), [a, b, left - b]);
+                (best, ends) = (Some(gain), [a, b, left - b]);
             }
         }
         self.split(ends)
@@ -206,7 +218,7 @@ impl Terms<'_> {
     /// increments. O(E).
     fn at_price(&self, price: u64) -> Split {
         // Values can be negative: gains are below 2^47, prices below 2^31 times 2^16 experts.
-        let value = |term: &[u64], end: usize| term[end] as i64 - (price * end as u64) as i64;
+        let value = |term: &[u64], end: usize| at(term, end) as i64 - (price * end as u64) as i64;
         let (mut a, mut ab, mut abc) = (0, [0, 0], [0, 0, 0]);
         let (mut best_a, mut best_ab, mut best_abc) = (i64::MIN, i64::MIN, i64::MIN);
         for end in 0..=self.experts() {
@@ -255,17 +267,17 @@ pub fn split(losses: &[Losses], increments: u32, scratch: &mut [u64]) -> Result<
 ///
 /// # Errors
 /// As [`split`]; ranks in messages are inside their layer.
-pub fn split_globally(
-    losses: &[&[Losses]],
+pub fn split_globally<L: AsRef<[Losses]>>(
+    losses: &[L],
     increments: u32,
     scratch: &mut [u64],
     splits: &mut [Split],
 ) -> Result<(), BitsError> {
-    if splits.len() < losses.len() {
-        return Err(BitsError::Memory { needed: losses.len(), given: splits.len() });
-    }
-    budget(losses.iter().map(|layer| layer.len()).sum(), increments)?;
-    let splits = &mut splits[..losses.len()];
+    let given = splits.len();
+    let Some(splits) = splits.get_mut(..losses.len()) else {
+        return Err(BitsError::Memory { needed: losses.len(), given });
+    };
+    budget(losses.iter().map(|layer| layer.as_ref().len()).sum(), increments)?;
     equally(losses, increments, scratch, splits)?;
     let equal: u64 = splits.iter().map(|split| split.gain).sum();
     priced(losses, increments, scratch, splits)?;
@@ -276,9 +288,16 @@ pub fn split_globally(
 }
 
 /// Every layer gets its share by its number of experts.
-fn equally(losses: &[&[Losses]], increments: u32, scratch: &mut [u64], splits: &mut [Split]) -> Result<(), BitsError> {
-    let (mut left, mut experts) = (u64::from(increments), losses.iter().map(|layer| layer.len() as u64).sum::<u64>());
+fn equally<L: AsRef<[Losses]>>(
+    losses: &[L],
+    increments: u32,
+    scratch: &mut [u64],
+    splits: &mut [Split],
+) -> Result<(), BitsError> {
+    let (mut left, mut experts) =
+        (u64::from(increments), losses.iter().map(|layer| layer.as_ref().len() as u64).sum::<u64>());
     for (layer, out) in losses.iter().zip(splits) {
+        let layer = layer.as_ref();
         let own = layer.len() as u64;
         let part = (left * own).div_ceil(experts.max(1)).min(left).min(3 * own);
         *out = split(layer, part as u32, scratch)?;
@@ -288,19 +307,24 @@ fn equally(losses: &[&[Losses]], increments: u32, scratch: &mut [u64], splits: &
 }
 
 /// The lowest price at which the layers together do not spend more than the budget, then the rest where it gains most.
-fn priced(losses: &[&[Losses]], increments: u32, scratch: &mut [u64], splits: &mut [Split]) -> Result<(), BitsError> {
+fn priced<L: AsRef<[Losses]>>(
+    losses: &[L],
+    increments: u32,
+    scratch: &mut [u64],
+    splits: &mut [Split],
+) -> Result<(), BitsError> {
     let (mut low, mut high) = (0, 1u64 << 31);
     while low < high {
         let price = low + (high - low) / 2;
         let mut spent = 0u64;
         for layer in losses {
-            spent += u64::from(terms(layer, scratch)?.at_price(price).increments());
+            spent += u64::from(terms(layer.as_ref(), scratch)?.at_price(price).increments());
         }
         if spent > u64::from(increments) { low = price + 1 } else { high = price }
     }
     let mut left = u64::from(increments);
     for (layer, out) in losses.iter().zip(splits.iter_mut()) {
-        *out = terms(layer, scratch)?.at_price(low);
+        *out = terms(layer.as_ref(), scratch)?.at_price(low);
         left -= u64::from(out.increments()).min(left);
     }
     spend_rest(losses, left, scratch, splits)
@@ -308,16 +332,19 @@ fn priced(losses: &[&[Losses]], increments: u32, scratch: &mut [u64], splits: &m
 
 /// Gives the `left` increments to the layers that gain most by all of them, each as much as it can take, until none is
 /// left.
-fn spend_rest(losses: &[&[Losses]], mut left: u64, scratch: &mut [u64], splits: &mut [Split]) -> Result<(), BitsError> {
+fn spend_rest<L: AsRef<[Losses]>>(
+    losses: &[L],
+    mut left: u64,
+    scratch: &mut [u64],
+    splits: &mut [Split],
+) -> Result<(), BitsError> {
     while left > 0 {
         let mut best: Option<(u64, usize, Split)> = None;
         for (index, (layer, split)) in losses.iter().zip(splits.iter()).enumerate() {
+            let layer = layer.as_ref();
             let room = 3 * layer.len() as u64 - u64::from(split.increments());
-            let more = left.min(room);
-            if more == 0 {
-                continue;
-            }
-            let candidate = terms(layer, scratch)?.best(split.increments() as usize + more as usize);
+            let Some(more) = NonZeroU64::new(left.min(room)) else { continue };
+            let candidate = terms(layer, scratch)?.best(split.increments() as usize + more.get() as usize);
             let gain = candidate.gain.saturating_sub(split.gain) / more;
             if best.is_none_or(|(most, ..)| gain > most) {
                 best = Some((gain, index, candidate));
@@ -325,8 +352,9 @@ fn spend_rest(losses: &[&[Losses]], mut left: u64, scratch: &mut [u64], splits: 
         }
         // The budget was checked: as long as something is left, some layer has room.
         let Some((_, index, candidate)) = best else { break };
-        left -= u64::from(candidate.increments()) - u64::from(splits[index].increments());
-        splits[index] = candidate;
+        let Some(split) = splits.get_mut(index) else { break };
+        left -= u64::from(candidate.increments()) - u64::from(split.increments());
+        *split = candidate;
     }
     Ok(())
 }

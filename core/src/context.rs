@@ -147,8 +147,9 @@ impl Default for ChangeConfig {
     }
 }
 
-/// Detector of changes of context, one for all layers, 20 bytes.
+/// Detector of changes of context, one for all layers, 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct ChangeDetector {
     /// Usual value of the statistic.
     usual: Angle,

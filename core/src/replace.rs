@@ -50,7 +50,7 @@ impl ReplaceConfig {
     /// Computed once.
     pub fn margin(&self) -> Option<Level> {
         let worth = u64::from(self.saving) * u64::from(self.horizon_tokens);
-        let margin = (u128::from(self.copy) << 31).div_ceil(u128::from(worth.max(1)));
+        let margin = (u64::from(self.copy) << 31).div_ceil(worth.max(1));
         (worth > 0 && margin < 1 << 31).then(|| Level::from_bits(margin as u32))
     }
 }
@@ -93,13 +93,14 @@ pub fn swap(slow: impl IntoIterator<Item = Level>, resident: &Experts, busy: &Ex
 /// A token bucket: `rate` copies per token on average, at most `burst` at once. In any n tokens there are at most
 /// `burst + n * rate` copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Allowance {
-    /// Copies per token, 16 fraction bits.
-    rate: u32,
     /// Most copies saved up, 16 fraction bits.
     most: u64,
     /// Copies left, 16 fraction bits.
     left: u64,
+    /// Copies per token, 16 fraction bits.
+    rate: u32,
 }
 
 impl Allowance {
@@ -111,7 +112,12 @@ impl Allowance {
 
     /// A token has passed.
     pub fn token(&mut self) {
-        self.left = (self.left + u64::from(self.rate)).min(self.most);
+        self.tokens(1);
+    }
+
+    /// Tokens have passed.
+    pub fn tokens(&mut self, tokens: u32) {
+        self.left = self.left.saturating_add(u64::from(self.rate) * u64::from(tokens)).min(self.most);
     }
 
     /// Takes one copy out; returns whether there was one.

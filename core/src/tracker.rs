@@ -55,13 +55,19 @@ pub const MAX_WANTED: usize = crate::router::MAX_K;
 /// `&Tracker` is the view of any size, to which references to the former coerce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracker<L: ?Sized = [ScaledLevels]> {
+    layer: Layer,
+    levels: L,
+}
+
+/// What all experts of a layer share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layer {
     kalman: Kalman,
     phase: Phase,
     /// Sum of the squares of the slow levels, `U5F27` bits.
     power: u32,
     slow_scale: Scale,
     fast_scale: Scale,
-    levels: L,
 }
 
 impl<const E: usize> Tracker<[ScaledLevels; E]> {
@@ -81,30 +87,20 @@ impl<L> Tracker<L> {
     /// Before the first token, over the caller's levels, which are all [`ScaledLevels::ZERO`]: for a number of experts
     /// that is known at run time, as in `Tracker<heapless::Vec<ScaledLevels, MOST>>`.
     pub const fn over(levels: L) -> Self {
-        Self {
-            kalman: Kalman::new(),
-            phase: Phase::new(),
-            power: 0,
-            slow_scale: Scale::START,
-            fast_scale: Scale::START,
-            levels,
-        }
+        Self { layer: Layer::new(), levels }
     }
 }
 
 impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// Forgets everything: as before the first token.
     pub fn reset(&mut self) {
-        self.kalman = Kalman::new();
-        self.phase = Phase::new();
-        self.power = 0;
-        (self.slow_scale, self.fast_scale) = (Scale::START, Scale::START);
+        self.layer = Layer::new();
         self.levels.as_mut().fill(ScaledLevels::ZERO);
     }
 
     /// [`reset`](Self::reset) in memory that is all zero: writes only what is not zero before the first token.
     pub fn reset_zeroed(&mut self) {
-        (self.slow_scale, self.fast_scale) = (Scale::START, Scale::START);
+        (self.layer.slow_scale, self.layer.fast_scale) = (Scale::START, Scale::START);
     }
 
     /// Number of experts.
@@ -155,25 +151,27 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     }
 
     fn scaled(&self, stored: ScaledLevels) -> Levels {
-        Levels { slow: self.slow_scale.level(stored.slow), fast: self.fast_scale.level(stored.fast) }
+        let Layer { slow_scale, fast_scale, .. } = self.layer;
+        Levels { slow: slow_scale.level(stored.slow), fast: fast_scale.level(stored.fast) }
     }
 
     /// The loop and its lock detector.
     pub const fn phase(&self) -> &Phase {
-        &self.phase
+        &self.layer.phase
     }
 
     /// Opens the gain as a loss of lock does, to the `reopened` gain of `kalman`: for a change of context that was seen
     /// elsewhere ([`crate::context`]).
     pub fn reopen(&mut self, kalman: &KalmanConfig) {
-        self.kalman.reopen(kalman);
+        self.layer.kalman.reopen(kalman);
     }
 
     /// Forecast of the share of the next tokens that want an expert, as an order and not a probability: `slow + fast /
     /// 4`, `U4F28` bits, at most 1.25; 0 for an expert that there is not.
     fn score(&self, expert: u16) -> u32 {
         let stored = self.levels.as_ref().get(usize::from(expert)).copied().unwrap_or(ScaledLevels::ZERO);
-        self.slow_scale.coarse(stored.slow).wrapping_add(self.fast_scale.coarse(stored.fast) >> 2)
+        let Layer { slow_scale, fast_scale, .. } = self.layer;
+        slow_scale.coarse(stored.slow).wrapping_add(fast_scale.coarse(stored.fast) >> 2)
     }
 
     /// The resident expert that is least likely to be wanted soon, `keep` left out; the lowest id of equals. `None` if
@@ -208,8 +206,25 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// four 32-bit divisions, two square roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a
     /// load, a shift and a store per expert come on top.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
+        self.layer.update(self.levels.as_mut(), config, wanted)
+    }
+}
+
+impl Layer {
+    /// Before the first token.
+    const fn new() -> Self {
+        Self {
+            kalman: Kalman::new(),
+            phase: Phase::new(),
+            power: 0,
+            slow_scale: Scale::START,
+            fast_scale: Scale::START,
+        }
+    }
+
+    /// [`Tracker::update`], once for levels of all sorts.
+    fn update(&mut self, levels: &mut [ScaledLevels], config: &TrackerConfig, wanted: &[u16]) -> Step {
         let wanted = wanted.get(..MAX_WANTED).unwrap_or(wanted);
-        let levels = self.levels.as_mut();
         let first = wanted.get(..MAX_POWER).unwrap_or(wanted);
         let stored = first.iter().filter_map(|&expert| levels.get(usize::from(expert)));
         // The product of demand and context, `U5F27` bits and at most 31; and how many of the wanted there are.
@@ -399,7 +414,7 @@ mod tests {
                     let cosine = (dot / norm).min(1.0);
                     prop_assert!((step.angle.to_num::<f64>().cos() - cosine).abs() < 1e-4 + 2e-6 / norm, "{} {} {norm}", step.angle, cosine.acos());
                 }
-                prop_assert!((f64::from(tracker.power) / f64::from(1 << POWER_BITS)
+                prop_assert!((f64::from(tracker.layer.power) / f64::from(1 << POWER_BITS)
                     - tracker.levels().map(|l| l.slow.to_num::<f64>().powi(2)).sum::<f64>()).abs() < 1e-5);
             }
         }

@@ -19,5 +19,5 @@ fn hashes_are_those_of_every_machine() {
 
 #[test]
 fn memory_is_what_it_says() {
-    assert!(size_of::<golden::Memory>() <= 16 << 10, "{}", size_of::<golden::Memory>());
+    assert!(size_of::<golden::Memory>() <= 4 << 10, "{}", size_of::<golden::Memory>());
 }

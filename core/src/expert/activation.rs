@@ -1,6 +1,6 @@
 //! Activations as 8-bit integers with a scale per group.
 
-use core::num::NonZeroU64;
+use core::num::NonZeroU32;
 
 use super::{ExpertError, Layout};
 
@@ -34,7 +34,7 @@ impl<'a> Activations<'a> {
     /// `ceil(M / 127) < 65536 * 2^k`; a group with largest magnitude `m` has the scale `ceil(m / (127 * 2^k))`; codes
     /// are rounded to nearest, ties away from zero. So no code saturates, and the error of a value is at most half a
     /// step, `(m / 127 + 2^k) / 2` with `2^k <= ceil(M / 127) / 32768`. Exact for every input: no number format is
-    /// assumed, values may use all 64 bits. Cost: one 64-bit division per value.
+    /// assumed, values may use all 64 bits. Cost: one 32-bit division per value, a 64-bit one per group.
     ///
     /// # Errors
     /// [`ExpertError::Mismatch`] if `values` are not as many as the columns, [`ExpertError::Buffer`] for wrong buffers.
@@ -55,22 +55,31 @@ impl<'a> Activations<'a> {
         let (up, down) = ((-shift).max(0) as u32, shift.max(0) as u32);
         codes.fill(0);
         let length = layout.group();
-        let per_group = values.chunks(length).zip(codes.chunks_mut(length)).zip(groups.iter_mut());
-        for ((values, codes), group) in per_group {
+        // Chunks would divide by their length, of which compilers for small code do not see that it is not 0.
+        let (mut values_left, mut codes_left) = (values, &mut *codes);
+        for group in groups.iter_mut() {
+            let (values, others) = values_left.split_at_checked(length).unwrap_or((values_left, &[]));
+            let own = length.min(codes_left.len());
+            let (codes, rest) = core::mem::take(&mut codes_left).split_at_mut_checked(own).unwrap_or_default();
+            (values_left, codes_left) = (others, rest);
             // The minimum matters for 65,536 only: 127 such steps are 127.002 of 65,535, still 127 after rounding.
-            let scale = (largest(values) << up).div_ceil(127).div_ceil(1 << down).min(u64::from(u16::MAX));
+            let scale = (((largest(values) << up).div_ceil(127) + ((1 << down) - 1)) >> down).min(u64::from(u16::MAX));
             group.scale = scale as u16;
             group.sum = 0;
-            let Some(step) = NonZeroU64::new(scale << down) else { continue };
+            let Some(divisor) = NonZeroU32::new(scale as u32) else { continue };
+            let half = (scale << down) / 2;
             for (code, value) in codes.iter_mut().zip(values) {
                 let value: i64 = (*value).into();
-                let magnitude = (((value.unsigned_abs() << up) + step.get() / 2) / step).min(127) as i16;
+                // Rounded down twice is rounded down once; at most 127.5 * 65,536 is left to be divided.
+                let magnitude = (((value.unsigned_abs() << up) + half) >> down) as u32;
+                let magnitude = (magnitude / divisor).min(127) as i16;
                 *code = if value < 0 { -magnitude } else { magnitude };
                 group.sum += i32::from(*code);
             }
         }
         let (codes, groups) = (&*codes, &*groups);
-        Ok(Self { codes, groups, exponent: exponent.saturating_add(shift), columns: values.len(), group: length })
+        let exponent = exponent.saturating_add(shift);
+        Ok(Self { codes, groups, exponent, columns: layout.columns(), group: length })
     }
 
     /// Whether a matrix of this layout takes the vector.
@@ -85,7 +94,7 @@ impl<'a> Activations<'a> {
 
     /// What was stored, as integers; a value is this times `2^exponent`. Below 2^23 in magnitude.
     pub fn values(&self) -> impl Iterator<Item = i32> + use<'a> {
-        let groups = self.codes.chunks(self.group).zip(self.groups);
+        let groups = self.codes.chunks(self.group.max(1)).zip(self.groups);
         groups
             .flat_map(|(codes, group)| codes.iter().map(|&code| i32::from(code) * i32::from(group.scale)))
             .take(self.columns)
@@ -138,6 +147,29 @@ mod tests {
     }
 
     proptest! {
+        /// By the words of the documentation, in 128 bits.
+        #[test]
+        fn codes_are_rounded_to_nearest(
+            values in prop::collection::vec((any::<i64>(), 0u32..64).prop_map(|(value, shift)| value >> shift), 1..100),
+            shift in 0u32..64,
+        ) {
+            let values: Vec<i64> = values.iter().map(|value| value >> shift).collect();
+            quantised(&values, 32, |vector| {
+                let power = vector.exponent + 16;
+                let (up, down) = ((-power).max(0) as u32, power.max(0) as u32);
+                for (values, (codes, group)) in values.chunks(32).zip(vector.codes.chunks(32).zip(vector.groups)) {
+                    let largest = u128::from(largest(values)) << up;
+                    assert_eq!(u128::from(group.scale), largest.div_ceil(127 << down).min(65_535));
+                    let step = u128::from(group.scale) << down;
+                    for (value, code) in values.iter().zip(codes) {
+                        let magnitude = u128::from(value.unsigned_abs()) << up;
+                        let nearest = (2 * magnitude + step).checked_div(2 * step).unwrap_or(0).min(127);
+                        assert_eq!(i128::from(*code), if *value < 0 { -(nearest as i128) } else { nearest as i128 });
+                    }
+                }
+            });
+        }
+
         #[test]
         fn error_is_within_half_a_step(
             values in prop::collection::vec((any::<i64>(), 0u32..64).prop_map(|(value, shift)| value >> shift), 1..300),

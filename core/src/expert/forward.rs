@@ -1,6 +1,6 @@
 //! Matrix times vector, and a whole expert.
 
-use super::dot::Kernel;
+use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room};
 use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix, Row};
 use crate::num::{Logit, sigmoid};
 
@@ -28,13 +28,24 @@ pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) ->
     if out.len() != layout.rows() {
         return Err(ExpertError::Buffer);
     }
-    let kernel = Kernel::new(layout);
+    if layout.columns() <= FEW {
+        rows_times_vector::<FEW_BLOCKS>(matrix, vector, out);
+    } else {
+        rows_times_vector::<MANY_BLOCKS>(matrix, vector, out);
+    }
+    Ok(exponent_of(matrix, vector))
+}
+
+/// For matrices of at most so many blocks, where kernels want room for them.
+#[inline(never)]
+fn rows_times_vector<const BLOCKS: usize>(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) {
+    let mut room = Room::<BLOCKS>::new();
+    let kernel = Kernel::new(matrix.layout(), vector, &mut room);
     let ahead = matrix.rows().skip(1).map(Some).chain(core::iter::repeat(None));
     for (out, (row, next)) in out.iter_mut().zip(matrix.rows().zip(ahead)) {
         next.iter().for_each(Row::fetch);
-        *out = kernel.run(&row, vector);
+        *out = kernel.run(&row);
     }
-    Ok(exponent_of(matrix, vector))
 }
 
 fn exponent_of(matrix: &Matrix<'_>, vector: &Activations<'_>) -> i32 {
@@ -116,18 +127,30 @@ impl<'a> Expert<'a> {
         if scratch.hidden.len() != layout.rows() {
             return Err(ExpertError::Buffer);
         }
-        let shift = shift_to_31_bits(layout);
-        let (gate_exponent, up_exponent) = (exponent_of(&self.gate, x), exponent_of(&self.up, x));
-        let (gate, up) = (Kernel::new(self.gate.layout()), Kernel::new(self.up.layout()));
-        for (hidden, (gate_row, up_row)) in scratch.hidden.iter_mut().zip(self.gate.rows().zip(self.up.rows())) {
-            let g = gate.run(&gate_row, x);
-            let u = rounded_shift(up.run(&up_row, x), shift);
+        if layout.columns() <= FEW {
+            self.fill_hidden::<FEW_BLOCKS>(x, scratch.hidden);
+        } else {
+            self.fill_hidden::<MANY_BLOCKS>(x, scratch.hidden);
+        }
+        let exponents = exponent_of(&self.gate, x).saturating_add(exponent_of(&self.up, x));
+        let exponent = exponents.saturating_add(2 * shift_to_31_bits(layout) as i32);
+        let hidden = Activations::quantise(scratch.hidden, exponent, self.hidden(), scratch.codes, scratch.groups)?;
+        matvec(&self.down, &hidden, out)
+    }
+
+    /// The hidden vector, for matrices of at most so many blocks, where kernels want room for them.
+    #[inline(never)]
+    fn fill_hidden<const BLOCKS: usize>(&self, x: &Activations<'_>, hidden: &mut [i64]) {
+        let (shift, gate_exponent) = (shift_to_31_bits(self.input()), exponent_of(&self.gate, x));
+        let (mut gate_room, mut up_room) = (Room::<BLOCKS>::new(), Room::<BLOCKS>::new());
+        let gate = Kernel::new(self.gate.layout(), x, &mut gate_room);
+        let up = Kernel::new(self.up.layout(), x, &mut up_room);
+        for (hidden, (gate_row, up_row)) in hidden.iter_mut().zip(self.gate.rows().zip(self.up.rows())) {
+            let g = gate.run(&gate_row);
+            let u = rounded_shift(up.run(&up_row), shift);
             let silu = rounded_product(rounded_shift(g, shift), sigmoid(to_logit(g, gate_exponent)).to_bits());
             *hidden = silu * u;
         }
-        let exponent = gate_exponent.saturating_add(up_exponent).saturating_add(2 * shift as i32);
-        let hidden = Activations::quantise(scratch.hidden, exponent, self.hidden(), scratch.codes, scratch.groups)?;
-        matvec(&self.down, &hidden, out)
     }
 }
 

@@ -1,9 +1,8 @@
-//! Codes times activations on what a processor has: word by word, on vectors of its baseline, on wider ones that are
-//! found when the program runs. All give the same results.
+//! Codes times activations, both as words of 16 bits, on what a processor has: word by word, on vectors of its baseline,
+//! on those of AVX2. All give the same results, and so do products of bytes ([`super::bytes`]).
 //!
-//! Eight words of 16 bits hold the codes of 32 columns and more, the lowest bits those of the first eight columns. A
-//! wider vector holds the words again, shifted by one code, and so takes 16 or 32 columns in one step without any
-//! shuffle.
+//! Eight words hold the codes of 32 columns and more, the lowest bits those of the first eight columns. A wider vector
+//! holds the words again, shifted by one code, and so takes 16 columns in one step without any shuffle.
 
 use super::dot::QUARTER;
 
@@ -132,9 +131,9 @@ mod baseline {
 
 #[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
 mod wider {
-    use core::arch::x86_64::{__m128i, __m256i, __m512i};
+    use core::arch::x86_64::{__m128i, __m256i};
     use pulp::cast;
-    use pulp::x86::{V3, V4};
+    use pulp::x86::V3;
 
     use super::{Lanes, QUARTER, mask};
 
@@ -221,51 +220,5 @@ mod wider {
         let pairs = simd.sse2._mm_add_epi32(sum, simd.sse2._mm_shuffle_epi32::<0b01_00_11_10>(sum));
         let all = simd.sse2._mm_add_epi32(pairs, simd.sse2._mm_shuffle_epi32::<0b10_11_00_01>(pairs));
         simd.sse2._mm_cvtsi128_si32(all)
-    }
-
-    /// The words four times, each shifted by one code more: 32 columns in a step.
-    impl Lanes for V4 {
-        type Words = __m512i;
-        type Sum = __m512i;
-
-        #[inline(always)]
-        fn load<const BITS: usize>(self, bytes: &[u8; 16]) -> __m512i {
-            let by: [i16; 32] = core::array::from_fn(|i| (i / 8 * BITS) as i16);
-            self.avx512bw._mm512_srlv_epi16(self.avx512f._mm512_broadcast_i32x4(cast(*bytes)), cast(by))
-        }
-
-        #[inline(always)]
-        fn zero(self) -> __m512i {
-            cast([0i32; 16])
-        }
-
-        #[inline(always)]
-        fn add(self, a: __m512i, b: __m512i) -> __m512i {
-            self.avx512f._mm512_add_epi32(a, b)
-        }
-
-        #[inline(always)]
-        fn quarter<const BITS: usize>(self, words: &mut __m512i, activations: &[i16; QUARTER]) -> __m512i {
-            let codes = self.avx512f._mm512_and_si512(*words, cast([mask(BITS); 32]));
-            *words = self.avx512bw._mm512_srl_epi16(*words, cast([4 * BITS as u64, 0]));
-            self.avx512bw._mm512_madd_epi16(codes, cast(*activations))
-        }
-
-        #[inline(always)]
-        fn total(self, sum: __m512i) -> i32 {
-            let [low, high]: [__m256i; 2] = cast(sum);
-            Lanes::total(*self, Lanes::add(*self, low, high))
-        }
-
-        #[inline(always)]
-        fn totals<const N: usize>(self, sums: [__m512i; N]) -> [i32; N] {
-            Lanes::totals(
-                *self,
-                sums.map(|sum| {
-                    let [low, high]: [__m256i; 2] = cast(sum);
-                    Lanes::add(*self, low, high)
-                }),
-            )
-        }
     }
 }

@@ -47,6 +47,8 @@
 //! Bytes per weight: `b/8 + 3/group` (`1/8 + 2/group` at 1 bit): 4 bits in groups of 64 take 4.375 bits.
 
 mod activation;
+#[cfg(all(target_arch = "x86_64", not(target_os = "none")))]
+mod bytes;
 mod dot;
 mod format;
 mod forward;

@@ -65,7 +65,7 @@ use core::mem::replace;
 use core::num::NonZeroU32;
 
 pub use companions::Companions;
-pub use confidence::{Calibration, JointCalibration, Skill};
+pub use confidence::{JointCalibration, Skill};
 pub use memory::{MAX_CHOICES, MAX_EXPERTS, MAX_TOKENS, MIN_TOKENS, Shape};
 pub use sketch::MAX_SKETCH;
 
@@ -543,8 +543,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return Err(RecallError::Saved);
         };
         let (means, tokens) = self.signature.state();
-        let keys = self.nearest.keys();
-        let places = keys.iter().chain(core::iter::repeat_n(&0, C.saturating_sub(keys.len())));
+        let (keys, none) = (self.nearest.keys(), [0; C]);
+        let no_places = none.get(keys.len()..).unwrap_or(&[]);
         let state = [
             self.slot,
             self.complete,
@@ -554,9 +554,11 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             tokens,
             keys.len() as u32 | u32::from(self.sketch) << 16,
         ];
-        let head = self.head(model);
-        let words = head.iter().chain(&state).chain(places).chain(means.iter().flatten()).chain(self.memory.all());
-        to.iter_mut().zip(words).for_each(|(to, word)| *to = *word);
+        let mut left = to.iter_mut();
+        // One loop for all parts.
+        for part in [&self.head(model)[..], &state, keys, no_places, means.as_flattened(), self.memory.all()] {
+            part.iter().zip(left.by_ref()).for_each(|(word, to)| *to = *word);
+        }
         *last = saved::checksum(&*to);
         Ok(count)
     }

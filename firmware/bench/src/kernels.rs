@@ -118,6 +118,7 @@ pub(crate) fn counts() -> bool {
 
 /// Prints one line per kernel, E and k. A quarter of the experts are resident: those wanted last; for `_cold`, in which
 /// everything wanted is missing, every fourth of the others.
+#[inline(never)]
 pub(crate) fn report() {
     if !counts() {
         return;

@@ -1,15 +1,21 @@
 //! Results that must be the same bits everywhere.
+//!
+//! Corners are short: the model of a core in logic takes a second for a million cycles.
+
+mod cache;
+mod experts;
+mod placement;
+mod recall;
 
 use core::fmt::Write;
 
 use cptr_core::num::{acos, exp_neg, log2_ratio, sigmoid};
-use cptr_core::recall::{Calibration, Config, MAX_AHEAD, Recall, RecallError, Shape, Skill};
 use cptr_core::{
-    Eps, ExpertSet, Gain, Gate, KalmanConfig, Level, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select,
+    Eps, ExpertSet, Gain, Gate, KalmanConfig, Logit, Router, ScaledLevels, Tracker, TrackerConfig, select,
 };
 use cptr_rt::Console;
 
-use crate::random::{Random, fill, spread};
+use crate::random::{Random, fill};
 
 /// Numbers of golden steps after which the chain is printed; slow machines are stopped at one of the first.
 const PRINTED: [u32; 4] = [1_000, 10_000, 100_000, 1_000_000];
@@ -30,12 +36,18 @@ impl Hash {
         self.0 ^= self.0 >> 15;
     }
 
+    fn long(&mut self, word: u64) {
+        self.word(word as u32);
+        self.word((word >> 32) as u32);
+    }
+
     fn ids(&mut self, ids: &[u16]) {
         ids.iter().for_each(|&id| self.word(id.into()));
     }
 }
 
 /// Prints the corner vectors, then the chain.
+#[inline(never)]
 pub(crate) fn report() {
     let corner = |name: &str, hash: Hash| {
         let _ = writeln!(Console, "corner {name} {:08x}", hash.0);
@@ -44,7 +56,15 @@ pub(crate) fn report() {
     corner("routers", routers());
     corner("select", selections());
     corner("update", updates());
-    corner("recall", recalls());
+    corner("recall", recall::recalls());
+    corner("companions", recall::companions());
+    corner("cache", cache::caches());
+    corner("lead", cache::leaders());
+    corner("placement", placement::placements());
+    corner("bits", placement::splits());
+    corner("change", placement::changes());
+    corner("migration", placement::migrations());
+    corner("experts", experts::experts());
     chain();
 }
 
@@ -191,84 +211,4 @@ fn updates() -> Hash {
         }
     }
     hash
-}
-
-/// All functions of recall over texts whose passages come again: ids as bytes and wider ones, both settings, a memory
-/// that is saved and restored midway, and what is refused.
-fn recalls() -> Hash {
-    let (mut hash, mut random) = (Hash::START, Random(19));
-    recall::<{ Shape { layers: 8, experts: 32, k: 4 }.words(64, 4) }>(
-        32,
-        4,
-        &Config::default(),
-        &mut hash,
-        &mut random,
-    );
-    recall::<{ Shape { layers: 8, experts: 300, k: 3 }.words(64, 4) }>(
-        300,
-        3,
-        &Config::small(),
-        &mut hash,
-        &mut random,
-    );
-    let (mut calibration, mut skill) = (Calibration::new(), Skill::new());
-    for _ in 0..3000 {
-        let (share, other) = (Level::from_bits(random.bits() >> 1), Level::from_bits(random.bits() >> 1));
-        calibration.learn(share, other < share);
-        skill.learn(share, other >> 1);
-        hash.word(calibration.confidence(other).to_bits());
-        hash.word(skill.weight().to_bits());
-    }
-    hash
-}
-
-#[inline(never)]
-fn recall<const WORDS: usize>(experts: u16, k: u16, config: &Config, hash: &mut Hash, random: &mut Random) {
-    const SAVED: usize = Recall::<&mut [u32], 4, 32>::saved_words(Shape { layers: 8, experts: 300, k: 3 }, 64);
-    let shape = Shape { layers: 8, experts, k };
-    let mut memory = [0; WORDS];
-    let Ok(mut recall) = Recall::<_, 4, 32>::new(config, shape, 64, &mut memory[..]) else { return };
-    let (mut shares, mut saved) = ([Level::ZERO; 300], [0; SAVED]);
-    let mut at = 0;
-    for token in 0..120u32 {
-        at = if random.bits() >> 28 == 0 { random.bits() >> 27 } else { at + 1 };
-        for layer in 0..shape.layers {
-            let mut wanted = [0; 4];
-            let wanted = &mut wanted[..usize::from(k)];
-            spread(wanted, &mut Random((at % 40).wrapping_mul(8).wrapping_add(layer.into())), experts.into());
-            wanted[0] = if random.bits() >> 30 == 0 { (random.bits() >> 29) as u16 } else { wanted[0] };
-            let seen = recall.observe_leading(config, layer, wanted);
-            hash.word(seen.is_ok().into());
-            if seen.is_err() {
-                hash.word(recall.observe(config, layer, &[]).is_ok().into());
-            }
-            if token % 3 == 0 {
-                recall.settle();
-            }
-            // Not in every layer of every token: a model of a core in logic takes a second for a million cycles.
-            if u32::from(layer) % 4 != token % 4 {
-                continue;
-            }
-            for (layer, tokens) in [(layer, 4), ((layer + 1) % shape.layers, 1), (layer, MAX_AHEAD), (layer, 13)] {
-                hash.word(recall.forecast(layer, tokens, &mut shares).map_or(1, |()| 0));
-            }
-            let _ = recall.forecast(layer, 2, &mut shares);
-            shares.iter().for_each(|share| hash.word(share.to_bits()));
-        }
-        hash.word(recall.end_token(config).is_ok().into());
-        hash.word(recall.phase().unwrap_or(0));
-        hash.word(recall.lock() as u32);
-        hash.word(recall.snr().to_bits() as u32);
-        if token == 80 {
-            let count = recall.save(u64::from(experts), &mut saved).unwrap_or(0);
-            saved[..count].iter().for_each(|&word| hash.word(word));
-        }
-        if token == 100 {
-            let count = Recall::<&mut [u32], 4, 32>::saved_words(shape, 64);
-            for model in [0, u64::from(experts)] {
-                let restored = recall.restore(config, model, &saved[..count]);
-                hash.word((restored == Err(RecallError::Saved)).into());
-            }
-        }
-    }
 }
