@@ -27,7 +27,7 @@ fn requests(device: &Device, seed: u64, count: usize, writes: u64, gap: u64) -> 
             address = (address + access) % device.organisation.capacity_bytes;
             not_before += draw(gap + 1);
             let kind = if draw(100) < writes { RequestKind::Write } else { RequestKind::Read };
-            Request { address, kind, not_before }
+            Request { address, kind, not_before, source: 0 }
         })
         .collect()
 }

@@ -182,6 +182,11 @@ impl Channel {
         (bank >> self.rank_shift) as usize
     }
 
+    /// Banks of the channel, one bit each.
+    pub(super) const fn all_banks(&self) -> u64 {
+        block(self.total_banks, 0)
+    }
+
     /// Banks of `rank`, one bit each.
     pub(super) const fn rank_mask(&self, rank: usize) -> u64 {
         block(self.banks_per_rank, rank as u32 * self.banks_per_rank)

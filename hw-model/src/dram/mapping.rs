@@ -124,6 +124,13 @@ impl Slice {
     }
 }
 
+impl Slice {
+    /// The bits of an address that [`Self::of`] gives `value` for.
+    const fn place(self, value: u64, column: u64) -> u64 {
+        ((value ^ column >> self.column_shift) & self.mask) << self.shift
+    }
+}
+
 /// Where a line lies in its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
@@ -233,6 +240,39 @@ impl AddressMap {
         let row = self.row.of(address, column);
         let flat = ((rank << self.stack.width | stack) << self.group.width | group) << self.bank.width | bank;
         Location { bank: flat as u16, row: row as u32, column: column as u32 }
+    }
+
+    /// The inverse of [`Self::decode`]. Bits beyond the levels are ignored.
+    pub const fn encode(&self, at: Location) -> u64 {
+        let (flat, column) = (at.bank as u64, at.column as u64);
+        let group = flat >> self.bank.width;
+        let stack = group >> self.group.width;
+        let rank = stack >> self.stack.width;
+        self.column_low.place(column, 0)
+            | self.column_high.place(column >> self.column_low.width, 0)
+            | self.rank.place(rank, column)
+            | self.stack.place(stack, column)
+            | self.group.place(group, column)
+            | self.bank.place(flat, column)
+            | self.row.place(at.row as u64, column)
+    }
+
+    /// The place that numbers of the levels name: channel (0), rank, stack where the device has several, bank group,
+    /// bank, row, column in accesses. `None` if there is no such place.
+    pub fn place(&self, levels: &[u64]) -> Option<Location> {
+        let stack = self.stack.width > 0;
+        let (rank, sid, rest) = match *levels {
+            [0, rank, sid, ref rest @ ..] if stack => (rank, sid, rest),
+            [0, rank, ref rest @ ..] if !stack => (rank, 0, rest),
+            _ => return None,
+        };
+        let &[group, bank, row, column] = rest else { return None };
+        let columns = 1 << (self.column_low.width + self.column_high.width);
+        let inside = [(rank, self.rank), (sid, self.stack), (group, self.group), (bank, self.bank), (row, self.row)]
+            .iter()
+            .all(|(value, slice)| *value <= slice.mask);
+        let flat = ((rank << self.stack.width | sid) << self.group.width | group) << self.bank.width | bank;
+        (inside && column < columns).then_some(Location { bank: flat as u16, row: row as u32, column: column as u32 })
     }
 
     /// A distance that moves every line by the same number of rows and leaves all else as it is: bytes and rows.
@@ -345,6 +385,7 @@ mod tests {
                 let seen: HashSet<Location> = (0..lines).map(|line| map.decode(line * 64)).collect();
                 prop_assert_eq!(seen.len() as u64, lines, "{}", kind.name());
                 let o = &device.organisation;
+                prop_assert!((0..lines).all(|line| map.encode(map.decode(line * 64)) == line * 64));
                 for at in &seen {
                     prop_assert!(u32::from(at.bank) < o.total_banks() && at.row < o.rows && at.column < o.accesses_per_row());
                 }

@@ -1,4 +1,4 @@
-//! The request queue of a controller: a fixed pool of entries, one list per bank in order of age.
+//! The request queue of a controller: a fixed pool of entries, one list per bank in order of priority and age.
 //!
 //! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at
 //! two entries a bank and never at the whole queue. Nothing is allocated after the start.
@@ -7,21 +7,37 @@ use super::device::MAX_BANKS;
 
 /// No entry.
 const NONE: u16 = u16::MAX;
+/// Room for the banks of the greatest channel.
+const BANKS: usize = MAX_BANKS as usize;
+
+/// Cycles and running numbers have so many bits; the priority of a source lies above them, so that one comparison goes
+/// by priority and then by age.
+pub(super) const PRIORITY_SHIFT: u32 = 56;
+/// The bits below.
+pub(super) const BELOW_PRIORITY: u64 = (1 << PRIORITY_SHIFT) - 1;
 
 /// A request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Byte address.
     pub(super) address: u64,
-    /// Cycle of acceptance.
+    /// Cycle of acceptance; the priority of the source stands above it, see [`PRIORITY_SHIFT`].
     pub(super) arrive: u64,
-    /// Running number: the order of acceptance.
+    /// Running number, the order of acceptance, below the priority as well: less goes first.
     pub(super) sequence: u64,
     pub(super) row: u32,
     pub(super) bank: u16,
+    /// Who asked.
+    pub(super) source: u8,
     pub(super) is_write: bool,
     /// Row hit, miss or conflict was counted already.
     pub(super) counted: bool,
+}
+
+impl Entry {
+    /// Of a free place.
+    pub(super) const EMPTY: Self =
+        Self { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, source: 0, is_write: false, counted: false };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,17 +75,16 @@ pub(super) struct Queue {
     /// Banks with an entry that does not hit the open row, or whose bank is closed.
     pub(super) misses: u64,
     /// Per bank, running number of the oldest hit; `u64::MAX` if there is none.
-    pub(super) hit_age: [u64; MAX_BANKS as usize],
+    pub(super) hit_age: [u64; BANKS],
     /// Per bank, running number of the oldest miss.
-    pub(super) miss_age: [u64; MAX_BANKS as usize],
+    pub(super) miss_age: [u64; BANKS],
 }
 
 impl Queue {
     pub(super) fn new(depth: u16, banks: usize) -> Self {
-        let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
         let slots = (0..depth)
-            .map(|slot| Slot { entry, next: next(slot), previous: NONE, younger: NONE, older: NONE })
+            .map(|slot| Slot { entry: Entry::EMPTY, next: next(slot), previous: NONE, younger: NONE, older: NONE })
             .collect();
         Self {
             slots,
@@ -80,8 +95,8 @@ impl Queue {
             lists: vec![EMPTY; banks],
             hits: 0,
             misses: 0,
-            hit_age: [u64::MAX; MAX_BANKS as usize],
-            miss_age: [u64::MAX; MAX_BANKS as usize],
+            hit_age: [u64::MAX; BANKS],
+            miss_age: [u64::MAX; BANKS],
         }
     }
 
@@ -106,33 +121,50 @@ impl Queue {
     #[inline(always)]
     pub(super) fn push(&mut self, entry: Entry, open: Option<u32>) {
         let at = self.free;
-        let slot = &mut self.slots[usize::from(at)];
-        self.free = slot.next;
-        let list = &mut self.lists[usize::from(entry.bank)];
-        *slot = Slot { entry, next: NONE, previous: list.tail, younger: NONE, older: self.youngest };
-        match std::mem::replace(&mut self.youngest, at) {
-            NONE => self.oldest = at,
-            older => self.slots[usize::from(older)].younger = at,
+        self.free = self.slots[usize::from(at)].next;
+        let bank = usize::from(entry.bank);
+        // Nearly always behind all others: only who has priority goes before somebody.
+        let older = self.before(self.youngest, entry.sequence, |slot| slot.older);
+        let previous = self.before(self.lists[bank].tail, entry.sequence, |slot| slot.previous);
+        let younger = match older {
+            NONE => std::mem::replace(&mut self.oldest, at),
+            _ => std::mem::replace(&mut self.slots[usize::from(older)].younger, at),
+        };
+        match younger {
+            NONE => self.youngest = at,
+            _ => self.slots[usize::from(younger)].older = at,
         }
-        let tail = std::mem::replace(&mut list.tail, at);
-        if tail == NONE {
-            list.head = at;
-        } else {
-            self.slots[usize::from(tail)].next = at;
+        let next = match previous {
+            NONE => std::mem::replace(&mut self.lists[bank].head, at),
+            _ => std::mem::replace(&mut self.slots[usize::from(previous)].next, at),
+        };
+        match next {
+            NONE => self.lists[bank].tail = at,
+            _ => self.slots[usize::from(next)].previous = at,
         }
+        self.slots[usize::from(at)] = Slot { entry, next, previous, younger, older };
         self.len += 1;
-        let list = &mut self.lists[usize::from(entry.bank)];
+        let list = &mut self.lists[bank];
         if open == Some(entry.row) {
-            if list.hit == NONE {
+            if entry.sequence < self.hit_age[bank % BANKS] {
                 list.hit = at;
-                self.hit_age[usize::from(entry.bank)] = entry.sequence;
+                self.hit_age[bank % BANKS] = entry.sequence;
                 self.hits |= 1 << entry.bank;
             }
-        } else if list.miss == NONE {
+        } else if entry.sequence < self.miss_age[bank % BANKS] {
             list.miss = at;
-            self.miss_age[usize::from(entry.bank)] = entry.sequence;
+            self.miss_age[bank % BANKS] = entry.sequence;
             self.misses |= 1 << entry.bank;
         }
+    }
+
+    /// The last entry from `at` on towards the older ones that goes before `sequence`.
+    #[inline(always)]
+    fn before(&self, mut at: u16, sequence: u64, older: impl Fn(&Slot) -> u16) -> u16 {
+        while at != NONE && self.slots[usize::from(at)].entry.sequence > sequence {
+            at = older(&self.slots[usize::from(at)]);
+        }
+        at
     }
 
     /// Oldest entry of `bank` that does not hit the open row.

@@ -20,6 +20,9 @@ const WALK: usize = 8;
 pub(super) const READS: usize = 0;
 pub(super) const WRITES: usize = 1;
 
+/// A cycle that must be found out: 0 is never ahead.
+pub(super) const UNKNOWN: u64 = 0;
+
 /// A request whose row was opened for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Active {
@@ -138,6 +141,8 @@ pub(super) struct State {
     refresh_banks: Vec<u16>,
     /// Current cycle.
     pub(super) now: u64,
+    /// First later cycle in which something can happen, or [`UNKNOWN`].
+    pub(super) wake: u64,
     /// Offers that the front end may still make in this cycle.
     pub(super) offers_left: u32,
     pub(super) bounds: Bounds,
@@ -172,6 +177,7 @@ impl State {
             refresh_turn: 0,
             refresh_banks,
             now: 0,
+            wake: UNKNOWN,
             // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
             offers_left: 1,
             bounds: Bounds::new(device.organisation.ranks as usize),

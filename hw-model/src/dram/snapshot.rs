@@ -5,7 +5,7 @@
 //! "foreign": which one it is makes no difference to this read, and a bank that keeps such a row was not touched by it.
 use super::channel::bits;
 use super::queue::Entry;
-use super::schedule::{Active, Choice, READS, State, WRITES};
+use super::schedule::{Active, Choice, READS, State, UNKNOWN, WRITES};
 
 /// Stands for an open row that is not of this read.
 const FOREIGN: u32 = u32::MAX;
@@ -198,6 +198,7 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.sequence += 1;
     }
     c.bounds.forget();
+    c.wake = UNKNOWN;
 }
 
 /// Reads what [`encode`] wrote.
@@ -228,6 +229,7 @@ impl Words<'_> {
             sequence,
             row: self.frame.absolute(row),
             bank: word as u16,
+            source: 0,
             is_write: false,
             counted: word >> 16 == 1,
         }
