@@ -11,6 +11,9 @@ use serde::Deserialize;
 /// Most banks that one channel may have (all ranks together).
 pub const MAX_BANKS: u32 = 64;
 
+/// Most ranks of one channel.
+pub const MAX_RANKS: usize = 8;
+
 /// Levels of one channel. Every count is a power of two, so that addresses are bit fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -346,6 +349,9 @@ impl Device {
             let rule = format!("must be the product of the levels, {product} bytes");
             return Err(ConfigError::new("organisation.capacity_bytes", o.capacity_bytes, rule));
         }
+        if o.ranks as usize > MAX_RANKS {
+            return Err(ConfigError::new("organisation.ranks", o.ranks, format!("must be at most {MAX_RANKS}")));
+        }
         let banks = u64::from(o.ranks) * u64::from(o.stacks) * u64::from(o.groups) * u64::from(o.banks);
         if banks > u64::from(MAX_BANKS) {
             let rule = format!("gives {banks} banks a channel, and at most {MAX_BANKS} are supported");
@@ -464,6 +470,7 @@ mod tests {
             d.organisation.capacity_bytes *= 8;
         });
         assert_eq!(error.field, "organisation.banks");
+        assert_eq!(refused(|d| d.organisation.ranks = 16).field, "organisation.ranks");
     }
 
     const EXAMPLE: &str = include_str!("../../data/devices/ddr5-4800.toml");

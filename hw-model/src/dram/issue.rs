@@ -13,7 +13,7 @@ impl<O: Observer> Controller<O> {
         self.state.wake = UNKNOWN;
         self.state.offers_left = self.state.config.offers_per_cycle;
         while self.state.next_refresh <= self.state.now {
-            self.state.refreshes_waiting += self.state.channel.ranks.len() as u64;
+            self.state.refreshes_waiting += self.state.channel.rank_count as u64;
             self.state.next_refresh += self.refresh_interval;
         }
         if self.split {

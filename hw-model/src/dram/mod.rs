@@ -34,6 +34,7 @@
 mod channel;
 mod command;
 mod config;
+pub mod constraints;
 mod controller;
 pub mod device;
 pub mod engine;
@@ -41,7 +42,6 @@ mod error;
 mod fast;
 mod histogram;
 mod issue;
-mod latencies;
 pub mod mapping;
 pub mod presets;
 mod queue;

@@ -7,7 +7,7 @@
 use super::channel::{Channel, bits};
 use super::command::{Command, CommandKind};
 use super::config::{Config, Refresh};
-use super::device::{Device, MAX_BANKS};
+use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use super::error::ConfigError;
 use super::queue::{Entry, Queue};
 
@@ -191,7 +191,7 @@ impl State {
     /// Refreshes after which the turn comes back to the first rank and bank.
     pub(super) fn refresh_round(&self) -> u64 {
         let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
-        (self.channel.ranks.len() * sets) as u64
+        (self.channel.rank_count * sets) as u64
     }
 
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never
@@ -204,7 +204,7 @@ impl State {
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let burst = channel.ranks.iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
+        let burst = channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
         let mut next = self.bounds.active.max(burst);
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
@@ -216,7 +216,7 @@ impl State {
                 return next;
             }
         }
-        for rank in 0..channel.ranks.len() {
+        for rank in 0..channel.rank_count {
             let due = self.due(rank);
             next = next.min(due.column).min(due.precharge).min(due.activate);
         }
@@ -226,7 +226,7 @@ impl State {
     /// The bounds of a rank with what the rank itself and the buses allow.
     #[inline(always)]
     fn due(&self, rank: usize) -> RankBounds {
-        let (bounds, rank, bus) = (&self.bounds.ranks[rank], &self.channel.ranks[rank], self.channel.bus);
+        let (bounds, rank, bus) = (&self.bounds.ranks[rank], &self.channel.ranks[rank % MAX_RANKS], self.channel.bus);
         let column = if self.write_mode { rank.wr } else { rank.rd };
         RankBounds {
             column: bounds.column.max(column).max(bus[usize::from(self.dual_bus)]),
@@ -323,14 +323,14 @@ impl State {
     /// First cycle in which a burst of `bank` is legal, if its row is open.
     pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
         let channel = &self.channel;
-        let rank = &channel.ranks[channel.rank_of(bank as u16)];
+        let rank = &channel.ranks[channel.rank_of(bank as u16) % MAX_RANKS];
         let gate = if is_write { rank.wr } else { rank.rd };
         channel.column_ready(bank, is_write).max(gate).max(channel.bus[usize::from(self.dual_bus)])
     }
 
     /// 2. The waiting refresh whose turn it is.
     fn refresh_turn(&self) -> RefreshTurn {
-        let ranks = self.channel.ranks.len() as u64;
+        let ranks = self.channel.rank_count as u64;
         let rank = (self.refresh_turn % ranks) as usize;
         let first = rank as u16 * (self.channel.bank_count() / ranks as u32) as u16;
         if self.config.refresh != Refresh::SameBank {
@@ -375,7 +375,7 @@ impl State {
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
         let mut best = Best { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: 0 };
-        for rank in 0..self.channel.ranks.len() {
+        for rank in 0..self.channel.rank_count {
             let due = self.due(rank);
             if slot != Slot::Row && due.column <= self.now {
                 self.look_at_hits(rank, held, &mut best);

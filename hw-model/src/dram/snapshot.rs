@@ -68,22 +68,21 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
     for word in [channel.open, channel.activating] {
         words.extend([word as u32, (word >> 32) as u32]);
     }
-    for rank in &channel.ranks {
-        for time in [rank.act, rank.rd, rank.wr, rank.pre, rank.pre_all, rank.ref_all, rank.ref_bank] {
+    for rank in &channel.ranks[..channel.rank_count] {
+        for &time in rank.all() {
             words.push(ahead(time)?);
         }
         for turn in 0..4 {
             words.push(ahead(rank.window[usize::from((rank.oldest + turn) % 4)])?);
         }
     }
-    for times in [&channel.banks.act, &channel.banks.rd, &channel.banks.wr, &channel.banks.pre, &channel.banks.refresh]
-    {
+    for times in channel.banks.all() {
         for &time in &times[..banks] {
             words.push(ahead(time)?);
         }
     }
     let groups = channel.group_count() as usize;
-    for times in [&channel.groups.act, &channel.groups.rd, &channel.groups.wr] {
+    for times in channel.groups.all() {
         for &time in &times[..groups] {
             words.push(ahead(time)?);
         }
@@ -144,25 +143,17 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
     channel.act2_deadline = words.time();
     channel.open = words.mask();
     channel.activating = words.mask();
-    for rank in &mut channel.ranks {
-        rank.act = words.time();
-        rank.rd = words.time();
-        rank.wr = words.time();
-        rank.pre = words.time();
-        rank.pre_all = words.time();
-        rank.ref_all = words.time();
-        rank.ref_bank = words.time();
+    for rank in &mut channel.ranks[..channel.rank_count] {
+        rank.all_mut().for_each(|time| *time = words.time());
         rank.oldest = 0;
         rank.window = std::array::from_fn(|_| words.time());
     }
     let banks = channel.bank_count() as usize;
-    let b = &mut channel.banks;
-    for times in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
+    for times in channel.banks.all_mut() {
         times[..banks].fill_with(|| words.time());
     }
     let groups = channel.group_count() as usize;
-    let g = &mut channel.groups;
-    for times in [&mut g.act, &mut g.rd, &mut g.wr] {
+    for times in channel.groups.all_mut() {
         times[..groups].fill_with(|| words.time());
     }
     for bank in bits(channel.open) {

@@ -169,19 +169,15 @@ fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
         require(*mask & !valid == 0)?;
     }
     require(c.open & c.activating == 0)?;
-    let b = &mut c.banks;
-    for of_bank in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
+    for of_bank in c.banks.all_mut() {
         times(io, now, &mut of_bank[..banks])?;
     }
-    b.row[..banks].iter_mut().try_for_each(|row| small(io, row, u64::from(u32::MAX)))?;
-    let g = &mut c.groups;
-    for of_group in [&mut g.act, &mut g.rd, &mut g.wr] {
+    c.banks.row[..banks].iter_mut().try_for_each(|row| small(io, row, u64::from(u32::MAX)))?;
+    for of_group in c.groups.all_mut() {
         times(io, now, &mut of_group[..groups])?;
     }
-    for rank in &mut c.ranks {
-        let r = [&mut rank.act, &mut rank.rd, &mut rank.wr, &mut rank.pre, &mut rank.pre_all];
-        times(io, now, r)?;
-        times(io, now, [&mut rank.ref_all, &mut rank.ref_bank])?;
+    for rank in &mut c.ranks[..c.rank_count] {
+        times(io, now, rank.all_mut())?;
         times(io, now, &mut rank.window)?;
         small(io, &mut rank.oldest, 3)?;
     }
