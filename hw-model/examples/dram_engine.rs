@@ -1,8 +1,6 @@
 //! Requests a second through the embedded interface: `cargo run --release --example dram_engine -- [DEVICE [REQUESTS]]`.
 //! Each stream is made before and served one request at a time, every completion taken.
-use cptr_hw_model::dram::{
-    Config, Engine, EngineConfig, MappingKind, NotTaken, Refresh, Request, StreamKind, presets,
-};
+use cptr_hw_model::dram::{Config, Engine, EngineConfig, MappingKind, NotTaken, Refresh, Request, StreamKind, presets};
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +33,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         let seconds = start.elapsed().as_secs_f64();
-        println!("{:6} {:8.2} million requests/s, {} cycles", kind.name(), requests as f64 / seconds / 1e6, engine.now());
+        println!(
+            "{:6} {:8.2} million requests/s, {} cycles",
+            kind.name(),
+            requests as f64 / seconds / 1e6,
+            engine.now()
+        );
     }
     Ok(())
 }

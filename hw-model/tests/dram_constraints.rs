@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::fs;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/dram.md");
-const BEGIN: &str = "<!-- constraints: written by CPTR_BLESS=1 cargo test -p cptr-hw-model --test dram_constraints -->\n";
+const BEGIN: &str =
+    "<!-- constraints: written by CPTR_BLESS=1 cargo test -p cptr-hw-model --test dram_constraints -->\n";
 const END: &str = "<!-- end of constraints -->";
 
 /// A device that every row concerns; no such memory exists.
@@ -22,13 +23,17 @@ fn names(kinds: &[CommandKind]) -> String {
 
 fn table() -> String {
     let devices = ["DDR4-3200", "DDR5-4800", "LPDDR5-6400", "HBM3-6400"].map(|name| presets::by_name(name).unwrap());
-    let mut text = format!("{BEGIN}| level | first | then | cycles | D4 | D5 | L5 | H3 | source |\n|---|---|---|---|---|---|---|---|---|\n");
+    let mut text = format!(
+        "{BEGIN}| level | first | then | cycles | D4 | D5 | L5 | H3 | source |\n|---|---|---|---|---|---|---|---|---|\n"
+    );
     let columns = devices.map(|device| constraints(&device));
     for row in constraints(&everything()) {
         let same = |other: &&Constraint| {
             (other.level, &other.before, &other.after, other.window) == (row.level, &row.before, &row.after, row.window)
         };
-        let cycles = columns.each_ref().map(|column| column.iter().find(same).map_or("–".into(), |row| row.cycles.to_string()));
+        let cycles = columns
+            .each_ref()
+            .map(|column| column.iter().find(same).map_or("–".into(), |row| row.cycles.to_string()));
         let first = if row.window > 1 { format!("{} {}", row.window, names(&row.before)) } else { names(&row.before) };
         let then = names(&row.after);
         let (formula, cycles) = (&row.formula, cycles.join(" | "));

@@ -62,6 +62,19 @@ fn a_list_gives_the_figures_of_a_run() {
     }
 }
 
+/// The built-in devices, and some of more ranks and other sizes.
+fn devices() -> Vec<Device> {
+    let of_ranks = |mut device: Device, ranks: u32| {
+        device.organisation.ranks = ranks;
+        device.organisation.rows = device.organisation.rows / 2 * 3;
+        device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3 * u64::from(ranks);
+        device
+    };
+    let mut devices = presets::all();
+    devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    devices
+}
+
 /// What a host does in a cycle.
 #[derive(Debug, Clone)]
 struct Turn {
@@ -82,9 +95,9 @@ fn turns(device: &Device, channels: u64) -> impl Strategy<Value = Vec<Turn>> + u
 
 fn setups() -> impl Strategy<Value = (Device, EngineConfig, Vec<Turn>)> {
     let figures =
-        (0usize..9, 0usize..6, 0usize..3, any::<bool>(), 1u16..40, 1u32..5, 1u32..4, prop::collection::vec(0u8..3, 3));
+        (0usize..11, 0usize..6, 0usize..3, any::<bool>(), 1u16..40, 1u32..5, 1u32..4, prop::collection::vec(0u8..3, 3));
     figures.prop_flat_map(|(device, mapping, refresh, closed, queue_depth, offers_per_cycle, channels, priorities)| {
-        let device = presets::all()[device].clone();
+        let device = devices()[device].clone();
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
         let refresh =
             if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };

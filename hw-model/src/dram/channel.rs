@@ -3,9 +3,9 @@
 //! The channel owns no clock. [`Channel::probe`] tells when a command becomes legal and changes nothing;
 //! [`Channel::issue`] takes the cycle as an argument and refuses an illegal command.
 use super::command::{Command, CommandKind};
+use super::constraints::Latencies;
 use super::device::{Device, MAX_BANKS, MAX_RANKS, RefreshSet};
 use super::error::{CommandError, ConfigError, Refused};
-use super::constraints::Latencies;
 
 /// What a bank is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,9 @@ pub enum BankState {
 
 /// Room for the greatest channel, so that a bank number masked to it needs no further check.
 const BANKS: usize = MAX_BANKS as usize;
+
+/// Banks of each rank, one bit each.
+pub(super) type Masks = [u64; MAX_RANKS];
 
 /// One number a bank, or a group.
 pub(super) type PerBank = [u64; BANKS];
@@ -77,10 +80,10 @@ pub struct Channel {
     pub(super) rank_count: usize,
     /// First free cycle of the command bus (row bus), and of the column bus of HBM.
     pub(super) bus: [u64; 2],
-    /// Banks with an open row, one bit each.
-    pub(super) open: u64,
+    /// Banks with an open row, one bit each, by ranks.
+    pub(super) open: Masks,
     /// Banks between ACT1 and ACT2.
-    pub(super) activating: u64,
+    pub(super) activating: Masks,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
     /// The data clock of LPDDR5 runs up to this cycle.
@@ -90,7 +93,7 @@ pub struct Channel {
     column_bus: usize,
     banks_per_rank: u32,
     /// Binary logarithm of `banks_per_rank`.
-    rank_shift: u32,
+    pub(super) rank_shift: u32,
     banks_per_group: u32,
     /// Binary logarithm of `banks_per_group`.
     group_shift: u32,
@@ -126,8 +129,8 @@ impl Channel {
             ranks: [Rank::default(); MAX_RANKS],
             rank_count: o.ranks as usize,
             bus: [0; 2],
-            open: 0,
-            activating: 0,
+            open: [0; MAX_RANKS],
+            activating: [0; MAX_RANKS],
             act2_deadline: 0,
             wck_until: 0,
             n_aad: device.split_activate.map(|split| u64::from(split.n_aad)),
@@ -158,13 +161,40 @@ impl Channel {
     }
 
     fn state(&self, bank: u16) -> BankState {
-        if self.open >> bank & 1 == 1 {
+        let (rank, bit) = self.spot(bank);
+        if self.open[rank] & bit != 0 {
             BankState::Open
-        } else if self.activating >> bank & 1 == 1 {
+        } else if self.activating[rank] & bit != 0 {
             BankState::Activating
         } else {
             BankState::Closed
         }
+    }
+
+    /// Where a bank stands in [`Masks`]: rank and bit.
+    #[inline(always)]
+    pub(super) const fn spot(&self, bank: u16) -> (usize, u64) {
+        spot(bank, self.rank_shift)
+    }
+
+    /// Whether the row of a bank is open.
+    #[inline(always)]
+    pub(super) const fn is_open(&self, bank: u16) -> bool {
+        let (rank, bit) = self.spot(bank);
+        self.open[rank] & bit != 0
+    }
+
+    /// First bank of a rank.
+    #[inline(always)]
+    pub(super) const fn first_of(&self, rank: usize) -> usize {
+        rank << self.rank_shift
+    }
+
+    /// Banks of `mask` of a rank, counted over the channel.
+    #[inline(always)]
+    pub(super) fn banks_of(&self, rank: usize, mask: u64) -> impl Iterator<Item = usize> + use<> {
+        let first = self.first_of(rank);
+        bits(mask).map(move |bank| first + bank)
     }
 
     pub(super) const fn bank_count(&self) -> u32 {
@@ -200,35 +230,24 @@ impl Channel {
         (bank >> self.rank_shift) as usize
     }
 
-    /// Banks of the channel, one bit each.
-    pub(super) const fn all_banks(&self) -> u64 {
-        block(self.total_banks, 0)
+    /// All banks of a rank, one bit each.
+    #[inline(always)]
+    pub(super) const fn rank_banks(&self) -> u64 {
+        u64::MAX >> (64 - self.banks_per_rank)
     }
 
-    /// Banks of `rank`, one bit each.
-    pub(super) const fn rank_mask(&self, rank: usize) -> u64 {
-        block(self.banks_per_rank, rank as u32 * self.banks_per_rank)
-    }
-
-    /// Banks that a bank-wise refresh starting at `bank` covers.
+    /// Banks of its rank that a bank-wise refresh starting at `bank` covers.
     pub(super) fn refresh_mask(&self, bank: u16) -> u64 {
-        let rank = self.rank_of(bank);
+        let (_, bit) = self.spot(bank);
         match self.refresh_set {
-            None | Some(RefreshSet::Bank) => 1 << bank,
+            None | Some(RefreshSet::Bank) => bit,
             Some(RefreshSet::Pair) => {
-                let base = rank as u32 * self.banks_per_rank;
                 let half = self.banks_per_rank / 2;
-                let partner = base + (u32::from(bank) - base + half) % self.banks_per_rank;
-                1 << bank | 1 << partner
+                bit | if bit.trailing_zeros() < half { bit << half } else { bit >> half }
             }
             Some(RefreshSet::SameBank) => {
-                let within = u32::from(bank) % self.banks_per_group;
-                let all = self.rank_mask(rank);
-                let mut every = 0u64;
-                for flat in (within..self.total_banks).step_by(self.banks_per_group as usize) {
-                    every |= 1 << flat;
-                }
-                every & all
+                let within = bit.trailing_zeros() % self.banks_per_group;
+                (within..self.banks_per_rank).step_by(self.banks_per_group as usize).fold(0, |all, at| all | 1 << at)
             }
         }
     }
@@ -240,9 +259,9 @@ impl Channel {
     pub fn probe(&self, command: Command) -> Result<u64, CommandError> {
         let state = self.bank_state(command.bank).ok_or(CommandError::NoSuchBank)?;
         let (banks, bank) = (&self.banks, usize::from(command.bank));
-        let rank = &self.ranks[self.rank_of(command.bank) % MAX_RANKS];
-        let rank_banks = self.rank_mask(self.rank_of(command.bank));
-        let closed = |mask: u64| (self.open | self.activating) & mask == 0;
+        let (index, _) = self.spot(command.bank);
+        let rank = &self.ranks[index];
+        let closed = |mask: u64| (self.open[index] | self.activating[index]) & mask == 0;
         let require = |holds: bool, otherwise: CommandError| if holds { Ok(()) } else { Err(otherwise) };
         let bus = self.bus[if command.kind.is_column() { self.column_bus } else { 0 }];
         let earliest = match command.kind {
@@ -260,7 +279,7 @@ impl Channel {
                 banks.pre[bank].max(rank.pre)
             }
             CommandKind::PreAll => {
-                require(self.activating & rank_banks == 0, CommandError::BankNotClosed)?;
+                require(self.activating[index] == 0, CommandError::BankNotClosed)?;
                 rank.pre_all
             }
             CommandKind::Rd | CommandKind::RdA => {
@@ -272,14 +291,14 @@ impl Channel {
                 self.column_ready(bank, true).max(rank.wr)
             }
             CommandKind::RefAll => {
-                require(closed(rank_banks), CommandError::BankNotClosed)?;
+                require(closed(u64::MAX), CommandError::BankNotClosed)?;
                 rank.ref_all
             }
             CommandKind::RefBank => {
                 require(self.refresh_set.is_some(), CommandError::NotSupported)?;
                 let set = self.refresh_mask(command.bank);
                 require(closed(set), CommandError::BankNotClosed)?;
-                bits(set).map(|b| banks.refresh[b]).fold(rank.ref_bank, u64::max)
+                self.banks_of(index, set).map(|bank| banks.refresh[bank % BANKS]).fold(rank.ref_bank, u64::max)
             }
             CommandKind::Cas => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
@@ -323,30 +342,31 @@ impl Channel {
             _ => 1,
         };
         self.bus[bus] = now + cycles;
-        let (bank, bit) = (command.bank, 1u64 << command.bank);
+        let bank = command.bank;
+        let (rank, bit) = self.spot(bank);
         match command.kind {
             CommandKind::Act => {
                 self.constrain(CommandKind::Act, bank, now);
                 self.banks.row[usize::from(bank) % BANKS] = command.row;
                 match self.n_aad {
                     Some(n_aad) => {
-                        self.activating |= bit;
+                        self.activating[rank] |= bit;
                         self.act2_deadline = now + n_aad;
                     }
-                    None => self.open |= bit,
+                    None => self.open[rank] |= bit,
                 }
             }
             CommandKind::Act2 => {
-                self.activating &= !bit;
-                self.open |= bit;
+                self.activating[rank] &= !bit;
+                self.open[rank] |= bit;
             }
             CommandKind::Pre => {
                 self.constrain(CommandKind::Pre, bank, now);
-                self.open &= !bit;
+                self.open[rank] &= !bit;
             }
             CommandKind::PreAll => {
                 self.constrain(CommandKind::PreAll, bank, now);
-                self.open &= !self.rank_mask(self.rank_of(bank));
+                self.open[rank] = 0;
             }
             CommandKind::Rd => {
                 self.constrain(CommandKind::Rd, bank, now);
@@ -355,7 +375,7 @@ impl Channel {
             CommandKind::RdA => {
                 self.constrain(CommandKind::RdA, bank, now);
                 self.run_data_clock(now + self.wck_after_rd);
-                self.open &= !bit;
+                self.open[rank] &= !bit;
             }
             CommandKind::Wr => {
                 self.constrain(CommandKind::Wr, bank, now);
@@ -364,7 +384,7 @@ impl Channel {
             CommandKind::WrA => {
                 self.constrain(CommandKind::WrA, bank, now);
                 self.run_data_clock(now + self.wck_after_wr);
-                self.open &= !bit;
+                self.open[rank] &= !bit;
             }
             CommandKind::RefAll => self.constrain(CommandKind::RefAll, bank, now),
             CommandKind::RefBank => self.constrain(CommandKind::RefBank, bank, now),
@@ -387,9 +407,12 @@ impl Channel {
     }
 }
 
-/// `width` bits from `shift` on.
-const fn block(width: u32, shift: u32) -> u64 {
-    (u64::MAX >> (64 - width)) << shift
+/// Where a bank stands in [`Masks`]: rank and bit.
+#[inline(always)]
+pub(super) const fn spot(bank: u16, rank_shift: u32) -> (usize, u64) {
+    let rank = (bank >> rank_shift) as usize % MAX_RANKS;
+    // The lower bits are the bank within its rank.
+    (rank, 1 << (bank as u32 & ((1 << rank_shift) - 1)))
 }
 
 /// Indices of the set bits, lowest first.

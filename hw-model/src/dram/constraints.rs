@@ -7,7 +7,7 @@
 //!
 //! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows by
 //! the further cycles of the first command and shrinks by those of the second. It is at least one cycle.
-use super::channel::{Channel, bits};
+use super::channel::Channel;
 use super::command::CommandKind;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use std::fmt;
@@ -153,21 +153,37 @@ impl Terms {
 
 /// The commands that a row with this field puts off.
 macro_rules! kinds_of {
-    (act) => { [CommandKind::Act] };
-    (rd) => { [CommandKind::Rd, CommandKind::RdA] };
-    (wr) => { [CommandKind::Wr, CommandKind::WrA] };
-    (pre) => { [CommandKind::Pre] };
-    (pre_all) => { [CommandKind::PreAll] };
-    (refresh) => { [CommandKind::RefBank] };
-    (ref_bank) => { [CommandKind::RefBank] };
-    (ref_all) => { [CommandKind::RefAll] };
+    (act) => {
+        [CommandKind::Act]
+    };
+    (rd) => {
+        [CommandKind::Rd, CommandKind::RdA]
+    };
+    (wr) => {
+        [CommandKind::Wr, CommandKind::WrA]
+    };
+    (pre) => {
+        [CommandKind::Pre]
+    };
+    (pre_all) => {
+        [CommandKind::PreAll]
+    };
+    (refresh) => {
+        [CommandKind::RefBank]
+    };
+    (ref_bank) => {
+        [CommandKind::RefBank]
+    };
+    (ref_all) => {
+        [CommandKind::RefAll]
+    };
 }
 
 /// Puts a field of a level off to a cycle.
 macro_rules! put_off {
     (Bank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
         if $at.kind as usize == CommandKind::RefBank as usize {
-            for bank in bits($c.refresh_mask($at.bank as u16)) {
+            for bank in $c.banks_of($at.rank, $c.refresh_mask($at.bank as u16)) {
                 raise(&mut $c.banks.$after[bank % BANKS], $cycle);
             }
         } else {
@@ -353,9 +369,9 @@ fn written(formula: &str) -> String {
         None => word.to_string(),
         Some(name) => {
             // "_s", "_l", "_wr" and the like stay apart, as the standards write them.
-            let (first, rest) = name.split_once('_').map_or((name, String::new()), |(first, rest)| {
-                (first, format!("_{}", rest.to_ascii_uppercase()))
-            });
+            let (first, rest) = name
+                .split_once('_')
+                .map_or((name, String::new()), |(first, rest)| (first, format!("_{}", rest.to_ascii_uppercase())));
             format!("n{}{rest}", first.to_ascii_uppercase())
         }
     };

@@ -243,7 +243,9 @@ impl<O: Observer> Controller<O> {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.state.queues.iter().all(Queue::is_empty) && self.state.active_banks == 0 && self.state.activating.is_none()
+        self.state.queues.iter().all(Queue::is_empty)
+            && self.state.active_banks.iter().all(|&banks| banks == 0)
+            && self.state.activating.is_none()
     }
 
     /// Takes a request into its queue in the current cycle; its running number.
@@ -268,7 +270,7 @@ impl<O: Observer> Controller<O> {
             self.answer(request, number);
             return Ok(number);
         }
-        let open = (self.state.channel.open >> bank & 1 == 1).then(|| self.state.channel.banks.row[usize::from(bank)]);
+        let open = self.state.channel.is_open(bank).then(|| self.state.channel.banks.row[usize::from(bank)]);
         let priority = self.priorities[usize::from(request.source)];
         queue.push(Entry { arrive: priority | self.state.now, sequence: priority | number, ..*request }, open);
         if request.is_write == self.state.write_mode {

@@ -1,5 +1,4 @@
 //! What goes out in a cycle, and what that means for queues, rows and counts.
-use super::channel::bits;
 use super::command::{Command, CommandKind};
 use super::config::PagePolicy;
 use super::controller::{Controller, Observer, Served};
@@ -84,7 +83,8 @@ impl<O: Observer> Controller<O> {
         match choice {
             Choice::Active(bank) => {
                 let Some(active) = self.state.active[usize::from(bank)].take() else { return };
-                self.state.active_banks &= !(1 << bank);
+                let (rank, bit) = self.state.channel.spot(bank);
+                self.state.active_banks[rank] &= !bit;
                 self.burst(active.entry);
             }
             Choice::Hit(bank) => {
@@ -136,18 +136,19 @@ impl<O: Observer> Controller<O> {
     }
 
     fn issue_refresh(&mut self, command: Command) {
-        let open = self.state.channel.open;
+        let (rank, _) = self.state.channel.spot(command.bank);
+        let open = self.state.channel.open[rank];
         self.send(command);
         if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
             self.state.refreshes_waiting -= 1;
             self.state.refresh_turn += 1;
         }
-        for bank in bits(open & !self.state.channel.open) {
+        for bank in self.state.channel.banks_of(rank, open & !self.state.channel.open[rank]) {
             self.row_closed(bank as u16);
         }
         if command.kind == CommandKind::RefBank {
             // The bounds were found without these banks.
-            for bank in bits(self.state.channel.refresh_mask(command.bank)) {
+            for bank in self.state.channel.banks_of(rank, self.state.channel.refresh_mask(command.bank)) {
                 self.state.touch(bank as u16);
             }
         }
@@ -161,7 +162,8 @@ impl<O: Observer> Controller<O> {
         }
         self.state.active[bank] = Some(Active { entry, order: self.state.activations });
         self.state.activations += 1;
-        self.state.active_banks |= 1 << entry.bank;
+        let (rank, bit) = self.state.channel.spot(entry.bank);
+        self.state.active_banks[rank] |= bit;
         for queue in &mut self.state.queues {
             queue.row_changed(entry.bank, Some(entry.row));
         }
@@ -179,8 +181,9 @@ impl<O: Observer> Controller<O> {
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
     fn burst(&mut self, entry: Entry) {
         let bank = entry.bank;
-        let wanted =
-            (self.state.queues[READS].hits | self.state.queues[WRITES].hits | self.state.active_banks) >> bank & 1 == 1;
+        let (rank, bit) = self.state.channel.spot(bank);
+        let [reads, writes] = [READS, WRITES].map(|queue| self.state.queues[queue].hits[rank]);
+        let wanted = (reads | writes | self.state.active_banks[rank]) & bit != 0;
         let close = self.state.config.page_policy == PagePolicy::Closed && !wanted;
         let kind = match (entry.is_write, close) {
             (false, false) => CommandKind::Rd,

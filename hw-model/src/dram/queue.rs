@@ -3,7 +3,8 @@
 //! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at
 //! two entries a bank and never at the whole queue. Nothing is allocated after the start.
 
-use super::device::MAX_BANKS;
+use super::channel::{Masks, spot};
+use super::device::{MAX_BANKS, MAX_RANKS};
 
 /// No entry.
 const NONE: u16 = u16::MAX;
@@ -70,10 +71,12 @@ pub(super) struct Queue {
     youngest: u16,
     len: u32,
     lists: Vec<BankList>,
-    /// Banks with an entry that hits the open row.
-    pub(super) hits: u64,
+    /// Binary logarithm of the banks of a rank.
+    rank_shift: u32,
+    /// Banks with an entry that hits the open row, by ranks.
+    pub(super) hits: Masks,
     /// Banks with an entry that does not hit the open row, or whose bank is closed.
-    pub(super) misses: u64,
+    pub(super) misses: Masks,
     /// Per bank, running number of the oldest hit; `u64::MAX` if there is none.
     pub(super) hit_age: [u64; BANKS],
     /// Per bank, running number of the oldest miss.
@@ -81,7 +84,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(depth: u16, banks: usize) -> Self {
+    pub(super) fn new(depth: u16, banks: usize, rank_shift: u32) -> Self {
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
         let slots = (0..depth)
             .map(|slot| Slot { entry: Entry::EMPTY, next: next(slot), previous: NONE, younger: NONE, older: NONE })
@@ -93,8 +96,9 @@ impl Queue {
             youngest: NONE,
             len: 0,
             lists: vec![EMPTY; banks],
-            hits: 0,
-            misses: 0,
+            rank_shift,
+            hits: [0; MAX_RANKS],
+            misses: [0; MAX_RANKS],
             hit_age: [u64::MAX; BANKS],
             miss_age: [u64::MAX; BANKS],
         }
@@ -102,7 +106,7 @@ impl Queue {
 
     /// Removes all entries.
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.slots.len() as u16, self.lists.len());
+        *self = Self::new(self.slots.len() as u16, self.lists.len(), self.rank_shift);
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -144,17 +148,18 @@ impl Queue {
         }
         self.slots[usize::from(at)] = Slot { entry, next, previous, younger, older };
         self.len += 1;
+        let (rank, bit) = spot(entry.bank, self.rank_shift);
         let list = &mut self.lists[bank];
         if open == Some(entry.row) {
             if entry.sequence < self.hit_age[bank % BANKS] {
                 list.hit = at;
                 self.hit_age[bank % BANKS] = entry.sequence;
-                self.hits |= 1 << entry.bank;
+                self.hits[rank] |= bit;
             }
         } else if entry.sequence < self.miss_age[bank % BANKS] {
             list.miss = at;
             self.miss_age[bank % BANKS] = entry.sequence;
-            self.misses |= 1 << entry.bank;
+            self.misses[rank] |= bit;
         }
     }
 
@@ -222,7 +227,8 @@ impl Queue {
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
-        if (self.hits | self.misses) >> bank & 1 == 0 {
+        let (rank, bit) = spot(bank, self.rank_shift);
+        if (self.hits[rank] | self.misses[rank]) & bit == 0 {
             return; // There are none.
         }
         let list = &mut self.lists[usize::from(bank)];
@@ -230,7 +236,7 @@ impl Queue {
         let Some(row) = open else {
             list.hit = NONE;
             self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits &= !(1 << bank);
+            self.hits[rank] &= !bit;
             self.set_miss(bank, head);
             return;
         };
@@ -247,26 +253,28 @@ impl Queue {
         while at != NONE && self.slots[usize::from(at)].entry.row != row {
             at = self.slots[usize::from(at)].next;
         }
+        let (rank, bit) = spot(bank, self.rank_shift);
         let list = &mut self.lists[usize::from(bank)];
         list.hit = at;
         if at == NONE {
             self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits &= !(1 << bank);
+            self.hits[rank] &= !bit;
         } else {
             self.hit_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.hits |= 1 << bank;
+            self.hits[rank] |= bit;
         }
     }
 
     fn set_miss(&mut self, bank: u16, at: u16) {
+        let (rank, bit) = spot(bank, self.rank_shift);
         let list = &mut self.lists[usize::from(bank)];
         list.miss = at;
         if at == NONE {
             self.miss_age[usize::from(bank)] = u64::MAX;
-            self.misses &= !(1 << bank);
+            self.misses[rank] &= !bit;
         } else {
             self.miss_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.misses |= 1 << bank;
+            self.misses[rank] |= bit;
         }
     }
 

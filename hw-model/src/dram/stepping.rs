@@ -5,6 +5,19 @@ use super::request::{Request, RequestKind};
 use super::{Device, MappingKind, presets};
 use proptest::prelude::*;
 
+/// The built-in devices, and some of more ranks and other sizes.
+fn devices() -> Vec<Device> {
+    let of_ranks = |mut device: Device, ranks: u32| {
+        device.organisation.ranks = ranks;
+        device.organisation.rows = device.organisation.rows / 2 * 3;
+        device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3 * u64::from(ranks);
+        device
+    };
+    let mut devices = presets::all();
+    devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    devices
+}
+
 /// Serves the stream; `every_cycle` visits each cycle and trusts no bound.
 fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool) -> (u64, u64, Vec<(u64, String)>) {
     let mut log = Vec::new();
@@ -50,10 +63,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn jumping_changes_nothing(device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+    fn jumping_changes_nothing(device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
                                lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200, 0u32..5), 1..60),
                                spread in 0u32..14) {
-        let device = &presets::all()[device];
+        let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
         let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
@@ -143,11 +156,11 @@ proptest! {
     /// Offers at any time, of several sources: however time is cut, the same is taken, sent and served.
     #[test]
     fn any_steps_are_the_same(
-        device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40, offers in 1u32..5,
+        device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40, offers in 1u32..5,
         script in prop::collection::vec((prop::collection::vec((0u64..1 << 12, any::<bool>(), 0u8..3), 0..8), 0u64..60), 1..150),
         pauses in prop::collection::vec(0u64..20_000, 3), spread in 0u32..12, most in 1u64..30,
         priorities in prop::collection::vec(0u8..4, 3)) {
-        let device = &presets::all()[device];
+        let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
         let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };

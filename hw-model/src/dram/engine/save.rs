@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
-use super::super::channel::{Channel, bits};
+use super::super::channel::Channel;
 use super::super::controller::{Controller, Served};
 use super::super::device::Device;
 use super::super::histogram::Histogram;
@@ -163,12 +163,12 @@ fn controller(io: &mut impl Words, lane: &mut Controller<Completions>, now: u64)
 
 fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
     let (banks, groups) = (c.bank_count() as usize, c.group_count() as usize);
-    let valid = c.all_banks();
-    for mask in [&mut c.open, &mut c.activating] {
-        io.word(mask)?;
-        require(*mask & !valid == 0)?;
+    let (valid, ranks) = (c.rank_banks(), c.rank_count);
+    for (open, activating) in c.open.iter_mut().zip(&mut c.activating).take(ranks) {
+        io.word(open)?;
+        io.word(activating)?;
+        require((*open | *activating) & !valid == 0 && *open & *activating == 0)?;
     }
-    require(c.open & c.activating == 0)?;
     for of_bank in c.banks.all_mut() {
         times(io, now, &mut of_bank[..banks])?;
     }
@@ -203,7 +203,7 @@ fn entry(io: &mut impl Words, c: &State, entry: &mut Entry, priorities: &[u64]) 
 fn queue(io: &mut impl Words, c: &mut State, index: usize, priorities: &[u64]) -> Done {
     let entries: Vec<Entry> = c.queues[index].by_age().copied().collect();
     let len = count(io, entries.len(), usize::from(c.config.queue_depth))?;
-    let mut queue = Queue::new(c.config.queue_depth, c.channel.bank_count() as usize);
+    let mut queue = Queue::new(c.config.queue_depth, c.channel.bank_count() as usize, c.channel.rank_shift);
     for at in 0..len {
         let mut of = entries.get(at).copied().unwrap_or(Entry::EMPTY);
         entry(io, c, &mut of, priorities)?;
@@ -216,11 +216,13 @@ fn queue(io: &mut impl Words, c: &mut State, index: usize, priorities: &[u64]) -
 
 /// Requests whose row was opened for them.
 fn actives(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
-    let open = c.channel.open;
-    io.word(&mut c.active_banks)?;
-    require(c.active_banks & !open == 0)?;
+    let ranks = c.channel.rank_count;
+    for (active, open) in c.active_banks.iter_mut().zip(&c.channel.open).take(ranks) {
+        io.word(active)?;
+        require(*active & !open == 0)?;
+    }
     let mut active = vec![None; c.active.len()];
-    for bank in bits(c.active_banks) {
+    for bank in (0..ranks).flat_map(|rank| c.channel.banks_of(rank, c.active_banks[rank])).collect::<Vec<_>>() {
         let mut of = c.active[bank].unwrap_or(Active { entry: Entry::EMPTY, order: 0 });
         entry(io, c, &mut of.entry, priorities)?;
         number(io, &mut of.order, c.activations)?;
@@ -239,10 +241,13 @@ fn decisions(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
     c.activating = if halfway {
         let mut of = c.activating.unwrap_or(Entry::EMPTY);
         entry(io, c, &mut of, priorities)?;
-        require(c.channel.activating == 1 << of.bank && c.channel.banks.row[usize::from(of.bank)] == of.row)?;
+        let (rank, bit) = c.channel.spot(of.bank);
+        let others =
+            c.channel.activating.iter().enumerate().all(|(of, &banks)| banks == if of == rank { bit } else { 0 });
+        require(others && c.channel.banks.row[usize::from(of.bank)] == of.row)?;
         Some(of)
     } else {
-        require(c.channel.activating == 0)?;
+        require(c.channel.activating.iter().all(|&banks| banks == 0))?;
         None
     };
     let mut word = match c.after_cas {
@@ -252,11 +257,12 @@ fn decisions(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
     };
     number(io, &mut word, u64::from(c.channel.bank_count() - 1) << 2 | 3)?;
     let bank = (word >> 2) as u16;
-    let hits = c.queues[usize::from(c.write_mode)].hits;
+    let (rank, bit) = c.channel.spot(bank);
+    let hits = c.queues[usize::from(c.write_mode)].hits[rank];
     c.after_cas = match word & 3 {
         0 => None,
         1 if c.active[usize::from(bank)].is_some() => Some(Choice::Active(bank)),
-        2 if hits >> bank & 1 == 1 => Some(Choice::Hit(bank)),
+        2 if hits & bit != 0 => Some(Choice::Hit(bank)),
         _ => return Err(SnapshotError::Damaged),
     };
     Ok(())
