@@ -5,6 +5,19 @@ use cptr_hw_model::dram::{
 };
 use proptest::prelude::*;
 
+/// The built-in devices, and some of more ranks and other sizes.
+fn devices() -> Vec<Device> {
+    let of_ranks = |mut device: Device, ranks: u32| {
+        device.organisation.ranks = ranks;
+        device.organisation.rows = device.organisation.rows / 2 * 3;
+        device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3 * u64::from(ranks);
+        device
+    };
+    let mut devices = presets::all();
+    devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    devices
+}
+
 /// Both paths side by side.
 struct Pair {
     exact: Controller,
@@ -57,10 +70,10 @@ proptest! {
     /// with and without pauses, some of them again: whatever is in the memory of the fast path must lead to the same
     /// cycle.
     #[test]
-    fn fast_and_exact_agree(device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool,
+    fn fast_and_exact_agree(device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool,
                             depth in 1u16..64, offers in 1u32..5,
                             reads in prop::collection::vec((0u64..64, 0u64..3, 1u64..30_000, 0u64..20_000, 0usize..4), 2..6)) {
-        let device = &presets::all()[device];
+        let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
         let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
@@ -86,10 +99,10 @@ proptest! {
     /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next
     /// begins.
     #[test]
-    fn ranges_without_a_break_agree(device in 0usize..9, mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
+    fn ranges_without_a_break_agree(device in 0usize..11, mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
                                     offers in 1u32..5,
                                     reads in prop::collection::vec((0u64..6, 0u64..40, 1u64..20_000, 0u64..300, 0u32..4), 2..20)) {
-        let device = &presets::all()[device];
+        let device = &devices()[device];
         let refresh = if refresh { Refresh::AllBank } else { Refresh::None };
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
         let config = Config { page_policy, queue_depth: depth, offers_per_cycle: offers,

@@ -27,14 +27,22 @@ fn requests(device: &Device, seed: u64, count: usize, writes: u64, gap: u64) -> 
             address = (address + access) % device.organisation.capacity_bytes;
             not_before += draw(gap + 1);
             let kind = if draw(100) < writes { RequestKind::Write } else { RequestKind::Read };
-            Request { address, kind, not_before }
+            Request { address, kind, not_before, source: 0 }
         })
         .collect()
 }
 
-fn two_ranks(mut device: Device) -> Device {
-    device.organisation.ranks = 2;
-    device.organisation.capacity_bytes *= 2;
+/// The device with so many ranks.
+fn ranks(mut device: Device, ranks: u32) -> Device {
+    device.organisation.ranks = ranks;
+    device.organisation.capacity_bytes *= u64::from(ranks);
+    device
+}
+
+/// The device with half as many rows again: 24 Gb instead of 16.
+fn half_more(mut device: Device) -> Device {
+    device.organisation.rows = device.organisation.rows / 2 * 3;
+    device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3;
     device
 }
 
@@ -67,9 +75,12 @@ fn run(device: &Device, config: Config, stream: &[Request]) -> Vec<(u64, Command
 
 fn devices() -> Vec<Device> {
     let mut devices = presets::all();
-    devices.push(two_ranks(presets::ddr4_3200()));
-    devices.push(two_ranks(presets::ddr5_4800()));
-    devices.push(two_ranks(presets::lpddr5_6400()));
+    devices.push(ranks(presets::ddr4_3200(), 2));
+    devices.push(ranks(presets::ddr5_4800(), 2));
+    devices.push(ranks(presets::lpddr5_6400(), 2));
+    devices.push(ranks(presets::ddr5_6400(), 4));
+    devices.push(ranks(half_more(presets::ddr5_5600()), 3));
+    devices.push(half_more(presets::ddr4_3200()));
     devices
 }
 
@@ -77,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_rule_is_broken(device in 0usize..12, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..64,
+    fn no_rule_is_broken(device in 0usize..15, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..64,
                          offers in 1u32..5, seed: u64, writes in prop::sample::select(vec![0u64, 10, 50, 100]),
                          gap in prop::sample::select(vec![0u64, 0, 5, 100])) {
         let device = &devices()[device];
@@ -100,7 +111,7 @@ proptest! {
     /// accepted, too.
     #[test]
     fn bank_refresh_that_is_accepted_lets_a_run_end(
-        preset in 0usize..12, n_refi in 20u32..2000, n_rfc in 1u32..2000, n_ref_to_act in 0u32..2000, edge: bool, seed: u64,
+        preset in 0usize..15, n_refi in 20u32..2000, n_rfc in 1u32..2000, n_ref_to_act in 0u32..2000, edge: bool, seed: u64,
     ) {
         let mut device = devices()[preset].clone();
         let Some(refresh) = &mut device.bank_refresh else { return Ok(()) };
@@ -175,7 +186,7 @@ fn same_bank_refresh_covers_every_bank() {
             covered[usize::from(command.bank)] += 1;
         })
         .unwrap();
-        controller.idle_until(n_refi * 64 + 1);
+        controller.idle_until(n_refi * 64 + 8);
         drop(controller);
         let first_banks = covered.iter().filter(|&&times| times > 0).count() as u64;
         assert_eq!(sets, 64 * u64::from(device.organisation.ranks), "{}", device.name);

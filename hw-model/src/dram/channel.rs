@@ -3,9 +3,9 @@
 //! The channel owns no clock. [`Channel::probe`] tells when a command becomes legal and changes nothing;
 //! [`Channel::issue`] takes the cycle as an argument and refuses an illegal command.
 use super::command::{Command, CommandKind};
-use super::device::{Device, MAX_BANKS, RefreshSet};
+use super::constraints::Latencies;
+use super::device::{Device, MAX_BANKS, MAX_RANKS, RefreshSet};
 use super::error::{CommandError, ConfigError, Refused};
-use super::latencies::Latencies;
 
 /// What a bank is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,38 +21,52 @@ pub enum BankState {
 /// Room for the greatest channel, so that a bank number masked to it needs no further check.
 const BANKS: usize = MAX_BANKS as usize;
 
-/// First legal cycle of each command, per bank, as far as the bank is concerned.
-#[derive(Debug, Clone)]
-pub(super) struct Banks {
-    pub(super) act: [u64; BANKS],
-    pub(super) rd: [u64; BANKS],
-    pub(super) wr: [u64; BANKS],
-    pub(super) pre: [u64; BANKS],
-    pub(super) refresh: [u64; BANKS],
-    pub(super) row: [u32; BANKS],
+/// Banks of each rank, one bit each.
+pub(super) type Masks = [u64; MAX_RANKS];
+
+/// One number a bank, or a group.
+pub(super) type PerBank = [u64; BANKS];
+
+/// First legal cycles of commands at one level, and all of them as a list.
+macro_rules! earliest {
+    ($(#[$about:meta])* $name:ident of $of:ty: $($field:ident)+ $(, $other:ident: $type:ty)*) => {
+        $(#[$about])*
+        pub(super) struct $name {
+            $(pub(super) $field: $of,)+
+            $(pub(super) $other: $type,)*
+        }
+
+        impl $name {
+            /// Every first legal cycle, in the order above.
+            pub(super) fn all(&self) -> impl Iterator<Item = &$of> {
+                [$(&self.$field),+].into_iter()
+            }
+
+            /// As [`Self::all`], to be changed.
+            pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut $of> {
+                [$(&mut self.$field),+].into_iter()
+            }
+        }
+    };
 }
 
-/// First legal cycle of each command, per bank group of the channel, as far as the group is concerned, and the stack.
-#[derive(Debug, Clone)]
-pub(super) struct Groups {
-    pub(super) act: [u64; BANKS],
-    pub(super) rd: [u64; BANKS],
-    pub(super) wr: [u64; BANKS],
+earliest! {
+    /// Per bank, as far as the bank is concerned, with the row that is open.
+    #[derive(Debug, Clone)]
+    Banks of PerBank: act rd wr pre refresh, row: [u32; BANKS]
 }
 
-/// First legal cycle of each command, as far as the rank is concerned.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rank {
-    pub(super) act: u64,
-    pub(super) rd: u64,
-    pub(super) wr: u64,
-    pub(super) pre: u64,
-    pub(super) pre_all: u64,
-    pub(super) ref_all: u64,
-    pub(super) ref_bank: u64,
-    /// When each of the last four activates leaves the nFAW window; `oldest` is the index of the first to leave.
-    pub(super) window: [u64; 4],
-    pub(super) oldest: u8,
+earliest! {
+    /// Per bank group of the channel, as far as the group is concerned, and the stack.
+    #[derive(Debug, Clone)]
+    Groups of PerBank: act rd wr
+}
+
+earliest! {
+    /// As far as the rank is concerned. The window: when each of the last four activates leaves nFAW, and the index of
+    /// the first to leave.
+    #[derive(Debug, Clone, Copy, Default)]
+    Rank of u64: act rd wr pre pre_all ref_all ref_bank, window: [u64; 4], oldest: u8
 }
 
 /// One channel of a device.
@@ -62,13 +76,14 @@ pub struct Channel {
     pub(super) banks: Banks,
     pub(super) groups: Groups,
     total_banks: u32,
-    pub(super) ranks: Vec<Rank>,
+    pub(super) ranks: [Rank; MAX_RANKS],
+    pub(super) rank_count: usize,
     /// First free cycle of the command bus (row bus), and of the column bus of HBM.
     pub(super) bus: [u64; 2],
-    /// Banks with an open row, one bit each.
-    pub(super) open: u64,
+    /// Banks with an open row, one bit each, by ranks.
+    pub(super) open: Masks,
     /// Banks between ACT1 and ACT2.
-    pub(super) activating: u64,
+    pub(super) activating: Masks,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
     /// The data clock of LPDDR5 runs up to this cycle.
@@ -78,26 +93,27 @@ pub struct Channel {
     column_bus: usize,
     banks_per_rank: u32,
     /// Binary logarithm of `banks_per_rank`.
-    rank_shift: u32,
+    pub(super) rank_shift: u32,
     banks_per_group: u32,
     /// Binary logarithm of `banks_per_group`.
     group_shift: u32,
     groups_per_stack: usize,
     groups_per_rank: usize,
-    ranks_share_wires: bool,
-}
-
-fn raise(earliest: &mut u64, cycle: u64) {
-    if *earliest < cycle {
-        *earliest = cycle;
-    }
+    pub(super) ranks_share_wires: bool,
+    /// Cycles of ACT on the command bus, and of RD and WR.
+    act_cycles: u64,
+    column_cycles: u64,
+    /// How long the data clock of LPDDR5 runs after a read and a write.
+    wck_after_rd: u64,
+    wck_after_wr: u64,
 }
 
 impl Channel {
     /// An idle channel with all banks closed.
     pub fn new(device: &Device) -> Result<Self, ConfigError> {
         device.validate()?;
-        let o = &device.organisation;
+        let (o, t) = (&device.organisation, &device.timing);
+        let wck_post = device.split_activate.map_or(0, |split| split.n_wck_pst);
         Ok(Self {
             lat: Latencies::of(device),
             banks: Banks {
@@ -110,10 +126,11 @@ impl Channel {
             },
             groups: Groups { act: [0; BANKS], rd: [0; BANKS], wr: [0; BANKS] },
             total_banks: o.total_banks(),
-            ranks: vec![Rank::default(); o.ranks as usize],
+            ranks: [Rank::default(); MAX_RANKS],
+            rank_count: o.ranks as usize,
             bus: [0; 2],
-            open: 0,
-            activating: 0,
+            open: [0; MAX_RANKS],
+            activating: [0; MAX_RANKS],
             act2_deadline: 0,
             wck_until: 0,
             n_aad: device.split_activate.map(|split| u64::from(split.n_aad)),
@@ -126,6 +143,10 @@ impl Channel {
             groups_per_stack: o.groups as usize,
             groups_per_rank: (o.groups * o.stacks) as usize,
             ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
+            act_cycles: u64::from(t.act_cycles),
+            column_cycles: u64::from(t.column_cycles),
+            wck_after_rd: u64::from(t.n_cl + t.n_bl + wck_post),
+            wck_after_wr: u64::from(t.n_cwl + t.n_bl + wck_post),
         })
     }
 
@@ -140,13 +161,40 @@ impl Channel {
     }
 
     fn state(&self, bank: u16) -> BankState {
-        if self.open >> bank & 1 == 1 {
+        let (rank, bit) = self.spot(bank);
+        if self.open[rank] & bit != 0 {
             BankState::Open
-        } else if self.activating >> bank & 1 == 1 {
+        } else if self.activating[rank] & bit != 0 {
             BankState::Activating
         } else {
             BankState::Closed
         }
+    }
+
+    /// Where a bank stands in [`Masks`]: rank and bit.
+    #[inline(always)]
+    pub(super) const fn spot(&self, bank: u16) -> (usize, u64) {
+        spot(bank, self.rank_shift)
+    }
+
+    /// Whether the row of a bank is open.
+    #[inline(always)]
+    pub(super) const fn is_open(&self, bank: u16) -> bool {
+        let (rank, bit) = self.spot(bank);
+        self.open[rank] & bit != 0
+    }
+
+    /// First bank of a rank.
+    #[inline(always)]
+    pub(super) const fn first_of(&self, rank: usize) -> usize {
+        rank << self.rank_shift
+    }
+
+    /// Banks of `mask` of a rank, counted over the channel.
+    #[inline(always)]
+    pub(super) fn banks_of(&self, rank: usize, mask: u64) -> impl Iterator<Item = usize> + use<> {
+        let first = self.first_of(rank);
+        bits(mask).map(move |bank| first + bank)
     }
 
     pub(super) const fn bank_count(&self) -> u32 {
@@ -159,7 +207,7 @@ impl Channel {
     }
 
     /// Bank group of a bank, counted over the channel.
-    const fn group_of(&self, bank: usize) -> usize {
+    pub(super) const fn group_of(&self, bank: usize) -> usize {
         bank >> self.group_shift
     }
 
@@ -182,30 +230,24 @@ impl Channel {
         (bank >> self.rank_shift) as usize
     }
 
-    /// Banks of `rank`, one bit each.
-    pub(super) const fn rank_mask(&self, rank: usize) -> u64 {
-        block(self.banks_per_rank, rank as u32 * self.banks_per_rank)
+    /// All banks of a rank, one bit each.
+    #[inline(always)]
+    pub(super) const fn rank_banks(&self) -> u64 {
+        u64::MAX >> (64 - self.banks_per_rank)
     }
 
-    /// Banks that a bank-wise refresh starting at `bank` covers.
+    /// Banks of its rank that a bank-wise refresh starting at `bank` covers.
     pub(super) fn refresh_mask(&self, bank: u16) -> u64 {
-        let rank = self.rank_of(bank);
+        let (_, bit) = self.spot(bank);
         match self.refresh_set {
-            None | Some(RefreshSet::Bank) => 1 << bank,
+            None | Some(RefreshSet::Bank) => bit,
             Some(RefreshSet::Pair) => {
-                let base = rank as u32 * self.banks_per_rank;
                 let half = self.banks_per_rank / 2;
-                let partner = base + (u32::from(bank) - base + half) % self.banks_per_rank;
-                1 << bank | 1 << partner
+                bit | if bit.trailing_zeros() < half { bit << half } else { bit >> half }
             }
             Some(RefreshSet::SameBank) => {
-                let within = u32::from(bank) % self.banks_per_group;
-                let all = self.rank_mask(rank);
-                let mut every = 0u64;
-                for flat in (within..self.total_banks).step_by(self.banks_per_group as usize) {
-                    every |= 1 << flat;
-                }
-                every & all
+                let within = bit.trailing_zeros() % self.banks_per_group;
+                (within..self.banks_per_rank).step_by(self.banks_per_group as usize).fold(0, |all, at| all | 1 << at)
             }
         }
     }
@@ -217,9 +259,9 @@ impl Channel {
     pub fn probe(&self, command: Command) -> Result<u64, CommandError> {
         let state = self.bank_state(command.bank).ok_or(CommandError::NoSuchBank)?;
         let (banks, bank) = (&self.banks, usize::from(command.bank));
-        let rank = &self.ranks[self.rank_of(command.bank)];
-        let rank_banks = self.rank_mask(self.rank_of(command.bank));
-        let closed = |mask: u64| (self.open | self.activating) & mask == 0;
+        let (index, _) = self.spot(command.bank);
+        let rank = &self.ranks[index];
+        let closed = |mask: u64| (self.open[index] | self.activating[index]) & mask == 0;
         let require = |holds: bool, otherwise: CommandError| if holds { Ok(()) } else { Err(otherwise) };
         let bus = self.bus[if command.kind.is_column() { self.column_bus } else { 0 }];
         let earliest = match command.kind {
@@ -237,7 +279,7 @@ impl Channel {
                 banks.pre[bank].max(rank.pre)
             }
             CommandKind::PreAll => {
-                require(self.activating & rank_banks == 0, CommandError::BankNotClosed)?;
+                require(self.activating[index] == 0, CommandError::BankNotClosed)?;
                 rank.pre_all
             }
             CommandKind::Rd | CommandKind::RdA => {
@@ -249,14 +291,14 @@ impl Channel {
                 self.column_ready(bank, true).max(rank.wr)
             }
             CommandKind::RefAll => {
-                require(closed(rank_banks), CommandError::BankNotClosed)?;
+                require(closed(u64::MAX), CommandError::BankNotClosed)?;
                 rank.ref_all
             }
             CommandKind::RefBank => {
                 require(self.refresh_set.is_some(), CommandError::NotSupported)?;
                 let set = self.refresh_mask(command.bank);
                 require(closed(set), CommandError::BankNotClosed)?;
-                bits(set).map(|b| banks.refresh[b]).fold(rank.ref_bank, u64::max)
+                self.banks_of(index, set).map(|bank| banks.refresh[bank % BANKS]).fold(rank.ref_bank, u64::max)
             }
             CommandKind::Cas => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
@@ -295,170 +337,82 @@ impl Channel {
     pub(super) fn apply(&mut self, command: Command, now: u64) {
         let bus = if command.kind.is_column() { self.column_bus } else { 0 };
         let cycles = match command.kind {
-            CommandKind::Act => self.lat.act_cycles,
-            CommandKind::Rd | CommandKind::RdA | CommandKind::Wr | CommandKind::WrA => self.lat.column_cycles,
+            CommandKind::Act => self.act_cycles,
+            CommandKind::Rd | CommandKind::RdA | CommandKind::Wr | CommandKind::WrA => self.column_cycles,
             _ => 1,
         };
         self.bus[bus] = now + cycles;
+        let bank = command.bank;
+        let (rank, bit) = self.spot(bank);
         match command.kind {
-            CommandKind::Act => self.activate(command, now),
-            CommandKind::Act2 => {
-                self.activating &= !(1 << command.bank);
-                self.open |= 1 << command.bank;
-            }
-            CommandKind::Pre => self.precharge(command.bank, now),
-            CommandKind::PreAll => self.precharge_all(command.bank, now),
-            CommandKind::Rd | CommandKind::RdA => self.read(command, now),
-            CommandKind::Wr | CommandKind::WrA => self.write(command, now),
-            CommandKind::RefAll => {
-                let rank_index = self.rank_of(command.bank);
-                let rank = &mut self.ranks[rank_index];
-                raise(&mut rank.act, now + self.lat.refab_act);
-                for earliest in [&mut rank.pre_all, &mut rank.ref_all, &mut rank.ref_bank] {
-                    raise(earliest, now + self.lat.refab_other);
+            CommandKind::Act => {
+                self.constrain(CommandKind::Act, bank, now);
+                self.banks.row[usize::from(bank) % BANKS] = command.row;
+                match self.n_aad {
+                    Some(n_aad) => {
+                        self.activating[rank] |= bit;
+                        self.act2_deadline = now + n_aad;
+                    }
+                    None => self.open[rank] |= bit,
                 }
             }
-            CommandKind::RefBank => self.refresh_banks(command.bank, now),
-            CommandKind::Cas => raise(&mut self.wck_until, now + 2),
-        }
-    }
-
-    fn activate(&mut self, command: Command, now: u64) {
-        let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
-        let banks = &mut self.banks;
-        banks.row[bank] = command.row;
-        raise(&mut self.groups.act[group], now + lat.group_act_act);
-        raise(&mut banks.act[bank], now + lat.act_act);
-        raise(&mut banks.rd[bank], now + lat.act_rd);
-        raise(&mut banks.wr[bank], now + lat.act_wr);
-        raise(&mut banks.pre[bank], now + lat.act_pre);
-        raise(&mut banks.refresh[bank], now + lat.act_ref);
-        let rank = &mut self.ranks[rank_index];
-        rank.window[usize::from(rank.oldest % 4)] = now + lat.rank_four_acts;
-        rank.oldest = (rank.oldest + 1) % 4;
-        let window = rank.window[usize::from(rank.oldest % 4)];
-        raise(&mut rank.act, (now + lat.rank_act_act).max(window));
-        raise(&mut rank.pre_all, now + lat.act_preab);
-        raise(&mut rank.ref_all, now + lat.act_ref);
-        raise(&mut rank.ref_bank, now + lat.act_other_refpb);
-        match self.n_aad {
-            Some(n_aad) => {
-                self.activating |= 1 << command.bank;
-                self.act2_deadline = now + n_aad;
+            CommandKind::Act2 => {
+                self.activating[rank] &= !bit;
+                self.open[rank] |= bit;
             }
-            None => self.open |= 1 << command.bank,
+            CommandKind::Pre => {
+                self.constrain(CommandKind::Pre, bank, now);
+                self.open[rank] &= !bit;
+            }
+            CommandKind::PreAll => {
+                self.constrain(CommandKind::PreAll, bank, now);
+                self.open[rank] = 0;
+            }
+            CommandKind::Rd => {
+                self.constrain(CommandKind::Rd, bank, now);
+                self.run_data_clock(now + self.wck_after_rd);
+            }
+            CommandKind::RdA => {
+                self.constrain(CommandKind::RdA, bank, now);
+                self.run_data_clock(now + self.wck_after_rd);
+                self.open[rank] &= !bit;
+            }
+            CommandKind::Wr => {
+                self.constrain(CommandKind::Wr, bank, now);
+                self.run_data_clock(now + self.wck_after_wr);
+            }
+            CommandKind::WrA => {
+                self.constrain(CommandKind::WrA, bank, now);
+                self.run_data_clock(now + self.wck_after_wr);
+                self.open[rank] &= !bit;
+            }
+            CommandKind::RefAll => self.constrain(CommandKind::RefAll, bank, now),
+            CommandKind::RefBank => self.constrain(CommandKind::RefBank, bank, now),
+            CommandKind::Cas => self.run_data_clock(now + 2),
         }
     }
 
-    fn precharge(&mut self, flat: u16, now: u64) {
-        let bank = usize::from(flat);
-        raise(&mut self.banks.act[bank], now + self.lat.pre_act);
-        raise(&mut self.banks.refresh[bank], now + self.lat.pre_ref);
-        let rank_index = self.rank_of(flat);
-        let rank = &mut self.ranks[rank_index];
-        raise(&mut rank.ref_all, now + self.lat.pre_ref);
-        raise(&mut rank.pre, now + self.lat.pre_pre);
-        raise(&mut rank.pre_all, now + self.lat.pre_pre);
-        self.open &= !(1 << flat);
-    }
-
-    fn precharge_all(&mut self, flat: u16, now: u64) {
-        let rank_index = self.rank_of(flat);
-        let rank = &mut self.ranks[rank_index];
-        raise(&mut rank.act, now + self.lat.preab_act);
-        raise(&mut rank.ref_all, now + self.lat.preab_ref);
-        raise(&mut rank.ref_bank, now + self.lat.preab_refpb);
-        raise(&mut rank.pre, now + self.lat.pre_pre);
-        raise(&mut rank.pre_all, now + self.lat.pre_pre);
-        self.open &= !self.rank_mask(rank_index);
-    }
-
-    fn read(&mut self, command: Command, now: u64) {
-        let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
-        let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
-        raise(&mut banks.pre[bank], now + lat.rd_pre);
-        if command.kind == CommandKind::RdA {
-            raise(&mut banks.act[bank], now + lat.rda_act);
-            raise(&mut banks.refresh[bank], now + lat.rda_ref);
-            raise(&mut rank.ref_all, now + lat.rda_ref);
-            self.open &= !(1 << command.bank);
-        } else {
-            raise(&mut rank.pre_all, now + lat.rd_preab);
-        }
-        raise(&mut rank.rd, now + lat.rank_rd_rd);
-        raise(&mut rank.wr, now + lat.rank_rd_wr);
-        raise(&mut self.groups.rd[group], now + lat.group_rd_rd);
-        raise(&mut self.groups.wr[group], now + lat.group_rd_wr);
-        raise(&mut self.wck_until, now + lat.wck_after_rd);
-        for other in self.other_stacks(group) {
-            raise(&mut self.groups.rd[other], now + self.lat.stack_column);
-        }
-        self.delay_other_ranks(rank_index, now + self.lat.other_rd_rd, now + self.lat.other_rd_wr);
-    }
-
-    fn write(&mut self, command: Command, now: u64) {
-        let (lat, bank) = (&self.lat, usize::from(command.bank));
-        let (rank_index, group) = (self.rank_of(command.bank), self.group_of(bank));
-        let (banks, rank) = (&mut self.banks, &mut self.ranks[rank_index]);
-        raise(&mut banks.pre[bank], now + lat.wr_pre);
-        if command.kind == CommandKind::WrA {
-            raise(&mut banks.act[bank], now + lat.wra_act);
-            raise(&mut banks.refresh[bank], now + lat.wra_ref);
-            raise(&mut rank.ref_all, now + lat.wra_ref);
-            self.open &= !(1 << command.bank);
-        } else {
-            raise(&mut rank.pre_all, now + lat.wr_preab);
-        }
-        raise(&mut rank.wr, now + lat.rank_wr_wr);
-        raise(&mut rank.rd, now + lat.rank_wr_rd);
-        raise(&mut self.groups.wr[group], now + lat.group_wr_wr);
-        raise(&mut self.groups.rd[group], now + lat.group_wr_rd);
-        raise(&mut self.wck_until, now + lat.wck_after_wr);
-        for other in self.other_stacks(group) {
-            raise(&mut self.groups.wr[other], now + self.lat.stack_column);
-        }
-        self.delay_other_ranks(rank_index, now + self.lat.other_wr_rd, now + self.lat.other_wr_wr);
+    #[inline(always)]
+    fn run_data_clock(&mut self, until: u64) {
+        self.wck_until = self.wck_until.max(until);
     }
 
     /// Groups of the other stacks of the rank of `group`.
     #[inline(always)]
-    fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
         let (in_stack, in_rank) = (self.groups_per_stack, self.groups_per_rank);
         let first = group & !(in_rank - 1);
         let end = if in_stack < in_rank { first + in_rank } else { first };
         (first..end).filter(move |other| (other ^ group) >= in_stack)
     }
-
-    /// What a burst means for the other ranks of the channel, whose data go over the same wires.
-    fn delay_other_ranks(&mut self, rank: usize, rd: u64, wr: u64) {
-        if !self.ranks_share_wires {
-            return;
-        }
-        for (_, other) in self.ranks.iter_mut().enumerate().filter(|&(index, _)| index != rank) {
-            raise(&mut other.rd, rd);
-            raise(&mut other.wr, wr);
-        }
-    }
-
-    fn refresh_banks(&mut self, flat: u16, now: u64) {
-        let set = self.refresh_mask(flat);
-        for bank in bits(set) {
-            raise(&mut self.banks.act[bank], now + self.lat.refpb_act);
-            raise(&mut self.banks.refresh[bank], now + self.lat.refpb_refab);
-        }
-        let rank_index = self.rank_of(flat);
-        let rank = &mut self.ranks[rank_index];
-        raise(&mut rank.act, now + self.lat.refpb_other_act);
-        raise(&mut rank.ref_bank, now + self.lat.refpb_refpb);
-        raise(&mut rank.ref_all, now + self.lat.refpb_refab);
-    }
 }
 
-/// `width` bits from `shift` on.
-const fn block(width: u32, shift: u32) -> u64 {
-    (u64::MAX >> (64 - width)) << shift
+/// Where a bank stands in [`Masks`]: rank and bit.
+#[inline(always)]
+pub(super) const fn spot(bank: u16, rank_shift: u32) -> (usize, u64) {
+    let rank = (bank >> rank_shift) as usize % MAX_RANKS;
+    // The lower bits are the bank within its rank.
+    (rank, 1 << (bank as u32 & ((1 << rank_shift) - 1)))
 }
 
 /// Indices of the set bits, lowest first.

@@ -131,6 +131,11 @@ impl CommandCounts {
         CommandKind::ALL.into_iter().map(|kind| (kind, self.get(kind)))
     }
 
+    /// The numbers of all kinds.
+    pub(super) fn all_mut(&mut self) -> &mut [u64] {
+        &mut self.0
+    }
+
     /// Adds the counts of `other`.
     pub(super) fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(&other.0) {

@@ -14,22 +14,25 @@
 //!
 //! Between two cycles in which something can happen the controller jumps. Memory does not depend on the length of the
 //! stream.
-use super::channel::bits;
-use super::command::{Command, CommandKind};
-use super::config::{Config, PagePolicy};
-use super::device::Device;
+use super::command::Command;
+use super::config::Config;
+use super::device::{Device, MAX_BANKS};
 use super::error::ConfigError;
 use super::mapping::AddressMap;
-use super::queue::{Entry, Queue};
+use super::queue::{Entry, PRIORITY_SHIFT, Queue};
 use super::request::{Request, RequestKind, StreamError, Until};
-use super::schedule::{Active, Choice, READS, Slot, State, WRITES};
-use super::statistics::Statistics;
+use super::schedule::{State, UNKNOWN, WRITES};
+use super::statistics::{SourceStatistics, Statistics};
 
-/// Sees every command as it goes out, in order. Closures `FnMut(u64, Command)` are observers; `()` looks away at no
-/// cost.
+/// Sees what a controller does, in order. Closures `FnMut(u64, Command)` are observers of the commands; `()` looks away
+/// at no cost.
 pub trait Observer {
     /// `command` goes out in `cycle`.
     fn command(&mut self, cycle: u64, command: Command);
+
+    /// A request is served: its last data goes over the bus in a later cycle, which is known now. Reads come in order
+    /// of that cycle, writes too, and what the write queue answers as well.
+    fn served(&mut self, _: Served) {}
 }
 
 impl Observer for () {
@@ -42,18 +45,48 @@ impl<F: FnMut(u64, Command)> Observer for F {
     }
 }
 
+/// A request that was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served {
+    /// Running number of the request on its channel, in order of acceptance.
+    pub number: u64,
+    /// Who asked.
+    pub source: u8,
+    /// Write or read.
+    pub is_write: bool,
+    /// End of its data.
+    pub cycle: u64,
+    /// Cycles from acceptance to that.
+    pub latency: u64,
+}
+
+/// Why a request was not taken now. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// Its queue is full, until a command goes out.
+    Queue,
+    /// As many as one cycle may bring have been taken in this one.
+    Cycle,
+}
+
 /// One channel with its controller. Keeps its state between runs, so that one stream can follow another.
 #[derive(Debug, Clone)]
 pub struct Controller<O = ()> {
     pub(super) state: State,
     pub(super) map: AddressMap,
-    refresh_interval: u64,
+    pub(super) refresh_interval: u64,
     pub(super) statistics: Statistics,
+    /// The same for each source; empty where there is one.
+    pub(super) by_source: Vec<SourceStatistics>,
+    /// The source that the open row of a bank was opened for, where there are several.
+    pub(super) opened_by: [u8; MAX_BANKS as usize],
+    /// Priority of each source, at its place above running numbers and cycles.
+    pub(super) priorities: Vec<u64>,
     t_ck_ps: u64,
-    read_latency: u64,
-    write_latency: u64,
-    split: bool,
-    observer: O,
+    pub(super) read_latency: u64,
+    pub(super) write_latency: u64,
+    pub(super) split: bool,
+    pub(super) observer: O,
 }
 
 impl Controller {
@@ -76,6 +109,9 @@ impl<O: Observer> Controller<O> {
             map: AddressMap::new(config.mapping, device)?,
             refresh_interval,
             statistics: Statistics::default(),
+            by_source: Vec::new(),
+            opened_by: [0; MAX_BANKS as usize],
+            priorities: vec![0],
             t_ck_ps: u64::from(device.timing.t_ck_ps),
             read_latency: u64::from(device.read_latency()),
             write_latency: u64::from(device.timing.n_cwl + device.timing.n_bl),
@@ -123,30 +159,67 @@ impl<O: Observer> Controller<O> {
         let mut index = 0;
         let mut pending = self.take(&mut stream, index)?;
         loop {
-            while let Some((not_before, entry)) = &pending
-                && self.state.offers_left > 0
-                && *not_before <= self.state.now
-                && self.offer(entry)
-            {
-                self.state.offers_left -= 1;
+            let mut retry = u64::MAX;
+            while let Some((not_before, entry)) = &pending {
+                if *not_before > self.state.now {
+                    retry = *not_before;
+                    break;
+                }
+                if let Err(busy) = self.accept(entry) {
+                    retry = self.retry(busy);
+                    break;
+                }
                 index += 1;
                 pending = self.take(&mut stream, index)?;
             }
             if pending.is_none() && (until == Until::Accepted || self.is_idle()) {
                 break;
             }
-            self.step(pending.as_ref().map(|(not_before, entry)| (*not_before, entry.is_write)));
+            let wake = self.wake();
+            self.advance(retry.min(wake));
         }
-        if until == Until::Served && self.state.last_data > self.state.now {
-            self.idle_until(self.state.last_data);
+        if until == Until::Served {
+            self.advance(self.state.last_data);
         }
         Ok(())
     }
 
     /// Lets time pass without requests, refreshing meanwhile, up to `cycle`.
     pub fn idle_until(&mut self, cycle: u64) {
-        while self.state.now < cycle {
-            self.step(Some((cycle, false)));
+        self.advance(cycle);
+    }
+
+    /// First later cycle in which something of what is known can happen; `u64::MAX` if nothing ever will.
+    #[inline(always)]
+    pub(super) fn wake(&mut self) -> u64 {
+        if self.state.wake == UNKNOWN {
+            self.state.wake = self.state.next_event().min(self.state.next_refresh).max(self.state.now + 1);
+        }
+        self.state.wake
+    }
+
+    /// When to offer a request again that was not taken.
+    pub(super) const fn retry(&self, busy: Busy) -> u64 {
+        match busy {
+            Busy::Cycle => self.state.now + 1,
+            Busy::Queue => u64::MAX, // When something happens.
+        }
+    }
+
+    /// Goes to cycle `to` and lets happen what happens up to then, that cycle included. The one way in which time
+    /// passes: cycles in which nothing can happen are not visited. Does nothing if `to` is not ahead.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, to: u64) {
+        loop {
+            let next = self.wake();
+            if next > to {
+                break;
+            }
+            self.visit(next);
+        }
+        if self.state.now < to {
+            self.state.now = to;
+            self.state.offers_left = self.state.config.offers_per_cycle;
         }
     }
 
@@ -157,43 +230,49 @@ impl<O: Observer> Controller<O> {
         stream: &mut impl Iterator<Item = Request>,
         index: u64,
     ) -> Result<Option<(u64, Entry)>, StreamError> {
-        let Some(Request { address, kind, not_before }) = stream.next() else { return Ok(None) };
+        let Some(Request { address, kind, not_before, .. }) = stream.next() else { return Ok(None) };
         self.map.check(address).map_err(|error| StreamError { index, error })?;
-        Ok(Some((not_before, self.entry(address, kind == RequestKind::Write))))
+        Ok(Some((not_before, self.entry(address, kind == RequestKind::Write, 0))))
     }
 
     /// A request as the queue wants it; age and number come with its acceptance.
-    pub(super) fn entry(&self, address: u64, is_write: bool) -> Entry {
+    #[inline(always)]
+    pub(super) fn entry(&self, address: u64, is_write: bool, source: u8) -> Entry {
         let at = self.map.decode(address);
-        Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, is_write, counted: false }
+        Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, source, is_write, counted: false }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.state.queues.iter().all(Queue::is_empty) && self.state.active_banks == 0 && self.state.activating.is_none()
+        self.state.queues.iter().all(Queue::is_empty)
+            && self.state.active_banks.iter().all(|&banks| banks == 0)
+            && self.state.activating.is_none()
     }
 
-    /// Takes a request into its queue; false if there is no room.
-    pub(super) fn offer(&mut self, request: &Entry) -> bool {
+    /// Takes a request into its queue in the current cycle; its running number.
+    ///
+    /// A write that waits answers a read of its address and swallows a write to it, in the next cycle.
+    #[inline(always)]
+    pub(super) fn accept(&mut self, request: &Entry) -> Result<u64, Busy> {
         let bank = request.bank;
-        // A write that waits answers a read of its address and swallows a write to it.
         let writes = &self.state.queues[WRITES];
-        if !writes.is_empty() && writes.contains(bank, request.address) {
-            if request.is_write {
-                self.statistics.writes_merged += 1;
-            } else {
-                self.statistics.reads_forwarded += 1;
-                self.statistics.read_latency.record(1);
-                self.state.last_data = self.state.last_data.max(self.state.now + 1);
-            }
-            return true;
-        }
+        let answered = !writes.is_empty() && writes.contains(bank, request.address);
         let queue = &mut self.state.queues[usize::from(request.is_write)];
-        if queue.is_full() {
-            return false;
+        if !answered && queue.is_full() {
+            return Err(Busy::Queue);
         }
-        let open = (self.state.channel.open >> bank & 1 == 1).then(|| self.state.channel.banks.row[usize::from(bank)]);
-        queue.push(Entry { arrive: self.state.now, sequence: self.state.sequence, ..*request }, open);
+        if self.state.offers_left == 0 {
+            return Err(Busy::Cycle);
+        }
+        self.state.offers_left -= 1;
+        let number = self.state.sequence;
         self.state.sequence += 1;
+        if answered {
+            self.answer(request, number);
+            return Ok(number);
+        }
+        let open = self.state.channel.is_open(bank).then(|| self.state.channel.banks.row[usize::from(bank)]);
+        let priority = self.priorities[usize::from(request.source)];
+        queue.push(Entry { arrive: priority | self.state.now, sequence: priority | number, ..*request }, open);
         if request.is_write == self.state.write_mode {
             if open.is_some() {
                 self.state.touch_open(bank);
@@ -201,203 +280,36 @@ impl<O: Observer> Controller<O> {
                 self.state.touch_closed(bank);
             }
         }
-        true
+        self.state.wake = UNKNOWN;
+        Ok(number)
     }
 
-    /// Goes to the next cycle in which something can happen and lets it happen. `pending` is the request at the head of
-    /// the stream: when it may be offered, and whether it is a write.
-    pub(super) fn step(&mut self, pending: Option<(u64, bool)>) {
-        let mut next = self.state.next_event().min(self.state.next_refresh);
-        if let Some((not_before, is_write)) = pending
-            && !self.state.queues[usize::from(is_write)].is_full()
-        {
-            next = next.min(not_before);
-        }
-        debug_assert_ne!(next, u64::MAX, "nothing can ever happen again");
-        self.visit(next.max(self.state.now + 1));
-    }
-
-    /// Goes to `cycle` and lets happen what can happen then. Nothing can happen before.
-    pub(super) fn visit(&mut self, cycle: u64) {
-        self.state.now = cycle;
-        self.state.offers_left = self.state.config.offers_per_cycle;
-        while self.state.next_refresh <= self.state.now {
-            self.state.refreshes_waiting += self.state.channel.ranks.len() as u64;
-            self.state.next_refresh += self.refresh_interval;
-        }
-        if self.split {
-            self.tick_split_activate();
-        } else if self.state.dual_bus {
-            for slot in [Slot::Column, Slot::Row] {
-                if let Some(choice) = self.state.pick(slot) {
-                    self.issue(choice);
-                }
+    /// What the write queue does at once: in the next cycle it is done.
+    fn answer(&mut self, request: &Entry, number: u64) {
+        let of = self.by_source.get_mut(usize::from(request.source));
+        if request.is_write {
+            self.statistics.writes_merged += 1;
+            if let Some(of) = of {
+                of.writes_merged += 1;
             }
-        } else if let Some(choice) = self.state.pick(Slot::Any) {
-            self.issue(choice);
-        }
-    }
-
-    /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed,
-    /// other ACT2.
-    fn tick_split_activate(&mut self) {
-        if let Some(choice) = self.state.after_cas.take() {
-            self.issue(choice);
-            return;
-        }
-        if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now {
-            self.issue_act2();
-            return;
-        }
-        let Some(choice) = self.state.pick(Slot::Any) else {
-            self.issue_act2();
-            return;
-        };
-        let (Choice::Active(bank) | Choice::Hit(bank)) = choice else {
-            self.issue(choice);
-            return;
-        };
-        if self.state.now < self.state.channel.wck_until {
-            self.issue(choice);
-        } else if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now + 1 {
-            self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
-            self.state.bounds.active = self.state.now;
-            self.state.touch(bank);
         } else {
-            self.send(Command::new(CommandKind::Cas, bank));
-            self.state.after_cas = Some(choice);
-        }
-    }
-
-    /// ACT2, if one is due.
-    fn issue_act2(&mut self) {
-        let Some(entry) = self.state.activating.take() else { return };
-        self.send(Command::new(CommandKind::Act2, entry.bank));
-        self.row_opened(entry);
-    }
-
-    /// Inlined, because callers know the kind.
-    #[inline(always)]
-    fn send(&mut self, command: Command) {
-        debug_assert!(
-            self.state.channel.probe(command).is_ok_and(|earliest| earliest <= self.state.now),
-            "{command} at {}",
-            self.state.now
-        );
-        self.state.channel.apply(command, self.state.now);
-        self.statistics.commands.count(command.kind);
-        self.observer.command(self.state.now, command);
-    }
-
-    fn issue(&mut self, choice: Choice) {
-        match choice {
-            Choice::Active(bank) => {
-                let Some(active) = self.state.active[usize::from(bank)].take() else { return };
-                self.state.active_banks &= !(1 << bank);
-                self.burst(active.entry);
-            }
-            Choice::Hit(bank) => {
-                let row = self.state.channel.banks.row[usize::from(bank)];
-                let entry = self.state.queues[usize::from(self.state.write_mode)].remove_hit(bank, row);
-                if !entry.counted {
-                    self.statistics.row_hits += 1;
-                }
-                self.burst(entry);
-            }
-            Choice::Activate(bank) => self.activate(bank),
-            Choice::Precharge(bank) => {
-                let entry = self.state.queues[usize::from(self.state.write_mode)].miss(bank);
-                if !entry.counted {
-                    self.statistics.row_conflicts += 1;
-                    entry.counted = true;
-                }
-                self.send(Command::new(CommandKind::Pre, bank));
-                self.row_closed(bank);
-            }
-            Choice::Refresh(kind, bank) => self.issue_refresh(Command::new(kind, bank)),
-        }
-    }
-
-    /// ACT for the oldest request of a closed bank.
-    fn activate(&mut self, bank: u16) {
-        let mut entry = self.state.queues[usize::from(self.state.write_mode)].remove_miss(bank);
-        if !entry.counted {
-            self.statistics.row_misses += 1;
-            entry.counted = true;
-        }
-        self.send(Command::act(bank, entry.row));
-        if self.split {
-            self.row_closed(bank);
-            self.state.activating = Some(entry);
-        } else {
-            self.row_opened(entry);
-        }
-    }
-
-    fn issue_refresh(&mut self, command: Command) {
-        let open = self.state.channel.open;
-        self.send(command);
-        if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
-            self.state.refreshes_waiting -= 1;
-            self.state.refresh_turn += 1;
-        }
-        for bank in bits(open & !self.state.channel.open) {
-            self.row_closed(bank as u16);
-        }
-        if command.kind == CommandKind::RefBank {
-            // The bounds were found without these banks.
-            for bank in bits(self.state.channel.refresh_mask(command.bank)) {
-                self.state.touch(bank as u16);
+            self.statistics.reads_forwarded += 1;
+            self.statistics.read_latency.record(1);
+            self.state.last_data = self.state.last_data.max(self.state.now + 1);
+            if let Some(of) = of {
+                of.reads_forwarded += 1;
+                of.read_latency.record(1);
             }
         }
+        let (source, is_write, cycle) = (request.source, request.is_write, self.state.now + 1);
+        self.observer.served(Served { number, source, is_write, cycle, latency: 1 });
     }
 
-    /// The row of `entry` is open: it waits for its burst, and others of the bank may hit.
-    fn row_opened(&mut self, entry: Entry) {
-        let bank = usize::from(entry.bank);
-        self.state.active[bank] = Some(Active { entry, order: self.state.activations });
-        self.state.activations += 1;
-        self.state.active_banks |= 1 << entry.bank;
-        for queue in &mut self.state.queues {
-            queue.row_changed(entry.bank, Some(entry.row));
-        }
-        self.state.touch_open(entry.bank);
-        self.state.bounds.active = self.state.bounds.active.min(self.state.column_ready(bank, entry.is_write));
-    }
-
-    fn row_closed(&mut self, bank: u16) {
-        for queue in &mut self.state.queues {
-            queue.row_changed(bank, None);
-        }
-        self.state.touch_closed(bank);
-    }
-
-    /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
-    fn burst(&mut self, entry: Entry) {
-        let bank = entry.bank;
-        let wanted =
-            (self.state.queues[READS].hits | self.state.queues[WRITES].hits | self.state.active_banks) >> bank & 1 == 1;
-        let close = self.state.config.page_policy == PagePolicy::Closed && !wanted;
-        let kind = match (entry.is_write, close) {
-            (false, false) => CommandKind::Rd,
-            (false, true) => CommandKind::RdA,
-            (true, false) => CommandKind::Wr,
-            (true, true) => CommandKind::WrA,
-        };
-        self.send(Command::new(kind, bank));
-        if close {
-            self.row_closed(bank);
-        } else {
-            self.state.touch_open(bank);
-        }
-        if entry.is_write {
-            self.statistics.writes_served += 1;
-            self.state.last_data = self.state.last_data.max(self.state.now + self.write_latency);
-        } else {
-            let end = self.state.now + self.read_latency;
-            self.statistics.reads_served += 1;
-            self.statistics.read_latency.record(end - entry.arrive);
-            self.state.last_data = self.state.last_data.max(end);
-        }
+    /// Several sources with a priority each, in place of the one that there is at first. Only before anything is
+    /// offered.
+    pub(super) fn set_sources(&mut self, priorities: &[u8]) {
+        self.priorities = priorities.iter().map(|&priority| u64::from(priority) << PRIORITY_SHIFT).collect();
+        let several = if priorities.len() > 1 { priorities.len() } else { 0 };
+        self.by_source = vec![SourceStatistics::default(); several];
     }
 }

@@ -6,13 +6,19 @@
 //! A device of one's own is a TOML file, see [`Device::from_toml`]; `data/devices/ddr5-4800.toml` documents every
 //! field.
 use super::error::{ConfigError, DeviceFileError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Most banks that one channel may have (all ranks together).
-pub const MAX_BANKS: u32 = 64;
+pub const MAX_BANKS: u32 = 256;
+/// Most banks of one rank.
+pub const MAX_RANK_BANKS: u32 = 64;
 
-/// Levels of one channel. Every count is a power of two, so that addresses are bit fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// Most ranks of one channel.
+pub const MAX_RANKS: usize = 8;
+
+/// Levels of one channel. Counts are powers of two, so that addresses are bit fields; those of ranks and of rows need
+/// not be (three ranks, devices of 24 Gb).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Organisation {
     /// Ranks on the channel; pseudo-channels for HBM.
@@ -68,7 +74,7 @@ impl Organisation {
 }
 
 /// LPDDR5 only: activate in two halves and a data clock that must be started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitActivate {
     /// ACT2 comes at most this long after ACT1.
@@ -78,7 +84,7 @@ pub struct SplitActivate {
 }
 
 /// Which banks one bank-wise refresh covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefreshSet {
     /// One bank (HBM).
@@ -90,7 +96,7 @@ pub enum RefreshSet {
 }
 
 /// Bank-wise refresh: DDR5 REFsb, LPDDR5 and HBM REFpb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BankRefresh {
     /// Banks of one command.
@@ -106,7 +112,7 @@ pub struct BankRefresh {
 }
 
 /// Timing in clock cycles. Names as in the standards, `_s` for another bank group, `_l` for the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timing {
     /// Clock period in picoseconds.
@@ -210,7 +216,7 @@ impl Timing {
 }
 
 /// One channel of a memory: a name, its organisation and timing, and where the numbers come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     /// Name, e.g. `DDR5-4800`.
@@ -243,14 +249,38 @@ impl Device {
     /// # Errors
     /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that
     /// it breaks.
+    ///
+    /// With `base = "NAME"`, the name of a built-in device, all that is left out is as there.
     pub fn from_toml(text: &str) -> Result<Self, DeviceFileError> {
-        let device: Self = toml::from_str(text).map_err(|error| {
+        let wrong = |error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map(|before| before.matches('\n').count() + 1);
             DeviceFileError::Text { line, message: error.message().into() }
-        })?;
+        };
+        let mut table: toml::Table = toml::from_str(text).map_err(wrong)?;
+        let device: Self = match table.remove("base") {
+            None => toml::from_str(text).map_err(wrong)?,
+            Some(base) => Self::on_top_of(base.as_str().unwrap_or_default(), table)?,
+        };
         device.validate()?;
         Ok(device)
+    }
+
+    /// The built-in device called `base` with the fields of `changes` in place of its own.
+    fn on_top_of(base: &str, changes: toml::Table) -> Result<Self, DeviceFileError> {
+        let fail = |message: String| DeviceFileError::Text { line: None, message };
+        let names = || fail(format!("base: expected one of {}, found \"{base}\"", super::presets::NAMES.join(", ")));
+        let device = super::presets::by_name(base).ok_or_else(names)?;
+        let mut table = toml::Table::try_from(device).map_err(|error| fail(error.to_string()))?;
+        for (name, value) in changes {
+            match (table.get_mut(&name), value) {
+                (Some(toml::Value::Table(old)), toml::Value::Table(new)) => old.extend(new),
+                (_, value) => {
+                    table.insert(name, value);
+                }
+            }
+        }
+        table.try_into().map_err(|error: toml::de::Error| fail(error.message().into()))
     }
 
     /// Greatest rate of the data bus of the channel in GB/s (10^9 bytes), pseudo-channels together.
@@ -318,11 +348,9 @@ impl Device {
     fn validate_organisation(&self) -> Result<(), ConfigError> {
         let o = &self.organisation;
         let levels = [
-            ("organisation.ranks", o.ranks),
             ("organisation.stacks", o.stacks),
             ("organisation.groups", o.groups),
             ("organisation.banks", o.banks),
-            ("organisation.rows", o.rows),
             ("organisation.columns", o.columns),
             ("organisation.burst_length", o.burst_length),
             ("organisation.width_bits", o.width_bits),
@@ -332,6 +360,8 @@ impl Device {
                 return Err(ConfigError::new(field, value, "must be a power of two, at least 1"));
             }
         }
+        at_least("organisation.ranks", o.ranks, "1", 1)?;
+        at_least("organisation.rows", o.rows, "1", 1)?;
         if o.width_bits < 8 {
             return Err(ConfigError::new("organisation.width_bits", o.width_bits, "must be at least 8"));
         }
@@ -346,7 +376,14 @@ impl Device {
             let rule = format!("must be the product of the levels, {product} bytes");
             return Err(ConfigError::new("organisation.capacity_bytes", o.capacity_bytes, rule));
         }
+        if o.ranks as usize > MAX_RANKS {
+            return Err(ConfigError::new("organisation.ranks", o.ranks, format!("must be at most {MAX_RANKS}")));
+        }
         let banks = u64::from(o.ranks) * u64::from(o.stacks) * u64::from(o.groups) * u64::from(o.banks);
+        if banks > u64::from(MAX_RANK_BANKS) * u64::from(o.ranks) {
+            let rule = format!("gives more than {MAX_RANK_BANKS} banks a rank, which are the most that are supported");
+            return Err(ConfigError::new("organisation.banks", o.banks, rule));
+        }
         if banks > u64::from(MAX_BANKS) {
             let rule = format!("gives {banks} banks a channel, and at most {MAX_BANKS} are supported");
             return Err(ConfigError::new("organisation.banks", o.banks, rule));
@@ -455,15 +492,24 @@ mod tests {
     #[test]
     fn zero_and_odd_levels_are_refused() {
         assert_eq!(refused(|d| d.organisation.ranks = 0).field, "organisation.ranks");
+        assert_eq!(refused(|d| d.organisation.rows = 0).field, "organisation.rows");
         assert_eq!(refused(|d| d.organisation.groups = 3).field, "organisation.groups");
         assert_eq!(refused(|d| d.organisation.columns = 4).field, "organisation.columns");
         assert_eq!(refused(|d| d.timing.t_ck_ps = 0).field, "timing.t_ck_ps");
         assert_eq!(refused(|d| d.timing.n_refi = 600).field, "timing.n_refi");
         let error = refused(|d| {
-            d.organisation.ranks = 8;
+            d.organisation.banks = 32;
             d.organisation.capacity_bytes *= 8;
         });
         assert_eq!(error.field, "organisation.banks");
+        assert_eq!(
+            refused(|d| (d.organisation.ranks, d.organisation.capacity_bytes) = (16, 128 << 30)).field,
+            "organisation.ranks"
+        );
+        let five = |d: &mut Device| {
+            (d.organisation.ranks, d.organisation.stacks, d.organisation.capacity_bytes) = (5, 4, 160 << 30)
+        };
+        assert!(refused(five).rule.contains("at most 256"));
     }
 
     const EXAMPLE: &str = include_str!("../../data/devices/ddr5-4800.toml");
@@ -506,6 +552,26 @@ mod tests {
             "timing.n_rtw is 9, but it must be at least timing.n_cl + n_bl - n_cwl, which is 10"
         );
         assert_eq!(Device::from_toml("").unwrap_err().to_string(), "line 1: missing field `name`");
+    }
+
+    #[test]
+    fn a_file_may_change_a_device_that_is_there() {
+        let text =
+            "base = \"DDR5-4800\"\nname = \"three ranks\"\n[organisation]\nranks = 3\ncapacity_bytes = 25769803776\n";
+        let device = Device::from_toml(text).unwrap();
+        assert_eq!((device.organisation.total_banks(), device.name.as_str()), (96, "three ranks"));
+        assert_eq!(device.timing, presets::ddr5_4800().timing);
+        assert_eq!(Device::from_toml("base = \"HBM3-6400\""), Ok(presets::hbm3_6400()));
+        assert_eq!(Device::from_toml("base = \"LPDDR5-6400\""), Ok(presets::lpddr5_6400()));
+        let refused = |text: &str| Device::from_toml(text).unwrap_err().to_string();
+        assert!(refused("base = \"DDR9\"").starts_with("base: expected one of DDR4-3200, "));
+        assert!(refused("base = 3").contains("found \"\""));
+        assert!(refused("base = \"DDR5-4800\"\n[timing]\nn_clx = 3").contains("unknown field `n_clx`"));
+        assert!(refused("base = \"DDR5-4800\"\n[timing]\nn_cl = -3").contains("-3"));
+        assert!(refused("base = \"DDR5-4800\"\ntiming = 3").contains("expected struct"));
+        assert!(
+            refused("base = \"DDR5-4800\"\n[organisation]\nranks = 3").starts_with("organisation.capacity_bytes is")
+        );
     }
 
     #[test]

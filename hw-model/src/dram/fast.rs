@@ -309,19 +309,21 @@ impl FastChannel {
         let mut refreshes = self.controller.state.refresh_turn;
         let mut stretch = self.address(&range) / self.stretch;
         loop {
-            while range.line < range.lines && self.controller.state.offers_left > 0 {
-                let entry = self.controller.entry(self.address(&range), false);
-                if !self.controller.offer(&entry) {
+            let mut retry = u64::MAX;
+            while range.line < range.lines {
+                let entry = self.controller.entry(self.address(&range), false, 0);
+                if let Err(busy) = self.controller.accept(&entry) {
+                    retry = self.controller.retry(busy);
                     break;
                 }
-                self.controller.state.offers_left -= 1;
                 range.line += 1;
                 self.simulated_lines += 1;
             }
             if range.line == range.lines && (until == Until::Accepted || self.controller.is_idle()) {
                 break;
             }
-            self.controller.step((range.line < range.lines).then_some((0, false)));
+            let wake = self.controller.wake();
+            self.controller.advance(retry.min(wake));
             if range.line == range.lines {
                 continue;
             }
@@ -339,8 +341,8 @@ impl FastChannel {
                 stretch = self.address(&range) / self.stretch;
             }
         }
-        if until == Until::Served && self.controller.state.last_data > self.controller.state.now {
-            self.controller.idle_until(self.controller.state.last_data);
+        if until == Until::Served {
+            self.controller.advance(self.controller.state.last_data);
         }
         let part = self.controller.statistics.take();
         self.in_round.add(&part);

@@ -65,6 +65,21 @@ impl Histogram {
         0
     }
 
+    /// Adds all values of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+        self.total += other.total;
+        self.sum += other.sum;
+        self.max = self.max.max(other.max);
+    }
+
+    /// Buckets; number, sum and greatest of all values.
+    pub(super) fn parts_mut(&mut self) -> (&mut [u64], [&mut u64; 3]) {
+        (&mut self.counts, [&mut self.total, &mut self.sum, &mut self.max])
+    }
+
     /// Adds all values of `part`.
     pub(super) fn add(&mut self, part: &SparseHistogram) {
         for &(bucket, count) in &part.counts {

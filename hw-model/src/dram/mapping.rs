@@ -124,6 +124,13 @@ impl Slice {
     }
 }
 
+impl Slice {
+    /// The bits of an address that [`Self::of`] gives `value` for.
+    const fn place(self, value: u64, column: u64) -> u64 {
+        ((value ^ column >> self.column_shift) & self.mask) << self.shift
+    }
+}
+
 /// Where a line lies in its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
@@ -141,6 +148,8 @@ pub struct AddressMap {
     kind: MappingKind,
     access_bytes: u64,
     capacity: u64,
+    ranks: u64,
+    rows: u64,
     column_low: Slice,
     column_high: Slice,
     rank: Slice,
@@ -148,6 +157,8 @@ pub struct AddressMap {
     group: Slice,
     bank: Slice,
     row: Slice,
+    /// Levels whose number is no power of two, below others: shift, number, width; lowest first.
+    uneven: Vec<(u32, u64, u32)>,
 }
 
 impl AddressMap {
@@ -167,6 +178,8 @@ impl AddressMap {
             kind,
             access_bytes: o.access_bytes(),
             capacity: o.capacity_bytes,
+            ranks: u64::from(o.ranks),
+            rows: u64::from(o.rows),
             column_low: Slice::default(),
             column_high: Slice::default(),
             rank: Slice::default(),
@@ -174,26 +187,45 @@ impl AddressMap {
             group: Slice::default(),
             bank: Slice::default(),
             row: Slice::default(),
+            uneven: Vec::new(),
         };
         let mut shift = o.access_bytes().ilog2();
+        let width_of = |count: u32| count.next_power_of_two().ilog2();
         for level in kind.order() {
             let (slice, width) = match level {
                 Level::Column => (&mut map.column_low, low_bits),
                 Level::ColumnHigh => (&mut map.column_high, column_bits - low_bits),
-                Level::Rank => (&mut map.rank, o.ranks.ilog2()),
+                Level::Rank => (&mut map.rank, width_of(o.ranks)),
                 Level::Stack => (&mut map.stack, o.stacks.ilog2()),
                 Level::Group => (&mut map.group, o.groups.ilog2()),
                 Level::Bank => (&mut map.bank, o.banks.ilog2()),
-                Level::Row => (&mut map.row, o.rows.ilog2()),
+                Level::Row => (&mut map.row, width_of(o.rows)),
             };
             *slice = Slice { shift, mask: (1 << width) - 1, width, column_shift: NO_COLUMN };
+            let count = match level {
+                Level::Rank => o.ranks,
+                Level::Row => o.rows,
+                _ => 1,
+            };
+            if !count.is_power_of_two() {
+                map.uneven.push((shift, u64::from(count), width));
+            }
             shift += width;
         }
+        // The highest level needs nothing: addresses end with it.
+        map.uneven.retain(|&(at, _, width)| at + width < shift);
         if kind == MappingKind::Mop4ClXor {
             let mut column_shift = 0;
-            for slice in [&mut map.rank, &mut map.stack, &mut map.group, &mut map.bank, &mut map.row] {
+            // A number of ranks that is no power of two is not one after an XOR.
+            let rank = if o.ranks.is_power_of_two() { &mut map.rank } else { &mut Slice::default() };
+            for slice in [rank, &mut map.stack, &mut map.group, &mut map.bank, &mut map.row] {
                 slice.column_shift = column_shift;
                 column_shift += slice.width;
+            }
+            let block = 1 << map.xored_row_bits();
+            if !o.rows.is_multiple_of(block) {
+                let rule = format!("must be a multiple of {block} under mop4clxor, which changes as many rows");
+                return Err(ConfigError::new("organisation.rows", o.rows, rule));
             }
         }
         Ok(map)
@@ -226,13 +258,57 @@ impl AddressMap {
     }
 
     /// Where `address` lies. Bits below one access and above the capacity are ignored; see [`Self::check`].
-    pub const fn decode(&self, address: u64) -> Location {
+    #[inline]
+    pub fn decode(&self, address: u64) -> Location {
+        let address = self.uneven.iter().fold(address, |address, &(shift, count, width)| {
+            let (low, high) = (address & ((1 << shift) - 1), address >> shift);
+            low | high % count << shift | high / count << (shift + width)
+        });
         let column = self.column_low.of(address, 0) | self.column_high.of(address, 0) << self.column_low.width;
         let (rank, stack) = (self.rank.of(address, column), self.stack.of(address, column));
         let (group, bank) = (self.group.of(address, column), self.bank.of(address, column));
         let row = self.row.of(address, column);
         let flat = ((rank << self.stack.width | stack) << self.group.width | group) << self.bank.width | bank;
         Location { bank: flat as u16, row: row as u32, column: column as u32 }
+    }
+
+    /// The inverse of [`Self::decode`]. Bits beyond the levels are ignored.
+    pub fn encode(&self, at: Location) -> u64 {
+        let (flat, column) = (u64::from(at.bank), u64::from(at.column));
+        let group = flat >> self.bank.width;
+        let stack = group >> self.group.width;
+        let rank = stack >> self.stack.width;
+        let address = self.column_low.place(column, 0)
+            | self.column_high.place(column >> self.column_low.width, 0)
+            | self.rank.place(rank, column)
+            | self.stack.place(stack, column)
+            | self.group.place(group, column)
+            | self.bank.place(flat, column)
+            | self.row.place(u64::from(at.row), column);
+        self.uneven.iter().rev().fold(address, |address, &(shift, count, width)| {
+            let (low, high) = (address & ((1 << shift) - 1), address >> shift);
+            low | (high & ((1 << width) - 1)) + (high >> width) * count << shift
+        })
+    }
+
+    /// The place that numbers of the levels name: channel (0), rank, stack where the device has several, bank group,
+    /// bank, row, column in accesses. `None` if there is no such place.
+    pub fn place(&self, levels: &[u64]) -> Option<Location> {
+        let stack = self.stack.width > 0;
+        let (rank, sid, rest) = match *levels {
+            [0, rank, sid, ref rest @ ..] if stack => (rank, sid, rest),
+            [0, rank, ref rest @ ..] if !stack => (rank, 0, rest),
+            _ => return None,
+        };
+        let &[group, bank, row, column] = rest else { return None };
+        let columns = 1 << (self.column_low.width + self.column_high.width);
+        let inside = [(rank, self.rank), (sid, self.stack), (group, self.group), (bank, self.bank), (row, self.row)]
+            .iter()
+            .all(|(value, slice)| *value <= slice.mask)
+            && rank < self.ranks
+            && row < self.rows;
+        let flat = ((rank << self.stack.width | sid) << self.group.width | group) << self.bank.width | bank;
+        (inside && column < columns).then_some(Location { bank: flat as u16, row: row as u32, column: column as u32 })
     }
 
     /// A distance that moves every line by the same number of rows and leaves all else as it is: bytes and rows.
@@ -244,9 +320,14 @@ impl AddressMap {
             return None;
         }
         // Bits of the row that the column is XORed into would not add up: the step lies above them.
+        let xored = self.xored_row_bits();
+        (xored < self.row.width).then(|| (self.capacity / self.rows << xored, 1 << xored))
+    }
+
+    /// Lowest bits of the row that the column is XORed into.
+    fn xored_row_bits(&self) -> u32 {
         let column_bits = self.column_low.width + self.column_high.width;
-        let xored = column_bits.saturating_sub(self.row.column_shift).min(self.row.width);
-        (xored < self.row.width).then(|| (1 << (self.row.shift + xored), 1 << xored))
+        column_bits.saturating_sub(self.row.column_shift).min(self.row.width)
     }
 }
 
@@ -336,15 +417,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_mapping_is_one_to_one(ranks in 0u32..2, stacks in 0u32..2, groups in 0u32..3, banks in 0u32..3,
-                                       rows in 0u32..4, accesses in 2u32..6) {
-            let device = small(1 << ranks, 1 << stacks, 1 << groups, 1 << banks, 1 << rows, 1 << accesses);
+        fn every_mapping_is_one_to_one(ranks in 1u32..6, stacks in 0u32..2, groups in 0u32..3, banks in 0u32..3,
+                                       rows in 1u32..10, accesses in 2u32..6) {
+            let device = small(ranks, 1 << stacks, 1 << groups, 1 << banks, rows, 1 << accesses);
             for kind in MappingKind::ALL {
-                let map = AddressMap::new(kind, &device).unwrap();
+                let Ok(map) = AddressMap::new(kind, &device) else {
+                    prop_assert!(kind == MappingKind::Mop4ClXor && !rows.is_power_of_two());
+                    continue;
+                };
                 let lines = map.capacity() / 64;
                 let seen: HashSet<Location> = (0..lines).map(|line| map.decode(line * 64)).collect();
                 prop_assert_eq!(seen.len() as u64, lines, "{}", kind.name());
                 let o = &device.organisation;
+                prop_assert!((0..lines).all(|line| map.encode(map.decode(line * 64)) == line * 64));
                 for at in &seen {
                     prop_assert!(u32::from(at.bank) < o.total_banks() && at.row < o.rows && at.column < o.accesses_per_row());
                 }

@@ -1,27 +1,44 @@
-//! The request queue of a controller: a fixed pool of entries, one list per bank in order of age.
+//! The request queue of a controller: a fixed pool of entries, one list per bank in order of priority and age.
 //!
 //! Per bank it knows the oldest entry that hits the open row and the oldest that does not, so the scheduler looks at
 //! two entries a bank and never at the whole queue. Nothing is allocated after the start.
 
-use super::device::MAX_BANKS;
+use super::channel::{Masks, spot};
+use super::device::{MAX_BANKS, MAX_RANKS};
 
 /// No entry.
 const NONE: u16 = u16::MAX;
+/// Room for the banks of the greatest channel.
+const BANKS: usize = MAX_BANKS as usize;
+
+/// Cycles and running numbers have so many bits; the priority of a source lies above them, so that one comparison goes
+/// by priority and then by age.
+pub(super) const PRIORITY_SHIFT: u32 = 56;
+/// The bits below.
+pub(super) const BELOW_PRIORITY: u64 = (1 << PRIORITY_SHIFT) - 1;
 
 /// A request that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Byte address.
     pub(super) address: u64,
-    /// Cycle of acceptance.
+    /// Cycle of acceptance; the priority of the source stands above it, see [`PRIORITY_SHIFT`].
     pub(super) arrive: u64,
-    /// Running number: the order of acceptance.
+    /// Running number, the order of acceptance, below the priority as well: less goes first.
     pub(super) sequence: u64,
     pub(super) row: u32,
     pub(super) bank: u16,
+    /// Who asked.
+    pub(super) source: u8,
     pub(super) is_write: bool,
     /// Row hit, miss or conflict was counted already.
     pub(super) counted: bool,
+}
+
+impl Entry {
+    /// Of a free place.
+    pub(super) const EMPTY: Self =
+        Self { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, source: 0, is_write: false, counted: false };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,22 +71,23 @@ pub(super) struct Queue {
     youngest: u16,
     len: u32,
     lists: Vec<BankList>,
-    /// Banks with an entry that hits the open row.
-    pub(super) hits: u64,
+    /// Binary logarithm of the banks of a rank.
+    rank_shift: u32,
+    /// Banks with an entry that hits the open row, by ranks.
+    pub(super) hits: Masks,
     /// Banks with an entry that does not hit the open row, or whose bank is closed.
-    pub(super) misses: u64,
+    pub(super) misses: Masks,
     /// Per bank, running number of the oldest hit; `u64::MAX` if there is none.
-    pub(super) hit_age: [u64; MAX_BANKS as usize],
+    pub(super) hit_age: [u64; BANKS],
     /// Per bank, running number of the oldest miss.
-    pub(super) miss_age: [u64; MAX_BANKS as usize],
+    pub(super) miss_age: [u64; BANKS],
 }
 
 impl Queue {
-    pub(super) fn new(depth: u16, banks: usize) -> Self {
-        let entry = Entry { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, is_write: false, counted: false };
+    pub(super) fn new(depth: u16, banks: usize, rank_shift: u32) -> Self {
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
         let slots = (0..depth)
-            .map(|slot| Slot { entry, next: next(slot), previous: NONE, younger: NONE, older: NONE })
+            .map(|slot| Slot { entry: Entry::EMPTY, next: next(slot), previous: NONE, younger: NONE, older: NONE })
             .collect();
         Self {
             slots,
@@ -78,16 +96,17 @@ impl Queue {
             youngest: NONE,
             len: 0,
             lists: vec![EMPTY; banks],
-            hits: 0,
-            misses: 0,
-            hit_age: [u64::MAX; MAX_BANKS as usize],
-            miss_age: [u64::MAX; MAX_BANKS as usize],
+            rank_shift,
+            hits: [0; MAX_RANKS],
+            misses: [0; MAX_RANKS],
+            hit_age: [u64::MAX; BANKS],
+            miss_age: [u64::MAX; BANKS],
         }
     }
 
     /// Removes all entries.
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.slots.len() as u16, self.lists.len());
+        *self = Self::new(self.slots.len() as u16, self.lists.len(), self.rank_shift);
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -106,33 +125,51 @@ impl Queue {
     #[inline(always)]
     pub(super) fn push(&mut self, entry: Entry, open: Option<u32>) {
         let at = self.free;
-        let slot = &mut self.slots[usize::from(at)];
-        self.free = slot.next;
-        let list = &mut self.lists[usize::from(entry.bank)];
-        *slot = Slot { entry, next: NONE, previous: list.tail, younger: NONE, older: self.youngest };
-        match std::mem::replace(&mut self.youngest, at) {
-            NONE => self.oldest = at,
-            older => self.slots[usize::from(older)].younger = at,
+        self.free = self.slots[usize::from(at)].next;
+        let bank = usize::from(entry.bank);
+        // Nearly always behind all others: only who has priority goes before somebody.
+        let older = self.before(self.youngest, entry.sequence, |slot| slot.older);
+        let previous = self.before(self.lists[bank].tail, entry.sequence, |slot| slot.previous);
+        let younger = match older {
+            NONE => std::mem::replace(&mut self.oldest, at),
+            _ => std::mem::replace(&mut self.slots[usize::from(older)].younger, at),
+        };
+        match younger {
+            NONE => self.youngest = at,
+            _ => self.slots[usize::from(younger)].older = at,
         }
-        let tail = std::mem::replace(&mut list.tail, at);
-        if tail == NONE {
-            list.head = at;
-        } else {
-            self.slots[usize::from(tail)].next = at;
+        let next = match previous {
+            NONE => std::mem::replace(&mut self.lists[bank].head, at),
+            _ => std::mem::replace(&mut self.slots[usize::from(previous)].next, at),
+        };
+        match next {
+            NONE => self.lists[bank].tail = at,
+            _ => self.slots[usize::from(next)].previous = at,
         }
+        self.slots[usize::from(at)] = Slot { entry, next, previous, younger, older };
         self.len += 1;
-        let list = &mut self.lists[usize::from(entry.bank)];
+        let (rank, bit) = spot(entry.bank, self.rank_shift);
+        let list = &mut self.lists[bank];
         if open == Some(entry.row) {
-            if list.hit == NONE {
+            if entry.sequence < self.hit_age[bank % BANKS] {
                 list.hit = at;
-                self.hit_age[usize::from(entry.bank)] = entry.sequence;
-                self.hits |= 1 << entry.bank;
+                self.hit_age[bank % BANKS] = entry.sequence;
+                self.hits[rank] |= bit;
             }
-        } else if list.miss == NONE {
+        } else if entry.sequence < self.miss_age[bank % BANKS] {
             list.miss = at;
-            self.miss_age[usize::from(entry.bank)] = entry.sequence;
-            self.misses |= 1 << entry.bank;
+            self.miss_age[bank % BANKS] = entry.sequence;
+            self.misses[rank] |= bit;
         }
+    }
+
+    /// The last entry from `at` on towards the older ones that goes before `sequence`.
+    #[inline(always)]
+    fn before(&self, mut at: u16, sequence: u64, older: impl Fn(&Slot) -> u16) -> u16 {
+        while at != NONE && self.slots[usize::from(at)].entry.sequence > sequence {
+            at = older(&self.slots[usize::from(at)]);
+        }
+        at
     }
 
     /// Oldest entry of `bank` that does not hit the open row.
@@ -190,7 +227,8 @@ impl Queue {
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
-        if (self.hits | self.misses) >> bank & 1 == 0 {
+        let (rank, bit) = spot(bank, self.rank_shift);
+        if (self.hits[rank] | self.misses[rank]) & bit == 0 {
             return; // There are none.
         }
         let list = &mut self.lists[usize::from(bank)];
@@ -198,7 +236,7 @@ impl Queue {
         let Some(row) = open else {
             list.hit = NONE;
             self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits &= !(1 << bank);
+            self.hits[rank] &= !bit;
             self.set_miss(bank, head);
             return;
         };
@@ -215,26 +253,28 @@ impl Queue {
         while at != NONE && self.slots[usize::from(at)].entry.row != row {
             at = self.slots[usize::from(at)].next;
         }
+        let (rank, bit) = spot(bank, self.rank_shift);
         let list = &mut self.lists[usize::from(bank)];
         list.hit = at;
         if at == NONE {
             self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits &= !(1 << bank);
+            self.hits[rank] &= !bit;
         } else {
             self.hit_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.hits |= 1 << bank;
+            self.hits[rank] |= bit;
         }
     }
 
     fn set_miss(&mut self, bank: u16, at: u16) {
+        let (rank, bit) = spot(bank, self.rank_shift);
         let list = &mut self.lists[usize::from(bank)];
         list.miss = at;
         if at == NONE {
             self.miss_age[usize::from(bank)] = u64::MAX;
-            self.misses &= !(1 << bank);
+            self.misses[rank] &= !bit;
         } else {
             self.miss_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.misses |= 1 << bank;
+            self.misses[rank] |= bit;
         }
     }
 

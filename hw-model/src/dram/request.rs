@@ -17,19 +17,27 @@ pub struct Request {
     pub address: u64,
     /// Read or write.
     pub kind: RequestKind,
-    /// Not offered before this cycle; 0 for as soon as there is room.
+    /// Not offered before this cycle; 0 for as soon as there is room. Only a stream has it: who calls
+    /// [`super::Engine::offer`] offers now.
     pub not_before: u64,
+    /// Who asks: index of a source, 0 where there is one.
+    pub source: u8,
 }
 
 impl Request {
     /// A read, as soon as there is room.
     pub const fn read(address: u64) -> Self {
-        Self { address, kind: RequestKind::Read, not_before: 0 }
+        Self { address, kind: RequestKind::Read, not_before: 0, source: 0 }
     }
 
     /// A write, as soon as there is room.
     pub const fn write(address: u64) -> Self {
-        Self { address, kind: RequestKind::Write, not_before: 0 }
+        Self { address, kind: RequestKind::Write, not_before: 0, source: 0 }
+    }
+
+    /// The same request of another source.
+    pub const fn from_source(self, source: u8) -> Self {
+        Self { source, ..self }
     }
 }
 

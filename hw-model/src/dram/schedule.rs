@@ -4,10 +4,10 @@
 //! which a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then
 //! are looked at. A bound may be too low, never too high: ready times only grow, and whatever gives a bank a new
 //! candidate lowers the bound again.
-use super::channel::{Channel, bits};
+use super::channel::{Channel, Masks, PerBank, bits};
 use super::command::{Command, CommandKind};
 use super::config::{Config, Refresh};
-use super::device::{Device, MAX_BANKS};
+use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use super::error::ConfigError;
 use super::queue::{Entry, Queue};
 
@@ -19,6 +19,9 @@ const WALK: usize = 8;
 /// Index of the read queue and of the write queue: `usize::from(is_write)`.
 pub(super) const READS: usize = 0;
 pub(super) const WRITES: usize = 1;
+
+/// A cycle that must be found out: 0 is never ahead.
+pub(super) const UNKNOWN: u64 = 0;
 
 /// A request whose row was opened for it.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +57,7 @@ pub(super) enum Choice {
 /// A refresh, and what it needs.
 struct RefreshTurn {
     rank: usize,
-    /// Banks that must be closed, one bit each.
+    /// Banks of the rank that must be closed, one bit each.
     banks: u64,
     refresh: Command,
     /// What closes them.
@@ -71,17 +74,23 @@ enum RefreshStep {
     AfterBursts,
 }
 
-/// Banks that the queue must leave alone, one bit each.
+/// What the queue must leave alone in one rank.
 #[derive(Clone, Copy)]
 struct Held {
-    /// No command at all.
+    rank: usize,
+    /// Banks that get no command at all, one bit each.
     banks: u64,
     /// No activate.
-    activates: u64,
+    activates: bool,
 }
 
 impl Held {
-    const NOTHING: Self = Self { banks: 0, activates: 0 };
+    const NOTHING: Self = Self { rank: 0, banks: 0, activates: false };
+
+    /// Banks of a rank that are not held.
+    const fn free(self, rank: usize) -> u64 {
+        if rank == self.rank { !self.banks } else { u64::MAX }
+    }
 }
 
 /// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any
@@ -98,12 +107,12 @@ struct RankBounds {
 pub(super) struct Bounds {
     /// For requests whose row was opened for them.
     pub(super) active: u64,
-    ranks: Vec<RankBounds>,
+    ranks: [RankBounds; MAX_RANKS],
 }
 
 impl Bounds {
-    pub(super) fn new(ranks: usize) -> Self {
-        Self { active: 0, ranks: vec![RankBounds::default(); ranks] }
+    pub(super) fn new() -> Self {
+        Self { active: 0, ranks: [RankBounds::default(); MAX_RANKS] }
     }
 
     /// Nothing is known any more.
@@ -121,7 +130,8 @@ pub(super) struct State {
     /// Reads, then writes.
     pub(super) queues: [Queue; 2],
     pub(super) active: Vec<Option<Active>>,
-    pub(super) active_banks: u64,
+    /// Banks of those, by ranks.
+    pub(super) active_banks: Masks,
     pub(super) activations: u64,
     pub(super) sequence: u64,
     /// LPDDR5: the request between its ACT1 and ACT2.
@@ -138,6 +148,8 @@ pub(super) struct State {
     refresh_banks: Vec<u16>,
     /// Current cycle.
     pub(super) now: u64,
+    /// First later cycle in which something can happen, or [`UNKNOWN`].
+    pub(super) wake: u64,
     /// Offers that the front end may still make in this cycle.
     pub(super) offers_left: u32,
     pub(super) bounds: Bounds,
@@ -158,9 +170,9 @@ impl State {
         let channel = Channel::new(device)?;
         let banks = channel.bank_count() as usize;
         Ok(Self {
-            queues: [Queue::new(config.queue_depth, banks), Queue::new(config.queue_depth, banks)],
+            queues: [(); 2].map(|()| Queue::new(config.queue_depth, banks, channel.rank_shift)),
             active: vec![None; banks],
-            active_banks: 0,
+            active_banks: [0; MAX_RANKS],
             activations: 0,
             sequence: 0,
             activating: None,
@@ -172,9 +184,10 @@ impl State {
             refresh_turn: 0,
             refresh_banks,
             now: 0,
+            wake: UNKNOWN,
             // The front end runs faster than the memory; the run begins on the last of its steps within cycle 0.
             offers_left: 1,
-            bounds: Bounds::new(device.organisation.ranks as usize),
+            bounds: Bounds::new(),
             last_data: 0,
             dual_bus: device.dual_command_bus,
             channel,
@@ -185,7 +198,7 @@ impl State {
     /// Refreshes after which the turn comes back to the first rank and bank.
     pub(super) fn refresh_round(&self) -> u64 {
         let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
-        (self.channel.ranks.len() * sets) as u64
+        (self.channel.rank_count * sets) as u64
     }
 
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never
@@ -198,7 +211,8 @@ impl State {
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let burst = channel.ranks.iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
+        let burst =
+            channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
         let mut next = self.bounds.active.max(burst);
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
@@ -210,7 +224,7 @@ impl State {
                 return next;
             }
         }
-        for rank in 0..channel.ranks.len() {
+        for rank in 0..channel.rank_count {
             let due = self.due(rank);
             next = next.min(due.column).min(due.precharge).min(due.activate);
         }
@@ -220,7 +234,8 @@ impl State {
     /// The bounds of a rank with what the rank itself and the buses allow.
     #[inline(always)]
     fn due(&self, rank: usize) -> RankBounds {
-        let (bounds, rank, bus) = (&self.bounds.ranks[rank], &self.channel.ranks[rank], self.channel.bus);
+        let (bounds, rank, bus) =
+            (&self.bounds.ranks[rank % MAX_RANKS], &self.channel.ranks[rank % MAX_RANKS], self.channel.bus);
         let column = if self.write_mode { rank.wr } else { rank.rd };
         RankBounds {
             column: bounds.column.max(column).max(bus[usize::from(self.dual_bus)]),
@@ -231,7 +246,7 @@ impl State {
 
     /// `bank` may have a candidate of the queue that it did not have before.
     pub(super) fn touch(&mut self, bank: u16) {
-        if self.channel.open >> bank & 1 == 1 {
+        if self.channel.is_open(bank) {
             self.touch_open(bank);
         } else {
             self.touch_closed(bank);
@@ -242,12 +257,13 @@ impl State {
     #[inline(always)]
     pub(super) fn touch_open(&mut self, bank: u16) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
-        let (bank, bit) = (usize::from(bank) % BANKS, 1 << bank);
-        if queue.hits & bit != 0 {
+        let (rank, bit) = channel.spot(bank);
+        let bounds = &mut self.bounds.ranks[rank];
+        let bank = usize::from(bank) % BANKS;
+        if queue.hits[rank] & bit != 0 {
             bounds.column = bounds.column.min(channel.column_ready(bank, self.write_mode));
         }
-        if queue.misses & !self.active_banks & bit != 0 {
+        if queue.misses[rank] & !self.active_banks[rank] & bit != 0 {
             bounds.precharge = bounds.precharge.min(channel.banks.pre[bank]);
         }
     }
@@ -256,8 +272,9 @@ impl State {
     #[inline(always)]
     pub(super) fn touch_closed(&mut self, bank: u16) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        if queue.misses >> bank & 1 == 1 {
-            let bounds = &mut self.bounds.ranks[channel.rank_of(bank)];
+        let (rank, bit) = channel.spot(bank);
+        if queue.misses[rank] & bit != 0 {
+            let bounds = &mut self.bounds.ranks[rank];
             bounds.activate = bounds.activate.min(channel.act_ready(usize::from(bank) % BANKS));
         }
     }
@@ -295,19 +312,21 @@ impl State {
             return None;
         }
         let (mut best, mut others) = (None, u64::MAX);
-        for bank in bits(self.active_banks) {
-            let Some(active) = &self.active[bank] else { continue };
-            let ready = self.column_ready(bank, active.entry.is_write);
-            if ready > self.now {
-                others = others.min(ready);
-                continue;
-            }
-            let candidate = (active.entry.arrive, active.order, bank as u16);
-            if let Some(best) = &mut best {
-                others = self.now;
-                *best = candidate.min(*best);
-            } else {
-                best = Some(candidate);
+        for rank in 0..self.channel.rank_count {
+            for bank in self.channel.banks_of(rank, self.active_banks[rank % MAX_RANKS]) {
+                let Some(active) = &self.active[bank] else { continue };
+                let ready = self.column_ready(bank, active.entry.is_write);
+                if ready > self.now {
+                    others = others.min(ready);
+                    continue;
+                }
+                let candidate = (active.entry.arrive, active.order, bank as u16);
+                if let Some(best) = &mut best {
+                    others = self.now;
+                    *best = candidate.min(*best);
+                } else {
+                    best = Some(candidate);
+                }
             }
         }
         self.bounds.active = others;
@@ -317,19 +336,19 @@ impl State {
     /// First cycle in which a burst of `bank` is legal, if its row is open.
     pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
         let channel = &self.channel;
-        let rank = &channel.ranks[channel.rank_of(bank as u16)];
+        let rank = &channel.ranks[channel.rank_of(bank as u16) % MAX_RANKS];
         let gate = if is_write { rank.wr } else { rank.rd };
         channel.column_ready(bank, is_write).max(gate).max(channel.bus[usize::from(self.dual_bus)])
     }
 
     /// 2. The waiting refresh whose turn it is.
     fn refresh_turn(&self) -> RefreshTurn {
-        let ranks = self.channel.ranks.len() as u64;
+        let ranks = self.channel.rank_count as u64;
         let rank = (self.refresh_turn % ranks) as usize;
-        let first = rank as u16 * (self.channel.bank_count() / ranks as u32) as u16;
+        let first = self.channel.first_of(rank) as u16;
         if self.config.refresh != Refresh::SameBank {
             let refresh = Command::new(CommandKind::RefAll, first);
-            return RefreshTurn { rank, banks: self.channel.rank_mask(rank), refresh, precharge: CommandKind::PreAll };
+            return RefreshTurn { rank, banks: self.channel.rank_banks(), refresh, precharge: CommandKind::PreAll };
         }
         let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
         let bank = first + self.refresh_banks[round as usize];
@@ -338,11 +357,15 @@ impl State {
     }
 
     fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
-        if (self.channel.activating | self.active_banks) & turn.banks != 0 {
+        let rank = turn.rank % MAX_RANKS;
+        if (self.channel.activating[rank] | self.active_banks[rank]) & turn.banks != 0 {
             return RefreshStep::AfterBursts;
         }
-        let open = self.channel.open & turn.banks;
-        let command = if open == 0 { turn.refresh } else { Command::new(turn.precharge, open.trailing_zeros() as u16) };
+        let open = self.channel.open[rank] & turn.banks;
+        let command = match open {
+            0 => turn.refresh,
+            _ => Command::new(turn.precharge, self.channel.first_of(rank) as u16 + open.trailing_zeros() as u16),
+        };
         match self.channel.probe(command) {
             Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
             Ok(_) => RefreshStep::Ready(command),
@@ -354,10 +377,11 @@ impl State {
     /// refresh by nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the
     /// refresh off for ever.
     fn held_for(&self, turn: &RefreshTurn) -> Held {
-        let closed = (self.channel.open | self.channel.activating) & turn.banks == 0;
+        let rank = turn.rank % MAX_RANKS;
+        let closed = (self.channel.open[rank] | self.channel.activating[rank]) & turn.banks == 0;
         let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
         let delays = self.now + self.channel.lat.act_other_refpb > ready;
-        Held { banks: turn.banks, activates: if delays { self.channel.rank_mask(turn.rank) } else { 0 } }
+        Held { rank, banks: turn.banks, activates: delays }
     }
 
     /// Writes are served in batches, or while there is nothing to read.
@@ -368,8 +392,8 @@ impl State {
 
     /// 3. The oldest ready command of the queue.
     fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
-        let mut best = Best { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: 0 };
-        for rank in 0..self.channel.ranks.len() {
+        let mut best = Best::NONE;
+        for rank in 0..self.channel.rank_count {
             let due = self.due(rank);
             if slot != Slot::Row && due.column <= self.now {
                 self.look_at_hits(rank, held, &mut best);
@@ -381,8 +405,8 @@ impl State {
                 self.look_at_misses(rank, held, &mut best);
             }
         }
-        for bank in bits(best.beaten) {
-            self.touch(bank as u16);
+        for at in 0..best.beaten_count.min(MOST_BEATEN) {
+            self.touch(best.beaten[at]);
         }
         (best.age != u64::MAX).then_some(best.choice)
     }
@@ -392,10 +416,10 @@ impl State {
     #[inline(never)]
     fn look_at_hits(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let hits = queue.hits & channel.rank_mask(rank) & !held.banks;
+        let hits = queue.hits[rank % MAX_RANKS] & held.free(rank);
         let ready = |bank: usize| channel.column_ready(bank, self.write_mode);
-        self.bounds.ranks[rank].column =
-            best.meet(oldest_ready(queue, hits, self.now, &queue.hit_age, ready), Choice::Hit);
+        let oldest = oldest_ready(channel, queue, rank, hits, self.now, &queue.hit_age, ready);
+        self.bounds.ranks[rank % MAX_RANKS].column = best.meet(oldest, Choice::Hit);
     }
 
     /// Precharges for requests that want another row than the open one, unless an older request hits that. Always a
@@ -404,10 +428,11 @@ impl State {
     #[inline(never)]
     fn look_at_conflicts(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let conflicts = queue.misses & channel.open & !self.active_banks & channel.rank_mask(rank) & !held.banks;
-        let guarded = bits(conflicts & queue.hits).filter(|&bank| queue.hit_guards_row(bank));
+        let (rank, first) = (rank % MAX_RANKS, channel.first_of(rank));
+        let conflicts = queue.misses[rank] & channel.open[rank] & !self.active_banks[rank] & held.free(rank);
+        let guarded = bits(conflicts & queue.hits[rank]).filter(|&bank| queue.hit_guards_row(first + bank));
         let free = conflicts & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-        let oldest = oldest_of_banks(free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
+        let oldest = oldest_of_banks(first, free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
         self.bounds.ranks[rank].precharge = best.meet(oldest, Choice::Precharge);
     }
 
@@ -415,18 +440,16 @@ impl State {
     #[inline(never)]
     fn look_at_misses(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let banks = channel.rank_mask(rank) & !held.banks;
-        if channel.activating != 0 || held.activates & banks != 0 {
+        if self.activating.is_some() || held.activates && held.rank == rank {
             return;
         }
-        let misses = queue.misses & !channel.open & banks;
-        let oldest = oldest_ready(queue, misses, self.now, &queue.miss_age, |bank| channel.act_ready(bank));
+        let rank = rank % MAX_RANKS;
+        let misses = queue.misses[rank] & !channel.open[rank] & held.free(rank);
+        let ready = |bank: usize| channel.act_ready(bank);
+        let oldest = oldest_ready(channel, queue, rank, misses, self.now, &queue.miss_age, ready);
         self.bounds.ranks[rank].activate = best.meet(oldest, Choice::Activate);
     }
 }
-
-/// One number a bank.
-type PerBank = [u64; BANKS];
 
 /// The bank with the oldest ready request.
 struct Oldest {
@@ -437,12 +460,13 @@ struct Oldest {
     others: u64,
 }
 
-/// Looks at the banks of `mask`. `ready` is the first cycle that bank and group allow, `age` the running number of the
-/// oldest request.
+/// Looks at the banks of `mask`, of a rank that begins with bank `first`. `ready` is the first cycle that bank and group
+/// allow, `age` the running number of the oldest request.
 #[inline(always)]
-fn oldest_of_banks(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+fn oldest_of_banks(first: usize, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
     for bank in bits(mask) {
+        let bank = (first + bank) % BANKS;
         let ready = ready(bank);
         if ready > now {
             others = others.min(ready);
@@ -462,38 +486,60 @@ fn oldest_of_banks(mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> 
 /// As [`oldest_of_banks`], quicker where one of the oldest requests of the queue is the one; then the bound for the
 /// others is `now`.
 #[inline(always)]
-fn oldest_ready(queue: &Queue, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+fn oldest_ready(
+    channel: &Channel,
+    queue: &Queue,
+    rank: usize,
+    mask: u64,
+    now: u64,
+    age: &PerBank,
+    ready: impl Fn(usize) -> u64,
+) -> Oldest {
     let found = queue.by_age().take(WALK).find(|entry| {
         let bank = usize::from(entry.bank) % BANKS;
-        mask >> bank & 1 == 1 && age[bank] == entry.sequence && ready(bank) <= now
+        let (of, bit) = channel.spot(entry.bank);
+        of == rank && mask & bit != 0 && age[bank] == entry.sequence && ready(bank) <= now
     });
     match found {
         Some(entry) => Oldest { age: entry.sequence, bank: entry.bank, others: now },
-        None => oldest_of_banks(mask, now, age, ready),
+        None => oldest_of_banks(channel.first_of(rank), mask, now, age, ready),
     }
 }
+
+/// Most banks that are beaten in one choice: one of each kind of command and rank.
+const MOST_BEATEN: usize = 3 * MAX_RANKS;
 
 /// The oldest ready request of all kinds of commands.
 struct Best {
     age: u64,
     bank: u16,
     choice: Choice,
-    /// Banks that were ready and not the oldest of all, one bit each.
-    beaten: u64,
+    /// Banks that were ready and not the oldest of all.
+    beaten: [u16; MOST_BEATEN],
+    beaten_count: usize,
 }
 
 impl Best {
+    const NONE: Self =
+        Self { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: [0; MOST_BEATEN], beaten_count: 0 };
+
     /// Compares with the oldest of one kind of command; returns the lower bound for that kind without it.
     #[inline(always)]
     fn meet(&mut self, other: Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
         if other.age < self.age {
             if self.age != u64::MAX {
-                self.beaten |= 1 << self.bank;
+                self.beat(self.bank);
             }
             (self.age, self.bank, self.choice) = (other.age, other.bank, choice(other.bank));
         } else if other.age != u64::MAX {
-            self.beaten |= 1 << other.bank;
+            self.beat(other.bank);
         }
         other.others
+    }
+
+    #[inline(always)]
+    fn beat(&mut self, bank: u16) {
+        self.beaten[self.beaten_count % MOST_BEATEN] = bank;
+        self.beaten_count += 1;
     }
 }

@@ -3,9 +3,9 @@
 //! Times are written as the distance from the current cycle; a time that has passed is 0, whenever it was. Rows are
 //! written as the distance from a base that moves with the stream. An open row outside the rows of the whole read is
 //! "foreign": which one it is makes no difference to this read, and a bank that keeps such a row was not touched by it.
-use super::channel::bits;
+use super::device::MAX_RANKS;
 use super::queue::Entry;
-use super::schedule::{Active, Choice, READS, State, WRITES};
+use super::schedule::{Active, Choice, READS, State, UNKNOWN, WRITES};
 
 /// Stands for an open row that is not of this read.
 const FOREIGN: u32 = u32::MAX;
@@ -65,30 +65,30 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
     for time in [c.last_data, channel.wck_until, channel.bus[0], channel.bus[1], channel.act2_deadline] {
         words.push(ahead(time)?);
     }
-    for word in [channel.open, channel.activating] {
-        words.extend([word as u32, (word >> 32) as u32]);
+    let ranks = 0..channel.rank_count;
+    for word in channel.open[ranks.clone()].iter().chain(&channel.activating[ranks.clone()]) {
+        words.extend([*word as u32, (*word >> 32) as u32]);
     }
-    for rank in &channel.ranks {
-        for time in [rank.act, rank.rd, rank.wr, rank.pre, rank.pre_all, rank.ref_all, rank.ref_bank] {
+    for rank in &channel.ranks[..channel.rank_count] {
+        for &time in rank.all() {
             words.push(ahead(time)?);
         }
         for turn in 0..4 {
             words.push(ahead(rank.window[usize::from((rank.oldest + turn) % 4)])?);
         }
     }
-    for times in [&channel.banks.act, &channel.banks.rd, &channel.banks.wr, &channel.banks.pre, &channel.banks.refresh]
-    {
+    for times in channel.banks.all() {
         for &time in &times[..banks] {
             words.push(ahead(time)?);
         }
     }
     let groups = channel.group_count() as usize;
-    for times in [&channel.groups.act, &channel.groups.rd, &channel.groups.wr] {
+    for times in channel.groups.all() {
         for &time in &times[..groups] {
             words.push(ahead(time)?);
         }
     }
-    for bank in bits(channel.open) {
+    for bank in ranks.clone().flat_map(|rank| channel.banks_of(rank, channel.open[rank])) {
         let row = channel.banks.row[bank];
         let touched = (frame.first..frame.end).contains(&(i64::from(row) - frame.base_row));
         words.push(if touched { frame.relative(row)? } else { FOREIGN });
@@ -112,7 +112,7 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
     if let Some(entry) = &c.activating {
         put(&mut words, entry)?;
     }
-    let mut active: Vec<&Active> = bits(c.active_banks).filter_map(|bank| c.active[bank].as_ref()).collect();
+    let mut active: Vec<&Active> = c.active.iter().flatten().collect();
     active.sort_unstable_by_key(|active| active.order);
     words.push(active.len() as u32);
     for active in active {
@@ -142,33 +142,28 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
     channel.wck_until = words.time();
     channel.bus = [words.time(), words.time()];
     channel.act2_deadline = words.time();
-    channel.open = words.mask();
-    channel.activating = words.mask();
-    for rank in &mut channel.ranks {
-        rank.act = words.time();
-        rank.rd = words.time();
-        rank.wr = words.time();
-        rank.pre = words.time();
-        rank.pre_all = words.time();
-        rank.ref_all = words.time();
-        rank.ref_bank = words.time();
+    let ranks = 0..channel.rank_count;
+    channel.open[ranks.clone()].fill_with(|| words.mask());
+    channel.activating[ranks.clone()].fill_with(|| words.mask());
+    for rank in &mut channel.ranks[..channel.rank_count] {
+        rank.all_mut().for_each(|time| *time = words.time());
         rank.oldest = 0;
         rank.window = std::array::from_fn(|_| words.time());
     }
     let banks = channel.bank_count() as usize;
-    let b = &mut channel.banks;
-    for times in [&mut b.act, &mut b.rd, &mut b.wr, &mut b.pre, &mut b.refresh] {
+    for times in channel.banks.all_mut() {
         times[..banks].fill_with(|| words.time());
     }
     let groups = channel.group_count() as usize;
-    let g = &mut channel.groups;
-    for times in [&mut g.act, &mut g.rd, &mut g.wr] {
+    for times in channel.groups.all_mut() {
         times[..groups].fill_with(|| words.time());
     }
-    for bank in bits(channel.open) {
-        let row = words.next();
-        if row != FOREIGN {
-            channel.banks.row[bank] = frame.absolute(row);
+    for rank in ranks {
+        for bank in channel.banks_of(rank, channel.open[rank]) {
+            let row = words.next();
+            if row != FOREIGN {
+                channel.banks.row[bank] = frame.absolute(row);
+            }
         }
     }
     let word = words.next();
@@ -183,11 +178,12 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.channel.banks.row[usize::from(entry.bank)] = entry.row; // ACT2 opens it.
     }
     c.active.fill(None);
-    c.active_banks = 0;
+    c.active_banks = [0; MAX_RANKS];
     for _ in 0..words.next() {
         let entry = words.entry(0);
         c.active[usize::from(entry.bank)] = Some(Active { entry, order: c.activations });
-        c.active_banks |= 1 << entry.bank;
+        let (rank, bit) = c.channel.spot(entry.bank);
+        c.active_banks[rank] |= bit;
         c.activations += 1;
     }
     let reads = &mut c.queues[READS];
@@ -198,6 +194,7 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.sequence += 1;
     }
     c.bounds.forget();
+    c.wake = UNKNOWN;
 }
 
 /// Reads what [`encode`] wrote.
@@ -228,6 +225,7 @@ impl Words<'_> {
             sequence,
             row: self.frame.absolute(row),
             bank: word as u16,
+            source: 0,
             is_write: false,
             counted: word >> 16 == 1,
         }

@@ -25,7 +25,73 @@ pub struct Statistics {
     pub read_latency: Histogram,
 }
 
+/// What concerns one of several sources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceStatistics {
+    /// As in [`Statistics`], and so down to the conflicts.
+    pub reads_served: u64,
+    /// Writes whose WR went out.
+    pub writes_served: u64,
+    /// Reads answered from the write queue.
+    pub reads_forwarded: u64,
+    /// Writes swallowed by a waiting write to the same address.
+    pub writes_merged: u64,
+    /// Requests that found their row open.
+    pub row_hits: u64,
+    /// Requests that found the bank closed.
+    pub row_misses: u64,
+    /// Requests that found another row open.
+    pub row_conflicts: u64,
+    /// Those of them whose bank had been opened for another source.
+    pub conflicts_with_others: u64,
+    /// Cycles from acceptance to the end of the data, reads only.
+    pub read_latency: Histogram,
+}
+
+impl SourceStatistics {
+    /// Those of the only source.
+    pub(super) fn of_all(all: &Statistics) -> Self {
+        Self {
+            reads_served: all.reads_served,
+            writes_served: all.writes_served,
+            reads_forwarded: all.reads_forwarded,
+            writes_merged: all.writes_merged,
+            row_hits: all.row_hits,
+            row_misses: all.row_misses,
+            row_conflicts: all.row_conflicts,
+            conflicts_with_others: 0,
+            read_latency: all.read_latency.clone(),
+        }
+    }
+
+    /// Adds the counts of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.reads_served += other.reads_served;
+        self.writes_served += other.writes_served;
+        self.reads_forwarded += other.reads_forwarded;
+        self.writes_merged += other.writes_merged;
+        self.row_hits += other.row_hits;
+        self.row_misses += other.row_misses;
+        self.row_conflicts += other.row_conflicts;
+        self.conflicts_with_others += other.conflicts_with_others;
+        self.read_latency.merge(&other.read_latency);
+    }
+}
+
 impl Statistics {
+    /// Adds the counts of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.reads_served += other.reads_served;
+        self.writes_served += other.writes_served;
+        self.reads_forwarded += other.reads_forwarded;
+        self.writes_merged += other.writes_merged;
+        self.row_hits += other.row_hits;
+        self.row_misses += other.row_misses;
+        self.row_conflicts += other.row_conflicts;
+        self.commands.add(&other.commands);
+        self.read_latency.merge(&other.read_latency);
+    }
+
     /// Counts everything in `part` once more.
     pub(super) fn add(&mut self, part: &Part) {
         self.reads_served += part.reads_served;

@@ -5,6 +5,19 @@ use super::request::{Request, RequestKind};
 use super::{Device, MappingKind, presets};
 use proptest::prelude::*;
 
+/// The built-in devices, and some of more ranks and other sizes.
+fn devices() -> Vec<Device> {
+    let of_ranks = |mut device: Device, ranks: u32| {
+        device.organisation.ranks = ranks;
+        device.organisation.rows = device.organisation.rows / 2 * 3;
+        device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3 * u64::from(ranks);
+        device
+    };
+    let mut devices = presets::all();
+    devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    devices
+}
+
 /// Serves the stream; `every_cycle` visits each cycle and trusts no bound.
 fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool) -> (u64, u64, Vec<(u64, String)>) {
     let mut log = Vec::new();
@@ -12,17 +25,21 @@ fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool)
         log.push((cycle, command.to_string()));
     })
     .unwrap();
-    let mut requests = stream.iter().map(|r| (r.not_before, c.entry(r.address, r.kind == RequestKind::Write)));
-    let entries: Vec<_> = requests.by_ref().collect();
-    drop(requests);
+    let entries: Vec<_> =
+        stream.iter().map(|r| (r.not_before, c.entry(r.address, r.kind == RequestKind::Write, 0))).collect();
     let mut entries = entries.into_iter().peekable();
     let mut visited = 0;
     loop {
+        let mut retry = u64::MAX;
         while let Some((not_before, entry)) = entries.peek() {
-            if c.state.offers_left == 0 || *not_before > c.state.now || !c.offer(entry) {
+            if *not_before > c.state.now {
+                retry = *not_before;
                 break;
             }
-            c.state.offers_left -= 1;
+            if let Err(busy) = c.accept(entry) {
+                retry = c.retry(busy);
+                break;
+            }
             entries.next();
         }
         if entries.peek().is_none() && c.is_idle() {
@@ -32,7 +49,8 @@ fn serve(device: &Device, config: Config, stream: &[Request], every_cycle: bool)
             c.state.bounds.forget();
             c.visit(c.state.now + 1);
         } else {
-            c.step(entries.peek().map(|(not_before, entry)| (*not_before, entry.is_write)));
+            let wake = c.wake();
+            c.advance(retry.min(wake));
         }
         visited += 1;
     }
@@ -45,10 +63,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn jumping_changes_nothing(device in 0usize..9, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+    fn jumping_changes_nothing(device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
                                lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200, 0u32..5), 1..60),
                                spread in 0u32..14) {
-        let device = &presets::all()[device];
+        let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
         let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
@@ -61,12 +79,106 @@ proptest! {
             not_before += gap;
             let first = (line << spread) * access;
             let addresses = (0..run).map(|i| (first + i * access) % device.organisation.capacity_bytes);
-            stream.extend(addresses.map(|address| Request { address, kind, not_before }));
+            stream.extend(addresses.map(|address| Request { address, kind, not_before, source: 0 }));
         }
         let (end, visited, log) = serve(device, config, &stream, false);
         let (stepped_end, all, stepped_log) = serve(device, config, &stream, true);
         prop_assert_eq!(log, stepped_log);
         prop_assert_eq!(end, stepped_end);
         prop_assert!(visited <= all);
+    }
+}
+
+/// What a host does: offers in a cycle, then lets time pass.
+type Script = Vec<(Vec<Request>, u64)>;
+
+/// How time passes.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// In one call.
+    AtOnce,
+    /// In calls of at most so many cycles.
+    Steps(u64),
+    /// Through every single cycle, trusting no bound.
+    EveryCycle,
+}
+
+/// What was taken, all commands, what was served when, and the counts of each source.
+type Log = (Vec<bool>, Vec<(u64, String)>, Vec<super::Served>, Vec<super::SourceStatistics>);
+
+#[derive(Default)]
+struct Recorder {
+    commands: Vec<(u64, String)>,
+    served: Vec<super::Served>,
+}
+
+impl super::Observer for Recorder {
+    fn command(&mut self, cycle: u64, command: super::Command) {
+        self.commands.push((cycle, command.to_string()));
+    }
+
+    fn served(&mut self, served: super::Served) {
+        self.served.push(served);
+    }
+}
+
+fn play(device: &Device, config: Config, priorities: &[u8], script: &Script, pace: Pace) -> Log {
+    let mut c = Controller::with_observer(device, config, Recorder::default()).unwrap();
+    c.set_sources(priorities);
+    let mut taken = Vec::new();
+    for (requests, cycles) in script {
+        for request in requests {
+            let entry = c.entry(request.address, request.kind == RequestKind::Write, request.source);
+            taken.push(c.accept(&entry).is_ok());
+        }
+        let to = c.state.now + cycles;
+        match pace {
+            Pace::AtOnce => c.advance(to),
+            Pace::Steps(most) => {
+                while c.state.now < to {
+                    c.advance(to.min(c.state.now + most));
+                }
+            }
+            Pace::EveryCycle => {
+                while c.state.now < to {
+                    c.state.bounds.forget();
+                    c.visit(c.state.now + 1);
+                }
+            }
+        }
+    }
+    (taken, c.observer.commands, c.observer.served, c.by_source)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Offers at any time, of several sources: however time is cut, the same is taken, sent and served.
+    #[test]
+    fn any_steps_are_the_same(
+        device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40, offers in 1u32..5,
+        script in prop::collection::vec((prop::collection::vec((0u64..1 << 12, any::<bool>(), 0u8..3), 0..8), 0u64..60), 1..150),
+        pauses in prop::collection::vec(0u64..20_000, 3), spread in 0u32..12, most in 1u64..30,
+        priorities in prop::collection::vec(0u8..4, 3)) {
+        let device = &devices()[device];
+        let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
+        let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
+        let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
+        let config = Config { page_policy, queue_depth: depth, offers_per_cycle: offers, ..Config::new(MappingKind::ALL[mapping], refresh) };
+        let access = device.organisation.access_bytes();
+        let request = |(line, write, source): (u64, bool, u8)| {
+            let address = (line << spread) * access % device.organisation.capacity_bytes;
+            let request = if write { Request::write(address) } else { Request::read(address) };
+            request.from_source(source)
+        };
+        let mut script: Script =
+            script.into_iter().map(|(offers, cycles)| (offers.into_iter().map(request).collect(), cycles)).collect();
+        for (index, pause) in pauses.into_iter().enumerate() {
+            let at = index * script.len() / 3;
+            script[at].1 += pause;
+        }
+        let at_once = play(device, config, &priorities, &script, Pace::AtOnce);
+        prop_assert_eq!(&at_once, &play(device, config, &priorities, &script, Pace::EveryCycle));
+        prop_assert_eq!(&at_once, &play(device, config, &priorities, &script, Pace::Steps(most)));
     }
 }

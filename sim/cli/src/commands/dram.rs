@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::columns::Format::{Count, Flag, Microseconds, Number, Percent, Plain, Text};
 use crate::columns::{self, Column, Page, Section, Table, column};
 use cptr_sim::dram::run::{Outcome, Plan, Source};
+use cptr_sim::dram::stream_file::STANDARD_INPUT;
 use cptr_sim::dram::timeline::{Recording, Timeline};
 use cptr_trace::error::{Error, Result};
 
@@ -33,8 +34,8 @@ pub(super) struct Args {
     /// Order of the address bits
     #[arg(long, value_name = "NAME", default_value = "mop4clxor", value_parser = mapping)]
     mapping: MappingKind,
-    /// seq, rand, expert, or a file with one request a line: address (0x for hexadecimal), R or W, and the earliest
-    /// cycle if any
+    /// seq, rand, expert, or a file: text with one request a line, a CSV, or a binary trace, gzip or not; - is standard
+    /// input
     #[arg(long, value_name = "NAME|FILE", default_value = "expert")]
     stream: String,
     /// Round addresses of a file down to one access, and wrap them at the capacity
@@ -223,7 +224,7 @@ impl Args {
             return Ok(Source::Generated(kind, self.requests.unwrap_or(REQUESTS)));
         }
         let path = Path::new(&self.stream);
-        if path.exists() {
+        if path.exists() || self.stream == STANDARD_INPUT {
             return Ok(Source::File { path, most: self.requests, wrap: self.wrap });
         }
         let names = StreamKind::ALL.map(StreamKind::name).join(", ");

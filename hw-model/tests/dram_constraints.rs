@@ -1,0 +1,85 @@
+//! The table of constraints in `docs/dram.md` is the table of the model. `CPTR_BLESS=1` writes it there.
+use cptr_hw_model::dram::constraints::{Constraint, Level, constraints};
+use cptr_hw_model::dram::{CommandKind, Device, presets};
+use std::fmt::Write;
+use std::fs;
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/dram.md");
+const BEGIN: &str =
+    "<!-- constraints: written by CPTR_BLESS=1 cargo test -p cptr-hw-model --test dram_constraints -->\n";
+const END: &str = "<!-- end of constraints -->";
+
+/// A device that every row concerns; no such memory exists.
+fn everything() -> Device {
+    let mut device = presets::ddr5_4800();
+    device.organisation.ranks = 2;
+    device.organisation.stacks = 2;
+    device
+}
+
+fn names(kinds: &[CommandKind]) -> String {
+    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn table() -> String {
+    let devices = ["DDR4-3200", "DDR5-4800", "LPDDR5-6400", "HBM3-6400"].map(|name| presets::by_name(name).unwrap());
+    let mut text = format!(
+        "{BEGIN}| level | first | then | cycles | D4 | D5 | L5 | H3 | source |\n|---|---|---|---|---|---|---|---|---|\n"
+    );
+    let columns = devices.map(|device| constraints(&device));
+    for row in constraints(&everything()) {
+        let same = |other: &&Constraint| {
+            (other.level, &other.before, &other.after, other.window) == (row.level, &row.before, &row.after, row.window)
+        };
+        let cycles = columns
+            .each_ref()
+            .map(|column| column.iter().find(same).map_or("–".into(), |row| row.cycles.to_string()));
+        let first = if row.window > 1 { format!("{} {}", row.window, names(&row.before)) } else { names(&row.before) };
+        let then = names(&row.after);
+        let (formula, cycles) = (&row.formula, cycles.join(" | "));
+        let _ = writeln!(text, "| {} | {first} | {then} | {formula} | {cycles} | {} |", row.level, row.source);
+    }
+    text + END
+}
+
+#[test]
+fn the_document_has_the_table() {
+    let document = fs::read_to_string(DOCUMENT).unwrap();
+    let (begin, end) = (document.find(BEGIN).expect("the table's begin"), document.find(END).expect("its end"));
+    let found = &document[begin..end + END.len()];
+    let table = table();
+    if std::env::var_os("CPTR_BLESS").is_some() {
+        fs::write(DOCUMENT, document.replace(found, &table)).unwrap();
+    } else {
+        assert!(found == table, "docs/dram.md has another table of constraints; CPTR_BLESS=1 writes it");
+    }
+}
+
+/// What the resolved distances of the reference are (two-cycle commands counted from their first cycle).
+#[test]
+fn rows_resolve_as_in_the_reference() {
+    let find = |device: &Device, level, before, after| {
+        let rows = constraints(device);
+        let row = rows.iter().find(|row| {
+            row.level == level && row.window == 1 && row.before.contains(&before) && row.after.contains(&after)
+        });
+        row.map(|row| row.cycles)
+    };
+    use CommandKind::{Act, Pre, Rd, RefAll, RefBank};
+    let ddr5 = presets::ddr5_4800();
+    for (level, before, after, cycles) in [
+        (Level::Bank, Pre, Act, 33),
+        (Level::Bank, Act, Pre, 78),
+        (Level::Bank, Act, Rd, 34),
+        (Level::Bank, Rd, Pre, 19),
+        (Level::Rank, RefAll, Act, 709),
+        (Level::Bank, RefBank, Act, 312),
+    ] {
+        assert_eq!(find(&ddr5, level, before, after), Some(cycles), "{before} {after}");
+    }
+    assert_eq!(find(&ddr5, Level::OtherRank, Rd, Rd), None);
+    assert_eq!(find(&presets::ddr4_3200(), Level::Rank, RefBank, Act), None);
+    assert_eq!(find(&presets::hbm3_6400(), Level::OtherStack, Rd, Rd), Some(3));
+    let window = constraints(&ddr5).into_iter().find(|row| row.window == 4).unwrap();
+    assert_eq!((window.cycles, window.formula.as_str()), (48, "nFAW"));
+}
