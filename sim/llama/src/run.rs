@@ -139,7 +139,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let turns = turns(args, &model, routing.as_ref())?;
     let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
     let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
-    let measured = measure(&model, &moe, &store, args.model.threads())?;
+    let measured = measure(&model, &moe, &store, memory, args.model.threads())?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
@@ -181,7 +181,8 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     ];
     let beside = vec![(
         "measured".into(),
-        json!({"token_ms": ms(measured.token), "read_ms": ms(measured.read), "start_ms": ms(measured.start),
+        json!({"token_ms": ms(measured.token), "beside_ms": ms(measured.beside), "beside_mb": measured.beside_bytes / 1e6,
+               "read_ms": ms(measured.read), "start_ms": ms(measured.start),
                "gb_per_s": measured.bytes_per_s / 1e9}),
     )];
     Ok(Page { facts, columns, rows, beside })

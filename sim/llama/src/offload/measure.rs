@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use cptr_hw_model::{Model as Sizes, System};
+use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
 
 use super::Store;
@@ -13,7 +14,8 @@ use crate::ffi::{Context, Model, Node, Options, Tap};
 use crate::moe::Moe;
 use crate::steer::{Kind, kind};
 
-/// Tokens that are computed; the first warm up and are not counted.
+/// Tokens that are computed while nothing is read, and as many while the drive is busy; the first of each warm up and
+/// are not counted.
 const TOKENS: usize = 24;
 const WARM: usize = 8;
 /// Times that an expert, and several at a time, are read.
@@ -24,8 +26,13 @@ const TOGETHER: [usize; 3] = [1, 2, 4];
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Measured {
-    /// A token, all experts there.
+    /// A token, all experts there. Each runs others than the one before, as in a run: what the processor still has of
+    /// the last token's experts is of little use.
     pub(crate) token: Duration,
+    /// The same while experts are read that it does not wait for.
+    pub(crate) beside: Duration,
+    /// Bytes that were read meanwhile.
+    pub(crate) beside_bytes: f64,
     /// An expert, read alone.
     pub(crate) read: Duration,
     /// Bytes per second of several experts, what the first takes to start left out.
@@ -34,46 +41,71 @@ pub(crate) struct Measured {
     pub(crate) start: Duration,
 }
 
-/// Has the same experts run in every layer.
-struct Fixed<'a> {
+/// Has experts run that are there, others in each layer of each token.
+struct Drawn<'a> {
     moe: &'a Moe,
-    ids: Vec<i32>,
+    /// Those that are there, and of them those that run.
+    there: Vec<i32>,
+    random: fastrand::Rng,
 }
 
-impl Tap for Fixed<'_> {
+impl Tap for Drawn<'_> {
     fn wants(&mut self, node: &Node<'_>) -> bool {
         kind(self.moe, node).is_some()
     }
 
     fn see(&mut self, node: &mut Node<'_>) -> bool {
         if let Some((Kind::Choice, _)) = kind(self.moe, node) {
-            node.write_i32(0, &self.ids);
+            self.random.shuffle(&mut self.there);
+            node.write_i32(0, &self.there[..self.moe.k]);
         }
         true
     }
 }
 
-/// Measures, and leaves memory empty.
+/// Measures with so many experts of each layer in memory, and leaves it empty.
 ///
 /// # Errors
 /// Reads that fail; what llama.cpp refuses.
-pub(crate) fn measure(model: &Model, moe: &Moe, store: &Store, threads: usize) -> Result<Measured> {
+pub(crate) fn measure(model: &Model, moe: &Moe, store: &Store, memory: Budget, threads: usize) -> Result<Measured> {
     store.clear()?;
-    let first: Vec<u16> = (0..moe.k as u16).collect();
+    let there = match memory {
+        Budget::Experts(experts) => experts,
+        Budget::Bytes { bytes, .. } => (bytes / moe.layers.len() as u64 / moe.expert_bytes(0).max(1)) as usize,
+    };
+    let there = there.clamp(moe.k, moe.experts);
+    let experts: Vec<u16> = (0..moe.experts as u16).collect();
+    let (held, others) = experts.split_at(there);
     for layer in 0..moe.layers.len() {
-        load(store, layer, &first)?;
+        load(store, layer, held)?;
     }
-    let fixed = Fixed { moe, ids: first.iter().map(|&id| i32::from(id)).collect() };
-    let options = Options { tokens: TOKENS, batch: 1, threads };
-    let mut context = Context::new(model, options, fixed)?;
-    let mut times = Vec::new();
-    for position in 0..TOKENS {
+    let drawn = Drawn { moe, there: (0..there as i32).collect(), random: fastrand::Rng::with_seed(2) };
+    let options = Options { tokens: 2 * TOKENS, batch: 1, threads };
+    let mut context = Context::new(model, options, drawn)?;
+    let (mut alone, mut beside, mut beside_bytes) = (Vec::new(), Vec::new(), 0);
+    for position in 0..2 * TOKENS {
+        // In turns, so that what else the machine does meets both.
+        let reads = position % 2 == 1;
+        let asked = if reads { &others[..others.len().min(moe.k)] } else { &[] };
+        for layer in 0..moe.layers.len() {
+            asked.iter().for_each(|&expert| store.fetch(layer, expert));
+        }
+        let before = store.traffic().bytes;
         let start = Instant::now();
         context.decode(&[0], position)?;
-        times.push(start.elapsed());
+        let time = start.elapsed();
+        if position >= 2 * WARM {
+            if reads { &mut beside } else { &mut alone }.push(time);
+            beside_bytes += store.traffic().bytes - before;
+        }
+        for layer in 0..moe.layers.len() {
+            asked.iter().for_each(|&expert| store.evict(layer, expert));
+        }
+        store.settle()?;
     }
     drop(context);
-    let token = mean(&times[WARM..]);
+    let (token, beside) = (mean(&alone), mean(&beside));
+    let beside_bytes = beside_bytes as f64 / (TOKENS - WARM) as f64;
     // Means, not medians: what else the machine does meets the run as well.
     let mut read = [Duration::ZERO; TOGETHER.len()];
     let mut random = fastrand::Rng::with_seed(1);
@@ -90,7 +122,7 @@ pub(crate) fn measure(model: &Model, moe: &Moe, store: &Store, threads: usize) -
     let (start, each) = line(TOGETHER.map(|together| together.min(experts.len()) as f64), times);
     let bytes_per_s = moe.expert_bytes(0) as f64 / each;
     let (read, start) = (Duration::from_secs_f64(times[0]), Duration::from_secs_f64(start));
-    Ok(Measured { token, read, bytes_per_s, start })
+    Ok(Measured { token, beside, beside_bytes, read, bytes_per_s, start })
 }
 
 /// Start and slope of the line that comes nearest to times, neither below zero.
@@ -212,7 +244,7 @@ mod tests {
             dense_bytes: 800_000,
         };
         let (token, read) = (Duration::from_millis(10), Duration::from_millis(3));
-        let measured = Measured { token, read, bytes_per_s: 1e8, start: Duration::from_millis(1) };
+        let measured = Measured { token, beside: token, beside_bytes: 0.0, read, bytes_per_s: 1e8, start: Duration::from_millis(1) };
         let (system, sizes) = (measured.system(&moe).unwrap(), Measured::sizes(&moe));
         let runs = [cptr_hw_model::ExpertRun::at(16.0); 2];
         let work = cptr_hw_model::LayerWork { tokens: 1, gpu: &runs, ..Default::default() };
