@@ -113,7 +113,8 @@ impl Work {
             *self.state(slice) = State::Leaving { kept: true };
             return;
         };
-        let (bytes, done) = (self.sizes[slice.place][slice.expert], self.leaving.remove(at).map_or(0, |(_, done)| done));
+        let (bytes, done) =
+            (self.sizes[slice.place][slice.expert], self.leaving.remove(at).map_or(0, |(_, done)| done));
         *self.state(slice) = if done == bytes { State::There } else { State::Reading };
         if done < bytes {
             self.reading.push(Reading { slice, open: true, bytes, begun: done, done, wanted, kept: true });
