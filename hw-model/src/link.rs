@@ -134,6 +134,10 @@ pub struct Link {
     pub copy_efficiency: f64,
     /// Start of a batch of copies, in nanoseconds.
     pub copy_launch_ns: f64,
+    /// Whether a copy that nobody waits for makes way for one that is waited for: it is made in small pieces. Otherwise
+    /// what has started is not broken off.
+    #[serde(default)]
+    pub copies_yield: bool,
     /// Share of its rate that the direction towards the GPU keeps while both directions are busy: 1 for full duplex,
     /// 0.5 and 0.5 for half.
     pub both_ways_to_gpu: f64,
@@ -292,6 +296,7 @@ mod tests {
             bit_error_rate: 0.0,
             copy_efficiency: 0.787,
             copy_launch_ns: 1000.0,
+            copies_yield: false,
             both_ways_to_gpu: 0.444,
             both_ways_from_gpu: 0.968,
             launch: Launch::Doorbell,

@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     warm: f64,
     /// Threads that read
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     readers: u16,
     #[command(flatten)]
     text: text::Args,
@@ -139,7 +139,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let turns = turns(args, &model, routing.as_ref())?;
     let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
     let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
-    let measured = measure(&model, &moe, &store, args.model.threads())?;
+    let measured = measure(&model, &moe, &store, memory, args.model.threads())?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;

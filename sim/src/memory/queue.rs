@@ -27,8 +27,8 @@ enum Kind {
     Dropped,
 }
 
-/// Copies in the order in which they were asked for, fetches before migrations; one at a time is under way and is not
-/// broken off.
+/// Copies in the order in which they were asked for, fetches before migrations; one at a time is under way, and is not
+/// broken off unless copies yield.
 #[derive(Debug)]
 pub(crate) struct Queue {
     copies: VecDeque<Copy>,
@@ -37,6 +37,8 @@ pub(crate) struct Queue {
     bit_bytes: f64,
     /// Bits of a migrated expert.
     bits: u8,
+    /// Whether a copy under way makes way for others, and need not end when nobody wants it any more.
+    yields: bool,
     /// Experts of each layer that come or go by migration.
     busy: Vec<Resident>,
     /// Experts of each layer that are being fetched.
@@ -49,12 +51,13 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// No copies; each takes `start_bytes` for its start, and `bit_bytes` for each bit per weight.
-    pub(crate) fn new(layers: usize, start_bytes: f64, bit_bytes: f64, bits: u8) -> Self {
+    pub(crate) fn new(layers: usize, start_bytes: f64, bit_bytes: f64, bits: u8, yields: bool) -> Self {
         Self {
             copies: VecDeque::new(),
             start_bytes,
             bit_bytes,
             bits,
+            yields,
             busy: vec![Resident::new(); layers],
             fetching: vec![Resident::new(); layers],
             migrated: vec![0; layers],
@@ -106,9 +109,12 @@ impl Queue {
         });
     }
 
-    /// Has the copy under way end, if there is one, because others have to pass that something waits for: the bits per
-    /// weight that were still to come, which pass before theirs, and are not counted here.
+    /// Has the copy under way end, if there is one that does not yield, because others have to pass that something waits
+    /// for: the bits per weight that were still to come, which pass before theirs, and are not counted here.
     pub(crate) fn finish(&mut self, memories: &mut [Memory]) -> f64 {
+        if self.yields {
+            return 0.0;
+        }
         let Some(copy) = self.copies.pop_front_if(|copy| copy.started) else { return 0.0 };
         self.end(copy, &mut memories[copy.layer]);
         self.bits_left(copy)
@@ -139,10 +145,10 @@ impl Queue {
         (copy.left / self.size(copy.bits) * bits).min(bits)
     }
 
-    /// A fetched expert has to go: it need not come any more, unless its copy has started.
+    /// A fetched expert has to go: it need not come any more, unless its copy has started and does not yield.
     pub(crate) fn cancel(&mut self, layer: usize, expert: u16) {
         if self.fetches(layer, expert)
-            && let Some(copy) = self.drop_fetch(layer, expert).filter(|copy| copy.started)
+            && let Some(copy) = self.drop_fetch(layer, expert).filter(|copy| copy.started && !self.yields)
         {
             self.copies.push_front(Copy { kind: Kind::Dropped, ..copy });
         }
@@ -251,7 +257,7 @@ mod tests {
     }
 
     fn queue() -> Queue {
-        Queue::new(1, 4.0, 6.0, 16)
+        Queue::new(1, 4.0, 6.0, 16, false)
     }
 
     #[test]
@@ -320,6 +326,22 @@ mod tests {
         queue.cancel(0, 1);
         assert_eq!((queue.len(), queue.fetches(0, 9), queue.take(0, 9)), (1, false, 0.0));
         assert!((queue.finish(&mut memories) - 12.0).abs() < 1e-12);
+        assert_eq!((queue.is_empty(), queue.advance(7.0, &mut memories)), (true, 7.0));
+    }
+
+    #[test]
+    fn what_yields_makes_way_and_goes_on() {
+        let mut memories = memory(&[0, 1, 9], 3);
+        let mut queue = Queue::new(1, 4.0, 6.0, 16, true);
+        queue.fetch(0, 9, 16);
+        queue.fetch(0, 1, 16);
+        queue.advance(25.0, &mut memories);
+        // What is waited for passes meanwhile, which is nothing to the queue; three quarters are still to come.
+        assert_eq!((queue.finish(&mut memories), queue.len()), (0.0, 2));
+        assert_eq!((queue.advance(75.0, &mut memories), queue.fetches(0, 9), queue.len()), (0.0, false, 1));
+        // Given up under way.
+        queue.advance(25.0, &mut memories);
+        queue.cancel(0, 1);
         assert_eq!((queue.is_empty(), queue.advance(7.0, &mut memories)), (true, 7.0));
     }
 

@@ -144,15 +144,16 @@ impl Pages {
         self.own(&self.places[place], expert).len()
     }
 
-    /// Reads an expert's own pages of a tensor past the page cache.
+    /// Reads a range of an expert's own pages of a tensor, in bytes, past the page cache; it begins with a page.
     ///
     /// Whoever asks for it sees to it that the expert does not run meanwhile.
     ///
     /// # Errors
     /// A read that fails, or a file that has become shorter: what was read is not to be run.
-    pub(crate) fn load(&self, place: usize, expert: usize) -> Result<()> {
+    pub(crate) fn load(&self, place: usize, expert: usize, range: Range<usize>) -> Result<()> {
         let tensor = &self.places[place];
-        let own = self.own(tensor, expert);
+        let all = self.own(tensor, expert);
+        let own = all.start + range.start.min(all.len())..all.start + range.end.min(all.len());
         let mut done = 0;
         while done < own.len() {
             let offset = tensor.offset + (own.start + done - tensor.address) as u64;

@@ -110,6 +110,20 @@ impl Offload {
         Self { store, resident, passing: Vec::new(), layer: 0, runs: Vec::new(), part: 0, waits: Waits::default() }
     }
 
+    /// Has experts of a layer read before anything else, as they run next.
+    fn demand(&mut self, layer: usize, experts: &[u16]) {
+        self.waits.late += self.store.demand(layer, experts) as u64;
+        (self.layer, self.part) = (layer, 0);
+        self.runs.clear();
+        self.runs.extend_from_slice(experts);
+    }
+
+    /// Waits for the matrices that llama.cpp multiplies with first.
+    fn begin(&mut self) -> Result<()> {
+        self.waits.time += self.store.wait(self.layer, 0, &self.runs)?;
+        Ok(())
+    }
+
     /// What has been waited for so far.
     pub(crate) const fn waits(&self) -> Waits {
         self.waits
@@ -153,7 +167,7 @@ impl Watch for Offload {
                 }
             }
         }
-        self.waits.late += self.store.demand(layer, chosen) as u64;
+        self.demand(layer, chosen);
         for (at, before) in self.resident.iter_mut().enumerate() {
             let now = replay.resident(at);
             if before != now {
@@ -166,11 +180,7 @@ impl Watch for Offload {
         }
         let passes = chosen.iter().filter(|&&expert| !self.resident[layer].contains(expert));
         self.passing.extend(passes.map(|&expert| (layer, expert)));
-        (self.layer, self.part) = (layer, 0);
-        self.runs.clear();
-        self.runs.extend_from_slice(chosen);
-        self.waits.time += self.store.wait(layer, 0, chosen)?;
-        Ok(())
+        self.begin()
     }
 
     fn adopt(&mut self, replay: &Replay<'_>) {

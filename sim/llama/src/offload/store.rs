@@ -1,10 +1,12 @@
 //! Experts in bounded memory: which are there, which are on their way, and the threads that read them.
 //!
-//! What is waited for is read before what is fetched ahead, and a read that has begun is not broken off. An expert's
-//! matrices are read one by one, in the order in which llama.cpp multiplies with them, so that it can go on with the
-//! first while the others are still being read.
+//! Matrices are read in order, each in pieces that all threads share: what is waited for before what is fetched ahead,
+//! and of that all experts' first matrices before any second one, so that llama.cpp can go on with the first while the
+//! others are still being read. A fetch makes way for what is waited for, and is broken off where it is given up: no
+//! more of it is read than the pieces that are under way.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +14,12 @@ use std::time::{Duration, Instant};
 use cptr_trace::error::{Error, Result};
 
 use crate::ffi::pages::Pages;
+
+/// Bytes of a read at most. A demand waits for the reads of a fetch that are under way, so that they should not be
+/// long; smaller ones take more of the processor's time.
+const PIECE: usize = 512 << 10;
+/// Pieces are multiples of this, and so whole pages of any system.
+const STEP: usize = 64 << 10;
 
 /// One expert's part of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +33,8 @@ enum State {
     Absent,
     /// In one of the queues.
     Asked,
-    /// A thread reads it; `kept` is false where it was given up since.
-    Reading {
-        kept: bool,
-    },
+    /// In [`Work::reading`].
+    Reading,
     There,
     /// Its memory is to be given back; `kept` is true where it has been asked for again since.
     Leaving {
@@ -36,23 +42,53 @@ enum State {
     },
 }
 
+/// A slice that is being read.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    slice: Slice,
+    /// Whether its memory is there to be read into.
+    open: bool,
+    /// Bytes of it, those that some thread has begun to read, and those that have been read.
+    bytes: usize,
+    begun: usize,
+    done: usize,
+    /// Whether something waits for it.
+    wanted: bool,
+    /// Whether it has not been given up since.
+    kept: bool,
+}
+
+/// What a thread does next.
+enum Job {
+    /// Gives the memory of a slice back.
+    GiveBack(Slice),
+    /// Hands the memory of one that goes, if there is one, on to a slice that comes.
+    Open(Slice, Option<Slice>),
+    /// Reads these bytes of a slice.
+    Read(Slice, Range<usize>),
+}
+
 /// What all threads share.
 struct Shared {
     pages: Pages,
     work: Mutex<Work>,
-    /// There is something to read, or nothing ever again.
+    /// There is something to do, or nothing ever again.
     asked: Condvar,
-    /// Something has been read, or has failed.
+    /// What is waited for has been read, or has failed.
     read: Condvar,
 }
 
 struct Work {
-    /// Given back before anything is read.
-    leaving: VecDeque<Slice>,
+    /// Given back before anything is read, with the bytes of each that have been read.
+    leaving: VecDeque<(Slice, usize)>,
     demands: VecDeque<Slice>,
     ahead: VecDeque<Slice>,
-    /// By tensor and expert.
+    reading: Vec<Reading>,
+    /// By tensor and expert; bytes in memory.
+    sizes: Vec<Vec<usize>>,
     states: Vec<Vec<State>>,
+    /// What computing waits for.
+    awaited: Vec<Slice>,
     failed: Option<Error>,
     ended: bool,
     bytes: u64,
@@ -61,12 +97,113 @@ struct Work {
 }
 
 impl Work {
-    /// One that is to leave is asked for again: it is still there, or a thread is about to free it.
-    fn keep(&mut self, slice: Slice) {
-        let before = self.leaving.len();
-        self.leaving.retain(|other| *other != slice);
-        self.states[slice.place][slice.expert] =
-            if self.leaving.len() < before { State::There } else { State::Leaving { kept: true } };
+    fn state(&mut self, slice: Slice) -> &mut State {
+        &mut self.states[slice.place][slice.expert]
+    }
+
+    /// The entry of a slice that is being read.
+    fn reading(&mut self, slice: Slice) -> Option<&mut Reading> {
+        self.reading.iter_mut().find(|reading| reading.slice == slice)
+    }
+
+    /// One that is to leave is asked for again: it is still there as far as it had been read, or a thread is about to
+    /// free it.
+    fn keep(&mut self, slice: Slice, wanted: bool) {
+        let Some(at) = self.leaving.iter().position(|(other, _)| *other == slice) else {
+            *self.state(slice) = State::Leaving { kept: true };
+            return;
+        };
+        let (bytes, done) =
+            (self.sizes[slice.place][slice.expert], self.leaving.remove(at).map_or(0, |(_, done)| done));
+        *self.state(slice) = if done == bytes { State::There } else { State::Reading };
+        if done < bytes {
+            self.reading.push(Reading { slice, open: true, bytes, begun: done, done, wanted, kept: true });
+        }
+    }
+
+    /// One that is being read is wanted, now or ahead, whether it had been given up or not.
+    fn wants(&mut self, slice: Slice, now: bool) {
+        if let Some(reading) = self.reading(slice) {
+            reading.kept = true;
+            reading.wanted |= now;
+        }
+    }
+
+    /// What to do next, the most urgent first.
+    fn next(&mut self) -> Option<Job> {
+        if let Some(job) = self.piece(true) {
+            return Some(job);
+        }
+        if let Some(slice) = self.demands.pop_front() {
+            return Some(self.open(slice, true));
+        }
+        // Beside what is waited for nothing is read ahead: it would take its share of the drive.
+        let comes = !self.ahead.is_empty() || self.reading.iter().any(|reading| reading.kept);
+        if !comes && let Some((slice, _)) = self.leaving.pop_front() {
+            return Some(Job::GiveBack(slice));
+        }
+        if self.reading.iter().any(|reading| reading.wanted) {
+            return None;
+        }
+        if let Some(job) = self.piece(false) {
+            return Some(job);
+        }
+        let slice = self.ahead.pop_front()?;
+        Some(self.open(slice, false))
+    }
+
+    fn open(&mut self, slice: Slice, wanted: bool) -> Job {
+        *self.state(slice) = State::Reading;
+        let bytes = self.sizes[slice.place][slice.expert];
+        self.held += bytes as u64;
+        self.most_held = self.most_held.max(self.held);
+        self.reading.push(Reading { slice, open: false, bytes, begun: 0, done: 0, wanted, kept: true });
+        Job::Open(slice, self.leaving.pop_front().map(|(gone, _)| gone))
+    }
+
+    /// The next piece of what is being read.
+    fn piece(&mut self, wanted: bool) -> Option<Job> {
+        let left = |reading: &&mut Reading| {
+            reading.open && reading.kept && reading.wanted == wanted && reading.begun < reading.bytes
+        };
+        let reading = self.reading.iter_mut().find(left)?;
+        let pieces = reading.bytes.div_ceil(PIECE);
+        let piece = reading.bytes.div_ceil(pieces).next_multiple_of(STEP);
+        let first = reading.begun;
+        reading.begun = reading.bytes.min(first + piece);
+        Some(Job::Read(reading.slice, first..reading.begun))
+    }
+
+    /// What a thread has done for a slice that is being read has ended; whether the slice is there now.
+    fn ends(&mut self, slice: Slice, bytes: usize, outcome: Result<()>) -> bool {
+        match outcome {
+            Ok(()) => self.bytes += bytes as u64,
+            Err(error) => _ = self.failed.get_or_insert(error),
+        }
+        let failed = self.failed.is_some();
+        let Some(reading) = self.reading(slice) else { return false };
+        reading.open = true;
+        reading.done += bytes;
+        reading.kept &= !failed;
+        if reading.kept && reading.done == reading.bytes {
+            self.reading.retain(|reading| reading.slice != slice);
+            *self.state(slice) = State::There;
+            self.awaited.retain(|awaited| *awaited != slice);
+            return true;
+        }
+        self.let_go(slice);
+        false
+    }
+
+    /// Gives the memory of what is being read up, if it is not wanted any more and no thread is at it.
+    fn let_go(&mut self, slice: Slice) {
+        let Some(at) = self.reading.iter().position(|reading| reading.slice == slice) else { return };
+        let Reading { open, begun, done, kept, .. } = self.reading[at];
+        if open && !kept && begun == done {
+            self.reading.remove(at);
+            *self.state(slice) = State::Leaving { kept: false };
+            self.leaving.push_back((slice, done));
+        }
     }
 }
 
@@ -92,55 +229,52 @@ impl Shared {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what is asked for until there is nothing ever again.
+    /// Does what is asked for until there is nothing ever again.
     fn serve(&self) {
         let mut work = self.work();
-        loop {
-            // What goes makes room first, and where something comes, for that.
-            let comes = !work.demands.is_empty() || !work.ahead.is_empty();
-            let gone = work.leaving.pop_front();
-            if let Some(slice) = gone.filter(|_| !comes || work.ended) {
-                drop(work);
-                self.pages.give_back(slice.place, slice.expert);
-                work = self.left(slice);
-                continue;
-            }
-            let next = work.demands.pop_front().or_else(|| work.ahead.pop_front());
-            let Some(slice) = next.filter(|_| !work.ended) else {
-                if work.ended {
-                    return;
-                }
+        while !work.ended {
+            let Some(job) = work.next() else {
                 work = self.asked.wait(work).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let Slice { place, expert } = slice;
-            work.states[place][expert] = State::Reading { kept: true };
-            let bytes = self.pages.bytes(place, expert) as u64;
-            work.held += bytes;
-            work.most_held = work.most_held.max(work.held);
-            drop(work);
-            if let Some(gone) = gone {
-                if !self.pages.hand_on((gone.place, gone.expert), (place, expert)) {
-                    self.pages.give_back(gone.place, gone.expert);
+            match job {
+                Job::GiveBack(slice) => {
+                    drop(work);
+                    self.pages.give_back(slice.place, slice.expert);
+                    work = self.left(slice);
                 }
-                drop(self.left(gone));
+                Job::Open(slice, gone) => {
+                    drop(work);
+                    if let Some(gone) = gone {
+                        if !self.pages.hand_on((gone.place, gone.expert), (slice.place, slice.expert)) {
+                            self.pages.give_back(gone.place, gone.expert);
+                        }
+                        drop(self.left(gone));
+                    }
+                    work = self.ended(slice, 0, Ok(()));
+                }
+                Job::Read(slice, range) => {
+                    drop(work);
+                    let bytes = range.len();
+                    let outcome = self.pages.load(slice.place, slice.expert, range);
+                    work = self.ended(slice, bytes, outcome);
+                }
             }
-            let outcome = self.pages.load(place, expert);
-            work = self.work();
-            let kept = work.states[place][expert] == State::Reading { kept: true };
-            match outcome {
-                Ok(()) => work.bytes += bytes,
-                Err(error) => _ = work.failed.get_or_insert(error),
-            }
-            if kept && work.failed.is_none() {
-                work.states[place][expert] = State::There;
-            } else {
-                self.pages.give_back(place, expert);
-                work.held -= bytes;
-                work.states[place][expert] = State::Absent;
-            }
+        }
+    }
+
+    /// See [`Work::ends`]; wakes who waits for it.
+    fn ended(&self, slice: Slice, bytes: usize, outcome: Result<()>) -> MutexGuard<'_, Work> {
+        let mut work = self.work();
+        let complete = work.ends(slice, bytes, outcome);
+        if work.awaited.is_empty() || work.failed.is_some() {
             self.read.notify_all();
         }
+        // What has been opened may be read now, and so may what was held back.
+        if complete || bytes == 0 {
+            self.asked.notify_one();
+        }
+        work
     }
 }
 
@@ -149,7 +283,7 @@ impl Shared {
     fn left(&self, slice: Slice) -> MutexGuard<'_, Work> {
         let Slice { place, expert } = slice;
         let mut work = self.work();
-        work.held -= self.pages.bytes(place, expert) as u64;
+        work.held -= work.sizes[place][expert] as u64;
         if work.states[place][expert] == (State::Leaving { kept: true }) {
             work.states[place][expert] = State::Asked;
             work.demands.push_front(slice);
@@ -166,11 +300,16 @@ impl Store {
     /// Nothing is there. `layers` are the tensors of each layer, as indices into the places of `pages`.
     pub(crate) fn new(pages: Pages, layers: Vec<Vec<usize>>, threads: usize) -> Self {
         let states = pages.places().iter().map(|place| vec![State::Absent; place.experts]).collect();
+        let of = |place: usize| (0..pages.places()[place].experts).map(|expert| pages.bytes(place, expert)).collect();
+        let sizes = (0..pages.places().len()).map(of).collect();
         let work = Work {
             leaving: VecDeque::new(),
             demands: VecDeque::new(),
             ahead: VecDeque::new(),
+            reading: Vec::new(),
+            sizes,
             states,
+            awaited: Vec::new(),
             failed: None,
             ended: false,
             bytes: 0,
@@ -208,14 +347,14 @@ impl Store {
         for &place in &self.layers[layer] {
             for &expert in experts {
                 let slice = Slice { place, expert: expert.into() };
-                match work.states[place][slice.expert] {
-                    State::There | State::Reading { kept: true } | State::Leaving { kept: true } => continue,
-                    State::Reading { kept: false } => {
-                        work.states[place][slice.expert] = State::Reading { kept: true };
+                match *work.state(slice) {
+                    State::There | State::Leaving { kept: true } => continue,
+                    State::Reading => {
+                        work.wants(slice, true);
                         continue;
                     }
                     State::Leaving { kept: false } => {
-                        work.keep(slice);
+                        work.keep(slice, true);
                         continue;
                     }
                     State::Asked => work.ahead.retain(|other| *other != slice),
@@ -224,7 +363,7 @@ impl Store {
                 if !work.demands.contains(&slice) {
                     work.demands.push_back(slice);
                 }
-                work.states[place][slice.expert] = State::Asked;
+                *work.state(slice) = State::Asked;
             }
         }
         drop(work);
@@ -237,12 +376,12 @@ impl Store {
         let mut work = self.shared.work();
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
-            match work.states[place][slice.expert] {
-                State::There | State::Reading { kept: true } | State::Leaving { kept: true } | State::Asked => {}
-                State::Leaving { kept: false } => work.keep(slice),
-                State::Reading { kept: false } => work.states[place][slice.expert] = State::Reading { kept: true },
+            match *work.state(slice) {
+                State::There | State::Leaving { kept: true } | State::Asked => {}
+                State::Leaving { kept: false } => work.keep(slice, false),
+                State::Reading => work.wants(slice, false),
                 State::Absent => {
-                    work.states[place][slice.expert] = State::Asked;
+                    *work.state(slice) = State::Asked;
                     work.ahead.push_back(slice);
                 }
             }
@@ -256,18 +395,24 @@ impl Store {
         let mut work = self.shared.work();
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
-            match work.states[place][slice.expert] {
-                State::Absent | State::Reading { kept: false } | State::Leaving { kept: false } => {}
-                State::Leaving { kept: true } => work.states[place][slice.expert] = State::Leaving { kept: false },
+            match *work.state(slice) {
+                State::Absent | State::Leaving { kept: false } => {}
+                State::Leaving { kept: true } => *work.state(slice) = State::Leaving { kept: false },
                 State::Asked => {
                     work.ahead.retain(|other| *other != slice);
                     work.demands.retain(|other| *other != slice);
-                    work.states[place][slice.expert] = State::Absent;
+                    *work.state(slice) = State::Absent;
                 }
-                State::Reading { kept: true } => work.states[place][slice.expert] = State::Reading { kept: false },
+                State::Reading => {
+                    if let Some(reading) = work.reading(slice) {
+                        (reading.kept, reading.wanted) = (false, false);
+                    }
+                    work.let_go(slice);
+                }
                 State::There => {
-                    work.states[place][slice.expert] = State::Leaving { kept: false };
-                    work.leaving.push_back(slice);
+                    *work.state(slice) = State::Leaving { kept: false };
+                    let bytes = work.sizes[place][slice.expert];
+                    work.leaving.push_back((slice, bytes));
                 }
             }
         }
@@ -277,31 +422,27 @@ impl Store {
 
     /// Whether experts' matrices of one part of a layer are all there.
     pub(crate) fn there(&self, layer: usize, part: usize, experts: &[u16]) -> bool {
-        self.are_there(&self.shared.work(), layer, part, experts)
-    }
-
-    fn are_there(&self, work: &Work, layer: usize, part: usize, experts: &[u16]) -> bool {
+        let work = self.shared.work();
         let states = &work.states[self.layers[layer][part]];
         experts.iter().all(|&expert| states[usize::from(expert)] == State::There)
     }
 
-    /// Waits until experts' matrices of one part of a layer are there, and says how long that took.
+    /// Waits until experts' matrices of one part of a layer are there, which were asked for, and says how long that
+    /// took.
     ///
     /// # Errors
     /// A read that failed: what is there is not to be run.
     pub(crate) fn wait(&self, layer: usize, part: usize, experts: &[u16]) -> Result<Duration> {
         let mut work = self.shared.work();
-        let mut start = None;
-        loop {
-            if let Some(error) = &work.failed {
-                return Err(error.clone());
-            }
-            if self.are_there(&work, layer, part, experts) {
-                return Ok(start.map_or(Duration::ZERO, |start: Instant| start.elapsed()));
-            }
-            start.get_or_insert_with(Instant::now);
+        let place = self.layers[layer][part];
+        let slices = experts.iter().map(|&expert| Slice { place, expert: expert.into() });
+        let missing = slices.filter(|slice| work.states[place][slice.expert] != State::There).collect();
+        work.awaited = missing;
+        let start = (!work.awaited.is_empty()).then(Instant::now);
+        while !work.awaited.is_empty() && work.failed.is_none() {
             work = self.shared.read.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
+        work.failed.clone().map_or(Ok(start.map_or(Duration::ZERO, |start| start.elapsed())), Err)
     }
 
     /// Waits until nothing is asked for or read.

@@ -117,7 +117,8 @@ impl<'a> Replay<'a> {
         let capacity = if all { experts as u32 * u32::from(precision.load_bits()) } else { setup.capacity()? };
         let times = setup.machine.and_then(|machine| Some(LayerTimes::new(machine.system, machine.model?)));
         let timed = times.is_some();
-        let prefetch_setup = prefetch::Setup { layers, experts, k, sequences: setup.sequences, timed };
+        let yields = times.as_ref().is_some_and(|times| times.system().link().copies_yield);
+        let prefetch_setup = prefetch::Setup { layers, experts, k, sequences: setup.sequences, timed, yields };
         let prefetch = (strategy.prefetch.kind.make.0)(&strategy.prefetch.values, &prefetch_setup);
         let made = residency::Setup {
             layers,
@@ -155,7 +156,7 @@ impl<'a> Replay<'a> {
             division: (strategy.division.kind.make.0)(&strategy.division.values, precision.near_bits()),
             all,
             memories: vec![Memory::new(experts, capacity); layers],
-            queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits()),
+            queue: Queue::new(layers, start_bytes, bit_bytes, precision.load_bits(), yields),
             precision,
             times,
             known: Known::default(),

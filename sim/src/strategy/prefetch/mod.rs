@@ -59,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) sequences: usize,
     /// Whether a machine says how long copies take.
     pub(crate) timed: bool,
+    /// Whether a fetch makes way for what is waited for.
+    pub(crate) yields: bool,
 }
 
 /// Asks for experts ahead.

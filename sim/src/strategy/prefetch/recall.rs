@@ -11,6 +11,8 @@
 //! - further ahead `p l > max(0, l - g) + (1 - p) w l`: all of a copy that is wanted may be saved, and the next layer's
 //!   copies are held up either way.
 //!
+//! Where a copy makes way for what is waited for (`copies_yield` of the link), none is held up: `max(0, l - g)` is 0.
+//!
 //! Without it, or where nothing says how long things take, those are asked for at once, for the next layer, whose
 //! forecasts come true often enough.
 //!
@@ -114,6 +116,8 @@ struct RecallFetch {
     most: usize,
     /// Whether each fetch is weighed when the link is idle.
     gain: bool,
+    /// Whether it makes way for what is waited for.
+    yields: bool,
     /// `U1F31` bits.
     sure: i64,
     /// In loads, 31 fraction bits; at most 64.
@@ -161,6 +165,7 @@ pub(super) fn expected(settings: Settings, companions: bool, values: &Values, se
         settings,
         most: values.count("most"),
         gain,
+        yields: setup.yields,
         sure: bits("sure"),
         waste: bits("waste"),
         layers: setup.layers,
@@ -177,9 +182,9 @@ pub(super) fn expected(settings: Settings, companions: bool, values: &Values, se
 }
 
 /// What a fetch for the layer `ahead` layers on is expected to save less what it is expected to cost, in loads, 31
-/// fraction bits: `p` and `passes` (what passes of it before the next router result) are at most 1.
-const fn gain(ahead: usize, p: i64, passes: i64, waste: i64) -> i64 {
-    let late = ONE - passes;
+/// fraction bits: `p` and `passes` (what passes of it before the next router result) are at most 1, and so is `late`,
+/// what holds up others behind that.
+const fn gain(ahead: usize, p: i64, passes: i64, late: i64, waste: i64) -> i64 {
     if ahead == 1 { times(p, passes) - times(ONE - p, late + waste) } else { p - late - times(ONE - p, waste) }
 }
 
@@ -258,7 +263,8 @@ impl Prefetch for RecallFetch {
         }
         let worth = |candidate: &Candidate| {
             let ahead = self.forecasts[candidate.forecast].ahead;
-            gain(ahead, candidate.sure, passes.to_bits().into(), self.waste)
+            let passes = passes.to_bits().into();
+            gain(ahead, candidate.sure, passes, if self.yields { 0 } else { ONE - passes }, self.waste)
         };
         let key = |(index, candidate)| (worth(candidate), candidate.share, index);
         let (worth, _, index) = self.candidates.iter().enumerate().map(key).max()?;
@@ -295,25 +301,28 @@ mod tests {
             p in 0..=ONE,
             passes in 0..=ONE,
             waste in 0..=64 * ONE,
+            yields: bool,
         ) {
             let real = |bits: i64| bits as f64 / ONE as f64;
             // In the words of the module: one load takes `l` = 1.
             let (p_, g, w) = (real(p), real(passes), real(waste));
+            let held_up = if yields { 0.0 } else { f64::max(0.0, 1.0 - g) };
             let expected = if ahead == 1 {
-                p_ * f64::min(1.0, g) - (1.0 - p_) * (f64::max(0.0, 1.0 - g) + w)
+                p_ * f64::min(1.0, g) - (1.0 - p_) * (held_up + w)
             } else {
-                p_ - f64::max(0.0, 1.0 - g) - (1.0 - p_) * w
+                p_ - held_up - (1.0 - p_) * w
             };
-            prop_assert!((real(gain(ahead, p, passes, waste)) - expected).abs() < 2.0 / ONE as f64);
+            let late = if yields { 0 } else { ONE - passes };
+            prop_assert!((real(gain(ahead, p, passes, late, waste)) - expected).abs() < 2.0 / ONE as f64);
         }
     }
 
     #[test]
     fn a_sure_thing_is_fetched_and_a_vain_one_is_not() {
         for ahead in 1..4 {
-            assert!(gain(ahead, ONE, ONE, ONE) > 0 && gain(ahead, 0, ONE, 1) < 0);
+            assert!(gain(ahead, ONE, ONE, 0, ONE) > 0 && gain(ahead, 0, ONE, 0, 1) < 0);
         }
         // Nothing of it passes in time: that saves nothing, and a layer further ahead costs what it saves.
-        assert_eq!((gain(1, ONE, 0, 0), gain(2, ONE, 0, 0)), (0, 0));
+        assert_eq!((gain(1, ONE, 0, ONE, 0), gain(2, ONE, 0, ONE, 0)), (0, 0));
     }
 }

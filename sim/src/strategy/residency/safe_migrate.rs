@@ -112,7 +112,7 @@ fn make(values: &Values, setup: &Setup<'_>) -> Box<dyn Residency> {
         estimate,
         migrate: (migrate::KIND.make.0)(&Values::defaults(migrate::KIND.parameters), setup),
         moving: vec![Memory::new(setup.experts, 0); setup.layers],
-        queue: Queue::new(setup.layers, start_bytes, bit_bytes, setup.full_bits),
+        queue: Queue::new(setup.layers, start_bytes, bit_bytes, setup.full_bits, false),
         placed: vec![Resident::new(); setup.layers],
         times: [0.0; 2],
         ours: 0.0,
