@@ -111,9 +111,10 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// Everything but the levels, in words that can be kept: three of the gain, five of phase and lock, the power, two
     /// scales.
     pub fn saved(&self) -> [u32; SAVED] {
-        let ([p, q, gain], [angle, drift, deviation, evidence, lock]) = (self.kalman.words(), self.phase.words());
-        let [slow, fast] = [self.slow_scale, self.fast_scale].map(Scale::word);
-        [p, q, gain, angle, drift, deviation, evidence, lock, self.power, slow, fast]
+        let layer = &self.layer;
+        let ([p, q, gain], [angle, drift, deviation, evidence, lock]) = (layer.kalman.words(), layer.phase.words());
+        let [slow, fast] = [layer.slow_scale, layer.fast_scale].map(Scale::word);
+        [p, q, gain, angle, drift, deviation, evidence, lock, layer.power, slow, fast]
     }
 
     /// Puts back what [`saved`](Self::saved) has given; returns whether it could be that, else nothing changes.
@@ -123,8 +124,8 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
         let (Some(phase), Some(slow), Some(fast)) = (phase, Scale::from_word(slow), Scale::from_word(fast)) else {
             return false;
         };
-        (self.kalman, self.phase, self.power) = (Kalman::from_words([p, q, gain]), phase, power);
-        (self.slow_scale, self.fast_scale) = (slow, fast);
+        let kalman = Kalman::from_words([p, q, gain]);
+        self.layer = Layer { kalman, phase, power, slow_scale: slow, fast_scale: fast };
         true
     }
 

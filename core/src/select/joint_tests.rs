@@ -125,7 +125,7 @@ proptest! {
             prop_assert!(Router::check_ids(found, E).is_ok());
             prop_assert_eq!(found.len(), wanted.len());
             let open = router.open_groups(&layer.logits);
-            let of = Layer::new(&router, 0, &layer.logits, &layer.resident, Unbounded);
+            let of = Layer::new(&router, 0, &layer.logits, &layer.resident, &[], Unbounded);
             let greatest = wanted.iter().map(|&e| router.logit(&layer.logits, e)).max().unwrap();
             let largest = router.unit(of.with_gains(greatest));
             let mass = |expert: u16| router.mass(router.logit(&layer.logits, expert), largest).to_bits();

@@ -24,7 +24,7 @@ impl Host<'_> {
     /// A turn of the device's main loop.
     fn turn(&mut self) {
         let controller = &mut self.controller;
-        let Ok(_) = self.device.poll(|request| controller.handle(request));
+        let Ok(_) = self.device.poll(|request, link| controller.handle_from(request, link));
         self.controller.idle();
     }
 
