@@ -70,14 +70,23 @@ impl<'a> Bytes<'a> {
     ) -> Self {
         let (product, places) = choose(layout);
         let planes = if layout.bits() == 3 { 2 } else { 1 };
-        for (to, codes) in room.blocks.iter_mut().zip(vector.codes.chunks(BLOCK)) {
-            let to = to.as_flattened_mut();
-            let [whole, _, _, _] = places;
-            let places = if codes.len() == BLOCK { whole } else { places.get(codes.len() / 32).unwrap_or(whole) };
-            for places in places.iter().take(planes) {
-                for (&place, &code) in places.iter().zip(codes) {
-                    if let Some(to) = to.get_mut(usize::from(place)) {
-                        *to = code as i8;
+        let pairs = if in_pairs(layout) { vector.codes.len() / (2 * BLOCK) } else { 0 };
+        let both = room.blocks.as_chunks_mut::<2>().0.iter_mut().map(|both| both.as_flattened_mut().as_flattened_mut());
+        for ((to, codes), pair) in both.zip(vector.codes.chunks(2 * BLOCK)).zip(0..) {
+            for (codes, second) in codes.chunks(BLOCK).zip([0, 1]) {
+                let [whole, _, _, _] = places;
+                let places = if codes.len() == BLOCK { whole } else { places.get(codes.len() / 32).unwrap_or(whole) };
+                for (places, plane) in places.iter().take(planes).zip(0..) {
+                    for (&place, &code) in places.iter().zip(codes) {
+                        let place = usize::from(place);
+                        let place = match pair < pairs && plane == 0 {
+                            // The same bytes of both blocks beside each other, shift after shift.
+                            true => (place & 0x5F) + 256 * (place / 32 % 2) + 32 * second,
+                            false => place + 256 * second,
+                        };
+                        if let Some(to) = to.get_mut(place) {
+                            *to = code as i8;
+                        }
                     }
                 }
             }
@@ -103,6 +112,11 @@ impl<'a> Bytes<'a> {
 
 /// Where the activations of a block go, of a full one and of 32, 64 and 96 columns: for each plane.
 type Places = [[[u8; BLOCK]; 2]; 4];
+
+/// Whether full blocks are multiplied in pairs: where a vector would not be filled by one.
+const fn in_pairs(layout: &Layout) -> bool {
+    matches!((layout.bits(), layout.group()), (2 | 3, 64 | 128))
+}
 
 /// The kernel of a format, and its order of activations.
 fn choose(layout: &Layout) -> (Product, &'static Places) {
@@ -193,6 +207,17 @@ impl<const BITS: usize, const GROUPS: usize> Order<BITS, GROUPS> {
         lanes
     };
 
+    /// The group in two blocks of each lane of their sums.
+    const PAIRS: [i32; 16] = {
+        let mut lanes = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            lanes[i] = (i / 8 * GROUPS + i / 4 % 2 * GROUPS / 2) as i32;
+            i += 1;
+        }
+        lanes
+    };
+
     /// The lanes of the upper plane's sums in the order of the lower one's.
     const UPPER: [i32; 16] = {
         let mut lanes = [0; 16];
@@ -249,7 +274,22 @@ fn row_times_vector<const BITS: usize, const GROUPS: usize>(bytes: &Bytes<'_>, r
 
         let first = cast([(before + SIXTEEN - end) as i32; 16]);
         let mut lanes = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::LANES), first);
-        let (codes, blocks) = (codes.next().unwrap_or_default(), blocks.next().unwrap_or_default());
+        let (mut codes, mut blocks) = (codes.next().unwrap_or_default(), blocks.next().unwrap_or_default());
+        if (BITS == 2 || BITS == 3) && GROUPS < 4 {
+            let (pairs, others) = blocks.as_chunks::<2>();
+            let mut lanes_of_pairs = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::PAIRS), first);
+            let mut done = 0;
+            for (codes, pair) in codes.chunks_exact(2 * code_bytes).zip(pairs) {
+                let scales = f._mm512_permutexvar_epi32(lanes_of_pairs, scales);
+                products.add_pairs(pair_sums::<BITS, GROUPS>(simd, codes, pair), scales);
+                lanes_of_pairs = f._mm512_add_epi32(lanes_of_pairs, cast([2 * GROUPS as i32; 16]));
+                done += 2;
+            }
+            lanes = f._mm512_add_epi32(lanes, cast([(done * GROUPS) as i32; 16]));
+            codes = codes.get(done * code_bytes..).unwrap_or_default();
+            // A pair of which the second one is not full is none.
+            blocks = if done < 2 * pairs.len() { blocks.get(done..).unwrap_or_default() } else { others };
+        }
         for (codes, block) in codes.chunks_exact(code_bytes).zip(blocks) {
             let sums = block_sums::<BITS, GROUPS>(simd, codes, block);
             let scales = f._mm512_permutexvar_epi32(lanes, scales);
@@ -393,6 +433,37 @@ fn nibbles(simd: V4, codes: &[u8; 64], block: &Block) -> __m512i {
     let high = simd.avx512f._mm512_and_si512(simd.avx512bw._mm512_srli_epi16::<4>(words), mask);
     let low = simd.avx512bw._mm512_maddubs_epi16(low, cast(block[0]));
     simd.avx512bw._mm512_add_epi16(low, simd.avx512bw._mm512_maddubs_epi16(high, cast(block[1])))
+}
+
+/// Sums of products of two full blocks of 2 or 3 bits, where the two bytes of a word may be added.
+#[inline(always)]
+fn pair_sums<const BITS: usize, const GROUPS: usize>(simd: V4, codes: &[u8], [a, b]: &[Block; 2]) -> __m512i {
+    let (f, bw) = (simd.avx512f, simd.avx512bw);
+    let of = |from: usize| codes.get(from..).and_then(|codes| codes.first_chunk::<32>()).copied().unwrap_or([0; 32]);
+    let words = cast([of(0), of(BIT_PLANE * BITS)]);
+    let product = |words, activations: &[i8; 64]| {
+        bw._mm512_maddubs_epi16(f._mm512_and_si512(words, cast([3_u8; 64])), cast(*activations))
+    };
+    let first = bw._mm512_add_epi16(product(words, &a[0]), product(bw._mm512_srli_epi16::<2>(words), &a[1]));
+    let last = bw._mm512_add_epi16(
+        product(bw._mm512_srli_epi16::<4>(words), &b[0]),
+        product(bw._mm512_srli_epi16::<6>(words), &b[1]),
+    );
+    let mut sums = bw._mm512_add_epi16(first, last);
+    if BITS == 3 {
+        let upper = |from: usize, block: &Block| {
+            let codes = codes.get(from..).and_then(|codes| codes.first_chunk()).copied().unwrap_or_default();
+            bit_plane::<4>(simd, &codes, &block[2], &block[3])
+        };
+        let (a, b) = (upper(2 * BIT_PLANE, a), upper(5 * BIT_PLANE, b));
+        // The lower half of the lanes for the first block, the upper one for the second.
+        let both = bw._mm512_add_epi16(f._mm512_shuffle_i64x2::<0x44>(a, b), f._mm512_shuffle_i64x2::<0xEE>(a, b));
+        let order = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
+        let both = if GROUPS == 1 { both } else { f._mm512_permutexvar_epi32(cast(order), both) };
+        sums = bw._mm512_add_epi16(sums, both);
+    }
+    // At most 8 products of 3 * 127 and 16 of 4 * 127 have been added in 16 bits.
+    bw._mm512_madd_epi16(sums, cast([1i16; 32]))
 }
 
 /// 2 bits, where the two bytes of a word may be added.

@@ -267,6 +267,10 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Codes of all blocks.
     #[inline(always)]
     pub(super) fn codes(&self) -> &'a [u8] {

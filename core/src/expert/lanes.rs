@@ -1,10 +1,9 @@
-//! Codes times activations, both as words of 16 bits, on what a processor has: word by word, on vectors of its baseline,
-//! on those of AVX2. All give the same results, and so do products of bytes ([`super::bytes`]).
+//! Codes times activations, both as words of 16 bits, on vectors of the processor's baseline and on those of AVX2.
 //!
 //! Eight words hold the codes of 32 columns and more, the lowest bits those of the first eight columns. A wider vector
 //! holds the words again, shifted by one code, and so takes 16 columns in one step without any shuffle.
 
-use super::dot::QUARTER;
+use super::plain::QUARTER;
 
 /// A set of instructions.
 pub(super) trait Lanes: Copy {
@@ -32,56 +31,9 @@ const fn mask(bits: usize) -> i16 {
     (1 << bits) - 1
 }
 
-/// Word by word.
-#[derive(Clone, Copy)]
-#[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
-pub(super) struct Scalar;
-
-#[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
-impl Lanes for Scalar {
-    type Words = [u16; 8];
-    type Sum = i32;
-
-    #[inline(always)]
-    fn load<const BITS: usize>(self, bytes: &[u8; 16]) -> [u16; 8] {
-        let mut words = [0; 8];
-        words.iter_mut().zip(bytes.as_chunks().0).for_each(|(word, bytes)| *word = u16::from_le_bytes(*bytes));
-        words
-    }
-
-    #[inline(always)]
-    fn zero(self) -> i32 {
-        0
-    }
-
-    #[inline(always)]
-    fn add(self, a: i32, b: i32) -> i32 {
-        a + b
-    }
-
-    #[inline(always)]
-    fn quarter<const BITS: usize>(self, words: &mut [u16; 8], activations: &[i16; QUARTER]) -> i32 {
-        let mut sum = 0;
-        for activations in activations.as_chunks::<8>().0 {
-            for (word, x) in words.iter_mut().zip(activations) {
-                sum += i32::from(word.cast_signed() & mask(BITS)) * i32::from(*x);
-                *word >>= BITS;
-            }
-        }
-        sum
-    }
-
-    #[inline(always)]
-    fn total(self, sum: i32) -> i32 {
-        sum
-    }
-}
-
 /// Vectors of the baseline: SSE2 on x86-64, NEON on AArch64. A sum is four lanes of pairs.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) use baseline::Baseline;
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod baseline {
     use super::{Lanes, QUARTER, mask};
     use wide::{i16x8, i32x4, u16x8};

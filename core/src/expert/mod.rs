@@ -52,7 +52,11 @@ mod bytes;
 mod dot;
 mod format;
 mod forward;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
+mod plain;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod words;
 
 pub use activation::{ActivationGroup, Activations};
 pub use format::{Layout, Matrix, Row};
