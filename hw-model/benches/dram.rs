@@ -1,6 +1,7 @@
 //! Speed of the exact path (requests a second on the three streams) and of the fast path (experts a second).
 use cptr_hw_model::dram::{
-    Config, Controller, Device, FastChannel, FastChannels, MappingKind, Refresh, Request, Until, presets, stream,
+    Config, Controller, Device, Engine, EngineConfig, FastChannel, FastChannels, MappingKind, NotTaken, Refresh,
+    Request, StreamKind, Until, presets, stream,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -27,6 +28,38 @@ fn exact(criterion: &mut Criterion) {
         group.bench_function(format!("{}/rand", device.name), |b| {
             b.iter_batched(|| stream::random(LINES), |mut s| run(&mut s), BatchSize::SmallInput);
         });
+    }
+    group.finish();
+}
+
+/// One request at a time through the embedded interface, every completion taken.
+fn engine(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("engine");
+    group.throughput(Throughput::Elements(LINES)).sample_size(10);
+    let (device, config) = (presets::ddr5_4800(), Config::new(MappingKind::Mop4ClXor, Refresh::AllBank));
+    let serve = |requests: &[Request]| {
+        let mut engine = Engine::new(&device, EngineConfig::new(config)).expect("a shipped device");
+        let (mut left, mut taken) = (requests, 0);
+        while taken < requests.len() {
+            let mut again = u64::MAX;
+            while let [request, rest @ ..] = left {
+                match engine.offer(*request) {
+                    Ok(_) => left = rest,
+                    Err(refused) => {
+                        again = if refused == NotTaken::NextCycle { engine.now() + 1 } else { again };
+                        break;
+                    }
+                }
+            }
+            let next = engine.next_command().unwrap_or(u64::MAX).min(again);
+            engine.advance(next).expect("a later cycle");
+            taken += std::iter::from_fn(|| engine.pop()).count();
+        }
+        black_box(engine.now())
+    };
+    for kind in StreamKind::ALL {
+        let requests: Vec<Request> = kind.requests(LINES, 64).collect();
+        group.bench_function(format!("{}/{}", device.name, kind.name()), |b| b.iter(|| serve(&requests)));
     }
     group.finish();
 }
@@ -65,5 +98,5 @@ fn fast(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, exact, fast);
+criterion_group!(benches, exact, engine, fast);
 criterion_main!(benches);

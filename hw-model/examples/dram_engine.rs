@@ -1,5 +1,5 @@
-//! Requests a second through the embedded interface: `cargo run --release --example dram_engine -- [DEVICE [REQUESTS]]`.
-//! Each stream is made before and served one request at a time, every completion taken.
+//! Requests a second through the embedded interface: `cargo run --release --example dram_engine -- [DEVICE
+//! [REQUESTS]]`. Each stream is made before and served one request at a time, every completion taken.
 use cptr_hw_model::dram::{Config, Engine, EngineConfig, MappingKind, NotTaken, Refresh, Request, StreamKind, presets};
 use std::time::Instant;
 

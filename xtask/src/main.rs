@@ -1,6 +1,6 @@
 //! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every
 //! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
-//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C library.
+//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C libraries.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected between
@@ -9,6 +9,7 @@
 
 mod firmware;
 mod llama;
+mod memory;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -63,8 +64,8 @@ const GROUPS: [Group; 10] = [
     },
     Group {
         name: "rtl",
-        purpose: "cycles of the kernels on the RTL of open cores",
-        run: |scope| firmware::rtl(false, firmware::golden_steps(scope)),
+        purpose: "cycles of the kernels on the RTL of open cores, and the memory engine behind a testbench",
+        run: |scope| firmware::rtl(false, firmware::golden_steps(scope)) & memory::verilog(),
     },
     Group { name: "demo", purpose: "the main job runs", run: |_| demo() },
     Group {
@@ -97,7 +98,9 @@ fn main() -> ExitCode {
         }
         Some("install") => {
             return exit(match &arguments.collect::<Vec<String>>()[..] {
-                [option, prefix] if option == "--prefix" => firmware::install_library(prefix.as_ref()),
+                [option, prefix] if option == "--prefix" => {
+                    firmware::install_library(prefix.as_ref()) && memory::install(prefix.as_ref())
+                }
                 _ => return usage(),
             });
         }

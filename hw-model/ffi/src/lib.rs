@@ -2,8 +2,8 @@
 //! here; a test compares the two. Guide: `docs/dram.md`.
 //!
 //! A handle is for one thread at a time; different handles know nothing of each other. Null pointers, texts that are
-//! not UTF-8, unknown ids and calls out of order are errors that change nothing. No panic crosses the border: a handle in
-//! which one happened answers every later call with [`CPTR_MEMORY_ERROR_INTERNAL`].
+//! not UTF-8, unknown ids and calls out of order are errors that change nothing. No panic crosses the border: a handle
+//! in which one happened answers every later call with [`CPTR_MEMORY_ERROR_INTERNAL`].
 
 pub mod options;
 
@@ -123,9 +123,9 @@ unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
 ///
 /// `device` is the name of a built-in device, the path of a device file (it ends in .toml), or the text of one (it has
 /// more than one line). `options` is null or NAME=VALUE separated by white space: mapping, refresh (none, ab, sb), page
-/// (open, closed), queue, offers, channels, stripe (bytes), priorities (0,1,… for each source; 0 goes first).
-/// Where something is wrong, a sentence goes to `message`, cut to `size` bytes with the zero that ends it; null if it is
-/// not wanted.
+/// (open, closed), queue, offers, channels, stripe (bytes), priorities (0,1,… for each source; 0 goes first). Where
+/// something is wrong, a sentence goes to `message`, cut to `size` bytes with the zero that ends it; null if it is not
+/// wanted.
 ///
 /// # Safety
 /// The texts are null or end with a zero byte; `memory` is null or can be written; `message` is null or has room for
@@ -248,8 +248,8 @@ unsafe fn found(value: Option<u64>, to: *mut u64) -> CptrMemoryStatus {
     CPTR_MEMORY_OK
 }
 
-/// Writes the first cycle to `cycle` in which something can happen: a completion, or a command, after which there may be
-/// room again. CPTR_MEMORY_NONE if nothing ever will.
+/// Writes the first cycle to `cycle` in which something can happen: a completion, or a command, after which there may
+/// be room again. CPTR_MEMORY_NONE if nothing ever will.
 ///
 /// # Safety
 /// `memory` is null or an open handle; `cycle` is null or can be written.
@@ -429,7 +429,8 @@ pub unsafe extern "C" fn cptr_memory_source_counts(
 /// pointer and 0 for the length.
 ///
 /// # Safety
-/// `memory` is null or an open handle; `bytes` is null or has room for `size` bytes; `length` is null or can be written.
+/// `memory` is null or an open handle; `bytes` is null or has room for `size` bytes; `length` is null or can be
+/// written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cptr_memory_snapshot(
     memory: *mut CptrMemory,

@@ -1,12 +1,12 @@
 //! The constraints between two commands: one table, from which everything else comes.
 //!
 //! A row says at which level two commands must meet, which command comes first, which one is put off, and by how many
-//! cycles, as a formula of the device's timing. From the rows come the resolved distances ([`Latencies`]), what a command
-//! puts off when it goes out ([`Channel::constrain`]), and the tables that people read ([`constraints`]). A row that does
-//! not concern a command costs that command nothing: which rows do is known when the program is compiled.
+//! cycles, as a formula of the device's timing. From the rows come the resolved distances ([`Latencies`]), what a
+//! command puts off when it goes out ([`Channel::constrain`]), and the tables that people read ([`constraints`]). A row
+//! that does not concern a command costs that command nothing: which rows do is known when the program is compiled.
 //!
-//! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows by
-//! the further cycles of the first command and shrinks by those of the second. It is at least one cycle.
+//! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows
+//! by the further cycles of the first command and shrinks by those of the second. It is at least one cycle.
 use super::channel::Channel;
 use super::command::CommandKind;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
@@ -342,11 +342,11 @@ constraints! {
     refpb_other_act: Rank 1 [RefBank] act = t.n_ref_to_act, "tREFSBRD, tpbR2act, tRREFD";
     refpb_refpb: Rank 1 [RefBank] ref_bank = t.n_ref_to_ref, "tpbR2pbR, tRREFD; DDR5: one set at a time";
     refpb_refab: Rank 1 [RefBank] ref_all = t.n_rfc_pb, "tRFCsb, tRFCpb";
-    other_rd_rd: OtherRank 1 [Rd RdA] rd = t.n_bl + t.n_cs, "bursts nCS apart";
+    other_rd_rd: OtherRank 1 [Rd RdA] rd = t.n_bl + t.n_cs, "nCS between bursts";
     other_rd_wr: OtherRank 1 [Rd RdA] wr = t.n_cl + t.n_bl + t.n_cs - t.n_cwl,
-        "bursts nCS apart; Ramulator takes nBL + nCS, and they may collide";
-    other_wr_rd: OtherRank 1 [Wr WrA] rd = t.n_cwl + t.n_bl + t.n_cs - t.n_cl, "bursts nCS apart";
-    other_wr_wr: OtherRank 1 [Wr WrA] wr = t.n_bl + t.n_cs, "bursts nCS apart";
+        "nCS; Ramulator: nBL + nCS";
+    other_wr_rd: OtherRank 1 [Wr WrA] rd = t.n_cwl + t.n_bl + t.n_cs - t.n_cl, "nCS between bursts";
+    other_wr_wr: OtherRank 1 [Wr WrA] wr = t.n_bl + t.n_cs, "nCS between bursts";
 }
 
 impl Constraint {

@@ -216,6 +216,9 @@ impl<O: Observer> Controller<O> {
                 break;
             }
             self.visit(next);
+            if next == to {
+                return; // What comes next lies ahead: no need to know when.
+            }
         }
         if self.state.now < to {
             self.state.now = to;
@@ -239,7 +242,7 @@ impl<O: Observer> Controller<O> {
     #[inline(always)]
     pub(super) fn entry(&self, address: u64, is_write: bool, source: u8) -> Entry {
         let at = self.map.decode(address);
-        Entry { address, arrive: 0, sequence: 0, row: at.row, bank: at.bank, source, is_write, counted: false }
+        Entry { address, row: at.row, bank: at.bank, source, ..Entry::EMPTY }.of_kind(is_write, false)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -256,7 +259,7 @@ impl<O: Observer> Controller<O> {
         let bank = request.bank;
         let writes = &self.state.queues[WRITES];
         let answered = !writes.is_empty() && writes.contains(bank, request.address);
-        let queue = &mut self.state.queues[usize::from(request.is_write)];
+        let queue = &mut self.state.queues[usize::from(request.is_write())];
         if !answered && queue.is_full() {
             return Err(Busy::Queue);
         }
@@ -273,7 +276,7 @@ impl<O: Observer> Controller<O> {
         let open = self.state.channel.is_open(bank).then(|| self.state.channel.banks.row[usize::from(bank)]);
         let priority = self.priorities[usize::from(request.source)];
         queue.push(Entry { arrive: priority | self.state.now, sequence: priority | number, ..*request }, open);
-        if request.is_write == self.state.write_mode {
+        if request.is_write() == self.state.write_mode {
             if open.is_some() {
                 self.state.touch_open(bank);
             } else {
@@ -287,7 +290,7 @@ impl<O: Observer> Controller<O> {
     /// What the write queue does at once: in the next cycle it is done.
     fn answer(&mut self, request: &Entry, number: u64) {
         let of = self.by_source.get_mut(usize::from(request.source));
-        if request.is_write {
+        if request.is_write() {
             self.statistics.writes_merged += 1;
             if let Some(of) = of {
                 of.writes_merged += 1;
@@ -301,7 +304,7 @@ impl<O: Observer> Controller<O> {
                 of.read_latency.record(1);
             }
         }
-        let (source, is_write, cycle) = (request.source, request.is_write, self.state.now + 1);
+        let (source, is_write, cycle) = (request.source, request.is_write(), self.state.now + 1);
         self.observer.served(Served { number, source, is_write, cycle, latency: 1 });
     }
 

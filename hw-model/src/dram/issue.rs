@@ -90,7 +90,7 @@ impl<O: Observer> Controller<O> {
             Choice::Hit(bank) => {
                 let row = self.state.channel.banks.row[usize::from(bank)];
                 let entry = self.state.queues[usize::from(self.state.write_mode)].remove_hit(bank, row);
-                if !entry.counted {
+                if !entry.is_counted() {
                     self.statistics.row_hits += 1;
                     if let Some(of) = self.by_source.get_mut(usize::from(entry.source)) {
                         of.row_hits += 1;
@@ -101,9 +101,9 @@ impl<O: Observer> Controller<O> {
             Choice::Activate(bank) => self.activate(bank),
             Choice::Precharge(bank) => {
                 let entry = self.state.queues[usize::from(self.state.write_mode)].miss(bank);
-                if !entry.counted {
+                if !entry.is_counted() {
                     self.statistics.row_conflicts += 1;
-                    entry.counted = true;
+                    entry.set_counted();
                     if let Some(of) = self.by_source.get_mut(usize::from(entry.source)) {
                         of.row_conflicts += 1;
                         of.conflicts_with_others += u64::from(self.opened_by[usize::from(bank)] != entry.source);
@@ -119,9 +119,9 @@ impl<O: Observer> Controller<O> {
     /// ACT for the oldest request of a closed bank.
     fn activate(&mut self, bank: u16) {
         let mut entry = self.state.queues[usize::from(self.state.write_mode)].remove_miss(bank);
-        if !entry.counted {
+        if !entry.is_counted() {
             self.statistics.row_misses += 1;
-            entry.counted = true;
+            entry.set_counted();
             if let Some(of) = self.by_source.get_mut(usize::from(entry.source)) {
                 of.row_misses += 1;
             }
@@ -168,7 +168,7 @@ impl<O: Observer> Controller<O> {
             queue.row_changed(entry.bank, Some(entry.row));
         }
         self.state.touch_open(entry.bank);
-        self.state.bounds.active = self.state.bounds.active.min(self.state.column_ready(bank, entry.is_write));
+        self.state.bounds.active = self.state.bounds.active.min(self.state.column_ready(bank, entry.is_write()));
     }
 
     fn row_closed(&mut self, bank: u16) {
@@ -185,7 +185,7 @@ impl<O: Observer> Controller<O> {
         let [reads, writes] = [READS, WRITES].map(|queue| self.state.queues[queue].hits[rank]);
         let wanted = (reads | writes | self.state.active_banks[rank]) & bit != 0;
         let close = self.state.config.page_policy == PagePolicy::Closed && !wanted;
-        let kind = match (entry.is_write, close) {
+        let kind = match (entry.is_write(), close) {
             (false, false) => CommandKind::Rd,
             (false, true) => CommandKind::RdA,
             (true, false) => CommandKind::Wr,
@@ -197,17 +197,17 @@ impl<O: Observer> Controller<O> {
         } else {
             self.state.touch_open(bank);
         }
-        let end = self.state.now + if entry.is_write { self.write_latency } else { self.read_latency };
+        let end = self.state.now + if entry.is_write() { self.write_latency } else { self.read_latency };
         let latency = end - (entry.arrive & BELOW_PRIORITY);
         self.state.last_data = self.state.last_data.max(end);
-        if entry.is_write {
+        if entry.is_write() {
             self.statistics.writes_served += 1;
         } else {
             self.statistics.reads_served += 1;
             self.statistics.read_latency.record(latency);
         }
         if let Some(of) = self.by_source.get_mut(usize::from(entry.source)) {
-            if entry.is_write {
+            if entry.is_write() {
                 of.writes_served += 1;
             } else {
                 of.reads_served += 1;
@@ -217,7 +217,7 @@ impl<O: Observer> Controller<O> {
         self.observer.served(Served {
             number: entry.sequence & BELOW_PRIORITY,
             source: entry.source,
-            is_write: entry.is_write,
+            is_write: entry.is_write(),
             cycle: end,
             latency,
         });

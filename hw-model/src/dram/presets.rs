@@ -7,8 +7,9 @@
 //! - **R2.0** the DDR5 table of Ramulator 2.0 (commit 6c0cd42), which has the same-bank refresh that 2.1 leaves out;
 //! - **derived** computed here; the sentence says from what.
 //!
-//! A deviation from R2: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have; here it is max(8, 5
-//! ns) = 8.
+//! Deviations from R2, both to the standard: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have;
+//! here it is max(8, 5 ns) = 8. And its nRRD_S of DDR5-5600 and -6400 are 14 and 16, as its nRRD_L; JESD79-5 has 8
+//! clocks at all speeds, and so it is here. Who compares with R2 sets it in a device file (`base = "DDR5-5600"`).
 use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
 
 /// Names that [`by_name`] knows.
@@ -157,7 +158,7 @@ fn ddr5(speed: &Ddr5) -> Device {
             n_ccd_r: 8, // no stacks
             n_ccd_s_wr: 8,
             n_ccd_l_wr: speed.n_ccd_l_wr,
-            n_rrd_s: 8, // R2, all speeds
+            n_rrd_s: 8, // JESD79-5: 8 nCK at all speeds; R2 has 14 at 5600 and 16 at 6400, its nRRD_L
             n_rrd_l: speed.n_rrd_l,
             n_faw: speed.n_faw,
             n_wtr_s: speed.n_wtr_s,

@@ -30,15 +30,36 @@ pub(super) struct Entry {
     pub(super) bank: u16,
     /// Who asked.
     pub(super) source: u8,
-    pub(super) is_write: bool,
-    /// Row hit, miss or conflict was counted already.
-    pub(super) counted: bool,
+    /// Whether it writes, and whether row hit, miss or conflict was counted already: a byte for both, so that an entry
+    /// has 32.
+    flags: u8,
 }
 
 impl Entry {
     /// Of a free place.
-    pub(super) const EMPTY: Self =
-        Self { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, source: 0, is_write: false, counted: false };
+    pub(super) const EMPTY: Self = Self { address: 0, arrive: 0, sequence: 0, row: 0, bank: 0, source: 0, flags: 0 };
+
+    /// The same of another kind.
+    #[inline(always)]
+    pub(super) const fn of_kind(self, is_write: bool, counted: bool) -> Self {
+        Self { flags: is_write as u8 | (counted as u8) << 1, ..self }
+    }
+
+    #[inline(always)]
+    pub(super) const fn is_write(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
+    /// Row hit, miss or conflict was counted already.
+    #[inline(always)]
+    pub(super) const fn is_counted(&self) -> bool {
+        self.flags & 2 != 0
+    }
+
+    #[inline(always)]
+    pub(super) const fn set_counted(&mut self) {
+        self.flags |= 2;
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

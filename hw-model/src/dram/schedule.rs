@@ -315,7 +315,7 @@ impl State {
         for rank in 0..self.channel.rank_count {
             for bank in self.channel.banks_of(rank, self.active_banks[rank % MAX_RANKS]) {
                 let Some(active) = &self.active[bank] else { continue };
-                let ready = self.column_ready(bank, active.entry.is_write);
+                let ready = self.column_ready(bank, active.entry.is_write());
                 if ready > self.now {
                     others = others.min(ready);
                     continue;
@@ -460,8 +460,8 @@ struct Oldest {
     others: u64,
 }
 
-/// Looks at the banks of `mask`, of a rank that begins with bank `first`. `ready` is the first cycle that bank and group
-/// allow, `age` the running number of the oldest request.
+/// Looks at the banks of `mask`, of a rank that begins with bank `first`. `ready` is the first cycle that bank and
+/// group allow, `age` the running number of the oldest request.
 #[inline(always)]
 fn oldest_of_banks(first: usize, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);

@@ -105,8 +105,8 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
         if !(frame.first..frame.end).contains(&(i64::from(entry.row) - frame.base_row)) {
             return None;
         }
-        words.extend([u32::from(entry.bank) | u32::from(entry.counted) << 16, frame.relative(entry.row)?, age]);
-        (!entry.is_write).then_some(())
+        words.extend([u32::from(entry.bank) | u32::from(entry.is_counted()) << 16, frame.relative(entry.row)?, age]);
+        (!entry.is_write()).then_some(())
     };
     words.push(u32::from(c.activating.is_some()));
     if let Some(entry) = &c.activating {
@@ -219,15 +219,13 @@ impl Words<'_> {
 
     fn entry(&mut self, sequence: u64) -> Entry {
         let (word, row, age) = (self.next(), self.next(), self.next());
-        Entry {
-            address: 0, // Only the address of a write is ever looked at again.
+        let entry = Entry {
             arrive: self.now - u64::from(age),
             sequence,
             row: self.frame.absolute(row),
             bank: word as u16,
-            source: 0,
-            is_write: false,
-            counted: word >> 16 == 1,
-        }
+            ..Entry::EMPTY // Only the address of a write is ever looked at again.
+        };
+        entry.of_kind(false, word >> 16 == 1)
     }
 }

@@ -195,6 +195,53 @@ fn a_device_of_ones_own() {
     assert_eq!(wrapped("bytes"), wrapped("lines"));
 }
 
+/// The documentation's own example of a device: a speed, a number of ranks and a capacity that are not built in.
+#[test]
+fn a_device_on_top_of_a_built_in_one() {
+    const DOCUMENT: &str = include_str!("../../../docs/dram.md");
+    let example = DOCUMENT.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = Folder::new();
+    folder.file("device.toml", example);
+    for refresh in ["ab", "sb"] {
+        let report = folder.row(&format!("dram --device device.toml --refresh {refresh} --requests 20000"));
+        let share = number(&report["share_of_peak"]);
+        assert!(share > 0.7 && share < 1.0, "{share}");
+        assert!((number(&report["peak_gb_s"]) - 64.0 / (8.0 * 0.384)).abs() < 0.01);
+    }
+    let rows = folder.json("dram --device device.toml --constraints --json");
+    let rows = rows["rows"].as_array().unwrap();
+    let find = |level: &str, first: &str, then: &str| {
+        rows.iter().find(|row| row["level"] == level && row["first"] == first && row["then"] == then).unwrap()
+    };
+    assert_eq!(find("bank", "ACT", "ACT")["cycles"], 122);
+    assert_eq!(find("other rank", "RD, RDA", "RD, RDA")["formula"], "nBL + nCS");
+    assert_eq!(find("rank", "4 ACT", "ACT")["cycles"], 53);
+    let table = folder.run("dram --device device.toml --constraints").ok().stdout;
+    assert!(table.contains("three ranks of 24 Gb") && table.contains("tREFSBRD"), "{table}");
+}
+
+#[test]
+fn streams_in_other_forms() {
+    let folder = Folder::new();
+    let lines = 0u64..2000;
+    let wanted = figures(&folder.row("dram --stream seq --requests 2000"));
+    let words: Vec<u8> =
+        [0].into_iter().chain(lines.clone().map(|line| 64 * line)).flat_map(u64::to_le_bytes).collect();
+    folder.file("trace.bin", [&b"cptr-req"[..], &words].concat());
+    folder.file(
+        "trace.csv",
+        format!("op,address\n{}", lines.clone().map(|line| format!("R,{}\n", 64 * line)).collect::<String>()),
+    );
+    folder.file("gem5.csv", format!("r,0,{},0\n", 64 * 2000));
+    for name in ["trace.bin", "trace.csv", "gem5.csv"] {
+        let mut found = figures(&folder.row(&format!("dram --stream {name}")));
+        found["stream"] = wanted["stream"].clone();
+        assert_eq!(found, wanted, "{name}");
+    }
+    folder.file("kind.bin", [&b"cptr-req"[..], &7u64.to_le_bytes()].concat());
+    assert!(folder.refusal("dram --stream kind.bin").starts_with("kind.bin: expected a binary trace of kind 0 or 1"));
+}
+
 #[test]
 fn timelines_are_written_whole() {
     let folder = Folder::new();

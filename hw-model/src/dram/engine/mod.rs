@@ -28,11 +28,12 @@
 //! ```
 //!
 //! # Time
-//! The engine is at a cycle of the command clock, [`Engine::now`]. A request is offered in that cycle; its first command
-//! can go out in the next one. [`Engine::advance`] lets everything happen up to a later cycle, that one included. Into
-//! how many steps a stretch of time is cut makes no difference to anything. A read is complete when its last data has
-//! come over the bus, a write when its last data has gone there; what the write queue answers (a read of an address that
-//! waits to be written, a write to it) in the next cycle. Who answers writes at once does so when they are taken.
+//! The engine is at a cycle of the command clock, [`Engine::now`]. A request is offered in that cycle; its first
+//! command can go out in the next one. [`Engine::advance`] lets everything happen up to a later cycle, that one
+//! included. Into how many steps a stretch of time is cut makes no difference to anything. A read is complete when its
+//! last data has come over the bus, a write when its last data has gone there; what the write queue answers (a read of
+//! an address that waits to be written, a write to it) in the next cycle. Who answers writes at once does so when they
+//! are taken.
 //!
 //! # Sources
 //! Who asks, by its index: near-data units, the host, a cache of keys and values. A source has a priority, 0 the first.

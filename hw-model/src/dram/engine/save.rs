@@ -190,8 +190,10 @@ fn entry(io: &mut impl Words, c: &State, entry: &mut Entry, priorities: &[u64]) 
     small(io, &mut entry.row, u64::from(u32::MAX))?;
     io.word(&mut entry.address)?;
     small(io, &mut entry.source, priorities.len() as u64 - 1)?;
-    flag(io, &mut entry.is_write)?;
-    flag(io, &mut entry.counted)?;
+    let (mut is_write, mut counted) = (entry.is_write(), entry.is_counted());
+    flag(io, &mut is_write)?;
+    flag(io, &mut counted)?;
+    *entry = entry.of_kind(is_write, counted);
     let priority = priorities[usize::from(entry.source)];
     for (value, most) in [(&mut entry.arrive, c.now), (&mut entry.sequence, c.sequence)] {
         io.word(value)?;
@@ -207,7 +209,7 @@ fn queue(io: &mut impl Words, c: &mut State, index: usize, priorities: &[u64]) -
     for at in 0..len {
         let mut of = entries.get(at).copied().unwrap_or(Entry::EMPTY);
         entry(io, c, &mut of, priorities)?;
-        require(usize::from(of.is_write) == index)?;
+        require(usize::from(of.is_write()) == index)?;
         queue.push(of, c.channel.open_row(of.bank));
     }
     c.queues[index] = queue;

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use cptr_hw_model::dram::constraints::Constraint;
 use cptr_hw_model::dram::{
-    Command, Config, Device, MAX_QUEUE_DEPTH, MappingKind, PagePolicy, Refresh, StreamKind, Until, presets,
+    self, Command, CommandKind, Config, Device, MAX_QUEUE_DEPTH, MappingKind, PagePolicy, Refresh, StreamKind, Until,
+    presets,
 };
 use serde_json::{Map, Value, json};
 
@@ -71,6 +73,9 @@ pub(super) struct Args {
     /// Print devices, mappings and streams instead
     #[arg(long)]
     list: bool,
+    /// Print the constraints between commands of the device instead
+    #[arg(long)]
+    constraints: bool,
 }
 
 /// How the figures are found.
@@ -158,6 +163,15 @@ static DEVICES: [Column; 11] = [
     column("derived", "derived", Flag, ""),
 ];
 
+static CONSTRAINTS: [Column; 6] = [
+    column("level", "level", Text, ""),
+    column("first", "first", Text, ""),
+    column("then", "then", Text, ""),
+    column("cycles", "cycles", Count, "from first cycle to first cycle"),
+    column("formula", "formula", Text, "from last cycle to last cycle"),
+    column("source", "source", Text, ""),
+];
+
 static KINDS: [Column; 2] = [column("name", "name", Text, ""), column("summary", "what it is", Text, "")];
 
 pub(super) fn main(args: &Args) -> Result<Page> {
@@ -165,6 +179,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         return Ok(list());
     }
     let device = device(&args.device)?;
+    if args.constraints {
+        return Ok(constraints(&device));
+    }
     let outcome = args.run(&device)?;
     let row = args.row(&device, &outcome);
     let commands = outcome.statistics.commands.iter();
@@ -254,6 +271,22 @@ impl Args {
             "requests_per_s": (outcome.requests as f64 / wall_s.max(1e-9)).round() as u64, "commands": commands,
         })
     }
+}
+
+/// The table of constraints, resolved for a device.
+fn constraints(device: &Device) -> Page {
+    let names = |kinds: &[CommandKind]| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    let row = |row: &Constraint| {
+        let first = names(&row.before);
+        let first = if row.window > 1 { format!("{} {first}", row.window) } else { first };
+        json!({
+            "level": row.level.to_string(), "first": first, "then": names(&row.after), "cycles": row.cycles,
+            "formula": row.formula, "source": row.source,
+        })
+    };
+    let rows: Vec<Value> = dram::constraints::constraints(device).iter().map(row).collect();
+    let table = Table::new(&CONSTRAINTS, &rows);
+    Page::new(table.clone()).section(Section { tables: vec![table.titled(&device.name)], ..Section::default() })
 }
 
 fn list() -> Page {

@@ -1,10 +1,10 @@
 //! Binary traces: what takes no time to read.
 //!
-//! The eight bytes `cptr-req`, a word that is 0 (requests without cycles) or 1 (with), then for each request a word: the
-//! byte address, with the highest bit set for a write; with cycles, another word: the cycle before which the request is
-//! not offered. Words are 64 bits, lowest byte first.
+//! The eight bytes `cptr-req`, a word that is 0 (requests without cycles) or 1 (with), then for each request a word:
+//! the byte address, with the highest bit set for a write; with cycles, another word: the cycle before which the
+//! request is not offered. Words are 64 bits, lowest byte first.
 
-use std::io::{self, BufRead, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind};
 
 use cptr_hw_model::dram::{Request, RequestKind};
 use cptr_trace::error::{Error, Result};
@@ -36,7 +36,11 @@ pub(super) enum Failure {
 
 /// The next record, after `before` others; `None` at the end.
 #[inline(always)]
-pub(super) fn record(input: &mut impl BufRead, timed: bool, before: u64) -> std::result::Result<Option<Record>, Failure> {
+pub(super) fn record(
+    input: &mut impl BufRead,
+    timed: bool,
+    before: u64,
+) -> std::result::Result<Option<Record>, Failure> {
     let Some(word) = word(input, false, before)? else { return Ok(None) };
     let kind = if word & WRITE == 0 { RequestKind::Read } else { RequestKind::Write };
     let mut request = Request { kind, ..Request::read(word & !WRITE) };

@@ -1,7 +1,7 @@
 //! Requests from a file or from standard input, read as they are needed.
 //!
-//! What a file is, its beginning tells: a binary trace ([`binary`]), text with one request a line ([`text`]), or either of
-//! them compressed with gzip.
+//! What a file is, its beginning tells: a binary trace ([`binary`]), text with one request a line ([`text`]), or either
+//! of them compressed with gzip.
 
 pub mod binary;
 pub mod text;
@@ -67,9 +67,9 @@ struct Record {
 }
 
 impl Requests {
-    /// Opens `path`, or standard input if it is `-`. Addresses are checked against `map`, or with `wrap` rounded down to
-    /// an access and taken modulo the capacity: traces of other tools hold addresses of bytes, of more memory than one
-    /// channel has. Times in picoseconds become cycles of `t_ck_ps`, rounded down.
+    /// Opens `path`, or standard input if it is `-`. Addresses are checked against `map`, or with `wrap` rounded down
+    /// to an access and taken modulo the capacity: traces of other tools hold addresses of bytes, of more memory than
+    /// one channel has. Times in picoseconds become cycles of `t_ck_ps`, rounded down.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -198,7 +198,8 @@ impl Requests {
             Ok(()) => Ok(request),
             Err(error) => {
                 let decimal = matches!(&self.format, Format::Text(format) if format.was_decimal());
-                let hint = if decimal && first { " (read as decimal; hexadecimal addresses begin with 0x)" } else { "" };
+                let hint =
+                    if decimal && first { " (read as decimal; hexadecimal addresses begin with 0x)" } else { "" };
                 Err(Error::new(format!("{error}{hint}")).at(self.where_it_is()))
             }
         }

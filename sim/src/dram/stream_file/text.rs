@@ -1,14 +1,14 @@
 //! Text with one request a line. Empty lines and what follows `#` are skipped.
 //!
-//! - Words: `[OPERATION] ADDRESS [OPERATION] [CYCLE]`. An address alone is a read; operations are `R`, `RD`, `READ`, `LD`
-//!   and `W`, `WR`, `WRITE`, `ST`; no request is offered before its cycle. So `1f40`, `LD 0x1f40` (Ramulator, load and
-//!   store), `0x1f40 READ 0` (DRAMsim3) and `8000 W` are all understood.
-//! - Vectors, as Ramulator's: `R 0,0,3,1,4097,12`. The numbers are channel (0), rank or pseudo-channel, stack where there
-//!   are some, bank group, bank, row, and the column in accesses.
+//! - Words: `[OPERATION] ADDRESS [OPERATION] [CYCLE]`. An address alone is a read; operations are `R`, `RD`, `READ`,
+//!   `LD` and `W`, `WR`, `WRITE`, `ST`; no request is offered before its cycle. So `1f40`, `LD 0x1f40` (Ramulator, load
+//!   and store), `0x1f40 READ 0` (DRAMsim3) and `8000 W` are all understood.
+//! - Vectors, as Ramulator's: `R 0,0,3,1,4097,12`. The numbers are channel (0), rank or pseudo-channel, stack where
+//!   there are some, bank group, bank, row, and the column in accesses.
 //! - Columns with commas between them (CSV), named in the first line: `address` (or `addr`), and if they are there `op`
 //!   (`operation`, `type`, `cmd`, `rw`, `kind`), `cycle`, `tick` (picoseconds; `time_ps`), `size` (`bytes`). Others are
-//!   left alone. Without names the columns are those of gem5's `decode_packet_trace.py`: `r` or `w`, address, size, then
-//!   flags if there are five or more columns, and the tick.
+//!   left alone. Without names the columns are those of gem5's `decode_packet_trace.py`: `r` or `w`, address, size,
+//!   then flags if there are five or more columns, and the tick.
 
 use cptr_hw_model::dram::{AddressMap, Location, Request, RequestKind};
 use cptr_trace::error::{Error, Result};
@@ -43,18 +43,12 @@ impl Format {
     pub(super) fn of(start: &[u8], map: &AddressMap, t_ck_ps: u32) -> Self {
         let first = start.split(|&byte| byte == b'\n').map(without_comment).find(|line| !line.is_empty());
         let columns = first.and_then(|line| {
+            if line.split(|&byte| byte == b',').any(|name| is_one_of(name.trim_ascii(), &ADDRESS)) {
+                return Some(Columns::Named);
+            }
+            // A vector has a space between its operation and the first comma.
             let comma = line.iter().position(|&byte| byte == b',')?;
-            let word = line[..comma].trim_ascii();
-            // A vector has its operation before the first comma, with a space behind it.
-            if word.iter().any(u8::is_ascii_whitespace) {
-                return None;
-            }
-            let names = line.split(|&byte| byte == b',').any(|name| is_one_of(name.trim_ascii(), &ADDRESS));
-            match (names, operation(word)) {
-                (true, _) => Some(Columns::Named),
-                (false, Some(_)) => Some(Columns::Gem5),
-                (false, None) => None,
-            }
+            operation(line[..comma].trim_ascii()).map(|_| Columns::Gem5)
         });
         // A name has letters and is no address.
         let radix = if columns.is_none() && has_hexadecimal_address(start) { 16 } else { 10 };
@@ -94,7 +88,10 @@ impl Format {
         }
         let address = if word.contains(&b',') {
             self.vector(word).ok_or_else(|| {
-                wrong(line, "channel 0, rank, bank group, bank, row and column of this device, with commas between them")
+                wrong(
+                    line,
+                    "channel 0, rank, bank group, bank, row and column of this device, with commas between them",
+                )
             })?
         } else {
             self.address(word).ok_or_else(|| wrong(line, "an address and R or W, such as \"0x1f40 R\""))?
