@@ -33,18 +33,20 @@ pub enum Kernel {
     Victim,
     /// The filter's step.
     Update,
-    /// A whole turn by a ring in shared memory, from the doorbell to the published answer; the request lists what a
-    /// softmax router wants, and all of it is cold: the most work, and a job for each.
+    /// A whole turn by a ring in shared memory that has checks of its own, from the doorbell to the published answer;
+    /// the request lists what a softmax router wants, and all of it is cold: the most work, and a job for each.
     Turn,
     /// The same where the controller takes the best logits itself.
     TurnTopK,
     /// As `Turn`, with sigmoid scores in eight groups.
     TurnSigmoid,
+    /// As `Turn`, over a link that has no checks of its own: request and answer have a checksum.
+    TurnChecksum,
 }
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::TopK,
         Self::TopKGrouped,
         Self::Select,
@@ -56,6 +58,7 @@ impl Kernel {
         Self::Turn,
         Self::TurnTopK,
         Self::TurnSigmoid,
+        Self::TurnChecksum,
     ];
 
     /// Its name in the table.
@@ -72,6 +75,7 @@ impl Kernel {
             Self::Turn => "turn",
             Self::TurnTopK => "turn_top_k",
             Self::TurnSigmoid => "turn_sigmoid",
+            Self::TurnChecksum => "turn_checksum",
         }
     }
 }

@@ -67,6 +67,8 @@ struct Row {
     turn_cycles: f64,
     select_cold_cycles: f64,
     turn_top_k_cycles: Option<f64>,
+    /// A turn whose request and answer have a checksum.
+    turn_checksum_cycles: Option<f64>,
     turn_share: f64,
     allowed: f64,
     /// How many times the allowed share a turn takes. It fits up to 1.
@@ -112,6 +114,7 @@ impl Row {
             turn_cycles,
             select_cold_cycles,
             turn_top_k_cycles: (!layer.sigmoid).then(|| cycles(Kernel::TurnTopK)),
+            turn_checksum_cycles: (!layer.sigmoid).then(|| cycles(Kernel::TurnChecksum)),
             turn_share: share(turn_cycles),
             allowed: layer.allowed,
             times_allowed: turn_cycles / allowed_cycles,
@@ -126,7 +129,7 @@ impl Row {
     }
 }
 
-static COLUMNS: [Column; 19] = [
+static COLUMNS: [Column; 20] = [
     column("model", "model", Text, ""),
     column("experts", "E", Plain, ""),
     column("k", "k", Plain, ""),
@@ -153,6 +156,8 @@ static COLUMNS: [Column; 19] = [
     ),
     column("select_cold_cycles", "select", Number(0), "cycles of the choice alone, every expert cold").detail(),
     column("turn_top_k_cycles", "with top-k", Number(0), "cycles of a turn in which the controller finds the best logits")
+        .detail(),
+    column("turn_checksum_cycles", "with checksum", Number(0), "cycles of a turn over a link without checks of its own")
         .detail(),
     column("update_cycles", "update", Number(0), "cycles of the filter's step, behind the answer"),
     column("update_share", "share", Percent, "of the device's time"),
@@ -212,7 +217,9 @@ mod tests {
             assert!(row.select_cold_cycles > 0.0 && row.turn_cycles > row.select_cold_cycles, "{row:?}");
             let parts = row.share_without_select + row.share_without_transport;
             assert!((parts / row.turn_share - 1.0).abs() < 1e-9, "{row:?}");
-            assert!(row.turn_top_k_cycles.is_none_or(|cycles| cycles > row.turn_cycles), "{row:?}");
+            for more in [row.turn_top_k_cycles, row.turn_checksum_cycles] {
+                assert!(more.is_none_or(|cycles| cycles > row.turn_cycles), "{row:?}");
+            }
             // Without what is too many it fits.
             let left = (row.turn_cycles - row.excess_cycles) / 500.0 / row.device_us;
             assert!(left <= row.allowed * (1.0 + 1e-9), "{row:?}");
