@@ -82,6 +82,36 @@
 #define CPTR_FEATURE_CACHE 16
 
 /*
+ Feature: low-bit experts.
+ */
+#define CPTR_FEATURE_EXPERT 32
+
+/*
+ Feature: bits of cold experts.
+ */
+#define CPTR_FEATURE_BITS 64
+
+/*
+ Feature: changes of context.
+ */
+#define CPTR_FEATURE_CHANGE 128
+
+/*
+ Feature: experts that change places while decoding.
+ */
+#define CPTR_FEATURE_MIGRATION 256
+
+/*
+ Slow gain of trackers whose levels `cptr_change_distance` takes: the long run, 1/4096.
+ */
+#define CPTR_CHANGE_SLOW_GAIN (1 << 20)
+
+/*
+ Fast gain of these trackers: the context, 1/64. What a loss of lock opens to is 0.
+ */
+#define CPTR_CHANGE_FAST_GAIN (1 << 26)
+
+/*
  Score: softmax over all experts; weights are not renormalised (OLMoE, DeepSeek-V2, Switch with k = 1).
  */
 #define CPTR_ROUTER_SOFTMAX_ALL 0
@@ -166,6 +196,44 @@
  What a function returns: 0 or more for success, negative for an error after which nothing has been written.
  */
 typedef int32_t cptr_status;
+
+/*
+ Losses of one expert at 1, 2, 3 and 4 bits, in a unit of the table's own; not negative, not increasing.
+ */
+typedef struct cptr_losses {
+  /*
+   At 1, 2, 3 and 4 bits.
+   */
+  int32_t at[4];
+} cptr_losses;
+
+/*
+ How many experts get how many bits, and what that gains. The most important ones get the most.
+ */
+typedef struct cptr_split {
+  /*
+   Loss avoided against 1 bit for all, in the unit of the table.
+   */
+  uint64_t gain;
+  /*
+   Experts at 1, 2, 3 and 4 bits.
+   */
+  uint16_t experts[4];
+} cptr_split;
+
+/*
+ The losses of a layer's cold experts in order of falling importance.
+ */
+typedef struct cptr_layer_losses {
+  /*
+   One entry for each expert.
+   */
+  const struct cptr_losses *losses;
+  /*
+   Experts.
+   */
+  size_t experts;
+} cptr_layer_losses;
 
 /*
  What a cache is made for. Fields that are 0 are as said.
@@ -357,6 +425,46 @@ typedef struct cptr_counters {
 } cptr_counters;
 
 /*
+ A detector of changes, one for all layers. Set to zero before the first token; every content is valid.
+ */
+typedef struct cptr_change_detector {
+  /*
+   For the library alone.
+   */
+  uint32_t state[4];
+} cptr_change_detector;
+
+/*
+ Constants of a detector.
+ */
+typedef struct cptr_change_config {
+  /*
+   Tokens at the start from which the usual distance is learnt, without alarms; at least 1 (usual 64).
+   */
+  uint16_t acquire_tokens;
+  /*
+   Tokens after an alarm in which nothing is learnt and no alarm raised (usual 32).
+   */
+  uint16_t hold_tokens;
+  /*
+   Gain of the usual distance and deviation, as a shift (usual 8).
+   */
+  uint8_t gain_shift;
+  /*
+   Excess that counts as usual, in 1/16 of the usual deviation (usual 16).
+   */
+  uint8_t slack_16ths;
+  /*
+   Evidence that raises the alarm, in units of the usual deviation (usual 20).
+   */
+  uint8_t threshold;
+  /*
+   0.
+   */
+  uint8_t reserved;
+} cptr_change_config;
+
+/*
  An expert that runs near the data.
  */
 typedef struct cptr_near_run {
@@ -417,6 +525,119 @@ typedef struct cptr_units {
    */
   int32_t (*poll)(void *context);
 } cptr_units;
+
+/*
+ A packed matrix, as `cptr quantize` writes it: docs/low-bit.md.
+ */
+typedef struct cptr_matrix {
+  /*
+   Header and rows.
+   */
+  const uint8_t *bytes;
+  /*
+   How many bytes these are: exactly the matrix.
+   */
+  size_t length;
+} cptr_matrix;
+
+/*
+ What a packed matrix's header says.
+ */
+typedef struct cptr_matrix_shape {
+  /*
+   Outputs.
+   */
+  uint32_t rows;
+  /*
+   Inputs.
+   */
+  uint32_t columns;
+  /*
+   Bits of a weight, 1 to 4.
+   */
+  uint32_t bits;
+  /*
+   Columns that share a scale: 32, 64 or 128.
+   */
+  uint32_t group;
+} cptr_matrix_shape;
+
+/*
+ Numbers `values[i] * 2^exponent`.
+ */
+typedef struct cptr_vector {
+  /*
+   As many as the matrix has columns.
+   */
+  const int32_t *values;
+  /*
+   How many.
+   */
+  size_t count;
+  /*
+   The power of two of all of them.
+   */
+  int32_t exponent;
+} cptr_vector;
+
+/*
+ A SwiGLU expert, `down * (silu(gate * x) . (up * x))`; its matrices may have different bits.
+ */
+typedef struct cptr_expert {
+  /*
+   As many rows and columns, and as long groups, as `up`.
+   */
+  struct cptr_matrix gate;
+  /*
+   See `gate`.
+   */
+  struct cptr_matrix up;
+  /*
+   As many columns as `gate` has rows.
+   */
+  struct cptr_matrix down;
+} cptr_expert;
+
+/*
+ One expert for another.
+ */
+typedef struct cptr_swap {
+  /*
+   The expert to copy into fast memory.
+   */
+  uint16_t load;
+  /*
+   The resident expert that makes room.
+   */
+  uint16_t evict;
+  /*
+   How much more often the new one is wanted, in steps of 2^-31.
+   */
+  uint32_t gain;
+} cptr_swap;
+
+/*
+ A limit on copies: at most `burst + n * rate` in any n tokens. Made by `cptr_migration_limit`; every content is
+ valid.
+ */
+typedef struct cptr_allowance {
+  /*
+   Most copies saved up, in steps of 2^-16.
+   */
+  uint64_t most;
+  /*
+   Copies left, in steps of 2^-16.
+   */
+  uint64_t left;
+  /*
+   Copies for each token, in steps of 2^-16.
+   */
+  uint32_t rate;
+  /*
+   0.
+   */
+  uint32_t reserved;
+} cptr_allowance;
 
 /*
  What prefill asked of one expert. Set to zero before the first token.
@@ -543,7 +764,7 @@ typedef struct cptr_step {
 #define CPTR_ERROR_STATE -5
 
 /*
- The header belongs to another version of the library.
+ The header belongs to another version of the library, or the bytes are no packed matrix.
  */
 #define CPTR_ERROR_VERSION -6
 
@@ -575,6 +796,44 @@ uint32_t cptr_version(void);
  What the library can do: the sum of its `CPTR_FEATURE_…`.
  */
 uint32_t cptr_features(void);
+
+/*
+ The best split of a layer's cold experts that spends exactly `increments` bits beyond the first of each:
+ `experts * (bits - 1)` for an average.
+
+ `scratch`: at least `CPTR_BITS_SCRATCH(experts)` entries. Of equal gains the split with the fewest experts at 4 bits,
+ then the fewest at 3. At most `experts^2 / 3` steps.
+
+ Errors: `NULL`, `ALIGN`, `SIZE` (scratch), `RANGE` (experts; losses that are negative or grow with the bits; more
+ than 3 increments for each expert).
+
+ # Safety
+ The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps.
+ */
+cptr_status cptr_bits_split(const struct cptr_losses *losses,
+                            size_t experts,
+                            uint32_t increments,
+                            uint64_t *scratch,
+                            size_t scratch_count,
+                            struct cptr_split *split);
+
+/*
+ Splits for several layers under one budget of `increments` that they share, one entry of `splits` for each. Layers
+ differ in how much they lose: at least as good as the same bits for every layer.
+
+ `scratch`: at least `CPTR_BITS_SCRATCH` of the most experts of a layer. After an error `splits` holds anything.
+
+ Errors: as `cptr_bits_split`.
+
+ # Safety
+ As `cptr_bits_split`; `splits` are initialised.
+ */
+cptr_status cptr_bits_split_layers(const struct cptr_layer_losses *layers,
+                                   size_t layer_count,
+                                   uint32_t increments,
+                                   uint64_t *scratch,
+                                   size_t scratch_count,
+                                   struct cptr_split *splits);
 
 /*
  Bytes that a cache takes in `cptr_cache_init`.
@@ -717,6 +976,39 @@ cptr_status cptr_cache_save(uint8_t *cache, uint64_t model, uint32_t *words, siz
 cptr_status cptr_cache_restore(uint8_t *cache, uint64_t model, const uint32_t *words, size_t count);
 
 /*
+ How far what a token wants is from the context of a layer, from 0 to 3, in steps of 2^-28; before
+ `cptr_tracker_update`. The tracker is updated with a configuration of its own: gains `CPTR_CHANGE_SLOW_GAIN`, 0 and
+ `CPTR_CHANGE_FAST_GAIN`.
+
+ Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (count, ids, an id twice).
+
+ # Safety
+ `tracker` is null, misaligned, or points to the memory that `cptr_tracker_init` was given (or would be). The other
+ pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps; others
+ may read the tracker meanwhile.
+ */
+cptr_status cptr_change_distance(const uint8_t *tracker,
+                                 const uint16_t *wanted,
+                                 size_t wanted_count,
+                                 int32_t *distance);
+
+/*
+ Takes the distances of one token in all layers; writes 1 to `changed` if the context has changed, else 0. `config`
+ may be null for the usual constants.
+
+ Errors: `NULL`, `ALIGN`, `RANGE` (fields; no layers, or more than 65,535).
+
+ # Safety
+ The pointers that are neither null nor misaligned point to as many entries as their counts say. Nothing overlaps;
+ nobody else uses the detector meanwhile.
+ */
+cptr_status cptr_change_step(struct cptr_change_detector *detector,
+                             const struct cptr_change_config *config,
+                             const int32_t *distances,
+                             size_t layers,
+                             uint32_t *changed);
+
+/*
  Splits the chosen experts of a token by residency: those in fast memory run there, the others near the data.
 
  `chosen`: `chosen_count` distinct ids, as `cptr_select` writes them. `resident`: as `cptr_select` takes it. `bits`:
@@ -796,6 +1088,117 @@ cptr_status cptr_queue_outstanding(const uint8_t *queue, size_t *outstanding);
  As `cptr_queue_push`.
  */
 cptr_status cptr_queue_clear(uint8_t *queue);
+
+/*
+ Reads and checks the header of a packed matrix.
+
+ Errors: `NULL`, `ALIGN`, `VERSION` (no packed matrix of version 1), `RANGE` (its numbers), `SIZE` (not exactly the
+ matrix).
+
+ # Safety
+ The pointers that are neither null nor misaligned point to what they say.
+ */
+cptr_status cptr_expert_shape(const struct cptr_matrix *matrix, struct cptr_matrix_shape *shape);
+
+/*
+ `matrix * vector`: output `r` is `out[r] * 2^*exponent`. The vector is rounded to 8 bits in groups of the matrix's;
+ the product is exact, below 2^62 in magnitude.
+
+ `scratch`: at least `CPTR_PRODUCT_SCRATCH(columns)` bytes, aligned to `CPTR_ALIGN`. `out`: `rows` entries, exactly
+ those of the matrix.
+
+ Errors: `NULL`, `ALIGN`, `SIZE` (scratch, rows, length of the matrix), `VERSION`, `RANGE` (the vector's count is not
+ that of the columns; the header).
+
+ # Safety
+ The pointers that are neither null nor misaligned point to as many entries as their counts say; `out` to initialised
+ ones. Nothing overlaps; nobody else uses `scratch` meanwhile.
+ */
+cptr_status cptr_expert_product(const struct cptr_matrix *matrix,
+                                const struct cptr_vector *vector,
+                                uint8_t *scratch,
+                                size_t scratch_bytes,
+                                int64_t *out,
+                                size_t rows,
+                                int32_t *exponent);
+
+/*
+ Runs an expert on a vector: output `r` is `out[r] * 2^*exponent`. The same bits on every machine; where it rounds,
+ and what that may be off: docs/low-bit.md.
+
+ `scratch`: at least `CPTR_EXPERT_SCRATCH(columns, rows)` bytes by the columns and rows of `gate`, aligned to
+ `CPTR_ALIGN`. `out`: `rows` entries, exactly those of `down`.
+
+ Errors: `NULL`, `ALIGN`, `SIZE` (scratch, rows, lengths of matrices), `VERSION`, `RANGE` (the vector's count is not
+ that of the columns, matrices that do not fit together; a header).
+
+ # Safety
+ As `cptr_expert_product`.
+ */
+cptr_status cptr_expert_forward(const struct cptr_expert *expert,
+                                const struct cptr_vector *vector,
+                                uint8_t *scratch,
+                                size_t scratch_bytes,
+                                int64_t *out,
+                                size_t rows,
+                                int32_t *exponent);
+
+/*
+ How much more often an expert must be wanted than another one so that exchanging them pays, in steps of 2^-31:
+ `copy / (saving * horizon_tokens)`, rounded up. `saving` is what a token saves if an expert that it wants is in fast
+ memory, `copy` what a copy costs, in the same unit, `horizon_tokens` how long a context lasts. Returns `CPTR_NONE`,
+ and writes nothing, if it never pays.
+
+ Errors: `NULL`, `ALIGN`.
+
+ # Safety
+ `margin` is null, misaligned, or may be written.
+ */
+cptr_status cptr_migration_margin(uint32_t saving, uint32_t copy, uint32_t horizon_tokens, uint32_t *margin);
+
+/*
+ The exchange with the largest gain by the tracker's slow levels, if that is above `margin`; of equals the lowest
+ ids. Experts of `busy` (on their way in) count neither as resident nor as outside. Returns `CPTR_NONE`, and writes
+ nothing, if there is none.
+
+ Errors: `NULL`, `ALIGN`, `STATE`, `RANGE` (words, margin above 1).
+
+ # Safety
+ As `cptr_change_distance`.
+ */
+cptr_status cptr_migration_swap(const uint8_t *tracker,
+                                const uint32_t *resident,
+                                size_t resident_words,
+                                const uint32_t *busy,
+                                size_t busy_words,
+                                uint32_t margin,
+                                struct cptr_swap *swap);
+
+/*
+ Makes a limit: `rate` copies for each token in steps of 2^-16, at most `burst` saved up, and so many there now.
+
+ Errors: `NULL`, `ALIGN`.
+
+ # Safety
+ `allowance` is null, misaligned, or may be written.
+ */
+cptr_status cptr_migration_limit(struct cptr_allowance *allowance, uint32_t rate, uint32_t burst);
+
+/*
+ `tokens` tokens have passed. Errors: `NULL`, `ALIGN`.
+
+ # Safety
+ `allowance` is null, misaligned, or points to one that nobody else uses meanwhile.
+ */
+cptr_status cptr_migration_token(struct cptr_allowance *allowance, uint32_t tokens);
+
+/*
+ Takes one copy out; returns `CPTR_NONE` if there is none. Errors: `NULL`, `ALIGN`.
+
+ # Safety
+ As `cptr_migration_token`.
+ */
+cptr_status cptr_migration_take(struct cptr_allowance *allowance);
 
 /*
  Counts one token of a layer's prefill: the experts it chose, and their mixing weights in steps of 2^-31 and in the
@@ -1024,6 +1427,13 @@ cptr_status cptr_tracker_level(const uint8_t *tracker, uint16_t expert, uint32_t
 /* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
 #define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
 #define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
+/* Bytes of scratch memory for a matrix of that many columns, whatever its groups. */
+#define CPTR_PRODUCT_SCRATCH(columns) (72 * (((columns) + 31) / 32))
+/* Bytes of scratch memory for an expert of that many inputs and hidden values. */
+#define CPTR_EXPERT_SCRATCH(columns, hidden) \
+    (8 * (hidden) + CPTR_PRODUCT_SCRATCH(columns) + CPTR_PRODUCT_SCRATCH(hidden))
+/* Entries of scratch memory for the bits of that many experts. */
+#define CPTR_BITS_SCRATCH(experts) (3 * ((experts) + 1))
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
 
@@ -1037,4 +1447,11 @@ CPTR_ASSERT_SIZE(cptr_job, 16);
 CPTR_ASSERT_SIZE(cptr_cache_parameters, 32);
 CPTR_ASSERT_SIZE(cptr_load, 12);
 CPTR_ASSERT_SIZE(cptr_counters, 48);
+CPTR_ASSERT_SIZE(cptr_matrix_shape, 16);
+CPTR_ASSERT_SIZE(cptr_losses, 16);
+CPTR_ASSERT_SIZE(cptr_split, 16);
+CPTR_ASSERT_SIZE(cptr_change_config, 8);
+CPTR_ASSERT_SIZE(cptr_change_detector, 16);
+CPTR_ASSERT_SIZE(cptr_swap, 8);
+CPTR_ASSERT_SIZE(cptr_allowance, 24);
 #undef CPTR_ASSERT_SIZE

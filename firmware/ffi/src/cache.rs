@@ -94,9 +94,9 @@ struct State {
 
 const _: () = assert!(align_of::<State>() <= 8 && align_of::<Layer<'static>>() <= 8);
 
-/// Bytes of `count` entries, up to what the next array is aligned to; `None` beyond the address space.
-fn bytes<T>(count: usize) -> Option<usize> {
-    count.checked_mul(size_of::<T>())?.checked_next_multiple_of(8)
+/// Bytes of `count` entries, up to what the next array is aligned to. No count that [`Sizes`] allows overflows.
+const fn bytes<T>(count: usize) -> u64 {
+    (count as u64 * size_of::<T>() as u64 + 7) & !7
 }
 
 /// How many entries each array has.
@@ -124,21 +124,22 @@ impl Sizes {
         Ok(Self { shape, experts, slots, layers: layers.into(), recall: shape.recall_words(4), companions })
     }
 
-    /// All of them together.
+    /// All of them together; `None` beyond the address space.
     fn total(&self) -> Option<usize> {
         let &Self { shape, experts, slots, layers, recall, companions } = self;
         let all = layers.checked_mul(experts)?;
-        bytes::<State>(1)?
-            .checked_add(bytes::<Layer<'_>>(layers)?)?
-            .checked_add(bytes::<ScaledLevels>(all)?)?
-            .checked_add(bytes::<Level>(all)?)?
-            .checked_add(bytes::<u16>(all)?)?
-            .checked_add(bytes::<u16>(layers.checked_mul(slots)?)?)?
-            .checked_add(bytes::<Level>(3 * experts)?)?
-            .checked_add(bytes::<Logit>(shape.logits())?)?
-            .checked_add(bytes::<u32>(recall)?)?
-            .checked_add(bytes::<u32>(companions)?)?
-            .checked_add(bytes::<u16>(shape.wanted())?)
+        let total = bytes::<State>(1)
+            + bytes::<Layer<'_>>(layers)
+            + bytes::<ScaledLevels>(all)
+            + bytes::<Level>(all)
+            + bytes::<u16>(all)
+            + bytes::<u16>(layers * slots)
+            + bytes::<Level>(3 * experts)
+            + bytes::<Logit>(shape.logits())
+            + bytes::<u32>(recall)
+            + bytes::<u32>(companions)
+            + bytes::<u16>(shape.wanted());
+        usize::try_from(total).ok()
     }
 }
 
@@ -157,7 +158,7 @@ impl Rest {
             unsafe { first.add(at).write(value) };
         }
         // SAFETY: the same; `Sizes::total` has added up all arrays, so this does not overflow.
-        self.0 = unsafe { self.0.add(bytes::<T>(count).unwrap_or(0)) };
+        self.0 = unsafe { self.0.add(bytes::<T>(count) as usize) };
         // SAFETY: all entries have been written.
         unsafe { slice::from_raw_parts_mut(first, count) }
     }
@@ -229,11 +230,11 @@ pub unsafe extern "C" fn cptr_cache_init(
         };
         let Sizes { shape, experts, slots, layers, recall, companions } = sizes;
         // SAFETY: `total` bytes are there, of which the first are the state's.
-        let mut rest = unsafe { Rest(memory.add(bytes::<State>(1).unwrap_or(0))) };
+        let mut rest = unsafe { Rest(memory.add(bytes::<State>(1) as usize)) };
         let states = rest.0.cast::<Layer<'static>>();
         // SAFETY: as above, for each array in turn.
         let memory_of = unsafe {
-            rest.0 = rest.0.add(bytes::<Layer<'_>>(layers).unwrap_or(0));
+            rest.0 = rest.0.add(bytes::<Layer<'_>>(layers) as usize);
             let mut levels = rest.take(layers * experts, ScaledLevels::ZERO);
             let mut shares = rest.take(layers * experts, Level::ZERO);
             let mut places = rest.take(layers * experts, 0u16);

@@ -6,11 +6,24 @@
 //! pointer and a length describe memory that is there, and that outputs do not overlap inputs.
 #![no_std]
 
+#[cfg(feature = "bits")]
+pub mod bits;
+#[cfg(feature = "cache")]
 pub mod cache;
+#[cfg(feature = "change")]
+pub mod change;
+#[cfg(feature = "dispatch")]
 pub mod dispatch;
+#[cfg(feature = "expert")]
+pub mod expert;
 mod memory;
+#[cfg(feature = "migration")]
+pub mod migration;
+#[cfg(feature = "placement")]
 pub mod placement;
+#[cfg(feature = "select")]
 pub mod router;
+#[cfg(feature = "tracker")]
 pub mod tracker;
 
 /// What a function returns: 0 or more for success, negative for an error after which nothing has been written.
@@ -31,7 +44,7 @@ pub const CPTR_ERROR_RANGE: CptrStatus = -4;
 /// A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them is
 /// not looked at: any content is valid, and gives some decision.
 pub const CPTR_ERROR_STATE: CptrStatus = -5;
-/// The header belongs to another version of the library.
+/// The header belongs to another version of the library, or the bytes are no packed matrix.
 pub const CPTR_ERROR_VERSION: CptrStatus = -6;
 /// The router's fields contradict each other or do not fit the number of experts.
 pub const CPTR_ERROR_ROUTER: CptrStatus = -7;
@@ -67,18 +80,39 @@ pub const CPTR_FEATURE_PLACEMENT: u32 = 4;
 pub const CPTR_FEATURE_DISPATCH: u32 = 8;
 /// Feature: caches of whole models.
 pub const CPTR_FEATURE_CACHE: u32 = 16;
+/// Feature: low-bit experts.
+pub const CPTR_FEATURE_EXPERT: u32 = 32;
+/// Feature: bits of cold experts.
+pub const CPTR_FEATURE_BITS: u32 = 64;
+/// Feature: changes of context.
+pub const CPTR_FEATURE_CHANGE: u32 = 128;
+/// Feature: experts that change places while decoding.
+pub const CPTR_FEATURE_MIGRATION: u32 = 256;
 
 /// The layouts that the header asserts, too.
-const _: () = assert!(
-    size_of::<tracker::CptrParameters>() == 20
-        && size_of::<tracker::CptrStep>() == 12
-        && size_of::<placement::CptrDemand>() == 8
-        && size_of::<placement::CptrCandidate>() == 8
-        && size_of::<dispatch::CptrJob>() == 16
-        && size_of::<cache::CptrCacheParameters>() == 32
-        && size_of::<cache::CptrLoad>() == 12
-        && size_of::<cache::CptrCounters>() == 48
-);
+macro_rules! sizes {
+    ($($feature:literal: $module:ident::$name:ident is $bytes:expr;)*) => {$(
+        #[cfg(feature = $feature)]
+        const _: () = assert!(size_of::<$module::$name>() == $bytes);
+    )*};
+}
+sizes! {
+    "tracker": tracker::CptrParameters is 20;
+    "tracker": tracker::CptrStep is 12;
+    "placement": placement::CptrDemand is 8;
+    "placement": placement::CptrCandidate is 8;
+    "dispatch": dispatch::CptrJob is 16;
+    "cache": cache::CptrCacheParameters is 32;
+    "cache": cache::CptrLoad is 12;
+    "cache": cache::CptrCounters is 48;
+    "expert": expert::CptrMatrixShape is 16;
+    "bits": bits::CptrLosses is 16;
+    "bits": bits::CptrSplit is 16;
+    "change": change::CptrChangeConfig is 8;
+    "change": change::CptrChangeDetector is 16;
+    "migration": migration::CptrSwap is 8;
+    "migration": migration::CptrAllowance is 24;
+}
 
 /// Version of the library, to be compared with `CPTR_VERSION`.
 #[unsafe(no_mangle)]
@@ -89,7 +123,18 @@ pub extern "C" fn cptr_version() -> u32 {
 /// What the library can do: the sum of its `CPTR_FEATURE_…`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cptr_features() -> u32 {
-    CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH | CPTR_FEATURE_CACHE
+    let features = [
+        (cfg!(feature = "select"), CPTR_FEATURE_SELECT),
+        (cfg!(feature = "tracker"), CPTR_FEATURE_TRACKER),
+        (cfg!(feature = "placement"), CPTR_FEATURE_PLACEMENT),
+        (cfg!(feature = "dispatch"), CPTR_FEATURE_DISPATCH),
+        (cfg!(feature = "cache"), CPTR_FEATURE_CACHE),
+        (cfg!(feature = "expert"), CPTR_FEATURE_EXPERT),
+        (cfg!(feature = "bits"), CPTR_FEATURE_BITS),
+        (cfg!(feature = "change"), CPTR_FEATURE_CHANGE),
+        (cfg!(feature = "migration"), CPTR_FEATURE_MIGRATION),
+    ];
+    features.into_iter().filter(|(there, _)| *there).fold(0, |all, (_, feature)| all | feature)
 }
 
 /// No function panics (the build checks that no panicking code is linked); a handler is needed to link all the same.

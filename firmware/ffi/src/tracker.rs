@@ -86,6 +86,16 @@ unsafe fn state(pointer: *const u8) -> Result<*mut State, CptrStatus> {
     Ok(ptr::slice_from_raw_parts_mut(pointer.cast_mut().cast::<ScaledLevels>(), header.count as usize) as *mut State)
 }
 
+/// A tracker to be read.
+///
+/// # Safety
+/// As [`state`], and nobody writes the tracker for `'a`.
+#[cfg(any(feature = "change", feature = "migration"))]
+pub(crate) unsafe fn read<'a>(pointer: *const u8) -> Result<&'a Tracker, CptrStatus> {
+    // SAFETY: the caller's contract; `state` has checked the header.
+    Ok(unsafe { &(*state(pointer)?).tracker })
+}
+
 /// Makes a configuration in the caller's memory: `CPTR_CONFIG_SIZE` bytes, aligned to `CPTR_ALIGN`. One serves all
 /// layers.
 ///

@@ -1,8 +1,9 @@
 /* The library from C on a Cortex-M4F without an operating system or C library: QEMU's mps2-an386. */
-#include "checks.h"
+#include "features.h"
 
 extern uint32_t bss_start, bss_end, stack_top;
 static layer l;
+static features_memory f;
 
 static void semihosting(uint32_t operation, const void *argument) {
     register uint32_t r0 __asm__("r0") = operation;
@@ -40,6 +41,7 @@ void reset(void) {
         && cptr_tracker_init((uint8_t *)l.tracker, sizeof l.tracker, EXPERTS) == CPTR_OK
         && cptr_queue_init((uint8_t *)l.queue, sizeof l.queue, JOBS) == CPTR_OK;
     for (i = 0; good && i < TOKENS; i++) good = token(&l, (uint32_t)i) == CPTR_OK;
+    good = good && features(&l, &f) == CPTR_OK;
     print_result(l.hash);
     leave(good ? 0 : 1);
 }

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <math.h>
 #include <string.h>
-#include "checks.h"
+#include "features.h"
 
 static int failures;
 
@@ -538,11 +538,14 @@ static void caches(void) {
     free(saved), free(memory), free(other);
 }
 
+#include "refusals.h"
+
 int main(void) {
     int i;
     EXPECT(cptr_version(), CPTR_VERSION);
     EXPECT(cptr_features(), CPTR_FEATURE_SELECT | CPTR_FEATURE_TRACKER | CPTR_FEATURE_PLACEMENT | CPTR_FEATURE_DISPATCH
-                                | CPTR_FEATURE_CACHE);
+                                | CPTR_FEATURE_CACHE | CPTR_FEATURE_EXPERT | CPTR_FEATURE_BITS | CPTR_FEATURE_CHANGE
+                                | CPTR_FEATURE_MIGRATION);
     order();
     states();
     routers();
@@ -552,11 +555,16 @@ int main(void) {
     placement();
     dispatch();
     queues();
+    experts();
+    bits();
+    changes();
+    migrations();
     EXPECT(cptr_config_init(config, sizeof l.config, CPTR_VERSION, NULL), CPTR_OK);
     EXPECT(cptr_tracker_init(tracker, sizeof l.tracker, EXPERTS), CPTR_OK);
     EXPECT(cptr_queue_init((uint8_t *)l.queue, sizeof l.queue, JOBS), CPTR_OK);
     start(&l);
     for (i = 0; i < TOKENS; i++) EXPECT(token(&l, (uint32_t)i), CPTR_OK);
+    EXPECT(features(&l, &f), CPTR_OK);
     printf("c %d %08lx\n", TOKENS, (unsigned long)l.hash);
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

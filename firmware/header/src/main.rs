@@ -28,6 +28,13 @@ const TRAILER: &str = "\
 /* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
 #define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
 #define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
+/* Bytes of scratch memory for a matrix of that many columns, whatever its groups. */
+#define CPTR_PRODUCT_SCRATCH(columns) (72 * (((columns) + 31) / 32))
+/* Bytes of scratch memory for an expert of that many inputs and hidden values. */
+#define CPTR_EXPERT_SCRATCH(columns, hidden) \\
+    (8 * (hidden) + CPTR_PRODUCT_SCRATCH(columns) + CPTR_PRODUCT_SCRATCH(hidden))
+/* Entries of scratch memory for the bits of that many experts. */
+#define CPTR_BITS_SCRATCH(experts) (3 * ((experts) + 1))
 /* Words of a bit field of that many experts. */
 #define CPTR_SET_WORDS(experts) (((experts) + 31) / 32)
 
@@ -41,6 +48,13 @@ CPTR_ASSERT_SIZE(cptr_job, 16);
 CPTR_ASSERT_SIZE(cptr_cache_parameters, 32);
 CPTR_ASSERT_SIZE(cptr_load, 12);
 CPTR_ASSERT_SIZE(cptr_counters, 48);
+CPTR_ASSERT_SIZE(cptr_matrix_shape, 16);
+CPTR_ASSERT_SIZE(cptr_losses, 16);
+CPTR_ASSERT_SIZE(cptr_split, 16);
+CPTR_ASSERT_SIZE(cptr_change_config, 8);
+CPTR_ASSERT_SIZE(cptr_change_detector, 16);
+CPTR_ASSERT_SIZE(cptr_swap, 8);
+CPTR_ASSERT_SIZE(cptr_allowance, 24);
 #undef CPTR_ASSERT_SIZE
 ";
 
@@ -71,6 +85,17 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
         ("CptrCacheParameters", "cptr_cache_parameters"),
         ("CptrCounters", "cptr_counters"),
         ("CptrLoad", "cptr_load"),
+        ("CptrMatrix", "cptr_matrix"),
+        ("CptrMatrixShape", "cptr_matrix_shape"),
+        ("CptrExpert", "cptr_expert"),
+        ("CptrVector", "cptr_vector"),
+        ("CptrLosses", "cptr_losses"),
+        ("CptrLayerLosses", "cptr_layer_losses"),
+        ("CptrSplit", "cptr_split"),
+        ("CptrChangeConfig", "cptr_change_config"),
+        ("CptrChangeDetector", "cptr_change_detector"),
+        ("CptrSwap", "cptr_swap"),
+        ("CptrAllowance", "cptr_allowance"),
     ] {
         config.export.rename.insert(rust.to_owned(), c.to_owned());
     }

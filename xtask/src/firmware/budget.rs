@@ -12,10 +12,14 @@ use super::linked::Memory;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {
-    /// The library without caches for engines.
+    /// The library's routers, trackers, placement and dispatch.
     pub(super) library: Memory,
     /// Stack of the function of these that needs most.
     pub(super) library_stack: u64,
+    /// The library without caches for engines.
+    pub(super) device: Memory,
+    /// Stack of the function of these that needs most.
+    pub(super) device_stack: u64,
     /// The library with everything in it.
     pub(super) engine: Memory,
     /// Stack of the function of the library that needs most.

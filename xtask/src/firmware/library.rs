@@ -17,6 +17,23 @@ use super::toolchain::{builds_core, rustlib};
 
 const M4F: &str = "thumbv7em-none-eabihf";
 
+/// Parts of the library that a device may do without, by the names of their functions: `[features]` of its package.
+pub(super) const FEATURES: [(&str, &[&str]); 9] = [
+    ("select", &["cptr_router_", "cptr_select"]),
+    ("tracker", &["cptr_config_", "cptr_tracker_"]),
+    ("placement", &["cptr_demand_", "cptr_place_"]),
+    ("dispatch", &["cptr_dispatch", "cptr_queue_"]),
+    ("cache", &["cptr_cache_"]),
+    ("expert", &["cptr_expert_"]),
+    ("bits", &["cptr_bits_"]),
+    ("change", &["cptr_change_"]),
+    ("migration", &["cptr_migration_"]),
+];
+/// Those of the smallest budget.
+const SMALL: [&str; 4] = ["select", "tracker", "placement", "dispatch"];
+/// Functions of no feature.
+const ALWAYS: [&str; 2] = ["cptr_version", "cptr_features"];
+
 /// Functions printed with the stack that they need.
 const DEEPEST: usize = 3;
 
@@ -29,13 +46,21 @@ pub(super) fn check(scope: Scope) -> Done {
     c_programs()
 }
 
-/// Builds the library for a target, links its functions and nothing else, without those for engines and with them, and
-/// looks at the results: no panics, no more memory or stack than `budget`.
+/// Builds the library for a target, links its functions and nothing else, the smallest part of them, all but those for
+/// engines, and all, and looks at the results: no panics, no more memory or stack than `budget`.
 fn check_target(target: &str, budget: &Budget) -> Done {
     build_library(target)?;
     let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
     let all = functions(&header);
-    let small: Vec<&str> = all.iter().copied().filter(|name| !name.starts_with("cptr_cache_")).collect();
+    let of = |features: &[&str]| -> Vec<&str> {
+        let kept = |name: &&str| ALWAYS.contains(name) || feature(name).is_some_and(|of| features.contains(&of));
+        all.iter().copied().filter(kept).collect()
+    };
+    if let Some(stray) = all.iter().find(|name| feature(name).is_none() && !ALWAYS.contains(name)) {
+        return Err(format!("{stray} is of no feature"));
+    }
+    let small = of(&SMALL);
+    let device = of(&FEATURES.map(|(name, _)| name).into_iter().filter(|&name| name != "cache").collect::<Vec<_>>());
     if target == M4F {
         // That the names are still the ones looked for: an image that formats text does hold them.
         build("cptr-bench", target)?;
@@ -46,7 +71,31 @@ fn check_target(target: &str, budget: &Budget) -> Done {
         }
     }
     check_linked(target, "library", &small, budget.library, budget.library_stack)?;
-    check_linked(target, "with cptr_cache", &all, budget.engine, budget.engine_stack)
+    check_linked(target, "for a device", &device, budget.device, budget.device_stack)?;
+    check_linked(target, "with cptr_cache", &all, budget.engine, budget.engine_stack)?;
+    if target == M4F { features(target, &all) } else { Ok(()) }
+}
+
+/// The feature that a function is of.
+fn feature(function: &str) -> Option<&'static str> {
+    let of = FEATURES.iter().find(|(_, starts)| starts.iter().any(|start| function.starts_with(start)));
+    of.map(|(feature, _)| *feature)
+}
+
+/// Prints what each feature takes: linked alone, and beside all others.
+fn features(target: &str, all: &[&str]) -> Done {
+    let flash = |kept: &dyn Fn(&str) -> bool| -> Done<u64> {
+        let functions: Vec<&str> = all.iter().copied().filter(|name| ALWAYS.contains(name) || kept(name)).collect();
+        Ok(link(target, &functions)?.memory.flash)
+    };
+    let (none, whole) = (flash(&|_| false)?, flash(&|_| true)?);
+    println!("{target}, bytes of flash of a feature: alone, and beside all others");
+    for (feature, _) in FEATURES {
+        let own = |name: &str| self::feature(name) == Some(feature);
+        let (alone, others) = (flash(&own)?, flash(&|name| !own(name))?);
+        println!("  {feature:<12} {:>8} {:>8}", alone - none, whole - others);
+    }
+    Ok(())
 }
 
 /// Links functions of the library, and nothing else.

@@ -74,7 +74,18 @@ fn lint() -> Done {
         let lint = ["clippy", "--quiet", "--features", "cptr-controller/defmt", "--target", target];
         execute(cargo(&lint).args(packages).args(["--", "-D", "warnings"]))?;
     }
-    Ok(())
+    // Each part of the library builds without the others.
+    library::FEATURES.iter().try_for_each(|(feature, _)| {
+        execute(&mut cargo(&[
+            "check",
+            "--quiet",
+            "--package",
+            "cptr-ffi",
+            "--no-default-features",
+            "--features",
+            feature,
+        ]))
+    })
 }
 
 fn header(bless: bool) -> Done {
