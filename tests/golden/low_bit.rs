@@ -1,7 +1,7 @@
 //! Golden vectors of the low-bit experts: what every machine must compute, to the last bit.
 //!
-//! No `std`, no allocation, `cptr_core` only: the firmware's image `cptr-bench` includes this file as a module, too, and
-//! compares with [`EXPECTED`] on every machine. Sizes are small, since some of them are models of cores in logic.
+//! No `std`, no allocation, `cptr_core` only: the firmware's image `cptr-bench` includes this file as a module, too,
+//! and compares with [`EXPECTED`] on every machine. Sizes are small, since some of them are models of cores in logic.
 
 use cptr_core::expert::{ActivationGroup, Activations, Expert, ExpertError, Layout, Matrix, Scratch};
 

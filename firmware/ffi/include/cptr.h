@@ -801,8 +801,8 @@ uint32_t cptr_features(void);
  The best split of a layer's cold experts that spends exactly `increments` bits beyond the first of each:
  `experts * (bits - 1)` for an average.
 
- `scratch`: at least `CPTR_BITS_SCRATCH(experts)` entries. Of equal gains the split with the fewest experts at 4 bits,
- then the fewest at 3. At most `experts^2 / 3` steps.
+ `scratch`: at least `CPTR_BITS_SCRATCH(experts)` entries. Of equal gains the split with the fewest experts at 4
+ bits, then the fewest at 3. At most `experts^2 / 3` steps.
 
  Errors: `NULL`, `ALIGN`, `SIZE` (scratch), `RANGE` (experts; losses that are negative or grow with the bits; more
  than 3 increments for each expert).

@@ -16,6 +16,11 @@ pub mod change;
 pub mod dispatch;
 #[cfg(feature = "expert")]
 pub mod expert;
+// Not every feature uses all of it.
+#[cfg_attr(
+    not(all(feature = "select", feature = "tracker", feature = "placement", feature = "dispatch", feature = "cache")),
+    allow(dead_code)
+)]
 mod memory;
 #[cfg(feature = "migration")]
 pub mod migration;

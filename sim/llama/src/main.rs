@@ -10,6 +10,7 @@ mod cost;
 mod eval;
 mod ffi;
 mod generate;
+mod kernels;
 mod make;
 mod moe;
 #[cfg(target_os = "linux")]
@@ -51,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// What a strategy in the loop adds to the processor time of a token
     Cost(cost::Args),
+    /// Matrix-vector products of cptr's low-bit experts beside llama.cpp's q4_0, on one thread
+    Kernels(kernels::Args),
     /// Make a model of the sizes of a known one, with random weights
     Make(make::Args),
     /// Text with strategies in the loop, and its drift from the unaltered model's
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Run(args) => ("run", run::main(args)),
         Command::Cost(args) => ("cost", cost::main(args)),
+        Command::Kernels(args) => ("kernels", kernels::main(args)),
         Command::Make(args) => ("make", make::main(args)),
         Command::Generate(args) => ("generate", generate::main(args)),
     };

@@ -83,7 +83,7 @@ pub(super) fn splits() -> Hash {
         for loss in losses.iter_mut() {
             let mut most = random.bits() >> 1;
             loss.fill_with(|| {
-                most = (u64::from(most) * u64::from(random.bits() >> 16) >> 16) as u32;
+                most = ((u64::from(most) * u64::from(random.bits() >> 16)) >> 16) as u32;
                 most.cast_signed()
             });
         }

@@ -7,6 +7,7 @@ mod gguf;
 mod model;
 #[cfg(target_os = "linux")]
 pub(crate) mod pages;
+mod products;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, Once, PoisonError};
@@ -16,6 +17,7 @@ pub(crate) use context::{Context, Node, Options, Tap, Untapped, Weights};
 pub(crate) use gguf::{Gguf, Info};
 pub(crate) use llama_cpp_sys_2 as sys;
 pub(crate) use model::Model;
+pub(crate) use products::{Products, Rows};
 
 /// What llama.cpp last said was wrong.
 static COMPLAINT: Mutex<String> = Mutex::new(String::new());
