@@ -181,10 +181,10 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     ) -> Result<(), Status> {
         let hot = usize::from(descriptor.hot.get());
         let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
-        let cold = split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        let cold = split.experts.iter().fold(0usize, |sum, &count| sum.saturating_add(count.into()));
         let nulls = configuration.router.null_experts;
         let experts = configuration.experts.saturating_sub(nulls);
-        if hot > configuration.capacity.min(experts) || (cold > 0 && hot + cold != experts) {
+        if hot > configuration.capacity.min(experts) || (cold > 0 && hot.saturating_add(cold) != experts) {
             return Err(Status::Value);
         }
         let Wanted::Prompt(demand) = &self.wanted else { return Err(Status::Order) };
