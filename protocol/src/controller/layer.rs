@@ -129,8 +129,8 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     }
 
     /// The `resident` experts and the last `nulls`, which need not be resident.
-    pub(super) fn at_hand(&self, resident: ExpertSet<W>, nulls: usize) -> ExpertSet<W> {
-        let mut experts = resident;
+    pub(super) fn at_hand(&self, resident: &ExpertSet<W>, nulls: usize) -> ExpertSet<W> {
+        let mut experts = *resident;
         let first = self.bits.len().saturating_sub(nulls);
         (first..self.bits.len()).for_each(|expert| _ = experts.insert(expert as u16));
         experts
@@ -138,6 +138,10 @@ impl<const E: usize, const W: usize> Layer<E, W> {
 
     pub(super) const fn placed(&self) -> bool {
         self.placed
+    }
+
+    pub(super) const fn resident(&self) -> &ExpertSet<W> {
+        &self.resident
     }
 
     /// The resident experts, when those that `loaded` names are, too.
@@ -223,7 +227,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
             // There is room for those of one token.
             self.previous.iter().for_each(|expert| _ = previous.push(expert));
         }
-        self.metrics.count(chosen, &previous, &self.at_hand(self.resident, nulls), substituted, false);
+        self.metrics.count(chosen, &previous, &self.at_hand(&self.resident, nulls), substituted, false);
         self.previous.clear();
         chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
     }
@@ -231,8 +235,12 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     /// Has the experts of a token loaded, as long as there is room or somebody who may go; says so in `loads`.
     pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, router: &Router<'_>, loads: &mut Vec<Load, MAX_K>) {
         let Wanted::Tokens(tracker) = &self.wanted else { return };
-        let taken = self.resident.len().saturating_add(self.loading.len());
-        let mut room = capacity.saturating_sub(taken);
+        if chosen.iter().all(|&expert| self.resident.contains(expert)) {
+            return;
+        }
+        // Mostly everything that was asked for is there: counting costs more than asking whether.
+        let loading = if self.loading.is_empty() { 0 } else { self.loading.len() };
+        let mut room = capacity.saturating_sub(self.resident.len().saturating_add(loading));
         for &expert in chosen {
             let there = self.resident.contains(expert) || self.loading.contains(expert);
             if there || router.is_null(expert, self.bits.len()) {

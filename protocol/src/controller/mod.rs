@@ -420,7 +420,14 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             return Err(Status::Order);
         }
         let (loaded, failed) = turn.ended();
-        let resident = layer.resident_after(loaded, failed)?;
+        let after;
+        // Mostly nothing has been loaded since: no copy then.
+        let resident = if loaded.is_empty() && failed.is_empty() {
+            layer.resident()
+        } else {
+            after = layer.resident_after(loaded, failed)?;
+            &after
+        };
         let mut router = configuration.router;
         if configuration.biased {
             let bias = self.bias.get(usize::from(turn.layer.get()).saturating_mul(configuration.experts)..);
@@ -428,7 +435,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         }
         turn.want(&router, given, logits)?;
         let before = self.counter.ticks();
-        turn.choose(&router, configuration, logits, &resident)?;
+        turn.choose(&router, configuration, logits, resident)?;
         let select = elapsed::<C>(before, self.counter.ticks());
         turn.dispatch(&router, logits, layer, resident, self.turn)?;
         let jobs = turn.jobs.len().saturating_add(self.queue.outstanding());

@@ -95,7 +95,7 @@ impl Turn {
         router: &Router<'_>,
         logits: &[Logit],
         layer: &Layer<E, W>,
-        resident: ExpertSet<W>,
+        resident: &ExpertSet<W>,
         token: u32,
     ) -> Result<(), Status> {
         let mut weights = [Gate::ZERO; MAX_K];
