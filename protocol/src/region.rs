@@ -2,7 +2,9 @@
 //!
 //! | line of 16 words | written by | words |
 //! |---|---|---|
-//! | 0 | device | 0 [`MAGIC`], 1 versions, 2 features, 3 queues, 4 slots, 5 and 6 most bytes of a request and of an answer, 7 generation, 8 [`check`] of 0 to 7, 9 [`State`], 10 attachment that this is the answer to, 11 version and 12 features agreed on, 13 events so far |
+//! | 0 | device | 0 [`MAGIC`], 1 versions, 2 features, 3 queues, 4 slots, 5, 6 most bytes of request and answer |
+//! | | | 7 generation, 8 [`check`] of 0 to 7, 9 [`State`], 10 attachment that this is the answer to |
+//! | | | 11 version and 12 features agreed on, 13 events so far |
 //! | 1 | host | 0 versions, 1 features, 2 attachment, 3 [`check`] of 0 to 2 |
 //! | then, for each queue | | a [`ring`](crate::ring) of requests and one of answers |
 //!
@@ -28,6 +30,50 @@ pub const FEATURE_EVENTS: u32 = 1;
 pub const FEATURE_NO_CHECKSUM: u32 = 2;
 /// All features that this crate has.
 pub const FEATURES: u32 = FEATURE_EVENTS | FEATURE_NO_CHECKSUM;
+
+/// Words of the device's line; those before [`CHECK`](device_word::CHECK) do not change in a generation.
+pub mod device_word {
+    /// [`MAGIC`](super::MAGIC).
+    pub const MAGIC: usize = 0;
+    /// Oldest version, and above 16 bits the newest.
+    pub const VERSIONS: usize = 1;
+    /// Features that the device has.
+    pub const FEATURES: usize = 2;
+    /// Queues.
+    pub const QUEUES: usize = 3;
+    /// Slots of a ring.
+    pub const SLOTS: usize = 4;
+    /// Most bytes of a request.
+    pub const REQUEST: usize = 5;
+    /// Most bytes of an answer.
+    pub const ANSWER: usize = 6;
+    /// Another number after each start.
+    pub const GENERATION: usize = 7;
+    /// [`check`](super::check) of those before.
+    pub const CHECK: usize = 8;
+    /// [`State`](super::State).
+    pub const STATE: usize = 9;
+    /// The attachment that this is the answer to.
+    pub const ATTACHMENT: usize = 10;
+    /// The version agreed on.
+    pub const VERSION: usize = 11;
+    /// The features agreed on.
+    pub const AGREED: usize = 12;
+    /// Events so far.
+    pub const EVENTS: usize = 13;
+}
+
+/// Words of the host's line.
+pub mod host_word {
+    /// Oldest version, and above 16 bits the newest.
+    pub const VERSIONS: usize = 0;
+    /// Features that the host has.
+    pub const FEATURES: usize = 1;
+    /// 0 to let go.
+    pub const ATTACHMENT: usize = 2;
+    /// [`check`](super::check) of those before.
+    pub const CHECK: usize = 3;
+}
 
 /// What the device's line says of the attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,9 +205,10 @@ impl<'a> DeviceEnd<'a> {
         }
         let (ours, rest) = memory.split_at_checked(LINE).ok_or(Corrupt)?;
         let (theirs, _) = rest.split_at_checked(LINE).ok_or(Corrupt)?;
-        let generation = ours.get(7).map_or(0, |word| word.load(Ordering::Relaxed)).wrapping_add(1);
+        let generation =
+            ours.get(device_word::GENERATION).map_or(0, |word| word.load(Ordering::Relaxed)).wrapping_add(1);
         // A host that was attached before attaches anew: its rings are not empty.
-        let attachment = theirs.get(2).map_or(0, |word| word.load(Ordering::Relaxed));
+        let attachment = theirs.get(host_word::ATTACHMENT).map_or(0, |word| word.load(Ordering::Relaxed));
         let (state, agreed, events) = (State::Ready, [0; 2], 0);
         let end = Self { memory, ours, theirs, geometry, generation, state, attachment, agreed, events };
         end.tell(platform);
@@ -203,7 +250,7 @@ impl<'a> DeviceEnd<'a> {
         empty: impl FnOnce(&Self) -> Result<(), E>,
     ) -> Result<bool, E> {
         platform.invalidate(self.theirs);
-        let attachment = self.theirs.get(2).map_or(0, |word| word.load(Ordering::Acquire));
+        let attachment = self.theirs.get(host_word::ATTACHMENT).map_or(0, |word| word.load(Ordering::Acquire));
         let [versions, features, now, sum] = load::<4>(self.theirs);
         // Half written, or damaged: it is looked at again.
         let whole = sum == check([versions, features, now]) && attachment == now;
@@ -240,7 +287,7 @@ impl<'a> DeviceEnd<'a> {
             return false;
         }
         self.events = events;
-        if let Some(word) = self.ours.get(13) {
+        if let Some(word) = self.ours.get(device_word::EVENTS) {
             word.store(events, Ordering::Release);
         }
         platform.clean(self.ours);
@@ -256,10 +303,10 @@ impl<'a> DeviceEnd<'a> {
         let [version, features] = self.agreed;
         store(self.ours, &fixed);
         let rest = [check(fixed), self.state as u32];
-        store(self.ours.get(8..).unwrap_or_default(), &rest);
-        store(self.ours.get(11..).unwrap_or_default(), &[version, features, self.events]);
+        store(self.ours.get(device_word::CHECK..).unwrap_or_default(), &rest);
+        store(self.ours.get(device_word::VERSION..).unwrap_or_default(), &[version, features, self.events]);
         // After everything that it stands for.
-        if let Some(word) = self.ours.get(10) {
+        if let Some(word) = self.ours.get(device_word::ATTACHMENT) {
             word.store(self.attachment, Ordering::Release);
         }
         platform.clean(self.ours);
@@ -289,9 +336,9 @@ pub struct Device {
 fn device(platform: &impl Platform, memory: &[AtomicU32]) -> Option<Device> {
     let line = memory.get(..LINE)?;
     platform.invalidate(line);
-    let attachment = line.get(10)?.load(Ordering::Acquire);
+    let attachment = line.get(device_word::ATTACHMENT)?.load(Ordering::Acquire);
     let [magic, versions, features, queues, slots, request, answer, generation, sum, state] = load::<10>(line);
-    let [version, agreed, events] = load::<3>(line.get(11..)?);
+    let [version, agreed, events] = load::<3>(line.get(device_word::VERSION..)?);
     let fixed = [magic, versions, features, queues, slots, request, answer, generation];
     let size = |word| usize::try_from(word).unwrap_or(usize::MAX);
     let geometry = Geometry { queues: size(queues), slots: size(slots), request: size(request), answer: size(answer) };
@@ -450,5 +497,34 @@ impl<'a, P: Platform> HostRegion<'a, P> {
         }
         answers.unask(&self.platform);
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// `firmware/ffi/tests/device.c` expects the same of the C header.
+    #[test]
+    fn numbers_of_the_c_header() {
+        assert_eq!(check([1, 2, 3]), 0x3E5B_1F1C);
+        assert_eq!(ring::words(4, 1308), 32 + 4 * 336);
+        assert_eq!(Geometry { queues: 2, slots: 4, request: 1308, answer: 804 }.words(), 4512);
+    }
+
+    #[test]
+    fn the_newest_version_that_both_have() {
+        let of = |oldest: u32, newest: u32| newest << 16 | oldest;
+        for (ours, theirs, expected) in [
+            (of(3, 3), of(3, 3), Some(3)),
+            (of(1, 5), of(3, 9), Some(5)),
+            (of(1, 5), of(5, 9), Some(5)),
+            (of(1, 5), of(6, 9), None),
+            (of(3, 3), of(0, 0), None),
+            (of(0, 0), of(0, 0), None),
+            (of(3, 3), of(9, 1), None),
+        ] {
+            assert_eq!((common(ours, theirs), common(theirs, ours)), (expected, expected));
+        }
     }
 }

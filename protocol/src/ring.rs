@@ -182,8 +182,8 @@ impl<'a> Consumer<'a> {
         self.ring.between(put, self.taken).map(|waiting| waiting == 0)
     }
 
-    /// Copies the next frame out; returns its length, `None` if there is none, 0 if its length cannot be or is more than
-    /// `frame` holds: it is skipped then.
+    /// Copies the next frame out; returns its length, `None` if there is none, 0 if its length cannot be or is more
+    /// than `frame` holds: it is skipped then.
     ///
     /// # Errors
     /// [`Corrupt`] if the producer's index cannot be.

@@ -3,8 +3,8 @@
 //! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C libraries.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
-//! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected between
-//! host and device, and llama.cpp is built and tested with a strategy in its loop.
+//! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
+//! between host and device, and llama.cpp is built and tested with a strategy in its loop.
 #![forbid(unsafe_code)]
 
 mod firmware;

@@ -1,5 +1,5 @@
-//! The board: what a port to another one writes anew. Here the instruction counter, the watchdog, barriers and waiting of
-//! the emulated machines; their serial port is in `port.rs`.
+//! The board: what a port to another one writes anew. Here the instruction counter, the watchdog, barriers and waiting
+//! of the emulated machines; their serial port is in `port.rs`.
 
 use cptr_protocol::{InstructionCounter, Platform, Watchdog};
 
@@ -41,8 +41,8 @@ impl InstructionCounter for Counter {
 pub(crate) struct Dog;
 
 impl Dog {
-    /// Ticks of the core clock, a second: more than a wait takes at most, two thousand times the longest turn of the main
-    /// loop.
+    /// Ticks of the core clock, a second: more than a wait takes at most, two thousand times the longest turn of the
+    /// main loop.
     pub(crate) const TICKS: u32 = 25_000_000;
 
     pub(crate) fn start() -> Self {

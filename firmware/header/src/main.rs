@@ -1,6 +1,8 @@
-//! `cptr-header`: prints the C header of `ffi/src`. `cptr-header --check` compares it with `ffi/include/cptr.h`
-//! instead, `--bless` writes it there.
+//! `cptr-header`: prints the C headers of `ffi/src` and of the protocol. `cptr-header --check` compares them with
+//! `ffi/include/cptr.h` and `ffi/include/cptr_device.h` instead, `--bless` writes them there.
 #![forbid(unsafe_code)]
+
+mod device;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -110,31 +112,30 @@ fn generate(source: &Path) -> Result<Vec<u8>, cbindgen::Error> {
     Ok(header.replace("// __cplusplus", "/* __cplusplus */").into_bytes())
 }
 
-fn main() -> ExitCode {
-    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
-    let header = match generate(&ffi.join("src")) {
-        Ok(header) => header,
-        Err(error) => {
-            eprintln!("cptr-header: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let file = ffi.join("include/cptr.h");
-    let result = match std::env::args().nth(1).as_deref() {
-        Some("--bless") => std::fs::write(&file, header).map_err(|error| format!("{}: {error}", file.display())),
-        Some("--check") => match std::fs::read(&file) {
+/// Does with a header what the argument says.
+fn handle(file: &Path, header: &[u8]) -> Result<(), String> {
+    match std::env::args().nth(1).as_deref() {
+        Some("--bless") => std::fs::write(file, header).map_err(|error| format!("{}: {error}", file.display())),
+        Some("--check") => match std::fs::read(file) {
             Ok(found) if found == header => Ok(()),
             _ => Err(format!(
-                "{} is not what firmware/ffi/src says; `cargo xtask firmware --bless` writes it",
+                "{} is not what the Rust source says; `cargo xtask firmware --bless` writes it",
                 file.display()
             )),
         },
         _ => {
-            println!("{}", String::from_utf8_lossy(&header));
+            println!("{}", String::from_utf8_lossy(header));
             Ok(())
         }
-    };
-    match result {
+    }
+}
+
+fn main() -> ExitCode {
+    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
+    let library = generate(&ffi.join("src")).map_err(|error| error.to_string());
+    let include = ffi.join("include");
+    let done = library.and_then(|header| handle(&include.join("cptr.h"), &header));
+    match done.and_then(|()| handle(&include.join("cptr_device.h"), device::header().as_bytes())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("cptr-header: {message}");

@@ -36,7 +36,11 @@ impl Configuration {
             [descriptor.layers, descriptor.experts, descriptor.capacity].map(|value| usize::from(value.get()));
         let k = usize::from(descriptor.k);
         let biased = descriptor.bias_place != 0;
-        if layers > most_layers || experts > most_experts || k > MAX_K || biased && layers * experts > most_biases {
+        if layers > most_layers
+            || experts > most_experts
+            || k > MAX_K
+            || biased && layers.saturating_mul(experts) > most_biases
+        {
             return Err(Status::Capacity);
         }
         let in_range = layers >= 1

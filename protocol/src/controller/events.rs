@@ -1,4 +1,5 @@
-//! What becomes of jobs: the units say it, and the host takes it with [`Command::Events`](crate::wire::Command::Events).
+//! What becomes of jobs: the units say it, and the host takes it with
+//! [`Command::Events`](crate::wire::Command::Events).
 
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use heapless::{Deque, Vec};
@@ -23,8 +24,8 @@ pub enum Outcome {
 
 /// Execution units that can say how a job has ended; each job that was started ends once.
 pub trait Units: ExecutionUnits {
-    /// A job that has ended and was not reported before, and how; `None` if there is none yet. Those that `poll` reports
-    /// are done, unless the driver says more here.
+    /// A job that has ended and was not reported before, and how; `None` if there is none yet. Those that `poll`
+    /// reports are done, unless the driver says more here.
     fn ended(&mut self) -> Option<(Job, Outcome)> {
         self.poll().map(|job| (job, Outcome::Done))
     }

@@ -180,10 +180,10 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     ) -> Result<(), Status> {
         let hot = usize::from(descriptor.hot.get());
         let split = Split { experts: descriptor.split.map(U16::get), gain: 0 };
-        let cold = split.experts.iter().map(|&count| usize::from(count)).sum::<usize>();
+        let cold = split.experts.iter().fold(0usize, |sum, &count| sum.saturating_add(count.into()));
         let nulls = configuration.router.null_experts;
         let experts = configuration.experts.saturating_sub(nulls);
-        if hot > configuration.capacity.min(experts) || (cold > 0 && hot + cold != experts) {
+        if hot > configuration.capacity.min(experts) || (cold > 0 && hot.saturating_add(cold) != experts) {
             return Err(Status::Value);
         }
         let Wanted::Prompt(demand) = &self.wanted else { return Err(Status::Order) };
@@ -227,8 +227,12 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     /// Has the experts of a token loaded, as long as there is room or somebody who may go; says so in `loads`.
     pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, router: &Router<'_>, loads: &mut Vec<Load, MAX_K>) {
         let Wanted::Tokens(tracker) = &self.wanted else { return };
-        let taken = self.resident.len().saturating_add(self.loading.len());
-        let mut room = capacity.saturating_sub(taken);
+        if chosen.iter().all(|&expert| self.resident.contains(expert)) {
+            return;
+        }
+        // Mostly everything that was asked for is there: counting costs more than asking whether.
+        let loading = if self.loading.is_empty() { 0 } else { self.loading.len() };
+        let mut room = capacity.saturating_sub(self.resident.len().saturating_add(loading));
         for &expert in chosen {
             let there = self.resident.contains(expert) || self.loading.contains(expert);
             if there || router.is_null(expert, self.bits.len()) {

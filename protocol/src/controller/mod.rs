@@ -395,7 +395,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             return Err(Status::Length);
         }
         layer(self.layers, &configuration, descriptor.layer)?.set_biased();
-        let memory = self.bias.get_mut(usize::from(descriptor.layer.get()) * configuration.experts..);
+        let memory = self.bias.get_mut(usize::from(descriptor.layer.get()).saturating_mul(configuration.experts)..);
         let memory = memory.unwrap_or_default();
         memory.iter_mut().zip(bias).for_each(|(to, from)| *to = Logit::from_bits(from.get()));
         Ok(())
@@ -449,7 +449,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         loaded.iter().for_each(|&expert| _ = at_hand.insert(expert));
         let mut router = configuration.router;
         if configuration.biased {
-            let bias = self.bias.get(usize::from(turn.layer.get()) * configuration.experts..);
+            let bias = self.bias.get(usize::from(turn.layer.get()).saturating_mul(configuration.experts)..);
             router.bias = bias.and_then(|bias| bias.get(..configuration.experts)).unwrap_or_default();
         }
         turn.want(&router, given, logits)?;

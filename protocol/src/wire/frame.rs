@@ -152,7 +152,7 @@ impl<'a> Writer<'a> {
         match self.buffer.get_mut(self.length..).and_then(|rest| rest.get_mut(..bytes.len())) {
             Some(place) => {
                 place.copy_from_slice(bytes);
-                self.length += bytes.len();
+                self.length = self.length.saturating_add(bytes.len());
             }
             None => self.fits = false,
         }
@@ -185,7 +185,7 @@ impl<'a> Writer<'a> {
             status: status as u8,
             queue: head.queue,
         };
-        let Some((frame, _)) = buffer.split_at_mut_checked(length + 4) else { return &[] };
+        let Some((frame, _)) = buffer.split_at_mut_checked(length.saturating_add(4)) else { return &[] };
         let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
         let Some(place) = content.get_mut(..header) else { return &[] };
         place.copy_from_slice(head.as_bytes());

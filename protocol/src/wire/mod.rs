@@ -7,7 +7,7 @@
 //! | 2 | `u8` version | [`VERSION`] |
 //! | 3 | `u8` kind | a [`Command`]; in its answer 128 more |
 //! | 4 | `u32` session | the host's session; the answer has the request's |
-//! | 8 | `u32` sequence | one more than in the last request of its queue that was not refused; the answer has the request's |
+//! | 8 | `u32` sequence | one more than in the last request of its queue that was done; the answer has the request's |
 //! | 12 | `u16` length | bytes of the body |
 //! | 14 | `u8` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
 //! | 15 | `u8` queue | the queue that the request is of; the answer has the request's |
@@ -166,12 +166,53 @@ impl fmt::Display for Status {
 impl core::error::Error for Status {}
 
 macro_rules! descriptors {
-    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-        #[repr(C)]
-        pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
-    )*};
+    ($($(#[doc = $doc:expr])* struct $name:ident { $($(#[doc = $about:expr])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[doc = $doc])*
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+            #[repr(C)]
+            pub struct $name { $($(#[doc = $about])* pub $field: $type,)* }
+        )*
+
+        /// All descriptors, for whoever writes them down in another language.
+        pub const LAYOUT: &[Descriptor] = &[$(Descriptor {
+            name: stringify!($name),
+            bytes: size_of::<$name>(),
+            about: &[$($doc),*],
+            fields: &[$(Field {
+                name: stringify!($field),
+                kind: stringify!($type),
+                offset: core::mem::offset_of!($name, $field),
+                about: &[$($about),*],
+            }),*],
+        }),*];
+    };
+}
+
+/// A structure of this format.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptor {
+    /// Its name here.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: usize,
+    /// Lines of its documentation.
+    pub about: &'static [&'static str],
+    /// Its fields, in order.
+    pub fields: &'static [Field],
+}
+
+/// A field of a [`Descriptor`].
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type here: `u8`, `U16`, `U32`, `U64`, or an array of them.
+    pub kind: &'static str,
+    /// Bytes before it.
+    pub offset: usize,
+    /// Lines of its documentation.
+    pub about: &'static [&'static str],
 }
 
 descriptors! {
@@ -319,8 +360,8 @@ descriptors! {
         split: [U16; 4],
     }
 
-    /// 8 bytes, then `experts` `i32` logits (2^-16), `wanted` `u16` ids, best first, and `loaded` and `failed` `u16` ids
-    /// of experts that [`Load`]s of the layer have named.
+    /// 8 bytes, then `experts` `i32` logits (2^-16), `wanted` `u16` ids, best first, and `loaded` and `failed` `u16`
+    /// ids of experts that [`Load`]s of the layer have named.
     struct Token {
         /// Layer.
         layer: U16,
@@ -345,8 +386,8 @@ descriptors! {
         runs: u8,
         /// How many of them stand in for a wanted one.
         substituted: u8,
-        /// Experts to load for later tokens. They count as resident when a [`Token`] says that they are there; who makes
-        /// room has gone at once.
+        /// Experts to load for later tokens. They count as resident when a [`Token`] says that they are there; who
+        /// makes room has gone at once.
         loads: u8,
         /// Events that wait to be taken, at most 255.
         events: u8,

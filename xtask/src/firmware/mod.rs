@@ -1,6 +1,6 @@
 //! `cargo xtask firmware`: the library and the images for every target, checked, and run in emulators.
 //!
-//! With `--bless` the header, the golden output, the table of counts and nothing else are written anew.
+//! With `--bless` the headers, the golden output, the table of counts and nothing else are written anew.
 
 mod bench;
 mod budget;
@@ -22,7 +22,9 @@ mod stack;
 mod table;
 mod toolchain;
 
-use command::{Done, cargo, execute, install};
+use std::process::Command;
+
+use command::{Done, cargo, execute, install, target_folder};
 pub(crate) use install::install as install_library;
 pub(crate) use machines::Scope;
 pub(crate) use rtl::{golden_steps, rtl};
@@ -90,5 +92,14 @@ fn lint() -> Done {
 
 fn header(bless: bool) -> Done {
     let action = if bless { "--bless" } else { "--check" };
-    execute(&mut cargo(&["run", "--quiet", "--package", "cptr-header", "--", action]))
+    execute(&mut cargo(&["run", "--quiet", "--package", "cptr-header", "--", action]))?;
+    // The header for drivers, as C and as C++, against the protocol's numbers.
+    let program = target_folder().join("c-device");
+    let warnings = "-Wall -Wextra -Wpedantic -Werror -Iffi/include";
+    for (compiler, language) in [("gcc", "-std=c99"), ("g++", "-x c++ -std=c++11")] {
+        let options = format!("{language} {warnings} ffi/tests/device.c -o");
+        execute(Command::new(compiler).args(options.split(' ')).arg(&program))?;
+        execute(&mut Command::new(&program))?;
+    }
+    Ok(())
 }
