@@ -111,7 +111,7 @@ pub fn run(trace: &Trace, options: &Options) -> Result<Study> {
     let mut notes: Vec<String> =
         reason.iter().map(|reason| format!("bounded choices are left out: {reason}")).collect();
     let sequences = sequences(trace);
-    let longest = sequences.iter().map(|sequence| sequence.len()).max().unwrap_or(0);
+    let longest = sequences.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
     let too_long = |tokens: &&usize| **tokens > longest;
     notes
         .extend(tokens.iter().filter(too_long).map(|tokens| format!("no sequence has the {tokens} tokens of a batch")));
