@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ablation;
+pub mod batches;
 pub mod detect;
 pub mod devices;
 pub mod dram;

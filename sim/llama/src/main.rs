@@ -17,6 +17,8 @@ mod moe;
 mod offload;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
+mod run_batch;
 mod show;
 mod stats;
 mod steer;

@@ -24,6 +24,7 @@ use crate::make::VOCABULARY;
 use crate::moe::Moe;
 use crate::offload::measure::{Measured, measure};
 use crate::offload::{Offload, Store, Waits, take};
+use crate::run_batch;
 use crate::show::{Page, column};
 use crate::steer::{Plan, Script, Steering};
 use crate::text;
@@ -61,6 +62,18 @@ pub(crate) struct Args {
     /// Share of the turns that are not counted, at the beginning: memory fills, strategies learn
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     warm: f64,
+    /// Instead: so many tokens of the text in one pass, as in a prompt or where a draft is verified, with the cache of
+    /// engines: the model's own choice, each token within its bound in turn, and all of them together
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["mapped", "strategy", "skip"],
+          value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: Option<u16>,
+    /// Share of its routing mass that a token may lose in a layer, for --batch
+    #[arg(long, value_name = "SHARE", default_value_t = 0.04, requires = "batch")]
+    eps: f64,
+    /// With --batch also the divergence from llama.cpp alone at the same batches: it first runs with all experts in
+    /// memory, and its predictions are kept
+    #[arg(long, requires = "batch", conflicts_with = "routing")]
+    compare: bool,
     /// Threads that read
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     readers: u16,
@@ -69,8 +82,8 @@ pub(crate) struct Args {
 }
 
 /// A recording in the place of the model's routing: its layers at equal distances.
-struct Recorded<'a> {
-    trace: &'a Trace,
+pub(crate) struct Recorded<'a> {
+    pub(crate) trace: &'a Trace,
 }
 
 impl Script for Recorded<'_> {
@@ -126,7 +139,7 @@ impl Counts {
 }
 
 /// Tokens of a turn, and for each whether a sequence begins with it.
-type Turn = Vec<(u32, bool)>;
+pub(crate) type Turn = Vec<(u32, bool)>;
 
 pub(crate) fn main(args: &Args) -> Result<Page> {
     if !(0.0..1.0).contains(&args.warm) {
@@ -138,7 +151,29 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let routing = args.routing.as_deref().map(|trace| routing(args, trace, &moe)).transpose()?;
     let turns = turns(args, &model, routing.as_ref())?;
     let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
+    let reference = match args.batch.filter(|_| args.compare) {
+        Some(batch) => {
+            let (_, piece) = run_batch::pieces(&moe, memory, batch.into(), &turns)?;
+            Some(run_batch::reference(&model, piece, args.model.threads(), &turns)?)
+        }
+        None => None,
+    };
     let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
+    if let Some(batch) = args.batch {
+        return run_batch::run(&run_batch::Run {
+            moe: &moe,
+            model: &model,
+            store: &store,
+            threads: args.model.threads(),
+            memory,
+            batch: batch.into(),
+            eps: args.eps,
+            warm: args.warm,
+            routing: routing.as_ref(),
+            turns: &turns,
+            reference: reference.as_deref(),
+        });
+    }
     let measured = measure(&model, &moe, &store, memory, args.model.threads())?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);

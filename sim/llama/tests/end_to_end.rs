@@ -178,6 +178,33 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
     }
 }
 
+/// Several tokens in one pass with experts in bounded memory: the model's own choice predicts what llama.cpp predicts at
+/// the same batches, to the last bit; tokens that choose together load no more than in turn.
+#[cfg(target_os = "linux")]
+#[test]
+fn batches_in_bounded_memory() {
+    let text = ["--documents", "2", "--length", "64", "--warm", "0", "--threads", "1", "--compare", "--json"];
+    // Memory for 8 experts has room for two tokens in any case.
+    for (memory, batch, piece) in [("8", "2", 2), ("16", "4", 4), ("32", "8", 8), ("8", "16", 2)] {
+        let arguments = ["run", model(), "--offload", memory, "--batch", batch, "--eps", "0.08"];
+        let found = json(&llama(&[&arguments[..], &text].concat()));
+        let [raw, in_turn, joint] = &found["rows"].as_array().unwrap()[..] else { panic!("{found}") };
+        assert_eq!((&raw["choice"], &raw["piece"]), (&"raw".into(), &piece.into()));
+        assert_eq!((number(raw, "divergence"), number(raw, "mass_loss")), (0.0, 0.0), "{raw}");
+        for key in ["distinct", "loads"] {
+            assert!(number(joint, key) < number(in_turn, key) && number(in_turn, key) < number(raw, key), "{found}");
+        }
+        assert!(number(joint, "divergence") > 0.0 && number(joint, "mass_loss") <= 0.08, "{joint}");
+        // Four layers of experts of 0.22 MB, and pages that two of them share.
+        let held: f64 = memory.parse().unwrap();
+        assert!(number(joint, "held_mb") <= 4.0 * (held + 2.0) * 0.23, "{joint}");
+    }
+    let refused = llama(&["run", model(), "--offload", "3", "--batch", "2"]);
+    let sentence = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(sentence.contains("--offload: expected memory for 4 experts of every layer, found 3"), "{sentence}");
+}
+
 /// The text that was read is no other one in bounded memory: the same perplexity, to the last bit.
 #[cfg(target_os = "linux")]
 #[test]

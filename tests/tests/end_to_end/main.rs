@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod ablation;
+mod batches;
 mod command;
 mod controller;
 mod damage;

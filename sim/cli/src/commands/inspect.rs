@@ -11,7 +11,7 @@ use crate::columns::{Column, Format, Page, Section, Table, value};
 use crate::report;
 use columns::*;
 use cptr_sim::replay::Context;
-use cptr_sim::{detect, predict, recall};
+use cptr_sim::{batches, detect, predict, recall};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
@@ -32,22 +32,30 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
     parts: u32,
     /// Instead: how soon detectors see changes of domain, and how often they see one where there is none
-    #[arg(long, conflicts_with_all = ["forecast", "recall"])]
+    #[arg(long, conflicts_with_all = ["forecast", "recall", "batches"])]
     changes: bool,
     /// Thresholds of the detectors, in usual deviations
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "12,16,20,24")]
     threshold: Vec<u8>,
     /// Instead: whether the prompt predicts the answer, domain against domain
-    #[arg(long, conflicts_with = "recall")]
+    #[arg(long, conflicts_with_all = ["recall", "batches"])]
     forecast: bool,
     /// Instead: how much of the routing comes again: choices among the best of a forecast by remembered trajectories,
     /// by tokens ahead, layer and memory, and with repeated passages barred; the second half of the tokens is counted
-    #[arg(long)]
+    #[arg(long, conflicts_with = "batches")]
     recall: bool,
+    /// Instead: how many different experts of a layer batches of so many tokens of a sequence run (default: 2,4,8,16),
+    /// and what they load: what the model wants, each token within its bound in turn, and all of them together
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', num_args = 0..=1, require_equals = true,
+          default_missing_value = "2,4,8,16")]
+    batches: Option<Vec<usize>>,
+    /// Share of its routing mass that a token may lose in a layer, for --batches
+    #[arg(long, value_name = "SHARE", default_value_t = 0.04)]
+    eps: f64,
     /// Tokens of the prompt, for --forecast
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     prefill: usize,
-    /// Experts per layer that are placed, for --forecast (default: a quarter of them)
+    /// Experts per layer that are placed, for --forecast, or that a cache holds, for --batches (default: a quarter)
     #[arg(long, value_name = "N")]
     resident: Option<usize>,
 }
@@ -58,8 +66,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         Recording::Tokens(trace) if args.changes => return Ok(changes(&trace, &args.threshold)),
         Recording::Tokens(trace) if args.forecast => return forecast(&trace, args.prefill, args.resident),
         Recording::Tokens(trace) if args.recall => return again(&trace),
+        Recording::Tokens(trace) if args.batches.is_some() => return together(&trace, args),
         Recording::Tokens(trace) => return Ok(whole(&trace, &args.cache, args.parts)),
-        Recording::Counts(_) if args.changes || args.forecast || args.recall => {
+        Recording::Counts(_) if args.changes || args.forecast || args.recall || args.batches.is_some() => {
             return Err(Error::new("expected a trace of tokens, found counts, which have no order"));
         }
         Recording::Counts(counts) => inspect_counts(&counts),
@@ -93,6 +102,16 @@ fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Pa
     let found = predict::run(trace, prefill, resident)?;
     let notes = trace.notes.iter().chain(&found.notes).cloned();
     Ok(Page::new(Table::new(&FORECAST, &found.rows)).notes(notes))
+}
+
+/// Tokens that run together.
+fn together(trace: &Trace, args: &Args) -> Result<Page> {
+    let resident = args.resident.unwrap_or_else(|| (trace.shape.experts / 4).max(1));
+    let tokens = args.batches.clone().unwrap_or_default();
+    let found = batches::run(trace, &batches::Options { tokens, eps: args.eps, keep: 1, resident })?;
+    let notes = trace.notes.iter().chain(&found.notes).cloned();
+    let page = Page::new(Table::new(&BATCHES, &found.rows)).notes(notes);
+    Ok(page.beside("eps", &args.eps).beside("resident", &resident))
 }
 
 /// What comes again.

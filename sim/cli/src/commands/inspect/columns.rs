@@ -137,6 +137,24 @@ pub(super) static FORECAST: [Column; 7] = [
     column("chance", "chance", Percent, ""),
 ];
 
+pub(super) static BATCHES: [Column; 10] = [
+    column("tokens", "tokens", Plain, "of a batch"),
+    column("choice", "choice", Text, "what the model wants, each token in turn within its bound, all of them together"),
+    column("batches", "batches", Count, "").detail(),
+    column("distinct", "distinct", Number(2), "different experts of a layer that a batch runs, with nothing in memory"),
+    column("distinct_saved", "fewer", Percent, "of them than the model wants").if_any(),
+    column("loads", "loads", Number(2), "experts of a layer that a batch loads with the cache of engines"),
+    column("loads_saved", "fewer loads", Percent, "than with what the model wants").if_any(),
+    column("waves", "waves", Number(2), "parts that a layer of a batch runs in, as its experts have not room together"),
+    column(
+        "mass_loss",
+        "mass loss",
+        Percent,
+        "wanted routing mass given up with that cache; mean over tokens and layers",
+    ),
+    column("worst_mass_loss", "worst", Percent, "most that a token lost in a layer"),
+];
+
 pub(super) static RECALL: [Column; 8] = [
     column("by", "by", Text, "what is varied: lag or window (tokens ahead), layer, memory (tokens), passages"),
     column("at", "at", Text, "its value"),
