@@ -8,6 +8,7 @@
 
 pub(crate) mod measure;
 mod store;
+mod work;
 
 use std::path::Path;
 use std::sync::Arc;
