@@ -157,9 +157,9 @@ fn offloaded(
     options: Options,
     rows: &mut Vec<Json>,
 ) -> Result<()> {
-    use crate::offload::{Offload, take};
+    use crate::offload::{Offload, READERS, take};
 
-    let store = std::sync::Arc::new(take(model, plan.moe, &args.model.model, 4)?);
+    let store = std::sync::Arc::new(take(model, plan.moe, &args.model.model, READERS.into())?);
     for strategy in &args.strategies.strategy {
         store.clear()?;
         let watch = Offload::new(store.clone(), plan.moe.layers.len());

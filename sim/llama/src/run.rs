@@ -23,7 +23,7 @@ use crate::generate::step;
 use crate::make::VOCABULARY;
 use crate::moe::Moe;
 use crate::offload::measure::{Measured, measure};
-use crate::offload::{Offload, Store, Waits, take};
+use crate::offload::{Offload, READERS, Store, Waits, take};
 use crate::run_batch;
 use crate::show::{Page, column};
 use crate::steer::{Plan, Script, Steering};
@@ -75,7 +75,7 @@ pub(crate) struct Args {
     #[arg(long, requires = "batch", conflicts_with = "routing")]
     compare: bool,
     /// Threads that read
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = READERS, value_parser = clap::value_parser!(u16).range(1..=64))]
     readers: u16,
     #[command(flatten)]
     text: text::Args,

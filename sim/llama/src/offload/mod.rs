@@ -8,6 +8,7 @@
 
 pub(crate) mod measure;
 mod store;
+mod work;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -79,6 +80,10 @@ pub(crate) fn take(model: &Model, moe: &Moe, path: &Path, threads: usize) -> Res
     }
     Ok(Store::new(Pages::take(path, places)?, layers, threads))
 }
+
+/// Threads that read where nobody says how many: one prepares a read while the drive is at the other's. More make the
+/// pieces that something waits for come later, with those behind them, and take more of the processor.
+pub(crate) const READERS: u16 = 2;
 
 /// What a run in bounded memory took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

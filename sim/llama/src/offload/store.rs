@@ -1,72 +1,13 @@
-//! Experts in bounded memory: which are there, which are on their way, and the threads that read them.
-//!
-//! Matrices are read in order, each in pieces that all threads share: what is waited for before what is fetched ahead,
-//! and of that all experts' first matrices before any second one, so that llama.cpp can go on with the first while the
-//! others are still being read. A fetch makes way for what is waited for, and is broken off where it is given up: no
-//! more of it is read than the pieces that are under way.
+//! Experts in bounded memory, and the threads that read them.
 
-use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cptr_trace::error::{Error, Result};
+use cptr_trace::error::Result;
 
+use super::work::{Job, Slice, State, Work};
 use crate::ffi::pages::Pages;
-
-/// Bytes of a read at most. A demand waits for the reads of a fetch that are under way, so that they should not be
-/// long; smaller ones take more of the processor's time.
-const PIECE: usize = 512 << 10;
-/// Pieces are multiples of this, and so whole pages of any system.
-const STEP: usize = 64 << 10;
-
-/// One expert's part of one tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slice {
-    place: usize,
-    expert: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Absent,
-    /// In one of the queues.
-    Asked,
-    /// In [`Work::reading`].
-    Reading,
-    There,
-    /// Its memory is to be given back; `kept` is true where it has been asked for again since.
-    Leaving {
-        kept: bool,
-    },
-}
-
-/// A slice that is being read.
-#[derive(Debug, Clone, Copy)]
-struct Reading {
-    slice: Slice,
-    /// Whether its memory is there to be read into.
-    open: bool,
-    /// Bytes of it, those that some thread has begun to read, and those that have been read.
-    bytes: usize,
-    begun: usize,
-    done: usize,
-    /// Whether something waits for it.
-    wanted: bool,
-    /// Whether it has not been given up since.
-    kept: bool,
-}
-
-/// What a thread does next.
-enum Job {
-    /// Gives the memory of a slice back.
-    GiveBack(Slice),
-    /// Hands the memory of one that goes, if there is one, on to a slice that comes.
-    Open(Slice, Option<Slice>),
-    /// Reads these bytes of a slice.
-    Read(Slice, Range<usize>),
-}
 
 /// What all threads share.
 struct Shared {
@@ -76,135 +17,6 @@ struct Shared {
     asked: Condvar,
     /// What is waited for has been read, or has failed.
     read: Condvar,
-}
-
-struct Work {
-    /// Given back before anything is read, with the bytes of each that have been read.
-    leaving: VecDeque<(Slice, usize)>,
-    demands: VecDeque<Slice>,
-    ahead: VecDeque<Slice>,
-    reading: Vec<Reading>,
-    /// By tensor and expert; bytes in memory.
-    sizes: Vec<Vec<usize>>,
-    states: Vec<Vec<State>>,
-    /// What computing waits for.
-    awaited: Vec<Slice>,
-    failed: Option<Error>,
-    ended: bool,
-    bytes: u64,
-    held: u64,
-    most_held: u64,
-}
-
-impl Work {
-    fn state(&mut self, slice: Slice) -> &mut State {
-        &mut self.states[slice.place][slice.expert]
-    }
-
-    /// The entry of a slice that is being read.
-    fn reading(&mut self, slice: Slice) -> Option<&mut Reading> {
-        self.reading.iter_mut().find(|reading| reading.slice == slice)
-    }
-
-    /// One that is to leave is asked for again: it is still there as far as it had been read, or a thread is about to
-    /// free it.
-    fn keep(&mut self, slice: Slice, wanted: bool) {
-        let Some(at) = self.leaving.iter().position(|(other, _)| *other == slice) else {
-            *self.state(slice) = State::Leaving { kept: true };
-            return;
-        };
-        let (bytes, done) =
-            (self.sizes[slice.place][slice.expert], self.leaving.remove(at).map_or(0, |(_, done)| done));
-        *self.state(slice) = if done == bytes { State::There } else { State::Reading };
-        if done < bytes {
-            self.reading.push(Reading { slice, open: true, bytes, begun: done, done, wanted, kept: true });
-        }
-    }
-
-    /// One that is being read is wanted, now or ahead, whether it had been given up or not.
-    fn wants(&mut self, slice: Slice, now: bool) {
-        if let Some(reading) = self.reading(slice) {
-            reading.kept = true;
-            reading.wanted |= now;
-        }
-    }
-
-    /// What to do next, the most urgent first.
-    fn next(&mut self) -> Option<Job> {
-        if let Some(job) = self.piece(true) {
-            return Some(job);
-        }
-        if let Some(slice) = self.demands.pop_front() {
-            return Some(self.open(slice, true));
-        }
-        // Beside what is waited for nothing is read ahead: it would take its share of the drive.
-        let comes = !self.ahead.is_empty() || self.reading.iter().any(|reading| reading.kept);
-        if !comes && let Some((slice, _)) = self.leaving.pop_front() {
-            return Some(Job::GiveBack(slice));
-        }
-        if self.reading.iter().any(|reading| reading.wanted) {
-            return None;
-        }
-        if let Some(job) = self.piece(false) {
-            return Some(job);
-        }
-        let slice = self.ahead.pop_front()?;
-        Some(self.open(slice, false))
-    }
-
-    fn open(&mut self, slice: Slice, wanted: bool) -> Job {
-        *self.state(slice) = State::Reading;
-        let bytes = self.sizes[slice.place][slice.expert];
-        self.held += bytes as u64;
-        self.most_held = self.most_held.max(self.held);
-        self.reading.push(Reading { slice, open: false, bytes, begun: 0, done: 0, wanted, kept: true });
-        Job::Open(slice, self.leaving.pop_front().map(|(gone, _)| gone))
-    }
-
-    /// The next piece of what is being read.
-    fn piece(&mut self, wanted: bool) -> Option<Job> {
-        let left = |reading: &&mut Reading| {
-            reading.open && reading.kept && reading.wanted == wanted && reading.begun < reading.bytes
-        };
-        let reading = self.reading.iter_mut().find(left)?;
-        let pieces = reading.bytes.div_ceil(PIECE);
-        let piece = reading.bytes.div_ceil(pieces).next_multiple_of(STEP);
-        let first = reading.begun;
-        reading.begun = reading.bytes.min(first + piece);
-        Some(Job::Read(reading.slice, first..reading.begun))
-    }
-
-    /// What a thread has done for a slice that is being read has ended; whether the slice is there now.
-    fn ends(&mut self, slice: Slice, bytes: usize, outcome: Result<()>) -> bool {
-        match outcome {
-            Ok(()) => self.bytes += bytes as u64,
-            Err(error) => _ = self.failed.get_or_insert(error),
-        }
-        let failed = self.failed.is_some();
-        let Some(reading) = self.reading(slice) else { return false };
-        reading.open = true;
-        reading.done += bytes;
-        reading.kept &= !failed;
-        if reading.kept && reading.done == reading.bytes {
-            self.reading.retain(|reading| reading.slice != slice);
-            *self.state(slice) = State::There;
-            self.awaited.retain(|awaited| *awaited != slice);
-            return true;
-        }
-        self.let_go(slice);
-        false
-    }
-
-    /// Gives the memory of what is being read up, if it is not wanted any more and no thread is at it.
-    fn let_go(&mut self, slice: Slice) {
-        let Some(at) = self.reading.iter().position(|reading| reading.slice == slice) else { return };
-        let Reading { open, begun, done, kept, .. } = self.reading[at];
-        if open && !kept && begun == done {
-            self.reading.remove(at);
-            *self.state(slice) = State::Leaving { kept: false };
-            self.leaving.push_back((slice, done));
-        }
-    }
 }
 
 /// Experts of all layers.
@@ -241,7 +53,9 @@ impl Shared {
                 Job::GiveBack(slice) => {
                     drop(work);
                     self.pages.give_back(slice.place, slice.expert);
-                    work = self.left(slice);
+                    work = self.work();
+                    work.left(slice);
+                    self.read.notify_all();
                 }
                 Job::Open(slice, gone) => {
                     drop(work);
@@ -249,7 +63,7 @@ impl Shared {
                         if !self.pages.hand_on((gone.place, gone.expert), (slice.place, slice.expert)) {
                             self.pages.give_back(gone.place, gone.expert);
                         }
-                        drop(self.left(gone));
+                        self.work().left(gone);
                     }
                     work = self.ended(slice, 0, Ok(()));
                 }
@@ -278,44 +92,11 @@ impl Shared {
     }
 }
 
-impl Shared {
-    /// The memory of one that was to leave is no longer its own.
-    fn left(&self, slice: Slice) -> MutexGuard<'_, Work> {
-        let Slice { place, expert } = slice;
-        let mut work = self.work();
-        work.held -= work.sizes[place][expert] as u64;
-        if work.states[place][expert] == (State::Leaving { kept: true }) {
-            work.states[place][expert] = State::Asked;
-            work.demands.push_front(slice);
-            self.asked.notify_one();
-        } else {
-            work.states[place][expert] = State::Absent;
-        }
-        self.read.notify_all();
-        work
-    }
-}
-
 impl Store {
     /// Nothing is there. `layers` are the tensors of each layer, as indices into the places of `pages`.
     pub(crate) fn new(pages: Pages, layers: Vec<Vec<usize>>, threads: usize) -> Self {
-        let states = pages.places().iter().map(|place| vec![State::Absent; place.experts]).collect();
         let of = |place: usize| (0..pages.places()[place].experts).map(|expert| pages.bytes(place, expert)).collect();
-        let sizes = (0..pages.places().len()).map(of).collect();
-        let work = Work {
-            leaving: VecDeque::new(),
-            demands: VecDeque::new(),
-            ahead: VecDeque::new(),
-            reading: Vec::new(),
-            sizes,
-            states,
-            awaited: Vec::new(),
-            failed: None,
-            ended: false,
-            bytes: 0,
-            held: 0,
-            most_held: 0,
-        };
+        let work = Work::new((0..pages.places().len()).map(of).collect());
         let (asked, read) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { pages, work: Mutex::new(work), asked, read });
         let thread = |_| {
@@ -347,23 +128,7 @@ impl Store {
         for &place in &self.layers[layer] {
             for &expert in experts {
                 let slice = Slice { place, expert: expert.into() };
-                match *work.state(slice) {
-                    State::There | State::Leaving { kept: true } => continue,
-                    State::Reading => {
-                        work.wants(slice, true);
-                        continue;
-                    }
-                    State::Leaving { kept: false } => {
-                        work.keep(slice, true);
-                        continue;
-                    }
-                    State::Asked => work.ahead.retain(|other| *other != slice),
-                    State::Absent => {}
-                }
-                if !work.demands.contains(&slice) {
-                    work.demands.push_back(slice);
-                }
-                *work.state(slice) = State::Asked;
+                work.demand(slice);
             }
         }
         drop(work);
@@ -376,15 +141,7 @@ impl Store {
         let mut work = self.shared.work();
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
-            match *work.state(slice) {
-                State::There | State::Leaving { kept: true } | State::Asked => {}
-                State::Leaving { kept: false } => work.keep(slice, false),
-                State::Reading => work.wants(slice, false),
-                State::Absent => {
-                    *work.state(slice) = State::Asked;
-                    work.ahead.push_back(slice);
-                }
-            }
+            work.fetch(slice);
         }
         drop(work);
         self.shared.asked.notify_one();
@@ -395,26 +152,7 @@ impl Store {
         let mut work = self.shared.work();
         for &place in &self.layers[layer] {
             let slice = Slice { place, expert: expert.into() };
-            match *work.state(slice) {
-                State::Absent | State::Leaving { kept: false } => {}
-                State::Leaving { kept: true } => *work.state(slice) = State::Leaving { kept: false },
-                State::Asked => {
-                    work.ahead.retain(|other| *other != slice);
-                    work.demands.retain(|other| *other != slice);
-                    *work.state(slice) = State::Absent;
-                }
-                State::Reading => {
-                    if let Some(reading) = work.reading(slice) {
-                        (reading.kept, reading.wanted) = (false, false);
-                    }
-                    work.let_go(slice);
-                }
-                State::There => {
-                    *work.state(slice) = State::Leaving { kept: false };
-                    let bytes = work.sizes[place][slice.expert];
-                    work.leaving.push_back((slice, bytes));
-                }
-            }
+            work.evict(slice);
         }
         drop(work);
         self.shared.asked.notify_one();
