@@ -93,9 +93,9 @@ typedef struct cptr_memory_totals {
  *
  * device is the name of a built-in device, the path of a device file (it ends in .toml), or the text of one (it has
  * more than one line). options is null or NAME=VALUE separated by white space: mapping, refresh (none, ab, sb), page
- * (open, closed), queue, offers, channels, stripe (bytes), priorities (0,1,... for each source; 0 goes first).
- * Where something is wrong, a sentence goes to message, cut to size bytes with the zero that ends it; null if it is
- * not wanted. */
+ * (open, closed), queue, offers, channels, stripe (bytes), priorities (0,1,... for each source; 0 goes first). Where
+ * something is wrong, a sentence goes to message, cut to size bytes with the zero that ends it; null if it is not
+ * wanted. */
 cptr_memory_status cptr_memory_open(
     const char *device,
     const char *options,
@@ -120,8 +120,8 @@ cptr_memory_status cptr_memory_advance(cptr_memory *memory, uint64_t cycle);
 /* Writes the current cycle to cycle. */
 cptr_memory_status cptr_memory_now(cptr_memory *memory, uint64_t *cycle);
 
-/* Writes the first cycle to cycle in which something can happen: a completion, or a command, after which there may be
- * room again. CPTR_MEMORY_NONE if nothing ever will. */
+/* Writes the first cycle to cycle in which something can happen: a completion, or a command, after which there may
+ * be room again. CPTR_MEMORY_NONE if nothing ever will. */
 cptr_memory_status cptr_memory_next_event(cptr_memory *memory, uint64_t *cycle);
 
 /* As cptr_memory_next_event, commands only: who was refused with CPTR_MEMORY_FULL need not ask before that. */

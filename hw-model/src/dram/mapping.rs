@@ -258,18 +258,24 @@ impl AddressMap {
     }
 
     /// Where `address` lies. Bits below one access and above the capacity are ignored; see [`Self::check`].
-    #[inline]
+    #[inline(always)]
     pub fn decode(&self, address: u64) -> Location {
-        let address = self.uneven.iter().fold(address, |address, &(shift, count, width)| {
-            let (low, high) = (address & ((1 << shift) - 1), address >> shift);
-            low | high % count << shift | high / count << (shift + width)
-        });
+        let address = if self.uneven.is_empty() { address } else { self.spread(address) };
         let column = self.column_low.of(address, 0) | self.column_high.of(address, 0) << self.column_low.width;
         let (rank, stack) = (self.rank.of(address, column), self.stack.of(address, column));
         let (group, bank) = (self.group.of(address, column), self.bank.of(address, column));
         let row = self.row.of(address, column);
         let flat = ((rank << self.stack.width | stack) << self.group.width | group) << self.bank.width | bank;
         Location { bank: flat as u16, row: row as u32, column: column as u32 }
+    }
+
+    /// The address as it were if all levels had a power of two.
+    #[cold]
+    fn spread(&self, address: u64) -> u64 {
+        self.uneven.iter().fold(address, |address, &(shift, count, width)| {
+            let (low, high) = (address & ((1 << shift) - 1), address >> shift);
+            low | high % count << shift | high / count << (shift + width)
+        })
     }
 
     /// The inverse of [`Self::decode`]. Bits beyond the levels are ignored.

@@ -14,9 +14,10 @@
 //! ```
 //!
 //! Layers, each knowing only those above it: [`device`] and [`presets`] (tables), [`mapping`] (addresses), [`Channel`]
-//! (what is legal when), [`Controller`] (what is done when), [`FastChannel`] (long contiguous reads in jumps, to the
-//! cycle the same). Cycles are cycles of the command clock. Several channels are several controllers; [`ChannelStripe`]
-//! spreads addresses over them, and [`FastChannels`] reads ranges from all of them at once.
+//! (what is legal when, from the table of [`constraints`]), [`Controller`] (what is done when), [`engine`] (the same,
+//! driven by others), [`FastChannel`] (long contiguous reads in jumps, to the cycle the same). Cycles are cycles of the
+//! command clock. Several channels are several controllers; [`ChannelStripe`] spreads addresses over them, and
+//! [`FastChannels`] reads ranges from all of them at once.
 //!
 //! # How far to trust it
 //! - Every count of 36 runs of Ramulator 2.1 (DDR4-3200, DDR5-4800, LPDDR5-6400; two mappings, three streams, with and
@@ -29,7 +30,7 @@
 //! details of a bank-wise refresh that counts as an activate in the tFAW window. HBM3 commands take whole clocks (ACT 2
 //! instead of 1.5). Bank-wise refresh waits with the same priority as all-bank refresh: while one is due, the queue
 //! waits too. Where the reference simulator is known to deviate from the standard, it is followed if its counts are the
-//! measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not otherwise (nRRD_L of DDR5-3200; a read
+//! measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not otherwise (nRRD of DDR5; a read
 //! of one rank followed by a write of another, whose bursts would collide).
 mod channel;
 mod command;

@@ -32,7 +32,7 @@ pub(super) struct Entry {
     pub(super) source: u8,
     /// Whether it writes, and whether row hit, miss or conflict was counted already: a byte for both, so that an entry
     /// has 32.
-    flags: u8,
+    pub(super) flags: u8,
 }
 
 impl Entry {
