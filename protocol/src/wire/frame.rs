@@ -156,7 +156,8 @@ impl<'a> Writer<'a> {
         let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
         let Some(place) = content.get_mut(..header) else { return &[] };
         place.copy_from_slice(head.as_bytes());
-        crc.copy_from_slice(&CRC.checksum(content).to_le_bytes());
+        let Some(crc) = crc.first_chunk_mut() else { return &[] };
+        *crc = CRC.checksum(content).to_le_bytes();
         frame
     }
 }
