@@ -189,7 +189,8 @@ impl<'a> Writer<'a> {
         let Some((content, crc)) = frame.split_at_mut_checked(length) else { return &[] };
         let Some(place) = content.get_mut(..header) else { return &[] };
         place.copy_from_slice(head.as_bytes());
-        crc.copy_from_slice(&integrity.sum(content).to_le_bytes());
+        let Some(crc) = crc.first_chunk_mut() else { return &[] };
+        *crc = integrity.sum(content).to_le_bytes();
         frame
     }
 }
