@@ -316,7 +316,8 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
     ///
     /// # Errors
     /// [`CacheError::Shape`], [`CacheError::Memory`].
-    #[inline]
+    // Where it is wanted at once: a cache is large to be moved.
+    #[inline(always)]
     pub fn new(config: &Config, shape: Shape, memory: Memory<'a>) -> Result<Self, CacheError> {
         let Memory { layers, recall, companions, wanted, forecasts, logits } = memory;
         let (experts, slots) = (usize::from(shape.experts), usize::from(shape.slots));
