@@ -115,6 +115,7 @@ pub(crate) fn header() -> String {
     define(&mut text, "REGION_MAGIC", format_args!("UINT32_C({:#x})", region::MAGIC));
     define(&mut text, "REGION_VERSIONS", format_args!("UINT32_C({:#x})", region::VERSIONS));
     define(&mut text, "FEATURE_EVENTS", region::FEATURE_EVENTS);
+    define(&mut text, "FEATURE_NO_CHECKSUM", region::FEATURE_NO_CHECKSUM);
     for (name, word) in [
         ("MAGIC", device_word::MAGIC),
         ("VERSIONS", device_word::VERSIONS),
