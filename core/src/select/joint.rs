@@ -26,6 +26,8 @@
 //! # Ok::<(), cptr_core::SelectError>(())
 //! ```
 
+use core::num::NonZeroU32;
+
 use heapless::Vec;
 
 use super::{Bounds, MAX_EXPERTS, SelectError, missing, select_in_place};
@@ -199,7 +201,7 @@ impl<'a> Layer<'a> {
 
     /// Says what experts are worth.
     fn worth(&self, batch: &mut Batch<'_>) {
-        let tokens = (batch.experts.len() / batch.k.max(1)).max(1) as u32;
+        let tokens = NonZeroU32::new((batch.experts.len() / batch.k.max(1)) as u32).unwrap_or(NonZeroU32::MIN);
         batch.worth.fill(Level::ZERO);
         for logits in batch.logits.chunks_exact(self.experts.max(1)) {
             let largest = self.router.largest(logits);
