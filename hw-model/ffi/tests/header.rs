@@ -99,7 +99,7 @@ fn generate() -> String {
             let (name, value) = constant.split_once(": CptrMemoryStatus = ").expect("a status");
             let value = value.trim_end_matches(';');
             let value = if value.starts_with('-') { format!("({value})") } else { value.into() };
-            let _ = write!(header, "{}#define {name} {value}\n", comment(&doc, ""));
+            let _ = writeln!(header, "{}#define {name} {value}", comment(&doc, ""));
         } else if code == "pub struct CptrMemoryTotals {" {
             let _ = write!(header, "\n{}typedef struct cptr_memory_totals {{\n", comment(&doc, ""));
             in_structure = true;
@@ -108,7 +108,7 @@ fn generate() -> String {
             in_structure = false;
         } else if in_structure {
             let (name, of) = code.trim_start_matches("pub ").trim_end_matches(',').split_once(": ").expect("a field");
-            let _ = write!(header, "{}    {};\n", comment(&doc, "    "), declare(of, name));
+            let _ = writeln!(header, "{}    {};", comment(&doc, "    "), declare(of, name));
         } else if let Some(function) = code.strip_prefix("pub unsafe extern \"C\" fn ") {
             let mut text = function.to_string();
             while !text.contains('{') {

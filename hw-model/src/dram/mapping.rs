@@ -274,7 +274,7 @@ impl AddressMap {
     fn spread(&self, address: u64) -> u64 {
         self.uneven.iter().fold(address, |address, &(shift, count, width)| {
             let (low, high) = (address & ((1 << shift) - 1), address >> shift);
-            low | high % count << shift | high / count << (shift + width)
+            low | (high % count) << shift | (high / count) << (shift + width)
         })
     }
 
@@ -293,7 +293,7 @@ impl AddressMap {
             | self.row.place(u64::from(at.row), column);
         self.uneven.iter().rev().fold(address, |address, &(shift, count, width)| {
             let (low, high) = (address & ((1 << shift) - 1), address >> shift);
-            low | (high & ((1 << width) - 1)) + (high >> width) * count << shift
+            low | ((high & ((1 << width) - 1)) + (high >> width) * count) << shift
         })
     }
 
@@ -327,7 +327,7 @@ impl AddressMap {
         }
         // Bits of the row that the column is XORed into would not add up: the step lies above them.
         let xored = self.xored_row_bits();
-        (xored < self.row.width).then(|| (self.capacity / self.rows << xored, 1 << xored))
+        (xored < self.row.width).then(|| ((self.capacity / self.rows) << xored, 1 << xored))
     }
 
     /// Lowest bits of the row that the column is XORed into.
