@@ -22,7 +22,14 @@ pub struct Metrics {
 impl Metrics {
     /// Counts one token: how many experts it chose, those of them that its predecessor did not run (`None` at the start
     /// of a sequence), that were not resident before anything was loaded for it (`misses`), and that stood in.
-    pub fn count(&mut self, chosen: usize, switches: Option<usize>, misses: usize, substituted: usize, lost_lock: bool) {
+    pub fn count(
+        &mut self,
+        chosen: usize,
+        switches: Option<usize>,
+        misses: usize,
+        substituted: usize,
+        lost_lock: bool,
+    ) {
         let add = |counter: &mut u64, count: usize| *counter = counter.saturating_add(count as u64);
         add(&mut self.tokens, 1);
         add(&mut self.runs, chosen);

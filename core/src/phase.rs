@@ -137,8 +137,7 @@ impl Phase {
         let proportional = |angle: Angle| angle.wrapping_shr(config.proportional_shift.into());
         let integral = |angle: Angle| angle.wrapping_shr(config.integral_shift.into());
         // Limits that only a configuration whose loop is not stable ever meets: they keep all sums within the format.
-        self.angle =
-            (self.angle + self.drift + proportional(error)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
+        self.angle = (self.angle + self.drift + proportional(error)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
         // The leak keeps the integral branch from winding up on an angle that does not drift.
         let drift = self.drift + integral(error) - proportional(self.drift);
         self.drift = drift.clamp(-Angle::ONE, Angle::ONE);

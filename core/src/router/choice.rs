@@ -80,7 +80,8 @@ impl Router<'_> {
         let (count, open) = (self.groups.count, self.groups.open);
         let size = NonZeroU16::new((logits.len() / count.max(1)).min(usize::from(u16::MAX)) as u16);
         if let Some(size) = size.filter(|_| open < count) {
-            let groups = wanted.iter().fold(0u32, |groups, &expert| groups | 1u32.wrapping_shl(u32::from(expert / size)));
+            let groups =
+                wanted.iter().fold(0u32, |groups, &expert| groups | 1u32.wrapping_shl(u32::from(expert / size)));
             if groups.count_ones() as usize == open {
                 return OpenGroups { groups, size };
             }

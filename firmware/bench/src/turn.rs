@@ -144,7 +144,8 @@ pub(crate) fn report() {
 fn turns(name: &str, case: Case, empty: Cost) {
     let Case { experts, k, listed, sigmoid, link } = case;
     let memory = [const { AtomicU32::new(0) }; GEOMETRY.words()];
-    let (mut request, mut answers, mut taken) = ([0; GEOMETRY.request.div_ceil(4)], [0; GEOMETRY.answer], [0; GEOMETRY.answer]);
+    let (mut request, mut answers, mut taken) =
+        ([0; GEOMETRY.request.div_ceil(4)], [0; GEOMETRY.answer], [0; GEOMETRY.answer]);
     let Ok(mut rings) = Rings::new(&memory, GEOMETRY, Machine, &mut request) else { return };
     let mut layers = [Layer::<MOST, { words_for(MOST) }>::new()];
     let controller = Controller::new(&mut layers, &mut answers, Untimed::default(), Uncounted);

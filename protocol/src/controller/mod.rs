@@ -21,7 +21,9 @@ use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16, U32};
 
-use crate::wire::{self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, Integrity, MAX_K, OVERHEAD, PART, Status, Writer};
+use crate::wire::{
+    self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, Integrity, MAX_K, OVERHEAD, PART, Status, Writer,
+};
 use answers::Answers;
 use configuration::Configuration;
 pub use events::{EVENTS, Outcome, Units, Untimed};
@@ -84,14 +86,8 @@ struct Pending {
 }
 
 impl Pending {
-    const NOTHING: Self = Self {
-        layer: None,
-        wanted: Vec::new(),
-        chosen: Vec::new(),
-        cold: 0,
-        substituted: 0,
-        starts_sequence: false,
-    };
+    const NOTHING: Self =
+        Self { layer: None, wanted: Vec::new(), chosen: Vec::new(), cold: 0, substituted: 0, starts_sequence: false };
 }
 
 /// Bytes of an answer that is not kept: a refusal, or who is there.

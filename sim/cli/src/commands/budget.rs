@@ -5,9 +5,9 @@ use cptr_hw_model::ndp::Ndp;
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
 
+use super::machine::system_name;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Ratio, Text};
 use crate::columns::{self, Column, Page, Table, column};
-use super::machine::system_name;
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -155,13 +155,28 @@ static COLUMNS: [Column; 20] = [
         "share of the device's time if a unit fetches, checks, lists and publishes, and the processor only chooses",
     ),
     column("select_cold_cycles", "select", Number(0), "cycles of the choice alone, every expert cold").detail(),
-    column("turn_top_k_cycles", "with top-k", Number(0), "cycles of a turn in which the controller finds the best logits")
-        .detail(),
-    column("turn_checksum_cycles", "with checksum", Number(0), "cycles of a turn over a link without checks of its own")
-        .detail(),
+    column(
+        "turn_top_k_cycles",
+        "with top-k",
+        Number(0),
+        "cycles of a turn in which the controller finds the best logits",
+    )
+    .detail(),
+    column(
+        "turn_checksum_cycles",
+        "with checksum",
+        Number(0),
+        "cycles of a turn over a link without checks of its own",
+    )
+    .detail(),
     column("update_cycles", "update", Number(0), "cycles of the filter's step, behind the answer"),
     column("update_share", "share", Percent, "of the device's time"),
-    column("trip_us", "trip", Microseconds, "from the GPU to the controller and back, beside the turn: not in the share"),
+    column(
+        "trip_us",
+        "trip",
+        Microseconds,
+        "from the GPU to the controller and back, beside the turn: not in the share",
+    ),
 ];
 
 /// The device of a system, and its way there and back.
