@@ -759,7 +759,8 @@ typedef struct cptr_step {
 #define CPTR_ERROR_RANGE -4
 
 /*
- A state or configuration was never initialised, or has been overwritten.
+ A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them is
+ not looked at: any content is valid, and gives some decision.
  */
 #define CPTR_ERROR_STATE -5
 
@@ -1358,6 +1359,12 @@ cptr_status cptr_select(const struct cptr_router *router,
  configuration meanwhile.
  */
 cptr_status cptr_config_init(uint8_t *memory, size_t size, uint32_t version, const struct cptr_parameters *parameters);
+
+/*
+ The gain of a level that forgets half of what it holds in so many tokens, in steps of 2^-32, for `cptr_parameters`;
+ the largest for 0 tokens.
+ */
+uint32_t cptr_half_life(uint32_t tokens);
 
 /*
  Makes a tracker of one layer in the caller's memory: `CPTR_TRACKER_SIZE(experts)` bytes, aligned to `CPTR_ALIGN`.

@@ -338,6 +338,7 @@ typedef char cptr_wire_counters_has_104_bytes[sizeof(cptr_wire_counters) == 104 
 #define CPTR_REGION_MAGIC UINT32_C(0x72747063)
 #define CPTR_REGION_VERSIONS UINT32_C(0x30003)
 #define CPTR_FEATURE_EVENTS 1
+#define CPTR_FEATURE_NO_CHECKSUM 2
 #define CPTR_DEVICE_WORD_MAGIC 0
 #define CPTR_DEVICE_WORD_VERSIONS 1
 #define CPTR_DEVICE_WORD_FEATURES 2
