@@ -11,6 +11,7 @@ static HELD_OUT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../data/held-out");
 
 /// Arguments of all commands that read text.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Text to read: files, each a document, or folders, each a domain with its .txt files (default: the held-out text
     /// that comes with cptr)
