@@ -507,7 +507,7 @@ mod tests {
             "organisation.ranks"
         );
         let five = |d: &mut Device| {
-            (d.organisation.ranks, d.organisation.stacks, d.organisation.capacity_bytes) = (5, 4, 160 << 30)
+            (d.organisation.ranks, d.organisation.stacks, d.organisation.capacity_bytes) = (5, 4, 160 << 30);
         };
         assert!(refused(five).rule.contains("at most 256"));
     }

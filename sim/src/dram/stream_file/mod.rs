@@ -55,7 +55,7 @@ impl std::fmt::Debug for Requests {
 
 enum Format {
     Binary { timed: bool },
-    Text(text::Format),
+    Text(Box<text::Format>),
 }
 
 /// A request as a trace has it.
@@ -94,7 +94,7 @@ impl Requests {
         let start = input.fill_buf().map_err(fail)?;
         let format = match binary::header(start) {
             Some(timed) => Format::Binary { timed: timed.map_err(|error| error.or_file(path))? },
-            None => Format::Text(text::Format::of(start, &map, t_ck_ps)),
+            None => Format::Text(Box::new(text::Format::of(start, &map, t_ck_ps))),
         };
         if let Format::Binary { .. } = format {
             input.consume(binary::HEADER);
