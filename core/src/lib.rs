@@ -67,6 +67,7 @@ pub mod level;
 pub mod metrics;
 pub mod num;
 pub mod phase;
+mod pieces;
 pub mod placement;
 pub mod recall;
 pub mod replace;

@@ -4,6 +4,7 @@ use heapless::Vec;
 
 use super::{Cache, CacheError, Config, Counts, Layer, Load, NOTHING, Step};
 use crate::num::Logit;
+use crate::pieces::pieces_mut;
 use crate::router::{MAX_K, Router};
 use crate::select::{Batch, real, select_in_turn, select_jointly};
 
@@ -100,8 +101,8 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
     ) -> Vec<u16, MAX_K> {
         let (k, layer, experts) = (self.shape.choices(), step.layer, usize::from(self.shape.experts));
         let (alone, mut wanted) = (step.tokens == 1, Vec::<u16, MAX_K>::new());
-        let rows = self.logits.chunks_exact_mut(experts.max(1));
-        for ((token, ids), logits) in (0..step.tokens).zip(step.ids.chunks_exact_mut(k)).zip(rows) {
+        let rows = pieces_mut(self.logits, experts);
+        for ((token, ids), logits) in (0..step.tokens).zip(pieces_mut(step.ids, k)).zip(rows) {
             logits.fill(Logit::ZERO);
             row(token, logits);
             if router.table {

@@ -32,6 +32,7 @@ use heapless::Vec;
 
 use super::{Bounds, MAX_EXPERTS, SelectError, missing, select_in_place};
 use crate::num::{Eps, Level, Logit};
+use crate::pieces::{pieces, pieces_mut};
 use crate::router::{MAX_K, Router};
 use crate::set::ExpertSet;
 
@@ -68,7 +69,7 @@ impl Batch<'_> {
 
     /// Logits and wanted experts of each token.
     fn rows(&self) -> impl Iterator<Item = (&[Logit], &[u16])> {
-        self.logits.chunks_exact(self.worth.len().max(1)).zip(self.experts.chunks_exact(self.k.max(1)).map(real))
+        pieces(self.logits, self.worth.len()).zip(pieces(self.experts, self.k).map(real))
     }
 }
 
@@ -184,8 +185,8 @@ impl<'a> Layer<'a> {
         keep: bool,
     ) -> (usize, usize) {
         let (mut runs, mut loads, mut stand_ins) = (*resident, 0, 0);
-        let rows = batch.logits.chunks_exact(self.experts.max(1));
-        for (logits, list) in rows.zip(batch.experts.chunks_exact_mut(batch.k.max(1))) {
+        let rows = pieces(batch.logits, self.experts);
+        for (logits, list) in rows.zip(pieces_mut(batch.experts, batch.k)) {
             let (chosen, new) = self.choose((logits, real(list)), &near);
             stand_ins += new;
             for &expert in chosen.iter().filter(|&&expert| !self.router.is_null(expert, self.experts)) {
@@ -203,7 +204,7 @@ impl<'a> Layer<'a> {
     fn worth(&self, batch: &mut Batch<'_>) {
         let tokens = NonZeroU32::new((batch.experts.len() / batch.k.max(1)) as u32).unwrap_or(NonZeroU32::MIN);
         batch.worth.fill(Level::ZERO);
-        for logits in batch.logits.chunks_exact(self.experts.max(1)) {
+        for logits in pieces(batch.logits, self.experts) {
             let largest = self.router.largest(logits);
             for (worth, expert) in batch.worth.iter_mut().zip(0..) {
                 let mass = self.router.mass(self.router.logit(logits, expert), largest).to_bits();
@@ -247,9 +248,8 @@ impl<'a> Layer<'a> {
     /// cannot go by their new choice, which keeps their bounds in any case.
     fn can_do<const WORDS: usize>(&self, batch: &mut Batch<'_>, without: u16, near: &ExpertSet<WORDS>) -> bool {
         let Batch { logits, experts, k, choices, .. } = batch;
-        let k = (*k).max(1);
-        let rows = logits.chunks_exact(self.experts.max(1)).zip(experts.chunks_exact(k).map(real));
-        for (row, choice) in rows.zip(choices.chunks_exact_mut(k)) {
+        let rows = pieces(logits, self.experts).zip(pieces(experts, *k).map(real));
+        for (row, choice) in rows.zip(pieces_mut(choices, *k)) {
             if !choice.contains(&without) {
                 continue;
             }

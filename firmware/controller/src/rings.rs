@@ -35,8 +35,7 @@ impl Platform for Bell {
 
     /// For a byte, whatever is in it.
     fn wait(&mut self) {
-        // The RISC-V machine has no timer set that would end a wait whose call was missed: it looks.
-        if cfg!(target_arch = "arm") && cptr_rt::read().is_none() {
+        if cptr_rt::read().is_none() {
             cptr_rt::wait();
         }
         while cptr_rt::read().is_some() {}

@@ -20,7 +20,7 @@ const M4F: &str = "thumbv7em-none-eabihf";
 /// Parts of the library that a device may do without, by the names of their functions: `[features]` of its package.
 pub(super) const FEATURES: [(&str, &[&str]); 9] = [
     ("select", &["cptr_router_", "cptr_select"]),
-    ("tracker", &["cptr_config_", "cptr_tracker_"]),
+    ("tracker", &["cptr_config_", "cptr_tracker_", "cptr_half_life"]),
     ("placement", &["cptr_demand_", "cptr_place_"]),
     ("dispatch", &["cptr_dispatch", "cptr_queue_"]),
     ("cache", &["cptr_cache_"]),

@@ -75,8 +75,7 @@ impl Platform for Bus {
         let heard = self.emulator.borrow_mut().byte_soon();
         match heard {
             Ok(true) => *self.doorbells.borrow_mut() += 1,
-            // An emulator of one processor leaves barriers out, so that a wish to be called may be seen too late here:
-            // who hears nothing rings again.
+            // Who hears nothing rings again (docs/device.md, Order).
             Ok(false) => self.notify(0),
             Err(_) => {}
         }
