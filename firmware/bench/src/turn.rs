@@ -55,14 +55,21 @@ impl Host {
         writer.finish_for(head, Status::Done, self.integrity)
     }
 
-    /// A token that wants none of the experts in fast memory, the first quarter: it lists what it wants, or has the
+    /// A token that wants none of the experts in fast memory, which are every fourth: it lists what it wants, or has the
     /// controller find it.
     fn token(&mut self, experts: usize, router: &Router<'_>, listed: bool) -> &[u8] {
         let mut logits = [Logit::ZERO; MOST];
         let logits = &mut logits[..experts];
         fill(logits, &mut self.random, 1);
-        logits.iter_mut().take(experts / 4).for_each(|logit| *logit -= Logit::from_num(16));
-        let wanted = router.top_k::<16>(logits).unwrap_or_default();
+        // First what it wants of the others; then those in fast memory, which come close to it.
+        let mut others = [Logit::ZERO; MOST];
+        let others = &mut others[..experts];
+        others.copy_from_slice(logits);
+        others.iter_mut().step_by(4).for_each(|logit| *logit = Logit::from_num(-32));
+        let wanted = router.top_k::<16>(others).unwrap_or_default();
+        let least = wanted.iter().map(|&expert| others[usize::from(expert)]).min().unwrap_or_default();
+        let close = least - Logit::from_num(0.25);
+        logits.iter_mut().step_by(4).for_each(|logit| *logit = (*logit).min(close));
         let scores = logits.iter().map(|logit| I32::new(logit.to_bits()));
         let mut bits = [I32::new(0); MOST];
         bits.iter_mut().zip(scores).for_each(|(to, from)| *to = from);
@@ -161,16 +168,18 @@ fn turns(name: &str, case: Case, empty: Cost) {
         let Ok(_) = rings.poll(|_, _| &[]);
     }
     let (mut cost, mut refused) = (Cost::default(), 0);
-    for turn in 0..WARM + COUNTED + 4 {
+    let placing = 2 + (experts / 4).div_ceil(k) as u32;
+    for turn in 0..placing + 1 + WARM + COUNTED {
         let frame = match turn {
             0 => host.frame(Command::Reset, |writer| writer.put(&wire::Reset { generation: generation.into() })),
             1 => host.frame(Command::Configure, |writer| writer.put(&configuration(experts, k, sigmoid))),
-            // Of equal ones the first are placed.
-            2 => host.frame(Command::Prefill, |writer| {
-                writer.put(&Prefill { layer: 0.into(), count: 1, weighted: 0 });
-                writer.put(&U16::new(0));
+            // Every fourth expert is wanted, and placed.
+            _ if turn < placing => host.frame(Command::Prefill, |writer| {
+                let wanted = (0..experts as u16).step_by(4).skip((turn as usize - 2) * k).take(k);
+                writer.put(&Prefill { layer: 0.into(), count: wanted.clone().count() as u8, weighted: 0 });
+                wanted.for_each(|expert| writer.put(&U16::new(expert)));
             }),
-            3 => host.frame(Command::Place, |writer| {
+            _ if turn == placing => host.frame(Command::Place, |writer| {
                 let hot = (experts as u16 / 4).into();
                 writer.put(&Place { layer: 0.into(), hot, alpha: 0.into(), split: [0.into(); 4] });
             }),
@@ -178,7 +187,7 @@ fn turns(name: &str, case: Case, empty: Cost) {
         };
         let _ = region.send(0, frame);
         let mut serve = || rings.poll(|request, integrity| controller.handle_from(request, integrity));
-        let done = if turn < WARM + 4 { serve() } else { cost.add(|| black_box(serve())) };
+        let done = if turn <= placing + WARM { serve() } else { cost.add(|| black_box(serve())) };
         controller.idle();
         let length = region.receive(0, &mut taken).ok().flatten().unwrap_or(0);
         let answer = wire::Frame::open_from(&taken[..length], integrity);
