@@ -126,8 +126,8 @@ impl KalmanConfig {
     }
 }
 
-/// The gain of a level that forgets half of what it holds in so many tokens, `1 - 2^(-1 / tokens)`: an observation counts
-/// half as much after them. Error below 2^-28; 0 tokens give the largest gain.
+/// The gain of a level that forgets half of what it holds in so many tokens, `1 - 2^(-1 / tokens)`: an observation
+/// counts half as much after them. Error below 2^-28; 0 tokens give the largest gain.
 ///
 /// ```
 /// use cptr_core::{KalmanConfig, half_life};

@@ -38,7 +38,8 @@ pub struct PhaseConfig {
 }
 
 impl PhaseConfig {
-    /// Whether the loop can settle: shifts of 1 to 15 and of 1 to 23. With others it does something, and stays in range.
+    /// Whether the loop can settle: shifts of 1 to 15 and of 1 to 23. With others it does something, and stays in
+    /// range.
     pub const fn is_valid(&self) -> bool {
         self.proportional_shift >= 1
             && self.proportional_shift <= 15

@@ -74,8 +74,8 @@ impl Router<'_> {
         if self.groups.open >= self.groups.count { OpenGroups::ALL } else { Values::new(self, logits).open_groups() }
     }
 
-    /// Which groups were open to a token that wants these experts: theirs, if those are as many as are open, which needs
-    /// no score; else as [`open_groups`](Self::open_groups). The same where `wanted` is the router's own choice.
+    /// Which groups were open to a token that wants these experts: theirs, if those are as many as are open, which
+    /// needs no score; else as [`open_groups`](Self::open_groups). The same where `wanted` is the router's own choice.
     pub(crate) fn open_groups_of(&self, logits: &[Logit], wanted: &[u16]) -> OpenGroups {
         let (count, open) = (self.groups.count, self.groups.open);
         let size = NonZeroU16::new((logits.len() / count.max(1)).min(usize::from(u16::MAX)) as u16);

@@ -55,8 +55,8 @@ impl Host {
         writer.finish_for(head, Status::Done, self.integrity)
     }
 
-    /// A token that wants none of the experts in fast memory, which are every fourth: it lists what it wants, or has the
-    /// controller find it.
+    /// A token that wants none of the experts in fast memory, which are every fourth: it lists what it wants, or has
+    /// the controller find it.
     fn token(&mut self, experts: usize, router: &Router<'_>, listed: bool) -> &[u8] {
         let mut logits = [Logit::ZERO; MOST];
         let logits = &mut logits[..experts];

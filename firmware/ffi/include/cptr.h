@@ -759,8 +759,8 @@ typedef struct cptr_step {
 #define CPTR_ERROR_RANGE -4
 
 /*
- A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them is
- not looked at: any content is valid, and gives some decision.
+ A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them
+ is not looked at: any content is valid, and gives some decision.
  */
 #define CPTR_ERROR_STATE -5
 

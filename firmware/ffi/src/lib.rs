@@ -46,8 +46,8 @@ pub const CPTR_ERROR_ALIGN: CptrStatus = -2;
 pub const CPTR_ERROR_SIZE: CptrStatus = -3;
 /// A number, an expert id or a count is out of range, or an id stands twice.
 pub const CPTR_ERROR_RANGE: CptrStatus = -4;
-/// A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them is
-/// not looked at: any content is valid, and gives some decision.
+/// A state or configuration was never initialised, or its first 16 bytes have been overwritten. What lies behind them
+/// is not looked at: any content is valid, and gives some decision.
 pub const CPTR_ERROR_STATE: CptrStatus = -5;
 /// The header belongs to another version of the library, or the bytes are no packed matrix.
 pub const CPTR_ERROR_VERSION: CptrStatus = -6;

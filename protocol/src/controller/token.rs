@@ -34,8 +34,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request and checks it against the configuration. Returns its logits, one for each configured expert, where
-    /// they lie if that is aligned, else copied to `memory`; and whether the model's own choice is in it.
+    /// Reads a request and checks it against the configuration. Returns its logits, one for each configured expert,
+    /// where they lie if that is aligned, else copied to `memory`; and whether the model's own choice is in it.
     pub(super) fn read<'l>(
         &mut self,
         mut body: Body<'l>,

@@ -12,7 +12,7 @@
 //! | 14 | `u8` status | 0 in requests; a [`Status`] in answers, whose body is empty if it is not 0 |
 //! | 15 | `u8` queue | the queue that the request is of; the answer has the request's |
 //! | 16 | body | descriptor, then its arrays in the order of their documentation |
-//! | 16 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before; 0 where the link has checks ([`Integrity`]) |
+//! | 16 + length | `u32` | CRC-32/ISCSI (Castagnoli) of everything before, or 0 ([`Integrity`]) |
 //!
 //! # Exactly once
 //! A host has at most one request on its way in each queue. It asks again, with the same bytes, until it has the

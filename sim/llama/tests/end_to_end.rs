@@ -178,8 +178,8 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
     }
 }
 
-/// Several tokens in one pass with experts in bounded memory: the model's own choice predicts what llama.cpp predicts at
-/// the same batches, to the last bit; tokens that choose together load no more than in turn.
+/// Several tokens in one pass with experts in bounded memory: the model's own choice predicts what llama.cpp predicts
+/// at the same batches, to the last bit; tokens that choose together load no more than in turn.
 #[cfg(target_os = "linux")]
 #[test]
 fn batches_in_bounded_memory() {

@@ -109,8 +109,8 @@ impl Queue {
         });
     }
 
-    /// Has the copy under way end, if there is one that does not yield, because others have to pass that something waits
-    /// for: the bits per weight that were still to come, which pass before theirs, and are not counted here.
+    /// Has the copy under way end, if there is one that does not yield, because others have to pass that something
+    /// waits for: the bits per weight that were still to come, which pass before theirs, and are not counted here.
     pub(crate) fn finish(&mut self, memories: &mut [Memory]) -> f64 {
         if self.yields {
             return 0.0;
