@@ -6,7 +6,7 @@
 //! | | | 7 generation, 8 [`check`] of 0 to 7, 9 [`State`], 10 attachment that this is the answer to |
 //! | | | 11 version and 12 features agreed on, 13 events so far |
 //! | 1 | host | 0 versions, 1 features, 2 attachment, 3 [`check`] of 0 to 2 |
-//! | then, for each queue | | a [`ring`](crate::ring) of requests and one of answers |
+//! | then, for each queue | | a [`ring`] of requests and one of answers |
 //!
 //! Versions are the oldest one in the lower half of a word and the newest in the upper.
 

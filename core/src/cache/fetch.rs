@@ -7,7 +7,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
     /// Tells `load` what to load for the layer that is next, the surest first: experts of which so many such forecasts
     /// came true as [`Config::sure`] says, each for one that the next token wants less. Nothing after a batch. To be
     /// asked for once behind a step; what it says is on its way until [`Self::loaded`] is called. Returns how many.
-    /// Without memory for [`Companions`] none.
+    /// Without memory for [`Companions`](crate::recall::Companions) none.
     ///
     /// Cost: three forecasts, and for each fetch a pass over the experts and one over the slots.
     pub fn fetch(&mut self, config: &Config, mut load: impl FnMut(Load)) -> usize {

@@ -14,7 +14,7 @@
 //!   margin of the best one over the crowd is the *signal-to-noise ratio*. Losing the match is a change of context.
 //! - The *forecast* for a layer is the mean of what followed the leading places, over the next token (for fetching
 //!   ahead) or the next few (for eviction).
-//! - [`Calibration`], [`JointCalibration`] and [`Skill`] learn on line how far a forecast is to be trusted;
+//! - [`JointCalibration`] and [`Skill`] learn on line how far a forecast is to be trusted;
 //!   [`Companions`] are a second one to ask.
 //!
 //! ```

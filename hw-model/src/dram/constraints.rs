@@ -1,8 +1,8 @@
 //! The constraints between two commands: one table, from which everything else comes.
 //!
 //! A row says at which level two commands must meet, which command comes first, which one is put off, and by how many
-//! cycles, as a formula of the device's timing. From the rows come the resolved distances ([`Latencies`]), what a
-//! command puts off when it goes out ([`Channel::constrain`]), and the tables that people read ([`constraints`]). A row
+//! cycles, as a formula of the device's timing. From the rows come the resolved distances (`Latencies`), what a
+//! command puts off when it goes out (`Channel::constrain`), and the tables that people read ([`constraints`]). A row
 //! that does not concern a command costs that command nothing: which rows do is known when the program is compiled.
 //!
 //! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows
