@@ -110,7 +110,7 @@ pub(crate) fn record(args: &ModelArgs, recording: &Recording, wide: bool) -> Res
     let documents = recording.text.read(&model)?;
     let longest = documents.iter().map(|document| document.tokens.len()).max().unwrap_or(0);
     let generate = recording.generate as usize;
-    let options = Options { tokens: longest + generate, batch: CHUNK, threads: args.threads() };
+    let options = Options { tokens: longest + generate, batch: CHUNK, sequences: 1, threads: args.threads() };
     let layers = moe.layers.len();
     let recorder = Recorder { moe: &moe, logits: vec![Vec::new(); layers], ids: vec![Vec::new(); layers] };
     let mut context = Context::new(&model, options, recorder)?;

@@ -70,7 +70,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         machine: Machine { system: &args.strategies.system, model: Some(&sizes) },
         tokens: tokens * turns,
     };
-    let options = Options { tokens, batch: 1, threads: 1 };
+    let options = Options { tokens, batch: 1, sequences: 1, threads: 1 };
     let mut alone = Context::untapped(&model, options, Untapped)?;
     let looking = Looking { moe: &moe, logits: Vec::new(), ids: Vec::new() };
     let mut looking = Context::new(&model, options, looking)?;

@@ -164,7 +164,7 @@ fn run(model: &Model, moe: &Moe, documents: &[Document], args: &Args, sizes: &Si
         machine: Machine { system: &args.strategies.system, model: Some(sizes) },
         tokens,
     };
-    let options = |batch: usize| Options { tokens: longest, batch, threads: args.model.threads() };
+    let options = |batch: usize| Options { tokens: longest, batch, sequences: 1, threads: args.model.threads() };
     let mut readers = Vec::new();
     for strategy in &args.strategies.strategy {
         plan.check(strategy)?;

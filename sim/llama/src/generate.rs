@@ -4,12 +4,12 @@
 //! goes on from what it has said itself. The unaltered model reads the same tokens beside it, so that at each of them
 //! the two predictions can be compared.
 
-use cptr_sim::replay::{Budget, Machine, Row};
+use cptr_sim::replay::{Machine, Row};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
 use serde_json::{Value as Json, json};
 
-use crate::common::{ModelArgs, StrategyArgs};
+use crate::common::{ModelArgs, OffloadArgs, StrategyArgs};
 use crate::eval::{Quality, finite};
 use crate::ffi::{Context, Model, Options, Untapped};
 use crate::moe::Moe;
@@ -18,6 +18,7 @@ use crate::steer::{Plan, Steering, Watch, sizes};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("memory").args(["resident", "offload", "gpu_memory"]))]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -32,10 +33,8 @@ pub(crate) struct Args {
     /// 0: the most likely token; above: drawn, the higher the more evenly
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f64,
-    /// Experts in bounded memory, read from the drive for real (Linux): experts per layer (32), or bytes for all layers
-    /// together (2GB); in the place of --resident, and without the unaltered model beside
-    #[arg(long, value_name = "MEMORY", conflicts_with = "resident")]
-    offload: Option<Budget>,
+    #[command(flatten)]
+    offload: OffloadArgs,
     /// Of the draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -85,6 +84,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     if !(0.0..=100.0).contains(&args.temperature) {
         return Err(Error::usage(format!("--temperature: expected 0 to 100, found {}", args.temperature)));
     }
+    let memory = args.offload.memory()?;
     let moe = Moe::read(&args.model.model)?;
     let model = Model::load(&args.model.model)?;
     let prompt = model.tokenize(&args.prompt)?;
@@ -92,7 +92,8 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         return Err(Error::usage("--prompt: expected a text of at least one token, found none"));
     }
     let count = args.tokens as usize;
-    let options = Options { tokens: prompt.len() + count, batch: prompt.len(), threads: args.model.threads() };
+    let options =
+        Options { tokens: prompt.len() + count, batch: prompt.len(), sequences: 1, threads: args.model.threads() };
     let mut plain = Context::untapped(&model, options, Untapped)?;
     let mut sampler = Sampler::new(args.temperature, args.seed);
     plain.decode(&prompt, 0)?;
@@ -111,13 +112,13 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let sizes = sizes(&moe);
     let plan = Plan {
         moe: &moe,
-        resident: args.offload.unwrap_or_else(|| args.strategies.resident(moe.k, moe.experts)),
+        resident: memory.unwrap_or_else(|| args.strategies.resident(moe.k, moe.experts)),
         machine: Machine { system: &args.strategies.system, model: Some(&sizes) },
         tokens: prompt.len() + count,
     };
     args.strategies.strategy.iter().try_for_each(|strategy| plan.check(strategy))?;
     let mut rows = vec![json!({"strategy": "llama.cpp", "text": text(&model, &own), "tokens": own.len()})];
-    if args.offload.is_some() {
+    if memory.is_some() {
         drop(plain);
         offloaded(args, &model, &plan, &prompt, &own, options, &mut rows)?;
     } else {
@@ -157,9 +158,9 @@ fn offloaded(
     options: Options,
     rows: &mut Vec<Json>,
 ) -> Result<()> {
-    use crate::offload::{Offload, READERS, take};
+    use crate::offload::{Offload, take};
 
-    let store = std::sync::Arc::new(take(model, plan.moe, &args.model.model, READERS.into())?);
+    let store = std::sync::Arc::new(take(model, plan.moe, &args.model, &args.offload)?);
     for strategy in &args.strategies.strategy {
         store.clear()?;
         let watch = Offload::new(store.clone(), plan.moe.layers.len());
@@ -181,7 +182,9 @@ fn offloaded(
 
 #[cfg(not(target_os = "linux"))]
 fn offloaded(_: &Args, _: &Model, _: &Plan<'_>, _: &[u32], _: &[u32], _: Options, _: &mut Vec<Json>) -> Result<()> {
-    Err(Error::unsupported("--offload: expected Linux, which can give back pages of a mapping, found another system"))
+    Err(Error::unsupported(
+        "bounded memory: expected Linux, which can give back pages of a mapping, found another system",
+    ))
 }
 
 /// The text of tokens.

@@ -16,14 +16,15 @@ use cptr_trace::progress::Progress;
 use cptr_trace::{Shape, Trace};
 use serde_json::{Value as Json, json};
 
-use crate::common::ModelArgs;
+use crate::common::{ModelArgs, OffloadArgs};
 use crate::eval::{Quality, finite};
 use crate::ffi::{Context, Model, Options};
 use crate::generate::step;
 use crate::make::VOCABULARY;
 use crate::moe::Moe;
 use crate::offload::measure::{Measured, measure};
-use crate::offload::{Offload, READERS, Store, Waits, take};
+use crate::offload::{Offload, Store, Waits, take};
+use crate::passes::Width;
 use crate::run_batch;
 use crate::show::{Page, column};
 use crate::steer::{Plan, Script, Steering};
@@ -31,14 +32,15 @@ use crate::text;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("memory").args(["offload", "gpu_memory", "mapped"]).required(true))]
+#[command(group = clap::ArgGroup::new("pass").args(["batch", "sequences"]))]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Memory for experts: experts per layer (32), or bytes for all layers together (2GB)
-    #[arg(long, value_name = "MEMORY", required_unless_present = "mapped")]
-    offload: Option<Budget>,
+    #[command(flatten)]
+    offload: OffloadArgs,
     /// llama.cpp's own mapping instead, to be run under a limit of memory: the system decides what stays
-    #[arg(long, conflicts_with_all = ["offload", "strategy"])]
+    #[arg(long, conflicts_with = "strategy")]
     mapped: bool,
     /// Strategies of cptr, such as lru,bounded:eps=0.04+recall+recall-fetch (`cptr run --help` has them all)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse,
@@ -67,16 +69,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKENS", conflicts_with_all = ["mapped", "strategy", "skip"],
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: Option<u16>,
-    /// Share of its routing mass that a token may lose in a layer, for --batch
-    #[arg(long, value_name = "SHARE", default_value_t = 0.04, requires = "batch")]
+    /// The same with a token each of so many texts that are read side by side
+    #[arg(long, value_name = "N", conflicts_with_all = ["mapped", "strategy", "skip"],
+          value_parser = clap::value_parser!(u16).range(2..=64))]
+    sequences: Option<u16>,
+    /// Share of its routing mass that a token may lose in a layer, for --batch and --sequences
+    #[arg(long, value_name = "SHARE", default_value_t = 0.04, requires = "pass")]
     eps: f64,
-    /// With --batch also the divergence from llama.cpp alone at the same batches: it first runs with all experts in
+    /// With these also the divergence from llama.cpp alone in the same passes: it first runs with all experts in
     /// memory, and its predictions are kept
-    #[arg(long, requires = "batch", conflicts_with = "routing")]
+    #[arg(long, requires = "pass", conflicts_with = "routing")]
     compare: bool,
-    /// Threads that read
-    #[arg(long, value_name = "N", default_value_t = READERS, value_parser = clap::value_parser!(u16).range(1..=64))]
-    readers: u16,
     #[command(flatten)]
     text: text::Args,
 }
@@ -145,28 +148,31 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     if !(0.0..1.0).contains(&args.warm) {
         return Err(Error::usage(format!("--warm: expected a share below 1, found {}", args.warm)));
     }
+    let memory = args.offload.memory()?;
     let path = &args.model.model;
     let moe = Moe::read(path)?;
     let model = Model::load(path)?;
     let routing = args.routing.as_deref().map(|trace| routing(args, trace, &moe)).transpose()?;
     let turns = turns(args, &model, routing.as_ref())?;
-    let Some(memory) = args.offload else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
-    let reference = match args.batch.filter(|_| args.compare) {
-        Some(batch) => {
-            let (_, piece) = run_batch::pieces(&moe, memory, batch.into(), &turns)?;
-            Some(run_batch::reference(&model, piece, args.model.threads(), &turns)?)
+    let Some(memory) = memory else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
+    let width = match (args.batch, args.sequences) {
+        (None, None) => None,
+        (batch, sequences) => {
+            let [sequences, batch] = [sequences, batch].map(|count| count.map_or(1, usize::from));
+            Some(Width::new(&moe, memory, sequences, batch, &turns)?)
         }
-        None => None,
     };
-    let store = Arc::new(take(&model, &moe, path, args.readers.into())?);
-    if let Some(batch) = args.batch {
+    let threads = args.model.threads();
+    let compared = width.filter(|_| args.compare);
+    let reference = compared.map(|width| run_batch::reference(&model, width, threads, &turns)).transpose()?;
+    let store = Arc::new(take(&model, &moe, &args.model, &args.offload)?);
+    if let Some(width) = width {
         return run_batch::run(&run_batch::Run {
             moe: &moe,
             model: &model,
             store: &store,
-            threads: args.model.threads(),
-            memory,
-            batch: batch.into(),
+            threads,
+            width,
             eps: args.eps,
             warm: args.warm,
             routing: routing.as_ref(),
@@ -174,7 +180,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
             reference: reference.as_deref(),
         });
     }
-    let measured = measure(&model, &moe, &store, memory, args.model.threads())?;
+    let measured = measure(&model, &moe, &store, memory, threads)?;
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
@@ -183,18 +189,25 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let facts = vec![
         format!(
-            "{} ({}): {} layers x {} experts of {:.2} MB, top-{}; {} for experts",
+            "{} ({}): {} layers x {} experts of {:.2} MB, top-{}; {} for experts{}",
             moe.name,
             moe.architecture,
             moe.layers.len(),
             moe.experts,
             moe.expert_bytes(0) as f64 / 1e6,
             moe.k,
-            memory
+            memory,
+            match (args.offload.host(), args.offload.link()) {
+                (false, _) => String::new(),
+                (true, None) => ", the others in host memory".into(),
+                (true, Some(link)) => format!(", the others in host memory behind a link of {} GB/s", link / 1e9),
+            }
         ),
         format!(
-            "measured before: a token with all experts there {:.2} ms, an expert read {:.2} ms, {:.2} GB/s",
+            "measured before: a token with all experts there {:.2} ms, {:.2} GB/s; an expert {} {:.2} ms, {:.2} GB/s",
             ms(measured.token),
+            measured.computing(&moe) / 1e9,
+            if args.offload.host() { "copied" } else { "read" },
             ms(measured.read),
             measured.bytes_per_s / 1e9
         ),
@@ -217,7 +230,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let beside = vec![(
         "measured".into(),
         json!({"token_ms": ms(measured.token), "read_ms": ms(measured.read), "start_ms": ms(measured.start),
-               "gb_per_s": measured.bytes_per_s / 1e9}),
+               "gb_per_s": measured.bytes_per_s / 1e9, "computing_gb_per_s": measured.computing(&moe) / 1e9}),
     )];
     Ok(Page { facts, columns, rows, beside })
 }
@@ -237,7 +250,7 @@ fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns:
         steering.skip(args.skip, |step| trace.starts_sequence(step))?;
     }
     let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
-    let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
+    let options = Options { tokens: longest, batch: 1, sequences: 1, threads: args.model.threads() };
     let mut context = Context::new(model, options, steering)?;
     let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
     let (mut time, mut tokens) = (Duration::ZERO, 0);
@@ -339,7 +352,7 @@ fn run<'a>(
 ) -> Result<Vec<Json>> {
     let layers = plan.moe.layers.len();
     let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
-    let options = Options { tokens: longest, batch: 1, threads: args.model.threads() };
+    let options = Options { tokens: longest, batch: 1, sequences: 1, threads: args.model.threads() };
     let knows = routing.map(|trace| trace.logits.is_some());
     let mut runners = Vec::new();
     for strategy in &args.strategy {

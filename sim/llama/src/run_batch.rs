@@ -1,18 +1,20 @@
 //! `cptr-llama run --batch T`: T tokens of a known text in one pass, as in a prompt or where a draft is verified, with
-//! experts in bounded memory.
+//! experts in bounded memory. `--sequences N`: a token each of N texts that are read side by side.
 //!
 //! What a batch runs and loads is decided by [`cptr_core::cache`], the cache that engines have through the C interface:
 //! the model's own choice, the choice within a bound token by token, and for all tokens together. All experts of a
 //! layer that a batch runs are read before llama.cpp multiplies with them; its node multiplies with all of them at
 //! once, so that the cache's waves are not possible here. A batch is therefore cut into pieces whose tokens have room
 //! for all of their experts whatever they choose: of so many tokens as `k` goes into the experts that memory holds.
+//!
+//! A cache remembers one sequence of tokens, and forecasts single tokens only. Who goes for a batch is said by levels,
+//! which are those of all texts, so that several sequences need no more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cptr_core::cache::{Cache, Config, Layer, Load, Memory, NOTHING, Shape, Step};
 use cptr_core::{Eps, Level, Logit, Router, ScaledLevels};
-use cptr_sim::replay::Budget;
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
@@ -20,9 +22,10 @@ use cptr_trace::router::Row;
 use serde_json::{Value as Json, json};
 
 use crate::eval::{Quality, finite};
-use crate::ffi::{Context, Model, Node, Options, Tap, Untapped};
+use crate::ffi::{Context, Model, Node, Tap, Token, Untapped};
 use crate::moe::Moe;
 use crate::offload::{Store, Waits};
+use crate::passes::Width;
 use crate::run::{Recorded, Turn};
 use crate::show::{Page, column};
 use crate::steer::{Kind, Script, kind};
@@ -33,10 +36,7 @@ pub(crate) struct Run<'a> {
     pub(crate) model: &'a Model,
     pub(crate) store: &'a Arc<Store>,
     pub(crate) threads: usize,
-    /// Fast memory.
-    pub(crate) memory: Budget,
-    /// Tokens of a batch.
-    pub(crate) batch: usize,
+    pub(crate) width: Width,
     /// Share of its routing mass that a token may lose in a layer.
     pub(crate) eps: f64,
     /// Share of the turns that are not counted, at the beginning.
@@ -47,44 +47,25 @@ pub(crate) struct Run<'a> {
     pub(crate) reference: Option<&'a [Vec<f32>]>,
 }
 
-/// Experts of a layer that memory holds, and tokens that have room there whatever they choose, at most `batch`.
-///
-/// # Errors
-/// Memory for fewer experts than a token needs.
-pub(crate) fn pieces(moe: &Moe, memory: Budget, batch: usize, turns: &[Turn]) -> Result<(usize, usize)> {
-    let slots = match memory {
-        Budget::Experts(experts) => experts.min(moe.experts),
-        Budget::Bytes { bytes, .. } => {
-            let one: u64 = (0..moe.layers.len()).map(|layer| moe.expert_bytes(layer)).sum();
-            usize::try_from(bytes / one.max(1)).unwrap_or(usize::MAX).min(moe.experts)
-        }
-    };
-    if slots < moe.k {
-        let k = moe.k;
-        return Err(Error::usage(format!("--offload: expected memory for {k} experts of every layer, found {slots}")));
-    }
-    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
-    Ok((slots, batch.min(slots / moe.k).min(longest).max(1)))
-}
-
-/// Predictions of llama.cpp alone at the same batches, turn by turn, `[tokens, V]`: before its experts are taken.
+/// Predictions of llama.cpp alone in the same passes, turn by turn, `[tokens, V]`: before its experts are taken.
 ///
 /// # Errors
 /// What llama.cpp refuses.
-pub(crate) fn reference(model: &Model, piece: usize, threads: usize, turns: &[Turn]) -> Result<Vec<Vec<f32>>> {
-    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
-    let mut context = Context::untapped(model, Options { tokens: longest, batch: piece, threads }, Untapped)?;
-    let turn = |turn: &Turn| {
+pub(crate) fn reference(model: &Model, width: Width, threads: usize, turns: &[Turn]) -> Result<Vec<Vec<f32>>> {
+    let mut context = Context::untapped(model, width.options(threads, turns), Untapped)?;
+    let mut all = Vec::new();
+    for round in turns.chunks(width.sequences) {
         context.clear();
-        let mut all = Vec::new();
-        for (at, part) in turn.chunks(piece).enumerate() {
-            let tokens: Vec<u32> = part.iter().map(|&(token, _)| token).collect();
-            context.decode(&tokens, at * piece)?;
-            (0..tokens.len()).for_each(|offset| all.extend_from_slice(context.logits(offset)));
+        let first = all.len();
+        all.resize(first + round.len(), Vec::new());
+        for pass in width.passes(round) {
+            context.decode_all(&pass)?;
+            for (at, token) in pass.iter().enumerate() {
+                all[first + token.sequence].extend_from_slice(context.logits(at));
+            }
         }
-        Ok(all)
-    };
-    turns.iter().map(turn).collect()
+    }
+    Ok(all)
 }
 
 /// Ways to choose: name, whether the bound holds, whether tokens choose together.
@@ -140,8 +121,8 @@ struct Batched<'a> {
     routers: &'a [Router<'a>],
     cache: Cache<'a, 4, 64>,
     script: Option<Recorded<'a>>,
-    /// First step and tokens of the piece that is computed.
-    piece: (usize, usize),
+    /// Of each token of the piece that is computed its place in the script.
+    steps: Vec<usize>,
     /// Of the layer: logits `[T, E]`, the model's choice `[T, k]`, different experts that run.
     logits: Vec<f32>,
     wanted: Vec<u16>,
@@ -156,7 +137,7 @@ struct Batched<'a> {
 
 impl Batched<'_> {
     fn decide(&mut self, layer: usize, node: &mut Node<'_>) -> Result<()> {
-        let (k, experts, (step, tokens)) = (self.moe.k, self.moe.experts, self.piece);
+        let (k, experts, tokens) = (self.moe.k, self.moe.experts, self.steps.len());
         let mut own = Vec::new();
         node.read_i32(&mut own);
         if node.sizes() != (k, tokens) {
@@ -166,7 +147,7 @@ impl Batched<'_> {
         self.wanted.clear();
         if let Some(script) = &mut self.script {
             self.logits.clear();
-            (step..step + tokens).for_each(|step| script.routing(step, layer, &mut self.logits, &mut self.wanted));
+            self.steps.iter().for_each(|&step| script.routing(step, layer, &mut self.logits, &mut self.wanted));
         } else {
             let known = |&id: &i32| u16::try_from(id).ok().filter(|id| usize::from(*id) < experts);
             self.wanted.extend(own.iter().filter_map(known));
@@ -280,24 +261,23 @@ struct Runner<'m, 'a> {
 }
 
 impl Runner<'_, '_> {
-    /// A turn in pieces, the first token of which has the step `first`; `reads` says whether predictions mean anything,
-    /// `reference` what llama.cpp alone predicts.
-    fn turn(
+    /// Turns side by side, or one, in passes; `first` are the places in the script of their first tokens, `reads` says
+    /// whether predictions mean anything, `reference` what llama.cpp alone predicts.
+    fn round(
         &mut self,
-        turn: &Turn,
-        (first, piece): (usize, usize),
+        (round, passes, first): (&[Turn], &[Vec<Token>], &[usize]),
         counted: bool,
         reads: bool,
-        reference: Option<&Vec<f32>>,
+        reference: Option<&[Vec<f32>]>,
     ) -> Result<()> {
         self.context.clear();
-        for (at, part) in turn.chunks(piece).enumerate() {
-            let tokens: Vec<u32> = part.iter().map(|&(token, _)| token).collect();
-            let position = at * piece;
+        for pass in passes {
             let start = Instant::now();
             let tap = self.context.tap();
-            (tap.piece, tap.seen) = ((first + position, tokens.len()), 0);
-            let decoded = self.context.decode(&tokens, position);
+            tap.steps.clear();
+            tap.steps.extend(pass.iter().map(|token| first[token.sequence] + token.position));
+            tap.seen = 0;
+            let decoded = self.context.decode_all(pass);
             let tap = self.context.tap();
             // What the cache or a read says comes first: it may be why the rest was not computed.
             if let Some(error) = tap.error.take() {
@@ -312,12 +292,12 @@ impl Runner<'_, '_> {
             if counted {
                 self.time += start.elapsed();
             }
-            for offset in 0..if reads { tokens.len() } else { 0 } {
-                let Some(&(next, _)) = turn.get(position + offset + 1) else { break };
-                let logits = self.context.logits(offset);
+            for (at, token) in if reads { &pass[..] } else { &[] }.iter().enumerate() {
+                let Some(&(next, _)) = round[token.sequence].get(token.position + 1) else { continue };
+                let logits = self.context.logits(at);
                 finite(logits)?;
-                let own = (position + offset) * logits.len();
-                let unaltered = reference.and_then(|all| all.get(own..own + logits.len()));
+                let own = token.position * logits.len();
+                let unaltered = reference.and_then(|all| all[token.sequence].get(own..own + logits.len()));
                 self.quality.add(logits, unaltered.unwrap_or(logits), next);
             }
         }
@@ -358,12 +338,11 @@ impl Runner<'_, '_> {
 /// # Errors
 /// Memory for fewer experts than a token needs; what [`Batched`] refuses.
 pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
-    let &Run { moe, model, store, batch, eps, routing, turns, .. } = run;
+    let &Run { moe, model, store, width, eps, routing, turns, .. } = run;
     if !(0.0..1.0).contains(&eps) {
         return Err(Error::usage(format!("--eps: expected a share from 0 to 1, found {eps}")));
     }
-    let (slots, piece) = pieces(moe, run.memory, batch, turns)?;
-    let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
+    let Width { slots, sequences, asked, piece } = width;
     let bounded = eps > 0.0 && routing.is_none_or(|trace| trace.logits.is_some());
     let ways = &WAYS[..if bounded { WAYS.len() } else { 1 }];
     let small = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
@@ -396,7 +375,7 @@ pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
         rest.push((recall, wanted, forecasts, logits));
     }
     let mut runners = Vec::new();
-    let options = Options { tokens: longest, batch: piece, threads: run.threads };
+    let options = width.options(run.threads, turns);
     for ((&(name, bounded, joint), layers), (recall, wanted, forecasts, logits)) in
         ways.iter().zip(&mut states).zip(rest)
     {
@@ -411,7 +390,7 @@ pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
             routers: &routers[usize::from(bounded)],
             cache,
             script: routing.map(|trace| Recorded { trace }),
-            piece: (0, 0),
+            steps: Vec::new(),
             logits: Vec::new(),
             wanted: Vec::new(),
             runs: Vec::new(),
@@ -432,11 +411,18 @@ pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
             warm: Default::default(),
         });
     }
-    let warm = ((turns.len() as f64 * run.warm) as usize).min(turns.len().saturating_sub(1));
+    let rounds: Vec<&[Turn]> = turns.chunks(sequences).collect();
+    let warm = ((rounds.len() as f64 * run.warm) as usize).min(rounds.len().saturating_sub(1));
     let all: usize = turns.iter().map(Vec::len).sum();
     let progress = Progress::new((all * runners.len()) as u64, "running");
-    let mut first = 0;
-    for (index, turn) in turns.iter().enumerate() {
+    let mut next = 0;
+    for (index, round) in rounds.into_iter().enumerate() {
+        let passes = width.passes(round);
+        let mut first = Vec::new();
+        for turn in round {
+            first.push(next);
+            next += turn.len();
+        }
         for runner in &mut runners {
             store.clear()?;
             runner.context.tap().restore()?;
@@ -445,16 +431,15 @@ pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
                 let tap = runner.context.tap();
                 runner.warm = (tap.counts, tap.waits);
             }
-            let reference = run.reference.and_then(|reference| reference.get(index));
-            runner.turn(turn, (first, piece), index >= warm, routing.is_none(), reference)?;
+            let reference = run.reference.and_then(|all| all.get(index * sequences..index * sequences + round.len()));
+            runner.round((round, &passes, &first), index >= warm, routing.is_none(), reference)?;
             if index >= warm {
                 let traffic = store.traffic();
                 runner.bytes += traffic.bytes - before;
                 runner.most_held = runner.most_held.max(traffic.most_held);
             }
-            progress.advance(turn.len() as u64);
+            progress.advance(passes.iter().map(Vec::len).sum::<usize>() as u64);
         }
-        first += turn.len();
     }
     let mut rows: Vec<Json> = runners.into_iter().map(|runner| runner.row(piece, moe.layers.len())).collect();
     if run.reference.is_none() {
@@ -465,16 +450,17 @@ pub(crate) fn run(run: &Run<'_>) -> Result<Page> {
         row["to_first"] = row["tokens_per_s"].as_f64().zip(raw).map(|(own, raw)| own / raw).into();
     }
     let mut facts = vec![format!(
-        "{} ({}): {} layers x {} experts, top-{}; memory for {slots} experts of a layer; batches of {piece} tokens",
+        "{} ({}): {} layers x {} experts, top-{}; memory for {slots} experts of a layer; passes of {piece} tokens{}",
         moe.name,
         moe.architecture,
         moe.layers.len(),
         moe.experts,
-        moe.k
+        moe.k,
+        if sequences > 1 { format!(", of {sequences} texts side by side") } else { String::new() }
     )];
-    if piece < batch {
+    if piece < asked {
         facts.push(format!(
-            "{batch} tokens were asked for; {slots} experts have room for all that {piece} tokens may choose"
+            "{asked} tokens were asked for; {slots} experts have room for all that {piece} tokens may choose"
         ));
     }
     let columns = vec![

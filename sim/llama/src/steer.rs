@@ -61,9 +61,7 @@ impl<'a> Plan<'a> {
         if let Budget::Experts(resident) = self.resident
             && !(1..=experts).contains(&resident)
         {
-            return Err(Error::usage(format!(
-                "--resident: expected 1 to {experts} experts per layer, found {resident}"
-            )));
+            return Err(Error::usage(format!("memory: expected 1 to {experts} experts per layer, found {resident}")));
         }
         let Machine { system, model } = self.machine;
         let has = Has {

@@ -98,15 +98,21 @@ fn nothing_lost_is_the_same_text() {
     }
 }
 
-/// The same with experts that are read from the drive, in any memory.
+/// The same with experts that are read from the drive, or copied from host memory, in any memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn nothing_lost_is_the_same_text_in_bounded_memory() {
-    for memory in ["4", "13", "3MB"] {
-        let arguments =
-            ["generate", model(), "--strategy", "raw,bounded:eps=0,recall+recall-fetch", "--offload", memory];
+    for memory in [
+        &["--offload", "4"][..],
+        &["--offload", "13"],
+        &["--offload", "3MB"],
+        &["--gpu-memory", "4"],
+        &["--gpu-memory", "13", "--link", "2.5"],
+        &["--gpu-memory", "3MB", "--link", "0.5", "--readers", "3"],
+    ] {
+        let arguments = ["generate", model(), "--strategy", "raw,bounded:eps=0,recall+recall-fetch"];
         let more = ["--tokens", "48", "--threads", "1", "--json", "--prompt", "The function returns"];
-        let found = json(&llama(&[&arguments[..], &more].concat()));
+        let found = json(&llama(&[&arguments[..], memory, &more].concat()));
         let rows = found["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 4);
         for row in &rows[1..] {
@@ -165,16 +171,19 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
     json(&llama(&[&["capture", model(), "--f32", "--out", &trace][..], &text].concat()));
     // Without times of a machine, which are measured anew in every run.
     let strategies = "lru,lfu,recall+recall-fetch:gain=off,recall+recall-fetch:most=2:gain=off";
-    let ours = json(&llama(&[&["run", model(), "--offload", "8", "--strategy", strategies][..], &text].concat()));
     let theirs = ["run", &trace, "--resident", "8", "--strategy", strategies, "--json"];
     let theirs = json(&Command::new(cptr()).args(theirs).output().unwrap());
-    let (ours, theirs) = (ours["rows"].as_array().unwrap(), theirs["rows"].as_array().unwrap());
-    assert_eq!(ours.len(), 4);
-    for (ours, theirs) in ours.iter().zip(theirs) {
-        for key in ["strategy", "stall_rate", "miss_rate", "load_rate", "fetch_rate", "loads_per_token"] {
-            assert_eq!(ours[key], theirs[key], "{} {key}", ours["strategy"]);
+    // From the drive, and from host memory.
+    for memory in [&["--offload", "8"][..], &["--gpu-memory", "8", "--link", "4"]] {
+        let ours = json(&llama(&[&["run", model(), "--strategy", strategies][..], memory, &text].concat()));
+        let (ours, theirs) = (ours["rows"].as_array().unwrap(), theirs["rows"].as_array().unwrap());
+        assert_eq!(ours.len(), 4);
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            for key in ["strategy", "stall_rate", "miss_rate", "load_rate", "fetch_rate", "loads_per_token"] {
+                assert_eq!(ours[key], theirs[key], "{} {key}", ours["strategy"]);
+            }
+            assert!(number(ours, "stalls") > 0.0 && number(ours, "held_mb") < 12.0, "{ours}");
         }
-        assert!(number(ours, "stalls") > 0.0 && number(ours, "held_mb") < 12.0, "{ours}");
     }
 }
 
@@ -185,8 +194,14 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
 fn batches_in_bounded_memory() {
     let text = ["--documents", "2", "--length", "64", "--warm", "0", "--threads", "1", "--compare", "--json"];
     // Memory for 8 experts has room for two tokens in any case.
-    for (memory, batch, piece) in [("8", "2", 2), ("16", "4", 4), ("32", "8", 8), ("8", "16", 2)] {
-        let arguments = ["run", model(), "--offload", memory, "--batch", batch, "--eps", "0.08"];
+    for (from, memory, batch, piece) in [
+        ("--offload", "8", "2", 2),
+        ("--offload", "16", "4", 4),
+        ("--offload", "32", "8", 8),
+        ("--offload", "8", "16", 2),
+        ("--gpu-memory", "16", "4", 4),
+    ] {
+        let arguments = ["run", model(), from, memory, "--batch", batch, "--eps", "0.08"];
         let found = json(&llama(&[&arguments[..], &text].concat()));
         let [raw, in_turn, joint] = &found["rows"].as_array().unwrap()[..] else { panic!("{found}") };
         assert_eq!((&raw["choice"], &raw["piece"]), (&"raw".into(), &piece.into()));
@@ -202,7 +217,30 @@ fn batches_in_bounded_memory() {
     let refused = llama(&["run", model(), "--offload", "3", "--batch", "2"]);
     let sentence = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(sentence.contains("--offload: expected memory for 4 experts of every layer, found 3"), "{sentence}");
+    assert!(sentence.contains("expected memory for 4 experts of every layer, found 3"), "{sentence}");
+}
+
+/// Texts that are read side by side do not see each other, and the model's own choice predicts what llama.cpp predicts
+/// of them in the same passes, to the last bit.
+#[cfg(target_os = "linux")]
+#[test]
+fn texts_side_by_side_in_bounded_memory() {
+    let text = ["--documents", "3", "--length", "48", "--warm", "0", "--threads", "1", "--compare", "--json"];
+    let run = |arguments: &[&str]| json(&llama(&[&["run", model()][..], arguments, &text].concat()));
+    let alone = run(&["--offload", "16", "--batch", "1"]);
+    // Memory for 8 experts has room for two of the three tokens in any case.
+    for (from, memory, piece) in [("--offload", "16", 3), ("--gpu-memory", "12", 3), ("--offload", "8", 2)] {
+        let found = run(&[from, memory, "--sequences", "3", "--eps", "0.08"]);
+        let [raw, in_turn, joint] = &found["rows"].as_array().unwrap()[..] else { panic!("{found}") };
+        assert_eq!((&raw["piece"], number(raw, "tokens")), (&piece.into(), 3.0 * 48.0));
+        assert_eq!((number(raw, "divergence"), number(raw, "mass_loss")), (0.0, 0.0), "{raw}");
+        let ratio = number(raw, "perplexity") / number(&alone["rows"][0], "perplexity");
+        assert!((ratio - 1.0).abs() < 1e-5, "{ratio}");
+        for key in ["distinct", "loads"] {
+            assert!(number(joint, key) < number(raw, key) && number(in_turn, key) < number(raw, key), "{found}");
+        }
+        assert!(number(joint, "divergence") > 0.0 && number(joint, "mass_loss") <= 0.08, "{joint}");
+    }
 }
 
 /// The text that was read is no other one in bounded memory: the same perplexity, to the last bit.
@@ -271,6 +309,16 @@ fn bad_input_is_one_sentence() {
         (vec!["make", "--like", "nothing", "--out", &out], "expected one of"),
         (vec!["convert", "nothing", "--out", &out], "No such file"),
         (vec!["capture", model, "--documents", "1", "--out", "/proc/nothing/x"], "/proc/nothing/x"),
+        #[cfg(target_os = "linux")]
+        (vec!["run", model], "--gpu-memory"),
+        #[cfg(target_os = "linux")]
+        (vec!["run", model, "--offload", "8", "--gpu-memory", "4"], "cannot be used with"),
+        #[cfg(target_os = "linux")]
+        (vec!["run", model, "--offload", "8", "--link", "4"], "--gpu-memory"),
+        #[cfg(target_os = "linux")]
+        (vec!["run", model, "--gpu-memory", "33"], "expected 1 to 32 experts"),
+        (vec!["generate", model, "--gpu-memory", "4", "--link", "0"], "expected GB/s"),
+        (vec!["generate", model, "--gpu-memory", "4", "--resident", "4"], "cannot be used with"),
     ] {
         let output = llama(&arguments);
         let text = String::from_utf8(output.stderr).unwrap();

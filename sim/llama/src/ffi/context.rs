@@ -173,10 +173,12 @@ impl Node<'_> {
 /// Sizes of a context.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// Tokens of a sequence at most.
+    /// Tokens at most, of all sequences together.
     pub(crate) tokens: usize,
     /// Tokens of a batch at most.
     pub(crate) batch: usize,
+    /// Sequences.
+    pub(crate) sequences: usize,
     /// Threads that compute.
     pub(crate) threads: usize,
 }
@@ -187,12 +189,22 @@ struct Tapped<T> {
     panic: Option<Box<dyn Any + Send>>,
 }
 
-/// A context: keys and values of one sequence.
+/// A token of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) id: u32,
+    pub(crate) sequence: usize,
+    /// Tokens of the sequence before it.
+    pub(crate) position: usize,
+}
+
+/// A context: keys and values of sequences.
 pub(crate) struct Context<'m, T: Tap> {
     raw: NonNull<sys::llama_context>,
     pool: sys::ggml_threadpool_t,
     batch: sys::llama_batch,
     room: usize,
+    sequences: usize,
     vocabulary: usize,
     /// Owned; the callback gets it during [`Self::decode`] only.
     tapped: *mut Tapped<T>,
@@ -200,7 +212,7 @@ pub(crate) struct Context<'m, T: Tap> {
 }
 
 impl<'m, T: Tap> Context<'m, T> {
-    /// A context for one sequence; keys and values are f32.
+    /// A context; keys and values are f32.
     ///
     /// # Errors
     /// If llama.cpp has no memory for it.
@@ -219,7 +231,7 @@ impl<'m, T: Tap> Context<'m, T> {
     fn with(model: &'m Model, options: Options, tap: T, taps: bool) -> Result<Self> {
         let count = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let small = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
-        let Options { tokens, batch, threads } = options;
+        let Options { tokens, batch, sequences, threads } = options;
         super::forget();
         let tapped = Box::into_raw(Box::new(Tapped { tap, panic: None }));
         // SAFETY: default parameters are plain values; the model outlives the context by its lifetime, and what the
@@ -229,7 +241,9 @@ impl<'m, T: Tap> Context<'m, T> {
             parameters.n_ctx = count(tokens);
             parameters.n_batch = count(batch);
             parameters.n_ubatch = count(batch);
-            parameters.n_seq_max = 1;
+            parameters.n_seq_max = count(sequences);
+            // In one buffer, so that the tokens of a batch run together whatever sequences they are of.
+            parameters.kv_unified = sequences > 1;
             parameters.n_threads = small(threads);
             parameters.n_threads_batch = small(threads);
             parameters.type_k = sys::GGML_TYPE_F32;
@@ -256,6 +270,7 @@ impl<'m, T: Tap> Context<'m, T> {
                 pool,
                 batch: sys::llama_batch_init(small(batch), 0, 1),
                 room: batch,
+                sequences,
                 vocabulary: model.vocabulary(),
                 tapped,
                 model: PhantomData,
@@ -276,26 +291,39 @@ impl<'m, T: Tap> Context<'m, T> {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.raw.as_ptr()), true) };
     }
 
-    /// Computes tokens that follow those so far, the first at `position`, with predictions of all of them.
+    /// Computes tokens of the first sequence that follow those so far, the first at `position`, with predictions of all
+    /// of them.
     ///
     /// # Errors
-    /// More tokens than a batch takes or ids that the model does not have; what llama.cpp refuses. Where the tap ended
-    /// the computation, its own reason comes first: ask it.
+    /// As [`Self::decode_all`].
     pub(crate) fn decode(&mut self, tokens: &[u32], position: usize) -> Result<()> {
+        let tokens = tokens.iter().zip(position..).map(|(&id, position)| Token { id, sequence: 0, position });
+        self.decode_all(&tokens.collect::<Vec<_>>())
+    }
+
+    /// Computes tokens that follow those of their sequences so far, with predictions of all of them.
+    ///
+    /// # Errors
+    /// More tokens than a batch takes, ids that the model does not have or sequences that the context does not; what
+    /// llama.cpp refuses. Where the tap ended the computation, its own reason comes first: ask it.
+    pub(crate) fn decode_all(&mut self, tokens: &[Token]) -> Result<()> {
         if tokens.is_empty() || tokens.len() > self.room {
             return Err(Error::new(format!("expected 1 to {} tokens, found {}", self.room, tokens.len())));
         }
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
-            return Err(Error::new(format!("expected token ids below {}, found {token}", self.vocabulary)));
+        if let Some(token) = tokens.iter().find(|token| token.id as usize >= self.vocabulary) {
+            return Err(Error::new(format!("expected token ids below {}, found {}", self.vocabulary, token.id)));
+        }
+        if let Some(token) = tokens.iter().find(|token| token.sequence >= self.sequences) {
+            return Err(Error::new(format!("expected sequences below {}, found {}", self.sequences, token.sequence)));
         }
         super::forget();
         // SAFETY: the batch was made for `room` tokens of one sequence each, and all fields of those in use are set.
         let code = unsafe {
-            for (at, &token) in tokens.iter().enumerate() {
-                *self.batch.token.add(at) = token as i32;
-                *self.batch.pos.add(at) = (position + at) as i32;
+            for (at, token) in tokens.iter().enumerate() {
+                *self.batch.token.add(at) = token.id as i32;
+                *self.batch.pos.add(at) = token.position as i32;
                 *self.batch.n_seq_id.add(at) = 1;
-                **self.batch.seq_id.add(at) = 0;
+                **self.batch.seq_id.add(at) = token.sequence as i32;
                 *self.batch.logits.add(at) = 1;
             }
             self.batch.n_tokens = tokens.len() as i32;

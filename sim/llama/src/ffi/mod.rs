@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
-pub(crate) use context::{Context, Node, Options, Tap, Untapped, Weights};
+pub(crate) use context::{Context, Node, Options, Tap, Token, Untapped, Weights};
 pub(crate) use gguf::{Gguf, Info};
 pub(crate) use llama_cpp_sys_2 as sys;
 pub(crate) use model::Model;

@@ -1,5 +1,5 @@
-//! The pages of experts' matrices, taken out of llama.cpp's mapping of the file: memory that is filled by direct reads
-//! and given back page by page.
+//! The pages of experts' matrices, taken out of llama.cpp's mapping of the file: memory that is filled by direct reads,
+//! or from a copy in host memory, and given back page by page.
 //!
 //! llama.cpp computes with its weights where it has mapped them. Anonymous pages are put in the place of the mapping;
 //! what comes into them is read from the same place of the file, so that llama.cpp finds every byte where it looks for
@@ -26,13 +26,21 @@ pub(crate) struct Place {
     pub(crate) experts: usize,
 }
 
+/// Where experts' bytes come from.
+#[derive(Debug)]
+enum Source {
+    /// The file, past the page cache.
+    Drive(File),
+    /// A copy of every tensor.
+    Host(Vec<Vec<u8>>),
+}
+
 /// The pages of all tensors.
 #[derive(Debug)]
 pub(crate) struct Pages {
     places: Vec<Place>,
     path: PathBuf,
-    /// For reads past the page cache.
-    direct: File,
+    source: Source,
     page: usize,
     /// Bytes of pages that two experts share, which stay.
     shared: u64,
@@ -40,21 +48,19 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Takes llama.cpp's mapping of the file. Nothing of these tensors is there afterwards but pages that two experts
-    /// share.
+    /// share. What comes later comes from the file, or with `host` from a copy of all tensors in host memory.
     ///
     /// # Errors
-    /// Tensors that are not where a mapping of the file has them; a file system without direct reads; what the system
-    /// refuses.
-    pub(crate) fn take(path: &Path, places: Vec<Place>) -> Result<Self> {
+    /// Tensors that are not where a mapping of the file has them; a file system without direct reads, or too little
+    /// memory for a copy; what the system refuses.
+    pub(crate) fn take(path: &Path, places: Vec<Place>, host: bool) -> Result<Self> {
         let io = |error: &std::io::Error| Error::io(path, error);
         // SAFETY: asks for a number of the system.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
         let file = File::open(path).map_err(|error| io(&error))?;
-        let direct = File::options().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(|error| {
-            Error::in_file(path, format!("expected a file system with direct reads (O_DIRECT), found {error}"))
-        })?;
+        let source = if host { Source::Host(copies(path, &file, &places)?) } else { Source::Drive(direct(path)?) };
         let maps = maps(path)?;
-        let mut pages = Self { places, path: path.into(), direct, page, shared: 0 };
+        let mut pages = Self { places, path: path.into(), source, page, shared: 0 };
         for place in &pages.places {
             let end = place.address + place.experts * place.expert_bytes;
             let mapped = |map: &Mapping| {
@@ -144,7 +150,7 @@ impl Pages {
         self.own(&self.places[place], expert).len()
     }
 
-    /// Reads a range of an expert's own pages of a tensor, in bytes, past the page cache; it begins with a page.
+    /// Reads a range of an expert's own pages of a tensor, in bytes; it begins with a page.
     ///
     /// Whoever asks for it sees to it that the expert does not run meanwhile.
     ///
@@ -154,6 +160,23 @@ impl Pages {
         let tensor = &self.places[place];
         let all = self.own(tensor, expert);
         let own = all.start + range.start.min(all.len())..all.start + range.end.min(all.len());
+        match &self.source {
+            Source::Drive(file) => self.read_direct(tensor, own, file),
+            Source::Host(copies) => {
+                let from = &copies[place][own.start - tensor.address..own.end - tensor.address];
+                // SAFETY: the range is inside anonymous pages that `take` put there, which live as long as the model,
+                // and as long as what is copied. No reference of Rust points there.
+                unsafe {
+                    let to = std::ptr::with_exposed_provenance_mut::<u8>(own.start);
+                    std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads pages of a tensor past the page cache.
+    fn read_direct(&self, tensor: &Place, own: Range<usize>, file: &File) -> Result<()> {
         let mut done = 0;
         while done < own.len() {
             let offset = tensor.offset + (own.start + done - tensor.address) as u64;
@@ -161,7 +184,7 @@ impl Pages {
             // system writes no more than is asked for. No reference of Rust points there.
             let read = unsafe {
                 let to = std::ptr::with_exposed_provenance_mut(own.start + done);
-                libc::pread(self.direct.as_raw_fd(), to, own.len() - done, offset.cast_signed())
+                libc::pread(file.as_raw_fd(), to, own.len() - done, offset.cast_signed())
             };
             match usize::try_from(read) {
                 // Direct reads of part of a page come from the end of the file only.
@@ -182,7 +205,7 @@ impl Pages {
     }
 
     fn short(&self, at: u64) -> Error {
-        Error::in_file(&self.path, format!("expected as many bytes as when it was opened, found an end at byte {at}"))
+        shorter(&self.path, at)
     }
 
     /// Gives an expert's own pages of a tensor back to the system.
@@ -231,6 +254,46 @@ impl Pages {
         let start = place.address + expert * place.expert_bytes;
         self.whole(start..start + place.expert_bytes)
     }
+}
+
+fn shorter(path: &Path, at: u64) -> Error {
+    Error::in_file(path, format!("expected as many bytes as when it was opened, found an end at byte {at}"))
+}
+
+/// The file, for reads past the page cache.
+fn direct(path: &Path) -> Result<File> {
+    File::options().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(|error| {
+        Error::in_file(path, format!("expected a file system with direct reads (O_DIRECT), found {error}"))
+    })
+}
+
+/// Copies of all tensors.
+fn copies(path: &Path, file: &File, places: &[Place]) -> Result<Vec<Vec<u8>>> {
+    let sizes = places.iter().map(|place| place.experts * place.expert_bytes);
+    let (bytes, free) = (sizes.clone().sum::<usize>() as u64, available());
+    if let Some(free) = free.filter(|free| *free < bytes) {
+        return Err(Error::unsupported(format!(
+            "expected {} MB of host memory for all experts, found {} MB",
+            bytes / 1_000_000,
+            free / 1_000_000
+        )));
+    }
+    let copy = |(place, size): (&Place, usize)| {
+        let mut copy = vec![0; size];
+        file.read_exact_at(&mut copy, place.offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => shorter(path, file.metadata().map_or(0, |found| found.len())),
+            _ => Error::io(path, &error),
+        })?;
+        Ok(copy)
+    };
+    places.iter().zip(sizes).map(copy).collect()
+}
+
+/// Bytes of memory that the system has for programs; `None` where it does not say.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A mapping of this process.

@@ -147,7 +147,7 @@ pub(crate) fn measure(
         random,
         error: None,
     };
-    let options = Options { tokens: kinds.len() * TOKENS, batch: 1, threads };
+    let options = Options { tokens: kinds.len() * TOKENS, batch: 1, sequences: 1, threads };
     let mut context = Context::new(model, options, drawn)?;
     let mut times = vec![Duration::ZERO; kinds.len()];
     for position in 0..kinds.len() * TOKENS {
@@ -221,12 +221,17 @@ impl Measured {
         sizes
     }
 
+    /// Bytes per second that a token is computed with, all experts there.
+    pub(crate) fn computing(&self, moe: &Moe) -> f64 {
+        layer_bytes(moe) * moe.layers.len() as f64 / self.token.as_secs_f64()
+    }
+
     /// The machine.
     ///
     /// # Errors
     /// Times that no machine has.
     pub(crate) fn system(&self, moe: &Moe) -> Result<System> {
-        let memory_gb_s = layer_bytes(moe) * moe.layers.len() as f64 / self.token.as_secs_f64() / 1e9;
+        let memory_gb_s = self.computing(moe) / 1e9;
         // A link of 16 lanes of which this share is left: 16 GT/s, 128 of 130 bits.
         let share = self.bytes_per_s / 1e9 / (16.0 * 16.0 / 8.0 * 128.0 / 130.0);
         let text = format!(
@@ -246,7 +251,7 @@ compute_share = 1.0
 memory_pj_per_bit = 0.0
 on_chip_pj_per_byte = 0.0
 [link]
-name = "this machine's drive"
+name = "from the drive, or from host memory"
 gt_s = 16.0
 lanes = 16
 round_trip_ns = 0.0

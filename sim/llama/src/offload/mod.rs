@@ -1,16 +1,17 @@
 //! Experts in bounded memory, with real reads: what the strategy holds resident is in memory, what it loads is read
-//! from the file, what it evicts is given back to the system.
+//! from the file, what it evicts is given back to the system. The same between host memory and a GPU's, which is
+//! emulated: what is loaded is copied from host memory, at a link's bandwidth.
 //!
 //! A layer's experts run when they are there: those that are there already are not read, the others are read side by
 //! side, and the later of an expert's matrices while llama.cpp multiplies with the first. What the strategy fetches is
 //! read when nothing is waited for. Whether to fetch is decided by recall's rule on a machine of *measured* times
 //! ([`measure`]), the same that predicts the time of a token.
 
+mod link;
 pub(crate) mod measure;
 mod store;
 mod work;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,12 @@ use cptr_sim::memory::Resident;
 use cptr_sim::replay::Replay;
 use cptr_trace::error::{Error, Result};
 
+use crate::common::{ModelArgs, OffloadArgs};
 use crate::ffi::pages::{Pages, Place};
 use crate::ffi::{Context, Model, Node, Options, Tap, Weights};
 use crate::moe::Moe;
 use crate::steer::Watch;
+use link::Link;
 pub(crate) use store::Store;
 
 /// Finds where llama.cpp has the experts' matrices, in the order in which it multiplies with them.
@@ -44,9 +47,10 @@ impl Tap for Finder {
 /// Takes the experts of a model into bounded memory: none of them is there afterwards.
 ///
 /// # Errors
-/// Experts that are not in a mapping of the file; a file system without direct reads.
-pub(crate) fn take(model: &Model, moe: &Moe, path: &Path, threads: usize) -> Result<Store> {
-    let options = Options { tokens: 8, batch: 1, threads: 1 };
+/// Experts that are not in a mapping of the file; a file system without direct reads, or host memory that they do not
+/// fit in.
+pub(crate) fn take(model: &Model, moe: &Moe, from: &ModelArgs, args: &OffloadArgs) -> Result<Store> {
+    let options = Options { tokens: 8, batch: 1, sequences: 1, threads: 1 };
     let mut context = Context::new(model, options, Finder::default())?;
     context.decode(&[0], 0)?;
     let found = std::mem::take(&mut context.tap().found);
@@ -78,12 +82,9 @@ pub(crate) fn take(model: &Model, moe: &Moe, path: &Path, threads: usize) -> Res
             places.len()
         )));
     }
-    Ok(Store::new(Pages::take(path, places)?, layers, threads))
+    let pages = Pages::take(&from.model, places, args.host())?;
+    Ok(Store::new(pages, args.link().map(Link::new), layers, args.readers()))
 }
-
-/// Threads that read where nobody says how many: one prepares a read while the drive is at the other's. More make the
-/// pieces that something waits for come later, with those behind them, and take more of the processor.
-pub(crate) const READERS: u16 = 2;
 
 /// What a run in bounded memory took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Experts in bounded memory, and the threads that read them.
+//! Experts in bounded memory, and the threads that read or copy them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use cptr_trace::error::Result;
 
+use super::link::{Link, wait_until};
 use super::work::{Job, Slice, State, Work};
 use crate::ffi::pages::Pages;
 
 /// What all threads share.
 struct Shared {
     pages: Pages,
+    /// What reads go over, where that is not as fast as they are.
+    link: Option<Link>,
     work: Mutex<Work>,
     /// There is something to do, or nothing ever again.
     asked: Condvar,
@@ -70,7 +73,9 @@ impl Shared {
                 Job::Read(slice, range) => {
                     drop(work);
                     let bytes = range.len();
+                    let arrival = self.link.as_ref().map(|link| link.arrival(Instant::now(), bytes));
                     let outcome = self.pages.load(slice.place, slice.expert, range);
+                    arrival.into_iter().for_each(wait_until);
                     work = self.ended(slice, bytes, outcome);
                 }
             }
@@ -94,11 +99,11 @@ impl Shared {
 
 impl Store {
     /// Nothing is there. `layers` are the tensors of each layer, as indices into the places of `pages`.
-    pub(crate) fn new(pages: Pages, layers: Vec<Vec<usize>>, threads: usize) -> Self {
+    pub(crate) fn new(pages: Pages, link: Option<Link>, layers: Vec<Vec<usize>>, threads: usize) -> Self {
         let of = |place: usize| (0..pages.places()[place].experts).map(|expert| pages.bytes(place, expert)).collect();
         let work = Work::new((0..pages.places().len()).map(of).collect());
         let (asked, read) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { pages, work: Mutex::new(work), asked, read });
+        let shared = Arc::new(Shared { pages, link, work: Mutex::new(work), asked, read });
         let thread = |_| {
             let shared = shared.clone();
             std::thread::spawn(move || shared.serve())
