@@ -239,7 +239,8 @@ impl<'m, T: Tap> Context<'m, T> {
         unsafe {
             let mut parameters = sys::llama_context_default_params();
             parameters.n_ctx = count(tokens);
-            parameters.n_batch = count(batch);
+            // Of every sequence it makes room for a prediction.
+            parameters.n_batch = count(batch.max(sequences));
             parameters.n_ubatch = count(batch);
             parameters.n_seq_max = count(sequences);
             // In one buffer, so that the tokens of a batch run together whatever sequences they are of.
