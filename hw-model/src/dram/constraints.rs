@@ -7,7 +7,7 @@
 //!
 //! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows
 //! by the further cycles of the first command and shrinks by those of the second. It is at least one cycle.
-use super::channel::Channel;
+use super::channel::{Channel, banks_of, spot};
 use super::command::CommandKind;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use std::fmt;
@@ -183,7 +183,7 @@ macro_rules! kinds_of {
 macro_rules! put_off {
     (Bank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
         if $at.kind as usize == CommandKind::RefBank as usize {
-            for bank in $c.banks_of($at.rank, $c.refresh_mask($at.bank as u16)) {
+            for bank in banks_of(spot($at.bank as u16).0, $c.refresh_mask($at.bank as u16)) {
                 raise(&mut $c.banks.$after[bank % BANKS], $cycle);
             }
         } else {
@@ -194,8 +194,10 @@ macro_rules! put_off {
         raise(&mut $c.groups.$after[$at.group % BANKS], $cycle)
     };
     (OtherStack 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
-        for other in $c.other_stacks($at.group) {
-            raise(&mut $c.groups.$after[other % BANKS], $cycle);
+        if $c.stacked {
+            for other in $c.other_stacks($at.group) {
+                raise(&mut $c.groups.$after[other % BANKS], $cycle);
+            }
         }
     };
     (Rank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {

@@ -176,7 +176,11 @@ impl<O: Observer> Controller<O> {
                 break;
             }
             let wake = self.wake();
-            self.advance(retry.min(wake));
+            if wake <= retry {
+                self.visit(wake);
+            } else {
+                self.advance(retry);
+            }
         }
         if until == Until::Served {
             self.advance(self.state.last_data);
