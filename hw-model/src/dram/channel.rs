@@ -87,6 +87,8 @@ pub struct Channel {
     pub(super) open: Masks,
     /// Banks between ACT1 and ACT2.
     pub(super) activating: Masks,
+    /// Cycles in which rows were closed less cycles in which they were opened, modulo 2^64.
+    pub(super) open_balance: u64,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
     /// The data clock of LPDDR5 runs up to this cycle.
@@ -109,6 +111,8 @@ pub struct Channel {
     /// Cycles of ACT on the command bus, and of RD and WR.
     act_cycles: u64,
     column_cycles: u64,
+    /// 1 where commands but PRE go out in odd cycles only: those of the rising edges, where a cycle is half a clock.
+    pub(super) edge: u64,
     /// How long the data clock of LPDDR5 runs after a read and a write.
     wck_after_rd: u64,
     wck_after_wr: u64,
@@ -118,6 +122,7 @@ impl Channel {
     /// An idle channel with all banks closed.
     pub fn new(device: &Device) -> Result<Self, ConfigError> {
         device.validate()?;
+        let device = &device.in_cycles();
         let (o, t) = (&device.organisation, &device.timing);
         let per_rank = o.banks_per_rank();
         let sets = std::array::from_fn(|rank| {
@@ -142,6 +147,7 @@ impl Channel {
             bus: [0; 2],
             open: [0; WORDS],
             activating: [0; WORDS],
+            open_balance: 0,
             act2_deadline: 0,
             wck_until: 0,
             n_aad: device.split_activate.map(|split| u64::from(split.n_aad)),
@@ -158,6 +164,7 @@ impl Channel {
             ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
             act_cycles: u64::from(t.act_cycles),
             column_cycles: u64::from(t.column_cycles),
+            edge: u64::from(device.half_clocks),
             wck_after_rd: u64::from(t.n_cl + t.n_bl + wck_post),
             wck_after_wr: u64::from(t.n_cwl + t.n_bl + wck_post),
         })
@@ -308,7 +315,14 @@ impl Channel {
                 0
             }
         };
-        Ok(earliest.max(bus))
+        let earliest = earliest.max(bus);
+        Ok(if command.kind.is_precharge() { earliest } else { earliest | self.edge })
+    }
+
+    /// Whether commands other than PRE may go out in cycle `now`.
+    #[inline(always)]
+    pub(super) const fn is_rising(&self, now: u64) -> bool {
+        now & self.edge == self.edge
     }
 
     /// Issues `command` in cycle `now`.
@@ -320,6 +334,9 @@ impl Channel {
         let earliest = self.probe(command).map_err(refuse)?;
         if now < earliest {
             return Err(refuse(CommandError::TooEarly { earliest }));
+        }
+        if !command.kind.is_precharge() && !self.is_rising(now) {
+            return Err(refuse(CommandError::TooEarly { earliest: now + 1 }));
         }
         if self.n_aad.is_some() {
             let access = command.kind.is_column() && command.kind != CommandKind::Cas;
@@ -350,6 +367,7 @@ impl Channel {
         match command.kind {
             CommandKind::Act => {
                 self.constrain(CommandKind::Act, bank, now);
+                self.open_balance = self.open_balance.wrapping_sub(now);
                 self.banks.row[usize::from(bank) % BANKS] = command.row;
                 match self.n_aad {
                     Some(n_aad) => {
@@ -365,12 +383,12 @@ impl Channel {
             }
             CommandKind::Pre => {
                 self.constrain(CommandKind::Pre, bank, now);
-                self.open[word] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::PreAll => {
                 self.constrain(CommandKind::PreAll, bank, now);
-                let (word, of_rank) = self.set_of(self.rank_of(bank));
-                self.open[word] &= !of_rank;
+                let (_, of_rank) = self.set_of(self.rank_of(bank));
+                self.close(bank, of_rank, now);
             }
             CommandKind::Rd => {
                 self.constrain(CommandKind::Rd, bank, now);
@@ -379,7 +397,7 @@ impl Channel {
             CommandKind::RdA => {
                 self.constrain(CommandKind::RdA, bank, now);
                 self.run_data_clock(now + self.wck_after_rd);
-                self.open[word] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::Wr => {
                 self.constrain(CommandKind::Wr, bank, now);
@@ -388,12 +406,37 @@ impl Channel {
             CommandKind::WrA => {
                 self.constrain(CommandKind::WrA, bank, now);
                 self.run_data_clock(now + self.wck_after_wr);
-                self.open[word] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::RefAll => self.constrain(CommandKind::RefAll, bank, now),
             CommandKind::RefBank => self.constrain(CommandKind::RefBank, bank, now),
             CommandKind::Cas => self.run_data_clock(now + 2),
         }
+    }
+
+    /// Closes the rows of `banks` in the word of `bank`.
+    #[inline(always)]
+    fn close(&mut self, bank: u16, banks: u64, now: u64) {
+        let (word, _) = spot(bank);
+        let closed = u64::from((self.open[word] & banks).count_ones());
+        self.open[word] &= !banks;
+        self.open_balance = self.open_balance.wrapping_add(now * closed);
+    }
+
+    /// Banks with a row that is open or being opened, times `now`.
+    fn open_times(&self, now: u64) -> u64 {
+        let banks = self.open.iter().chain(&self.activating).map(|banks| banks.count_ones()).sum::<u32>();
+        now * u64::from(banks)
+    }
+
+    /// Cycles that rows were open, of all banks together, since the last [`Self::start_count`].
+    pub(super) fn open_cycles(&self, now: u64) -> u64 {
+        self.open_balance.wrapping_add(self.open_times(now))
+    }
+
+    /// Counts open rows from `now` on.
+    pub(super) fn start_count(&mut self, now: u64) {
+        self.open_balance = 0u64.wrapping_sub(self.open_times(now));
     }
 
     #[inline(always)]

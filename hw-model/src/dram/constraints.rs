@@ -275,9 +275,9 @@ macro_rules! constraints {
             }
         }
 
-        /// The table of constraints for a device: the rows that concern it.
+        /// The table of constraints for a device: the rows that concern it, in cycles of the model.
         pub fn constraints(device: &Device) -> Vec<Constraint> {
-            let lat = Latencies::of(device);
+            let lat = Latencies::of(&device.in_cycles());
             let rows = vec![$(
                 Constraint {
                     level: Level::$level,
@@ -318,7 +318,7 @@ constraints! {
     group_rd_wr: Group 1 [Rd RdA] wr = t.n_rtw + t.n_bl_max - t.n_bl, "tRTW; LPDDR5 bursts keep a group longer";
     group_wr_rd: Group 1 [Wr WrA] rd = t.n_cwl + t.n_bl_max + t.n_wtr_l, "tWTR_L";
     stack_rd_rd: OtherStack 1 [Rd RdA] rd = t.n_ccd_r, "tCCD_R";
-    stack_wr_wr: OtherStack 1 [Wr WrA] wr = t.n_ccd_r, "tCCD_R";
+    stack_wr_wr: OtherStack 1 [Wr WrA] wr = t.n_ccd_s_wr, "tCCD_S: tCCD_R is of reads";
     rank_act_act: Rank 1 [Act] act = t.n_rrd_s, "tRRD_S";
     rank_four_acts: Rank 4 [Act] act = t.n_faw, "tFAW";
     rank_rd_rd: Rank 1 [Rd RdA] rd = t.n_ccd_s, "tCCD_S";

@@ -216,7 +216,9 @@ impl State {
         }
         let burst =
             channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
-        let mut next = self.bounds.active.max(burst);
+        // The first cycle ahead in which a command other than PRE can go out.
+        let rising = |cycle: u64| cycle.max(self.now + 1) | channel.edge;
+        let mut next = rising(self.bounds.active.max(burst));
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
                 RefreshStep::Ready(_) => self.now + 1,
@@ -229,7 +231,7 @@ impl State {
         }
         for rank in 0..channel.rank_count {
             let [column, precharge, activate] = self.due(rank);
-            next = next.min(column).min(precharge).min(activate);
+            next = next.min(rising(column)).min(precharge).min(rising(activate));
         }
         next
     }
@@ -291,7 +293,9 @@ impl State {
     }
 
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
+        let rising = self.channel.is_rising(self.now);
         if slot != Slot::Row
+            && rising
             && let Some(choice) = self.pick_active()
         {
             return Some(choice);
@@ -314,7 +318,7 @@ impl State {
             self.write_mode = write_mode;
             self.bounds.forget();
         }
-        self.pick_queued(slot, held)
+        self.pick_queued(slot, rising, held)
     }
 
     /// 1. Requests whose row was opened for them.
@@ -387,6 +391,7 @@ impl State {
         };
         match self.channel.probe(command) {
             Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
+            Ok(_) if !command.kind.is_precharge() && !self.channel.is_rising(self.now) => RefreshStep::At(self.now + 1),
             Ok(_) => RefreshStep::Ready(command),
             Err(_) => RefreshStep::AfterBursts,
         }
@@ -411,17 +416,17 @@ impl State {
 
     /// 3. The oldest ready command of the queue.
     #[inline(always)]
-    fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
+    fn pick_queued(&mut self, slot: Slot, rising: bool, held: Held) -> Option<Choice> {
         let mut best = Best::NONE;
         for rank in 0..self.channel.rank_count {
             let [column, precharge, activate] = self.due(rank);
-            if slot != Slot::Row && column <= self.now {
+            if slot != Slot::Row && rising && column <= self.now {
                 self.look_at_hits(rank, held, &mut best);
             }
             if slot != Slot::Column && precharge <= self.now {
                 self.look_at_conflicts(rank, held, &mut best);
             }
-            if slot != Slot::Column && activate <= self.now {
+            if slot != Slot::Column && rising && activate <= self.now {
                 self.look_at_misses(rank, held, &mut best);
             }
         }

@@ -61,7 +61,9 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
         Horizon::NextRefresh if c.refreshes_waiting > 0 => return None,
         Horizon::NextRefresh => {}
     }
-    words.push(u32::from(c.write_mode) | c.offers_left << 1);
+    // Which edge of the clock it is makes a difference where commands use both.
+    let edge = (c.now & channel.edge) as u32;
+    words.push(u32::from(c.write_mode) | edge << 1 | c.offers_left << 2);
     for time in [c.last_data, channel.wck_until, channel.bus[0], channel.bus[1], channel.act2_deadline] {
         words.push(ahead(time)?);
     }
@@ -136,7 +138,7 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.refresh_turn = u64::from(words.next());
     }
     let word = words.next();
-    (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 1);
+    (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 2);
     c.last_data = words.time();
     let channel = &mut c.channel;
     channel.wck_until = words.time();
@@ -193,6 +195,8 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         reads.push(entry, c.channel.open_row(entry.bank));
         c.sequence += 1;
     }
+    // Up to here it was counted.
+    c.channel.start_count(now);
     c.bounds.forget();
     c.wake = UNKNOWN;
 }

@@ -181,6 +181,7 @@ fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
         times(io, now, &mut rank.window)?;
         small(io, &mut rank.oldest, 3)?;
     }
+    io.word(&mut c.open_balance)?;
     times(io, now, &mut c.bus)?;
     times(io, now, [&mut c.act2_deadline, &mut c.wck_until])
 }
@@ -274,6 +275,7 @@ fn statistics(io: &mut impl Words, s: &mut Statistics) -> Done {
     counts(io, [&mut s.reads_served, &mut s.writes_served, &mut s.reads_forwarded, &mut s.writes_merged])?;
     counts(io, [&mut s.row_hits, &mut s.row_misses, &mut s.row_conflicts])?;
     counts(io, s.commands.all_mut())?;
+    counts(io, [&mut s.open_cycles])?;
     histogram(io, &mut s.read_latency)
 }
 
