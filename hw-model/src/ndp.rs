@@ -59,8 +59,11 @@ pub struct Arrays {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// Name in [`presets::NAMES`].
+    /// Name in [`presets::NAMES`], or the file of a device of one's own, ending in `.toml`.
     pub device: String,
+    /// That device, once its file was read.
+    #[serde(skip)]
+    pub own_device: Option<Device>,
     /// Name of a [`MappingKind`] inside a channel.
     pub mapping: String,
     /// `ab`, `sb` or `none`, see [`Refresh`].
@@ -129,7 +132,10 @@ impl Memory {
     /// A name that does not exist, by its field.
     pub fn parts(&self) -> Result<(Device, Config), ConfigError> {
         let list = |names: &[&str]| format!("must be one of {}", names.join(", "));
-        let device = presets::by_name(&self.device)
+        let device = self
+            .own_device
+            .clone()
+            .or_else(|| presets::by_name(&self.device))
             .ok_or_else(|| ConfigError::new("ndp.memory.device", &self.device, list(&presets::NAMES)))?;
         let mapping = MappingKind::by_name(&self.mapping).ok_or_else(|| {
             ConfigError::new("ndp.memory.mapping", &self.mapping, list(&MappingKind::ALL.map(MappingKind::name)))

@@ -27,7 +27,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use serde::Deserialize;
 
 use crate::controller::Controller;
-use crate::dram::ConfigError;
+use crate::dram::{ConfigError, Device};
 use crate::gpu::Gpu;
 use crate::link::Link;
 use crate::model::Model;
@@ -184,10 +184,28 @@ impl System {
     /// # Errors
     /// Unknown or missing fields, and values that no machine can have, by the name of the field.
     pub fn from_toml(text: &str) -> Result<Self, SystemError> {
-        let file: File = toml::from_str(text).map_err(|error| SystemError::Syntax {
+        Self::from_toml_with(text, |_| Err("a file is read only where the machine is one".into()))
+    }
+
+    /// As [`Self::from_toml`]; where `ndp.memory.device` names a file, `read` gives its text.
+    ///
+    /// # Errors
+    /// As there, and what is wrong with that file.
+    pub fn from_toml_with(text: &str, read: impl Fn(&str) -> Result<String, String>) -> Result<Self, SystemError> {
+        let mut file: File = toml::from_str(text).map_err(|error| SystemError::Syntax {
             line: error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
             message: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
         })?;
+        if let Some(Ndp { memory, .. }) = &mut file.ndp
+            && memory.device.ends_with(".toml")
+        {
+            let device =
+                read(&memory.device).and_then(|text| Device::from_toml(&text).map_err(|error| error.to_string()));
+            let wrong = |rule: String| {
+                ConfigError::new("ndp.memory.device", &memory.device, format!("must be a device: {rule}"))
+            };
+            memory.own_device = Some(device.map_err(wrong)?);
+        }
         file.validate()?;
         Ok(Self {
             name: file.name,

@@ -150,6 +150,32 @@ fn clones_share_what_is_known_and_bits_are_told_apart() {
 }
 
 #[test]
+fn a_machine_may_name_a_memory_of_its_own() {
+    let own = FILES[3].replacen("device = \"DDR5-6400\"", "device = \"own.toml\"", 1);
+    let read = |name: &str, text: &str| {
+        let (name, text) = (name.to_string(), text.to_string());
+        System::from_toml_with(&own, |asked| if asked == name { Ok(text.clone()) } else { Err("no such file".into()) })
+    };
+    let time = |system: &System| {
+        let near_data = [ExpertRun::at(2.0); 6];
+        let layer = LayerWork { tokens: 1, near_data: &near_data, ..LayerWork::default() };
+        system.layer_time(Model::find("Qwen3-30B-A3B").unwrap(), &layer).ndp_ps
+    };
+    let built_in = System::from_toml(FILES[3]).unwrap();
+    assert_eq!(time(&read("own.toml", "base = \"DDR5-6400\"").unwrap()), time(&built_in));
+    let slow = read("own.toml", "base = \"DDR5-6400\"\n[timing]\nn_rfc = 4000").unwrap();
+    assert!(time(&slow) > time(&built_in));
+    let refused = |name: &str, text: &str| read(name, text).unwrap_err().to_string();
+    let found = refused("own.toml", "base = \"DDR5-6400\"\n[timing]\nn_rrd_l = 1");
+    assert!(
+        found.starts_with("ndp.memory.device is own.toml, but it must be a device: timing.n_rrd_l is 1"),
+        "{found}"
+    );
+    assert!(refused("other.toml", "").ends_with("no such file"));
+    assert!(System::from_toml(&own).unwrap_err().to_string().starts_with("ndp.memory.device is own.toml"));
+}
+
+#[test]
 fn bad_files_are_refused_with_field_value_and_rule() {
     let good = FILES[3];
     let error = |from: &str, to: &str| {

@@ -79,7 +79,7 @@ fn rows_resolve_as_in_the_reference() {
     }
     assert_eq!(find(&ddr5, Level::OtherRank, Rd, Rd), None);
     assert_eq!(find(&presets::ddr4_3200(), Level::Rank, RefBank, Act), None);
-    assert_eq!(find(&presets::hbm3_6400(), Level::OtherStack, Rd, Rd), Some(3));
+    assert_eq!(find(&presets::hbm3_6400(), Level::OtherStack, Rd, Rd), Some(6));
     let window = constraints(&ddr5).into_iter().find(|row| row.window == 4).unwrap();
     assert_eq!((window.cycles, window.formula.as_str()), (48, "nFAW"));
 }

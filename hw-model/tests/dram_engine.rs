@@ -210,7 +210,7 @@ proptest! {
             let turns: Vec<Turn> = turns.iter()
                 .map(|turn| Turn { requests: turn.requests.iter().filter_map(own).collect(), cycles: turn.cycles }).collect();
             found += follow(&mut alone, &turns, u64::MAX).1.len();
-            prop_assert_eq!(together.channel_statistics(channel as usize).unwrap(), &alone.statistics());
+            prop_assert_eq!(together.channel_statistics(channel as usize).unwrap(), alone.statistics());
         }
         prop_assert_eq!(found, completions.len());
     }

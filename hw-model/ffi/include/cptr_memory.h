@@ -89,6 +89,19 @@ typedef struct cptr_memory_totals {
     uint64_t max_latency;
 } cptr_memory_totals;
 
+/* Where the energy went since the start, in picojoules. Not in it: the data wires, the physical layer, the controller. */
+typedef struct cptr_memory_energies {
+    /* Rows opened and closed. */
+    double activate_pj;
+    /* Reads beyond standby. */
+    double read_pj;
+    /* Writes beyond standby. */
+    double write_pj;
+    /* Refreshes beyond standby. */
+    double refresh_pj;
+    /* Standby, with open rows and without. */
+    double standby_pj;
+} cptr_memory_energies;
 /* Opens an idle memory at cycle 0 and writes its handle to memory.
  *
  * device is the name of a built-in device, the path of a device file (it ends in .toml), or the text of one (it has
@@ -140,7 +153,10 @@ cptr_memory_status cptr_memory_pop(
 /* Writes to cycle when the request completes or did; CPTR_MEMORY_NONE if that is not known yet. */
 cptr_memory_status cptr_memory_completes(cptr_memory *memory, uint64_t id, uint64_t *cycle);
 
-/* Writes what the memory is: bytes of all channels, bytes of an access, picoseconds of a cycle. */
+/* Writes how many cycles a clock has: 2 where commands use both edges (HBM3), else 1. */
+cptr_memory_status cptr_memory_cycles_per_clock(cptr_memory *memory, uint64_t *cycles);
+
+/* Writes what the memory is: bytes of all channels, bytes of an access, picoseconds of a clock. */
 cptr_memory_status cptr_memory_geometry(
     cptr_memory *memory,
     uint64_t *capacity,
@@ -155,6 +171,9 @@ cptr_memory_status cptr_memory_channel_counts(cptr_memory *memory, uint32_t chan
 
 /* Writes the counts of one source over all channels. */
 cptr_memory_status cptr_memory_source_counts(cptr_memory *memory, uint32_t source, cptr_memory_totals *of_source);
+
+/* Writes the energy of all channels up to now; CPTR_MEMORY_NONE if the device's currents are not known. */
+cptr_memory_status cptr_memory_energy(cptr_memory *memory, cptr_memory_energies *all);
 
 /* Writes the state to bytes and its length to length. CPTR_MEMORY_ERROR_SIZE if size is less; ask with a null
  * pointer and 0 for the length. */

@@ -81,6 +81,22 @@ pub struct CptrMemoryTotals {
     pub max_latency: u64,
 }
 
+/// Where the energy went since the start, in picojoules. Not in it: the data wires, the physical layer, the controller.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CptrMemoryEnergy {
+    /// Rows opened and closed.
+    pub activate_pj: f64,
+    /// Reads beyond standby.
+    pub read_pj: f64,
+    /// Writes beyond standby.
+    pub write_pj: f64,
+    /// Refreshes beyond standby.
+    pub refresh_pj: f64,
+    /// Standby, with open rows and without.
+    pub standby_pj: f64,
+}
+
 /// Calls `body` with the engine; a panic stays inside and breaks the handle.
 ///
 /// # Safety
@@ -315,7 +331,17 @@ pub unsafe extern "C" fn cptr_memory_completes(memory: *mut CptrMemory, id: u64,
     unsafe { with(memory, completes) }
 }
 
-/// Writes what the memory is: bytes of all channels, bytes of an access, picoseconds of a cycle.
+/// Writes how many cycles a clock has: 2 where commands use both edges (HBM3), else 1.
+///
+/// # Safety
+/// `memory` is null or an open handle; `cycles` is null or can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cptr_memory_cycles_per_clock(memory: *mut CptrMemory, cycles: *mut u64) -> CptrMemoryStatus {
+    // SAFETY: the caller's contract.
+    unsafe { with(memory, |engine| found(Some(engine.cycles_per_clock()), cycles)) }
+}
+
+/// Writes what the memory is: bytes of all channels, bytes of an access, picoseconds of a clock.
 ///
 /// # Safety
 /// `memory` is null or an open handle; each of the others is null or can be written.
@@ -384,7 +410,7 @@ pub unsafe extern "C" fn cptr_memory_channel_counts(
     let write = |engine: &mut Engine| {
         let Some(statistics) = engine.channel_statistics(channel as usize) else { return CPTR_MEMORY_ERROR_INDEX };
         // SAFETY: the caller's contract.
-        unsafe { put(of_channel, counts(statistics)) };
+        unsafe { put(of_channel, counts(&statistics)) };
         CPTR_MEMORY_OK
     };
     // SAFETY: the caller's contract.
@@ -423,6 +449,32 @@ pub unsafe extern "C" fn cptr_memory_source_counts(
     };
     // SAFETY: the caller's contract.
     unsafe { with(memory, write) }
+}
+
+/// Writes the energy of all channels up to now; CPTR_MEMORY_NONE if the device's currents are not known.
+///
+/// # Safety
+/// `memory` is null or an open handle; `all` is null or can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cptr_memory_energy(memory: *mut CptrMemory, all: *mut CptrMemoryEnergy) -> CptrMemoryStatus {
+    let energy = |engine: &mut Engine| {
+        let found = engine.energy().map(|energy| CptrMemoryEnergy {
+            activate_pj: energy.activate_pj,
+            read_pj: energy.read_pj,
+            write_pj: energy.write_pj,
+            refresh_pj: energy.refresh_pj,
+            standby_pj: energy.standby_pj,
+        });
+        // SAFETY: the caller's contract.
+        unsafe {
+            found.map_or(CPTR_MEMORY_NONE, |found| {
+                put(all, found);
+                CPTR_MEMORY_OK
+            })
+        }
+    };
+    // SAFETY: the caller's contract.
+    unsafe { with(memory, energy) }
 }
 
 /// Writes the state to `bytes` and its length to `length`. CPTR_MEMORY_ERROR_SIZE if `size` is less; ask with a null

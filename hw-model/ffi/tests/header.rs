@@ -69,10 +69,14 @@ fn declare(rust: &str, name: &str) -> String {
         "CptrMemoryStatus" => "cptr_memory_status",
         "CptrMemory" => "cptr_memory",
         "CptrMemoryTotals" => "cptr_memory_totals",
+        "CptrMemoryEnergy" => "cptr_memory_energies",
         other => panic!("no type in C for {other}"),
     };
     format!("{constant}{c} {stars}{name}")
 }
+
+const STRUCTURES: [(&str, &str); 2] =
+    [("CptrMemoryTotals", "cptr_memory_totals"), ("CptrMemoryEnergy", "cptr_memory_energies")];
 
 /// The lines of a documentation comment up to the safety section, as one comment in C.
 fn comment(lines: &[&str], indent: &str) -> String {
@@ -88,7 +92,7 @@ fn comment(lines: &[&str], indent: &str) -> String {
 
 fn generate() -> String {
     let mut header = PREAMBLE.to_string();
-    let (mut doc, mut lines, mut in_structure) = (Vec::new(), SOURCE.lines(), false);
+    let (mut doc, mut lines, mut in_structure) = (Vec::new(), SOURCE.lines(), None);
     while let Some(line) = lines.next() {
         let code = line.trim();
         if code.starts_with("///") {
@@ -100,13 +104,13 @@ fn generate() -> String {
             let value = value.trim_end_matches(';');
             let value = if value.starts_with('-') { format!("({value})") } else { value.into() };
             let _ = writeln!(header, "{}#define {name} {value}", comment(&doc, ""));
-        } else if code == "pub struct CptrMemoryTotals {" {
-            let _ = write!(header, "\n{}typedef struct cptr_memory_totals {{\n", comment(&doc, ""));
-            in_structure = true;
-        } else if in_structure && code == "}" {
-            header += "} cptr_memory_totals;\n\n";
-            in_structure = false;
-        } else if in_structure {
+        } else if let Some(name) = STRUCTURES.iter().find(|(rust, _)| code == format!("pub struct {rust} {{")) {
+            let _ = write!(header, "\n{}typedef struct {} {{\n", comment(&doc, ""), name.1);
+            in_structure = Some(name.1);
+        } else if let (Some(name), "}") = (in_structure, code) {
+            let _ = write!(header, "}} {name};\n");
+            in_structure = None;
+        } else if in_structure.is_some() {
             let (name, of) = code.trim_start_matches("pub ").trim_end_matches(',').split_once(": ").expect("a field");
             let _ = writeln!(header, "{}    {};", comment(&doc, "    "), declare(of, name));
         } else if let Some(function) = code.strip_prefix("pub unsafe extern \"C\" fn ") {
@@ -137,7 +141,7 @@ fn generate() -> String {
 #[test]
 fn the_header_is_what_the_source_says() {
     let header = generate();
-    assert_eq!(header.matches("cptr_memory_status cptr_memory_").count(), 14);
+    assert_eq!(header.matches("cptr_memory_status cptr_memory_").count(), 16);
     if std::env::var_os("CPTR_BLESS").is_some() {
         fs::write(HEADER, &header).unwrap();
     }

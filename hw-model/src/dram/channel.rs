@@ -21,8 +21,11 @@ pub enum BankState {
 /// Room for the greatest channel, so that a bank number masked to it needs no further check.
 const BANKS: usize = MAX_BANKS as usize;
 
-/// Banks of each rank, one bit each.
-pub(super) type Masks = [u64; MAX_RANKS];
+/// A set of banks, one bit each. The banks of a rank lie in one word.
+pub(super) type Masks = [u64; WORDS];
+
+/// Words of [`Masks`].
+const WORDS: usize = BANKS / 64;
 
 /// One number a bank, or a group.
 pub(super) type PerBank = [u64; BANKS];
@@ -80,10 +83,12 @@ pub struct Channel {
     pub(super) rank_count: usize,
     /// First free cycle of the command bus (row bus), and of the column bus of HBM.
     pub(super) bus: [u64; 2],
-    /// Banks with an open row, one bit each, by ranks.
+    /// Banks with an open row.
     pub(super) open: Masks,
     /// Banks between ACT1 and ACT2.
     pub(super) activating: Masks,
+    /// Cycles in which rows were closed less cycles in which they were opened, modulo 2^64.
+    pub(super) open_balance: u64,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
     /// The data clock of LPDDR5 runs up to this cycle.
@@ -93,16 +98,21 @@ pub struct Channel {
     column_bus: usize,
     banks_per_rank: u32,
     /// Binary logarithm of `banks_per_rank`.
-    pub(super) rank_shift: u32,
+    rank_shift: u32,
+    sets: [(usize, u64); MAX_RANKS],
     banks_per_group: u32,
     /// Binary logarithm of `banks_per_group`.
     group_shift: u32,
     groups_per_stack: usize,
     groups_per_rank: usize,
+    /// Whether ranks have several stacks.
+    pub(super) stacked: bool,
     pub(super) ranks_share_wires: bool,
     /// Cycles of ACT on the command bus, and of RD and WR.
     act_cycles: u64,
     column_cycles: u64,
+    /// 1 where commands but PRE go out in odd cycles only: those of the rising edges, where a cycle is half a clock.
+    pub(super) edge: u64,
     /// How long the data clock of LPDDR5 runs after a read and a write.
     wck_after_rd: u64,
     wck_after_wr: u64,
@@ -112,7 +122,13 @@ impl Channel {
     /// An idle channel with all banks closed.
     pub fn new(device: &Device) -> Result<Self, ConfigError> {
         device.validate()?;
+        let device = &device.in_cycles();
         let (o, t) = (&device.organisation, &device.timing);
+        let per_rank = o.banks_per_rank();
+        let sets = std::array::from_fn(|rank| {
+            let first = rank * per_rank as usize;
+            (first / 64, u64::MAX >> (64 - per_rank) << (first % 64))
+        });
         let wck_post = device.split_activate.map_or(0, |split| split.n_wck_pst);
         Ok(Self {
             lat: Latencies::of(device),
@@ -129,22 +145,26 @@ impl Channel {
             ranks: [Rank::default(); MAX_RANKS],
             rank_count: o.ranks as usize,
             bus: [0; 2],
-            open: [0; MAX_RANKS],
-            activating: [0; MAX_RANKS],
+            open: [0; WORDS],
+            activating: [0; WORDS],
+            open_balance: 0,
             act2_deadline: 0,
             wck_until: 0,
             n_aad: device.split_activate.map(|split| u64::from(split.n_aad)),
             refresh_set: device.bank_refresh.map(|refresh| refresh.set),
             column_bus: usize::from(device.dual_command_bus),
-            banks_per_rank: o.banks_per_rank(),
-            rank_shift: o.banks_per_rank().ilog2(),
+            banks_per_rank: per_rank,
+            rank_shift: per_rank.ilog2(),
+            sets,
             banks_per_group: o.banks,
             group_shift: o.banks.ilog2(),
             groups_per_stack: o.groups as usize,
             groups_per_rank: (o.groups * o.stacks) as usize,
+            stacked: o.stacks > 1,
             ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
             act_cycles: u64::from(t.act_cycles),
             column_cycles: u64::from(t.column_cycles),
+            edge: u64::from(device.half_clocks),
             wck_after_rd: u64::from(t.n_cl + t.n_bl + wck_post),
             wck_after_wr: u64::from(t.n_cwl + t.n_bl + wck_post),
         })
@@ -161,27 +181,21 @@ impl Channel {
     }
 
     fn state(&self, bank: u16) -> BankState {
-        let (rank, bit) = self.spot(bank);
-        if self.open[rank] & bit != 0 {
+        let (word, bit) = spot(bank);
+        if self.open[word] & bit != 0 {
             BankState::Open
-        } else if self.activating[rank] & bit != 0 {
+        } else if self.activating[word] & bit != 0 {
             BankState::Activating
         } else {
             BankState::Closed
         }
     }
 
-    /// Where a bank stands in [`Masks`]: rank and bit.
-    #[inline(always)]
-    pub(super) const fn spot(&self, bank: u16) -> (usize, u64) {
-        spot(bank, self.rank_shift)
-    }
-
     /// Whether the row of a bank is open.
     #[inline(always)]
     pub(super) const fn is_open(&self, bank: u16) -> bool {
-        let (rank, bit) = self.spot(bank);
-        self.open[rank] & bit != 0
+        let (word, bit) = spot(bank);
+        self.open[word] & bit != 0
     }
 
     /// First bank of a rank.
@@ -190,11 +204,11 @@ impl Channel {
         rank << self.rank_shift
     }
 
-    /// Banks of `mask` of a rank, counted over the channel.
+    /// The banks of a rank in [`Masks`]: word and bits.
     #[inline(always)]
-    pub(super) fn banks_of(&self, rank: usize, mask: u64) -> impl Iterator<Item = usize> + use<> {
-        let first = self.first_of(rank);
-        bits(mask).map(move |bank| first + bank)
+    pub(super) const fn set_of(&self, rank: usize) -> (usize, u64) {
+        let (word, banks) = self.sets[rank % MAX_RANKS];
+        (word % WORDS, banks)
     }
 
     pub(super) const fn bank_count(&self) -> u32 {
@@ -230,24 +244,20 @@ impl Channel {
         (bank >> self.rank_shift) as usize
     }
 
-    /// All banks of a rank, one bit each.
-    #[inline(always)]
-    pub(super) const fn rank_banks(&self) -> u64 {
-        u64::MAX >> (64 - self.banks_per_rank)
-    }
-
-    /// Banks of its rank that a bank-wise refresh starting at `bank` covers.
+    /// Banks that a bank-wise refresh starting at `bank` covers, in its word of [`Masks`].
     pub(super) fn refresh_mask(&self, bank: u16) -> u64 {
-        let (_, bit) = self.spot(bank);
+        let (_, bit) = spot(bank);
         match self.refresh_set {
             None | Some(RefreshSet::Bank) => bit,
             Some(RefreshSet::Pair) => {
                 let half = self.banks_per_rank / 2;
-                bit | if bit.trailing_zeros() < half { bit << half } else { bit >> half }
+                bit | if u32::from(bank) & half == 0 { bit << half } else { bit >> half }
             }
             Some(RefreshSet::SameBank) => {
-                let within = bit.trailing_zeros() % self.banks_per_group;
-                (within..self.banks_per_rank).step_by(self.banks_per_group as usize).fold(0, |all, at| all | 1 << at)
+                let first = (self.first_of(self.rank_of(bank)) % 64) as u32;
+                let within = u32::from(bank) % self.banks_per_group;
+                let of_rank = first + within..first + self.banks_per_rank;
+                of_rank.step_by(self.banks_per_group as usize).fold(0, |all, at| all | 1 << at)
             }
         }
     }
@@ -259,9 +269,9 @@ impl Channel {
     pub fn probe(&self, command: Command) -> Result<u64, CommandError> {
         let state = self.bank_state(command.bank).ok_or(CommandError::NoSuchBank)?;
         let (banks, bank) = (&self.banks, usize::from(command.bank));
-        let (index, _) = self.spot(command.bank);
-        let rank = &self.ranks[index];
-        let closed = |mask: u64| (self.open[index] | self.activating[index]) & mask == 0;
+        let rank = &self.ranks[self.rank_of(command.bank) % MAX_RANKS];
+        let (word, of_rank) = self.set_of(self.rank_of(command.bank));
+        let closed = |mask: u64| (self.open[word] | self.activating[word]) & mask == 0;
         let require = |holds: bool, otherwise: CommandError| if holds { Ok(()) } else { Err(otherwise) };
         let bus = self.bus[if command.kind.is_column() { self.column_bus } else { 0 }];
         let earliest = match command.kind {
@@ -279,7 +289,7 @@ impl Channel {
                 banks.pre[bank].max(rank.pre)
             }
             CommandKind::PreAll => {
-                require(self.activating[index] == 0, CommandError::BankNotClosed)?;
+                require(self.activating[word] & of_rank == 0, CommandError::BankNotClosed)?;
                 rank.pre_all
             }
             CommandKind::Rd | CommandKind::RdA => {
@@ -291,21 +301,28 @@ impl Channel {
                 self.column_ready(bank, true).max(rank.wr)
             }
             CommandKind::RefAll => {
-                require(closed(u64::MAX), CommandError::BankNotClosed)?;
+                require(closed(of_rank), CommandError::BankNotClosed)?;
                 rank.ref_all
             }
             CommandKind::RefBank => {
                 require(self.refresh_set.is_some(), CommandError::NotSupported)?;
                 let set = self.refresh_mask(command.bank);
                 require(closed(set), CommandError::BankNotClosed)?;
-                self.banks_of(index, set).map(|bank| banks.refresh[bank % BANKS]).fold(rank.ref_bank, u64::max)
+                banks_of(word, set).map(|bank| banks.refresh[bank % BANKS]).fold(rank.ref_bank, u64::max)
             }
             CommandKind::Cas => {
                 require(self.n_aad.is_some(), CommandError::NotSupported)?;
                 0
             }
         };
-        Ok(earliest.max(bus))
+        let earliest = earliest.max(bus);
+        Ok(if command.kind.is_precharge() { earliest } else { earliest | self.edge })
+    }
+
+    /// Whether commands other than PRE may go out in cycle `now`.
+    #[inline(always)]
+    pub(super) const fn is_rising(&self, now: u64) -> bool {
+        now & self.edge == self.edge
     }
 
     /// Issues `command` in cycle `now`.
@@ -317,6 +334,9 @@ impl Channel {
         let earliest = self.probe(command).map_err(refuse)?;
         if now < earliest {
             return Err(refuse(CommandError::TooEarly { earliest }));
+        }
+        if !command.kind.is_precharge() && !self.is_rising(now) {
+            return Err(refuse(CommandError::TooEarly { earliest: now + 1 }));
         }
         if self.n_aad.is_some() {
             let access = command.kind.is_column() && command.kind != CommandKind::Cas;
@@ -343,30 +363,32 @@ impl Channel {
         };
         self.bus[bus] = now + cycles;
         let bank = command.bank;
-        let (rank, bit) = self.spot(bank);
+        let (word, bit) = spot(bank);
         match command.kind {
             CommandKind::Act => {
                 self.constrain(CommandKind::Act, bank, now);
+                self.open_balance = self.open_balance.wrapping_sub(now);
                 self.banks.row[usize::from(bank) % BANKS] = command.row;
                 match self.n_aad {
                     Some(n_aad) => {
-                        self.activating[rank] |= bit;
+                        self.activating[word] |= bit;
                         self.act2_deadline = now + n_aad;
                     }
-                    None => self.open[rank] |= bit,
+                    None => self.open[word] |= bit,
                 }
             }
             CommandKind::Act2 => {
-                self.activating[rank] &= !bit;
-                self.open[rank] |= bit;
+                self.activating[word] &= !bit;
+                self.open[word] |= bit;
             }
             CommandKind::Pre => {
                 self.constrain(CommandKind::Pre, bank, now);
-                self.open[rank] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::PreAll => {
                 self.constrain(CommandKind::PreAll, bank, now);
-                self.open[rank] = 0;
+                let (_, of_rank) = self.set_of(self.rank_of(bank));
+                self.close(bank, of_rank, now);
             }
             CommandKind::Rd => {
                 self.constrain(CommandKind::Rd, bank, now);
@@ -375,7 +397,7 @@ impl Channel {
             CommandKind::RdA => {
                 self.constrain(CommandKind::RdA, bank, now);
                 self.run_data_clock(now + self.wck_after_rd);
-                self.open[rank] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::Wr => {
                 self.constrain(CommandKind::Wr, bank, now);
@@ -384,12 +406,37 @@ impl Channel {
             CommandKind::WrA => {
                 self.constrain(CommandKind::WrA, bank, now);
                 self.run_data_clock(now + self.wck_after_wr);
-                self.open[rank] &= !bit;
+                self.close(bank, bit, now);
             }
             CommandKind::RefAll => self.constrain(CommandKind::RefAll, bank, now),
             CommandKind::RefBank => self.constrain(CommandKind::RefBank, bank, now),
             CommandKind::Cas => self.run_data_clock(now + 2),
         }
+    }
+
+    /// Closes the rows of `banks` in the word of `bank`.
+    #[inline(always)]
+    fn close(&mut self, bank: u16, banks: u64, now: u64) {
+        let (word, _) = spot(bank);
+        let closed = u64::from((self.open[word] & banks).count_ones());
+        self.open[word] &= !banks;
+        self.open_balance = self.open_balance.wrapping_add(now * closed);
+    }
+
+    /// Banks with a row that is open or being opened, times `now`.
+    fn open_times(&self, now: u64) -> u64 {
+        let banks = self.open.iter().chain(&self.activating).map(|banks| banks.count_ones()).sum::<u32>();
+        now * u64::from(banks)
+    }
+
+    /// Cycles that rows were open, of all banks together, since the last [`Self::start_count`].
+    pub(super) fn open_cycles(&self, now: u64) -> u64 {
+        self.open_balance.wrapping_add(self.open_times(now))
+    }
+
+    /// Counts open rows from `now` on.
+    pub(super) fn start_count(&mut self, now: u64) {
+        self.open_balance = 0u64.wrapping_sub(self.open_times(now));
     }
 
     #[inline(always)]
@@ -402,17 +449,20 @@ impl Channel {
     pub(super) fn other_stacks(&self, group: usize) -> impl Iterator<Item = usize> + use<> {
         let (in_stack, in_rank) = (self.groups_per_stack, self.groups_per_rank);
         let first = group & !(in_rank - 1);
-        let end = if in_stack < in_rank { first + in_rank } else { first };
-        (first..end).filter(move |other| (other ^ group) >= in_stack)
+        (first..first + in_rank).filter(move |other| (other ^ group) >= in_stack)
     }
 }
 
-/// Where a bank stands in [`Masks`]: rank and bit.
+/// Where a bank stands in [`Masks`]: word and bit.
 #[inline(always)]
-pub(super) const fn spot(bank: u16, rank_shift: u32) -> (usize, u64) {
-    let rank = (bank >> rank_shift) as usize % MAX_RANKS;
-    // The lower bits are the bank within its rank.
-    (rank, 1 << (bank as u32 & ((1 << rank_shift) - 1)))
+pub(super) const fn spot(bank: u16) -> (usize, u64) {
+    (bank as usize / 64 % WORDS, 1 << (bank % 64))
+}
+
+/// The banks of `mask`, in this word of [`Masks`].
+#[inline(always)]
+pub(super) fn banks_of(word: usize, mask: u64) -> impl Iterator<Item = usize> {
+    bits(mask).map(move |bank| word * 64 + bank)
 }
 
 /// Indices of the set bits, lowest first.

@@ -62,6 +62,12 @@ impl CommandKind {
         }
     }
 
+    /// PRE and PREab.
+    #[inline(always)]
+    pub(super) const fn is_precharge(self) -> bool {
+        matches!(self, Self::Pre | Self::PreAll)
+    }
+
     /// True for commands of the column bus of HBM: read and write.
     pub const fn is_column(self) -> bool {
         matches!(self, Self::Rd | Self::RdA | Self::Wr | Self::WrA | Self::Cas)

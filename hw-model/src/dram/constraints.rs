@@ -7,7 +7,7 @@
 //!
 //! The standards count from the last cycle of a command; the model, as Ramulator, from its first. So a distance grows
 //! by the further cycles of the first command and shrinks by those of the second. It is at least one cycle.
-use super::channel::Channel;
+use super::channel::{Channel, banks_of, spot};
 use super::command::CommandKind;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use std::fmt;
@@ -183,7 +183,7 @@ macro_rules! kinds_of {
 macro_rules! put_off {
     (Bank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
         if $at.kind as usize == CommandKind::RefBank as usize {
-            for bank in $c.banks_of($at.rank, $c.refresh_mask($at.bank as u16)) {
+            for bank in banks_of(spot($at.bank as u16).0, $c.refresh_mask($at.bank as u16)) {
                 raise(&mut $c.banks.$after[bank % BANKS], $cycle);
             }
         } else {
@@ -194,8 +194,10 @@ macro_rules! put_off {
         raise(&mut $c.groups.$after[$at.group % BANKS], $cycle)
     };
     (OtherStack 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
-        for other in $c.other_stacks($at.group) {
-            raise(&mut $c.groups.$after[other % BANKS], $cycle);
+        if $c.stacked {
+            for other in $c.other_stacks($at.group) {
+                raise(&mut $c.groups.$after[other % BANKS], $cycle);
+            }
         }
     };
     (Rank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
@@ -273,9 +275,9 @@ macro_rules! constraints {
             }
         }
 
-        /// The table of constraints for a device: the rows that concern it.
+        /// The table of constraints for a device: the rows that concern it, in cycles of the model.
         pub fn constraints(device: &Device) -> Vec<Constraint> {
-            let lat = Latencies::of(device);
+            let lat = Latencies::of(&device.in_cycles());
             let rows = vec![$(
                 Constraint {
                     level: Level::$level,
@@ -316,7 +318,7 @@ constraints! {
     group_rd_wr: Group 1 [Rd RdA] wr = t.n_rtw + t.n_bl_max - t.n_bl, "tRTW; LPDDR5 bursts keep a group longer";
     group_wr_rd: Group 1 [Wr WrA] rd = t.n_cwl + t.n_bl_max + t.n_wtr_l, "tWTR_L";
     stack_rd_rd: OtherStack 1 [Rd RdA] rd = t.n_ccd_r, "tCCD_R";
-    stack_wr_wr: OtherStack 1 [Wr WrA] wr = t.n_ccd_r, "tCCD_R";
+    stack_wr_wr: OtherStack 1 [Wr WrA] wr = t.n_ccd_s_wr, "tCCD_S: tCCD_R is of reads";
     rank_act_act: Rank 1 [Act] act = t.n_rrd_s, "tRRD_S";
     rank_four_acts: Rank 4 [Act] act = t.n_faw, "tFAW";
     rank_rd_rd: Rank 1 [Rd RdA] rd = t.n_ccd_s, "tCCD_S";

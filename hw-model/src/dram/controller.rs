@@ -22,7 +22,7 @@ use super::mapping::AddressMap;
 use super::queue::{Entry, PRIORITY_SHIFT, Queue};
 use super::request::{Request, RequestKind, StreamError, Until};
 use super::schedule::{State, UNKNOWN, WRITES};
-use super::statistics::{SourceStatistics, Statistics};
+use super::statistics::{Part, SourceStatistics, Statistics};
 
 /// Sees what a controller does, in order. Closures `FnMut(u64, Command)` are observers of the commands; `()` looks away
 /// at no cost.
@@ -83,6 +83,7 @@ pub struct Controller<O = ()> {
     /// Priority of each source, at its place above running numbers and cycles.
     pub(super) priorities: Vec<u64>,
     t_ck_ps: u64,
+    cycles_per_clock: u64,
     pub(super) read_latency: u64,
     pub(super) write_latency: u64,
     pub(super) split: bool,
@@ -103,7 +104,8 @@ impl<O: Observer> Controller<O> {
     /// As [`Controller::new`], with an observer that sees every command.
     pub fn with_observer(device: &Device, config: Config, observer: O) -> Result<Self, ConfigError> {
         config.validate(device)?;
-        let (refresh_interval, refresh_banks) = super::config::refresh_plan(device, config.refresh);
+        let cycles = device.in_cycles();
+        let (refresh_interval, refresh_banks) = super::config::refresh_plan(&cycles, config.refresh);
         Ok(Self {
             state: State::new(device, config, refresh_interval, refresh_banks)?,
             map: AddressMap::new(config.mapping, device)?,
@@ -113,8 +115,9 @@ impl<O: Observer> Controller<O> {
             opened_by: [0; MAX_BANKS as usize],
             priorities: vec![0],
             t_ck_ps: u64::from(device.timing.t_ck_ps),
-            read_latency: u64::from(device.read_latency()),
-            write_latency: u64::from(device.timing.n_cwl + device.timing.n_bl),
+            cycles_per_clock: u64::from(device.cycles_per_clock()),
+            read_latency: u64::from(cycles.read_latency()),
+            write_latency: u64::from(cycles.timing.n_cwl + cycles.timing.n_bl),
             split: device.split_activate.is_some(),
             observer,
         })
@@ -128,7 +131,7 @@ impl<O: Observer> Controller<O> {
 
     /// Current time in picoseconds.
     pub const fn time_ps(&self) -> u64 {
-        self.state.now * self.t_ck_ps
+        self.state.now * self.t_ck_ps / self.cycles_per_clock
     }
 
     /// All counts since the start.
@@ -176,17 +179,41 @@ impl<O: Observer> Controller<O> {
                 break;
             }
             let wake = self.wake();
-            self.advance(retry.min(wake));
+            if wake <= retry {
+                self.visit(wake);
+            } else {
+                self.advance(retry);
+            }
         }
         if until == Until::Served {
             self.advance(self.state.last_data);
         }
+        self.count_open();
         Ok(())
     }
 
     /// Lets time pass without requests, refreshing meanwhile, up to `cycle`.
     pub fn idle_until(&mut self, cycle: u64) {
         self.advance(cycle);
+        self.count_open();
+    }
+
+    /// Counts the time of open rows up to now.
+    pub(super) fn count_open(&mut self) {
+        self.statistics.open_cycles += self.state.channel.open_cycles(self.state.now);
+        self.state.channel.start_count(self.state.now);
+    }
+
+    /// Takes the counts up to now and starts again from nothing.
+    pub(super) fn take_counts(&mut self) -> Part {
+        self.count_open();
+        self.statistics.take()
+    }
+
+    /// All counts up to now.
+    pub(super) fn counts(&self) -> Statistics {
+        let open_cycles = self.statistics.open_cycles + self.state.channel.open_cycles(self.state.now);
+        Statistics { open_cycles, ..self.statistics.clone() }
     }
 
     /// First later cycle in which something of what is known can happen; `u64::MAX` if nothing ever will.

@@ -5,6 +5,7 @@
 //!
 //! A device of one's own is a TOML file, see [`Device::from_toml`]; `data/devices/ddr5-4800.toml` documents every
 //! field.
+use super::energy::Power;
 use super::error::{ConfigError, DeviceFileError};
 use serde::{Deserialize, Serialize};
 
@@ -229,12 +230,18 @@ pub struct Device {
     pub split_activate: Option<SplitActivate>,
     /// Bank-wise refresh, where the standard has one.
     pub bank_refresh: Option<BankRefresh>,
+    /// Currents, where they are known.
+    pub power: Option<Power>,
     /// Row and column commands have a bus each (HBM); otherwise one command per cycle in all.
     #[serde(default)]
     pub dual_command_bus: bool,
     /// The ranks are pseudo-channels with data wires of their own (HBM): no gap when the rank changes.
     #[serde(default)]
     pub pseudo_channels: bool,
+    /// Commands use both edges of the clock (HBM3): ACT takes half a clock less than `act_cycles`, PRE and refresh half
+    /// a clock; PRE may begin at either edge, all others at the rising one. A cycle of the model is then half a clock.
+    #[serde(default)]
+    pub half_clocks: bool,
     /// Where the numbers come from.
     pub source: String,
     /// True if the numbers were scaled from another device and not read from a table of this one.
@@ -244,7 +251,7 @@ pub struct Device {
 
 impl Device {
     /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them
-    /// must be there but `split_activate`, `bank_refresh` and the three flags.
+    /// must be there but `split_activate`, `bank_refresh`, `power` and the flags.
     ///
     /// # Errors
     /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that
@@ -290,7 +297,61 @@ impl Device {
         per_burst / (f64::from(self.timing.n_bl) * f64::from(self.timing.t_ck_ps)) * 1e3
     }
 
-    /// Cycles from RD to the end of its data.
+    /// Cycles of the model in a clock.
+    pub const fn cycles_per_clock(&self) -> u32 {
+        if self.half_clocks { 2 } else { 1 }
+    }
+
+    /// The same device with its times in cycles of the model: half clocks where commands use both edges.
+    pub fn in_cycles(&self) -> Self {
+        let by = self.cycles_per_clock();
+        let mut device = self.clone();
+        let t = &mut device.timing;
+        for cycles in [
+            &mut t.n_bl,
+            &mut t.n_bl_max,
+            &mut t.n_cl,
+            &mut t.n_cwl,
+            &mut t.n_rcd_rd,
+            &mut t.n_rcd_wr,
+            &mut t.n_rp,
+            &mut t.n_rp_all,
+            &mut t.n_ras,
+            &mut t.n_rc,
+            &mut t.n_rtp,
+            &mut t.n_wr,
+            &mut t.n_ccd_s,
+            &mut t.n_ccd_l,
+            &mut t.n_ccd_r,
+            &mut t.n_ccd_s_wr,
+            &mut t.n_ccd_l_wr,
+            &mut t.n_rrd_s,
+            &mut t.n_rrd_l,
+            &mut t.n_faw,
+            &mut t.n_wtr_s,
+            &mut t.n_wtr_l,
+            &mut t.n_rtw,
+            &mut t.n_ppd,
+            &mut t.n_cs,
+            &mut t.n_rfc,
+            &mut t.n_refi,
+            &mut t.act_cycles,
+            &mut t.column_cycles,
+        ] {
+            *cycles *= by;
+        }
+        t.act_cycles -= u32::from(self.half_clocks);
+        if let Some(refresh) = &mut device.bank_refresh {
+            for cycles in
+                [&mut refresh.n_rfc, &mut refresh.n_refi, &mut refresh.n_ref_to_ref, &mut refresh.n_ref_to_act]
+            {
+                *cycles *= by;
+            }
+        }
+        device
+    }
+
+    /// Clocks from RD to the end of its data.
     pub fn read_latency(&self) -> u32 {
         self.timing.n_cl + self.timing.n_bl
     }
@@ -312,6 +373,13 @@ impl Device {
                 }
             }
         }
+        if self.half_clocks && (self.split_activate.is_some() || !self.dual_command_bus) {
+            return Err(ConfigError::new(
+                "half_clocks",
+                true,
+                "needs a row bus and a column bus, and no split activate",
+            ));
+        }
         if let Some(refresh) = self.bank_refresh {
             at_most_longest("bank_refresh.n_refi", refresh.n_refi)?;
             at_most_longest("bank_refresh.n_ref_to_act", refresh.n_ref_to_act)?;
@@ -323,7 +391,7 @@ impl Device {
             }
             self.validate_bank_refresh(refresh)?;
         }
-        Ok(())
+        self.power.as_ref().map_or(Ok(()), |power| power.validate(self))
     }
 
     /// Refreshes must leave time to open a row, or a run would never end: in the other banks from one refresh to the
@@ -338,8 +406,15 @@ impl Device {
         let row = u64::from(t.n_rc) + u64::from(t.n_rp_all);
         let other = u64::from(refresh.n_ref_to_act) + u64::from(t.n_rrd_l) + row;
         let same = (u64::from(refresh.n_rfc) + row).div_ceil(u64::from(sets));
-        if u64::from(refresh.n_refi) <= other.max(same) {
-            let rule = format!("must leave time to open a row between two refreshes: more than {}", other.max(same));
+        let least = other.max(same);
+        if u64::from(refresh.n_refi) <= least {
+            let rule = format!("must leave time to open a row between two refreshes: more than {least}");
+            return Err(ConfigError::new("bank_refresh.n_refi", refresh.n_refi, rule));
+        }
+        // The ranks are refreshed one after the other, and each may have a row to close first.
+        let turns = u64::from(o.ranks) * u64::from(t.n_rc);
+        if u64::from(refresh.n_refi) < turns {
+            let rule = format!("must leave time to close a row of each rank: at least {turns}");
             return Err(ConfigError::new("bank_refresh.n_refi", refresh.n_refi, rule));
         }
         Ok(())

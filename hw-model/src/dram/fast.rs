@@ -205,7 +205,7 @@ impl FastChannel {
     /// Lets time pass without reads up to `cycle`.
     pub fn idle_until(&mut self, cycle: u64) {
         self.controller.idle_until(cycle);
-        let part = self.controller.statistics.take();
+        let part = self.controller.take_counts();
         self.total.add(&part);
     }
 
@@ -344,7 +344,7 @@ impl FastChannel {
         if until == Until::Served {
             self.controller.advance(self.controller.state.last_data);
         }
-        let part = self.controller.statistics.take();
+        let part = self.controller.take_counts();
         self.in_round.add(&part);
         let part = self.in_round.take();
         self.in_read.add(&part);
@@ -353,7 +353,7 @@ impl FastChannel {
     /// A stretch ends: learns it, and jumps along known stretches while no refresh falls due.
     fn stretch(&mut self, range: &mut Range) {
         let state = self.state(range, Horizon::NextRefresh);
-        let part = self.controller.statistics.take();
+        let part = self.controller.take_counts();
         self.in_round.add(&part);
         let Some(state) = state else {
             self.recall.stretches.open = None;
@@ -368,7 +368,7 @@ impl FastChannel {
     /// A round of refreshes ends: learns it, and jumps along known rounds.
     fn round(&mut self, range: &mut Range) {
         let state = self.state(range, Horizon::Refreshes);
-        let part = self.controller.statistics.take();
+        let part = self.controller.take_counts();
         self.in_round.add(&part);
         let part = self.in_round.take();
         self.in_read.add(&part);

@@ -1,9 +1,10 @@
 //! What goes out in a cycle, and what that means for queues, rows and counts.
+use super::channel::{banks_of, spot};
 use super::command::{Command, CommandKind};
 use super::config::PagePolicy;
 use super::controller::{Controller, Observer, Served};
 use super::queue::{BELOW_PRIORITY, Entry};
-use super::schedule::{Active, Choice, READS, Slot, UNKNOWN, WRITES};
+use super::schedule::{Active, Choice, Slot, UNKNOWN};
 
 impl<O: Observer> Controller<O> {
     /// Goes to `cycle` and lets happen what can happen then. Nothing can happen before.
@@ -83,8 +84,8 @@ impl<O: Observer> Controller<O> {
         match choice {
             Choice::Active(bank) => {
                 let Some(active) = self.state.active[usize::from(bank)].take() else { return };
-                let (rank, bit) = self.state.channel.spot(bank);
-                self.state.active_banks[rank] &= !bit;
+                let (word, bit) = spot(bank);
+                self.state.active_banks[word] &= !bit;
                 self.burst(active.entry);
             }
             Choice::Hit(bank) => {
@@ -136,19 +137,19 @@ impl<O: Observer> Controller<O> {
     }
 
     fn issue_refresh(&mut self, command: Command) {
-        let (rank, _) = self.state.channel.spot(command.bank);
-        let open = self.state.channel.open[rank];
+        let (word, _) = spot(command.bank);
+        let open = self.state.channel.open[word];
         self.send(command);
         if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
             self.state.refreshes_waiting -= 1;
             self.state.refresh_turn += 1;
         }
-        for bank in self.state.channel.banks_of(rank, open & !self.state.channel.open[rank]) {
+        for bank in banks_of(word, open & !self.state.channel.open[word]) {
             self.row_closed(bank as u16);
         }
         if command.kind == CommandKind::RefBank {
             // The bounds were found without these banks.
-            for bank in self.state.channel.banks_of(rank, self.state.channel.refresh_mask(command.bank)) {
+            for bank in banks_of(word, self.state.channel.refresh_mask(command.bank)) {
                 self.state.touch(bank as u16);
             }
         }
@@ -162,8 +163,8 @@ impl<O: Observer> Controller<O> {
         }
         self.state.active[bank] = Some(Active { entry, order: self.state.activations });
         self.state.activations += 1;
-        let (rank, bit) = self.state.channel.spot(entry.bank);
-        self.state.active_banks[rank] |= bit;
+        let (word, bit) = spot(entry.bank);
+        self.state.active_banks[word] |= bit;
         for queue in &mut self.state.queues {
             queue.row_changed(entry.bank, Some(entry.row));
         }
@@ -181,10 +182,7 @@ impl<O: Observer> Controller<O> {
     /// RD or WR for `entry`, closing the row at once if that is the policy and nobody hits it.
     fn burst(&mut self, entry: Entry) {
         let bank = entry.bank;
-        let (rank, bit) = self.state.channel.spot(bank);
-        let [reads, writes] = [READS, WRITES].map(|queue| self.state.queues[queue].hits[rank]);
-        let wanted = (reads | writes | self.state.active_banks[rank]) & bit != 0;
-        let close = self.state.config.page_policy == PagePolicy::Closed && !wanted;
+        let close = self.state.config.page_policy == PagePolicy::Closed && !self.state.is_wanted(bank);
         let kind = match (entry.is_write(), close) {
             (false, false) => CommandKind::Rd,
             (false, true) => CommandKind::RdA,

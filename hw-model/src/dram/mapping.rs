@@ -159,6 +159,10 @@ pub struct AddressMap {
     row: Slice,
     /// Levels whose number is no power of two, below others: shift, number, width; lowest first.
     uneven: Vec<(u32, u64, u32)>,
+    /// What each byte of the number of an access adds to its place; see [`Self::tables`]. None where a channel has more
+    /// than 2^32 accesses, or a row more than 2^16.
+    tables: Option<Box<[[u64; 256]; 4]>>,
+    access_shift: u32,
 }
 
 impl AddressMap {
@@ -188,6 +192,8 @@ impl AddressMap {
             bank: Slice::default(),
             row: Slice::default(),
             uneven: Vec::new(),
+            tables: None,
+            access_shift: o.access_bytes().ilog2(),
         };
         let mut shift = o.access_bytes().ilog2();
         let width_of = |count: u32| count.next_power_of_two().ilog2();
@@ -228,7 +234,23 @@ impl AddressMap {
                 return Err(ConfigError::new("organisation.rows", o.rows, rule));
             }
         }
+        if shift - map.access_shift <= 32 && column_bits <= 16 {
+            map.tables = Some(map.tables());
+        }
         Ok(map)
+    }
+
+    /// Every bit of a place is an XOR of bits of the address. So a place is the XOR of what each byte of the number of
+    /// the access adds: four looks into a table in place of seven fields.
+    fn tables(&self) -> Box<[[u64; 256]; 4]> {
+        let mut tables = Box::new([[0; 256]; 4]);
+        for (byte, table) in tables.iter_mut().enumerate() {
+            for (value, packed) in (0..).zip(table) {
+                let at = self.fields(value << (8 * byte as u32) << self.access_shift);
+                *packed = u64::from(at.row) | u64::from(at.bank) << 32 | u64::from(at.column) << 48;
+            }
+        }
+        tables
     }
 
     /// Which mapping this is.
@@ -261,6 +283,14 @@ impl AddressMap {
     #[inline(always)]
     pub fn decode(&self, address: u64) -> Location {
         let address = if self.uneven.is_empty() { address } else { self.spread(address) };
+        let Some(tables) = &self.tables else { return self.fields(address) };
+        let number = ((address >> self.access_shift) as u32).to_le_bytes();
+        let packed = tables.iter().zip(number).fold(0, |packed, (table, byte)| packed ^ table[usize::from(byte)]);
+        Location { bank: (packed >> 32) as u16, row: packed as u32, column: (packed >> 48) as u32 }
+    }
+
+    /// As [`Self::decode`], field by field, of an address as if all levels had a power of two.
+    fn fields(&self, address: u64) -> Location {
         let column = self.column_low.of(address, 0) | self.column_high.of(address, 0) << self.column_low.width;
         let (rank, stack) = (self.rank.of(address, column), self.stack.of(address, column));
         let (group, bank) = (self.group.of(address, column), self.bank.of(address, column));

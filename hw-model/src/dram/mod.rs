@@ -27,17 +27,18 @@
 //!
 //! # What is left out
 //! Power-down and self-refresh, refresh postponing, RowHammer management (RFM), ECC, calibration, and the on-die
-//! details of a bank-wise refresh that counts as an activate in the tFAW window. HBM3 commands take whole clocks (ACT 2
-//! instead of 1.5). Bank-wise refresh waits with the same priority as all-bank refresh: while one is due, the queue
-//! waits too. Where the reference simulator is known to deviate from the standard, it is followed if its counts are the
-//! measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not otherwise (nRRD of DDR5; a read
-//! of one rank followed by a write of another, whose bursts would collide).
+//! details of a bank-wise refresh that counts as an activate in the tFAW window. Bank-wise refresh waits with the same
+//! priority as all-bank refresh: while one is due, the queue waits too. Where the reference simulator is known to
+//! deviate from the standard, it is followed if its counts are the measure (LPDDR5: PREab to REFab takes nRP, activates
+//! count from ACT1) and not otherwise (nRRD of DDR5; a read of one rank followed by a write of another, whose bursts
+//! would collide).
 mod channel;
 mod command;
 mod config;
 pub mod constraints;
 mod controller;
 pub mod device;
+pub mod energy;
 pub mod engine;
 mod error;
 mod fast;
@@ -60,6 +61,7 @@ pub use command::{Command, CommandCounts, CommandKind};
 pub use config::{Config, MAX_QUEUE_DEPTH, PagePolicy, Refresh};
 pub use controller::{Controller, Observer, Served};
 pub use device::Device;
+pub use energy::{CommandEnergy, Energy};
 pub use engine::{CallError, Completion, Engine, EngineConfig, Id, NotTaken, SnapshotError};
 pub use error::{AddressError, CommandError, ConfigError, DeviceFileError, Refused};
 pub use fast::FastChannel;

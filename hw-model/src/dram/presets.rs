@@ -11,6 +11,7 @@
 //! here it is max(8, 5 ns) = 8. And its nRRD_S of DDR5-5600 and -6400 are 14 and 16, as its nRRD_L; JESD79-5 has 8
 //! clocks at all speeds, and so it is here. Who compares with R2 sets it in a device file (`base = "DDR5-5600"`).
 use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
+use super::energy::{Power, Supply};
 
 /// Names that [`by_name`] knows.
 pub const NAMES: [&str; 9] = [
@@ -96,8 +97,14 @@ pub fn ddr4_3200() -> Device {
         },
         split_activate: None,
         bank_refresh: None, // DDR4 has no bank-wise refresh
+        power: Some(Power {
+            devices: 8,
+            source: "DRAMsim3 2981759, configs/DDR4_8Gb_x8_3200.ini".into(),
+            supplies: vec![supply(1200, [57, 37, 52, 168, 150, 250])],
+        }),
         dual_command_bus: false,
         pseudo_channels: false,
+        half_clocks: false,
         source: "Ramulator 2.1 c5b1c3a, DDR4_3200AA with DDR4_8Gb_x8 (JESD79-4)".into(),
         derived: false,
     }
@@ -119,7 +126,15 @@ struct Ddr5 {
     n_wtr_l: u32,
     n_rrd_l: u32,
     n_faw: u32,
+    /// I0, 2N, 3N, 4R, 4W and 5B of VDD and of VPP in milliamperes, where they are known.
+    currents: Option<[[u32; 6]; 2]>,
     source: &'static str,
+}
+
+/// A supply of so many millivolts; I0, 2N, 3N, 4R, 4W and 5B in milliamperes.
+fn supply(mv: u32, ma: [u32; 6]) -> Supply {
+    let [i0_ua, i2n_ua, i3n_ua, i4r_ua, i4w_ua, i5b_ua] = ma.map(|ma| ma * 1000);
+    Supply { mv, i0_ua, i2n_ua, i3n_ua, i4r_ua, i4w_ua, i5b_ua }
 }
 
 /// 16 Gb x8 on a 32-bit sub-channel, one rank.
@@ -179,8 +194,15 @@ fn ddr5(speed: &Ddr5) -> Device {
             n_ref_to_ref: cycles(130), // derived: one set at a time
             n_ref_to_act: cycles(30),  // R2.0: tREFSBRD 30 ns
         }),
+        power: speed.currents.map(|[vdd, vpp]| Power {
+            devices: 4,
+            source: "Stardust-lf/ramulator2-latency-supported, illustration_script/chip_pow_config.py; IPP2N as IPP3N"
+                .into(),
+            supplies: vec![supply(1100, vdd), supply(1800, vpp)],
+        }),
         dual_command_bus: false,
         pseudo_channels: false,
+        half_clocks: false,
         source: speed.source.into(),
         derived: false,
     }
@@ -203,6 +225,7 @@ pub fn ddr5_3200() -> Device {
         n_wtr_l: 16,
         n_rrd_l: 8, // derived: max(8, 5 ns); R2 has 5, below nRRD_S
         n_faw: 32,  // R2: max(32, 20 ns)
+        currents: None,
         source: "Ramulator 2.1 c5b1c3a, DDR5_3200AN with DDR5_16Gb_x8 (JESD79-5); nRRD_L corrected from 5 to 8",
     })
 }
@@ -224,6 +247,7 @@ pub fn ddr5_4800() -> Device {
         n_wtr_l: 24,
         n_rrd_l: 12, // R2
         n_faw: 48,   // R2: 20 ns of 2e6/4800 ps
+        currents: Some([[103, 92, 142, 318, 345, 277], [8, 7, 7, 9, 36, 28]]),
         source: "Ramulator 2.1 c5b1c3a, DDR5_4800AN with DDR5_16Gb_x8 (JESD79-5)",
     })
 }
@@ -245,6 +269,7 @@ pub fn ddr5_5600() -> Device {
         n_wtr_l: 28,
         n_rrd_l: 14, // R2: max(8, 5 ns)
         n_faw: 56,   // R2: 20 ns
+        currents: Some([[105, 92, 142, 337, 374, 277], [9, 8, 8, 9, 36, 28]]),
         source: "Ramulator 2.1 c5b1c3a, DDR5_5600AN with DDR5_16Gb_x8 (JESD79-5)",
     })
 }
@@ -266,6 +291,7 @@ pub fn ddr5_6400() -> Device {
         n_wtr_l: 32,
         n_rrd_l: 16, // R2: max(8, 5 ns)
         n_faw: 64,   // R2: 20 ns of 312.5 ps
+        currents: Some([[105, 92, 142, 337, 374, 277], [9, 8, 8, 9, 36, 28]]),
         source: "Ramulator 2.1 c5b1c3a, DDR5_6400AN with DDR5_16Gb_x8 (JESD79-5)",
     })
 }
@@ -325,8 +351,10 @@ pub fn lpddr5_6400() -> Device {
             n_ref_to_ref: 72,      // R2: tpbR2pbR 90 ns
             n_ref_to_act: 6,       // R2: tpbR2act 7.5 ns
         }),
+        power: None,
         dual_command_bus: false,
         pseudo_channels: false,
+        half_clocks: false,
         source: "Ramulator 2.1 c5b1c3a, LPDDR5_6400 with LPDDR5_8Gb_x16 (JESD209-5)".into(),
         derived: false,
     }
@@ -432,8 +460,10 @@ pub fn hbm2_2000() -> Device {
             n_ref_to_ref: 8, // derived: as n_ref_to_act
             n_ref_to_act: 8, // R2 nRREFD: 8 ns
         }),
+        power: None,
         dual_command_bus: true,
         pseudo_channels: true,
+        half_clocks: false,
         source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)".into(),
         derived: false,
     }
@@ -442,7 +472,7 @@ pub fn hbm2_2000() -> Device {
 /// HBM3 at 6400 Mb/s a pin: one 64-bit channel of an 8-high stack as two 32-bit pseudo-channels with two stack
 /// identifiers.
 ///
-/// Commands are counted in whole clocks: the 1.5 clocks of ACT are rounded up to 2, the half clock of PRE to 1.
+/// Its cycles are half clocks.
 pub fn hbm3_6400() -> Device {
     Device {
         name: "HBM3-6400".into(),
@@ -486,7 +516,7 @@ pub fn hbm3_6400() -> Device {
             n_cs: 0,
             n_rfc: 720,    // R2: 450 ns, 16 Gb a channel
             n_refi: 6240,  // R2
-            act_cycles: 2, // R2: 1.5, rounded up
+            act_cycles: 2, // R2: 1.5, half a clock less
             column_cycles: 1,
         },
         split_activate: None,
@@ -497,8 +527,10 @@ pub fn hbm3_6400() -> Device {
             n_ref_to_ref: 8, // R2 nRREFD
             n_ref_to_act: 8, // R2 nRREFD
         }),
+        power: None,
         dual_command_bus: true,
         pseudo_channels: true,
+        half_clocks: true, // R2: ACT 1.5 clocks, PRE and REF half a clock, a PRE at either edge
         source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)".into(),
         derived: false,
     }

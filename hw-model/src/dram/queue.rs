@@ -4,7 +4,7 @@
 //! two entries a bank and never at the whole queue. Nothing is allocated after the start.
 
 use super::channel::{Masks, spot};
-use super::device::{MAX_BANKS, MAX_RANKS};
+use super::device::MAX_BANKS;
 
 /// No entry.
 const NONE: u16 = u16::MAX;
@@ -91,10 +91,8 @@ pub(super) struct Queue {
     oldest: u16,
     youngest: u16,
     len: u32,
-    lists: Vec<BankList>,
-    /// Binary logarithm of the banks of a rank.
-    rank_shift: u32,
-    /// Banks with an entry that hits the open row, by ranks.
+    lists: [BankList; BANKS],
+    /// Banks with an entry that hits the open row.
     pub(super) hits: Masks,
     /// Banks with an entry that does not hit the open row, or whose bank is closed.
     pub(super) misses: Masks,
@@ -105,7 +103,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(depth: u16, banks: usize, rank_shift: u32) -> Self {
+    pub(super) fn new(depth: u16) -> Self {
         let next = |slot: u16| if slot + 1 < depth { slot + 1 } else { NONE };
         let slots = (0..depth)
             .map(|slot| Slot { entry: Entry::EMPTY, next: next(slot), previous: NONE, younger: NONE, older: NONE })
@@ -116,10 +114,9 @@ impl Queue {
             oldest: NONE,
             youngest: NONE,
             len: 0,
-            lists: vec![EMPTY; banks],
-            rank_shift,
-            hits: [0; MAX_RANKS],
-            misses: [0; MAX_RANKS],
+            lists: [EMPTY; BANKS],
+            hits: [0; 4],
+            misses: [0; 4],
             hit_age: [u64::MAX; BANKS],
             miss_age: [u64::MAX; BANKS],
         }
@@ -127,7 +124,7 @@ impl Queue {
 
     /// Removes all entries.
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.slots.len() as u16, self.lists.len(), self.rank_shift);
+        *self = Self::new(self.slots.len() as u16);
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -148,9 +145,12 @@ impl Queue {
         let at = self.free;
         self.free = self.slots[usize::from(at)].next;
         let bank = usize::from(entry.bank);
+        let (mut older, mut previous) = (self.youngest, self.lists[bank % BANKS].tail);
         // Nearly always behind all others: only who has priority goes before somebody.
-        let older = self.before(self.youngest, entry.sequence, |slot| slot.older);
-        let previous = self.before(self.lists[bank].tail, entry.sequence, |slot| slot.previous);
+        if older != NONE && self.slots[usize::from(older)].entry.sequence > entry.sequence {
+            older = self.before(older, entry.sequence, |slot| slot.older);
+            previous = self.before(previous, entry.sequence, |slot| slot.previous);
+        }
         let younger = match older {
             NONE => std::mem::replace(&mut self.oldest, at),
             _ => std::mem::replace(&mut self.slots[usize::from(older)].younger, at),
@@ -160,32 +160,32 @@ impl Queue {
             _ => self.slots[usize::from(younger)].older = at,
         }
         let next = match previous {
-            NONE => std::mem::replace(&mut self.lists[bank].head, at),
+            NONE => std::mem::replace(&mut self.lists[bank % BANKS].head, at),
             _ => std::mem::replace(&mut self.slots[usize::from(previous)].next, at),
         };
         match next {
-            NONE => self.lists[bank].tail = at,
+            NONE => self.lists[bank % BANKS].tail = at,
             _ => self.slots[usize::from(next)].previous = at,
         }
         self.slots[usize::from(at)] = Slot { entry, next, previous, younger, older };
         self.len += 1;
-        let (rank, bit) = spot(entry.bank, self.rank_shift);
-        let list = &mut self.lists[bank];
+        let (word, bit) = spot(entry.bank);
+        let list = &mut self.lists[bank % BANKS];
         if open == Some(entry.row) {
             if entry.sequence < self.hit_age[bank % BANKS] {
                 list.hit = at;
                 self.hit_age[bank % BANKS] = entry.sequence;
-                self.hits[rank] |= bit;
+                self.hits[word] |= bit;
             }
         } else if entry.sequence < self.miss_age[bank % BANKS] {
             list.miss = at;
             self.miss_age[bank % BANKS] = entry.sequence;
-            self.misses[rank] |= bit;
+            self.misses[word] |= bit;
         }
     }
 
     /// The last entry from `at` on towards the older ones that goes before `sequence`.
-    #[inline(always)]
+    #[cold]
     fn before(&self, mut at: u16, sequence: u64, older: impl Fn(&Slot) -> u16) -> u16 {
         while at != NONE && self.slots[usize::from(at)].entry.sequence > sequence {
             at = older(&self.slots[usize::from(at)]);
@@ -195,12 +195,12 @@ impl Queue {
 
     /// Oldest entry of `bank` that does not hit the open row.
     pub(super) fn miss(&mut self, bank: u16) -> &mut Entry {
-        &mut self.slots[usize::from(self.lists[usize::from(bank)].miss)].entry
+        &mut self.slots[usize::from(self.lists[usize::from(bank) % BANKS].miss)].entry
     }
 
     /// True if a request that came no later than the oldest other-row one hits the open row: the row stays open.
     pub(super) fn hit_guards_row(&self, bank: usize) -> bool {
-        let list = &self.lists[bank];
+        let list = &self.lists[bank % BANKS];
         list.hit != NONE
             && self.slots[usize::from(list.hit)].entry.arrive <= self.slots[usize::from(list.miss)].entry.arrive
     }
@@ -208,7 +208,7 @@ impl Queue {
     /// Removes the oldest hit of `bank`, whose open row is `open`.
     #[inline(always)]
     pub(super) fn remove_hit(&mut self, bank: u16, open: u32) -> Entry {
-        let at = self.lists[usize::from(bank)].hit;
+        let at = self.lists[usize::from(bank) % BANKS].hit;
         let next = self.slots[usize::from(at)].next;
         let entry = self.unlink(at);
         self.find_hit(bank, next, open);
@@ -217,13 +217,13 @@ impl Queue {
 
     /// Removes the oldest miss of `bank`. The caller must call [`Self::row_changed`] afterwards.
     pub(super) fn remove_miss(&mut self, bank: u16) -> Entry {
-        self.unlink(self.lists[usize::from(bank)].miss)
+        self.unlink(self.lists[usize::from(bank) % BANKS].miss)
     }
 
     #[inline(always)]
     fn unlink(&mut self, at: u16) -> Entry {
         let Slot { entry, next, previous, younger, older } = self.slots[usize::from(at)];
-        let list = &mut self.lists[usize::from(entry.bank)];
+        let list = &mut self.lists[usize::from(entry.bank) % BANKS];
         match previous {
             NONE => list.head = next,
             _ => self.slots[usize::from(previous)].next = next,
@@ -248,16 +248,16 @@ impl Queue {
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
-        let (rank, bit) = spot(bank, self.rank_shift);
-        if (self.hits[rank] | self.misses[rank]) & bit == 0 {
+        let (word, bit) = spot(bank);
+        if (self.hits[word] | self.misses[word]) & bit == 0 {
             return; // There are none.
         }
-        let list = &mut self.lists[usize::from(bank)];
+        let list = &mut self.lists[usize::from(bank) % BANKS];
         let head = list.head;
         let Some(row) = open else {
             list.hit = NONE;
-            self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits[rank] &= !bit;
+            self.hit_age[usize::from(bank) % BANKS] = u64::MAX;
+            self.hits[word] &= !bit;
             self.set_miss(bank, head);
             return;
         };
@@ -274,28 +274,28 @@ impl Queue {
         while at != NONE && self.slots[usize::from(at)].entry.row != row {
             at = self.slots[usize::from(at)].next;
         }
-        let (rank, bit) = spot(bank, self.rank_shift);
-        let list = &mut self.lists[usize::from(bank)];
+        let (word, bit) = spot(bank);
+        let list = &mut self.lists[usize::from(bank) % BANKS];
         list.hit = at;
         if at == NONE {
-            self.hit_age[usize::from(bank)] = u64::MAX;
-            self.hits[rank] &= !bit;
+            self.hit_age[usize::from(bank) % BANKS] = u64::MAX;
+            self.hits[word] &= !bit;
         } else {
-            self.hit_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.hits[rank] |= bit;
+            self.hit_age[usize::from(bank) % BANKS] = self.slots[usize::from(at)].entry.sequence;
+            self.hits[word] |= bit;
         }
     }
 
     fn set_miss(&mut self, bank: u16, at: u16) {
-        let (rank, bit) = spot(bank, self.rank_shift);
-        let list = &mut self.lists[usize::from(bank)];
+        let (word, bit) = spot(bank);
+        let list = &mut self.lists[usize::from(bank) % BANKS];
         list.miss = at;
         if at == NONE {
-            self.miss_age[usize::from(bank)] = u64::MAX;
-            self.misses[rank] &= !bit;
+            self.miss_age[usize::from(bank) % BANKS] = u64::MAX;
+            self.misses[word] &= !bit;
         } else {
-            self.miss_age[usize::from(bank)] = self.slots[usize::from(at)].entry.sequence;
-            self.misses[rank] |= bit;
+            self.miss_age[usize::from(bank) % BANKS] = self.slots[usize::from(at)].entry.sequence;
+            self.misses[word] |= bit;
         }
     }
 
@@ -306,7 +306,7 @@ impl Queue {
 
     /// All entries of one bank, oldest first.
     fn of_bank(&self, bank: u16) -> impl Iterator<Item = &Entry> {
-        self.entries(self.lists[usize::from(bank)].head, |slot| slot.next)
+        self.entries(self.lists[usize::from(bank) % BANKS].head, |slot| slot.next)
     }
 
     /// All entries, oldest first.

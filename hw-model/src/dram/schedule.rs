@@ -4,7 +4,7 @@
 //! which a bank or its group allows one. The controller visits the least of them, and only kinds that may be ready then
 //! are looked at. A bound may be too low, never too high: ready times only grow, and whatever gives a bank a new
 //! candidate lowers the bound again.
-use super::channel::{Channel, Masks, PerBank, bits};
+use super::channel::{Channel, Masks, PerBank, banks_of, bits, spot};
 use super::command::{Command, CommandKind};
 use super::config::{Config, Refresh};
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
@@ -57,7 +57,7 @@ pub(super) enum Choice {
 /// A refresh, and what it needs.
 struct RefreshTurn {
     rank: usize,
-    /// Banks of the rank that must be closed, one bit each.
+    /// Banks that must be closed, in the word of their rank.
     banks: u64,
     refresh: Command,
     /// What closes them.
@@ -78,7 +78,7 @@ enum RefreshStep {
 #[derive(Clone, Copy)]
 struct Held {
     rank: usize,
-    /// Banks that get no command at all, one bit each.
+    /// Banks that get no command at all, in the word of their rank.
     banks: u64,
     /// No activate.
     activates: bool,
@@ -93,13 +93,16 @@ impl Held {
     }
 }
 
-/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank; `u64::MAX` without any
-/// candidate.
-#[derive(Debug, Clone, Copy, Default)]
-struct RankBounds {
-    column: u64,
-    precharge: u64,
-    activate: u64,
+/// Lower bounds of the first cycle in which bank and group allow a candidate of one rank, for each [`Kind`]; `u64::MAX`
+/// without any candidate.
+type RankBounds = [u64; 3];
+
+/// What a request of the queue needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Column,
+    Precharge,
+    Activate,
 }
 
 /// Lower bounds of the first cycle in which something can be issued.
@@ -130,7 +133,7 @@ pub(super) struct State {
     /// Reads, then writes.
     pub(super) queues: [Queue; 2],
     pub(super) active: Vec<Option<Active>>,
-    /// Banks of those, by ranks.
+    /// Banks of those.
     pub(super) active_banks: Masks,
     pub(super) activations: u64,
     pub(super) sequence: u64,
@@ -170,9 +173,9 @@ impl State {
         let channel = Channel::new(device)?;
         let banks = channel.bank_count() as usize;
         Ok(Self {
-            queues: [(); 2].map(|()| Queue::new(config.queue_depth, banks, channel.rank_shift)),
+            queues: [(); 2].map(|()| Queue::new(config.queue_depth)),
             active: vec![None; banks],
-            active_banks: [0; MAX_RANKS],
+            active_banks: Masks::default(),
             activations: 0,
             sequence: 0,
             activating: None,
@@ -213,7 +216,9 @@ impl State {
         }
         let burst =
             channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
-        let mut next = self.bounds.active.max(burst);
+        // The first cycle ahead in which a command other than PRE can go out.
+        let rising = |cycle: u64| cycle.max(self.now + 1) | channel.edge;
+        let mut next = rising(self.bounds.active.max(burst));
         if self.refreshes_waiting > 0 {
             next = next.min(match self.refresh_step(&self.refresh_turn()) {
                 RefreshStep::Ready(_) => self.now + 1,
@@ -225,8 +230,8 @@ impl State {
             }
         }
         for rank in 0..channel.rank_count {
-            let due = self.due(rank);
-            next = next.min(due.column).min(due.precharge).min(due.activate);
+            let [column, precharge, activate] = self.due(rank);
+            next = next.min(rising(column)).min(precharge).min(rising(activate));
         }
         next
     }
@@ -237,11 +242,12 @@ impl State {
         let (bounds, rank, bus) =
             (&self.bounds.ranks[rank % MAX_RANKS], &self.channel.ranks[rank % MAX_RANKS], self.channel.bus);
         let column = if self.write_mode { rank.wr } else { rank.rd };
-        RankBounds {
-            column: bounds.column.max(column).max(bus[usize::from(self.dual_bus)]),
-            precharge: bounds.precharge.max(rank.pre).max(bus[0]),
-            activate: bounds.activate.max(rank.act).max(bus[0]),
-        }
+        let [of_column, of_precharge, of_activate] = *bounds;
+        [
+            of_column.max(column).max(bus[usize::from(self.dual_bus)]),
+            of_precharge.max(rank.pre).max(bus[0]),
+            of_activate.max(rank.act).max(bus[0]),
+        ]
     }
 
     /// `bank` may have a candidate of the queue that it did not have before.
@@ -257,14 +263,14 @@ impl State {
     #[inline(always)]
     pub(super) fn touch_open(&mut self, bank: u16) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let (rank, bit) = channel.spot(bank);
-        let bounds = &mut self.bounds.ranks[rank];
+        let (word, bit) = spot(bank);
+        let [column, precharge, _] = &mut self.bounds.ranks[channel.rank_of(bank) % MAX_RANKS];
         let bank = usize::from(bank) % BANKS;
-        if queue.hits[rank] & bit != 0 {
-            bounds.column = bounds.column.min(channel.column_ready(bank, self.write_mode));
+        if queue.hits[word] & bit != 0 {
+            *column = channel.column_ready(bank, self.write_mode).min(*column);
         }
-        if queue.misses[rank] & !self.active_banks[rank] & bit != 0 {
-            bounds.precharge = bounds.precharge.min(channel.banks.pre[bank]);
+        if queue.misses[word] & !self.active_banks[word] & bit != 0 {
+            *precharge = channel.banks.pre[bank].min(*precharge);
         }
     }
 
@@ -272,15 +278,24 @@ impl State {
     #[inline(always)]
     pub(super) fn touch_closed(&mut self, bank: u16) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let (rank, bit) = channel.spot(bank);
-        if queue.misses[rank] & bit != 0 {
-            let bounds = &mut self.bounds.ranks[rank];
-            bounds.activate = bounds.activate.min(channel.act_ready(usize::from(bank) % BANKS));
+        let (word, bit) = spot(bank);
+        if queue.misses[word] & bit != 0 {
+            let [_, _, activate] = &mut self.bounds.ranks[channel.rank_of(bank) % MAX_RANKS];
+            *activate = channel.act_ready(usize::from(bank) % BANKS).min(*activate);
         }
     }
 
+    /// Whether a request that waits hits the open row of this bank.
+    pub(super) fn is_wanted(&self, bank: u16) -> bool {
+        let (word, bit) = spot(bank);
+        let [reads, writes] = &self.queues;
+        (reads.hits[word] | writes.hits[word] | self.active_banks[word]) & bit != 0
+    }
+
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
+        let rising = self.channel.is_rising(self.now);
         if slot != Slot::Row
+            && rising
             && let Some(choice) = self.pick_active()
         {
             return Some(choice);
@@ -303,7 +318,7 @@ impl State {
             self.write_mode = write_mode;
             self.bounds.forget();
         }
-        self.pick_queued(slot, held)
+        self.pick_queued(slot, rising, held)
     }
 
     /// 1. Requests whose row was opened for them.
@@ -313,9 +328,12 @@ impl State {
         }
         let (mut best, mut others) = (None, u64::MAX);
         for rank in 0..self.channel.rank_count {
-            for bank in self.channel.banks_of(rank, self.active_banks[rank % MAX_RANKS]) {
+            let (word, of_rank) = self.channel.set_of(rank);
+            let gates = self.gates(rank);
+            for bank in banks_of(word, self.active_banks[word] & of_rank) {
                 let Some(active) = &self.active[bank] else { continue };
-                let ready = self.column_ready(bank, active.entry.is_write());
+                let is_write = active.entry.is_write();
+                let ready = self.channel.column_ready(bank % BANKS, is_write).max(gates[usize::from(is_write)]);
                 if ready > self.now {
                     others = others.min(ready);
                     continue;
@@ -335,10 +353,15 @@ impl State {
 
     /// First cycle in which a burst of `bank` is legal, if its row is open.
     pub(super) fn column_ready(&self, bank: usize, is_write: bool) -> u64 {
-        let channel = &self.channel;
-        let rank = &channel.ranks[channel.rank_of(bank as u16) % MAX_RANKS];
-        let gate = if is_write { rank.wr } else { rank.rd };
-        channel.column_ready(bank, is_write).max(gate).max(channel.bus[usize::from(self.dual_bus)])
+        let gate = self.gates(self.channel.rank_of(bank as u16))[usize::from(is_write)];
+        self.channel.column_ready(bank, is_write).max(gate)
+    }
+
+    /// First cycle in which a rank and its bus allow a read, and a write.
+    #[inline(always)]
+    fn gates(&self, rank: usize) -> [u64; 2] {
+        let (rank, bus) = (&self.channel.ranks[rank % MAX_RANKS], self.channel.bus[usize::from(self.dual_bus)]);
+        [rank.rd.max(bus), rank.wr.max(bus)]
     }
 
     /// 2. The waiting refresh whose turn it is.
@@ -348,7 +371,7 @@ impl State {
         let first = self.channel.first_of(rank) as u16;
         if self.config.refresh != Refresh::SameBank {
             let refresh = Command::new(CommandKind::RefAll, first);
-            return RefreshTurn { rank, banks: self.channel.rank_banks(), refresh, precharge: CommandKind::PreAll };
+            return RefreshTurn { rank, banks: self.channel.set_of(rank).1, refresh, precharge: CommandKind::PreAll };
         }
         let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
         let bank = first + self.refresh_banks[round as usize];
@@ -357,17 +380,18 @@ impl State {
     }
 
     fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
-        let rank = turn.rank % MAX_RANKS;
-        if (self.channel.activating[rank] | self.active_banks[rank]) & turn.banks != 0 {
+        let (word, _) = self.channel.set_of(turn.rank);
+        if (self.channel.activating[word] | self.active_banks[word]) & turn.banks != 0 {
             return RefreshStep::AfterBursts;
         }
-        let open = self.channel.open[rank] & turn.banks;
+        let open = self.channel.open[word] & turn.banks;
         let command = match open {
             0 => turn.refresh,
-            _ => Command::new(turn.precharge, self.channel.first_of(rank) as u16 + open.trailing_zeros() as u16),
+            _ => Command::new(turn.precharge, word as u16 * 64 + open.trailing_zeros() as u16),
         };
         match self.channel.probe(command) {
             Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
+            Ok(_) if !command.kind.is_precharge() && !self.channel.is_rising(self.now) => RefreshStep::At(self.now + 1),
             Ok(_) => RefreshStep::Ready(command),
             Err(_) => RefreshStep::AfterBursts,
         }
@@ -377,11 +401,11 @@ impl State {
     /// refresh by nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the
     /// refresh off for ever.
     fn held_for(&self, turn: &RefreshTurn) -> Held {
-        let rank = turn.rank % MAX_RANKS;
-        let closed = (self.channel.open[rank] | self.channel.activating[rank]) & turn.banks == 0;
+        let (word, _) = self.channel.set_of(turn.rank);
+        let closed = (self.channel.open[word] | self.channel.activating[word]) & turn.banks == 0;
         let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
         let delays = self.now + self.channel.lat.act_other_refpb > ready;
-        Held { rank, banks: turn.banks, activates: delays }
+        Held { rank: turn.rank, banks: turn.banks, activates: delays }
     }
 
     /// Writes are served in batches, or while there is nothing to read.
@@ -391,24 +415,26 @@ impl State {
     }
 
     /// 3. The oldest ready command of the queue.
-    fn pick_queued(&mut self, slot: Slot, held: Held) -> Option<Choice> {
+    #[inline(always)]
+    fn pick_queued(&mut self, slot: Slot, rising: bool, held: Held) -> Option<Choice> {
         let mut best = Best::NONE;
         for rank in 0..self.channel.rank_count {
-            let due = self.due(rank);
-            if slot != Slot::Row && due.column <= self.now {
+            let [column, precharge, activate] = self.due(rank);
+            if slot != Slot::Row && rising && column <= self.now {
                 self.look_at_hits(rank, held, &mut best);
             }
-            if slot != Slot::Column && due.precharge <= self.now {
+            if slot != Slot::Column && precharge <= self.now {
                 self.look_at_conflicts(rank, held, &mut best);
             }
-            if slot != Slot::Column && due.activate <= self.now {
+            if slot != Slot::Column && rising && activate <= self.now {
                 self.look_at_misses(rank, held, &mut best);
             }
         }
-        for at in 0..best.beaten_count.min(MOST_BEATEN) {
-            self.touch(best.beaten[at]);
-        }
-        (best.age != u64::MAX).then_some(best.choice)
+        (best.age != u64::MAX).then_some(match best.kind {
+            Kind::Column => Choice::Hit(best.bank),
+            Kind::Precharge => Choice::Precharge(best.bank),
+            Kind::Activate => Choice::Activate(best.bank),
+        })
     }
 
     /// Bursts for requests that hit an open row. Like the two below not inlined: together they want more registers than
@@ -416,10 +442,11 @@ impl State {
     #[inline(never)]
     fn look_at_hits(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let hits = queue.hits[rank % MAX_RANKS] & held.free(rank);
+        let (word, of_rank) = channel.set_of(rank);
+        let hits = queue.hits[word] & of_rank & held.free(rank);
         let ready = |bank: usize| channel.column_ready(bank, self.write_mode);
-        let oldest = oldest_ready(channel, queue, rank, hits, self.now, &queue.hit_age, ready);
-        self.bounds.ranks[rank % MAX_RANKS].column = best.meet(oldest, Choice::Hit);
+        let oldest = oldest_ready(queue, word, hits, self.now, &queue.hit_age, ready);
+        self.meet(best, oldest, rank, Kind::Column);
     }
 
     /// Precharges for requests that want another row than the open one, unless an older request hits that. Always a
@@ -428,12 +455,12 @@ impl State {
     #[inline(never)]
     fn look_at_conflicts(&mut self, rank: usize, held: Held, best: &mut Best) {
         let (channel, queue) = (&self.channel, &self.queues[usize::from(self.write_mode)]);
-        let (rank, first) = (rank % MAX_RANKS, channel.first_of(rank));
-        let conflicts = queue.misses[rank] & channel.open[rank] & !self.active_banks[rank] & held.free(rank);
-        let guarded = bits(conflicts & queue.hits[rank]).filter(|&bank| queue.hit_guards_row(first + bank));
+        let (word, of_rank) = channel.set_of(rank);
+        let conflicts = queue.misses[word] & channel.open[word] & !self.active_banks[word] & of_rank & held.free(rank);
+        let guarded = bits(conflicts & queue.hits[word]).filter(|&bank| queue.hit_guards_row(word * 64 + bank));
         let free = conflicts & !guarded.fold(0, |mask, bank| mask | 1 << bank);
-        let oldest = oldest_of_banks(first, free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
-        self.bounds.ranks[rank].precharge = best.meet(oldest, Choice::Precharge);
+        let oldest = oldest_of_banks(word, free, self.now, &queue.miss_age, |bank| channel.banks.pre[bank]);
+        self.meet(best, oldest, rank, Kind::Precharge);
     }
 
     /// Activates for requests whose bank is closed, unless an activate is under way or would delay a refresh.
@@ -443,11 +470,27 @@ impl State {
         if self.activating.is_some() || held.activates && held.rank == rank {
             return;
         }
-        let rank = rank % MAX_RANKS;
-        let misses = queue.misses[rank] & !channel.open[rank] & held.free(rank);
+        let (word, of_rank) = channel.set_of(rank);
+        let misses = queue.misses[word] & !channel.open[word] & of_rank & held.free(rank);
         let ready = |bank: usize| channel.act_ready(bank);
-        let oldest = oldest_ready(channel, queue, rank, misses, self.now, &queue.miss_age, ready);
-        self.bounds.ranks[rank].activate = best.meet(oldest, Choice::Activate);
+        let oldest = oldest_ready(queue, word, misses, self.now, &queue.miss_age, ready);
+        self.meet(best, oldest, rank, Kind::Activate);
+    }
+
+    /// Compares the oldest of one kind with the best so far. Who is beaten is ready now and stays so: its kind is
+    /// looked at again in the next visit.
+    #[inline(always)]
+    fn meet(&mut self, best: &mut Best, oldest: Oldest, rank: usize, kind: Kind) {
+        let mut bound = oldest.others;
+        if oldest.age < best.age {
+            if best.age != u64::MAX {
+                self.bounds.ranks[best.rank % MAX_RANKS][best.kind as usize] = self.now;
+            }
+            *best = Best { age: oldest.age, bank: oldest.bank, kind, rank };
+        } else if oldest.age != u64::MAX {
+            bound = self.now;
+        }
+        self.bounds.ranks[rank % MAX_RANKS][kind as usize] = bound;
     }
 }
 
@@ -460,13 +503,13 @@ struct Oldest {
     others: u64,
 }
 
-/// Looks at the banks of `mask`, of a rank that begins with bank `first`. `ready` is the first cycle that bank and
-/// group allow, `age` the running number of the oldest request.
+/// Looks at the banks of `mask`, in this word. `ready` is the first cycle that bank and group allow, `age` the running
+/// number of the oldest request.
 #[inline(always)]
-fn oldest_of_banks(first: usize, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
+fn oldest_of_banks(word: usize, mask: u64, now: u64, age: &PerBank, ready: impl Fn(usize) -> u64) -> Oldest {
     let (mut oldest, mut others, mut count) = (Oldest { age: u64::MAX, bank: 0, others: now }, u64::MAX, 0);
-    for bank in bits(mask) {
-        let bank = (first + bank) % BANKS;
+    for bank in banks_of(word, mask) {
+        let bank = bank % BANKS;
         let ready = ready(bank);
         if ready > now {
             others = others.min(ready);
@@ -487,9 +530,8 @@ fn oldest_of_banks(first: usize, mask: u64, now: u64, age: &PerBank, ready: impl
 /// others is `now`.
 #[inline(always)]
 fn oldest_ready(
-    channel: &Channel,
     queue: &Queue,
-    rank: usize,
+    word: usize,
     mask: u64,
     now: u64,
     age: &PerBank,
@@ -497,49 +539,23 @@ fn oldest_ready(
 ) -> Oldest {
     let found = queue.by_age().take(WALK).find(|entry| {
         let bank = usize::from(entry.bank) % BANKS;
-        let (of, bit) = channel.spot(entry.bank);
-        of == rank && mask & bit != 0 && age[bank] == entry.sequence && ready(bank) <= now
+        let (of, bit) = spot(entry.bank);
+        of == word && mask & bit != 0 && age[bank] == entry.sequence && ready(bank) <= now
     });
     match found {
         Some(entry) => Oldest { age: entry.sequence, bank: entry.bank, others: now },
-        None => oldest_of_banks(channel.first_of(rank), mask, now, age, ready),
+        None => oldest_of_banks(word, mask, now, age, ready),
     }
 }
-
-/// Most banks that are beaten in one choice: one of each kind of command and rank.
-const MOST_BEATEN: usize = 3 * MAX_RANKS;
 
 /// The oldest ready request of all kinds of commands.
 struct Best {
     age: u64,
     bank: u16,
-    choice: Choice,
-    /// Banks that were ready and not the oldest of all.
-    beaten: [u16; MOST_BEATEN],
-    beaten_count: usize,
+    kind: Kind,
+    rank: usize,
 }
 
 impl Best {
-    const NONE: Self =
-        Self { age: u64::MAX, bank: 0, choice: Choice::Hit(0), beaten: [0; MOST_BEATEN], beaten_count: 0 };
-
-    /// Compares with the oldest of one kind of command; returns the lower bound for that kind without it.
-    #[inline(always)]
-    fn meet(&mut self, other: Oldest, choice: impl Fn(u16) -> Choice) -> u64 {
-        if other.age < self.age {
-            if self.age != u64::MAX {
-                self.beat(self.bank);
-            }
-            (self.age, self.bank, self.choice) = (other.age, other.bank, choice(other.bank));
-        } else if other.age != u64::MAX {
-            self.beat(other.bank);
-        }
-        other.others
-    }
-
-    #[inline(always)]
-    fn beat(&mut self, bank: u16) {
-        self.beaten[self.beaten_count % MOST_BEATEN] = bank;
-        self.beaten_count += 1;
-    }
+    const NONE: Self = Self { age: u64::MAX, bank: 0, kind: Kind::Column, rank: 0 };
 }

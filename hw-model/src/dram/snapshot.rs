@@ -3,7 +3,7 @@
 //! Times are written as the distance from the current cycle; a time that has passed is 0, whenever it was. Rows are
 //! written as the distance from a base that moves with the stream. An open row outside the rows of the whole read is
 //! "foreign": which one it is makes no difference to this read, and a bank that keeps such a row was not touched by it.
-use super::device::MAX_RANKS;
+use super::channel::{banks_of, spot};
 use super::queue::Entry;
 use super::schedule::{Active, Choice, READS, State, UNKNOWN, WRITES};
 
@@ -61,12 +61,14 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
         Horizon::NextRefresh if c.refreshes_waiting > 0 => return None,
         Horizon::NextRefresh => {}
     }
-    words.push(u32::from(c.write_mode) | c.offers_left << 1);
+    // Which edge of the clock it is makes a difference where commands use both.
+    let edge = (c.now & channel.edge) as u32;
+    words.push(u32::from(c.write_mode) | edge << 1 | c.offers_left << 2);
     for time in [c.last_data, channel.wck_until, channel.bus[0], channel.bus[1], channel.act2_deadline] {
         words.push(ahead(time)?);
     }
-    let ranks = 0..channel.rank_count;
-    for word in channel.open[ranks.clone()].iter().chain(&channel.activating[ranks.clone()]) {
+    let sets = 0..banks.div_ceil(64);
+    for word in channel.open[sets.clone()].iter().chain(&channel.activating[sets.clone()]) {
         words.extend([*word as u32, (*word >> 32) as u32]);
     }
     for rank in &channel.ranks[..channel.rank_count] {
@@ -88,7 +90,7 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
             words.push(ahead(time)?);
         }
     }
-    for bank in ranks.clone().flat_map(|rank| channel.banks_of(rank, channel.open[rank])) {
+    for bank in sets.flat_map(|set| banks_of(set, channel.open[set])) {
         let row = channel.banks.row[bank];
         let touched = (frame.first..frame.end).contains(&(i64::from(row) - frame.base_row));
         words.push(if touched { frame.relative(row)? } else { FOREIGN });
@@ -136,21 +138,21 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.refresh_turn = u64::from(words.next());
     }
     let word = words.next();
-    (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 1);
+    (c.write_mode, c.offers_left) = (word & 1 == 1, word >> 2);
     c.last_data = words.time();
     let channel = &mut c.channel;
     channel.wck_until = words.time();
     channel.bus = [words.time(), words.time()];
     channel.act2_deadline = words.time();
-    let ranks = 0..channel.rank_count;
-    channel.open[ranks.clone()].fill_with(|| words.mask());
-    channel.activating[ranks.clone()].fill_with(|| words.mask());
+    let banks = channel.bank_count() as usize;
+    let sets = 0..banks.div_ceil(64);
+    channel.open[sets.clone()].fill_with(|| words.mask());
+    channel.activating[sets.clone()].fill_with(|| words.mask());
     for rank in &mut channel.ranks[..channel.rank_count] {
         rank.all_mut().for_each(|time| *time = words.time());
         rank.oldest = 0;
         rank.window = std::array::from_fn(|_| words.time());
     }
-    let banks = channel.bank_count() as usize;
     for times in channel.banks.all_mut() {
         times[..banks].fill_with(|| words.time());
     }
@@ -158,8 +160,8 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
     for times in channel.groups.all_mut() {
         times[..groups].fill_with(|| words.time());
     }
-    for rank in ranks {
-        for bank in channel.banks_of(rank, channel.open[rank]) {
+    for set in sets {
+        for bank in banks_of(set, channel.open[set]) {
             let row = words.next();
             if row != FOREIGN {
                 channel.banks.row[bank] = frame.absolute(row);
@@ -178,12 +180,12 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         c.channel.banks.row[usize::from(entry.bank)] = entry.row; // ACT2 opens it.
     }
     c.active.fill(None);
-    c.active_banks = [0; MAX_RANKS];
+    c.active_banks.fill(0);
     for _ in 0..words.next() {
         let entry = words.entry(0);
         c.active[usize::from(entry.bank)] = Some(Active { entry, order: c.activations });
-        let (rank, bit) = c.channel.spot(entry.bank);
-        c.active_banks[rank] |= bit;
+        let (set, bit) = spot(entry.bank);
+        c.active_banks[set] |= bit;
         c.activations += 1;
     }
     let reads = &mut c.queues[READS];
@@ -193,6 +195,8 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         reads.push(entry, c.channel.open_row(entry.bank));
         c.sequence += 1;
     }
+    // Up to here it was counted.
+    c.channel.start_count(now);
     c.bounds.forget();
     c.wake = UNKNOWN;
 }

@@ -21,6 +21,8 @@ pub struct Statistics {
     pub row_conflicts: u64,
     /// Commands by kind.
     pub commands: CommandCounts,
+    /// Cycles that rows were open, of all banks together: for [`super::CommandEnergy`].
+    pub open_cycles: u64,
     /// Cycles from acceptance to the end of the data, reads only.
     pub read_latency: Histogram,
 }
@@ -89,6 +91,7 @@ impl Statistics {
         self.row_misses += other.row_misses;
         self.row_conflicts += other.row_conflicts;
         self.commands.add(&other.commands);
+        self.open_cycles += other.open_cycles;
         self.read_latency.merge(&other.read_latency);
     }
 
@@ -99,6 +102,7 @@ impl Statistics {
         self.row_misses += part.row_misses;
         self.row_conflicts += part.row_conflicts;
         self.commands.add(&part.commands);
+        self.open_cycles += part.open_cycles;
         self.read_latency.add(&part.read_latency);
     }
 
@@ -110,6 +114,7 @@ impl Statistics {
             row_misses: self.row_misses,
             row_conflicts: self.row_conflicts,
             commands: self.commands,
+            open_cycles: std::mem::take(&mut self.open_cycles),
             read_latency: self.read_latency.take(),
         };
         self.reads_served = 0;
@@ -127,6 +132,7 @@ pub(super) struct Part {
     row_misses: u64,
     row_conflicts: u64,
     commands: CommandCounts,
+    open_cycles: u64,
     read_latency: SparseHistogram,
 }
 

@@ -71,7 +71,7 @@ fn rules(d: &Device) -> Vec<Rule> {
     add(Scope::Stack, READS, READS, t.n_ccd_s, "tCCD_S");
     add(Scope::Stack, WRITES, WRITES, t.n_ccd_s_wr, "tCCD_S_WR");
     add(Scope::OtherStack, READS, READS, t.n_ccd_r, "tCCD_R");
-    add(Scope::OtherStack, WRITES, WRITES, t.n_ccd_r, "tCCD_R of writes");
+    add(Scope::OtherStack, WRITES, WRITES, t.n_ccd_s_wr, "tCCD_S of writes to another stack");
     add(Scope::Rank, READS, READS, t.n_bl, "burst");
     add(Scope::Rank, WRITES, WRITES, t.n_bl, "burst of writes");
     add(Scope::Rank, READS, WRITES, t.n_rtw, "tRTW");
@@ -125,11 +125,15 @@ fn cycles(d: &Device, kind: CommandKind) -> u64 {
 
 /// Checks a whole log; the first violation is returned.
 pub(crate) fn check(d: &Device, log: &[(u64, Command)]) -> Result<(), Violation> {
+    let (half_clocks, d) = (d.half_clocks, &d.in_cycles());
     let rules = rules(d);
     let window = rules.iter().map(|rule| u64::from(rule.cycles)).max().unwrap_or(0) + 4;
     let mut state = vec![BankState::Closed; d.organisation.total_banks() as usize];
     for (index, &(cycle, command)) in log.iter().enumerate() {
         let violated = |rule: String| Violation { rule, cycle, command };
+        if half_clocks && !matches!(command.kind, Pre | PreAll) && cycle % 2 == 0 {
+            return Err(violated("only PRE begins at the falling edge".into()));
+        }
         step_state(d, &mut state, command).map_err(|rule| violated(rule.to_string()))?;
         for &(earlier, first) in log[..index].iter().rev().take_while(|(earlier, _)| earlier + window >= cycle) {
             if earlier > cycle {

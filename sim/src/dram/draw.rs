@@ -27,7 +27,7 @@ impl Timeline {
     /// A waveform of this channel alone, in picoseconds of its clock.
     pub fn waveform(&self) -> Waveform {
         let mut waveform = Waveform::new(format!("{}; clock {} ps", self.device, self.t_ck_ps));
-        self.add_to(&mut waveform, "channel", |cycle| cycle * u64::from(self.t_ck_ps));
+        self.add_to(&mut waveform, "channel", |cycle| self.ps(cycle));
         waveform
     }
 
@@ -124,7 +124,8 @@ mod tests {
             for command in parser {
                 match command.unwrap() {
                     vcd::Command::Timestamp(at) => {
-                        assert!(at >= time && at % u64::from(device.timing.t_ck_ps) == 0);
+                        let cycle = (at * u64::from(timeline.cycles_per_clock)).div_ceil(u64::from(timeline.t_ck_ps));
+                        assert!(at >= time && timeline.ps(cycle) == at);
                         time = at;
                     }
                     vcd::Command::ChangeString(id, name) if id == row || id == column => {
@@ -133,7 +134,7 @@ mod tests {
                     _ => {}
                 }
             }
-            assert!(time <= timeline.end * u64::from(device.timing.t_ck_ps));
+            assert!(time <= timeline.ps(timeline.end));
             counts.remove(NOTHING);
             let mut wanted = HashMap::new();
             for (_, _, command) in &timeline.commands {

@@ -149,7 +149,7 @@ impl Plan<'_> {
             Source::File { path, most, wrap } => {
                 let map = AddressMap::new(self.config.mapping, self.device).map_err(impossible)?;
                 let most = most.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
-                Ok(Box::new(Requests::open(path, map, self.device.timing.t_ck_ps, wrap)?.take(most)))
+                Ok(Box::new(Requests::open(path, map, self.device, wrap)?.take(most)))
             }
         }
     }

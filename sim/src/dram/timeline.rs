@@ -78,6 +78,8 @@ pub struct Timeline {
     pub device: String,
     /// Clock period in picoseconds.
     pub t_ck_ps: u32,
+    /// Cycles in a clock.
+    pub cycles_per_clock: u32,
     /// First cycle after everything.
     pub end: u64,
     /// The commands themselves with their length on the bus in cycles.
@@ -91,6 +93,11 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    /// Picoseconds from the beginning to a cycle.
+    pub fn ps(&self, cycle: u64) -> u64 {
+        cycle * u64::from(self.t_ck_ps) / u64::from(self.cycles_per_clock)
+    }
+
     /// Lays the commands out. `device` is the one that they went to.
     pub fn new(device: &Device, recording: &Recording) -> Self {
         let o = &device.organisation;
@@ -100,6 +107,7 @@ impl Timeline {
         let mut timeline = Self {
             device: device.name.clone(),
             t_ck_ps: device.timing.t_ck_ps,
+            cycles_per_clock: device.cycles_per_clock(),
             end: 0,
             commands: Vec::with_capacity(recording.commands.len()),
             banks: (0..o.total_banks()).map(|bank| track(bank_name(device, bank))).collect(),
@@ -110,6 +118,7 @@ impl Timeline {
             timeline.data[0].name = "data".into();
         }
         let mut open = vec![None; o.total_banks() as usize];
+        let device = &device.in_cycles();
         for &(cycle, command) in &recording.commands {
             timeline.add(device, &mut open, cycle, command);
         }

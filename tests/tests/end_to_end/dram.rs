@@ -18,7 +18,7 @@ const DEVICES: [&str; 9] = [
 ];
 const MAPPINGS: [&str; 6] =
     ["robaracoch", "mop4clxor", "rochrababgco", "rochrabacobg", "row-contiguous", "bank-interleaved"];
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 37] = [
     "device",
     "mapping",
     "stream",
@@ -45,6 +45,13 @@ const KEYS: [&str; 30] = [
     "row_hits",
     "row_misses",
     "row_conflicts",
+    "energy_uj",
+    "activate_uj",
+    "read_uj",
+    "write_uj",
+    "refresh_uj",
+    "standby_uj",
+    "pj_per_bit",
     "simulated_requests",
     "wall_time_s",
     "requests_per_s",

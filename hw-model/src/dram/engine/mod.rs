@@ -57,6 +57,7 @@ pub use errors::{CallError, NotTaken, SnapshotError};
 use super::config::Config;
 use super::controller::{Busy, Controller};
 use super::device::Device;
+use super::energy::{CommandEnergy, Energy};
 use super::error::{AddressError, ConfigError};
 use super::mapping::ChannelStripe;
 use super::queue::{BELOW_PRIORITY, Queue};
@@ -100,6 +101,8 @@ pub struct Engine {
     sources: usize,
     now: u64,
     t_ck_ps: u64,
+    cycles_per_clock: u64,
+    command_energy: Option<CommandEnergy>,
     /// Of device and configuration: a snapshot belongs to them.
     fingerprint: u64,
 }
@@ -129,6 +132,8 @@ impl Engine {
             sources: config.priorities.len(),
             now: 0,
             t_ck_ps: u64::from(device.timing.t_ck_ps),
+            cycles_per_clock: u64::from(device.cycles_per_clock()),
+            command_energy: CommandEnergy::of(device),
             fingerprint: save::fingerprint(device, &config),
         })
     }
@@ -140,12 +145,17 @@ impl Engine {
 
     /// Current time in picoseconds.
     pub const fn time_ps(&self) -> u64 {
-        self.now * self.t_ck_ps
+        self.now * self.t_ck_ps / self.cycles_per_clock
     }
 
-    /// Picoseconds of a cycle.
+    /// Picoseconds of a clock.
     pub const fn clock_ps(&self) -> u64 {
         self.t_ck_ps
+    }
+
+    /// Cycles in a clock: 2 where commands use both edges (HBM3), else 1.
+    pub const fn cycles_per_clock(&self) -> u64 {
+        self.cycles_per_clock
     }
 
     /// Bytes of all channels.
@@ -298,14 +308,20 @@ impl Engine {
     pub fn statistics(&self) -> Statistics {
         let mut sum = Statistics::default();
         for lane in &self.lanes {
-            sum.merge(&lane.statistics);
+            sum.merge(&lane.counts());
         }
         sum
     }
 
     /// The counts of one channel; `None` if there is no such channel.
-    pub fn channel_statistics(&self, channel: usize) -> Option<&Statistics> {
-        self.lanes.get(channel).map(|lane| &lane.statistics)
+    pub fn channel_statistics(&self, channel: usize) -> Option<Statistics> {
+        self.lanes.get(channel).map(Controller::counts)
+    }
+
+    /// Energy of all channels up to now; `None` where the device's currents are not known.
+    pub fn energy(&self) -> Option<Energy> {
+        let ranks: usize = self.lanes.iter().map(|lane| lane.state.channel.rank_count).sum();
+        self.command_energy.map(|of| of.total(&self.statistics(), self.now * ranks as u64))
     }
 
     /// The counts of one source over all channels; `None` if there is no such source.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
-use super::super::channel::Channel;
+use super::super::channel::{Channel, banks_of, spot};
 use super::super::controller::{Controller, Served};
 use super::super::device::Device;
 use super::super::histogram::Histogram;
@@ -17,7 +17,7 @@ use super::completions::Completions;
 use super::{Engine, EngineConfig, LAST_CYCLE, MOST_UNREAD, SnapshotError};
 
 /// First word.
-const MARK: u64 = u64::from_le_bytes(*b"cptrmem1");
+const MARK: u64 = u64::from_le_bytes(*b"cptrmem2");
 /// Times lie at most so far ahead: longer than any constraint, short enough not to overflow.
 const AHEAD: u64 = 1 << 24;
 
@@ -163,10 +163,10 @@ fn controller(io: &mut impl Words, lane: &mut Controller<Completions>, now: u64)
 
 fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
     let (banks, groups) = (c.bank_count() as usize, c.group_count() as usize);
-    let (valid, ranks) = (c.rank_banks(), c.rank_count);
-    for (open, activating) in c.open.iter_mut().zip(&mut c.activating).take(ranks) {
+    for (at, (open, activating)) in c.open.iter_mut().zip(&mut c.activating).enumerate().take(banks.div_ceil(64)) {
         io.word(open)?;
         io.word(activating)?;
+        let valid = u64::MAX >> 64usize.saturating_sub(banks - 64 * at);
         require((*open | *activating) & !valid == 0 && *open & *activating == 0)?;
     }
     for of_bank in c.banks.all_mut() {
@@ -181,6 +181,7 @@ fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
         times(io, now, &mut rank.window)?;
         small(io, &mut rank.oldest, 3)?;
     }
+    io.word(&mut c.open_balance)?;
     times(io, now, &mut c.bus)?;
     times(io, now, [&mut c.act2_deadline, &mut c.wck_until])
 }
@@ -205,7 +206,7 @@ fn entry(io: &mut impl Words, c: &State, entry: &mut Entry, priorities: &[u64]) 
 fn queue(io: &mut impl Words, c: &mut State, index: usize, priorities: &[u64]) -> Done {
     let entries: Vec<Entry> = c.queues[index].by_age().copied().collect();
     let len = count(io, entries.len(), usize::from(c.config.queue_depth))?;
-    let mut queue = Queue::new(c.config.queue_depth, c.channel.bank_count() as usize, c.channel.rank_shift);
+    let mut queue = Queue::new(c.config.queue_depth);
     for at in 0..len {
         let mut of = entries.get(at).copied().unwrap_or(Entry::EMPTY);
         entry(io, c, &mut of, priorities)?;
@@ -218,13 +219,13 @@ fn queue(io: &mut impl Words, c: &mut State, index: usize, priorities: &[u64]) -
 
 /// Requests whose row was opened for them.
 fn actives(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
-    let ranks = c.channel.rank_count;
-    for (active, open) in c.active_banks.iter_mut().zip(&c.channel.open).take(ranks) {
+    let words = (c.channel.bank_count() as usize).div_ceil(64);
+    for (active, open) in c.active_banks.iter_mut().zip(&c.channel.open).take(words) {
         io.word(active)?;
         require(*active & !open == 0)?;
     }
     let mut active = vec![None; c.active.len()];
-    for bank in (0..ranks).flat_map(|rank| c.channel.banks_of(rank, c.active_banks[rank])).collect::<Vec<_>>() {
+    for bank in (0..words).flat_map(|word| banks_of(word, c.active_banks[word])).collect::<Vec<_>>() {
         let mut of = c.active[bank].unwrap_or(Active { entry: Entry::EMPTY, order: 0 });
         entry(io, c, &mut of.entry, priorities)?;
         number(io, &mut of.order, c.activations)?;
@@ -243,9 +244,9 @@ fn decisions(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
     c.activating = if halfway {
         let mut of = c.activating.unwrap_or(Entry::EMPTY);
         entry(io, c, &mut of, priorities)?;
-        let (rank, bit) = c.channel.spot(of.bank);
+        let (word, bit) = spot(of.bank);
         let others =
-            c.channel.activating.iter().enumerate().all(|(of, &banks)| banks == if of == rank { bit } else { 0 });
+            c.channel.activating.iter().enumerate().all(|(of, &banks)| banks == if of == word { bit } else { 0 });
         require(others && c.channel.banks.row[usize::from(of.bank)] == of.row)?;
         Some(of)
     } else {
@@ -259,8 +260,8 @@ fn decisions(io: &mut impl Words, c: &mut State, priorities: &[u64]) -> Done {
     };
     number(io, &mut word, u64::from(c.channel.bank_count() - 1) << 2 | 3)?;
     let bank = (word >> 2) as u16;
-    let (rank, bit) = c.channel.spot(bank);
-    let hits = c.queues[usize::from(c.write_mode)].hits[rank];
+    let (set, bit) = spot(bank);
+    let hits = c.queues[usize::from(c.write_mode)].hits[set];
     c.after_cas = match word & 3 {
         0 => None,
         1 if c.active[usize::from(bank)].is_some() => Some(Choice::Active(bank)),
@@ -274,6 +275,7 @@ fn statistics(io: &mut impl Words, s: &mut Statistics) -> Done {
     counts(io, [&mut s.reads_served, &mut s.writes_served, &mut s.reads_forwarded, &mut s.writes_merged])?;
     counts(io, [&mut s.row_hits, &mut s.row_misses, &mut s.row_conflicts])?;
     counts(io, s.commands.all_mut())?;
+    counts(io, [&mut s.open_cycles])?;
     histogram(io, &mut s.read_latency)
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use cptr_hw_model::dram::constraints::Constraint;
 use cptr_hw_model::dram::{
-    self, Command, CommandKind, Config, Device, MAX_QUEUE_DEPTH, MappingKind, PagePolicy, Refresh, StreamKind, Until,
-    presets,
+    self, Command, CommandEnergy, CommandKind, Config, Device, Energy, MAX_QUEUE_DEPTH, MappingKind, PagePolicy,
+    Refresh, StreamKind, Until, presets,
 };
 use serde_json::{Map, Value, json};
 
@@ -115,7 +115,7 @@ fn until(name: &str) -> std::result::Result<Until, String> {
 }
 
 /// The figures of a stream; the counts of the commands follow.
-static COLUMNS: [Column; 29] = [
+static COLUMNS: [Column; 36] = [
     column("device", "device", Text, ""),
     column("mapping", "mapping", Text, ""),
     column("stream", "stream", Text, ""),
@@ -142,6 +142,13 @@ static COLUMNS: [Column; 29] = [
     column("row_hits", "row hits", Count, ""),
     column("row_misses", "row misses", Count, ""),
     column("row_conflicts", "row conflicts", Count, ""),
+    column("energy_uj", "energy uJ", Number(3), "without data wires, physical layer and controller"),
+    column("activate_uj", "of activates uJ", Number(3), ""),
+    column("read_uj", "of reads uJ", Number(3), ""),
+    column("write_uj", "of writes uJ", Number(3), ""),
+    column("refresh_uj", "of refreshes uJ", Number(3), ""),
+    column("standby_uj", "of standby uJ", Number(3), ""),
+    column("pj_per_bit", "pJ a bit", Number(3), ""),
     column("simulated_requests", "simulated requests", Count, ""),
     column("wall_time_s", "wall time s", Number(3), ""),
     column("requests_per_s", "requests per s", Count, ""),
@@ -252,22 +259,31 @@ impl Args {
     fn row(&self, device: &Device, outcome: &Outcome) -> Value {
         let (s, o) = (&outcome.statistics, &device.organisation);
         let bytes = (s.reads_served + s.writes_served) * o.access_bytes();
-        let time_ps = outcome.cycles as f64 * f64::from(device.timing.t_ck_ps);
+        let per_clock = u64::from(device.cycles_per_clock());
+        let clocks = |cycles: u64| if per_clock == 1 { json!(cycles) } else { json!(cycles as f64 / per_clock as f64) };
+        let time_ps = outcome.cycles as f64 * f64::from(device.timing.t_ck_ps) / per_clock as f64;
         let gb_s = if time_ps > 0.0 { bytes as f64 / time_ps * 1e3 } else { 0.0 };
         let wall_s = outcome.wall.as_secs_f64();
         let key = |name: &str| name.to_ascii_lowercase().replace([' ', '/'], "_");
         let commands: Map<String, Value> =
             s.commands.iter().map(|(kind, count)| (key(kind.name()), count.into())).collect();
+        let spent = CommandEnergy::of(device).map(|of| of.total(s, outcome.cycles * u64::from(o.ranks)));
+        let uj = |part: fn(&Energy) -> f64| spent.as_ref().map(|energy| part(energy) / 1e6);
+        let pj_per_bit = spent.filter(|_| bytes > 0).map(|energy| energy.total_pj() / (8 * bytes) as f64);
         json!({
             "device": device.name, "mapping": self.mapping.name(), "stream": self.stream, "refresh": self.refresh.name(),
             "page": self.page.name(), "queue": self.queue, "path": self.path.name(), "until": self.until.name(),
             "requests": outcome.requests, "bytes_per_request": o.access_bytes(), "reads_served": s.reads_served,
             "writes_served": s.writes_served, "reads_forwarded": s.reads_forwarded, "writes_merged": s.writes_merged,
             "cycles": outcome.cycles, "time_us": time_ps / 1e6, "bandwidth_gb_s": gb_s, "peak_gb_s": device.peak_gb_s(),
-            "share_of_peak": gb_s / device.peak_gb_s(), "mean_latency_clk": s.read_latency.mean(),
-            "p50_latency_clk": s.read_latency.quantile(0.5), "p99_latency_clk": s.read_latency.quantile(0.99),
-            "max_latency_clk": s.read_latency.max(), "row_hits": s.row_hits, "row_misses": s.row_misses,
-            "row_conflicts": s.row_conflicts, "simulated_requests": outcome.simulated, "wall_time_s": wall_s,
+            "share_of_peak": gb_s / device.peak_gb_s(), "mean_latency_clk": s.read_latency.mean() / per_clock as f64,
+            "p50_latency_clk": clocks(s.read_latency.quantile(0.5)),
+            "p99_latency_clk": clocks(s.read_latency.quantile(0.99)),
+            "max_latency_clk": clocks(s.read_latency.max()), "row_hits": s.row_hits, "row_misses": s.row_misses,
+            "row_conflicts": s.row_conflicts, "energy_uj": uj(Energy::total_pj), "activate_uj": uj(|of| of.activate_pj),
+            "read_uj": uj(|of| of.read_pj), "write_uj": uj(|of| of.write_pj), "refresh_uj": uj(|of| of.refresh_pj),
+            "standby_uj": uj(|of| of.standby_pj), "pj_per_bit": pj_per_bit,
+            "simulated_requests": outcome.simulated, "wall_time_s": wall_s,
             "requests_per_s": (outcome.requests as f64 / wall_s.max(1e-9)).round() as u64, "commands": commands,
         })
     }

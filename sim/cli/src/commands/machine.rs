@@ -1,5 +1,7 @@
 //! The machine and the model that times are for, shared by all commands that have times.
 
+use std::path::Path;
+
 use cptr_hw_model::{Model, System};
 
 use cptr_trace::error::{Error, Result};
@@ -70,7 +72,11 @@ impl Machine {
 pub(super) fn system_name(name: &str) -> std::result::Result<System, String> {
     if name.ends_with(".toml") {
         let text = std::fs::read_to_string(name).map_err(|error| error.to_string())?;
-        return System::from_toml(&text).map_err(|error| error.to_string());
+        let beside = |device: &str| {
+            let path = Path::new(name).with_file_name(device);
+            std::fs::read_to_string(path).map_err(|error| error.to_string())
+        };
+        return System::from_toml_with(&text, beside).map_err(|error| error.to_string());
     }
     let names = || System::all().iter().map(|system| system.name.as_str()).collect::<Vec<_>>().join(", ");
     System::find(name).cloned().ok_or_else(|| format!("expected a file ending in .toml, or one of {}", names()))

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use cptr_hw_model::dram::{AddressMap, Request};
+use cptr_hw_model::dram::{AddressMap, Device, Request};
 
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
@@ -69,11 +69,11 @@ struct Record {
 impl Requests {
     /// Opens `path`, or standard input if it is `-`. Addresses are checked against `map`, or with `wrap` rounded down
     /// to an access and taken modulo the capacity: traces of other tools hold addresses of bytes, of more memory than
-    /// one channel has. Times in picoseconds become cycles of `t_ck_ps`, rounded down.
+    /// one channel has. Times in picoseconds become cycles of `device`, rounded down.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn open(path: &Path, map: AddressMap, t_ck_ps: u32, wrap: bool) -> Result<Self> {
+    pub fn open(path: &Path, map: AddressMap, device: &Device, wrap: bool) -> Result<Self> {
         let fail = |error: io::Error| Error::io(path, &error);
         let (raw, size): (Box<dyn Read>, _) = if path == Path::new(STANDARD_INPUT) {
             (Box::new(io::stdin()), None)
@@ -94,7 +94,7 @@ impl Requests {
         let start = input.fill_buf().map_err(fail)?;
         let format = match binary::header(start) {
             Some(timed) => Format::Binary { timed: timed.map_err(|error| error.or_file(path))? },
-            None => Format::Text(Box::new(text::Format::of(start, &map, t_ck_ps))),
+            None => Format::Text(Box::new(text::Format::of(start, &map, device))),
         };
         if let Format::Binary { .. } = format {
             input.consume(binary::HEADER);

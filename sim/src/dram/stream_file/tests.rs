@@ -10,7 +10,7 @@ fn read(text: impl AsRef<[u8]>) -> Result<Vec<Request>> {
     file.write_all(text.as_ref()).unwrap();
     let device = presets::ddr4_3200();
     let map = AddressMap::new(MappingKind::RoBaRaCoCh, &device).unwrap();
-    Requests::open(file.path(), map, device.timing.t_ck_ps, false)?.collect()
+    Requests::open(file.path(), map, &device, false)?.collect()
 }
 
 fn refusal(text: impl AsRef<[u8]>) -> String {

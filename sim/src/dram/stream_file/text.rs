@@ -10,7 +10,7 @@
 //!   left alone. Without names the columns are those of gem5's `decode_packet_trace.py`: `r` or `w`, address, size,
 //!   then flags if there are five or more columns, and the tick.
 
-use cptr_hw_model::dram::{AddressMap, Location, Request, RequestKind};
+use cptr_hw_model::dram::{AddressMap, Device, Location, Request, RequestKind};
 use cptr_trace::error::{Error, Result};
 
 use super::{LATEST_CYCLE, LONGEST_LINE, MOST_BYTES, Record};
@@ -25,6 +25,7 @@ pub(super) struct Format {
     columns: Option<Columns>,
     map: AddressMap,
     t_ck_ps: u64,
+    cycles_per_clock: u64,
 }
 
 /// Where things are in a line with commas.
@@ -40,7 +41,7 @@ enum Columns {
 
 impl Format {
     /// Addresses without `0x` are hexadecimal if one at the start of the file has a letter, decimal otherwise.
-    pub(super) fn of(start: &[u8], map: &AddressMap, t_ck_ps: u32) -> Self {
+    pub(super) fn of(start: &[u8], map: &AddressMap, device: &Device) -> Self {
         let first = start.split(|&byte| byte == b'\n').map(without_comment).find(|line| !line.is_empty());
         let columns = first.and_then(|line| {
             if line.split(|&byte| byte == b',').any(|name| is_one_of(name.trim_ascii(), &ADDRESS)) {
@@ -52,7 +53,14 @@ impl Format {
         });
         // A name has letters and is no address.
         let radix = if columns.is_none() && has_hexadecimal_address(start) { 16 } else { 10 };
-        Self { radix, decimal: false, columns, map: map.clone(), t_ck_ps: u64::from(t_ck_ps) }
+        Self {
+            radix,
+            decimal: false,
+            columns,
+            map: map.clone(),
+            t_ck_ps: u64::from(device.timing.t_ck_ps),
+            cycles_per_clock: u64::from(device.cycles_per_clock()),
+        }
     }
 
     /// Whether the last address was read as decimal for want of anything that says otherwise.
@@ -162,8 +170,8 @@ impl Format {
                 .ok_or_else(|| wrong(line, &format!("{what} from 0 to {most} in its column"))),
         };
         let bytes = count_of(size, MOST_BYTES, "a size")?;
-        let ticks = count_of(tick, LATEST_CYCLE * self.t_ck_ps, "a tick")?;
-        let not_before = count_of(cycle, LATEST_CYCLE, "a cycle")?.max(ticks / self.t_ck_ps);
+        let ticks = count_of(tick, LATEST_CYCLE * self.t_ck_ps / self.cycles_per_clock, "a tick")?;
+        let not_before = count_of(cycle, LATEST_CYCLE, "a cycle")?.max(ticks * self.cycles_per_clock / self.t_ck_ps);
         Ok(Record { request: Request { address, kind, not_before, source: 0 }, bytes })
     }
 }

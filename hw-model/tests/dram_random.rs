@@ -1,0 +1,115 @@
+//! Random configurations against Ramulator 2.1 (commit c5b1c3a): every row of `random.tsv` is a configuration, a stream
+//! and what Ramulator counted. The streams are made here from the row's seed; the counts come from a run of Ramulator
+//! with the same requests, four offers a memory cycle, until the last is accepted.
+use cptr_hw_model::dram::{
+    CommandKind, Config, Controller, Device, MappingKind, Refresh, Request, RequestKind, Until, presets,
+};
+
+const ROWS: &str = include_str!("random.tsv");
+
+/// SplitMix64.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ z >> 31) % most
+    }
+}
+
+/// A configuration and its stream.
+struct Row<'a> {
+    device: Device,
+    config: Config,
+    kind: &'a str,
+    parameter: u64,
+    writes: u64,
+    seed: u64,
+    requests: u64,
+    /// Cycles, reads served, writes served, reads forwarded, writes merged, hits, misses, conflicts, refreshes.
+    counts: [u64; 9],
+}
+
+impl<'a> Row<'a> {
+    fn parse(row: &'a str) -> Self {
+        let field: Vec<&str> = row.split('\t').collect();
+        let number = |at: usize| field[at].parse::<u64>().unwrap();
+        let mut device = presets::by_name(field[0]).unwrap();
+        if !device.pseudo_channels {
+            device.organisation.ranks = number(1) as u32;
+            device.organisation.capacity_bytes *= number(1);
+        }
+        let mapping = MappingKind::by_name(field[2]).unwrap();
+        let config =
+            Config { queue_depth: number(4) as u16, ..Config::new(mapping, Refresh::by_name(field[3]).unwrap()) };
+        let counts = std::array::from_fn(|at| number(10 + at));
+        let (kind, parameter, writes, seed) = (field[5], number(6), number(7), number(8));
+        Self { device, config, kind, parameter, writes, seed, requests: number(9), counts }
+    }
+
+    fn stream(&self) -> Vec<Request> {
+        let bytes = self.device.organisation.access_bytes();
+        let lines = self.device.organisation.capacity_bytes / bytes;
+        let (mut draw, mut writes) = (Draw(self.seed), Draw(self.seed ^ 0x5555));
+        let base = draw.below(lines);
+        let (mut at, mut left) = (0, 0);
+        (0..self.requests)
+            .map(|index| {
+                let line = match self.kind {
+                    "seq" | "stride" => base + index * self.parameter,
+                    "rand" => draw.below(lines),
+                    "runs" => {
+                        if left == 0 {
+                            (at, left) = (draw.below(lines), draw.below(self.parameter) + 1);
+                        }
+                        left -= 1;
+                        at += 1;
+                        at - 1
+                    }
+                    "hammer" => base + index % self.parameter * 131_072,
+                    _ => panic!("{}", self.kind),
+                };
+                let kind = if writes.below(100) < self.writes { RequestKind::Write } else { RequestKind::Read };
+                Request { address: line % lines * bytes, kind, not_before: 0, source: 0 }
+            })
+            .collect()
+    }
+
+    fn run(&self) -> [u64; 9] {
+        let mut controller = Controller::new(&self.device, self.config).unwrap();
+        controller.run(self.stream(), Until::Accepted).unwrap();
+        let s = controller.statistics();
+        [
+            controller.cycle(),
+            s.reads_served,
+            s.writes_served,
+            s.reads_forwarded,
+            s.writes_merged,
+            s.row_hits,
+            s.row_misses,
+            s.row_conflicts,
+            s.commands.get(CommandKind::RefAll),
+        ]
+    }
+}
+
+#[test]
+fn as_ramulator_counts() {
+    let (mut rows, mut equal, mut furthest) = (0, 0, 0.0f64);
+    for text in ROWS.lines().filter(|row| !row.starts_with('#')) {
+        let row = Row::parse(text);
+        let found = row.run();
+        rows += 1;
+        equal += u32::from(found == row.counts);
+        let off = (found[0] as f64 / row.counts[0].max(1) as f64 - 1.0).abs();
+        furthest = furthest.max(off);
+        if found != row.counts {
+            println!("{text}\n    ours {found:?}, cycles off by {:.3} %", 100.0 * off);
+        }
+    }
+    println!("{equal} of {rows} rows equal in every count; cycles at most {:.3} % off", 100.0 * furthest);
+    assert!(rows >= 100 && equal * 100 >= rows * 95 && furthest <= 0.005);
+}
