@@ -16,7 +16,8 @@
 //! the three terms above only meet in their order), and the increments that are left go where they gain most.
 
 use core::fmt;
-use core::num::NonZeroU64;
+
+use crate::num::{quotient, quotient_up};
 
 /// Bits per weight that replicas exist in, 1 to this.
 pub const MAX_BITS: usize = 4;
@@ -41,14 +42,15 @@ impl Split {
         let [one, two, three, four] = self.experts;
         let mut end = 0;
         [(4, four), (3, three), (2, two), (1, one)].into_iter().find_map(|(bits, count)| {
-            end += usize::from(count);
+            end = usize::saturating_add(end, count.into());
             (rank < end).then_some(bits)
         })
     }
 
     /// Increments spent: bits beyond the first, all experts together.
     pub fn increments(&self) -> u32 {
-        (0u32..).zip(self.experts).map(|(steps, count)| steps * u32::from(count)).sum()
+        let [_, two, three, four] = self.experts.map(u32::from);
+        two.wrapping_add(three << 1).wrapping_add(four.wrapping_mul(3))
     }
 }
 
@@ -132,7 +134,7 @@ struct Terms<'a> {
 
 /// Checks the losses and writes the terms to `scratch`.
 fn terms<'a>(losses: &[Losses], scratch: &'a mut [u64]) -> Result<Terms<'a>, BitsError> {
-    let length = losses.len() + 1;
+    let length = losses.len().wrapping_add(1);
     if losses.len() > usize::from(u16::MAX) {
         return Err(BitsError::Experts(losses.len()));
     }
@@ -142,24 +144,24 @@ fn terms<'a>(losses: &[Losses], scratch: &'a mut [u64]) -> Result<Terms<'a>, Bit
     };
     let (four, rest) = scratch.split_at_mut_checked(length).unwrap_or_default();
     let (three, two) = rest.split_at_mut_checked(length).unwrap_or_default();
-    let mut experts = losses.iter().enumerate();
-    let (mut sum_4, mut sum_3, mut sum_2) = (0, 0, 0);
+    let mut experts = (0..losses.len()).zip(losses);
+    let (mut sum_4, mut sum_3, mut sum_2) = (0u64, 0u64, 0u64);
     for ((four, three), two) in four.iter_mut().zip(&mut *three).zip(&mut *two) {
         (*four, *three, *two) = (sum_4, sum_3, sum_2);
         let Some((rank, expert)) = experts.next() else { break };
         check(rank, expert)?;
         let &[at_1, at_2, at_3, at_4] = expert;
-        // Differences of values in [0, 2^31): exact and not negative.
-        sum_4 += u64::from(at_3.abs_diff(at_4));
-        sum_3 += u64::from(at_2.abs_diff(at_3));
-        sum_2 += u64::from(at_1.abs_diff(at_2));
+        // Differences of values in [0, 2^31): exact and not negative. Of 2^16 of them nothing overflows.
+        sum_4 = sum_4.wrapping_add(at_3.abs_diff(at_4).into());
+        sum_3 = sum_3.wrapping_add(at_2.abs_diff(at_3).into());
+        sum_2 = sum_2.wrapping_add(at_1.abs_diff(at_2).into());
     }
     Ok(Terms { four, three, two })
 }
 
 fn check(rank: usize, losses: &Losses) -> Result<(), BitsError> {
     for (index, &loss) in losses.iter().enumerate() {
-        let bits = index as u8 + 1;
+        let bits = (index as u8).wrapping_add(1);
         if loss < 0 {
             return Err(BitsError::Negative { rank, bits, loss });
         }
@@ -184,10 +186,10 @@ impl Terms<'_> {
 
     /// The split with these ends.
     fn split(&self, [a, b, c]: [usize; 3]) -> Split {
-        let count = |from: usize, to: usize| (to - from) as u16;
+        let count = |from: usize, to: usize| to.wrapping_sub(from) as u16;
         Split {
             experts: [count(c, self.experts()), count(b, c), count(a, b), count(0, a)],
-            gain: at(self.four, a) + at(self.three, b) + at(self.two, c),
+            gain: at(self.four, a).wrapping_add(at(self.three, b)).wrapping_add(at(self.two, c)),
         }
     }
 
@@ -197,18 +199,23 @@ impl Terms<'_> {
         let experts = self.experts();
         let (mut best, mut ends) = (None, [0; 3]);
         // 3 a <= R, and a <= b <= c <= E must leave room for the rest: a >= R - 2 E.
-        for a in increments.saturating_sub(2 * experts)..=(increments / 3).min(experts) {
-            let left = increments - a;
+        for a in increments.saturating_sub(experts << 1)..=(increments / 3).min(experts) {
+            let left = increments.wrapping_sub(a);
             // b + c = left with b <= c <= E and b >= a.
             let (low, high) = (a.max(left.saturating_sub(experts)), (left / 2).min(experts));
-            let Some(second) = self.three.get(low..=high).zip(self.two.get(left - high..=left - low)) else { continue };
+            let Some(second) =
+                self.three.get(low..=high).zip(self.two.get(left.wrapping_sub(high)..=left.wrapping_sub(low)))
+            else {
+                continue;
+            };
             // The sums for every b. The largest first and its place only where it wins: the first pass has no branch.
-            let sums = || second.0.iter().zip(second.1.iter().rev()).map(|(three, two)| three + two);
+            let sums = || second.0.iter().zip(second.1.iter().rev()).map(|(three, two)| three.wrapping_add(*two));
             let most = sums().fold(0, u64::max);
-            let gain = most + at(self.four, a);
+            let gain = most.wrapping_add(at(self.four, a));
             if best.is_none_or(|best| gain > best) {
-                let b = low + sums().position(|sum| sum == most).unwrap_or(0);
-                (best, ends) = (Some(gain), [a, b, left - b]);
+                // The first of the largest: so many are before it.
+                let b = sums().take_while(|&sum| sum != most).fold(low, |b, _| b.wrapping_add(1));
+                (best, ends) = (Some(gain), [a, b, left.wrapping_sub(b)]);
             }
         }
         self.split(ends)
@@ -218,18 +225,18 @@ impl Terms<'_> {
     /// increments. O(E).
     fn at_price(&self, price: u64) -> Split {
         // Values can be negative: gains are below 2^47, prices below 2^31 times 2^16 experts.
-        let value = |term: &[u64], end: usize| at(term, end) as i64 - (price * end as u64) as i64;
+        let value = |term: &[u64], end: usize| at(term, end).wrapping_sub(price.wrapping_mul(end as u64)).cast_signed();
         let (mut a, mut ab, mut abc) = (0, [0, 0], [0, 0, 0]);
         let (mut best_a, mut best_ab, mut best_abc) = (i64::MIN, i64::MIN, i64::MIN);
         for end in 0..=self.experts() {
             if value(self.four, end) > best_a {
                 (best_a, a) = (value(self.four, end), end);
             }
-            let second = best_a + value(self.three, end);
+            let second = i64::wrapping_add(best_a, value(self.three, end));
             if second > best_ab {
                 (best_ab, ab) = (second, [a, end]);
             }
-            let third = best_ab + value(self.two, end);
+            let third = i64::wrapping_add(best_ab, value(self.two, end));
             if third > best_abc {
                 (best_abc, abc) = (third, [ab[0], ab[1], end]);
             }
@@ -239,7 +246,7 @@ impl Terms<'_> {
 }
 
 fn budget(experts: usize, increments: u32) -> Result<(), BitsError> {
-    let most = u32::try_from(experts * (MAX_BITS - 1)).unwrap_or(u32::MAX);
+    let most = u32::try_from(experts.saturating_mul(MAX_BITS - 1)).unwrap_or(u32::MAX);
     if increments > most { Err(BitsError::Budget { increments, most }) } else { Ok(()) }
 }
 
@@ -277,11 +284,12 @@ pub fn split_globally<L: AsRef<[Losses]>>(
     let Some(splits) = splits.get_mut(..losses.len()) else {
         return Err(BitsError::Memory { needed: losses.len(), given });
     };
-    budget(losses.iter().map(|layer| layer.as_ref().len()).sum(), increments)?;
+    budget(losses.iter().map(|layer| layer.as_ref().len()).fold(0, usize::saturating_add), increments)?;
     equally(losses, increments, scratch, splits)?;
-    let equal: u64 = splits.iter().map(|split| split.gain).sum();
+    let gain = |splits: &[Split]| splits.iter().map(|split| split.gain).fold(0, u64::saturating_add);
+    let equal = gain(splits);
     priced(losses, increments, scratch, splits)?;
-    if splits.iter().map(|split| split.gain).sum::<u64>() < equal {
+    if gain(splits) < equal {
         equally(losses, increments, scratch, splits)?;
     }
     Ok(())
@@ -295,13 +303,13 @@ fn equally<L: AsRef<[Losses]>>(
     splits: &mut [Split],
 ) -> Result<(), BitsError> {
     let (mut left, mut experts) =
-        (u64::from(increments), losses.iter().map(|layer| layer.as_ref().len() as u64).sum::<u64>());
+        (u64::from(increments), losses.iter().map(|layer| layer.as_ref().len() as u64).fold(0, u64::saturating_add));
     for (layer, out) in losses.iter().zip(splits) {
         let layer = layer.as_ref();
         let own = layer.len() as u64;
-        let part = (left * own).div_ceil(experts.max(1)).min(left).min(3 * own);
+        let part = quotient_up(left.wrapping_mul(own), experts).min(left).min(own.wrapping_mul(3));
         *out = split(layer, part as u32, scratch)?;
-        (left, experts) = (left - part, experts - own);
+        (left, experts) = (left.wrapping_sub(part), experts.wrapping_sub(own));
     }
     Ok(())
 }
@@ -315,17 +323,17 @@ fn priced<L: AsRef<[Losses]>>(
 ) -> Result<(), BitsError> {
     let (mut low, mut high) = (0, 1u64 << 31);
     while low < high {
-        let price = low + (high - low) / 2;
+        let price = low.midpoint(high);
         let mut spent = 0u64;
         for layer in losses {
-            spent += u64::from(terms(layer.as_ref(), scratch)?.at_price(price).increments());
+            spent = u64::wrapping_add(spent, terms(layer.as_ref(), scratch)?.at_price(price).increments().into());
         }
-        if spent > u64::from(increments) { low = price + 1 } else { high = price }
+        if spent > u64::from(increments) { low = price.wrapping_add(1) } else { high = price }
     }
     let mut left = u64::from(increments);
     for (layer, out) in losses.iter().zip(splits.iter_mut()) {
         *out = terms(layer.as_ref(), scratch)?.at_price(low);
-        left -= u64::from(out.increments()).min(left);
+        left = left.saturating_sub(out.increments().into());
     }
     spend_rest(losses, left, scratch, splits)
 }
@@ -340,12 +348,15 @@ fn spend_rest<L: AsRef<[Losses]>>(
 ) -> Result<(), BitsError> {
     while left > 0 {
         let mut best: Option<(u64, usize, Split)> = None;
-        for (index, (layer, split)) in losses.iter().zip(splits.iter()).enumerate() {
+        for (index, (layer, split)) in (0..losses.len()).zip(losses.iter().zip(splits.iter())) {
             let layer = layer.as_ref();
-            let room = 3 * layer.len() as u64 - u64::from(split.increments());
-            let Some(more) = NonZeroU64::new(left.min(room)) else { continue };
-            let candidate = terms(layer, scratch)?.best(split.increments() as usize + more.get() as usize);
-            let gain = candidate.gain.saturating_sub(split.gain) / more;
+            let room = (layer.len() as u64).wrapping_mul(3).wrapping_sub(split.increments().into());
+            let more = left.min(room);
+            if more == 0 {
+                continue;
+            }
+            let candidate = terms(layer, scratch)?.best((split.increments() as usize).wrapping_add(more as usize));
+            let gain = quotient(candidate.gain.saturating_sub(split.gain), more);
             if best.is_none_or(|(most, ..)| gain > most) {
                 best = Some((gain, index, candidate));
             }
@@ -353,7 +364,7 @@ fn spend_rest<L: AsRef<[Losses]>>(
         // The budget was checked: as long as something is left, some layer has room.
         let Some((_, index, candidate)) = best else { break };
         let Some(split) = splits.get_mut(index) else { break };
-        left -= u64::from(candidate.increments()) - u64::from(split.increments());
+        left = left.wrapping_sub(u64::from(candidate.increments()).wrapping_sub(split.increments().into()));
         *split = candidate;
     }
     Ok(())

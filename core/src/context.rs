@@ -31,7 +31,7 @@
 //! ```
 
 use crate::level::{KalmanConfig, Levels, ScaledLevels};
-use crate::num::{Angle, Gain, Share, div_frac, sqrt};
+use crate::num::{Angle, Gain, Share, div_frac_call, quotient, sqrt_call};
 use crate::tracker::{Tracker, TrackerConfig};
 
 /// Fraction bits of an expert's share of all demand.
@@ -42,7 +42,7 @@ const MOST_WANTED: usize = 64;
 /// Constants of the trackers whose levels [`distance`] takes: the slow level is the long run, the fast one the context.
 pub fn trackers() -> TrackerConfig {
     TrackerConfig {
-        kalman: KalmanConfig::from_gains(Gain::from_bits(1 << 20), Gain::ZERO),
+        kalman: const { KalmanConfig::from_gains(Gain::from_bits(1 << 20), Gain::ZERO) },
         fast_gain: Gain::from_bits(1 << 26),
         ..TrackerConfig::default()
     }
@@ -61,8 +61,8 @@ where
 {
     let (mut context, mut long_run) = (0u64, 0u64);
     for Levels { slow, fast } in tracker.levels() {
-        context += u64::from(fast.to_bits());
-        long_run += u64::from(slow.to_bits());
+        context = u64::wrapping_add(context, fast.to_bits().into());
+        long_run = u64::wrapping_add(long_run, slow.to_bits().into());
     }
     let (context, long_run) = (Inverse::of(context), Inverse::of(long_run));
     let shares = |levels: Levels| (context.share(levels.fast.to_bits()), long_run.share(levels.slow.to_bits()));
@@ -70,30 +70,35 @@ where
     // 2^50, as shares add up to at most one.
     let (mut whole, mut own, mut run, mut both) = (0u64, 0u64, 0u64, 0i64);
     for (here, always) in tracker.levels().map(shares) {
-        let peculiar = i64::from(here) - i64::from(always);
-        whole += u64::from(here) * u64::from(here);
-        run += u64::from(always) * u64::from(always);
-        own += peculiar.unsigned_abs() * peculiar.unsigned_abs();
-        both += peculiar * i64::from(always);
+        let peculiar = i64::from(here).wrapping_sub(always.into());
+        whole = u64::wrapping_add(whole, square(here.into()));
+        run = u64::wrapping_add(run, square(always.into()));
+        own = u64::wrapping_add(own, square(peculiar.unsigned_abs()));
+        both = i64::wrapping_add(both, peculiar.wrapping_mul(always.into()));
     }
     // The same of the wanted experts alone: `F24`.
     let (mut want_context, mut want_run, mut count) = (0u64, 0u64, 0u64);
     for levels in wanted.iter().take(MOST_WANTED).filter_map(|&id| tracker.level(id)) {
         let (here, always) = shares(levels);
-        want_context += u64::from(here);
-        want_run += u64::from(always);
-        count += 1;
+        want_context = u64::wrapping_add(want_context, here.into());
+        want_run = u64::wrapping_add(want_run, always.into());
+        count = u64::wrapping_add(count, 1);
     }
-    let near = sqrt(count * whole);
-    let cosine = if near == 0 { 0 } else { div_frac((want_context as u32).min(near), near) >> 4 };
+    let near = sqrt_call(count.wrapping_mul(whole));
+    let cosine = if near == 0 { 0 } else { div_frac_call((want_context as u32).min(near), near) >> 4 };
     // Demand less long run, both times the number of choices.
-    let demand =
-        ((count << (2 * SHARE_BITS)) + count * count * run).saturating_sub((count * want_run) << (SHARE_BITS + 1));
-    let lengths = u64::from(sqrt(demand)) * u64::from(sqrt(own));
-    let product = ((want_context.cast_signed() - want_run.cast_signed()) << SHARE_BITS) - count.cast_signed() * both;
+    let demand = (count << (2 * SHARE_BITS)).wrapping_add(square(count).wrapping_mul(run));
+    let demand = demand.saturating_sub(count.wrapping_mul(want_run) << (SHARE_BITS + 1));
+    let lengths = u64::from(sqrt_call(demand)).wrapping_mul(sqrt_call(own).into());
+    let product = want_context.wrapping_sub(want_run).cast_signed() << SHARE_BITS;
+    let product = product.wrapping_sub(count.cast_signed().wrapping_mul(both));
     let size = (Share::of(lengths).share(product.unsigned_abs().min(lengths)) >> 3).cast_signed();
-    let peculiar = if product < 0 { -size } else { size };
-    Angle::from_bits((3 << 27) - cosine.cast_signed() - peculiar / 2)
+    let peculiar = if product < 0 { size.wrapping_neg() } else { size };
+    Angle::from_bits((3i32 << 27).wrapping_sub(cosine.cast_signed()).wrapping_sub(peculiar / 2))
+}
+
+fn square(x: u64) -> u64 {
+    x.wrapping_mul(x)
 }
 
 /// Shares of a sum, by multiplication.
@@ -106,16 +111,16 @@ struct Inverse {
 
 impl Inverse {
     fn of(sum: u64) -> Self {
-        let up = sum.leading_zeros().cast_signed() - 32;
+        let up = sum.leading_zeros().cast_signed().wrapping_sub(32);
         match shifted(sum, up) {
             0 => Self { up: 0, inverse: 0 },
-            sum => Self { up, inverse: div_frac(1 << 30, sum) },
+            sum => Self { up, inverse: div_frac_call(1 << 30, sum) },
         }
     }
 
     /// The share of a part, `F24`, rounded down.
     fn share(&self, part: u32) -> u32 {
-        ((u64::from(shifted(part.into(), self.up)) * u64::from(self.inverse)) >> (62 - SHARE_BITS)) as u32
+        (u64::from(shifted(part.into(), self.up)).wrapping_mul(self.inverse.into()) >> (62 - SHARE_BITS)) as u32
     }
 }
 
@@ -177,20 +182,25 @@ impl ChangeDetector {
     /// Takes the [`distance`]s of one token in all layers; returns whether the context has changed. No layers, no
     /// alarm.
     ///
-    /// Cost: an addition a layer, a 64-bit division and about 25 instructions.
+    /// Cost: an addition a layer, a division and about 40 instructions.
     pub fn step(&mut self, config: &ChangeConfig, distances: &[Angle]) -> bool {
-        let sum: i64 = distances.iter().map(|distance| i64::from(distance.to_bits())).sum();
-        let Some(mean) = sum.checked_div(distances.len() as i64) else { return false };
-        let distance = Angle::from_bits(mean as i32);
+        let sum = distances.iter().map(|distance| i64::from(distance.to_bits())).fold(0, i64::saturating_add);
+        if distances.is_empty() {
+            return false;
+        }
+        // Towards 0.
+        let mean = quotient(sum.unsigned_abs(), distances.len() as u64) as i32;
+        let distance = Angle::from_bits(if sum < 0 { mean.wrapping_neg() } else { mean });
         if self.learnt < config.acquire_tokens {
             self.acquire(distance);
             return false;
         }
         if self.hold > 0 {
-            self.hold -= 1;
+            self.hold = self.hold.saturating_sub(1);
             return false;
         }
-        let error = distance - self.usual;
+        // Distances are in [0, 2], and so are means of them: nothing overflows the format, which ends at 8.
+        let error = distance.wrapping_sub(self.usual);
         let slack = Angle::from_bits((self.deviation.to_bits() >> 4).saturating_mul(i32::from(config.slack_16ths)));
         self.evidence = self.evidence.saturating_add(error).saturating_sub(slack).max(Angle::ZERO);
         if self.evidence > self.deviation.saturating_mul_int(i32::from(config.threshold)) {
@@ -199,23 +209,24 @@ impl ChangeDetector {
             return true;
         }
         let shift = u32::from(config.gain_shift.min(31));
-        self.usual += error >> shift;
-        self.deviation += (error.abs() - self.deviation) >> shift;
+        self.usual = self.usual.wrapping_add(error.wrapping_shr(shift));
+        let more = error.wrapping_abs().wrapping_sub(self.deviation);
+        self.deviation = self.deviation.wrapping_add(more.wrapping_shr(shift));
         false
     }
 
     /// Running means in which later tokens count more, as the levels themselves are still settling.
     fn acquire(&mut self, distance: Angle) {
-        self.learnt += 1;
+        self.learnt = self.learnt.saturating_add(1);
         if self.learnt == 1 {
             self.usual = distance;
             return;
         }
-        let share = |error: Angle, n: u16| Angle::from_bits(error.to_bits() / i32::from(n));
-        let n = self.learnt / 2 + 1;
-        let error = distance - self.usual;
-        self.usual += share(error, n);
-        self.deviation += share(error.abs() - self.deviation, n);
+        let n = i32::from(self.learnt / 2).wrapping_add(1).max(1);
+        let share = |error: Angle| Angle::from_bits(error.to_bits() / n);
+        let error = distance.wrapping_sub(self.usual);
+        self.usual = self.usual.wrapping_add(share(error));
+        self.deviation = self.deviation.wrapping_add(share(error.wrapping_abs().wrapping_sub(self.deviation)));
     }
 }
 

@@ -109,7 +109,7 @@ pub fn dispatch_in_place<const K: usize>(
         return Err(DispatchError::Capacity);
     }
     Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
-    for (&expert, rank) in chosen.iter().zip(0u16..) {
+    for (rank, &expert) in (0..chosen.len()).zip(chosen) {
         if resident.contains(expert) {
             // There is room, here and below: both lists hold as many as there are chosen.
             let _ = gpu.push(expert);
@@ -121,7 +121,7 @@ pub fn dispatch_in_place<const K: usize>(
             near.clear();
             return Err(DispatchError::Bits);
         }
-        let _ = near.push(NearRun { expert, rank, bits });
+        let _ = near.push(NearRun { expert, rank: rank as u16, bits });
         let mut runs = &mut near[..];
         while let [.., above, last] = runs
             && above.bits < last.bits
@@ -223,7 +223,7 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
             let end = self.after_first(self.waiting);
             if let Some(place) = self.jobs.as_mut().get_mut(end) {
                 *place = *job;
-                self.waiting += 1;
+                self.waiting = self.waiting.wrapping_add(1);
             }
         }
         Ok(())
@@ -234,16 +234,14 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
     pub fn advance(&mut self, units: &mut impl ExecutionUnits) -> usize {
         let mut finished = 0;
         while self.running > 0 && units.poll().is_some() {
-            self.running -= 1;
-            finished += 1;
+            (self.running, finished) = (self.running.wrapping_sub(1), usize::wrapping_add(finished, 1));
         }
         while self.waiting > 0
             && let Some(job) = self.jobs.as_ref().get(self.first)
             && units.submit(job).is_ok()
         {
             self.first = self.after_first(1);
-            self.waiting -= 1;
-            self.running += 1;
+            (self.waiting, self.running) = (self.waiting.wrapping_sub(1), self.running.wrapping_add(1));
         }
         finished
     }
@@ -256,7 +254,7 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
     /// The place so many jobs after the first one that waits.
     fn after_first(&self, jobs: usize) -> usize {
         let (place, places) = (self.first.saturating_add(jobs), self.jobs.as_ref().len());
-        if place >= places { place - places } else { place }
+        place.checked_sub(places).unwrap_or(place)
     }
 }
 

@@ -221,7 +221,7 @@ impl Kalman {
             self.predicted = predicted;
             self.gain = Gain::from_bits(div_frac(predicted, predicted.saturating_add(1 << VARIANCE_BITS)));
         }
-        self.variance = predicted - mul_frac(predicted, self.gain.to_bits());
+        self.variance = predicted.wrapping_sub(mul_frac(predicted, self.gain.to_bits()));
         self.gain
     }
 

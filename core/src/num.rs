@@ -10,6 +10,11 @@
 //! | [`Angle`] | `I4F28` | ±8, 3.7e-9 | radians |
 //! | [`Scale`] | `U8F24` | 0 to 256, 6.0e-8 | what mixing weights are multiplied with, and mixing weights after that |
 //! | [`LogRatio`] | `I8F24` | ±128, 6.0e-8 | log2 of a power ratio |
+//!
+//! Operations are wrapping ones where nothing can overflow, as each function's comment or its tests against real
+//! numbers show: compilers do not see it, and would link a panic where they check.
+
+use core::num::{NonZeroU16, NonZeroU32};
 
 use fixed::types::{I4F28, I8F24, I16F16, U0F32, U1F31, U8F24};
 
@@ -61,8 +66,8 @@ pub(crate) fn exp2_neg(distance: u32) -> u32 {
     const EACH: u32 = 22_713;
     let power = POWERS[(distance >> 16) as usize % POWERS.len()].checked_shr(distance >> 22).unwrap_or(0);
     // Below 1/92, `U0F32`.
-    let rest = ((distance & 0xffff) * EACH) >> 5;
-    power - mul_frac(power, rest - (mul_frac(rest, rest) >> 1))
+    let rest = (distance & 0xffff).wrapping_mul(EACH) >> 5;
+    power.wrapping_sub(mul_frac(power, rest.wrapping_sub(mul_frac(rest, rest) >> 1)))
 }
 
 /// `exp(-distance)` for a distance of at least 0 (negative ones count as 0).
@@ -88,9 +93,10 @@ pub(crate) fn exp_neg_bits(distance: u32) -> u32 {
     }
     let exponent = mul_frac(distance << 11, LOG2_E); // U6F26
     let rest = exponent << (6 + POWER_BITS); // of a 64th, U0F32
-    let lacking = mul_frac(rest, C1 - mul_frac(rest, C2));
+    let lacking = mul_frac(rest, C1.wrapping_sub(mul_frac(rest, C2)));
     let power = POWERS[(exponent >> (26 - POWER_BITS)) as usize % POWERS.len()];
-    (power - mul_frac(power, lacking)) >> (exponent >> 26)
+    // At most 31: the exponent is below 32.
+    power.wrapping_sub(mul_frac(power, lacking)).wrapping_shr(exponent >> 26)
 }
 
 /// Logistic function `1 / (1 + exp(-logit))`. Format `I16F16` in, `U1F31` out, absolute error below 2^-25. No division.
@@ -117,7 +123,7 @@ pub(crate) fn sigmoid_relative(logit: Logit, anchor: Logit) -> u32 {
     }
     // x = (1 + exp) / 2 is in [1/2, 1), U0F32; y = 1 / x in U1F31 by Newton's iteration `y (2 - x y)` from 48/17 -
     // 32/17 x, whose error of at most 1/17 is squared three times.
-    let x = ONE + exp;
+    let x = ONE.wrapping_add(exp);
     let mut y = 0x6969_6969u32.wrapping_sub(mul_frac(x, 0xF0F0_F0F0));
     for _ in 0..3 {
         y = mul_frac(y, mul_frac(x, y).wrapping_neg()) << 1;
@@ -161,13 +167,13 @@ pub(crate) fn sqrt_softplus(logit: Logit, anchor: Logit) -> u64 {
         let distance = anchor.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned();
         // Half of the distance, whose last bit is worth exp(-2^-17) = 1 - 2^-17.
         let half = exp_neg_call(distance >> 1);
-        (u64::from(g) << 31, half - ((half >> 17) & (distance & 1).wrapping_neg()), 31)
+        (u64::from(g) << 31, half.wrapping_sub((half >> 17) & (distance & 1).wrapping_neg()), 31)
     } else {
-        let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15) + u64::from(mul_frac(x, g) << 1);
+        let sum = (u64::from(logit.to_bits().cast_unsigned()) << 15).wrapping_add(u64::from(mul_frac(x, g) << 1));
         // At most 2^47, so that its root over 2^24 is within 2^-24 of it.
         (sum << 17, 1 << 7, 0)
     };
-    (u64::from(sqrt(number)) * u64::from(factor)) >> down
+    u64::from(sqrt_call(number)).wrapping_mul(factor.into()) >> down
 }
 
 /// [`exp_neg_bits`] where a call hardly counts.
@@ -182,7 +188,7 @@ pub(crate) fn sqrt_softplus_shift(largest: Logit) -> u32 {
         return 0;
     }
     // sqrt(largest + ln 2) < sqrt(n) for the next whole number but one, n.
-    (33 - ((largest.to_bits() >> 16).cast_unsigned() + 1).leading_zeros()) / 2
+    33u32.wrapping_sub((largest.to_bits() >> 16).cast_unsigned().wrapping_add(1).leading_zeros()) / 2
 }
 
 /// [`sqrt_softplus`] of a logit that is at most `largest`, in a unit that makes that of `largest` at most 1.
@@ -200,7 +206,7 @@ pub fn acos(cosine: Gate) -> Angle {
     // 32 fraction bits; what 1 becomes there does not matter, as the root is 0.
     let x = cosine.to_bits() << 1;
     // Magnitudes a7 .. a0 with 31 fraction bits; the signs alternate.
-    let next = |sum: u32, coefficient: u32| coefficient - mul_frac(sum, x);
+    let next = |sum: u32, coefficient: u32| coefficient.wrapping_sub(mul_frac(sum, x));
     let sum = next(next(next(next(2_711_179, 14_323_909), 36_696_470), 66_339_809), 107_748_499);
     let sum = next(next(next(sum, 191_080_920), 460_847_417), 3_373_259_379);
     Angle::from_bits((mul_frac(root, sum) >> 2) as i32)
@@ -217,7 +223,7 @@ pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
         (0, 0) => LogRatio::ZERO,
         (0, _) => LogRatio::from_bits(-32 << 24),
         (_, 0) => LogRatio::from_bits(32 << 24),
-        (a, b) => LogRatio::from_bits(log2_bits(a) - log2_bits(b)),
+        (a, b) => LogRatio::from_bits(log2_bits(a).wrapping_sub(log2_bits(b))),
     }
 }
 
@@ -226,12 +232,12 @@ pub fn log2_ratio(numerator: u32, denominator: u32) -> LogRatio {
 #[inline]
 fn log2_bits(x: u32) -> i32 {
     let shift = x.leading_zeros();
-    let t = (x << shift) << 1; // 32 fraction bits
+    let t = x.wrapping_shl(shift) << 1; // 32 fraction bits
     // Magnitudes with 30 fraction bits, highest degree first; the signs alternate.
-    let next = |sum: u32, coefficient: u32| coefficient - mul_frac(sum, t);
+    let next = |sum: u32, coefficient: u32| coefficient.wrapping_sub(mul_frac(sum, t));
     let sum = next(next(next(28_408_453, 132_554_975), 300_151_736), 492_064_504);
     let sum = next(next(sum, 771_249_332), 1_548_929_645);
-    (((31 - shift) << 24) + (mul_frac(sum, t) >> 6)) as i32
+    (31u32.wrapping_sub(shift) << 24).wrapping_add(mul_frac(sum, t) >> 6).cast_signed()
 }
 
 /// A [`Logit`] from the bits of an `f32`, by integers: to nearest, halves to even; saturates, infinities too. `None`
@@ -265,21 +271,76 @@ pub(crate) fn div_frac(numerator: u32, denominator: u32) -> u32 {
         return u32::MAX;
     }
     let shift = denominator.leading_zeros();
-    let (numerator, denominator) = (numerator << shift, denominator << shift);
+    let (numerator, denominator) = (numerator.wrapping_shl(shift), denominator.wrapping_shl(shift));
     // 2^63 / denominator, at most 2^-14.4 of it too small; everything below is from below, too.
-    let inverse = (u32::MAX / ((denominator >> 16) + 1)) << 15;
+    let inverse = (u32::MAX / (denominator >> 16).wrapping_add(1)) << 15;
     let first = mul_frac(numerator, inverse) << 1;
-    let rest = (u64::from(numerator) << 32) - u64::from(first) * u64::from(denominator); // below 2^50
+    let times = |part: u32| u64::from(part).wrapping_mul(denominator.into());
+    let rest = (u64::from(numerator) << 32).wrapping_sub(times(first)); // below 2^50
     let second = mul_frac((rest >> 18) as u32, inverse) >> 13;
-    let rest = rest - u64::from(second) * u64::from(denominator); // below 2^36
+    let rest = rest.wrapping_sub(times(second)); // below 2^36
     let third = mul_frac((rest >> 4) as u32, inverse) >> 27;
-    let rest = rest - u64::from(third) * u64::from(denominator);
-    first + second + third + u32::from(rest >= u64::from(denominator))
+    let rest = rest.wrapping_sub(times(third));
+    first.wrapping_add(second).wrapping_add(third).wrapping_add(u32::from(rest >= u64::from(denominator)))
+}
+
+/// [`div_frac`] where a call hardly counts.
+#[inline(never)]
+pub(crate) fn div_frac_call(numerator: u32, denominator: u32) -> u32 {
+    div_frac(numerator, denominator)
+}
+
+/// `numerator / denominator`, rounded down; 0 where the denominator is 0. Instead of the compiler's routine for 32-bit
+/// cores, which takes a kilobyte: three 32-bit divisions where the denominator is below 2^16, as nearly all are, else
+/// bit by bit, about 700 instructions.
+#[inline]
+pub(crate) fn quotient(numerator: u64, denominator: u64) -> u64 {
+    if cfg!(target_pointer_width = "64") {
+        return numerator.checked_div(denominator).unwrap_or(0);
+    }
+    quotient_32(numerator, denominator)
+}
+
+/// [`quotient`] on a 32-bit core.
+#[inline(never)]
+fn quotient_32(numerator: u64, denominator: u64) -> u64 {
+    let (high, low) = ((numerator >> 32) as u32, numerator as u32);
+    match u16::try_from(denominator).map(NonZeroU16::new) {
+        Ok(None) => 0,
+        Ok(Some(denominator)) => {
+            // Digits of 16 bits, the upper two at once; each rest is below the denominator.
+            let denominator = NonZeroU32::from(denominator);
+            let middle = (high % denominator) << 16 | low >> 16;
+            let last = (middle % denominator) << 16 | low & 0xffff;
+            // The lower two have 16 bits at most, as the rests are below the denominator.
+            u64::from(high / denominator) << 32 | u64::from(middle / denominator) << 16 | u64::from(last / denominator)
+        }
+        Err(_) => {
+            let (mut rest, mut bits) = (0u64, numerator);
+            for _ in 0..u64::BITS {
+                // A rest is below the denominator: doubled, it has at most one bit more than fits.
+                let carried = rest >> 63;
+                rest = rest << 1 | bits >> 63;
+                bits <<= 1;
+                if carried != 0 || rest >= denominator {
+                    rest = rest.wrapping_sub(denominator);
+                    bits |= 1;
+                }
+            }
+            bits
+        }
+    }
+}
+
+/// [`quotient`], rounded up.
+pub(crate) fn quotient_up(numerator: u64, denominator: u64) -> u64 {
+    let quotient = quotient(numerator, denominator);
+    quotient.wrapping_add(u64::from(quotient.wrapping_mul(denominator) != numerator))
 }
 
 /// `whole * share`, `share` a fraction with 32 bits, rounded down, for any number of masses that a layer can have.
 pub(crate) fn part_of(whole: u64, share: u32) -> u64 {
-    (whole >> 32) * u64::from(share) + u64::from(mul_frac(whole as u32, share))
+    (whole >> 32).wrapping_mul(share.into()).wrapping_add(mul_frac(whole as u32, share).into())
 }
 
 /// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same
@@ -294,27 +355,34 @@ pub(crate) struct Share {
 
 impl Share {
     /// Shares of `whole`.
+    #[inline(never)]
     pub(crate) const fn of(whole: u64) -> Self {
-        let down = 32 - whole.leading_zeros().cast_signed();
+        let down = 32i32.wrapping_sub(whole.leading_zeros().cast_signed());
         if down <= 0 {
-            let up = if whole == 0 { 0 } else { -down };
-            return Self { whole: (whole as u32) << up, down: -up };
+            return Self { whole: (whole as u32).wrapping_shl(down.wrapping_neg().cast_unsigned()), down };
         }
-        let rounded = (whole >> down) as u32;
-        let exact = (rounded as u64) << down == whole;
+        let rounded = whole.wrapping_shr(down.cast_unsigned()) as u32;
+        let exact = (rounded as u64).wrapping_shl(down.cast_unsigned()) == whole;
         Self { whole: if exact { rounded } else { rounded.saturating_add(1) }, down }
     }
 
     /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is
     /// nothing.
     pub(crate) fn share(self, part: u64) -> u32 {
-        let part = if self.down < 0 { part << -self.down } else { part >> self.down };
+        let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        let part = if self.down < 0 { part.wrapping_shl(up) } else { part.wrapping_shr(down) };
         match (part as u32, self.whole) {
             (_, 0) => 0,
             (part, whole) if part >= whole => 1 << 31,
             (part, whole) => div_frac(part, whole) >> 1,
         }
     }
+}
+
+/// [`sqrt`] where a call hardly counts.
+#[inline(never)]
+pub(crate) fn sqrt_call(x: u64) -> u32 {
+    sqrt(x)
 }
 
 /// `floor(sqrt(x))`, without a division: the inverse root of the upper half from a polynomial and two steps of Newton's
@@ -325,22 +393,24 @@ pub(crate) fn sqrt(x: u64) -> u32 {
         return 0;
     }
     let shift = x.leading_zeros() & !1;
-    let x = x << shift; // at least 2^62
+    let x = x.wrapping_shl(shift); // at least 2^62
     let high = (x >> 32) as u32; // as a fraction with 32 bits, at least 1/4
     // 2.67084 - 3.28538 x + 1.63858 x^2 with 30 fraction bits, 2.5 % off at most; then 2^-10.2 and 2^-19.8 of it.
-    let mut inverse = 2_867_797_446 - mul_frac(high, 3_527_650_430 - mul_frac(high, 1_759_413_618));
+    let mut inverse = mul_frac(high, 1_759_413_618);
+    inverse = 2_867_797_446u32.wrapping_sub(mul_frac(high, 3_527_650_430u32.wrapping_sub(inverse)));
     for _ in 0..2 {
         let near_one = mul_frac(high, mul_frac(inverse, inverse)); // 28 fraction bits
-        inverse = mul_frac(inverse, ((3 << 28) - near_one) << 2) << 1;
+        inverse = mul_frac(inverse, (3u32 << 28).wrapping_sub(near_one) << 2) << 1;
     }
+    let square = |root: u32| u64::from(root).wrapping_mul(root.into());
     let root = mul_frac(high, inverse).min((1 << 30) - 1) << 2;
-    let rest = x.cast_signed().wrapping_sub((u64::from(root) * u64::from(root)).cast_signed()); // below 2^46 in magnitude
+    let rest = x.cast_signed().wrapping_sub(square(root).cast_signed()); // below 2^46 in magnitude
     // A little too small rather than too large.
-    let missing = (((rest >> 16) * i64::from(inverse)) - (1 << 41)) >> 47;
+    let missing = (rest >> 16).wrapping_mul(inverse.into()).wrapping_sub(1 << 41) >> 47;
     let root = root.wrapping_add(missing as u32);
-    let rest = x - u64::from(root) * u64::from(root);
-    let root = root + u32::from(rest > 2 * u64::from(root));
-    root >> (shift / 2)
+    let rest = x.wrapping_sub(square(root));
+    let root = root.wrapping_add(u32::from(rest > u64::from(root) << 1));
+    root.wrapping_shr(shift / 2)
 }
 
 #[cfg(test)]
@@ -437,6 +507,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn quotients_are_exact(
+            numerator: u64,
+            denominator: u64,
+            (down, smaller) in (0u32..64, prop::sample::select(std::vec![0u32, 1, 16, 31, 32, 48, 49, 62, 63])),
+        ) {
+            for (n, d) in [(numerator >> down, denominator >> smaller), (u64::MAX, denominator >> smaller)] {
+                prop_assert_eq!(quotient_32(n, d), n.checked_div(d).unwrap_or(0), "{} / {}", n, d);
+                if d > 0 {
+                    prop_assert_eq!(quotient_up(n, d), n.div_ceil(d));
+                }
+            }
+        }
+
         #[test]
         fn mul_frac_rounds_down(a: u32, b: u32) {
             let exact = u128::from(a) * u128::from(b);

@@ -133,16 +133,18 @@ impl Phase {
             self.acquire(config, angle);
             return false;
         }
-        let error = angle - self.angle - self.drift;
+        // Angles are within two right angles, and what is added to them within a few: none overflows the format.
+        let error = angle.wrapping_sub(self.angle).wrapping_sub(self.drift);
         // Of a configuration that a fault has written the lower bits count.
         let proportional = |angle: Angle| angle.wrapping_shr(config.proportional_shift.into());
         let integral = |angle: Angle| angle.wrapping_shr(config.integral_shift.into());
         // Limits that only a configuration whose loop is not stable ever meets: they keep all sums within the format.
-        self.angle = (self.angle + self.drift + proportional(error)).clamp(Angle::ZERO, Angle::FRAC_PI_2);
+        self.angle = self.angle.wrapping_add(self.drift).wrapping_add(proportional(error));
+        self.angle = self.angle.clamp(Angle::ZERO, Angle::FRAC_PI_2);
         // The leak keeps the integral branch from winding up on an angle that does not drift.
-        let drift = self.drift + integral(error) - proportional(self.drift);
+        let drift = self.drift.wrapping_add(integral(error)).wrapping_sub(proportional(self.drift));
         self.drift = drift.clamp(-Angle::ONE, Angle::ONE);
-        self.deviation += proportional(error.abs() - self.deviation);
+        self.deviation = self.deviation.wrapping_add(proportional(error.wrapping_abs().wrapping_sub(self.deviation)));
         let slack = (self.deviation >> 4u32).saturating_mul_int(i32::from(config.slack_16ths));
         let threshold = self.deviation.saturating_mul_int(i32::from(config.threshold));
         self.evidence = self.evidence.saturating_add(error.saturating_sub(slack)).max(Angle::ZERO);
@@ -163,16 +165,16 @@ impl Phase {
     /// Running mean of the angle and of its absolute error. Later tokens count more as the context level itself is
     /// still settling.
     fn acquire(&mut self, config: &PhaseConfig, angle: Angle) {
-        self.tokens += 1;
-        let error = angle - self.angle;
-        let share = |error: Angle, n: i32| Angle::from_bits(error.to_bits() / n);
+        self.tokens = self.tokens.wrapping_add(1);
+        let error = angle.wrapping_sub(self.angle);
+        let share = |error: Angle, n: i32| Angle::from_bits(error.to_bits().wrapping_div(n.max(1)));
         if self.tokens == 1 {
             self.angle = angle;
             return;
         }
-        let n = i32::from(self.tokens / 2 + 1);
-        self.angle += share(error, n);
-        self.deviation += share(error.abs() - self.deviation, n);
+        let n = i32::from(self.tokens / 2).wrapping_add(1);
+        self.angle = self.angle.wrapping_add(share(error, n));
+        self.deviation = self.deviation.wrapping_add(share(error.wrapping_abs().wrapping_sub(self.deviation), n));
         if self.tokens >= config.acquire_tokens {
             self.lock = Lock::Transition as u8;
         }

@@ -46,10 +46,10 @@ impl Demand {
     /// Counts one token of a layer: the experts it chose and their weights in the same order. Where weights are not
     /// known (`weights` is shorter), every choice counts as 1. Ids beyond `layer` are ignored.
     pub fn observe(layer: &mut [Self], chosen: &[u16], weights: &[Gate]) {
-        for (rank, &expert) in chosen.iter().enumerate() {
+        for (rank, &expert) in (0..chosen.len()).zip(chosen) {
             if let Some(demand) = layer.get_mut(usize::from(expert)) {
                 let weight = u64::from(weights.get(rank).copied().unwrap_or(Gate::ONE).to_bits());
-                let steps = (weight + (1 << (DROPPED_BITS - 1))) >> DROPPED_BITS;
+                let steps = weight.wrapping_add(1 << (DROPPED_BITS - 1)) >> DROPPED_BITS;
                 demand.add(1, steps);
             }
         }
@@ -77,7 +77,7 @@ pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
         let mixed = match alpha.to_bits() {
             0 => score,
             u32::MAX => count,
-            alpha => mul_frac(count, alpha) + mul_frac(score, alpha.wrapping_neg()),
+            alpha => mul_frac(count, alpha).wrapping_add(mul_frac(score, alpha.wrapping_neg())),
         };
         *importance = Gate::from_bits(mixed);
     }
@@ -87,8 +87,8 @@ pub fn importance(layer: &[Demand], alpha: Eps, importance: &mut [Gate]) {
 /// slices.
 pub fn rank(importance: &[Gate], order: &mut [u16]) {
     let experts = importance.len().min(order.len());
-    for (slot, expert) in order.iter_mut().zip(0u16..) {
-        *slot = expert;
+    for (slot, expert) in order.iter_mut().zip(0..experts) {
+        *slot = expert as u16;
     }
     let key = |&expert: &u16| (importance.get(usize::from(expert)).map_or(0, |s| !s.to_bits()), expert);
     sort(order.get_mut(..experts).unwrap_or(&mut []), key);
@@ -99,8 +99,8 @@ pub fn rank(importance: &[Gate], order: &mut [u16]) {
 pub fn hot_in_layer(experts: usize, expert_bytes: u64, budget_bytes: u64) -> usize {
     let fits = |count: usize| expert_bytes.checked_mul(count as u64).is_some_and(|bytes| bytes <= budget_bytes);
     let mut hot = 0;
-    for bit in (0..usize::BITS - experts.leading_zeros()).rev() {
-        let more = hot | 1 << bit;
+    for bit in (0..usize::BITS.wrapping_sub(experts.leading_zeros())).rev() {
+        let more = hot | 1usize.wrapping_shl(bit);
         if more <= experts && fits(more) {
             hot = more;
         }
@@ -163,12 +163,13 @@ fn make_heap<T: Copy, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K + Copy) {
 fn sink<T: Copy, K: Ord>(items: &mut [T], mut parent: usize, key: impl Fn(&T) -> K) {
     let Some(&item) = items.get(parent) else { return };
     loop {
-        let mut child = 2 * parent + 1;
+        // Within a list of words, so that nothing overflows.
+        let mut child = parent.wrapping_mul(2).wrapping_add(1);
         let Some(&(mut larger)) = items.get(child) else { break };
-        if let Some(&right) = items.get(child + 1)
+        if let Some(&right) = items.get(child.wrapping_add(1))
             && key(&right) > key(&larger)
         {
-            (child, larger) = (child + 1, right);
+            (child, larger) = (child.wrapping_add(1), right);
         }
         if key(&larger) <= key(&item) {
             break;

@@ -13,7 +13,7 @@
 //! is the hard limit: whatever the input, no more copies than the allowance, so that contexts that alternate every few
 //! tokens cannot make the device thrash.
 
-use crate::num::Level;
+use crate::num::{Level, quotient_up};
 use crate::set::Experts;
 
 /// The cost-benefit rule. Costs and savings in one unit, such as picoseconds of token time or loss of precision priced
@@ -50,7 +50,7 @@ impl ReplaceConfig {
     /// Computed once.
     pub fn margin(&self) -> Option<Level> {
         let worth = u64::from(self.saving) * u64::from(self.horizon_tokens);
-        let margin = (u64::from(self.copy) << 31).div_ceil(worth.max(1));
+        let margin = quotient_up(u64::from(self.copy) << 31, worth);
         (worth > 0 && margin < 1 << 31).then(|| Level::from_bits(margin as u32))
     }
 }
@@ -73,7 +73,10 @@ pub struct Swap {
 /// Cost: one pass over the levels.
 pub fn swap(slow: impl IntoIterator<Item = Level>, resident: &Experts, busy: &Experts, margin: Level) -> Option<Swap> {
     let (mut load, mut evict) = (None::<(Level, u16)>, None::<(Level, u16)>);
-    for (level, expert) in slow.into_iter().zip(0u16..) {
+    let mut next = 0u16;
+    for level in slow {
+        let expert = next;
+        next = next.wrapping_add(1);
         if busy.contains(expert) {
             continue;
         }

@@ -86,7 +86,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]> + ?Sized> Experts<W> {
 
     /// The experts in ascending order. Cost: one step per word and per member.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.words.as_ref().iter().zip(0u16..).flat_map(|(&word, index)| Bits { word, base: index * 32 })
+        self.words.as_ref().iter().zip(0u16..).flat_map(|(&word, index)| Bits { word, base: index << 5 })
     }
 }
 
@@ -103,8 +103,8 @@ impl Iterator for Bits {
             return None;
         }
         let bit = self.word.trailing_zeros();
-        self.word &= self.word - 1;
-        Some(self.base + bit as u16)
+        self.word &= self.word.wrapping_sub(1);
+        Some(self.base | bit as u16)
     }
 }
 

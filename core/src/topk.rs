@@ -51,7 +51,7 @@ impl<S: Ord + Copy, const K: usize> Best<S, K> {
     /// Keeps one entry more from now on, up to `most` and `K`.
     #[inline]
     pub fn widen(&mut self, most: usize) {
-        self.limit = (self.limit + 1).min(most).min(K).max(self.limit);
+        self.limit = self.limit.saturating_add(1).min(most).min(K).max(self.limit);
     }
 
     /// Puts an entry that makes it in its place, below its equals; the last one goes if there is no room. Returns the

@@ -21,7 +21,7 @@ impl Default for TrackerConfig {
     /// flat around it (docs/filter.md).
     fn default() -> Self {
         Self {
-            kalman: KalmanConfig::from_gains(Gain::from_bits(1 << 26), Gain::from_bits(u32::MAX / 20)),
+            kalman: const { KalmanConfig::from_gains(Gain::from_bits(1 << 26), Gain::from_bits(u32::MAX / 20)) },
             fast_gain: Gain::from_bits(1 << 29),
             phase: PhaseConfig::default(),
         }
@@ -181,15 +181,20 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// Cost: two multiplications per resident expert, and a pass over `keep` for every 32 experts.
     pub fn victim(&self, resident: &Experts, keep: &[u16]) -> Option<u16> {
         let mut least = None;
-        for (&word, index) in resident.words().iter().zip(0u16..).filter(|(word, _)| **word != 0) {
-            let mut open = word;
+        let mut next = 0u16;
+        for &word in resident.words() {
+            let (index, mut open) = (next, word);
+            next = next.wrapping_add(1);
+            if open == 0 {
+                continue;
+            }
             for &expert in keep {
-                let bit = if expert / 32 == index { 1 << (expert % 32) } else { 0 };
+                let bit = if expert / 32 == index { 1u32.wrapping_shl(expert.into()) } else { 0 };
                 open &= !bit;
             }
             while open != 0 {
-                let expert = 32 * index + open.trailing_zeros() as u16;
-                open &= open - 1;
+                let expert = index << 5 | open.trailing_zeros() as u16;
+                open &= open.wrapping_sub(1);
                 let score = self.score(expert);
                 if least.is_none_or(|(lowest, _)| score < lowest) {
                     least = Some((score, expert));
@@ -203,7 +208,7 @@ impl<L: AsRef<[ScaledLevels]> + AsMut<[ScaledLevels]> + ?Sized> Tracker<L> {
     /// would confirm itself. Ids beyond the levels and entries beyond [`MAX_WANTED`] are ignored. Levels rise for all
     /// of them; angle, lock and signal-to-noise ratio go by the first 31.
     ///
-    /// Cost: 25 to 30 instructions per wanted expert and 700 (Cortex-M4F) to 1,050 (RV32IMC) beside (docs/firmware.md):
+    /// Cost: 25 to 30 instructions per wanted expert and 700 (Cortex-M4F) to 1,050 (RV32IMC) beside (docs/budgets.md):
     /// four 32-bit divisions, two square roots, no 64-bit division. When a scale is renewed (see [`crate::level`]), a
     /// load, a shift and a store per expert come on top.
     pub fn update(&mut self, config: &TrackerConfig, wanted: &[u16]) -> Step {
@@ -230,7 +235,7 @@ impl Layer {
         let stored = first.iter().filter_map(|&expert| levels.get(usize::from(expert)));
         // The product of demand and context, `U5F27` bits and at most 31; and how many of the wanted there are.
         let (dot, known) = stored.fold((0u32, 0u32), |(dot, known), stored| {
-            (dot.wrapping_add(self.slow_scale.coarse(stored.slow) >> (28 - POWER_BITS)), known + 1)
+            (dot.wrapping_add(self.slow_scale.coarse(stored.slow) >> (28 - POWER_BITS)), u32::wrapping_add(known, 1))
         });
         let angle = angle(dot, self.power, known);
         let innovation = (known << POWER_BITS).saturating_add(self.power).saturating_sub(dot.saturating_mul(2));
@@ -276,7 +281,7 @@ fn shift(levels: &mut [ScaledLevels], bits: u32, level: impl Fn(&mut ScaledLevel
 /// Angle between the context, of which `power` is the squared length, and a demand of `known` ones whose product with
 /// it is `dot`.
 fn angle(dot: u32, power: u32, known: u32) -> Angle {
-    let norm = sqrt((u64::from(power) * u64::from(known)) << POWER_BITS); // sqrt(power * known), 27 fraction bits
+    let norm = sqrt(u64::from(power).wrapping_mul(known.into()) << POWER_BITS); // sqrt(power * known), 27 fraction bits
     let cosine = match (dot, norm) {
         (_, 0) => 0,
         (dot, norm) if dot >= norm => 1 << 31,

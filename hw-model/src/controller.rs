@@ -2,7 +2,7 @@
 //! publish the answer), cycles of `update` behind it.
 //!
 //! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k);
-//! `cargo xtask rtl` writes the table `data/controller_cycles.tsv`, docs/firmware.md says how. Between measured E this
+//! `cargo xtask rtl` writes the table `data/controller_cycles.tsv`, docs/budgets.md says how. Between measured E this
 //! is linear, beyond the largest it goes on as between the last two, below the smallest it stays; of k the nearest
 //! measured one counts (of two equally near the larger).
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::{CacheError, Load, NOTHING, Set, Step};
 use crate::level::{Levels, ScaledLevels};
-use crate::num::Level;
+use crate::num::{Level, quotient};
 use crate::recall::Skill;
 use crate::set::Experts;
 use crate::tracker::{Tracker, TrackerConfig};
@@ -110,14 +110,17 @@ impl<'a> Layer<'a> {
 
     /// Judges forecast and levels by what a token wants.
     pub(super) fn judge(&mut self, wanted: &[u16]) {
-        let Some(k) = u64::try_from(wanted.len()).ok().filter(|&k| k > 0) else { return };
+        let k = wanted.len() as u64;
+        if k == 0 {
+            return;
+        }
         let mean = |of: &dyn Fn(u16) -> u64| {
             let sum: u64 = wanted.iter().map(|&expert| of(expert)).sum();
-            Level::from_bits((sum / k) as u32)
+            Level::from_bits(quotient(sum, k) as u32)
         };
         let recall = mean(&|expert| bits(self.shares, expert));
         // Levels of all experts add up to 5/4 k.
-        let levels = mean(&|expert| self.level(expert) * 4 / 5);
+        let levels = mean(&|expert| quotient(self.level(expert) * 4, 5));
         self.skill.learn(recall, levels);
     }
 

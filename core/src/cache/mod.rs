@@ -162,7 +162,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let tracker = TrackerConfig {
-            kalman: crate::KalmanConfig::from_gains(crate::Gain::from_bits(1 << 26), crate::Gain::ZERO),
+            kalman: const { crate::KalmanConfig::from_gains(crate::Gain::from_bits(1 << 26), crate::Gain::ZERO) },
             fast_gain: crate::Gain::from_bits(1 << 29),
             ..TrackerConfig::default()
         };

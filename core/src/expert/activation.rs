@@ -2,6 +2,8 @@
 
 use core::num::NonZeroU32;
 
+use crate::num::quotient_up;
+
 use super::{ExpertError, Layout};
 
 /// Scale and sum of one group of activations.
@@ -51,7 +53,7 @@ impl<'a> Activations<'a> {
         if codes.len() != layout.padded_columns() || groups.len() != layout.groups() {
             return Err(ExpertError::Buffer);
         }
-        let shift = 64 - largest(values).div_ceil(127).leading_zeros() as i32 - 16;
+        let shift = 64 - quotient_up(largest(values), 127).leading_zeros() as i32 - 16;
         let (up, down) = ((-shift).max(0) as u32, shift.max(0) as u32);
         codes.fill(0);
         let length = layout.group();
@@ -63,7 +65,8 @@ impl<'a> Activations<'a> {
             let (codes, rest) = core::mem::take(&mut codes_left).split_at_mut_checked(own).unwrap_or_default();
             (values_left, codes_left) = (others, rest);
             // The minimum matters for 65,536 only: 127 such steps are 127.002 of 65,535, still 127 after rounding.
-            let scale = (((largest(values) << up).div_ceil(127) + ((1 << down) - 1)) >> down).min(u64::from(u16::MAX));
+            let scale =
+                ((quotient_up(largest(values) << up, 127) + ((1 << down) - 1)) >> down).min(u64::from(u16::MAX));
             group.scale = scale as u16;
             group.sum = 0;
             let Some(divisor) = NonZeroU32::new(scale as u32) else { continue };

@@ -1,6 +1,6 @@
 //! How far forecasts are to be trusted, learned on line: nothing is, until it has been right.
 
-use crate::num::{Level, div_frac};
+use crate::num::{Level, div_frac_call};
 
 /// Bins of the first share.
 const BINS: usize = 32;
@@ -17,7 +17,7 @@ const fn count((all, right): &mut (u16, u16), wanted: bool) {
 
 /// Share of a bin's forecasts that came true, rounded down.
 fn came_true((all, right): (u16, u16)) -> Level {
-    Level::from_bits(div_frac(right.into(), all.into()) >> 1)
+    Level::from_bits(div_frac_call(right.into(), all.into()) >> 1)
 }
 
 /// Bins of the second share.
@@ -123,7 +123,7 @@ impl Skill {
         } else if margin >= full {
             Level::ONE
         } else {
-            Level::from_bits(div_frac(margin, full) >> 1)
+            Level::from_bits(div_frac_call(margin, full) >> 1)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::search::Nearest;
 use super::{Config, LEADING};
-use crate::num::{div_frac, exp2_neg, mul_frac};
+use crate::num::{div_frac_call, exp2_neg, mul_frac};
 
 /// What layers before keep of their say with each layer: 0.9, `U0F32`.
 const KEPT: u32 = 3_865_470_566;
@@ -126,7 +126,7 @@ impl<const C: usize> Places<C> {
         self.configure(config);
         let each = self.layer(0);
         // What 1/64 of a bit takes from what everything in common says, times the number of bits, `U2F30`.
-        let part = div_frac(config.before, u32::from(config.now.min(MOST_NOW)) << 18);
+        let part = div_frac_call(config.before, u32::from(config.now.min(MOST_NOW)) << 18);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
             let apart = (u64::from(distance) * u64::from(part)) << 2 >> bits.trailing_zeros();
             let alike = !(apart.min(u32::MAX.into()) as u32);
@@ -182,7 +182,8 @@ impl<const C: usize> Places<C> {
             if let Some((near, far)) = others.split_at_mut_checked(kept) {
                 for (near, far) in near.iter_mut().zip(far) {
                     if far.exponent < near.exponent {
-                        *near = *far;
+                        // Number by number: moved as a whole, small libraries would hold a `memmove` for it.
+                        (near.row, near.common, near.exponent) = (far.row, far.common, far.exponent);
                     }
                 }
             }

@@ -176,7 +176,7 @@ impl Default for Config {
 /// much): signature `L k` times about 20 instructions and 3,000 (where words share layers), search N times about 35 at
 /// 128 bits (20 with a population count), 10,000 for the order of the nearest, the crowd and the places; a layer about
 /// 360, each place that is scored 5 k + 15, each that counts 40; a forecast 1.2 for each expert and 60, and for each
-/// place that counts and each token ahead 6 k + 12, where there is room for 256 shares. Measured: docs/firmware.md.
+/// place that counts and each token ahead 6 k + 12, where there is room for 256 shares. Measured: docs/budgets.md.
 ///
 /// Whatever the tokens are, no more than `leading L + 2 thinning C` choices of a layer are scored in a token, and no
 /// forecast reads more than `leading` of them for each token ahead; the search looks at every place once, and moves at
@@ -321,8 +321,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             return;
         }
         match self.memory.whole_words() {
-            1 => self.settle_words::<1>(),
-            2 => self.settle_words::<2>(),
+            words @ 1..=2 => self.settle_words(words),
             _ => {
                 let layer = self.layers.wrapping_sub(1);
                 let mut chosen = ExpertSet::<{ words_for(MAX_EXPERTS) }>::new();
@@ -338,13 +337,18 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         self.places.settle(self.layers);
     }
 
-    fn settle_words<const N: usize>(&mut self) {
-        let (rows, layer, each) = (self.memory.layers::<N>(), self.layers.wrapping_sub(1), self.places.each());
-        let own = self.memory.row(self.slot) / N as u32 + u32::from(layer);
-        let Some(own) = rows.get(own as usize) else { return };
-        mark(&mut self.chosen, own, 1);
-        score_words(rows, layer, &self.chosen, self.places.split().1, each);
-        mark(&mut self.chosen, own, 0);
+    /// The same where choices are `words` words of four bytes, one or two.
+    fn settle_words(&mut self, words: u32) {
+        let (layer, each) = (self.layers.wrapping_sub(1), self.places.each());
+        let first = self.memory.row(self.slot) + u32::from(layer) * words;
+        let own = self.memory.rows().get(first as usize..).and_then(|rows| rows.get(..words as usize)).unwrap_or(&[]);
+        mark_each(&mut self.chosen, own, 1);
+        let others = self.places.split().1;
+        match words {
+            1 => score_words(self.memory.layers::<1>(), layer, &self.chosen, others, each),
+            _ => score_words(self.memory.layers::<2>(), layer, &self.chosen, others, each),
+        }
+        mark_each(&mut self.chosen, own, 0);
     }
 
     /// Ends a token: its signature, and the search. Off the critical path.
@@ -580,7 +584,9 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             let (state, rest) = rest.split_first_chunk()?;
             let (keys, rest) = rest.split_at_checked(C)?;
             let (means, memory) = rest.split_at_checked(32 * W)?;
-            (*found == head && saved::checksum(words) == *last).then_some((state, keys, means, memory))
+            // Word by word: whole, small libraries would hold a `memcmp` for it.
+            let same = found.iter().zip(&head).all(|(found, word)| found == word);
+            (same && saved::checksum(words) == *last).then_some((state, keys, means, memory))
         });
         let Some((&[slot, complete, reach, moving, snr, tokens, found], keys, means, memory)) = parts else {
             return Err(RecallError::Saved);
@@ -665,6 +671,12 @@ fn mark(chosen: &mut [u8; 256], ids: &[u32], to: u8) {
         set(ids >> 24);
     }
     chosen[255] = 0;
+}
+
+/// [`mark`] where a call hardly counts.
+#[inline(never)]
+fn mark_each(chosen: &mut [u8; 256], ids: &[u32], to: u8) {
+    mark(chosen, ids, to);
 }
 
 /// Adds to the share of an expert; to none where there is no such expert. All parts of one add up to 1 at most, as no

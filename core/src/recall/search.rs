@@ -3,7 +3,7 @@
 use core::mem::replace;
 
 use super::signature::distance;
-use crate::num::{LogRatio, log2_ratio, mul_frac};
+use crate::num::{LogRatio, log2_ratio, mul_frac, quotient};
 
 /// What the distance of the tokens before keeps of its say with each token: 45/64, `U0F32`.
 const KEPT: u32 = 45 << 26;
@@ -191,7 +191,7 @@ impl Crowd {
     /// as a base-2 logarithm; 0 where there is no crowd, saturates at ±32.
     pub(super) fn snr(&self, nearest: u32) -> LogRatio {
         let Some(mean) = self.sum.checked_div(self.places) else { return LogRatio::ZERO };
-        let variance = (self.squares / u64::from(self.places.max(1))).saturating_sub(u64::from(mean) * u64::from(mean));
+        let variance = quotient(self.squares, self.places.into()).saturating_sub(u64::from(mean) * u64::from(mean));
         let margin = mean.saturating_sub(nearest);
         // Both are below 2^32, as distances are below 2^16.
         log2_ratio(margin * margin, variance as u32)

@@ -172,8 +172,7 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     every: usize,
 ) -> [u32; PLANES] {
     match memory.whole_words() {
-        1 => sums_of_words(memory.layers::<1>(), memory.shape(), slot, word, every),
-        2 => sums_of_words(memory.layers::<2>(), memory.shape(), slot, word, every),
+        words @ 1..=2 => sums_of_words(memory.rows(), words as usize, memory.shape(), slot, word, every),
         _ => {
             let mut planes = [0; PLANES];
             for layer in (word as u16 % (every as u16).max(1)..memory.shape().layers).step_by(every.max(1)) {
@@ -185,25 +184,27 @@ fn sums<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
     }
 }
 
-/// The same where choices of a layer are `N` words of four bytes.
-fn sums_of_words<const N: usize>(rows: &[[u32; N]], shape: Shape, slot: u32, word: u32, every: usize) -> [u32; PLANES] {
+/// The same where choices of a layer are `words` words of four bytes, one or two: one copy for both, as little of the
+/// time goes by here.
+fn sums_of_words(rows: &[u32], words: usize, shape: Shape, slot: u32, word: u32, every: usize) -> [u32; PLANES] {
     let mut planes = [0; PLANES];
     let [ones_plane, twos_plane, fours_plane, higher @ ..] = &mut planes;
     let (mut ones, mut twos, mut fours) = (0, 0, 0);
     let first = slot as usize * usize::from(shape.layers);
-    let rows = rows.get(first..).and_then(|rows| rows.get(..shape.layers.into())).unwrap_or(&[]);
-    for (layer, ids) in rows.iter().enumerate().skip(word as usize % every.max(1)).step_by(every.max(1)) {
+    for layer in (word as usize % every.max(1)..shape.layers.into()).step_by(every.max(1)) {
+        let Some(ids) = rows.get((first + layer) * words..).and_then(|rows| rows.get(..words)) else { break };
         let from = signs_from(layer as u16, word);
         let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(from, id & 0xff) };
-        let carried = ids.map(|ids| {
-            let (first, second, third);
+        let (mut carried, mut before) = (0, 0);
+        for &ids in ids {
+            let (first, second);
+            before = carried;
             (ones, first) = full_add(ones, of(ids), of(ids >> 8));
             (ones, second) = full_add(ones, of(ids >> 16), of(ids >> 24));
-            (twos, third) = full_add(twos, first, second);
-            third
-        });
+            (twos, carried) = full_add(twos, first, second);
+        }
         let eights;
-        (fours, eights) = full_add(fours, carried[0], if N > 1 { carried[N - 1] } else { 0 });
+        (fours, eights) = full_add(fours, carried, before);
         carry(higher, eights);
     }
     (*ones_plane, *twos_plane, *fours_plane) = (ones, twos, fours);

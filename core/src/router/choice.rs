@@ -103,14 +103,13 @@ impl Router<'_> {
             Count::TopP(share) => (true, part_of(whole, share.to_bits())),
             Count::Above(bound) => (false, part_of(whole, bound.to_bits()) << 1),
         };
-        let (mut sum, mut kept) = (0, 0);
+        let (mut sum, mut kept) = (0u64, 0usize);
         for &expert in best.iter() {
             let mass = u64::from(self.mass(self.logit(logits, expert), largest).to_bits());
             if kept > 0 && if by_share { sum >= bound } else { mass <= bound } {
                 break;
             }
-            sum += mass;
-            kept += 1;
+            (sum, kept) = (sum.wrapping_add(mass), kept.wrapping_add(1));
         }
         best.truncate(kept);
     }
@@ -193,7 +192,8 @@ impl<'a> Values<'a> {
             Score::Sigmoid => sigmoid(logit).to_bits().into(),
             Score::SqrtSoftplus => sqrt_softplus(logit, Logit::ZERO).cast_signed(),
         };
-        if biased { score + whole(router.bias(expert.into())) } else { score }
+        // Both are below 2^62.
+        if biased { score.wrapping_add(whole(router.bias(expert.into()))) } else { score }
     }
 
     fn key(&self, expert: u16) -> Key {
@@ -234,14 +234,14 @@ impl<'a> Values<'a> {
                 expert = expert.wrapping_add(1);
             }
             // There is room: the number of groups has been checked, or the last ones are left out.
-            _ = ratings.push(if two { best + second } else { best });
+            _ = ratings.push(if two { best.wrapping_add(second) } else { best });
         }
         let mut groups = 0;
-        for (group, &rating) in ratings.iter().enumerate() {
-            let better = ratings.iter().enumerate();
-            let better = better.filter(|&(other, &value)| value > rating || value == rating && other < group);
-            if better.count() < open {
-                groups |= 1 << group;
+        let numbered = || (0..ratings.len()).zip(&ratings);
+        for (group, &rating) in numbered() {
+            let better = numbered().filter(|&(other, &value)| value > rating || value == rating && other < group);
+            if better.fold(0, |count, _| usize::wrapping_add(count, 1)) < open {
+                groups |= 1u32.wrapping_shl(group as u32);
             }
         }
         OpenGroups { groups, size }

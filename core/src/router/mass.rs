@@ -31,7 +31,7 @@ impl Router<'_> {
     /// The mass of a score of 1, of a router whose scores are no shares; `largest` is 0 at least.
     pub(super) fn mass_of_one(&self, largest: Logit) -> u64 {
         match self.score {
-            Score::SqrtSoftplus => 1 << (31 - sqrt_softplus_shift(largest)),
+            Score::SqrtSoftplus => 1u64.wrapping_shl(31u32.wrapping_sub(sqrt_softplus_shift(largest))),
             _ => 1 << 31,
         }
     }
@@ -48,7 +48,8 @@ impl Router<'_> {
         for expert in 0..logits.len() {
             let logit = self.logit(logits, expert as u16);
             if takes_part(expert as u16, logit) {
-                sum += u64::from(self.mass(logit, largest).to_bits());
+                // At most 65,536 masses of at most 2^32.
+                sum = u64::wrapping_add(sum, self.mass(logit, largest).to_bits().into());
             }
         }
         sum
@@ -106,7 +107,7 @@ impl Router<'_> {
         let (mut sum, mut places) = (0, weights.iter_mut());
         for &expert in chosen {
             let mass = mass(expert);
-            sum += u64::from(mass.to_bits());
+            sum = u64::wrapping_add(sum, mass.to_bits().into());
             if let Some(place) = places.next() {
                 *place = mass;
             }
@@ -126,7 +127,8 @@ impl Router<'_> {
     /// [`Router::scale`] and its entry of [`Router::expert_scale`]. `U8F24`, rounded to nearest, saturating.
     pub fn scaled(&self, expert: u16, share: Gate) -> Scale {
         let times = |product: u32, factor: Scale, bits: u32| {
-            let product = (u64::from(product) * u64::from(factor.to_bits()) + (1 << (bits - 1))) >> bits;
+            let product = u64::from(product).wrapping_mul(factor.to_bits().into());
+            let product = product.wrapping_add(1u64.wrapping_shl(bits.wrapping_sub(1))).wrapping_shr(bits);
             u32::try_from(product).unwrap_or(u32::MAX)
         };
         let own = self.expert_scale.get(usize::from(expert)).copied().unwrap_or(Scale::ONE);
@@ -136,12 +138,12 @@ impl Router<'_> {
     /// Weights of [`Score::SparseMixer`].
     #[inline(never)]
     fn sparse_mixer(&self, logits: &[Logit], chosen: &[u16], jitter: Eps, weights: &mut [Gate]) {
-        for (rank, (weight, &expert)) in weights.iter_mut().zip(chosen).enumerate() {
+        for (rank, (weight, &expert)) in (0..chosen.len()).zip(weights.iter_mut().zip(chosen)) {
             let own = self.logit(logits, expert);
             let takes_part = |other: u16, logit: Logit| {
                 let below = u64::from(own.to_bits().wrapping_sub(logit.to_bits()).cast_unsigned());
                 let size = logit.unsigned_abs().to_bits().max(own.max(Logit::ZERO).unsigned_abs().to_bits());
-                (logit >= own || below << 31 <= u64::from(jitter.to_bits()) * u64::from(size))
+                (logit >= own || below << 31 <= u64::from(jitter.to_bits()).wrapping_mul(size.into()))
                     && !chosen.iter().take(rank).any(|&before| before == other)
             };
             let sum = Share::of(self.mass_of_some(logits, own, takes_part));

@@ -361,7 +361,7 @@ impl<'a> Router<'a> {
     pub fn check_ids(ids: &[u16], experts: usize) -> Result<(), RouterError> {
         let mut seen = [0u32; 4];
         for (index, &id) in ids.iter().enumerate() {
-            let (word, bit) = (usize::from(id / 32) % seen.len(), 1 << (id % 32));
+            let (word, bit) = (usize::from(id / 32) % seen.len(), 1u32.wrapping_shl(id.into()));
             let repeats = seen[word] & bit != 0 && ids.iter().take(index).any(|&before| before == id);
             if usize::from(id) >= experts || repeats {
                 return Err(RouterError::Id);

@@ -76,7 +76,8 @@ impl<'a, P: PairBound> Layer<'a, P> {
         if ERROR {
             self.largest = self.router.unit(self.largest);
         }
-        let all = experts.iter().map(|&expert| u64::from(self.mass(expert))).sum();
+        let masses = experts.iter().map(|&expert| u64::from(self.mass(expert)));
+        let all = masses.fold(0, u64::wrapping_add);
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
@@ -94,8 +95,8 @@ impl<'a, P: PairBound> Layer<'a, P> {
             places.iter_mut().zip(&*experts).for_each(|([_, chosen], &expert)| *chosen = expert);
         }
         experts.iter_mut().zip(&places).for_each(|(expert, &[_, chosen])| *expert = chosen);
-        let mut substituted = 0;
-        for (rank, &[wanted, chosen]) in places.iter().enumerate() {
+        let mut substituted = 0usize;
+        for (rank, &[wanted, chosen]) in (0..places.len()).zip(&places) {
             if wanted == chosen {
                 continue;
             }
@@ -104,7 +105,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
                 put(experts, at, experts.get(rank).copied().unwrap_or(wanted));
                 put(experts, rank, wanted);
             } else {
-                substituted += 1;
+                substituted = substituted.wrapping_add(1);
             }
         }
         substituted
@@ -126,7 +127,8 @@ impl<'a, P: PairBound> Layer<'a, P> {
     fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
         let mut pair = if P::BOUNDED { self.pair_within(experts) } else { self.pair(experts, false, true) }?;
         loop {
-            left.mass += pair.gain();
+            // Sums of masses are below 2^48, and so is what is left of one.
+            left.mass = left.mass.wrapping_add(pair.gain());
             if ERROR {
                 left.error = left.error.and_then(|left| left.checked_sub(squared_error(pair.old, pair.new)));
             }
@@ -147,7 +149,10 @@ impl<'a, P: PairBound> Layer<'a, P> {
     /// resident or not.
     fn pair(&self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
         let mut least = (Logit::MAX, None);
-        for (rank, &expert) in experts.iter().enumerate().skip(self.keep_top) {
+        let mut next = self.keep_top;
+        for &expert in experts.iter().skip(self.keep_top) {
+            let rank = next;
+            next = next.wrapping_add(1);
             let logit = self.logit(expert);
             if logit <= least.0 && self.is_resident(expert) == from_resident {
                 least = (logit, Some((rank, expert)));
@@ -163,7 +168,10 @@ impl<'a, P: PairBound> Layer<'a, P> {
         let expert = self.best_outside(experts, true)?;
         let new = self.mass(expert);
         let mut least = (Logit::MAX, None);
-        for (rank, &wanted) in experts.iter().enumerate().skip(self.keep_top) {
+        let mut next = self.keep_top;
+        for &wanted in experts.iter().skip(self.keep_top) {
+            let rank = next;
+            next = next.wrapping_add(1);
             let logit = self.logit(wanted);
             if logit > least.0 || self.is_resident(wanted) {
                 continue;
@@ -185,16 +193,16 @@ impl<'a, P: PairBound> Layer<'a, P> {
     fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
         let with_bias = self.router.bias_place == BiasPlace::Logits;
-        let (mut best, mut base) = (None, 0);
+        let (mut best, mut base) = (None, 0usize);
         for logits in self.logits.chunks(32) {
             let word = self.resident.words().get(base / 32).copied().unwrap_or(0);
             let near = word | u32::MAX.checked_shl(first_null.saturating_sub(base) as u32).unwrap_or(0);
             let mut open = if resident { near } else { !near };
             while open != 0 {
                 let bit = open.trailing_zeros();
-                open &= open - 1;
+                open &= open.wrapping_sub(1);
                 let Some(&own) = logits.get(bit as usize) else { break };
-                let expert = (base as u32 + bit) as u16;
+                let expert = (base as u32).wrapping_add(bit) as u16;
                 // One after the other; the bias is looked up only where there is one.
                 let logit = if with_bias { self.logit(expert) } else { own };
                 let better = best.is_none_or(|(greatest, _)| logit > greatest);
@@ -202,7 +210,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
                     best = Some((logit, expert));
                 }
             }
-            base += 32;
+            base = base.wrapping_add(32);
         }
         best.map(|(_, expert)| expert)
     }
@@ -235,7 +243,7 @@ struct Pair {
 
 impl Pair {
     fn gain(&self) -> i64 {
-        i64::from(self.new) - i64::from(self.old)
+        i64::from(self.new).wrapping_sub(self.old.into())
     }
 }
 
@@ -251,5 +259,5 @@ fn put(experts: &mut [u16], rank: usize, expert: u16) {
 pub(super) fn squared_error(w: u32, v: u32) -> u64 {
     let (w, v) = (u64::from(w), u64::from(v));
     let difference = w.abs_diff(v);
-    difference * difference + ((w * v) >> 2)
+    difference.wrapping_mul(difference).wrapping_add(w.wrapping_mul(v) >> 2)
 }

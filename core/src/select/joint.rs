@@ -170,7 +170,7 @@ impl<'a> Layer<'a> {
     ) -> (Vec<u16, MAX_K>, usize) {
         let mut experts = Vec::new();
         // There is room: the list has been checked.
-        _ = experts.extend_from_slice(wanted);
+        wanted.iter().for_each(|&expert| _ = experts.push(expert));
         let stand_ins = select_in_place(self.router, self.bounds, self.keep_top, logits, &mut experts, near);
         (experts, stand_ins.unwrap_or(0))
     }

@@ -256,5 +256,5 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
 
 #[cold]
 fn stands_twice(expert: u16, list: &[u16]) -> bool {
-    list.iter().filter(|&&other| other == expert).count() > 1
+    list.iter().fold(0u32, |times, &other| times.wrapping_add(u32::from(other == expert))) > 1
 }

@@ -62,7 +62,7 @@ impl Plain<'_> {
         let possible = possible_pairs(&least_first, masses.last.1, mass_left);
         let mut stand_ins = Best::new(possible.max(1));
         self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
-        let mut substituted = 0;
+        let mut substituted = 0usize;
         for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
             let stand_in = softmax_mass(score, largest).to_bits();
             let loss = u64::from(mass.saturating_sub(stand_in));
@@ -71,7 +71,7 @@ impl Plain<'_> {
             };
             mass_left = left;
             *place = expert;
-            substituted += 1;
+            substituted = substituted.wrapping_add(1);
         }
         Some(substituted)
     }
@@ -96,7 +96,7 @@ impl Plain<'_> {
         let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
         let (mut most, mut in_order) = (0, true);
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
-        for (rank, &expert) in wanted.iter().enumerate().rev() {
+        for (rank, &expert) in (0..wanted.len()).zip(wanted).rev() {
             let logit = self.logit(expert);
             if logit > largest {
                 return None;
@@ -105,11 +105,12 @@ impl Plain<'_> {
                 *word &= !(1 << (expert % 32));
             }
             let mass = softmax_mass(logit, largest).to_bits();
-            if rank + 1 == wanted.len() {
+            if rank.wrapping_add(1) == wanted.len() {
                 masses.last = (logit, mass);
             }
-            masses.all += u64::from(mass);
-            if missing >> rank & 1 != 0 {
+            // At most 64 masses of at most 2^31.
+            masses.all = masses.all.wrapping_add(mass.into());
+            if missing.wrapping_shr(rank as u32) & 1 != 0 {
                 in_order &= mass >= most;
                 most = mass;
                 // There is room: no more than the wanted ones.
@@ -144,19 +145,20 @@ impl Plain<'_> {
             _ => last,
         };
         let mut least = Logit::MIN;
-        for (index, &word) in others.iter().enumerate() {
-            let base = 32 * index;
+        for (index, &word) in (0..others.len()).zip(others) {
+            // An id: at most 65,535.
+            let base = index << 5;
             let (mut open, logits) = (word, self.logits.get(base..).unwrap_or(&[]));
             while open != 0 {
                 let bit = open.trailing_zeros() as usize;
-                open &= open - 1;
+                open &= open.wrapping_sub(1);
                 let Some(&logit) = logits.get(bit) else { break };
                 if logit < least {
                     continue;
                 }
                 if logit < good {
                     if softmax_mass(logit, largest).to_bits() < enough {
-                        least = logit + Logit::DELTA; // `good` is above it
+                        least = logit.wrapping_add(Logit::DELTA); // `good` is above it
                         continue;
                     }
                     good = logit;
@@ -164,7 +166,7 @@ impl Plain<'_> {
                 if logit > last {
                     best.widen(missing.len());
                 }
-                if let Some(bar) = best.insert(logit, (base + bit) as u16) {
+                if let Some(bar) = best.insert(logit, (base | bit) as u16) {
                     let Some(above) = bar.checked_add(Logit::DELTA) else { return };
                     least = least.max(above);
                 }
@@ -177,11 +179,11 @@ impl Plain<'_> {
 /// `stand_in` each.
 #[inline(always)]
 fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
-    let mut pairs = 0;
+    let mut pairs = 0usize;
     for &(mass, _) in missing {
         let Some(left) = budget.checked_sub(u64::from(mass.saturating_sub(stand_in))) else { break };
         budget = left;
-        pairs += 1;
+        pairs = pairs.wrapping_add(1);
     }
     pairs
 }

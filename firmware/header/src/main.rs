@@ -12,7 +12,7 @@ use cbindgen::{Builder, Config, DocumentationStyle, ItemType, Language, RenameRu
 const PREAMBLE: &str = "\
 /* CPTR: tracking of expert demand, bounded-loss selection and eviction for mixture-of-experts routers, in fixed point.
  *
- * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/firmware.md.
+ * Generated from firmware/ffi/src by `cargo xtask firmware --bless`; do not edit. Guide: docs/c.md.
  *
  * No allocation, no floating point, no global state. All memory is the caller's: CPTR_TRACKER_SIZE(experts) bytes per
  * layer, CPTR_CONFIG_SIZE for all and CPTR_QUEUE_SIZE(jobs) for a queue, aligned to CPTR_ALIGN. Functions on different

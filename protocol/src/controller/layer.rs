@@ -197,7 +197,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         rank(values, order);
         self.resident.clear();
         let null = |expert: &&u16| configuration.router.is_null(**expert, configuration.experts);
-        for (place, &expert) in order.iter().filter(|expert| !null(expert)).enumerate() {
+        for (place, &expert) in (0..order.len()).zip(order.iter().filter(|expert| !null(expert))) {
             match place.checked_sub(hot) {
                 None => {
                     self.resident.insert(expert);
@@ -218,7 +218,8 @@ impl<const E: usize, const W: usize> Layer<E, W> {
     /// Counts what a token ran, of which so many experts were `cold`.
     pub(super) fn count(&mut self, chosen: &[u16], cold: usize, substituted: usize, starts_sequence: bool) {
         let follows = !starts_sequence && !self.previous.is_empty();
-        let switches = || chosen.iter().filter(|&&expert| !self.previous.contains(expert)).count();
+        let new = |&expert: &u16| usize::from(!self.previous.contains(expert));
+        let switches = || chosen.iter().map(new).fold(0, usize::saturating_add);
         self.metrics.count(chosen.len(), follows.then(switches), cold, substituted, false);
         self.previous.clear();
         chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
@@ -239,7 +240,7 @@ impl<const E: usize, const W: usize> Layer<E, W> {
                 continue;
             }
             let victim = if room > 0 {
-                room -= 1;
+                room = room.saturating_sub(1);
                 NOBODY
             } else if let Some(victim) = tracker.victim(&self.resident, chosen) {
                 self.resident.remove(victim);

@@ -469,7 +469,8 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         self.pending.layer = Some(usize::from(turn.layer.get()));
         for (list, from) in [(&mut self.pending.wanted, &turn.wanted), (&mut self.pending.chosen, &turn.chosen)] {
             list.clear();
-            let _ = list.extend_from_slice(from);
+            // One by one: a copy of all would be checked for overflow where a build checks.
+            from.iter().for_each(|&expert| _ = list.push(expert));
         }
         self.pending.cold = turn.jobs.len();
         (self.pending.substituted, self.pending.starts_sequence) = (turn.substituted, turn.starts_sequence);

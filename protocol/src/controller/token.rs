@@ -89,7 +89,7 @@ impl Turn {
     ) -> Result<(), Status> {
         let Configuration { bounds, keep, .. } = configuration;
         // There is room, as much as for the wanted.
-        let _ = self.chosen.extend_from_slice(&self.wanted);
+        self.wanted.iter().for_each(|&expert| _ = self.chosen.push(expert));
         let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,

@@ -51,7 +51,7 @@ pub(super) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Installs what provides the missing programs, as root; says what to install otherwise.
+/// Installs what provides the missing programs, as root, and removes nothing for it; says what to install otherwise.
 pub(super) fn install(packages: &[(&str, &str)]) -> Done {
     let present = |program: &str| {
         let tried = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -62,7 +62,7 @@ pub(super) fn install(packages: &[(&str, &str)]) -> Done {
         return Ok(());
     }
     let apt = |arguments: &[&str]| {
-        execute(Command::new("apt-get").args(["-qq", "-y", "--no-install-recommends"]).args(arguments))
+        execute(Command::new("apt-get").args(["-qq", "-y", "--no-remove", "--no-install-recommends"]).args(arguments))
     };
     let install: Vec<&str> = ["install"].into_iter().chain(missing.iter().copied()).collect();
     apt(&["update"])

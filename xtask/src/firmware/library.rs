@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::budget::{Budget, budget};
@@ -15,7 +15,7 @@ use super::machines::Scope;
 use super::stack::Graph;
 use super::toolchain::{builds_core, rustlib};
 
-const M4F: &str = "thumbv7em-none-eabihf";
+pub(super) const M4F: &str = "thumbv7em-none-eabihf";
 
 /// Parts of the library that a device may do without, by the names of their functions: `[features]` of its package.
 pub(super) const FEATURES: [(&str, &[&str]); 9] = [
@@ -30,7 +30,7 @@ pub(super) const FEATURES: [(&str, &[&str]); 9] = [
     ("migration", &["cptr_migration_"]),
 ];
 /// Those of the smallest budget.
-const SMALL: [&str; 4] = ["select", "tracker", "placement", "dispatch"];
+pub(super) const SMALL: [&str; 4] = ["select", "tracker", "placement", "dispatch"];
 /// Functions of no feature.
 const ALWAYS: [&str; 2] = ["cptr_version", "cptr_features"];
 
@@ -50,17 +50,14 @@ pub(super) fn check(scope: Scope) -> Done {
 /// engines, and all, and looks at the results: no panics, no more memory or stack than `budget`.
 fn check_target(target: &str, budget: &Budget) -> Done {
     build_library(target)?;
-    let header = fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))?;
+    let header = header()?;
     let all = functions(&header);
-    let of = |features: &[&str]| -> Vec<&str> {
-        let kept = |name: &&str| ALWAYS.contains(name) || feature(name).is_some_and(|of| features.contains(&of));
-        all.iter().copied().filter(kept).collect()
-    };
     if let Some(stray) = all.iter().find(|name| feature(name).is_none() && !ALWAYS.contains(name)) {
         return Err(format!("{stray} is of no feature"));
     }
-    let small = of(&SMALL);
-    let device = of(&FEATURES.map(|(name, _)| name).into_iter().filter(|&name| name != "cache").collect::<Vec<_>>());
+    let small = functions_of(&header, &SMALL);
+    let device = FEATURES.map(|(name, _)| name).into_iter().filter(|&name| name != "cache").collect::<Vec<_>>();
+    let device = functions_of(&header, &device);
     if target == M4F {
         // That the names are still the ones looked for: an image that formats text does hold them.
         build("cptr-bench", target)?;
@@ -86,7 +83,7 @@ fn feature(function: &str) -> Option<&'static str> {
 fn features(target: &str, all: &[&str]) -> Done {
     let flash = |kept: &dyn Fn(&str) -> bool| -> Done<u64> {
         let functions: Vec<&str> = all.iter().copied().filter(|name| ALWAYS.contains(name) || kept(name)).collect();
-        Ok(link(target, &functions)?.memory.flash)
+        Ok(link(&archive(target), target, &functions)?.memory.flash)
     };
     let (none, whole) = (flash(&|_| false)?, flash(&|_| true)?);
     println!("{target}, bytes of flash of a feature: alone, and beside all others");
@@ -95,12 +92,14 @@ fn features(target: &str, all: &[&str]) -> Done {
         let (alone, others) = (flash(&own)?, flash(&|name| !own(name))?);
         println!("  {feature:<12} {:>8} {:>8}", alone - none, whole - others);
     }
+    let core = flash(&|name| !matches!(feature(name), Some("cache" | "expert")))?;
+    println!("  all but `cache` and `expert` together {core}");
     Ok(())
 }
 
 /// Links functions of the library, and nothing else.
 fn check_linked(target: &str, name: &str, functions: &[&str], most: Memory, most_stack: u64) -> Done {
-    let library = link(target, functions)?;
+    let library = link(&archive(target), target, functions)?;
     let stacks = stacks(target, functions)?;
     let (stack, Memory { flash, ram }) = (stacks.first().map_or(0, |&(bytes, _)| bytes), library.memory);
     println!("{target:<28} {name:<16} {flash:>8} {:>8} {ram:>8} {stack:>8} {most_stack:>8}", most.flash);
@@ -147,17 +146,29 @@ fn stacks<'a>(target: &str, functions: &[&'a str]) -> Done<Vec<(u64, &'a str)>> 
     Ok(stacks)
 }
 
-fn link(target: &str, functions: &[&str]) -> Done<Linked> {
+/// Links functions of a library, and what they reach.
+pub(super) fn link(archive: &Path, target: &str, functions: &[&str]) -> Done<Linked> {
     let linked = target_folder().join(format!("{target}.elf"));
     let mut lld = Command::new(rust_lld()?);
     lld.args(["-flavor", "gnu", "--gc-sections", "--entry=cptr_version"]);
     functions.iter().for_each(|name| _ = lld.args(["-u", name]));
-    execute(lld.arg(archive(target)).arg("-o").arg(&linked))?;
+    execute(lld.arg(archive).arg("-o").arg(&linked))?;
     let library = Linked::read(&linked)?;
     match functions.iter().find(|name| library.address(name).is_none()) {
         Some(name) => Err(format!("{target}: cptr.h declares {name}, the library has none")),
         None => Ok(library),
     }
+}
+
+/// The header of the library.
+pub(super) fn header() -> Done<String> {
+    fs::read_to_string(folder().join("ffi/include/cptr.h")).map_err(|error| format!("cptr.h: {error}"))
+}
+
+/// Names of the functions of these features that a header declares, and those of none.
+pub(super) fn functions_of<'a>(header: &'a str, features: &[&str]) -> Vec<&'a str> {
+    let kept = |name: &&str| ALWAYS.contains(name) || feature(name).is_some_and(|of| features.contains(&of));
+    functions(header).into_iter().filter(kept).collect()
 }
 
 /// Names of the functions that a header declares.

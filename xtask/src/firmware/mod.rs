@@ -16,6 +16,7 @@ mod library;
 mod linked;
 mod log;
 mod machines;
+mod overflow;
 mod rings;
 mod rtl;
 mod stack;
@@ -36,10 +37,11 @@ const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi")
 type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 9] = [
+pub(crate) const STEPS: [Step; 10] = [
     ("lint", |_, _| lint()),
     ("header", |_, bless| header(bless)),
     ("library", |scope, _| library::check(scope)),
+    ("overflow", |scope, _| overflow::check(scope)),
     ("engine", |_, _| install::example()),
     ("bench", bench::check),
     ("controller", |scope, _| controller::check(scope)),
