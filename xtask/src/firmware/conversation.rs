@@ -219,6 +219,7 @@ fn configuration(experts: u16) -> Configure {
         null_experts: 0.into(),
         events: 0,
         reserved: 0,
+        replicas: 0.into(),
     }
 }
 
@@ -248,6 +249,8 @@ fn token(layer: u16, first: u16) -> Vec<u8> {
         starts_sequence: 0,
         loaded: 0,
         failed: 0,
+        activation: 0.into(),
+        result: 0.into(),
     };
     let wanted = first..first + K;
     let score = |id| if wanted.contains(&id) { i32::from(wanted.end - id) << 15 } else { 0 };

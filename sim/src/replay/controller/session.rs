@@ -203,6 +203,8 @@ impl<'a> Session<'a> {
                 starts_sequence: starts_sequence.into(),
                 loaded: loaded.len() as u8,
                 failed: 0,
+                activation: 0.into(),
+                result: 0.into(),
             });
             logits.iter().for_each(|logit| body.put(&I32::new(logit.to_bits())));
             wanted.iter().chain(loaded).for_each(|&expert| body.put(&U16::new(expert)));
