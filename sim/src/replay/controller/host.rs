@@ -2,9 +2,10 @@
 
 use std::sync::atomic::AtomicU32;
 
+use cptr_core::expert::{ActivationGroup, Scratch, Workspace};
 use cptr_protocol::region::Attachment;
 use cptr_protocol::{
-    Coherent, Controller, Geometry, HostRegion, Layer, Mailbox, Rings, Uncounted, Untimed, wire, words_for,
+    Coherent, Controller, Geometry, HostRegion, Kernels, Layer, Mailbox, Rings, Uncounted, wire, words_for,
 };
 
 use super::session::Link;
@@ -14,10 +15,44 @@ const EXPERTS: usize = wire::MAX_EXPERTS;
 const GEOMETRY: Geometry =
     Geometry { queues: 1, slots: 4, request: wire::max_request(EXPERTS), answer: wire::max_answer(EXPERTS) };
 
+/// Most columns of a packed matrix.
+const MOST_COLUMNS: usize = 1 << 15;
+/// Bytes of the memory for activations, replicas and results.
+const DATA: usize = 1 << 30;
+
+/// What runs an expert of at most so many inputs and rows.
+pub(super) struct Buffers {
+    values: Vec<i64>,
+    codes: Vec<i16>,
+    groups: Vec<ActivationGroup>,
+    hidden: Vec<i64>,
+    hidden_codes: Vec<i16>,
+    hidden_groups: Vec<ActivationGroup>,
+}
+
+impl Buffers {
+    pub(super) fn new(most: usize) -> Self {
+        let (most, groups) = (most.next_multiple_of(32), vec![ActivationGroup::NONE; most.div_ceil(32)]);
+        Self {
+            values: vec![0; most],
+            codes: vec![0; most],
+            groups: groups.clone(),
+            hidden: vec![0; most],
+            hidden_codes: vec![0; most],
+            hidden_groups: groups,
+        }
+    }
+
+    pub(super) fn workspace(&mut self) -> Workspace<'_> {
+        let Self { values, codes, groups, hidden, hidden_codes, hidden_groups } = self;
+        Workspace { values, codes, groups, scratch: Scratch { hidden, codes: hidden_codes, groups: hidden_groups } }
+    }
+}
+
 struct Host<'a> {
     region: HostRegion<'a, Coherent>,
     device: Rings<'a, Coherent>,
-    controller: Controller<'a, Untimed, Uncounted, EXPERTS, { words_for(EXPERTS) }>,
+    controller: Controller<'a, Kernels<'a>, Uncounted, EXPERTS, { words_for(EXPERTS) }>,
 }
 
 impl Host<'_> {
@@ -63,8 +98,10 @@ pub(super) fn with<T>(layers: usize, use_link: impl FnOnce(&mut dyn Link) -> T) 
         (vec![Layer::new(); layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request.div_ceil(4)]);
     let device = Rings::new(&memory, GEOMETRY, Coherent, &mut request)
         .map_err(|_| Error::new("the rings of the controller do not fit their memory"))?;
-    let controller =
-        Controller::new(&mut layers, &mut answers, Untimed::default(), Uncounted).with_generation(device.generation());
+    // Pages that nobody touches cost nothing.
+    let (mut data, mut buffers) = (vec![0; DATA], Buffers::new(MOST_COLUMNS));
+    let units = Kernels::new(&mut data, buffers.workspace());
+    let controller = Controller::new(&mut layers, &mut answers, units, Uncounted).with_generation(device.generation());
     let mut host = Host { region: HostRegion::new(&memory, Coherent), device, controller };
     host.attach()?;
     Ok(use_link(&mut host))
