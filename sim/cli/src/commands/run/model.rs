@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         ([], Some(_)) => Strategy::parse_list(ON_CONTROLLER)?,
         (named, _) => named.to_vec(),
     };
-    let system = args.machine.system_or("offload")?;
+    let system = args.machine.system_or(if args.controller.is_some() { "ndp" } else { "offload" })?;
     let sizes = Sizes::new(config.family, config.hidden as u64, config.expert_inner as u64);
     let asked = super::at_bits(asked, args.machine.bits())?;
     let (strategies, extra) = if args.controller.is_some() { (asked, false) } else { super::with_reference(asked)? };
