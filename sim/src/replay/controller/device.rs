@@ -7,10 +7,11 @@ use std::path::Path;
 
 use cptr_core::Gate;
 use cptr_core::expert::Replicas;
+use cptr_hw_model::{ExpertRun, LayerTimes};
 use cptr_protocol::Outcome;
 use cptr_protocol::wire::{self, LINE};
 
-use super::host::Buffers;
+use super::host::{Buffers, Nanoseconds};
 use super::session::{Places, Session};
 use super::{Controller, Loop, Report, check_strategy};
 use crate::replay::{LayerOutcome, Setup};
@@ -88,9 +89,21 @@ pub fn serve<T>(
         let value = read(&mut device)?;
         Ok((value, device.beside.report()?))
     };
-    let (value, mut report) = controller.with(setup.shape.layers, image, in_loop)?;
+    let (value, mut report) = controller.with((setup.shape.layers, times(setup)), image, in_loop)?;
     report.controller = controller.to_string();
     Ok((value, report))
+}
+
+/// What an expert of each number of bits takes on the setup's device; 0 without.
+fn times(setup: &Setup<'_>) -> Nanoseconds {
+    let machine = setup.machine.and_then(|machine| machine.model.map(|model| (machine.system, model)));
+    machine.map_or(Nanoseconds::default(), |(system, model)| {
+        let times = LayerTimes::new(system, model);
+        std::array::from_fn(|bits| match bits {
+            0 => 0,
+            bits => (times.near_run_ps(ExpertRun::at(bits as f64)) / 1e3).round() as u32,
+        })
+    })
 }
 
 impl Device<'_> {

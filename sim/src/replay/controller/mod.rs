@@ -48,6 +48,7 @@ use cptr_trace::error::{Error, Result};
 use cptr_trace::{Knowledge, NO_EXPERT, Shape, Trace};
 pub use device::{Device, serve};
 use emulator::{Emulator, Machine, machines};
+use host::Nanoseconds;
 use prompt::Prompt;
 use session::{Link, Session};
 
@@ -62,15 +63,15 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// Lets `use_link` talk to it; in this process it has memory for so many layers.
+    /// Lets `use_link` talk to it; in this process it has memory for so many layers, and experts take such times.
     fn with<T>(
         self,
-        layers: usize,
+        (layers, times): (usize, Nanoseconds),
         image: Option<&Path>,
         use_link: impl FnOnce(&mut dyn Link) -> Result<T>,
     ) -> Result<T> {
         match self {
-            Self::Host => host::with(layers, use_link)?,
+            Self::Host => host::with(layers, times, use_link)?,
             Self::Emulated(machine) => use_link(&mut Emulator::start(machine, image)?),
         }
     }
@@ -117,6 +118,9 @@ pub struct Report {
     pub requests: u64,
     /// Experts that its execution units have run.
     pub jobs: u64,
+    /// Mean time of a token, all layers together, in which units near the data that take the device model's times were
+    /// busy; `None` where they are not timed.
+    pub near_us: Option<f64>,
     /// Losses of lock that its trackers saw.
     pub lost_locks: u64,
     /// Mean instructions of a choice, per token and layer; `None` where they are not counted.
@@ -141,7 +145,8 @@ pub fn run(
     image: Option<&Path>,
 ) -> Result<Report> {
     check(trace, plan, strategy)?;
-    let mut report = controller.with(trace.shape.layers, image, |link| replay(trace, plan, strategy, link))?;
+    let untimed = (trace.shape.layers, Nanoseconds::default());
+    let mut report = controller.with(untimed, image, |link| replay(trace, plan, strategy, link))?;
     report.controller = controller.to_string();
     Ok(report)
 }
@@ -348,7 +353,7 @@ impl<'a> Loop<'a> {
         let Shape { tokens, layers, .. } = self.shape;
         let prompt_tokens = self.prompt_tokens();
         let tokens = tokens - prompt_tokens;
-        let requests = self.session.requests();
+        let (requests, busy_ns) = (self.session.requests(), self.session.busy_ns());
         let counters = self.session.counters()?;
         let expected = &self.metrics;
         let pairs = [
@@ -370,6 +375,7 @@ impl<'a> Loop<'a> {
             layers,
             requests,
             jobs: counters.jobs.get(),
+            near_us: busy_ns.filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e3 / tokens as f64),
             lost_locks: counters.lost_locks.get(),
             select_instructions: mean(counters.select_instructions.get()),
             decide_instructions: mean(counters.decide_instructions.get()),

@@ -15,6 +15,11 @@ use cptr_trace::error::{Error, Result};
 pub(super) trait Link {
     /// The answer to a frame.
     fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>>;
+
+    /// For how long its units have been busy, where they are timed.
+    fn busy_ns(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A controller's answer to a token.
@@ -75,6 +80,11 @@ impl<'a> Session<'a> {
     /// Requests answered so far.
     pub(super) const fn requests(&self) -> u64 {
         self.requests
+    }
+
+    /// For how long the controller's units have been busy, where they are timed.
+    pub(super) fn busy_ns(&self) -> Option<u64> {
+        self.link.busy_ns()
     }
 
     /// Whether the controller counts instructions.
