@@ -2,9 +2,10 @@
 
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_core::expert::{ExpertError, Replicas, Workspace};
+use heapless::Vec;
 
 use super::{Outcome, Units};
-use crate::wire::LINE;
+use crate::wire::{LINE, MAX_K};
 
 /// An execution unit in software: it runs one job at a time, when it is asked whether the job has ended.
 ///
@@ -17,13 +18,14 @@ pub struct Kernels<'a> {
     memory: &'a mut [u8],
     workspace: Workspace<'a>,
     replicas: u32,
-    running: Option<Job>,
+    /// More than one only where there is nothing to run.
+    running: Vec<Job, MAX_K>,
 }
 
 impl<'a> Kernels<'a> {
     /// A unit over a memory; experts that want a larger workspace fail.
     pub const fn new(memory: &'a mut [u8], workspace: Workspace<'a>) -> Self {
-        Self { memory, workspace, replicas: 0, running: None }
+        Self { memory, workspace, replicas: 0, running: Vec::new() }
     }
 
     fn run(&mut self, job: &Job) -> Result<(), ExpertError> {
@@ -57,11 +59,10 @@ fn from(memory: &[u8], line: u32) -> Result<&[u8], ExpertError> {
 
 impl ExecutionUnits for Kernels<'_> {
     fn submit(&mut self, job: &Job) -> Result<(), Busy> {
-        if self.running.is_some() {
+        if self.replicas > 0 && !self.running.is_empty() {
             return Err(Busy);
         }
-        self.running = Some(*job);
-        Ok(())
+        self.running.push(*job).map_err(|_| Busy)
     }
 
     fn poll(&mut self) -> Option<Job> {
@@ -71,7 +72,7 @@ impl ExecutionUnits for Kernels<'_> {
 
 impl Units for Kernels<'_> {
     fn ended(&mut self) -> Option<(Job, Outcome)> {
-        let job = self.running.take()?;
+        let job = self.running.pop()?;
         let outcome = if self.run(&job).is_ok() { Outcome::Done } else { Outcome::Failed };
         Some((job, outcome))
     }
