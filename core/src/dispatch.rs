@@ -134,7 +134,7 @@ pub fn dispatch_in_place<const K: usize>(
     Ok(())
 }
 
-/// One expert to run for one token, 16 bytes.
+/// One expert to run for one token, 24 bytes. Places are lines of 64 bytes of the memory that units and host share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Job {
@@ -146,13 +146,20 @@ pub struct Job {
     pub expert: u16,
     /// Bits per weight of the replica to run.
     pub bits: u8,
+    /// Index of the expert among the token's chosen: its result is the one of that number from `result` on.
+    pub rank: u8,
     /// What the result is multiplied with.
     pub weight: Gate,
+    /// Where the token's activation lies.
+    pub activation: u32,
+    /// Where the results of the token's experts lie, one behind the other, each in lines of its own.
+    pub result: u32,
 }
 
 impl Job {
     /// Nobody's job: what an empty queue's memory holds.
-    pub const NONE: Self = Self { token: 0, layer: 0, expert: 0, bits: 0, weight: Gate::ZERO };
+    pub const NONE: Self =
+        Self { token: 0, layer: 0, expert: 0, bits: 0, rank: 0, weight: Gate::ZERO, activation: 0, result: 0 };
 }
 
 /// No unit is free.
@@ -172,7 +179,7 @@ pub trait ExecutionUnits {
 }
 
 /// Jobs on their way to the units, in the caller's memory: `Queue<[Job; N]>`, of which at most N wait while any number
-/// runs; `&Queue` is the view of any size, to which references to the former coerce. 16 bytes a job, and three words
+/// runs; `&Queue` is the view of any size, to which references to the former coerce. 24 bytes a job, and three words
 /// beside.
 ///
 /// A ring of its own: that of heapless has its size in its type and trusts its indices, this one may lie in memory of
@@ -313,7 +320,7 @@ mod tests {
     }
 
     fn job(expert: u16) -> Job {
-        Job { token: 0, layer: 0, expert, bits: 2, weight: Gate::ONE }
+        Job { expert, bits: 2, weight: Gate::ONE, ..Job::NONE }
     }
 
     /// Time at which the last of `lengths` ends on `units` units that take them in order.

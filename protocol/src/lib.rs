@@ -10,6 +10,7 @@
 //!   changes nothing.
 //! - [`serial`], [`rings`]: two ways to carry frames, over a line or in a [`region`] of memory that both ends see.
 //!   [`serve()`] is the main loop over either.
+//! - [`units`]: drivers of the execution units that run jobs.
 //! - [`HostRegion`], [`wire::judge`]: the host's end.
 //!
 //! `docs/device.md` is the contract. To run it on a board, implement [`Platform`], [`InstructionCounter`], [`Units`],
@@ -28,14 +29,16 @@ pub mod rings;
 pub mod serial;
 pub mod serve;
 mod sync;
+pub mod units;
 pub mod wire;
 
 pub use cptr_core::words_for;
 
-pub use controller::{Controller, InstructionCounter, Layer, Outcome, Uncounted, Units, Untimed};
+pub use controller::{Controller, InstructionCounter, Layer, Uncounted};
 pub use platform::{Coherent, Platform};
 pub use region::{Geometry, HostRegion};
 pub use rings::Rings;
 pub use serial::Serial;
 pub use serve::{Mailbox, Watchdog, serve};
+pub use units::{Kernels, Outcome, Timed, Units, Untimed};
 pub use wire::Status;

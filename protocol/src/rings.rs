@@ -134,6 +134,7 @@ mod tests {
     use crate::region::{Attachment, FEATURE_EVENTS, FEATURE_NO_CHECKSUM, HostRegion, MAGIC, State, VERSIONS, check};
     use crate::ring::LINE;
     use crate::sync::Ordering;
+    use crate::wire::VERSION;
     use std::cell::{Cell, RefCell};
     use std::vec::Vec as StdVec;
 
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(attach(&mut host, &mut device), Attachment::Attached);
         let found = host.device().unwrap();
         assert_eq!((found.geometry, found.state, found.generation), (GEOMETRY, State::Attached, 1));
-        assert_eq!((found.version, found.features), (3, FEATURE_EVENTS));
+        assert_eq!((found.version, found.features), (u32::from(VERSION), FEATURE_EVENTS));
         let mut frame = [0; 40];
         for queue in [0, 1, 1, 0, 1] {
             let request = [queue as u8 + 1; 33];
@@ -332,7 +333,7 @@ mod tests {
         for (versions, state) in [
             (VERSIONS, State::Attached),
             ((2 << 16) | 1, State::Refused),
-            ((9 << 16) | 4, State::Refused),
+            ((9 << 16) | (u32::from(VERSION) + 1), State::Refused),
             ((9 << 16) | 1, State::Attached),
             (0, State::Refused),
         ] {

@@ -1,6 +1,7 @@
 //! The main loop: feed the watchdog, answer a request if there is one, use the idle time, wait.
 
-use crate::controller::{Controller, InstructionCounter, Units};
+use crate::controller::{Controller, InstructionCounter};
+use crate::units::Units;
 use crate::wire::Integrity;
 
 /// Carries requests to the controller and its answers back: [`Serial`](crate::Serial), [`Rings`](crate::Rings).

@@ -1,9 +1,9 @@
 //! `cptr-llama`, which has a workspace of its own: llama.cpp takes minutes to build, and needs cmake and libclang.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{ROOT, cargo};
+use super::{ROOT, cargo, packages};
 
 /// Formats, lints and tests; installs what is missing, as root, and removes nothing.
 pub(crate) fn check() -> bool {
@@ -39,27 +39,11 @@ pub(crate) fn check() -> bool {
         & run(&["test", "--release"])
 }
 
-/// Asks Debian for cmake and libclang, where they are missing.
+/// Installs cmake and libclang, where they are missing.
 fn install() -> Result<(), String> {
-    let quiet = |program: &str| {
-        let status = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    let mut missing = Vec::new();
-    if !quiet("cmake") {
-        missing.push("cmake");
-    }
-    if !has_libclang() {
-        missing.push("libclang-dev");
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let apt = |arguments: &[&str]| Command::new("apt-get").args(["-qq", "-y"]).args(arguments).status();
-    let install: Vec<&str> =
-        ["install", "--no-remove", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
-    let done = apt(&["update"]).and_then(|_| apt(&install)).is_ok_and(|status| status.success());
-    if done { Ok(()) } else { Err(format!("needs {} (apt-get install as root)", missing.join(" and "))) }
+    let cmake = (!packages::present("cmake")).then_some("cmake");
+    let libclang = (!has_libclang()).then_some("libclang-dev");
+    packages::install(&cmake.into_iter().chain(libclang).collect::<Vec<_>>())
 }
 
 /// Whether bindgen finds the library: where it is told to look, or in a folder that Debian, or LLVM's package, uses.

@@ -10,6 +10,7 @@
 mod firmware;
 mod llama;
 mod memory;
+mod packages;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -77,6 +78,9 @@ const GROUPS: [Group; 10] = [
 ];
 
 fn main() -> ExitCode {
+    if let Some(exit) = packages::with_programs() {
+        return exit;
+    }
     let mut arguments = std::env::args().skip(1);
     let (scope, names): (Scope, Vec<String>) = match arguments.next().as_deref() {
         Some("test") => {

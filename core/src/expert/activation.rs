@@ -15,6 +15,11 @@ pub struct ActivationGroup {
     pub(super) sum: i32,
 }
 
+impl ActivationGroup {
+    /// Of no activations: what an unused buffer holds.
+    pub const NONE: Self = Self { scale: 0, sum: 0 };
+}
+
 /// A quantised vector: value `i` is `code[i] * scale[i / group] * 2^exponent`, codes from -127 to 127.
 ///
 /// Codes lie widened to 16 bits, as the multiplications take them (`pmaddwd`, `SMLAD`, `vwmacc`), padded with zeros to

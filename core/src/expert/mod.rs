@@ -55,12 +55,16 @@ mod forward;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
 mod plain;
+mod replicas;
+mod single;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod words;
 
 pub use activation::{ActivationGroup, Activations};
 pub use format::{Layout, Matrix, Row};
 pub use forward::{Expert, Scratch, matvec};
+pub use replicas::Replicas;
+pub use single::{Output, Workspace};
 
 use core::fmt;
 
@@ -69,7 +73,7 @@ use core::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpertError {
-    /// The bytes do not begin with `CPLB` and version 1.
+    /// The bytes do not begin with `CPLB` (a matrix) or `CPLR` (replicas) and version 1.
     Header,
     /// Bits other than 1, 2, 3, 4.
     Bits,
@@ -77,24 +81,30 @@ pub enum ExpertError {
     Group,
     /// No rows or columns, or more than the format allows.
     Size,
-    /// The bytes are fewer or more than header and rows take.
+    /// The bytes are fewer or more than header and rows take, or a place is outside of them.
     Length,
     /// A caller's buffer is not of the length that the matrix needs.
     Buffer,
     /// Vector and matrix differ in columns or group length, or the matrices of an expert do not fit together.
     Mismatch,
+    /// There is no replica of this expert at these bits.
+    Missing,
+    /// An input is infinite or no number.
+    NotFinite,
 }
 
 impl fmt::Display for ExpertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Header => "not a packed matrix of version 1",
+            Self::Header => "not packed matrices of version 1",
             Self::Bits => "bits per weight are not 1, 2, 3 or 4",
             Self::Group => "group length is not 32, 64 or 128",
             Self::Size => "rows are not 1 to 1048576 or columns not 1 to 32768",
             Self::Length => "length is not that of header and rows",
             Self::Buffer => "a buffer is not of the length that the matrix needs",
             Self::Mismatch => "columns or group lengths do not fit together",
+            Self::Missing => "no such replica",
+            Self::NotFinite => "an input is not finite",
         })
     }
 }

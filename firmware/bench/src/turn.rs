@@ -78,7 +78,16 @@ impl Host {
         let given = if listed { wanted.len() } else { 0 };
         self.frame(Command::Token, |writer| {
             let (experts, wanted) = (U16::new(experts as u16), given as u8);
-            writer.put(&Token { layer: 0.into(), experts, wanted, starts_sequence: 0, loaded: 0, failed: 0 });
+            writer.put(&Token {
+                layer: 0.into(),
+                experts,
+                wanted,
+                starts_sequence: 0,
+                loaded: 0,
+                failed: 0,
+                activation: 0.into(),
+                result: 0.into(),
+            });
             writer.put(&bits[..usize::from(experts.get())]);
             writer.put(&ids[..given]);
         })
@@ -116,6 +125,7 @@ fn configuration(experts: usize, k: usize, sigmoid: bool) -> Configure {
         null_experts: 0.into(),
         events: 0,
         reserved: 0,
+        replicas: 0.into(),
     }
 }
 

@@ -36,8 +36,14 @@ pub struct CptrJob {
     pub expert: u16,
     /// Bits per weight of the replica to run, 1 to 16.
     pub bits: u8,
+    /// Index of the expert among the token's chosen: yours to use.
+    pub rank: u8,
     /// What the result is multiplied with, in steps of 2^-31, at most 1 (2^31).
     pub weight: u32,
+    /// Where the activation lies: yours to use.
+    pub activation: u32,
+    /// Where results go: yours to use.
+    pub result: u32,
 }
 
 /// Your driver of the execution units. Its functions return at once and do not use the queue.
@@ -61,7 +67,10 @@ const _: () = assert!(offset_of!(CptrJob, token) == offset_of!(Job, token));
 const _: () = assert!(offset_of!(CptrJob, layer) == offset_of!(Job, layer));
 const _: () = assert!(offset_of!(CptrJob, expert) == offset_of!(Job, expert));
 const _: () = assert!(offset_of!(CptrJob, bits) == offset_of!(Job, bits));
+const _: () = assert!(offset_of!(CptrJob, rank) == offset_of!(Job, rank));
 const _: () = assert!(offset_of!(CptrJob, weight) == offset_of!(Job, weight));
+const _: () = assert!(offset_of!(CptrJob, activation) == offset_of!(Job, activation));
+const _: () = assert!(offset_of!(CptrJob, result) == offset_of!(Job, result));
 
 /// Splits the chosen experts of a token by residency: those in fast memory run there, the others near the data.
 ///

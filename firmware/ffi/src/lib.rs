@@ -72,7 +72,7 @@ pub const CPTR_ALIGN: usize = 8;
 pub const CPTR_TRACKER_BASE: usize = 64;
 /// Bytes of a configuration.
 pub const CPTR_CONFIG_SIZE: usize = 56;
-/// Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
+/// Bytes of a queue beside 24 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
 pub const CPTR_QUEUE_BASE: usize = 40;
 
 /// Feature: routers (`cptr_router_top_k`, `cptr_router_weights`) and `cptr_select`.
@@ -106,7 +106,7 @@ sizes! {
     "tracker": tracker::CptrStep is 12;
     "placement": placement::CptrDemand is 8;
     "placement": placement::CptrCandidate is 8;
-    "dispatch": dispatch::CptrJob is 16;
+    "dispatch": dispatch::CptrJob is 24;
     "cache": cache::CptrCacheParameters is 32;
     "cache": cache::CptrLoad is 12;
     "cache": cache::CptrCounters is 48;

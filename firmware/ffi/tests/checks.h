@@ -70,7 +70,7 @@ static cptr_status send(layer *l, uint32_t token, const uint16_t *chosen, const 
     if (status < 0) return status;
     for (i = 0; i < gpu_count; i++) take(l, gpu[i]);
     for (i = 0; i < count; i++) {
-        const cptr_job job = { token, 0, runs[i].expert, runs[i].bits, weights[runs[i].rank] };
+        const cptr_job job = { token, 0, runs[i].expert, runs[i].bits, 0, weights[runs[i].rank], 0, 0 };
         jobs[i] = job;
     }
     while ((status = cptr_queue_push((uint8_t *)l->queue, jobs, count)) == CPTR_ERROR_FULL) {

@@ -26,7 +26,7 @@ const TRAILER: &str = "\
 /* Bytes of a tracker of a layer with that many experts. */
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
 /* Bytes of a queue for that many jobs. */
-#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 24 * (jobs))
 /* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
 #define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
 #define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
@@ -46,7 +46,7 @@ CPTR_ASSERT_SIZE(cptr_parameters, 20);
 CPTR_ASSERT_SIZE(cptr_step, 12);
 CPTR_ASSERT_SIZE(cptr_demand, 8);
 CPTR_ASSERT_SIZE(cptr_candidate, 8);
-CPTR_ASSERT_SIZE(cptr_job, 16);
+CPTR_ASSERT_SIZE(cptr_job, 24);
 CPTR_ASSERT_SIZE(cptr_cache_parameters, 32);
 CPTR_ASSERT_SIZE(cptr_load, 12);
 CPTR_ASSERT_SIZE(cptr_counters, 48);

@@ -50,6 +50,26 @@ pub fn shared(words: usize) -> &'static [AtomicU32] {
 pub fn shared(_: usize) -> &'static [AtomicU32] {
     &[]
 }
+/// Bytes of the machine's memory for activations, replicas and results.
+pub const DATA: usize = 8 << 20;
+/// That memory: behind what is [shared] with a host by rings.
+///
+/// # Safety
+/// To be called once.
+#[cfg(not(machine = "host"))]
+pub unsafe fn data() -> &'static mut [u8] {
+    let first = ptr::with_exposed_provenance_mut(machine::shared_address() + (1 << 20));
+    // SAFETY: the machine has so much memory there, which is no part of the image, and the caller is here once.
+    unsafe { slice::from_raw_parts_mut(first, DATA) }
+}
+/// That memory.
+///
+/// # Safety
+/// There is nothing to keep to.
+#[cfg(machine = "host")]
+pub unsafe fn data() -> &'static mut [u8] {
+    vec![0; DATA].leak()
+}
 /// Bytes of stack that were in use at most; unknown on the host.
 #[cfg(machine = "host")]
 pub fn stack_used() -> usize {

@@ -21,6 +21,8 @@ pub(super) struct Configuration {
     pub(super) on_demand: bool,
     /// Whether jobs that end are told.
     pub(super) events: bool,
+    /// The line of the packed experts, or 0.
+    pub(super) replicas: u32,
     pub(super) tracker: TrackerConfig,
 }
 
@@ -68,6 +70,7 @@ impl Configuration {
             bits: descriptor.bits,
             on_demand: flag(descriptor.on_demand)?,
             events: flag(descriptor.events)?,
+            replicas: descriptor.replicas.get(),
             tracker: TrackerConfig {
                 kalman: KalmanConfig::from_gains(slow, reopened),
                 fast_gain: fast,

@@ -2,52 +2,13 @@
 //! [`Command::Events`](crate::wire::Command::Events).
 
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
-use heapless::{Deque, Vec};
+use heapless::Deque;
 
-use crate::wire::{Event, MAX_K};
+use crate::units::{Outcome, Units};
+use crate::wire::Event;
 
 /// Events that may wait to be taken. Tokens whose jobs might bring more are refused as busy until then.
 pub const EVENTS: usize = 128;
-
-/// How a job has ended.
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Outcome {
-    /// Its result is there.
-    Done = 1,
-    /// There is none: the unit has found an error.
-    Failed = 2,
-    /// There is none: the unit has taken too long and was stopped.
-    TimedOut = 3,
-}
-
-/// Execution units that can say how a job has ended; each job that was started ends once.
-pub trait Units: ExecutionUnits {
-    /// A job that has ended and was not reported before, and how; `None` if there is none yet. Those that `poll`
-    /// reports are done, unless the driver says more here.
-    fn ended(&mut self) -> Option<(Job, Outcome)> {
-        self.poll().map(|job| (job, Outcome::Done))
-    }
-}
-
-/// Execution units in place of a device's: done with every job when they are asked for the next time.
-#[derive(Debug, Clone, Default)]
-pub struct Untimed {
-    running: Vec<Job, MAX_K>,
-}
-
-impl ExecutionUnits for Untimed {
-    fn submit(&mut self, job: &Job) -> Result<(), Busy> {
-        self.running.push(*job).map_err(|_| Busy)
-    }
-
-    fn poll(&mut self) -> Option<Job> {
-        self.running.pop()
-    }
-}
-
-impl Units for Untimed {}
 
 /// Events that wait, and counts of all.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 mod answers;
 mod configuration;
+mod data;
 mod events;
 mod layer;
 mod log;
@@ -21,12 +22,13 @@ use cptr_core::{Gate, Logit, Metrics, Router};
 use heapless::Vec;
 use zerocopy::little_endian::{I32, U16, U32};
 
+use crate::units::Units;
 use crate::wire::{
     self, ALL_LAYERS, ANSWER, Body, Command, Frame, Head, Integrity, MAX_K, OVERHEAD, PART, Status, Writer,
 };
 use answers::Answers;
 use configuration::Configuration;
-pub use events::{EVENTS, Outcome, Units, Untimed};
+pub use events::EVENTS;
 use events::{Events, Reporting};
 pub use layer::Layer;
 use log::{Event, Log};
@@ -293,6 +295,8 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             Command::Events => self.take_events(body, answer),
             Command::Snapshot => self.snapshot(body, answer),
             Command::Restore => self.restore(body),
+            Command::Write => data::write(self.units.memory(), body),
+            Command::Read => data::read(self.units.memory(), body, answer),
         }
     }
 
@@ -308,6 +312,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             jobs: limit(QUEUE, usize::from(u16::MAX)),
             session: self.session.into(),
             generation: self.generation.into(),
+            lines: data::lines(self.units.memory()).into(),
             queues: self.answers.queues() as u8,
             reserved: [0; 3],
         });
@@ -366,6 +371,10 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         }
         let configuration =
             Configuration::new(descriptor, self.layers.len(), E.min(wire::MAX_EXPERTS), self.bias.len())?;
+        if configuration.replicas > 0 && configuration.replicas >= data::lines(self.units.memory()) {
+            return Err(Status::Value);
+        }
+        self.units.configure(configuration.replicas);
         for layer in self.layers.iter_mut().take(configuration.layers) {
             layer.clear(configuration.experts, configuration.bits);
         }

@@ -11,6 +11,7 @@ use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
+use crate::units::{Outcome, Untimed};
 use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Part, Place, Prefill, Run, Token};
 
 mod once;
@@ -63,6 +64,7 @@ fn configuration() -> Configure {
         null_experts: 0.into(),
         events: 0,
         reserved: 0,
+        replicas: 0.into(),
     }
 }
 
@@ -123,6 +125,8 @@ fn after_loads(
         starts_sequence: starts_sequence.into(),
         loaded: loaded.len() as u8,
         failed: failed.len() as u8,
+        activation: 0.into(),
+        result: 0.into(),
     };
     let logits: Vec<I32> = logits.iter().map(|logit| I32::new(logit.to_bits())).collect();
     let ids: Vec<U16> = [wanted, loaded, failed].concat().into_iter().map(U16::new).collect();

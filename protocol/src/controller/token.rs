@@ -5,7 +5,7 @@ use cptr_core::router::Count;
 use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{I32, U16};
+use zerocopy::little_endian::{I32, U16, U32};
 
 use super::configuration::Configuration;
 use super::{experts, flag, list};
@@ -16,6 +16,9 @@ use crate::wire::{Body, MAX_K, MAX_LOADS, Run, Status, Token};
 pub(super) struct Turn {
     pub(super) layer: U16,
     pub(super) starts_sequence: bool,
+    /// Lines of the input, and of the results.
+    activation: U32,
+    result: U32,
     /// Experts whose loads have ended: those done, then those that have failed.
     ended: Vec<u16, MAX_LOADS>,
     /// How many of them are done.
@@ -46,6 +49,7 @@ impl Turn {
         let given = usize::from(token.wanted);
         self.starts_sequence = flag(token.starts_sequence)?;
         self.layer = token.layer;
+        (self.activation, self.result) = (token.activation, token.result);
         let router = &configuration.router;
         let counts = given == 0 || given == router.k || router.count != Count::Fixed && given < router.k;
         if usize::from(token.experts.get()) != memory.len() || !counts {
@@ -119,8 +123,16 @@ impl Turn {
         for &NearRun { expert, rank, bits } in &self.sites.near {
             if let Some(run) = self.runs.get_mut(usize::from(rank)) {
                 run.bits = bits;
-                let weight = Gate::from_bits(run.weight.get());
-                let _ = self.jobs.push(Job { token, layer: self.layer.get(), expert, bits, weight });
+                let _ = self.jobs.push(Job {
+                    token,
+                    layer: self.layer.get(),
+                    expert,
+                    bits,
+                    rank: rank as u8,
+                    weight: Gate::from_bits(run.weight.get()),
+                    activation: self.activation.get(),
+                    result: self.result.get(),
+                });
             }
         }
         Ok(())

@@ -158,6 +158,11 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Bytes that the body may still get.
+    pub const fn room(&self) -> usize {
+        self.buffer.len().saturating_sub(self.length).saturating_sub(4)
+    }
+
     /// Takes the body back.
     pub const fn clear(&mut self) {
         self.length = size_of::<Header>();
@@ -202,7 +207,7 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const CHECKSUM: u32 = 0x3A91_6694;
+    const CHECKSUM: u32 = 0xEF6D_AA8C;
     const HEAD: Head = Head { kind: 7, queue: 5, session: 0x0506_0708, sequence: 0x0102_0304 };
 
     /// A request with a body.
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn a_frame_byte_by_byte() {
         // The checksum was computed with an independent program: CRC-32C of the first 18 bytes.
-        let expected = [0x63, 0x70, 3, 7, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 5, 0xFF, 0xFF];
+        let expected = [0x63, 0x70, 4, 7, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 5, 0xFF, 0xFF];
         assert!(frame(HEAD, &[0xFF, 0xFF]).into_iter().eq(expected.into_iter().chain(CHECKSUM.to_le_bytes())));
     }
 

@@ -36,7 +36,7 @@ pub use judge::{Verdict, judge, judge_from};
 /// First two bytes of every frame: "cp".
 pub const MAGIC: u16 = 0x7063;
 /// Version of this format; another one is refused.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Most experts per layer that a descriptor may speak of.
 pub const MAX_EXPERTS: usize = 512;
 /// Most experts per token.
@@ -51,6 +51,8 @@ pub const NOBODY: u16 = u16::MAX;
 pub const MAX_LOADS: usize = 64;
 /// Words of a part of a layer's state.
 pub const PART: usize = 64;
+/// Bytes of a line of the device's memory; places in it are numbers of lines.
+pub const LINE: usize = 64;
 /// All layers, where a layer is named.
 pub const ALL_LAYERS: u16 = u16::MAX;
 
@@ -85,14 +87,22 @@ pub enum Command {
     /// [`Part`], then its words: puts a part of a layer's state back, all parts in order. Until the last one the layer
     /// decides nothing.
     Restore = 11,
+    /// [`Write`], then whole lines for the device's memory; nothing else is touched. For hosts that cannot write there
+    /// themselves.
+    Write = 12,
+    /// [`Read`]; answered by whole lines of the device's memory.
+    Read = 13,
 }
 
 impl TryFrom<u8> for Command {
     type Error = Status;
 
     fn try_from(kind: u8) -> Result<Self, Status> {
-        use Command::{Bias, Configure, Counters, Events, Identify, Place, Prefill, Reset, Restore, Snapshot, Token};
-        let all = [Identify, Reset, Configure, Prefill, Place, Token, Counters, Bias, Events, Snapshot, Restore];
+        use Command::{
+            Bias, Configure, Counters, Events, Identify, Place, Prefill, Read, Reset, Restore, Snapshot, Token, Write,
+        };
+        let all =
+            [Identify, Reset, Configure, Prefill, Place, Token, Counters, Bias, Events, Snapshot, Restore, Write, Read];
         all.into_iter().find(|&command| command as u8 == kind).ok_or(Status::Command)
     }
 }
@@ -236,7 +246,7 @@ descriptors! {
         queue: u8,
     }
 
-    /// What a controller can hold, 20 bytes.
+    /// What a controller can hold, 24 bytes.
     struct Identity {
         /// Most layers.
         layers: U16,
@@ -252,6 +262,8 @@ descriptors! {
         session: U32,
         /// Another one after each start; [`Reset`] names it.
         generation: U32,
+        /// Lines of memory for activations, replicas and results that hosts can write and read.
+        lines: U32,
         /// Queues.
         queues: u8,
         /// 0.
@@ -264,7 +276,7 @@ descriptors! {
         generation: U32,
     }
 
-    /// Model and policy, 56 bytes. The router is that of `cptr_core::router`, where every field is explained.
+    /// Model and policy, 60 bytes. The router is that of `cptr_core::router`, where every field is explained.
     struct Configure {
         /// Layers, at least 1.
         layers: U16,
@@ -327,6 +339,9 @@ descriptors! {
         events: u8,
         /// 0.
         reserved: u8,
+        /// The line where the packed experts begin (`cptr_core::expert::Replicas`); 0: there are none, and jobs give no
+        /// results.
+        replicas: U32,
     }
 
     /// 4 bytes, then `experts` `i32` biases (2^-16).
@@ -360,7 +375,7 @@ descriptors! {
         split: [U16; 4],
     }
 
-    /// 8 bytes, then `experts` `i32` logits (2^-16), `wanted` `u16` ids, best first, and `loaded` and `failed` `u16`
+    /// 16 bytes, then `experts` `i32` logits (2^-16), `wanted` `u16` ids, best first, and `loaded` and `failed` `u16`
     /// ids of experts that [`Load`]s of the layer have named.
     struct Token {
         /// Layer.
@@ -376,6 +391,12 @@ descriptors! {
         loaded: u8,
         /// Loads of the layer that have failed, or were not begun: nobody waits for them any more.
         failed: u8,
+        /// The line where the layer's input begins, numbers of single precision, for experts that run near the data.
+        /// It has to stay there until they are done. Without replicas it means nothing, and neither does `result`.
+        activation: U32,
+        /// The line where results go, in single precision and times [`Run::weight`]: that of run `r` in whole lines,
+        /// behind those of the runs before it, whether these are near the data or not.
+        result: U32,
     }
 
     /// 16 bytes, then `runs` [`Run`]s and `loads` [`Load`]s.
@@ -431,6 +452,22 @@ descriptors! {
         layer: U16,
         /// Expert.
         expert: U16,
+    }
+
+    /// 4 bytes, then whole lines.
+    struct Write {
+        /// The first line.
+        line: U32,
+    }
+
+    /// 8 bytes.
+    struct Read {
+        /// The first line.
+        line: U32,
+        /// How many, at least 1.
+        lines: U16,
+        /// 0.
+        reserved: U16,
     }
 
     /// Which words of a layer's state, 4 bytes.
@@ -489,6 +526,13 @@ pub const fn max_answer(experts: usize) -> usize {
     OVERHEAD + if 2 * experts > decision { 2 * experts } else { decision }
 }
 
+/// Lines that a request and an answer hold at most.
+pub const fn max_lines(experts: usize) -> usize {
+    let written = (max_request(experts) - OVERHEAD - size_of::<Write>()) / LINE;
+    let read = (max_answer(experts) - OVERHEAD) / LINE;
+    if written < read { written } else { read }
+}
+
 /// Events that an answer holds at most.
 pub const fn max_events(experts: usize) -> usize {
     (max_answer(experts) - OVERHEAD) / size_of::<Event>()
@@ -500,18 +544,19 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_table() {
-        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (16, 20, 56));
-        assert_eq!((size_of::<Prefill>(), size_of::<Place>(), size_of::<Token>()), (4, 16, 8));
+        assert_eq!((size_of::<Header>(), size_of::<Identity>(), size_of::<Configure>()), (16, 24, 60));
+        assert_eq!((size_of::<Prefill>(), size_of::<Place>(), size_of::<Token>()), (4, 16, 16));
         assert_eq!((size_of::<Decision>(), size_of::<Run>(), size_of::<Load>()), (16, 8, 4));
         assert_eq!((size_of::<Counters>(), size_of::<Bias>()), (104, 4));
         assert_eq!((size_of::<Event>(), size_of::<Part>()), (8, 4));
+        assert_eq!((size_of::<Write>(), size_of::<Read>()), (4, 8));
     }
 
     #[test]
     fn statuses_and_commands_survive_their_numbers() {
         for number in 0..=u8::MAX {
             assert!(Status::from_number(number).is_none_or(|status| status as u8 == number));
-            assert!(Command::try_from(number).is_ok_and(|c| c as u8 == number) == (1..=11).contains(&number));
+            assert!(Command::try_from(number).is_ok_and(|c| c as u8 == number) == (1..=13).contains(&number));
         }
         assert_eq!((0..=u8::MAX).filter(|&number| Status::from_number(number).is_some()).count(), 13);
     }

@@ -1,11 +1,11 @@
 //! A host that does not give up: asks again, begins a new session where the device has lost its own, puts the last
 //! snapshot back, and repeats the tokens since.
 
-use cptr_protocol::controller::{Controller, Layer, Uncounted, Untimed};
 use cptr_protocol::wire::{
     self, Command, Configure, Counters, Decision, Head, Identity, Load, Part, Run, Status, Token, Verdict, Writer,
     judge,
 };
+use cptr_protocol::{Controller, Layer, Uncounted, Untimed};
 use zerocopy::little_endian::{I32, U16, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -292,6 +292,8 @@ fn token(seed: u64, number: usize, layer: usize, loaded: &[u16]) -> Vec<u8> {
         starts_sequence: 0,
         loaded: loaded.len() as u8,
         failed: 0,
+        activation: 0.into(),
+        result: 0.into(),
     };
     let loaded: Vec<U16> = loaded.iter().copied().map(U16::new).collect();
     [head.as_bytes(), logits.as_bytes(), loaded.as_bytes()].concat()

@@ -103,12 +103,6 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Bits at which a strategy runs what is not resident, on average.
-    fn missing_bits(&self, trace: &Trace, strategy: &Strategy) -> Result<u8> {
-        let streams = Streams::new(trace.shape.tokens, self.batch, self.prefill)?;
-        Ok(self.setup(trace, &streams)?.missing_bits(strategy))
-    }
-
     fn validate(&self, trace: &Trace) -> Result<()> {
         let shape = trace.shape;
         if let Budget::Experts(experts) = self.resident

@@ -51,7 +51,8 @@ impl<'a> Setup<'a> {
     }
 
     /// Bits at which a strategy runs what is not resident, on average.
-    pub(super) fn missing_bits(&self, strategy: &Strategy) -> u8 {
+    #[must_use]
+    pub fn missing_bits(&self, strategy: &Strategy) -> u8 {
         if strategy.division.kind.name == "gpu" { self.full_bits() } else { self.precision(strategy).near_bits() }
     }
 

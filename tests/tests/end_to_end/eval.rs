@@ -122,6 +122,46 @@ fn fewer_bits_cost_more() {
     assert!((number(&rows[2], "divergence") - divergences[1]).abs() < 1e-9, "{divergences:?} {rows:?}");
 }
 
+/// The engine in the command's process runs what is not in fast memory; the command compares each result.
+#[test]
+fn cold_experts_run_on_a_controller() {
+    let folder = folder();
+    folder.run("quantize model --group 32 --method rtn --calibration text --tokens 500").ok();
+    let run = "run model --text text/prose --length 40 --resident 2 --replicas model-low-bit";
+    let text = folder.run(&format!("{run} --controller host")).ok().stdout.clone();
+    assert!(text.contains("every decision the strategy's"), "{text}");
+    assert!(text.contains("every result of an expert is that of the kernels in this process, bit for bit"), "{text}");
+    let found = |bits: u8| {
+        let strategy = format!("bounded:eps=0+in-place+uniform:bits={bits}");
+        let whole = folder.json(&format!("{run} --json --controller host --strategy {strategy}"));
+        let (row, controller) = (&whole["rows"][0], &whole["controller"]);
+        let tokens = number(controller, "tokens");
+        // Two layers, three experts a token, of which some are in fast memory.
+        let jobs = number(controller, "jobs");
+        assert!(jobs > tokens && jobs < 6.0 * tokens, "{whole}");
+        // Each of them takes as long as the model of the device says, to the nanosecond.
+        let near_us = number(controller, "near_us") * tokens / jobs;
+        assert!((near_us * 1e3 - (near_us * 1e3).round()).abs() < 1e-6 && near_us > 0.0, "{controller}");
+        // The same decisions as without a controller; its experts round activations to 8 bits, which costs little.
+        let rows = folder.rows(&format!("{run} --system ndp --strategy {strategy}"));
+        let without = rows.iter().find(|row| row["select"] == "bounded:eps=0").unwrap_or(&rows[0]);
+        assert!((number(row, "divergence") / number(without, "divergence") - 1.0).abs() < 0.3, "{row} {without}");
+        number(row, "divergence")
+    };
+    assert!(found(1) > found(4));
+    for (arguments, part) in [
+        (
+            "--controller host --strategy bounded",
+            "--controller: expected experts that run near the data at 1 to 4 bits",
+        ),
+        ("--controller host --strategy bounded,raw", "--controller host: expected one strategy, found 2"),
+        ("--controller host --prefill 4", "--controller: expected no prompt (--prefill 0) for a model, found 4"),
+    ] {
+        let refusal = folder.refusal(&format!("{run} {arguments}"));
+        assert!(refusal.contains(part), "{arguments}: {refusal}");
+    }
+}
+
 #[test]
 fn refuses_with_one_sentence() {
     let folder = folder();

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::packages;
+
 /// A step's failure, as a sentence.
 pub(super) type Done<T = ()> = Result<T, String>;
 
@@ -51,21 +53,8 @@ pub(super) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Installs what provides the missing programs, as root, and removes nothing for it; says what to install otherwise.
-pub(super) fn install(packages: &[(&str, &str)]) -> Done {
-    let present = |program: &str| {
-        let tried = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
-    };
-    let missing: Vec<&str> = packages.iter().filter(|(program, _)| !present(program)).map(|&(_, name)| name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let apt = |arguments: &[&str]| {
-        execute(Command::new("apt-get").args(["-qq", "-y", "--no-remove", "--no-install-recommends"]).args(arguments))
-    };
-    let install: Vec<&str> = ["install"].into_iter().chain(missing.iter().copied()).collect();
-    apt(&["update"])
-        .and_then(|()| apt(&install))
-        .map_err(|error| format!("needs the packages {} (apt-get install as root): {error}", missing.join(", ")))
+/// Installs the packages of missing programs.
+pub(super) fn install(programs: &[(&str, &str)]) -> Done {
+    let missing = programs.iter().filter(|(program, _)| !packages::present(program)).map(|&(_, package)| package);
+    packages::install(&missing.collect::<Vec<_>>())
 }

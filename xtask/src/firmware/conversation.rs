@@ -4,10 +4,11 @@
 //! The answers must be those of the same engine on the host.
 
 use cptr_core::Logit;
+use cptr_core::expert::{ActivationGroup, Layout, Replicas, Scratch, Workspace};
 use cptr_protocol::wire::{
-    self, Bias, Command, Configure, Frame, Head, Part, Place, Prefill, Reset, Status, Token, Writer,
+    self, Bias, Command, Configure, Frame, Head, Part, Place, Prefill, Read, Reset, Status, Token, Write, Writer,
 };
-use cptr_protocol::{Controller, InstructionCounter, Layer, Untimed, words_for};
+use cptr_protocol::{Controller, InstructionCounter, Kernels, Layer, words_for};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
 
@@ -23,6 +24,14 @@ const EXPERTS: u16 = MOST_EXPERTS as u16;
 const K: u16 = wire::MAX_K as u16;
 /// Parts of the state of a layer of so many experts.
 const PARTS: u16 = 10;
+/// Bytes of the image's memory for replicas and results.
+const DATA: usize = 8 << 20;
+/// Inputs and rows of the experts that run.
+const COLUMNS: usize = 64;
+/// Where their replicas, an activation and results lie, each of one line a group of 16 numbers.
+const REPLICA_LINE: u32 = 64;
+const ACTIVATION_LINE: u32 = 1;
+const RESULT_LINE: u32 = 8;
 /// Tokens of one context: enough for lock before it changes.
 const CONTEXT: usize = 48;
 
@@ -36,7 +45,12 @@ pub(super) fn converse_by(queues: usize, generation: u32, mut ask: impl FnMut(&[
     let mut layers = vec![Layer::<MOST_EXPERTS, { words_for(MOST_EXPERTS) }>::new(); MOST_LAYERS];
     let mut bias = vec![Logit::ZERO; MOST_LAYERS * MOST_EXPERTS];
     let mut answers = vec![0; queues * wire::max_answer(MOST_EXPERTS)];
-    let host = Controller::new(&mut layers, &mut answers, Untimed::default(), Still);
+    let (mut data, mut values, mut codes) = (vec![0; DATA], vec![0; COLUMNS], vec![0; COLUMNS]);
+    let mut groups = vec![ActivationGroup::NONE; COLUMNS];
+    let (mut hidden, mut hidden_codes, mut hidden_groups) = (values.clone(), codes.clone(), groups.clone());
+    let scratch = Scratch { hidden: &mut hidden, codes: &mut hidden_codes, groups: &mut hidden_groups };
+    let workspace = Workspace { values: &mut values, codes: &mut codes, groups: &mut groups, scratch };
+    let host = Controller::new(&mut layers, &mut answers, Kernels::new(&mut data, workspace), Still);
     let mut host = host.with_bias(&mut bias).with_generation(generation);
     for (number, request) in requests(generation).into_iter().enumerate() {
         let expected = host.handle(&request).to_vec();
@@ -183,9 +197,76 @@ fn requests(generation: u32) -> Vec<Vec<u8>> {
         script.put(Command::Token, &token);
     }
     script.put(Command::Counters, &wire::ALL_LAYERS.to_le_bytes());
+    experts_that_run(&mut script);
     // Its answer says that everything before is in the log.
     script.refuse(Command::Identify as u8, &[]);
     script.requests
+}
+
+/// A session whose experts run, of each number of bits; each result is read when its job has ended.
+fn experts_that_run(script: &mut Script) {
+    for bits in 1..=4 {
+        script.begin();
+        let replicas = replicas(bits);
+        for (number, lines) in replicas.chunks(wire::LINE * wire::max_lines(MOST_EXPERTS)).enumerate() {
+            let line = REPLICA_LINE + (number * wire::max_lines(MOST_EXPERTS)) as u32;
+            script.put(Command::Write, &[Write { line: line.into() }.as_bytes(), lines].concat());
+        }
+        let all_cold = Configure {
+            bits,
+            k: 1,
+            keep: 0,
+            layers: 1.into(),
+            on_demand: 1,
+            replicas: REPLICA_LINE.into(),
+            ..configuration(EXPERTS)
+        };
+        script.put(Command::Configure, all_cold.as_bytes());
+        let input: Vec<u8> = (0..COLUMNS).flat_map(|i| (i as f32 * 0.43 - 11.0).to_le_bytes()).collect();
+        let at = Write { line: ACTIVATION_LINE.into() };
+        script.put(Command::Write, &[at.as_bytes(), &input].concat());
+        // Expert 0 has a replica, and the next one none.
+        for expert in [0, 1] {
+            let mut token = token(0, expert);
+            token.truncate(token.len() - 2 * usize::from(K - 1));
+            token[4] = 1;
+            token[8..12].copy_from_slice(&ACTIVATION_LINE.to_le_bytes());
+            token[12..16].copy_from_slice(&RESULT_LINE.to_le_bytes());
+            script.put(Command::Token, &token);
+            // By the second of these the job has ended, however little idle time there was.
+            (0..2).for_each(|_| script.refuse(Command::Identify as u8, &[]));
+            let lines = Read { line: RESULT_LINE.into(), lines: 4.into(), reserved: 0.into() };
+            script.put(Command::Read, lines.as_bytes());
+        }
+    }
+}
+
+/// The replicas of a layer of which expert 0 has one.
+fn replicas(bits: u8) -> Vec<u8> {
+    let first = Replicas::first_line(1, EXPERTS).unwrap_or(0);
+    let mut image = vec![0; first as usize * wire::LINE];
+    for matrix in 0..3usize {
+        let Ok(layout) = Layout::new(bits, 32, -14, COLUMNS as u32, COLUMNS as u32) else { continue };
+        let mut bytes = vec![0; layout.byte_len() as usize];
+        // The sizes fit.
+        let _ = layout.write(&mut bytes);
+        let header = bytes.len() - layout.row_bytes() * COLUMNS;
+        for (row, packed) in bytes[header..].chunks_exact_mut(layout.row_bytes()).enumerate() {
+            let code =
+                |column: usize| ((37 * row + 11 * column + 5 * matrix + row * column) >> 1) as u8 & ((1 << bits) - 1);
+            let codes: Vec<u8> = (0..COLUMNS).map(code).collect();
+            let scales: Vec<u16> = (0..layout.groups()).map(|group| 900 + (61 * row + group) as u16).collect();
+            let _ = layout.pack_row(&codes, &scales, &vec![101; layout.groups()], packed);
+        }
+        image.extend(bytes);
+    }
+    image.resize(image.len().next_multiple_of(wire::LINE), 0);
+    let lines = (image.len() / wire::LINE) as u32;
+    let _ = Replicas::write_header(&mut image, 1, EXPERTS, lines);
+    if let Some(entry) = Replicas::entry(EXPERTS, 0, 0, bits) {
+        image[entry..entry + 4].copy_from_slice(&first.to_le_bytes());
+    }
+    image
 }
 
 fn configuration(experts: u16) -> Configure {
@@ -219,6 +300,7 @@ fn configuration(experts: u16) -> Configure {
         null_experts: 0.into(),
         events: 0,
         reserved: 0,
+        replicas: 0.into(),
     }
 }
 
@@ -248,6 +330,8 @@ fn token(layer: u16, first: u16) -> Vec<u8> {
         starts_sequence: 0,
         loaded: 0,
         failed: 0,
+        activation: 0.into(),
+        result: 0.into(),
     };
     let wanted = first..first + K;
     let score = |id| if wanted.contains(&id) { i32::from(wanted.end - id) << 15 } else { 0 };

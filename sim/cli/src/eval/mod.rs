@@ -14,11 +14,13 @@ mod quality;
 mod quantised;
 mod steer;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use cptr_model::Model;
+use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{Budget, Machine, Routers, Setup};
 use cptr_sim::strategy::{Has, Strategy};
 use cptr_trace::error::{Error, Result};
@@ -99,6 +101,65 @@ enum Order {
 /// Memory that does not fit the model, a document that is not longer than its prompt, a strategy that the model or the
 /// machine does not allow, and what the model refuses.
 pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Result<Vec<Row>> {
+    check(model, documents, plan)?;
+    let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
+    let all = model.config.moe_layers.len() * tokens * (plan.strategies.len() + 1);
+    let progress = Progress::new(all as u64, "evaluating");
+    let reference = Reference::new(model, documents, &progress)?;
+    let row = |strategy: &Strategy| {
+        let mut steering = Steering::new(model, documents, plan, strategy, plan.order(strategy), &progress)?;
+        let quality = reference.compare(model, &mut steering, plan.order(strategy))?;
+        Ok(Row::new(model, plan, strategy, documents, &steering.finish()?, &quality))
+    };
+    let mut rows = plan.strategies.par_iter().map(row).collect::<Result<Vec<Row>>>()?;
+    outcome::relate(&mut rows);
+    Ok(rows)
+}
+
+/// Runs the one strategy of the plan on a controller, which decides every token and runs every expert that is not in
+/// fast memory; `image` is its firmware where that is not in its usual place.
+///
+/// # Errors
+/// As [`run`] and [`controller::run`]; experts that run at other bits than 1 to 4.
+pub(crate) fn on_controller(
+    model: &Model,
+    documents: &[Document],
+    plan: &Plan<'_>,
+    (on, image): (Controller, Option<&Path>),
+) -> Result<(Row, Report)> {
+    check(model, documents, plan)?;
+    let [strategy] = &plan.strategies[..] else {
+        let found = plan.strategies.len();
+        return Err(Error::new(format!("--controller {on}: expected one strategy, found {found}")));
+    };
+    if plan.prefill > 0 {
+        let found = plan.prefill;
+        return Err(Error::new(format!("--controller: expected no prompt (--prefill 0) for a model, found {found}")));
+    }
+    let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
+    let setup = plan.setup(model, tokens)?;
+    let (bits, near) = (setup.missing_bits(strategy), strategy.division.kind.name != "gpu");
+    let replicas = match &plan.replicas {
+        Some(replicas) if (1..=4).contains(&bits) && near => replicas.memory(bits)?,
+        _ => {
+            return Err(Error::new(format!(
+                "--controller: expected experts that run near the data at 1 to 4 bits (in-place+uniform:bits=2), found {strategy}"
+            )));
+        }
+    };
+    let progress = Progress::new((2 * model.config.moe_layers.len() * tokens) as u64, "evaluating");
+    let reference = Reference::new(model, documents, &progress)?;
+    let layer_ids = model.config.moe_layers.iter().map(|&id| id as u32).collect();
+    controller::serve((&setup, layer_ids), strategy, (on, image), (model.config.hidden, &replicas), |device| {
+        let steering = Steering::new(model, documents, plan, strategy, Order::InTurn, &progress)?;
+        let mut steering = steering.with_device(device);
+        let quality = reference.compare(model, &mut steering, Order::InTurn)?;
+        Ok(Row::new(model, plan, strategy, documents, &steering.finish()?, &quality))
+    })
+}
+
+/// Whether the plan can be run.
+fn check(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Result<()> {
     let experts = model.config.experts;
     if let Budget::Experts(resident) = plan.resident
         && !(1..=experts).contains(&resident)
@@ -133,15 +194,5 @@ pub(crate) fn run(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Res
             return Err(Error::new(format!("{strategy}: {reason}")));
         }
     }
-    let all = model.config.moe_layers.len() * tokens * (plan.strategies.len() + 1);
-    let progress = Progress::new(all as u64, "evaluating");
-    let reference = Reference::new(model, documents, &progress)?;
-    let row = |strategy: &Strategy| {
-        let mut steering = Steering::new(model, documents, plan, strategy, &progress)?;
-        let quality = reference.compare(model, &mut steering, plan.order(strategy))?;
-        Ok(Row::new(model, plan, strategy, documents, &steering.finish()?, &quality))
-    };
-    let mut rows = plan.strategies.par_iter().map(row).collect::<Result<Vec<Row>>>()?;
-    outcome::relate(&mut rows);
-    Ok(rows)
+    Ok(())
 }

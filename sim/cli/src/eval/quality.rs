@@ -53,7 +53,7 @@ impl Reference {
     }
 
     /// Has the model read the documents once more, steered.
-    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_>, order: Order) -> Result<Quality> {
+    pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_, '_>, order: Order) -> Result<Quality> {
         let hidden = match order {
             Order::Layers => model.read(&self.sequences, steering)?,
             Order::InTurn => model.read_in_turn(&self.sequences, steering)?,

@@ -36,6 +36,11 @@ impl Quantised {
         &self.losses
     }
 
+    /// All experts at some bits in one memory, as a controller runs them.
+    pub(super) fn memory(&self, bits: u8) -> cptr_model::Result<Vec<u8>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner).memory(&[bits])
+    }
+
     /// An expert at some bits.
     pub(super) fn expert(&self, layer: usize, expert: u16, bits: u8) -> cptr_model::Result<Expert> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner).expert(layer, expert, bits)

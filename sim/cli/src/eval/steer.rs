@@ -1,6 +1,7 @@
 //! A strategy in the loop: the hook that lets a replay choose, layer by layer.
 
 use cptr_model::{Expert, Model, MoeHook, Result, Routing, SKIPPED};
+use cptr_sim::replay::controller::Device;
 use cptr_sim::replay::{Replay, Tally};
 use cptr_sim::source::{Future, Routed};
 use cptr_sim::strategy::Strategy;
@@ -13,7 +14,7 @@ use super::{Document, Order, Plan, Quantised};
 const MOST_BITS: u8 = 4;
 
 /// One or several replays inside the MoE blocks of a model.
-pub(super) struct Steering<'a> {
+pub(super) struct Steering<'a, 'd> {
     /// One of all documents, or one for each.
     replays: Vec<Replay<'a>>,
     /// Length of each document.
@@ -35,21 +36,23 @@ pub(super) struct Steering<'a> {
     k: usize,
     /// Bits of each of the layer's chosen experts `[N, k]`: 0 for the model's own weights.
     bits: Vec<u8>,
+    /// A controller that decides as well, and runs what is not in fast memory.
+    device: Option<&'a mut Device<'d>>,
     error: Option<cptr_trace::Error>,
 }
 
-impl<'a> Steering<'a> {
+impl<'a, 'd> Steering<'a, 'd> {
     pub(super) fn new(
         model: &Model,
         documents: &[Document],
         plan: &'a Plan<'a>,
         strategy: &Strategy,
+        order: Order,
         progress: &'a Progress,
     ) -> cptr_trace::error::Result<Self> {
         let lengths: Vec<usize> = documents.iter().map(|document| document.tokens.len()).collect();
         let tokens = lengths.iter().sum();
         let replay = |tokens| Replay::new(strategy, &plan.setup(model, tokens)?, None);
-        let order = plan.order(strategy);
         let (replays, rows) = match order {
             Order::SideBySide => {
                 let replays = lengths.iter().map(|&length| replay(length));
@@ -77,8 +80,15 @@ impl<'a> Steering<'a> {
             experts: config.experts,
             k: config.k,
             bits: Vec::new(),
+            device: None,
             error: None,
         })
+    }
+
+    /// With a controller, for documents that are read token by token.
+    pub(super) fn with_device(mut self, device: &'a mut Device<'d>) -> Self {
+        self.device = Some(device);
+        self
     }
 
     /// Ends the steps of the tokens that the last forward calls were for.
@@ -139,7 +149,7 @@ fn add(all: &mut Tally, other: Tally) {
     all.placement_ps += other.placement_ps;
 }
 
-impl MoeHook for Steering<'_> {
+impl MoeHook for Steering<'_, '_> {
     fn position(&mut self, position: usize) {
         self.end_steps();
         if self.order == Order::InTurn {
@@ -160,6 +170,21 @@ impl MoeHook for Steering<'_> {
         self.ahead.extend_from_slice(wanted);
     }
 
+    fn input(&mut self, _: usize, hidden: &[f32]) {
+        if let Some(device) = &mut self.device
+            && let Err(error) = device.input(hidden)
+        {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn elsewhere(&mut self, _: usize) -> Result<Vec<(usize, Vec<f32>)>> {
+        if let Some(error) = self.error.take_if(|_| self.device.is_some()) {
+            return Err(error.into());
+        }
+        Ok(self.device.as_mut().map(|device| device.results()).transpose()?.unwrap_or_default())
+    }
+
     /// Scores are those of all tokens of the call: so what a layer will want is known where all documents are read at
     /// once.
     fn route(&mut self, routing: &Routing<'_>, chosen: &mut [u16]) {
@@ -176,6 +201,11 @@ impl MoeHook for Steering<'_> {
             let routed = [Routed { wanted, weights: &[], logits, ahead, starts_sequence }];
             match self.replays[replay].layer(step, layer, &routed) {
                 Ok(outcome) => {
+                    if let Some(device) = &mut self.device
+                        && let Err(error) = device.layer(&outcome)
+                    {
+                        self.error.get_or_insert(error);
+                    }
                     // Behind fewer than k experts there is nothing to run.
                     chosen[..wanted.len()].copy_from_slice(outcome.chosen(0));
                     // Who is left out goes behind the others.

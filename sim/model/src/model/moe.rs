@@ -114,6 +114,16 @@ pub trait MoeHook {
     fn replica(&mut self, layer: usize, expert: u16, bits: u8) -> Result<Expert> {
         Err(Error::new(format!("expected a replica of layer {layer}, expert {expert} at {bits} bits, found none")))
     }
+
+    /// What runs elsewhere: for each expert that does its place in `[T, k]` and its part of the block's output `[D]`,
+    /// times its mixing weight but for the router's factor on all of them. The others run here.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn elsewhere(&mut self, layer: usize) -> Result<Vec<(usize, Vec<f32>)>> {
+        let _ = layer;
+        Ok(Vec::new())
+    }
 }
 
 /// Leaves everything as the model wants it.
@@ -300,7 +310,14 @@ impl Block {
     ) -> Result<Tensor> {
         let scores = flat(&ops::linear(&self.router, x)?);
         with_values(x, |hidden| hook.input(index, hidden))?;
-        let routes = self.route(&scores, index, config, hook)?;
+        let mut routes = self.route(&scores, index, config, hook)?;
+        let elsewhere = hook.elsewhere(index)?;
+        for (slot, row) in &elsewhere {
+            match routes.bits.get_mut(*slot) {
+                Some(bits) if row.len() == config.hidden => *bits = SKIPPED,
+                _ => return Err(Error::new(format!("expected a row of {} values for place {slot}", config.hidden))),
+            }
+        }
         // In the order of the experts, whatever the order of the choice: so the sum over a token's experts depends on
         // the set alone.
         let mut groups: Vec<Group> = Vec::new();
@@ -335,6 +352,10 @@ impl Block {
                     sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += routes.mixing[slot] * value);
                 }
             })?;
+        }
+        for (slot, row) in elsewhere {
+            let sum = &mut sum[slot / config.k * config.hidden..][..config.hidden];
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += config.router.scale * value);
         }
         Ok(Tensor::from_vec(sum, x.shape(), x.device())?)
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use cptr_core::expert::Layout;
+use cptr_core::expert::{ExpertError, Layout, Replicas as Memory};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +219,32 @@ impl Replicas {
             }
         }
         Ok(packed)
+    }
+
+    /// All experts at some bits in one memory, as a controller runs them ([`cptr_core::expert::Replicas`]).
+    ///
+    /// # Errors
+    /// As [`Self::packed`]; more than such a memory holds.
+    pub fn memory(&self, bits: &[u8]) -> Result<Vec<u8>> {
+        const LINE: usize = Memory::LINE;
+        let (layers, experts) = (self.layers.len() as u16, self.config.experts as u16);
+        let first = Memory::first_line(layers, experts).ok_or(ExpertError::Length)?;
+        let mut memory = vec![0; first as usize * LINE];
+        let mut lines = Vec::new();
+        for layer in 0..layers {
+            for (expert, &bits) in (0..experts).flat_map(|expert| bits.iter().map(move |bits| (expert, bits))) {
+                lines.push((layer, expert, bits, memory.len() / LINE));
+                self.packed(layer.into(), expert, bits)?.iter().for_each(|matrix| memory.extend(matrix));
+                memory.resize(memory.len().next_multiple_of(LINE), 0);
+            }
+        }
+        let all = u32::try_from(memory.len() / LINE).map_err(|_| ExpertError::Length)?;
+        Memory::write_header(&mut memory, layers, experts, all)?;
+        for (layer, expert, bits, line) in lines {
+            let entry = Memory::entry(experts, layer, expert, bits).ok_or(ExpertError::Bits)?;
+            memory[entry..entry + 4].copy_from_slice(&(line as u32).to_le_bytes());
+        }
+        Ok(memory)
     }
 
     /// An expert at some bits, in f32. Cheap from the second time on; memory grows to that of the replicas asked for,

@@ -22,6 +22,7 @@
 //! # Ok::<(), cptr_trace::Error>(())
 //! ```
 
+mod device;
 mod emulator;
 mod host;
 mod prompt;
@@ -33,17 +34,21 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cptr_core::{Eps, Gate, Logit, Metrics};
 use cptr_protocol::wire;
 use serde::Serialize;
 
-use super::{Budget, LayerOutcome, Observer, Plan, Routers, drive, mass};
+use super::{Budget, LayerOutcome, Observer, Plan, Routers, Setup, drive, mass};
 use crate::memory::Resident;
+use crate::source::Streams;
 use crate::strategy::{Execution, Place, Strategy};
 use cptr_trace::error::{Error, Result};
-use cptr_trace::{Knowledge, Shape, Trace};
+use cptr_trace::{Knowledge, NO_EXPERT, Shape, Trace};
+pub use device::{Device, serve};
 use emulator::{Emulator, Machine, machines};
+use host::Nanoseconds;
 use prompt::Prompt;
 use session::{Link, Session};
 
@@ -55,6 +60,21 @@ pub enum Controller {
     Host,
     /// As firmware on an emulated machine.
     Emulated(&'static Machine),
+}
+
+impl Controller {
+    /// Lets `use_link` talk to it; in this process it has memory for so many layers, and experts take such times.
+    fn with<T>(
+        self,
+        (layers, times): (usize, Nanoseconds),
+        image: Option<&Path>,
+        use_link: impl FnOnce(&mut dyn Link) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Self::Host => host::with(layers, times, use_link)?,
+            Self::Emulated(machine) => use_link(&mut Emulator::start(machine, image)?),
+        }
+    }
 }
 
 impl FromStr for Controller {
@@ -98,6 +118,9 @@ pub struct Report {
     pub requests: u64,
     /// Experts that its execution units have run.
     pub jobs: u64,
+    /// Mean time of a token, all layers together, in which units near the data that take the device model's times were
+    /// busy; `None` where they are not timed.
+    pub near_us: Option<f64>,
     /// Losses of lock that its trackers saw.
     pub lost_locks: u64,
     /// Mean instructions of a choice, per token and layer; `None` where they are not counted.
@@ -122,19 +145,42 @@ pub fn run(
     image: Option<&Path>,
 ) -> Result<Report> {
     check(trace, plan, strategy)?;
-    let in_loop = |link: &mut dyn Link| replay(trace, plan, strategy, link);
-    let mut report = match controller {
-        Controller::Host => host::with(trace.shape.layers, in_loop)?,
-        Controller::Emulated(machine) => {
-            let mut emulator = Emulator::start(machine, image)?;
-            in_loop(&mut emulator)
-        }
-    }?;
+    let untimed = (trace.shape.layers, Nanoseconds::default());
+    let mut report = controller.with(untimed, image, |link| replay(trace, plan, strategy, link))?;
     report.controller = controller.to_string();
     Ok(report)
 }
 
 fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
+    check_strategy(strategy, plan.resident)?;
+    if trace.knowledge() < Knowledge::Logits {
+        return Err(Error::new(format!(
+            "--controller: expected a trace with all router logits, found {}",
+            trace.knowledge()
+        )));
+    }
+    // A token has k experts on the wire, and each of them is one of the layer's.
+    let (router, padded) = (&trace.meta.router, trace.ids.contains(&NO_EXPERT));
+    if padded || router.null_experts > 0 || router.table_layers > 0 {
+        return Err(Error::unsupported(format!(
+            "--controller: expected {} experts for every token, found a trace with fewer, null experts or tables",
+            trace.shape.k
+        )));
+    }
+    if plan.batch != 1 {
+        return Err(Error::new(format!("--controller: expected one sequence (--batch 1), found {}", plan.batch)));
+    }
+    if plan.prefill > 0 && strategy.residency.kind.name == "tracked" {
+        return Err(Error::new(format!(
+            "--controller: expected no prompt (--prefill 0) with tracked residency, which the firmware learns as it decides, found {}",
+            plan.prefill
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the firmware has a strategy and such a memory.
+fn check_strategy(strategy: &Strategy, resident: Budget) -> Result<()> {
     let (select, residency) = (strategy.select.kind.name, strategy.residency.kind.name);
     let others = [strategy.prefetch.kind.name, strategy.division.kind.name, strategy.precision.kind.name];
     let runs =
@@ -149,41 +195,30 @@ fn check(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy) -> Result<()> {
             "--controller: expected bounds on tokens, which a controller is sent, found one on pairs: {strategy}"
         )));
     }
-    if trace.knowledge() < Knowledge::Logits {
-        return Err(Error::new(format!(
-            "--controller: expected a trace with all router logits, found {}",
-            trace.knowledge()
-        )));
-    }
-    if plan.batch != 1 {
-        return Err(Error::new(format!("--controller: expected one sequence (--batch 1), found {}", plan.batch)));
-    }
-    if plan.prefill > 0 && residency == "tracked" {
-        return Err(Error::new(format!(
-            "--controller: expected no prompt (--prefill 0) with tracked residency, which the firmware learns as it decides, found {}",
-            plan.prefill
-        )));
-    }
-    match plan.resident {
+    match resident {
         Budget::Experts(_) => Ok(()),
-        Budget::Bytes { .. } => Err(Error::new(format!(
-            "--controller: expected experts per layer (--resident 16), found {}",
-            plan.resident
-        ))),
+        Budget::Bytes { .. } => {
+            Err(Error::new(format!("--controller: expected experts per layer (--resident 16), found {resident}")))
+        }
     }
 }
 
 fn replay(trace: &Trace, plan: &Plan<'_>, strategy: &Strategy, link: &mut dyn Link) -> Result<Report> {
-    let mut host = Loop::new(trace, plan, strategy, Session::new(link))?;
+    let mut session = Session::new(link);
+    session.begin()?;
+    let setup = plan.setup(trace, &Streams::new(trace.shape.tokens, plan.batch, plan.prefill)?)?;
+    let mut host = Loop::new(&setup, trace.meta.layer_ids.clone(), strategy, session)?;
     drive(trace, plan, strategy, &mut [&mut host])?;
     host.report()
 }
 
-/// One trace on one controller, beside the strategy.
+/// One replay on one controller, beside the strategy.
 struct Loop<'a> {
-    trace: &'a Trace,
     session: Session<'a>,
-    routers: Routers,
+    shape: Shape,
+    /// The model's own numbers of the layers.
+    layer_ids: Vec<u32>,
+    routers: Arc<Routers>,
     capacity: usize,
     /// Bits of the configuration.
     bits: u8,
@@ -202,24 +237,25 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(trace: &'a Trace, plan: &Plan<'_>, strategy: &Strategy, mut session: Session<'a>) -> Result<Self> {
-        let layers = trace.shape.layers;
-        let capacity = if let Budget::Experts(experts) = plan.resident { experts } else { 0 };
-        let bits = plan.missing_bits(trace, strategy)?;
-        let prompt = Prompt::new(strategy, plan.prefill, trace.shape)?;
-        let routers = Routers::of(trace)?;
-        session.configure(trace, &routers, strategy, capacity, bits)?;
+    /// A session that has begun is told the model and the policy.
+    fn new(setup: &Setup<'_>, layer_ids: Vec<u32>, strategy: &Strategy, mut session: Session<'a>) -> Result<Self> {
+        let (shape, routers) = (setup.shape, Arc::clone(&setup.routers));
+        let capacity = if let Budget::Experts(experts) = setup.resident { experts } else { 0 };
+        let bits = setup.missing_bits(strategy);
+        let prompt = Prompt::new(strategy, setup.prefill, shape)?;
+        session.configure(shape, &routers, strategy, capacity, bits)?;
         Ok(Self {
-            trace,
             session,
+            shape,
+            layer_ids,
             routers,
             capacity,
             bits,
-            resident: vec![Resident::new(); layers],
-            loading: vec![Vec::new(); layers],
+            resident: vec![Resident::new(); shape.layers],
+            loading: vec![Vec::new(); shape.layers],
             prompt,
             metrics: Metrics::default(),
-            previous: vec![Vec::new(); layers],
+            previous: vec![Vec::new(); shape.layers],
             logits: Vec::new(),
             gates: Vec::new(),
         })
@@ -259,8 +295,8 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// One token: the controller's decision against the strategy's.
-    fn token(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
+    /// One token: the controller's decision against the strategy's. Returns what runs.
+    fn token(&mut self, seen: &LayerOutcome<'_>) -> Result<Vec<wire::Run>> {
         let (token, layer) = (&seen.tokens[0], seen.layer);
         // The controller has not seen what the prompt's last token ran.
         let starts_sequence = token.starts_sequence || seen.step == self.prompt_tokens();
@@ -296,7 +332,7 @@ impl<'a> Loop<'a> {
             let [found, expected] = [&*resident, seen.resident].map(|set| list(&set.iter().collect::<Vec<_>>()));
             return Err(Error::new(format!("the controller keeps experts {found}, the strategy {expected}")));
         }
-        Ok(())
+        Ok(found.runs)
     }
 
     /// What the strategy has just decided, as a controller says it.
@@ -314,10 +350,10 @@ impl<'a> Loop<'a> {
     }
 
     fn report(mut self) -> Result<Report> {
-        let Shape { tokens, layers, .. } = self.trace.shape;
+        let Shape { tokens, layers, .. } = self.shape;
         let prompt_tokens = self.prompt_tokens();
         let tokens = tokens - prompt_tokens;
-        let requests = self.session.requests();
+        let (requests, busy_ns) = (self.session.requests(), self.session.busy_ns());
         let counters = self.session.counters()?;
         let expected = &self.metrics;
         let pairs = [
@@ -339,24 +375,30 @@ impl<'a> Loop<'a> {
             layers,
             requests,
             jobs: counters.jobs.get(),
+            near_us: busy_ns.filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e3 / tokens as f64),
             lost_locks: counters.lost_locks.get(),
             select_instructions: mean(counters.select_instructions.get()),
             decide_instructions: mean(counters.decide_instructions.get()),
             update_instructions: mean(counters.update_instructions.get()),
         })
     }
+
+    /// A layer of a step: returns what runs, nothing in a prompt.
+    fn layer(&mut self, seen: &LayerOutcome<'_>) -> Result<Vec<wire::Run>> {
+        let prompt = self.prompt_tokens();
+        let decided = match seen.step.cmp(&prompt) {
+            Ordering::Less => self.prefill(seen).map(|()| Vec::new()),
+            Ordering::Equal => self.place(seen).and_then(|()| self.token(seen)),
+            Ordering::Greater => self.token(seen),
+        };
+        let layer = self.layer_ids[seen.layer];
+        decided.map_err(|error| error.at(format!("layer {layer}")).at(format!("token {}", seen.step)))
+    }
 }
 
 impl Observer for Loop<'_> {
     fn layer(&mut self, seen: &LayerOutcome<'_>) -> Result<()> {
-        let prompt = self.prompt_tokens();
-        let decided = match seen.step.cmp(&prompt) {
-            Ordering::Less => self.prefill(seen),
-            Ordering::Equal => self.place(seen).and_then(|()| self.token(seen)),
-            Ordering::Greater => self.token(seen),
-        };
-        let layer = self.trace.meta.layer_ids[seen.layer];
-        decided.map_err(|error| error.at(format!("layer {layer}")).at(format!("token {}", seen.step)))
+        Loop::layer(self, seen).map(|_| ())
     }
 }
 

@@ -8,13 +8,18 @@ use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout, Unaligned};
 use super::Routers;
 use crate::strategy::residency::Gains;
 use crate::strategy::{Strategy, select};
+use cptr_trace::Shape;
 use cptr_trace::error::{Error, Result};
-use cptr_trace::{NO_EXPERT, Trace};
 
 /// Carries a request to a controller and its answer back.
 pub(super) trait Link {
     /// The answer to a frame.
     fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>>;
+
+    /// For how long its units have been busy, where they are timed.
+    fn busy_ns(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A controller's answer to a token.
@@ -26,14 +31,24 @@ pub(super) struct Decision {
 /// How often a request is sent whose answer comes damaged.
 const TURNS: usize = 3;
 
+/// Where a controller that runs experts has what they need: lines of its memory. All 0 without.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Places {
+    pub(super) replicas: u32,
+    pub(super) activation: u32,
+    pub(super) result: u32,
+}
+
 /// A conversation with a controller.
 pub(super) struct Session<'a> {
     link: &'a mut dyn Link,
     buffer: Vec<u8>,
+    /// What the controller can hold, once it was asked.
+    limits: wire::Identity,
+    places: Places,
     session: u32,
     sequence: u32,
     requests: u64,
-    counts: bool,
 }
 
 /// A controller that does not keep to the protocol.
@@ -53,7 +68,13 @@ where
 impl<'a> Session<'a> {
     pub(super) fn new(link: &'a mut dyn Link) -> Self {
         let buffer = vec![0; wire::max_request(wire::MAX_EXPERTS)];
-        Self { link, buffer, session: 0, sequence: 0, requests: 0, counts: false }
+        let (limits, places) = (wire::Identity::new_zeroed(), Places::default());
+        Self { link, buffer, limits, places, session: 0, sequence: 0, requests: 0 }
+    }
+
+    /// What is asked for from here on lies in the controller's memory.
+    pub(super) const fn set_places(&mut self, places: Places) {
+        self.places = places;
     }
 
     /// Requests answered so far.
@@ -61,9 +82,14 @@ impl<'a> Session<'a> {
         self.requests
     }
 
+    /// For how long the controller's units have been busy, where they are timed.
+    pub(super) fn busy_ns(&self) -> Option<u64> {
+        self.link.busy_ns()
+    }
+
     /// Whether the controller counts instructions.
     pub(super) const fn counts(&self) -> bool {
-        self.counts
+        self.limits.counts != 0
     }
 
     /// Sends a request and returns the body of its answer.
@@ -98,17 +124,25 @@ impl<'a> Session<'a> {
         T::read_from_bytes(&answer).map_err(|_| broken("has another length than its descriptor"))
     }
 
-    /// Asks what the controller can hold, resets it, and tells it the model and the policy.
+    /// Asks what the controller can hold, and begins a session.
+    pub(super) fn begin(&mut self) -> Result<wire::Identity> {
+        self.limits = self.descriptor(Command::Identify, |_| ())?;
+        let limits = self.limits;
+        self.session = limits.session.get().wrapping_add(1).max(1);
+        self.request(Command::Reset, |body| body.put(&wire::Reset { generation: limits.generation }))?;
+        Ok(limits)
+    }
+
+    /// Tells a controller whose session has begun the model and the policy.
     pub(super) fn configure(
         &mut self,
-        trace: &Trace,
+        shape: Shape,
         routers: &Routers,
         strategy: &Strategy,
         capacity: usize,
         bits: u8,
     ) -> Result<()> {
-        let limits: wire::Identity = self.descriptor(Command::Identify, |_| ())?;
-        let shape = trace.shape;
+        let limits = self.limits;
         let fits = shape.layers <= usize::from(limits.layers.get())
             && shape.experts <= usize::from(limits.experts.get())
             && shape.k <= usize::from(limits.k);
@@ -118,17 +152,6 @@ impl<'a> Session<'a> {
                 limits.layers, limits.experts, limits.k, shape.layers, shape.experts, shape.k
             )));
         }
-        // A token has k experts on the wire, and each of them is one of the layer's.
-        let (router, padded) = (&trace.meta.router, trace.ids.contains(&NO_EXPERT));
-        if padded || router.null_experts > 0 || router.table_layers > 0 {
-            return Err(Error::unsupported(format!(
-                "--controller: expected {} experts for every token, found a trace with fewer, null experts or tables",
-                shape.k
-            )));
-        }
-        self.counts = limits.counts != 0;
-        self.session = limits.session.get().wrapping_add(1).max(1);
-        self.request(Command::Reset, |body| body.put(&wire::Reset { generation: limits.generation }))?;
         // Trackers of placed experts run at their defaults: nobody is evicted, but losses of lock are counted.
         let on_demand = strategy.residency.kind.name == "tracked";
         let tracker = Gains::of(on_demand.then_some(&strategy.residency.values));
@@ -149,6 +172,8 @@ impl<'a> Session<'a> {
             slow: gain(tracker.slow),
             reopened: gain(tracker.reopened),
             fast: gain(tracker.fast),
+            events: (self.places.replicas > 0).into(),
+            replicas: self.places.replicas.into(),
             ..wire::Configure::new_zeroed()
         };
         descriptor.set_router(&routers.layer(0));
@@ -195,6 +220,7 @@ impl<'a> Session<'a> {
         starts_sequence: bool,
         loaded: &[u16],
     ) -> Result<Decision> {
+        let places = self.places;
         let answer = self.request(Command::Token, |body| {
             body.put(&wire::Token {
                 layer: (layer as u16).into(),
@@ -203,6 +229,8 @@ impl<'a> Session<'a> {
                 starts_sequence: starts_sequence.into(),
                 loaded: loaded.len() as u8,
                 failed: 0,
+                activation: places.activation.into(),
+                result: places.result.into(),
             });
             logits.iter().for_each(|logit| body.put(&I32::new(logit.to_bits())));
             wanted.iter().chain(loaded).for_each(|&expert| body.put(&U16::new(expert)));
@@ -214,6 +242,55 @@ impl<'a> Session<'a> {
             return Err(broken("is not of its request's layer, or too long"));
         }
         Ok(Decision { runs, loads })
+    }
+
+    /// Writes whole lines into the controller's memory.
+    pub(super) fn write(&mut self, line: u32, bytes: &[u8]) -> Result<()> {
+        let most = wire::max_lines(self.limits.experts.get().into());
+        for (lines, line) in bytes.chunks(most * wire::LINE).zip((line..).step_by(most)) {
+            self.request(Command::Write, |body| {
+                body.put(&wire::Write { line: line.into() });
+                body.put(lines);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lines of the controller's memory.
+    pub(super) fn read(&mut self, line: u32, lines: usize) -> Result<Vec<u8>> {
+        let most = wire::max_lines(self.limits.experts.get().into());
+        let mut bytes = Vec::with_capacity(lines * wire::LINE);
+        while bytes.len() < lines * wire::LINE {
+            let done = bytes.len() / wire::LINE;
+            let descriptor = wire::Read {
+                line: (line + done as u32).into(),
+                lines: (most.min(lines - done) as u16).into(),
+                reserved: 0.into(),
+            };
+            let answer = self.request(Command::Read, |body| body.put(&descriptor))?;
+            if answer.len() != usize::from(descriptor.lines.get()) * wire::LINE {
+                return Err(broken("has another number of lines than were asked for"));
+            }
+            bytes.extend(answer);
+        }
+        Ok(bytes)
+    }
+
+    /// The ends of so many jobs, in the order in which they came.
+    pub(super) fn ends(&mut self, jobs: usize) -> Result<Vec<wire::Event>> {
+        let mut events = Vec::with_capacity(jobs);
+        // Each request is at least one look at the units.
+        for _ in 0..jobs + 100 {
+            if events.len() >= jobs {
+                break;
+            }
+            let mut answer = &self.request(Command::Events, |_| ())?[..];
+            while let Ok((event, rest)) = wire::Event::read_from_prefix(answer) {
+                events.push(event);
+                answer = rest;
+            }
+        }
+        if events.len() == jobs { Ok(events) } else { Err(broken("tells of another number of experts than run")) }
     }
 
     /// Counters of all layers, once the execution units have nothing left to do.

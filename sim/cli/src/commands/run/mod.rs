@@ -309,6 +309,9 @@ fn said(report: &Report) -> String {
         count(report.jobs as usize),
         report.lost_locks
     );
+    if let Some(near_us) = report.near_us {
+        text += &format!("\nunits near the data are busy for {near_us:.2} us of a token, by the device's model");
+    }
     let instructions = |mean: Option<f64>| mean.map(|mean| count(mean.round() as usize));
     let counted =
         [report.select_instructions, report.decide_instructions, report.update_instructions].map(instructions);

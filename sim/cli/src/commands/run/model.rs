@@ -33,6 +33,12 @@ bounded:eps=0.3:error=0.06,bounded:eps=0.3:error=0.08,bounded:eps=0.3:error=0.1,
 bounded:eps=0.3:error=0.04+belady,bounded:eps=0.02+belady,bounded:eps=0.04+belady,bounded:eps=0.06+belady,\
 bounded:eps=0.08+belady,bounded:eps=0.04+lru,bounded:eps=0.04+lfu";
 
+/// What a controller runs where nothing else is asked for.
+const ON_CONTROLLER: &str = "bounded+in-place+uniform:bits=2";
+
+/// What a controller was held to.
+const RESULTS: &str = "every result of an expert is that of the kernels in this process, bit for bit";
+
 static VERDICTS: [Column; 7] = [
     column("select", "select", Text, ""),
     column("residency", "residency", Text, ""),
@@ -44,15 +50,20 @@ static VERDICTS: [Column; 7] = [
 ];
 
 pub(super) fn run(args: &Args) -> Result<Page> {
-    if args.controller.is_some() || args.batch != 1 || args.losses.is_some() {
-        return Err(Error::new("--controller, --batch and --losses: expected a trace, found a model"));
+    if args.batch != 1 || args.losses.is_some() {
+        return Err(Error::new("--batch and --losses: expected a trace, found a model"));
     }
     let (model, documents) = read(args)?;
     let config = &model.config;
-    let asked = if args.strategy.is_empty() { Strategy::parse_list(FRONTIER)? } else { args.strategy.clone() };
-    let system = args.machine.system_or("offload")?;
+    let asked = match (&args.strategy[..], args.controller) {
+        ([], None) => Strategy::parse_list(FRONTIER)?,
+        ([], Some(_)) => Strategy::parse_list(ON_CONTROLLER)?,
+        (named, _) => named.to_vec(),
+    };
+    let system = args.machine.system_or(if args.controller.is_some() { "ndp" } else { "offload" })?;
     let sizes = Sizes::new(config.family, config.hidden as u64, config.expert_inner as u64);
-    let (strategies, extra) = super::with_reference(super::at_bits(asked, args.machine.bits())?)?;
+    let asked = super::at_bits(asked, args.machine.bits())?;
+    let (strategies, extra) = if args.controller.is_some() { (asked, false) } else { super::with_reference(asked)? };
     let plan = Plan {
         replicas: replicas(&args.model, args.source.is_some(), &model, &strategies)?,
         strategies,
@@ -60,6 +71,15 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         prefill: args.prefill,
         machine: Machine { system: &system, model: Some(&sizes) },
     };
+    if let Some(controller) = args.controller {
+        let on = (controller, args.image.as_deref());
+        let (row, report) = eval::on_controller(&model, &documents, &plan, on)?;
+        let table = Table::new(&RUN, &[row]).viewed(MODEL);
+        let facts = vec![about(&model, &documents), format!("{} in fast memory", plan.resident)];
+        let section = Section { facts, tables: vec![table.clone()], ..Section::default() };
+        let section = Section { remarks: vec![super::said(&report), RESULTS.into()], ..section };
+        return Ok(Page::new(table).section(section).beside("controller", &report));
+    }
     let mut rows = eval::run(&model, &documents, &plan)?;
     let verdicts = eval::verdicts(&rows);
     // Of the raw router at full precision, which is the unaltered model.
@@ -72,23 +92,29 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         let svg = frontier::svg(&table.rows).map_err(|error| Error::in_file(path, error))?;
         file::replace(path, |out| out.write_all(svg.as_bytes()))?;
     }
-    let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
     let facts = vec![
-        format!(
-            "{}: {} layers x {} experts, top-{}; {} documents, {} tokens; perplexity {perplexity:.3}",
-            config.family,
-            config.moe_layers.len(),
-            config.experts,
-            config.k,
-            format::count(documents.len()),
-            format::count(tokens)
-        ),
+        format!("{}; perplexity {perplexity:.3}", about(&model, &documents)),
         format!("{} in fast memory; system {}", plan.resident, system.name),
     ];
     let prices = Table::new(&VERDICTS, &verdicts).titled("Misses at the same price, between the settings above");
     let section = Section { facts, tables: vec![table.clone(), prices], ..Section::default() };
     let page = Page::new(table).section(section).beside("verdicts", &verdicts).beside("perplexity", &perplexity);
     Ok(page.notes(notes(&documents, &rows)))
+}
+
+/// The model, and what it reads.
+fn about(model: &Model, documents: &[Document]) -> String {
+    let config = &model.config;
+    let tokens: usize = documents.iter().map(|document| document.tokens.len()).sum();
+    format!(
+        "{}: {} layers x {} experts, top-{}; {} documents, {} tokens",
+        config.family,
+        config.moe_layers.len(),
+        config.experts,
+        config.k,
+        format::count(documents.len()),
+        format::count(tokens)
+    )
 }
 
 fn notes(documents: &[Document], rows: &[Row]) -> Vec<String> {
