@@ -58,8 +58,10 @@ impl<'a> Activations<'a> {
         if codes.len() != layout.padded_columns() || groups.len() != layout.groups() {
             return Err(ExpertError::Buffer);
         }
-        let shift = 64 - quotient_up(largest(values), 127).leading_zeros() as i32 - 16;
-        let (up, down) = ((-shift).max(0) as u32, shift.max(0) as u32);
+        let zeros = quotient_up(largest(values), 127).leading_zeros();
+        // At most one is above 0.
+        let (up, down) = (zeros.saturating_sub(48), 48u32.saturating_sub(zeros));
+        let shift = 48i32.wrapping_sub_unsigned(zeros);
         codes.fill(0);
         let length = layout.group();
         // Chunks would divide by their length, of which compilers for small code do not see that it is not 0.
@@ -70,19 +72,20 @@ impl<'a> Activations<'a> {
             let (codes, rest) = core::mem::take(&mut codes_left).split_at_mut_checked(own).unwrap_or_default();
             (values_left, codes_left) = (others, rest);
             // The minimum matters for 65,536 only: 127 such steps are 127.002 of 65,535, still 127 after rounding.
-            let scale =
-                ((quotient_up(largest(values) << up, 127) + ((1 << down) - 1)) >> down).min(u64::from(u16::MAX));
+            let scale = quotient_up(largest(values).wrapping_shl(up), 127)
+                .wrapping_add(1u64.wrapping_shl(down).wrapping_sub(1));
+            let scale = scale.wrapping_shr(down).min(u64::from(u16::MAX));
             group.scale = scale as u16;
             group.sum = 0;
             let Some(divisor) = NonZeroU32::new(scale as u32) else { continue };
-            let half = (scale << down) / 2;
+            let half = scale.wrapping_shl(down) / 2;
             for (code, value) in codes.iter_mut().zip(values) {
                 let value: i64 = (*value).into();
                 // Rounded down twice is rounded down once; at most 127.5 * 65,536 is left to be divided.
-                let magnitude = (((value.unsigned_abs() << up) + half) >> down) as u32;
+                let magnitude = value.unsigned_abs().wrapping_shl(up).wrapping_add(half).wrapping_shr(down) as u32;
                 let magnitude = (magnitude / divisor).min(127) as i16;
-                *code = if value < 0 { -magnitude } else { magnitude };
-                group.sum += i32::from(*code);
+                *code = if value < 0 { magnitude.wrapping_neg() } else { magnitude };
+                group.sum = group.sum.wrapping_add(i32::from(*code));
             }
         }
         let (codes, groups) = (&*codes, &*groups);

@@ -86,38 +86,40 @@ impl Layout {
 
     /// Inputs, padded to a multiple of 32: the length of a vector of activation codes.
     pub const fn padded_columns(&self) -> usize {
-        self.columns().next_multiple_of(32)
+        // Of at most 32,768.
+        self.columns().wrapping_add(31) & !31
     }
 
     /// Groups of a row; the last one may be short.
     pub const fn groups(&self) -> usize {
         // A division would be by a number of which the compiler does not know that it is not 0.
         match self.group {
-            32 => self.padded_columns().div_ceil(32),
-            64 => self.padded_columns().div_ceil(64),
-            _ => self.padded_columns().div_ceil(128),
+            32 => self.padded_columns() / 32,
+            64 => self.padded_columns().wrapping_add(63) / 64,
+            _ => self.padded_columns().wrapping_add(127) / 128,
         }
     }
 
     /// The factor that brings a code to eight bits, `2^(8-b)`.
     pub const fn code_step(&self) -> i32 {
-        256 >> self.bits
+        256i32.wrapping_shr(self.bits as u32)
     }
 
     /// Bytes of codes in a row.
     const fn code_bytes(&self) -> usize {
-        self.padded_columns() / 8 * self.bits as usize
+        (self.padded_columns() / 8).wrapping_mul(self.bits as usize)
     }
 
     /// Bytes of a row with scales, zero points and padding.
     pub const fn row_bytes(&self) -> usize {
         let zeros = if self.bits == 1 { 0 } else { self.groups() };
-        (self.code_bytes() + 2 * self.groups() + zeros).next_multiple_of(ALIGNMENT)
+        let bytes = self.code_bytes().wrapping_add(self.groups().wrapping_mul(2)).wrapping_add(zeros);
+        bytes.wrapping_add(ALIGNMENT - 1) & !(ALIGNMENT - 1)
     }
 
     /// Bytes of the matrix with its header. Below 2^35.
     pub const fn byte_len(&self) -> u64 {
-        HEADER as u64 + self.row_bytes() as u64 * self.rows as u64
+        (self.row_bytes() as u64).wrapping_mul(self.rows as u64).wrapping_add(HEADER as u64)
     }
 
     /// Writes the header into the first bytes of `matrix`, which must be [`Layout::byte_len`] long.
@@ -280,15 +282,16 @@ impl<'a> Row<'a> {
     /// Mantissas of the scales.
     #[inline(always)]
     pub(super) fn scales(&self) -> &'a [[u8; 2]] {
-        let first = self.layout.code_bytes();
-        self.bytes.get(first..first + 2 * self.layout.groups()).unwrap_or_default().as_chunks().0
+        let rest = self.bytes.get(self.layout.code_bytes()..).unwrap_or_default();
+        rest.as_chunks().0.get(..self.layout.groups()).unwrap_or_default()
     }
 
     /// Zero points; none at 1 bit.
     #[inline(always)]
     pub(super) fn zeros(&self) -> &'a [u8] {
-        let (first, groups) = (self.layout.code_bytes() + 2 * self.layout.groups(), self.layout.groups());
-        if self.layout.bits == 1 { &[] } else { self.bytes.get(first..first + groups).unwrap_or_default() }
+        let groups = self.layout.groups();
+        let rest = self.bytes.get(self.layout.code_bytes().wrapping_add(groups.wrapping_mul(2))..).unwrap_or_default();
+        if self.layout.bits == 1 { &[] } else { rest.get(..groups).unwrap_or_default() }
     }
 
     /// The `N` bytes before the scale of a group: those of the groups before it are the last ones.

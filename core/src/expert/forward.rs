@@ -135,7 +135,7 @@ impl<'a> Expert<'a> {
             self.fill_hidden::<MANY_BLOCKS>(x, scratch.hidden);
         }
         let exponents = exponent_of(&self.gate, x).saturating_add(exponent_of(&self.up, x));
-        let exponent = exponents.saturating_add(2 * shift_to_31_bits(layout) as i32);
+        let exponent = exponents.saturating_add(shift_to_31_bits(layout).wrapping_mul(2) as i32);
         let hidden = Activations::quantise(scratch.hidden, exponent, self.hidden(), scratch.codes, scratch.groups)?;
         matvec(&self.down, &hidden, out)
     }
@@ -151,25 +151,26 @@ impl<'a> Expert<'a> {
             let g = gate.run(&gate_row);
             let u = rounded_shift(up.run(&up_row), shift);
             let silu = rounded_product(rounded_shift(g, shift), sigmoid(to_logit(g, gate_exponent)).to_bits());
-            *hidden = silu * u;
+            // Both are below 2^31.
+            *hidden = silu.wrapping_mul(u);
         }
     }
 }
 
 /// The shift that brings every result of a row to less than 2^30.
 fn shift_to_31_bits(layout: &Layout) -> u32 {
-    let column_bits = usize::BITS - layout.padded_columns().leading_zeros();
-    BITS_PER_COLUMN + column_bits - 30
+    let column_bits = usize::BITS.wrapping_sub(layout.padded_columns().leading_zeros());
+    column_bits.wrapping_add(BITS_PER_COLUMN - 30)
 }
 
 /// `value / 2^shift`, to nearest, halves up; `shift` from 1 to 62.
 fn rounded_shift(value: i64, shift: u32) -> i64 {
-    ((value >> (shift - 1)) + 1) >> 1
+    value.wrapping_shr(shift.wrapping_sub(1)).wrapping_add(1) >> 1
 }
 
 /// `value * factor` with the factor in `U1F31`, to nearest, halves up. `value` below 2^31.
 fn rounded_product(value: i64, factor: u32) -> i64 {
-    rounded_shift(value * i64::from(factor), 31)
+    rounded_shift(value.wrapping_mul(factor.into()), 31)
 }
 
 /// `value * 2^exponent` in `I16F16`, to nearest, halves up, saturating.

@@ -85,48 +85,53 @@ pub(super) fn to_integers(values: &[[u8; 4]], out: &mut [i64]) -> Result<i32, Ex
     for (out, value) in out.iter_mut().zip(values) {
         let (bits, field) = (u32::from_le_bytes(*value), fields(value));
         // Without its leading one where the field is 0.
-        let mantissa = i64::from(bits & 0x7F_FFFF) + if field > 0 { 1 << 23 } else { 0 };
-        let down = base - field.max(1);
-        let magnitude = (mantissa << BELOW) >> down.min(63);
-        *out = if bits >> 31 == 0 { magnitude } else { -magnitude };
+        let mantissa = i64::from(bits & 0x7F_FFFF) | if field > 0 { 1 << 23 } else { 0 };
+        let down = base.saturating_sub(field.max(1));
+        let magnitude = (mantissa << BELOW).wrapping_shr(down.min(63));
+        *out = if bits >> 31 == 0 { magnitude } else { magnitude.wrapping_neg() };
     }
-    Ok(base as i32 + LAST_PLACE - BELOW)
+    Ok((base as i32).wrapping_add(LAST_PLACE - BELOW))
 }
 
 /// `value * 2^exponent * weight`, to nearest, halves to even, as IEEE 754 has it: with subnormal numbers, and infinity
 /// from `2^128 - 2^103` on. Zero is positive.
 pub(super) fn weighted(value: i64, exponent: i32, weight: Gate) -> u32 {
     let (magnitude, weight) = (value.unsigned_abs(), u64::from(weight.to_bits()));
-    let low = (magnitude & 0xFFFF_FFFF) * weight;
+    let low = (magnitude & 0xFFFF_FFFF).wrapping_mul(weight);
     // At most (2^31 + 1) * 2^32.
-    let high = (magnitude >> 32) * weight + (low >> 32);
+    let high = (magnitude >> 32).wrapping_mul(weight).wrapping_add(low >> 32);
     let low = low & 0xFFFF_FFFF;
     // The product's 64 highest bits; what is below them is one bit that says whether it is 0.
     let up = high.leading_zeros();
     let (mantissa, scale) = if up < 32 {
-        ((high << up) | (low << up >> 32) | u64::from(low << up & 0xFFFF_FFFF != 0), 32 - up as i32)
+        let moved = low.wrapping_shl(up);
+        (high.wrapping_shl(up) | moved >> 32 | u64::from(moved & 0xFFFF_FFFF != 0), 32i32.wrapping_sub_unsigned(up))
     } else {
         let product = high << 32 | low;
         if product == 0 {
             return 0;
         }
-        (product << product.leading_zeros(), -(product.leading_zeros() as i32))
+        let up = product.leading_zeros();
+        (product.wrapping_shl(up), 0i32.wrapping_sub_unsigned(up))
     };
     // Of the leading bit. A weight has 31 fraction bits.
-    let leading = exponent.saturating_add(scale + 63 - 31);
+    let leading = exponent.saturating_add(scale).saturating_add(63 - 31);
     if leading > 127 {
         return sign(value) | INFINITY;
     }
     let below_normal = (-126i32).saturating_sub(leading).max(0) as u32;
     let mantissa = match below_normal {
-        0..64 => mantissa >> below_normal | u64::from(mantissa & ((1 << below_normal) - 1) != 0),
+        0..64 => {
+            let lost = mantissa & 1u64.wrapping_shl(below_normal).wrapping_sub(1);
+            mantissa.wrapping_shr(below_normal) | u64::from(lost != 0)
+        }
         _ => 1,
     };
     let (kept, rest) = ((mantissa >> 40) as u32, mantissa & ((1 << 40) - 1));
-    let rounded = kept + u32::from(rest > 1 << 39 || rest == 1 << 39 && kept & 1 == 1);
+    let rounded = kept.wrapping_add(u32::from(rest > 1 << 39 || rest == 1 << 39 && kept & 1 == 1));
     // The leading one adds 1 to the exponent field, and so does one that rounding carries out.
-    let field = (leading.max(-127) + 126).max(0) as u32;
-    sign(value) | ((field << 23) + rounded)
+    let field = leading.saturating_add(126).max(0) as u32;
+    sign(value) | (field << 23).wrapping_add(rounded)
 }
 
 fn sign(value: i64) -> u32 {
