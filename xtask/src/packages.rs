@@ -1,5 +1,5 @@
-//! Debian's packages that the checks need. They are installed where that takes nothing away; where it would, as beside a
-//! newer qemu-utils, or where nobody is root, they are unpacked below the build folder, and found there.
+//! Debian's packages that the checks need. They are installed where that takes nothing away; where it would, as beside
+//! a newer qemu-utils, or where nobody is root, they are unpacked below the build folder, and found there.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -52,7 +52,7 @@
 #define CPTR_CONFIG_SIZE 56
 
 /*
- Bytes of a queue beside 16 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
+ Bytes of a queue beside 24 for each job; `CPTR_QUEUE_SIZE(jobs)` is the sum.
  */
 #define CPTR_QUEUE_BASE 40
 
@@ -503,9 +503,21 @@ typedef struct cptr_job {
    */
   uint8_t bits;
   /*
+   Index of the expert among the token's chosen: yours to use.
+   */
+  uint8_t rank;
+  /*
    What the result is multiplied with, in steps of 2^-31, at most 1 (2^31).
    */
   uint32_t weight;
+  /*
+   Where the activation lies: yours to use.
+   */
+  uint32_t activation;
+  /*
+   Where results go: yours to use.
+   */
+  uint32_t result;
 } cptr_job;
 
 /*
@@ -1430,7 +1442,7 @@ cptr_status cptr_tracker_level(const uint8_t *tracker, uint16_t expert, uint32_t
 /* Bytes of a tracker of a layer with that many experts. */
 #define CPTR_TRACKER_SIZE(experts) (CPTR_TRACKER_BASE + 8 * (experts))
 /* Bytes of a queue for that many jobs. */
-#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 16 * (jobs))
+#define CPTR_QUEUE_SIZE(jobs) (CPTR_QUEUE_BASE + 24 * (jobs))
 /* The two sums of a cptr_demand: tokens, and mixing weights in steps of 2^-20. */
 #define CPTR_DEMAND_COUNT(demand) ((uint32_t)((demand).sums & 0x3FFFFF))
 #define CPTR_DEMAND_SCORE(demand) ((demand).sums >> 22)
@@ -1450,7 +1462,7 @@ CPTR_ASSERT_SIZE(cptr_parameters, 20);
 CPTR_ASSERT_SIZE(cptr_step, 12);
 CPTR_ASSERT_SIZE(cptr_demand, 8);
 CPTR_ASSERT_SIZE(cptr_candidate, 8);
-CPTR_ASSERT_SIZE(cptr_job, 16);
+CPTR_ASSERT_SIZE(cptr_job, 24);
 CPTR_ASSERT_SIZE(cptr_cache_parameters, 32);
 CPTR_ASSERT_SIZE(cptr_load, 12);
 CPTR_ASSERT_SIZE(cptr_counters, 48);

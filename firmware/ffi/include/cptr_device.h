@@ -12,7 +12,7 @@
 
 /* Frames. */
 #define CPTR_FRAME_MAGIC 0x7063
-#define CPTR_FRAME_VERSION 3
+#define CPTR_FRAME_VERSION 4
 #define CPTR_FRAME_OVERHEAD 20
 #define CPTR_FRAME_ANSWER 128
 #define CPTR_NOBODY 65535
@@ -31,6 +31,8 @@
 #define CPTR_COMMAND_EVENTS 9
 #define CPTR_COMMAND_SNAPSHOT 10
 #define CPTR_COMMAND_RESTORE 11
+#define CPTR_COMMAND_WRITE 12
+#define CPTR_COMMAND_READ 13
 
 /* Statuses of answers. */
 /* done */
@@ -81,7 +83,7 @@ typedef struct cptr_wire_header {
 } cptr_wire_header;
 typedef char cptr_wire_header_has_16_bytes[sizeof(cptr_wire_header) == 16 ? 1 : -1];
 
-/* What a controller can hold, 20 bytes. */
+/* What a controller can hold, 24 bytes. */
 typedef struct cptr_wire_identity {
   /* Most layers. */
   uint16_t layers;
@@ -97,12 +99,14 @@ typedef struct cptr_wire_identity {
   uint32_t session;
   /* Another one after each start; Reset names it. */
   uint32_t generation;
+  /* Lines of memory for activations, replicas and results that hosts can write and read. */
+  uint32_t lines;
   /* Queues. */
   uint8_t queues;
   /* 0. */
   uint8_t reserved[3];
 } cptr_wire_identity;
-typedef char cptr_wire_identity_has_20_bytes[sizeof(cptr_wire_identity) == 20 ? 1 : -1];
+typedef char cptr_wire_identity_has_24_bytes[sizeof(cptr_wire_identity) == 24 ? 1 : -1];
 
 /* 4 bytes. */
 typedef struct cptr_wire_reset {
@@ -111,7 +115,7 @@ typedef struct cptr_wire_reset {
 } cptr_wire_reset;
 typedef char cptr_wire_reset_has_4_bytes[sizeof(cptr_wire_reset) == 4 ? 1 : -1];
 
-/* Model and policy, 56 bytes. The router is that of cptr_core::router, where every field is explained. */
+/* Model and policy, 60 bytes. The router is that of cptr_core::router, where every field is explained. */
 typedef struct cptr_wire_configure {
   /* Layers, at least 1. */
   uint16_t layers;
@@ -174,8 +178,11 @@ typedef struct cptr_wire_configure {
   uint8_t events;
   /* 0. */
   uint8_t reserved;
+  /* The line where the packed experts begin (cptr_core::expert::Replicas); 0: there are none, and jobs give no
+   * results. */
+  uint32_t replicas;
 } cptr_wire_configure;
-typedef char cptr_wire_configure_has_56_bytes[sizeof(cptr_wire_configure) == 56 ? 1 : -1];
+typedef char cptr_wire_configure_has_60_bytes[sizeof(cptr_wire_configure) == 60 ? 1 : -1];
 
 /* 4 bytes, then experts i32 biases (2^-16). */
 typedef struct cptr_wire_bias {
@@ -211,7 +218,7 @@ typedef struct cptr_wire_place {
 } cptr_wire_place;
 typedef char cptr_wire_place_has_16_bytes[sizeof(cptr_wire_place) == 16 ? 1 : -1];
 
-/* 8 bytes, then experts i32 logits (2^-16), wanted u16 ids, best first, and loaded and failed u16
+/* 16 bytes, then experts i32 logits (2^-16), wanted u16 ids, best first, and loaded and failed u16
  * ids of experts that Loads of the layer have named. */
 typedef struct cptr_wire_token {
   /* Layer. */
@@ -227,8 +234,14 @@ typedef struct cptr_wire_token {
   uint8_t loaded;
   /* Loads of the layer that have failed, or were not begun: nobody waits for them any more. */
   uint8_t failed;
+  /* The line where the layer's input begins, numbers of single precision, for experts that run near the data.
+   * It has to stay there until they are done. Without replicas it means nothing, and neither does result. */
+  uint32_t activation;
+  /* The line where results go, in single precision and times Run::weight: that of run r in whole lines,
+   * behind those of the runs before it, whether these are near the data or not. */
+  uint32_t result;
 } cptr_wire_token;
-typedef char cptr_wire_token_has_8_bytes[sizeof(cptr_wire_token) == 8 ? 1 : -1];
+typedef char cptr_wire_token_has_16_bytes[sizeof(cptr_wire_token) == 16 ? 1 : -1];
 
 /* 16 bytes, then runs Runs and loads Loads. */
 typedef struct cptr_wire_decision {
@@ -289,6 +302,24 @@ typedef struct cptr_wire_event {
 } cptr_wire_event;
 typedef char cptr_wire_event_has_8_bytes[sizeof(cptr_wire_event) == 8 ? 1 : -1];
 
+/* 4 bytes, then whole lines. */
+typedef struct cptr_wire_write {
+  /* The first line. */
+  uint32_t line;
+} cptr_wire_write;
+typedef char cptr_wire_write_has_4_bytes[sizeof(cptr_wire_write) == 4 ? 1 : -1];
+
+/* 8 bytes. */
+typedef struct cptr_wire_read {
+  /* The first line. */
+  uint32_t line;
+  /* How many, at least 1. */
+  uint16_t lines;
+  /* 0. */
+  uint16_t reserved;
+} cptr_wire_read;
+typedef char cptr_wire_read_has_8_bytes[sizeof(cptr_wire_read) == 8 ? 1 : -1];
+
 /* Which words of a layer's state, 4 bytes. */
 typedef struct cptr_wire_part {
   /* Layer. */
@@ -336,7 +367,7 @@ typedef char cptr_wire_counters_has_104_bytes[sizeof(cptr_wire_counters) == 104 
 /* The region: words of 32 bits, in lines of 64 bytes. */
 #define CPTR_LINE 16
 #define CPTR_REGION_MAGIC UINT32_C(0x72747063)
-#define CPTR_REGION_VERSIONS UINT32_C(0x30003)
+#define CPTR_REGION_VERSIONS UINT32_C(0x40004)
 #define CPTR_FEATURE_EVENTS 1
 #define CPTR_FEATURE_NO_CHECKSUM 2
 #define CPTR_DEVICE_WORD_MAGIC 0

@@ -89,7 +89,7 @@ typedef struct cptr_memory_totals {
     uint64_t max_latency;
 } cptr_memory_totals;
 
-/* Where the energy went since the start, in picojoules. Not in it: the data wires, the physical layer, the controller. */
+/* Where the energy went since the start, in picojoules; without data wires, physical layer and controller. */
 typedef struct cptr_memory_energies {
     /* Rows opened and closed. */
     double activate_pj;

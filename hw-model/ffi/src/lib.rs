@@ -81,7 +81,7 @@ pub struct CptrMemoryTotals {
     pub max_latency: u64,
 }
 
-/// Where the energy went since the start, in picojoules. Not in it: the data wires, the physical layer, the controller.
+/// Where the energy went since the start, in picojoules; without data wires, physical layer and controller.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CptrMemoryEnergy {

@@ -108,7 +108,7 @@ fn generate() -> String {
             let _ = write!(header, "\n{}typedef struct {} {{\n", comment(&doc, ""), name.1);
             in_structure = Some(name.1);
         } else if let (Some(name), "}") = (in_structure, code) {
-            let _ = write!(header, "}} {name};\n");
+            let _ = writeln!(header, "}} {name};");
             in_structure = None;
         } else if in_structure.is_some() {
             let (name, of) = code.trim_start_matches("pub ").trim_end_matches(',').split_once(": ").expect("a field");

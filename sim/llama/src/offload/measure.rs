@@ -231,8 +231,8 @@ impl Measured {
     /// # Errors
     /// Times that no machine has.
     pub(crate) fn system(&self, moe: &Moe) -> Result<System> {
-        // Of a token a processor of 1 TFLOP/s has this share: an operation for each byte at 16 bits. Its memory is so fast
-        // that reads beside computing take nothing from it, as they hardly do.
+        // Of a token a processor of 1 TFLOP/s has this share: an operation for each byte at 16 bits. Its memory is so
+        // fast that reads beside computing take nothing from it, as they hardly do.
         let computing = self.computing(moe) / 1e12;
         // A link of 16 lanes of which this share is left: 16 GT/s, 128 of 130 bits.
         let share = self.bytes_per_s / 1e9 / (16.0 * 16.0 / 8.0 * 128.0 / 130.0);

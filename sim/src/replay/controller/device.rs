@@ -1,4 +1,4 @@
-//! A controller that decides and runs: cold experts of a model that reads are executed by it, on replicas in its memory.
+//! A controller that decides and runs: it executes the cold experts of a model that reads, on replicas in its memory.
 //!
 //! Every decision is held to the strategy's, and every result to that of the core's kernels in this process, bit for
 //! bit.
