@@ -12,7 +12,7 @@ const LAST_PLACE: i32 = -150;
 const NOT_FINITE: u32 = 255;
 const INFINITY: u32 = NOT_FINITE << 23;
 
-/// Memory that [`Expert::run`] works in, the caller's. It may be longer than what an expert needs, so that one serves all.
+/// Memory that [`Expert::run`] works in, the caller's. It may be longer than an expert needs, so that one serves all.
 #[derive(Debug)]
 pub struct Workspace<'a> {
     /// As many as the expert's inputs, and as its outputs.
