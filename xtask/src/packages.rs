@@ -24,7 +24,10 @@ pub(crate) fn with_programs() -> Option<ExitCode> {
     if env::split_paths(&path).any(|known| known == programs) {
         return None;
     }
-    let behind = |paths: &OsString, folder| env::join_paths(env::split_paths(paths).chain([folder])).ok();
+    // An empty entry would be the current folder.
+    let known =
+        |paths: &OsString| env::split_paths(paths).filter(|known| !known.as_os_str().is_empty()).collect::<Vec<_>>();
+    let behind = |paths: &OsString, folder| env::join_paths(known(paths).into_iter().chain([folder])).ok();
     let (path, libraries) = (behind(&path, programs)?, behind(&paths("LD_LIBRARY_PATH"), libraries)?);
     let mut again = Command::new(env::current_exe().ok()?);
     again.args(env::args_os().skip(1)).env("PATH", path).env("LD_LIBRARY_PATH", libraries);

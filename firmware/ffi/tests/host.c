@@ -351,7 +351,8 @@ static int32_t boast(void *context) {
 static void queue_refuses(uint8_t *queue, size_t size) {
     units u = { 1, 0, 0, 0 };
     const cptr_units driver = { &u, start_job, end_job }, no_submit = { &u, NULL, end_job }, no_poll = { &u, start_job, NULL };
-    cptr_job jobs[4] = { { 1, 2, 3, 4, 0, 5, 0, 0 }, { 1, 2, 4, 4, 0, 5, 0, 0 }, { 1, 2, 5, 4, 0, 5, 0, 0 }, { 1, 2, 6, 4, 0, 5, 0, 0 } };
+    cptr_job jobs[4] = { { 1, 2, 3, 4, 0, 5, 0, 0 }, { 1, 2, 4, 4, 0, 5, 0, 0 }, { 1, 2, 5, 4, 0, 5, 0, 0 },
+                         { 1, 2, 6, 4, 0, 5, 0, 0 } };
     uint64_t before[CPTR_QUEUE_SIZE(3) / 8];
     size_t count = 77;
     memset(queue, 0xA5, size);
@@ -410,7 +411,9 @@ static void queues(void) {
     uint8_t *const queue = (uint8_t *)memory;
     units u = { 2, 0, 0, 0 };
     const cptr_units driver = { &u, start_job, end_job }, boaster = { &u, start_job, boast };
-    const cptr_job jobs[6] = { { 0, 0, 1, 16, 0, 1u << 31, 0, 0 }, { 0, 0, 2, 1, 0, 0, 0, 0 }, { 0, 0, 3, 2, 0, 9, 0, 0 }, { 0, 0, 4, 2, 0, 9, 0, 0 }, { 0, 0, 5, 2, 0, 9, 0, 0 }, { 0, 0, 6, 2, 0, 9, 0, 0 } };
+    const cptr_job jobs[6] = { { 0, 0, 1, 16, 0, 1u << 31, 0, 0 }, { 0, 0, 2, 1, 0, 0, 0, 0 },
+                               { 0, 0, 3, 2, 0, 9, 0, 0 }, { 0, 0, 4, 2, 0, 9, 0, 0 },
+                               { 0, 0, 5, 2, 0, 9, 0, 0 }, { 0, 0, 6, 2, 0, 9, 0, 0 } };
     size_t count = 77;
     queue_refuses(queue, sizeof memory);
     EXPECT(cptr_queue_init(queue, sizeof memory, 3), CPTR_OK);

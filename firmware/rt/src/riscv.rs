@@ -89,9 +89,9 @@ pub extern "C" fn publish() {
 /// Waits until a byte has come, or a tenth of a second has gone. Interrupts are enabled at their source and masked in
 /// the processor, so that one that came before ends the wait at once, and none is ever taken.
 ///
-/// What is pending is claimed behind the wait and never before it: the interrupt controller tells an edge once, so a
-/// claim between the last look and the wait would take the byte that came meanwhile, and nothing would end the wait
-/// (docs/device.md, Order). Whoever looks now finds the byte.
+/// What is pending is claimed behind the wait and never before it: an edge may be told once, so that a claim between the
+/// last look and the wait would take the byte that came meanwhile, and nothing would end the wait (docs/device.md,
+/// Order). Whoever looks now finds the byte.
 pub fn wait() {
     store(UART + 1, 1u8);
     // Priority and enabling of the UART for the core in machine mode; its threshold is 0 from the reset on.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use cptr_hw_model::{ExpertRun, LayerTimes, Model, System};
+
 use crate::command::Folder;
 
 fn folder() -> Folder {
@@ -140,8 +142,10 @@ fn cold_experts_run_on_a_controller() {
         let jobs = number(controller, "jobs");
         assert!(jobs > tokens && jobs < 6.0 * tokens, "{whole}");
         // Each of them takes as long as the model of the device says, to the nanosecond.
-        let near_us = number(controller, "near_us") * tokens / jobs;
-        assert!((near_us * 1e3 - (near_us * 1e3).round()).abs() < 1e-6 && near_us > 0.0, "{controller}");
+        let (system, model) = (System::find("ndp").unwrap(), Model::new("olmoe", 16, 8));
+        let near_ps = LayerTimes::new(system, &model).near_run_ps(ExpertRun::at(bits.into()));
+        let near_ns = number(controller, "near_us") * 1e3 * tokens / jobs;
+        assert!((near_ns - (near_ps / 1e3).round()).abs() < 1e-6 && near_ns > 0.0, "{near_ps}: {controller}");
         // The same decisions as without a controller; its experts round activations to 8 bits, which costs little.
         let rows = folder.rows(&format!("{run} --system ndp --strategy {strategy}"));
         let without = rows.iter().find(|row| row["select"] == "bounded:eps=0").unwrap_or(&rows[0]);

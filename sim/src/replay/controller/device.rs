@@ -11,7 +11,7 @@ use cptr_hw_model::{ExpertRun, LayerTimes};
 use cptr_protocol::Outcome;
 use cptr_protocol::wire::{self, LINE};
 
-use super::host::{Buffers, Nanoseconds};
+use super::host::{Buffers, MOST_COLUMNS, Nanoseconds, Sizes};
 use super::session::{Places, Session};
 use super::{Controller, Loop, Report, check_strategy};
 use crate::replay::{LayerOutcome, Setup};
@@ -78,7 +78,7 @@ pub fn serve<T>(
             beside: Loop::new(setup, layer_ids, strategy, session)?,
             places,
             replicas,
-            buffers: Buffers::new(1 << 15),
+            buffers: Buffers::new(MOST_COLUMNS),
             stride,
             hidden,
             activation: Vec::new(),
@@ -89,7 +89,9 @@ pub fn serve<T>(
         let value = read(&mut device)?;
         Ok((value, device.beside.report()?))
     };
-    let (value, mut report) = controller.with((setup.shape.layers, times(setup)), image, in_loop)?;
+    let data = places.replicas as usize * LINE + replicas.len().next_multiple_of(LINE);
+    let sizes = Sizes { layers: setup.shape.layers, data, times: times(setup) };
+    let (value, mut report) = controller.with(sizes, image, in_loop)?;
     report.controller = controller.to_string();
     Ok((value, report))
 }

@@ -19,10 +19,7 @@ const GEOMETRY: Geometry =
     Geometry { queues: 1, slots: 4, request: wire::max_request(EXPERTS), answer: wire::max_answer(EXPERTS) };
 
 /// Most columns of a packed matrix.
-const MOST_COLUMNS: usize = 1 << 15;
-/// Bytes of the memory for activations, replicas and results.
-const DATA: usize = 1 << 30;
-
+pub(super) const MOST_COLUMNS: usize = 1 << 15;
 /// What runs an expert of at most so many inputs and rows.
 pub(super) struct Buffers {
     values: Vec<i64>,
@@ -122,17 +119,27 @@ impl Link for Host<'_> {
     }
 }
 
-/// Lets `use_link` talk to a controller with memory for so many layers, whose experts take such times.
-pub(super) fn with<T>(layers: usize, times: Nanoseconds, use_link: impl FnOnce(&mut dyn Link) -> T) -> Result<T> {
+/// What a controller in this process has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sizes {
+    /// Layers that it has memory for.
+    pub(super) layers: usize,
+    /// Bytes for activations, replicas and results.
+    pub(super) data: usize,
+    /// What its experts take.
+    pub(super) times: Nanoseconds,
+}
+
+/// Lets `use_link` talk to a controller of such sizes.
+pub(super) fn with<T>(sizes: Sizes, use_link: impl FnOnce(&mut dyn Link) -> T) -> Result<T> {
     let memory: Vec<AtomicU32> = (0..GEOMETRY.words()).map(|_| AtomicU32::new(0)).collect();
     let (mut layers, mut answers, mut request) =
-        (vec![Layer::new(); layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request.div_ceil(4)]);
+        (vec![Layer::new(); sizes.layers], vec![0; GEOMETRY.answer], vec![0; GEOMETRY.request.div_ceil(4)]);
     let device = Rings::new(&memory, GEOMETRY, Coherent, &mut request)
         .map_err(|_| Error::new("the rings of the controller do not fit their memory"))?;
-    // Pages that nobody touches cost nothing.
-    let (mut data, mut buffers) = (vec![0; DATA], Buffers::new(MOST_COLUMNS));
+    let (mut data, mut buffers) = (vec![0; sizes.data], Buffers::new(MOST_COLUMNS));
     let time = Cell::new(0);
-    let units = Timed::new(Kernels::new(&mut data, buffers.workspace()), Time(&time), times);
+    let units = Timed::new(Kernels::new(&mut data, buffers.workspace()), Time(&time), sizes.times);
     let controller = Controller::new(&mut layers, &mut answers, units, Uncounted).with_generation(device.generation());
     let region = HostRegion::new(&memory, Coherent);
     let mut host = Host { region, device, controller, time: &time, busy_ns: 0 };

@@ -48,7 +48,7 @@ use cptr_trace::error::{Error, Result};
 use cptr_trace::{Knowledge, NO_EXPERT, Shape, Trace};
 pub use device::{Device, serve};
 use emulator::{Emulator, Machine, machines};
-use host::Nanoseconds;
+use host::Sizes;
 use prompt::Prompt;
 use session::{Link, Session};
 
@@ -63,15 +63,15 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// Lets `use_link` talk to it; in this process it has memory for so many layers, and experts take such times.
+    /// Lets `use_link` talk to it; in this process it has such sizes.
     fn with<T>(
         self,
-        (layers, times): (usize, Nanoseconds),
+        sizes: Sizes,
         image: Option<&Path>,
         use_link: impl FnOnce(&mut dyn Link) -> Result<T>,
     ) -> Result<T> {
         match self {
-            Self::Host => host::with(layers, times, use_link)?,
+            Self::Host => host::with(sizes, use_link)?,
             Self::Emulated(machine) => use_link(&mut Emulator::start(machine, image)?),
         }
     }
@@ -145,8 +145,8 @@ pub fn run(
     image: Option<&Path>,
 ) -> Result<Report> {
     check(trace, plan, strategy)?;
-    let untimed = (trace.shape.layers, Nanoseconds::default());
-    let mut report = controller.with(untimed, image, |link| replay(trace, plan, strategy, link))?;
+    let sizes = Sizes { layers: trace.shape.layers, ..Sizes::default() };
+    let mut report = controller.with(sizes, image, |link| replay(trace, plan, strategy, link))?;
     report.controller = controller.to_string();
     Ok(report)
 }

@@ -54,7 +54,7 @@ fn with_strategy(text: &str, prefill: usize, request: usize, lie: &dyn Fn(&mut V
     let trace = trace();
     let strategy = Strategy::parse(&format!("bounded:eps=0.1+{text}")).unwrap();
     let plan = Plan { prefill, ..Plan::new(Budget::Experts(2)) };
-    host::with(2, Nanoseconds::default(), |link| {
+    host::with(Sizes { layers: 2, ..Sizes::default() }, |link| {
         let mut liar = Liar { link, request, lie };
         replay(&trace, &plan, &strategy, &mut liar)
     })
