@@ -89,8 +89,8 @@ pub extern "C" fn publish() {
 /// Waits until a byte has come, or a tenth of a second has gone. Interrupts are enabled at their source and masked in
 /// the processor, so that one that came before ends the wait at once, and none is ever taken.
 ///
-/// What is pending is claimed behind the wait and never before it: an edge may be told once, so that a claim between the
-/// last look and the wait would take the byte that came meanwhile, and nothing would end the wait (docs/device.md,
+/// What is pending is claimed behind the wait and never before it: an edge may be told once, so that a claim between
+/// the last look and the wait would take the byte that came meanwhile, and nothing would end the wait (docs/device.md,
 /// Order). Whoever looks now finds the byte.
 pub fn wait() {
     store(UART + 1, 1u8);
