@@ -53,7 +53,7 @@ impl Breakdown {
                 self.pipeline_ps,
                 "arrays at work on the last chunk; all that they are slower than the stream",
             ),
-            part("link", self.link_ps, "flits of activations, descriptor and result, and the round trip"),
+            part("link", self.link_ps, "activations, descriptor and result, the round trip, the GPU's notice"),
             part("launch", self.launch_ps, "fetching and decoding the descriptor"),
         ]
     }
@@ -73,25 +73,45 @@ impl System {
         let without_refresh = ndp.stream_without_refresh_ps(model, self.ndp_bits).expect(validated) as i64;
         let peak = ndp.memory.peak_gb_s().expect(validated);
         let ideal_ps = (model.expert_bytes(self.ndp_bits) / peak * 1e3).round() as i64;
-        let trip = Trip::new(self.link(), model, 1, 1);
         Some(Breakdown {
             ideal_ps,
             rows_ps: without_refresh - ideal_ps,
             refresh_ps: expert.stream_ps as i64 - without_refresh,
             pipeline_ps: expert.run_ps() as i64 - expert.stream_ps as i64,
-            link_ps: (trip.there_ps + trip.result_ps + 2 * self.link().one_way_ps()) as i64,
+            link_ps: self.link_part(model).ps,
             launch_ps: self.link().launch_ps() as i64,
         })
     }
 
-    /// What one cold expert adds to a layer that has nothing else beside its dense part: near the data a [`Breakdown`],
-    /// else a copy and a run on the GPU.
+    /// What one cold expert adds to a layer that has nothing else beside its dense part: in the device a [`Breakdown`],
+    /// on the host its run with the way there and back, else a copy and a run on the GPU.
     #[must_use]
     pub fn cold_expert_parts(&self, model: &Model) -> Vec<Part> {
         match (self.cold, self.expert_breakdown(model)) {
             (Cold::Ndp, Some(breakdown)) => breakdown.parts().to_vec(),
+            (Cold::Host, _) => self.host_parts(model),
             _ => self.copy_parts(model),
         }
+    }
+
+    fn host_parts(&self, model: &Model) -> Vec<Part> {
+        let Some((host, expert)) = self.host().zip(self.expert(model, ExpertRun::at(self.ndp_bits))) else {
+            return Vec::new();
+        };
+        let ideal_ps = (model.expert_bytes(self.ndp_bits) / host.memory_gb_s * 1e3).round() as i64;
+        let part = |name, ps, why| Part { name, ps, why };
+        vec![
+            part("ideal", ideal_ps, "weight bytes over the peak bandwidth of the host's memory"),
+            part("kernel", expert.run_ps() as i64 - ideal_ps, "kernels reach only a part of that bandwidth"),
+            self.link_part(model),
+            part("launch", self.link().launch_ps() as i64, "the host's processor learns of its work"),
+        ]
+    }
+
+    fn link_part(&self, model: &Model) -> Part {
+        let (trip, link) = (Trip::new(self.link(), model, 1, 1), self.link());
+        let ps = (trip.there_ps + trip.result_ps + link.one_way_ps() + link.back_ps()) as i64;
+        Part { name: "link", ps, why: "activations, descriptor and result, the round trip, the GPU's notice" }
     }
 
     fn copy_parts(&self, model: &Model) -> Vec<Part> {
@@ -123,7 +143,7 @@ mod tests {
         for system in System::all() {
             let (near_data, copied) = ([ExpertRun::at(system.ndp_bits)], [CopiedRun::at(system.gpu_bits)]);
             let one = match system.cold {
-                Cold::Ndp => LayerWork { near_data: &near_data, ..LayerWork::default() },
+                Cold::Ndp | Cold::Host => LayerWork { near_data: &near_data, ..LayerWork::default() },
                 Cold::Gpu => LayerWork { copied: &copied, ..LayerWork::default() },
             };
             for model in Model::all() {

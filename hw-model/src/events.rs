@@ -68,8 +68,10 @@ impl Unit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// Attention, router, shared experts.
+    /// Launches, attention, router, shared experts.
     Dense,
+    /// Keys and values that lie behind the link.
+    KeysAndValues,
     /// An expert from GPU memory.
     ResidentExpert,
     /// An expert that was copied.
@@ -99,6 +101,7 @@ impl Task {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dense => "dense part",
+            Self::KeysAndValues => "keys and values",
             Self::ResidentExpert => "resident expert",
             Self::ColdExpert => "cold expert",
             Self::Turn => "turn",
@@ -141,10 +144,14 @@ impl System {
     pub fn layer_events(&self, model: &Model, work: &LayerWork<'_>) -> Vec<Event> {
         let schedule = Schedule::new(self, model, work);
         let mut events = Events(Vec::new());
-        let (dense_ps, decided_ps) = (schedule.dense_ps, schedule.decided_ps());
+        let (dense_ps, decided_ps) = (schedule.before_router_ps(), schedule.decided_ps());
         let at = |time: u64| decided_ps.saturating_add(time);
-        events.add(Unit::Gpu, Task::Dense, None, (0, dense_ps));
-        events.add(Unit::Controller, Task::Turn, None, (dense_ps, decided_ps));
+        // Where keys and values come over the link, the GPU waits for the last of them.
+        let attention = &schedule.attention;
+        events.add(Unit::Gpu, Task::Dense, None, (attention.total_ps() - attention.gpu_ps, dense_ps));
+        events.add(Unit::Copies, Task::KeysAndValues, None, (0, attention.link_ps));
+        let turn = (dense_ps.saturating_add(schedule.asked_ps), decided_ps.saturating_sub(schedule.answered_ps));
+        events.add(Unit::Controller, Task::Turn, None, turn);
         events.add(Unit::Controller, Task::Update, None, (decided_ps, at(schedule.update_ps)));
         let resident = (0..).map(|expert| (Task::ResidentExpert, expert)).take(work.gpu.len());
         let tasks = resident.chain((0..).map(|expert| (Task::ColdExpert, expert)));
@@ -181,7 +188,7 @@ impl Events {
         let start_ps = decided_ps.saturating_add(near_data.start_ps());
         self.add(Unit::LinkFromGpu, Task::Activations, None, (decided_ps, sent_ps));
         self.add(Unit::Launch, Task::Launch, None, (start_ps.saturating_sub(near_data.launch_ps), start_ps));
-        let arrives = |time: u64| start_ps.saturating_add(time).saturating_add(near_data.one_way_ps);
+        let arrives = |time: u64| start_ps.saturating_add(time).saturating_add(near_data.back_ps);
         for (expert, (start, end)) in (0..).zip(near_data.results()) {
             self.add(Unit::LinkToGpu, Task::Result, Some(expert), (arrives(start), arrives(end)));
         }
@@ -234,13 +241,13 @@ mod tests {
         #[test]
         fn events_are_the_layer_time(
             one in lists(1), batch in lists(6), controller in (0u32..256, 0u32..256), migrating: bool,
-            model in 0..Model::all().len(),
+            model in 0..Model::all().len(), attended in 0u64..5000,
         ) {
             let model = &Model::all()[model];
             let (scored, tracked) = controller;
             for (system, lists) in System::all().iter().flat_map(|system| [(system, &one), (system, &batch)]) {
                 let lists = lists.clone().on(system);
-                let work = LayerWork { scored, tracked, migrating, ..lists.work() };
+                let work = LayerWork { scored, tracked, migrating, attended, ..lists.work() };
                 let (time, events) = (system.layer_time(model, &work), system.layer_events(model, &work));
                 let last = events.iter().map(|event| event.end_ps).max();
                 prop_assert_eq!(last, Some(time.total_ps), "{} {:?}", system.name, work);
@@ -248,7 +255,8 @@ mod tests {
                 prop_assert_eq!(busy(&events, Unit::Controller), time.controller_ps);
                 let reads = events.iter().find(|event| event.unit == Unit::Memory);
                 let first_read = reads.map_or(0, |event| event.start_ps);
-                prop_assert_eq!(end(&events, Unit::Arrays).map_or(0, |end| end - first_read), time.ndp_ps);
+                let last_work = end(&events, Unit::Arrays).max(end(&events, Unit::Memory));
+                prop_assert_eq!(last_work.map_or(0, |end| end - first_read), time.ndp_ps);
                 if !work.copies_bits.is_empty() || !work.copied.is_empty() {
                     prop_assert_eq!(busy(&events, Unit::Copies), time.link_ps);
                 }

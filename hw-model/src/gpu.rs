@@ -4,7 +4,7 @@ use serde::Deserialize;
 use crate::dram::ConfigError;
 use crate::validate::{share, within};
 
-/// A GPU. Launches of kernels are left out: in decoding they are captured once and replayed.
+/// A GPU.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gpu {
@@ -20,6 +20,12 @@ pub struct Gpu {
     pub tflop_s: f64,
     /// Share of it that kernels reach.
     pub compute_share: f64,
+    /// From the end of a kernel to the first read of the next one, in nanoseconds.
+    #[serde(default)]
+    pub kernel_launch_ns: f64,
+    /// Kernels of a layer that follow each other.
+    #[serde(default)]
+    pub kernels_per_layer: u32,
     /// Energy per bit read from memory, in picojoules.
     pub memory_pj_per_bit: f64,
     /// Energy per byte read that its way through caches, registers and arithmetic takes, in picojoules.
@@ -34,6 +40,8 @@ impl Gpu {
         share("gpu.memory_share", self.memory_share)?;
         within("gpu.tflop_s", self.tflop_s, 0.001, 1e9)?;
         share("gpu.compute_share", self.compute_share)?;
+        within("gpu.kernel_launch_ns", self.kernel_launch_ns, 0.0, 1e9)?;
+        within("gpu.kernels_per_layer", f64::from(self.kernels_per_layer), 0.0, 1e4)?;
         within("gpu.memory_pj_per_bit", self.memory_pj_per_bit, 0.0, 1e3)?;
         within("gpu.on_chip_pj_per_byte", self.on_chip_pj_per_byte, 0.0, 1e3)
     }
@@ -43,6 +51,11 @@ impl Gpu {
         let memory = bytes / (self.memory_gb_s * self.memory_share) * 1e3;
         let compute = 2.0 * macs / (self.tflop_s * self.compute_share);
         memory.max(compute)
+    }
+
+    /// Launches of `kernels` kernels that follow each other, in picoseconds.
+    pub fn launches_ps(&self, kernels: u32) -> u64 {
+        (f64::from(kernels) * self.kernel_launch_ns * 1e3).round() as u64
     }
 
     /// Multiply-accumulates per byte read above which arithmetic is the bound.

@@ -8,8 +8,9 @@
 //!                    └── migration ──────────────────▶                 link (not waited for)
 //! ```
 //!
-//! The dense part comes first, as the router needs it, then the controller's turn. Behind that everything goes on
-//! side by side; a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run
+//! The dense part comes first, as the router needs it: launches of the layer's kernels, attention over keys and values
+//! ([`LayerWork::attended`]), the weights that every token reads. Then the controller's turn, with the way there and
+//! back where the controller sits in the device. Behind that everything goes on side by side; a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run
 //! shows behind the copies, and results return one by one, each behind the run of its expert. Copies out of the
 //! device's memory take their share of its rate from the experts that run there.
 //!
@@ -19,7 +20,7 @@
 use crate::energy::Energy;
 use crate::model::Model;
 use crate::ndp::Expert;
-use crate::schedule::{NearData, Schedule};
+use crate::schedule::{Attention, NearData, Schedule};
 use crate::system::System;
 use crate::work::LayerWork;
 
@@ -28,7 +29,7 @@ use crate::work::LayerWork;
 pub struct LayerTime {
     /// From the start of the layer to its end.
     pub total_ps: u64,
-    /// GPU busy: dense part and experts.
+    /// GPU busy: launches, attention, dense part and experts.
     pub gpu_ps: u64,
     /// Link busy with the layer, in either direction; without a migration.
     pub link_ps: u64,
@@ -52,17 +53,18 @@ impl System {
         LayerTime {
             total_ps: schedule.total_ps(),
             gpu_ps: schedule.gpu_ps(),
-            link_ps: schedule.link_ps,
+            link_ps: schedule.link_busy_ps(),
             ndp_ps: schedule.ndp_ps(),
             controller_ps: schedule.turn_ps.saturating_add(schedule.update_ps),
             migrated_bytes: schedule.migrated_bytes,
-            energy: self.layer_energy(model, work, schedule.near_data.as_ref()),
+            energy: self.layer_energy(model, work, schedule.near_data.as_ref())
+                + self.attention_energy(&schedule.attention),
         }
     }
 
     fn layer_energy(&self, model: &Model, work: &LayerWork<'_>, near_data: Option<&NearData>) -> Energy {
         let runs = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run));
-        let gpu_bytes = model.dense_parameters as f64 * self.gpu_bits / 8.0
+        let gpu_bytes = model.dense_parameters() as f64 * self.dense_bits / 8.0
             + runs.map(|run| model.expert_bytes(run.bits)).sum::<f64>();
         let (wire_bytes, near_bytes, macs) = near_data.map_or((0.0, 0.0, 0.0), |near_data| {
             let sum = |of: fn(&Expert) -> u64| near_data.experts.iter().map(|e| of(e) as f64).sum();
@@ -77,6 +79,37 @@ impl System {
             link_pj: round((copied_bytes + wire_bytes) * 8.0 * self.link().pj_per_bit),
             far_memory_pj: round((copied_bytes + near_bytes) * 8.0 * self.far_pj_per_bit()),
             ndp_compute_pj: round(self.ndp().map_or(0.0, |ndp| macs * ndp.arrays.pj_per_mac)),
+        }
+    }
+
+    /// `time`, which is that of `work` with nothing attended, with attention: it comes before all else, and only adds.
+    pub(crate) fn with_attention(&self, model: &Model, time: LayerTime, work: &LayerWork<'_>) -> LayerTime {
+        let attention = Attention::new(self, model, work);
+        // Bytes per picosecond are GB/s / 1000.
+        let passes = attention.link_free_ps() as f64 * self.link().copy_gb_s() / 1e3;
+        LayerTime {
+            total_ps: time.total_ps.saturating_add(attention.total_ps()),
+            gpu_ps: time.gpu_ps.saturating_add(attention.gpu_ps),
+            link_ps: time.link_ps.saturating_add(attention.link_ps),
+            migrated_bytes: time.migrated_bytes + if work.migrating { passes } else { 0.0 },
+            energy: time.energy + self.attention_energy(&attention),
+            ..time
+        }
+    }
+
+    fn attention_energy(&self, attention: &Attention) -> Energy {
+        // What comes over the link goes through caches and arithmetic, not through the GPU's memory.
+        let on_chip_pj = (attention.link_bytes * self.gpu().on_chip_pj_per_byte).round() as u64;
+        self.weights_energy(attention.gpu_bytes)
+            + Energy { gpu_compute_pj: on_chip_pj, ..self.migration_energy(attention.link_bytes) }
+    }
+
+    /// Energy of `bytes` bytes read from GPU memory by its kernels.
+    pub(crate) fn weights_energy(&self, bytes: f64) -> Energy {
+        Energy {
+            gpu_memory_pj: (bytes * 8.0 * self.gpu().memory_pj_per_bit).round() as u64,
+            gpu_compute_pj: (bytes * self.gpu().on_chip_pj_per_byte).round() as u64,
+            ..Energy::default()
         }
     }
 

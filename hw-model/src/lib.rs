@@ -4,13 +4,14 @@
 //! Knows no traces and no policies. A [`System`] is a machine, [`LayerWork`] is what a layer has to do, and from one
 //! schedule of it come
 //! - [`System::layer_time`]: time and energy ([`layer`]); [`LayerTimes`] remembers them;
+//! - [`System::outside_layers`]: what a token takes beside them ([`token`]);
 //! - [`System::layer_events`]: what each unit does when, for timelines ([`events`]);
 //! - [`System::expert_breakdown`]: what the time of one expert is made of, and why ([`breakdown`]).
 //!
 //! Each part of a machine is usable by itself:
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
-//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`]: a roofline; [`controller`]: cycles of the filter; [`energy`]:
+//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`] and [`host`]: rooflines; [`controller`]: cycles of the filter; [`energy`]:
 //!   picojoules.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
@@ -23,6 +24,7 @@ pub mod dram;
 pub mod energy;
 pub mod events;
 pub mod gpu;
+pub mod host;
 pub mod layer;
 pub mod link;
 pub mod model;
@@ -30,13 +32,14 @@ pub mod ndp;
 mod schedule;
 pub mod system;
 mod times;
+pub mod token;
 mod validate;
 mod work;
 
 pub use breakdown::Breakdown;
 pub use energy::Energy;
 pub use layer::LayerTime;
-pub use model::Model;
+pub use model::{Model, ModelError};
 pub use system::{Cold, System, SystemError};
 pub use times::LayerTimes;
 pub use work::{CopiedRun, ExpertRun, LayerWork};

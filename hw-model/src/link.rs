@@ -122,7 +122,7 @@ pub struct Link {
     pub gt_s: f64,
     /// Lanes, 1 to 16.
     pub lanes: u32,
-    /// Flits; needed where work runs near the data, absent where there are only copies.
+    /// Flits; needed where a device works near the data, absent where there are only copies and small messages.
     pub flit: Option<Flit>,
     /// From the sender to the receiver and back, without payload, in nanoseconds: ports, wires, switches.
     pub round_trip_ns: f64,
@@ -148,6 +148,10 @@ pub struct Link {
     /// From the arrival of the first descriptor to the first command of the device, in nanoseconds; includes the driver
     /// for a ring.
     pub launch_ns: f64,
+    /// From the arrival of a result or an answer to the GPU's notice of it, in nanoseconds: half of the time between
+    /// two looks.
+    #[serde(default)]
+    pub poll_ns: f64,
     /// Energy per bit on the wire, both ends, in picojoules.
     pub pj_per_bit: f64,
 }
@@ -181,6 +185,7 @@ impl Link {
         within("link.round_trip_ns", self.round_trip_ns, 0.0, 1e9)?;
         within("link.copy_launch_ns", self.copy_launch_ns, 0.0, 1e9)?;
         within("link.launch_ns", self.launch_ns, 0.0, 1e9)?;
+        within("link.poll_ns", self.poll_ns, 0.0, 1e9)?;
         within("link.pj_per_bit", self.pj_per_bit, 0.0, 1e3)?;
         within("link.bit_error_rate", self.bit_error_rate, 0.0, 1e-3)?;
         share("link.copy_efficiency", self.copy_efficiency)?;
@@ -209,9 +214,22 @@ impl Link {
         (self.round_trip_ns * 500.0).round() as u64
     }
 
-    /// A message of `bytes` bytes in one direction; nothing if the link has no flits.
+    /// From the device to the GPU without payload, until the GPU notices, in picoseconds.
+    pub fn back_ps(&self) -> u64 {
+        self.one_way_ps() + (self.poll_ns * 1e3).round() as u64
+    }
+
+    /// A request of one line and its answer of one line, both small and waited for, until the GPU notices.
+    pub fn ask_ps(&self) -> u64 {
+        2 * self.send(LINE_BYTES).serial_ps + self.one_way_ps() + self.back_ps()
+    }
+
+    /// A message of `bytes` bytes in one direction; a link without flits takes it at the rate of its copies.
     pub fn send(&self, bytes: u64) -> Transfer {
-        let Some(flit) = self.flit else { return Transfer::default() };
+        let Some(flit) = self.flit else {
+            let serial_ps = (bytes as f64 / self.copy_gb_s() * 1e3).round() as u64;
+            return Transfer { serial_ps, ..Transfer::default() };
+        };
         let flits = flit.flits(bytes);
         let flit_fs = self.flit_fs(flit);
         let error = flit.retry_probability(self.bit_error_rate);
@@ -230,7 +248,7 @@ impl Link {
 
     /// Bytes on the wire of a message of `bytes` bytes.
     pub fn wire_bytes(&self, bytes: u64) -> u64 {
-        self.flit.map_or(0, |flit| flit.flits(bytes) * flit.bytes())
+        self.flit.map_or(bytes, |flit| flit.flits(bytes) * flit.bytes())
     }
 
     /// What the device waits for, beyond the arrival of activations and descriptors, before it starts.
@@ -301,6 +319,7 @@ mod tests {
             both_ways_from_gpu: 0.968,
             launch: Launch::Doorbell,
             launch_ns: 0.0,
+            poll_ns: 0.0,
             pj_per_bit: 4.4,
         }
     }

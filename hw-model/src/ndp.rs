@@ -314,6 +314,14 @@ impl Ndp {
     }
 }
 
+impl Expert {
+    /// One that is read and worked on in one go, in `run_ps`.
+    pub(crate) fn at_once(bytes: u64, macs: u64, run_ps: u64) -> Self {
+        let whole = Chunk { load_ps: run_ps, work_ps: 0 };
+        Self { bytes, macs, stream_ps: run_ps, work_ps: 0, chunks: 1, full: whole, last: whole }
+    }
+}
+
 /// Two halves of the scratchpad: when the reader is free, when the arrays are done with the chunk before, and with the
 /// one before that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

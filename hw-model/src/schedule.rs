@@ -10,7 +10,14 @@ use crate::work::{ExpertRun, LayerWork};
 /// A layer in time, in picoseconds: durations, and times from the dispatch on, when router and controller have decided.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
+    pub(crate) attention: Attention,
+    /// Weights that every token reads.
     pub(crate) dense_ps: u64,
+    /// Kernels that follow each other.
+    pub(crate) launches_ps: u64,
+    /// A request on its way to the controller, and its answer back to the GPU.
+    pub(crate) asked_ps: u64,
+    pub(crate) answered_ps: u64,
     pub(crate) turn_ps: u64,
     pub(crate) update_ps: u64,
     /// Start and end of each expert on the GPU: those from its memory, then those that were copied.
@@ -26,11 +33,9 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     pub(crate) fn new(system: &System, model: &Model, work: &LayerWork<'_>) -> Self {
-        debug_assert!(work.near_data.is_empty() || system.ndp().is_some(), "{} has no device", system.name);
-        let near_runs = if system.ndp().is_some() { work.near_data } else { &[] };
-        // What a migration writes into the GPU's memory takes its share from the kernels.
-        let gpu_gb_s = system.gpu().memory_gb_s * system.gpu().memory_share;
-        let taken = if work.migrating { (system.link().copy_gb_s() / gpu_gb_s).min(MOST_TAKEN) } else { 0.0 };
+        debug_assert!(work.near_data.is_empty() || system.runs_near_data(), "{} has no device", system.name);
+        let near_runs = if system.runs_near_data() { work.near_data } else { &[] };
+        let taken = taken_by_migration(system, work);
         let kernel_ps = |parameters: u64, run| (system.kernel_ps(parameters, run) / (1.0 - taken)).round() as u64;
         let run_ps = |run: ExpertRun| kernel_ps(model.expert_parameters(), run);
 
@@ -51,8 +56,13 @@ impl Schedule {
         });
         let copy_ps = arrivals.last().copied().unwrap_or(0);
         let near_data = NearData::new(system, model, work, near_runs, copy_ps);
+        let (asked_ps, answered_ps) = if work.scored > 0 { system.controller_trip_ps() } else { (0, 0) };
         let mut schedule = Self {
-            dense_ps: kernel_ps(model.dense_parameters, ExpertRun { bits: system.gpu_bits, tokens: work.sequences() }),
+            attention: Attention::new(system, model, work),
+            launches_ps: system.gpu().launches_ps(system.gpu().kernels_per_layer),
+            asked_ps,
+            answered_ps,
+            dense_ps: kernel_ps(model.dense_parameters(), ExpertRun { bits: system.dense_bits, tokens: work.sequences() }),
             turn_ps,
             update_ps,
             gpu_runs: gpu_runs.collect(),
@@ -63,21 +73,35 @@ impl Schedule {
         };
         if work.migrating {
             let results_ps = schedule.near_data.as_ref().map_or(0, NearData::results_ps);
-            let free_ps = schedule.total_ps().saturating_sub(copy_ps).saturating_sub(results_ps);
+            let after_ps = schedule.total_ps().saturating_sub(schedule.attention.total_ps());
+            let free_ps = after_ps.saturating_sub(copy_ps).saturating_sub(results_ps);
+            let free_ps = free_ps.saturating_add(schedule.attention.link_free_ps());
             // Bytes per picosecond are GB/s / 1000.
             schedule.migrated_bytes = free_ps as f64 * system.link().copy_gb_s() / 1e3;
         }
         schedule
     }
 
-    /// From the start of the layer to the dispatch.
-    pub(crate) const fn decided_ps(&self) -> u64 {
-        self.dense_ps.saturating_add(self.turn_ps)
+    /// From the start of the layer to the router's choice.
+    pub(crate) fn before_router_ps(&self) -> u64 {
+        self.launches_ps.saturating_add(self.attention.total_ps()).saturating_add(self.dense_ps)
     }
 
-    /// GPU busy.
+    /// From the start of the layer to the dispatch.
+    pub(crate) fn decided_ps(&self) -> u64 {
+        let asked_ps = self.before_router_ps().saturating_add(self.asked_ps);
+        asked_ps.saturating_add(self.turn_ps).saturating_add(self.answered_ps)
+    }
+
+    /// GPU busy, launches among it.
     pub(crate) fn gpu_ps(&self) -> u64 {
-        self.gpu_runs.iter().fold(self.dense_ps, |sum, (start, end)| sum.saturating_add(end - start))
+        let before = self.launches_ps.saturating_add(self.attention.gpu_ps).saturating_add(self.dense_ps);
+        self.gpu_runs.iter().fold(before, |sum, (start, end)| sum.saturating_add(end - start))
+    }
+
+    /// Link busy in either direction.
+    pub(crate) const fn link_busy_ps(&self) -> u64 {
+        self.attention.link_ps.saturating_add(self.link_ps)
     }
 
     /// Near-data device busy.
@@ -91,6 +115,45 @@ impl Schedule {
         let near_end = self.near_data.as_ref().map_or(0, NearData::end_ps);
         self.decided_ps().saturating_add(gpu_end.max(near_end).max(self.link_ps).max(self.update_ps))
     }
+}
+
+/// Attention reading keys and values: those in GPU memory by its kernel, those behind the link beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Attention {
+    pub(crate) gpu_ps: u64,
+    pub(crate) link_ps: u64,
+    pub(crate) gpu_bytes: f64,
+    pub(crate) link_bytes: f64,
+}
+
+impl Attention {
+    pub(crate) fn new(system: &System, model: &Model, work: &LayerWork<'_>) -> Self {
+        let bytes = model.kv_bytes(work.attended);
+        let link_bytes = bytes * system.kv_far_share;
+        let gpu_bytes = bytes - link_bytes;
+        let taken = taken_by_migration(system, work);
+        Self {
+            gpu_ps: (system.gpu().kernel_ps(gpu_bytes, 0.0) / (1.0 - taken)).round() as u64,
+            link_ps: system.link().copy_ps(link_bytes),
+            gpu_bytes,
+            link_bytes,
+        }
+    }
+
+    pub(crate) fn total_ps(&self) -> u64 {
+        self.gpu_ps.max(self.link_ps)
+    }
+
+    /// The link left to a migration meanwhile.
+    pub(crate) fn link_free_ps(&self) -> u64 {
+        self.total_ps() - self.link_ps
+    }
+}
+
+/// Share of the rate of the GPU's memory that a migration takes from the kernels by what it writes there.
+fn taken_by_migration(system: &System, work: &LayerWork<'_>) -> f64 {
+    let gpu_gb_s = system.gpu().memory_gb_s * system.gpu().memory_share;
+    if work.migrating { (system.link().copy_gb_s() / gpu_gb_s).min(MOST_TAKEN) } else { 0.0 }
 }
 
 /// The controller's work before the dispatch, a turn for each sequence of the batch, and behind it.
@@ -113,6 +176,8 @@ pub(crate) struct NearData {
     tokens: Vec<u32>,
     pub(crate) trip: Trip,
     pub(crate) one_way_ps: u64,
+    /// The way back, until the GPU notices.
+    pub(crate) back_ps: u64,
     pub(crate) launch_ps: u64,
     /// How long copies out of the device's memory go on beside it.
     beside_ps: u64,
@@ -133,6 +198,7 @@ impl NearData {
             tokens: runs.iter().map(|run| run.tokens).collect(),
             trip: Trip::new(system.link(), model, runs.len() as u32, most.min(work.sequences())),
             one_way_ps: system.link().one_way_ps(),
+            back_ps: system.link().back_ps(),
             launch_ps: system.link().launch_ps(),
             beside_ps: if work.migrating { u64::MAX } else { copy_ps },
             migrating: work.migrating,
@@ -172,7 +238,7 @@ impl NearData {
     /// Arrival of the last result, from the dispatch on.
     fn end_ps(&self) -> u64 {
         let last_ps = self.results().last().map_or(0, |(_, end)| end);
-        self.start_ps().saturating_add(last_ps).saturating_add(self.one_way_ps)
+        self.start_ps().saturating_add(last_ps).saturating_add(self.back_ps)
     }
 
     fn busy_ps(&self) -> u64 {

@@ -29,7 +29,8 @@ use serde::Deserialize;
 use crate::controller::Controller;
 use crate::dram::{ConfigError, Device};
 use crate::gpu::Gpu;
-use crate::link::Link;
+use crate::host::Host;
+use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::{Expert, Ndp};
 use crate::validate::within;
@@ -41,6 +42,8 @@ use crate::work::ExpertRun;
 pub enum Cold {
     /// On the GPU, after a copy over the link.
     Gpu,
+    /// On the host's processor, out of host memory, where they lie.
+    Host,
     /// Near the data, where it lies; copies to the GPU go on behind it.
     Ndp,
 }
@@ -64,10 +67,14 @@ pub struct System {
     pub summary: String,
     /// Where experts run that are not in GPU memory.
     pub cold: Cold,
-    /// Bits per weight in GPU memory and on the link.
+    /// Bits per weight of experts in GPU memory and on the link.
     pub gpu_bits: f64,
-    /// Bits per weight of the experts that run near the data.
+    /// Bits per weight of what every token reads: attention, shared experts, output head.
+    pub dense_bits: f64,
+    /// Bits per weight of the experts that run near the data: in the device, or on the host.
     pub ndp_bits: f64,
+    /// Share of the keys and values that lie behind the link, from where the GPU reads them.
+    pub kv_far_share: f64,
     /// Where the numbers come from, as a whole; the file says it for each.
     pub source: String,
     hardware: Arc<Hardware>,
@@ -79,6 +86,7 @@ struct Hardware {
     gpu: Gpu,
     link: Link,
     store: Option<Store>,
+    host: Option<Host>,
     ndp: Option<Ndp>,
     controller: Option<Controller>,
 }
@@ -140,19 +148,24 @@ struct File {
     summary: String,
     cold: Cold,
     gpu_bits: f64,
+    dense_bits: Option<f64>,
     ndp_bits: Option<f64>,
+    #[serde(default)]
+    kv_far_share: f64,
     source: String,
     gpu: Gpu,
     link: Link,
     store: Option<Store>,
+    host: Option<Host>,
     ndp: Option<Ndp>,
     controller: Option<Controller>,
 }
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     include_str!("../data/systems/offload.toml"),
     include_str!("../data/systems/offload-a100.toml"),
     include_str!("../data/systems/laptop.toml"),
+    include_str!("../data/systems/workstation.toml"),
     include_str!("../data/systems/ndp.toml"),
     include_str!("../data/systems/ndp-fixed.toml"),
     include_str!("../data/systems/ndp-lpddr5x.toml"),
@@ -212,12 +225,15 @@ impl System {
             summary: file.summary,
             cold: file.cold,
             gpu_bits: file.gpu_bits,
+            dense_bits: file.dense_bits.unwrap_or(file.gpu_bits),
             ndp_bits: file.ndp_bits.unwrap_or(file.gpu_bits),
+            kv_far_share: file.kv_far_share,
             source: file.source,
             hardware: Arc::new(Hardware {
                 gpu: file.gpu,
                 link: file.link,
                 store: file.store,
+                host: file.host,
                 ndp: file.ndp,
                 controller: file.controller,
             }),
@@ -240,14 +256,37 @@ impl System {
         self.hardware.ndp.as_ref()
     }
 
+    /// The host's processor and memory, if the file describes them.
+    pub fn host(&self) -> Option<&Host> {
+        self.hardware.host.as_ref()
+    }
+
+    /// Whether experts run where they lie: in a device, or on the host.
+    pub fn runs_near_data(&self) -> bool {
+        self.cold != Cold::Gpu
+    }
+
     /// The controller, if the system has one.
     pub fn controller(&self) -> Option<&Controller> {
         self.hardware.controller.as_ref()
     }
 
-    /// An expert of `model` near the data; `None` without a near-data device. The first call for a size simulates the
+    /// A request on its way to the controller, and its answer until the GPU notices it, in picoseconds: none where
+    /// there is no device that the controller sits in.
+    pub(crate) fn controller_trip_ps(&self) -> (u64, u64) {
+        if self.ndp().is_none() || self.controller().is_none() {
+            return (0, 0);
+        }
+        let line_ps = self.link().send(LINE_BYTES).serial_ps;
+        (line_ps.saturating_add(self.link().one_way_ps()), line_ps.saturating_add(self.link().back_ps()))
+    }
+
+    /// An expert of `model` near the data; `None` where none runs there. The first call for a size simulates the
     /// DRAM, later ones remember, for all clones of the system.
     pub fn expert(&self, model: &Model, run: ExpertRun) -> Option<Expert> {
+        if let (Cold::Host, Some(host)) = (self.cold, self.host()) {
+            return Some(host.expert(model, run));
+        }
         let ndp = self.ndp()?;
         let key = (model.expert_parameters(), run.bits.to_bits());
         // The lock is held while simulating: whoever asks for the same meanwhile would only simulate it again.
@@ -266,7 +305,8 @@ impl System {
     /// Energy per bit read from the memory behind the link, in picojoules; 0 where the file names none.
     pub(crate) fn far_pj_per_bit(&self) -> f64 {
         let store = self.hardware.store.as_ref().map(|store| store.pj_per_bit);
-        self.ndp().map(|ndp| ndp.memory.pj_per_bit).or(store).unwrap_or(0.0)
+        let host = self.host().map(|host| host.pj_per_bit);
+        self.ndp().map(|ndp| ndp.memory.pj_per_bit).or(store).or(host).unwrap_or(0.0)
     }
 }
 
@@ -276,6 +316,8 @@ impl File {
             return Err(ConfigError::new("name", "empty", "must be given"));
         }
         within("gpu_bits", self.gpu_bits, 1.0, 32.0)?;
+        within("dense_bits", self.dense_bits.unwrap_or(self.gpu_bits), 1.0, 32.0)?;
+        within("kv_far_share", self.kv_far_share, 0.0, 1.0)?;
         self.gpu.validate()?;
         self.link.validate()?;
         if let Some(store) = &self.store {
@@ -284,8 +326,13 @@ impl File {
         if let Some(controller) = &self.controller {
             controller.validate()?;
         }
+        if let Some(host) = &self.host {
+            host.validate()?;
+        }
         match (self.cold, &self.ndp, self.ndp_bits) {
             (Cold::Gpu, None, None) => Ok(()),
+            (Cold::Host, None, bits) if self.host.is_some() => within("ndp_bits", bits.unwrap_or(self.gpu_bits), 1.0, 32.0),
+            (Cold::Host, _, _) => Err(ConfigError::new("cold", "host", "needs a host, and no ndp")),
             (Cold::Gpu, _, _) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given")),
             (Cold::Ndp, Some(ndp), Some(bits)) => {
                 within("ndp_bits", bits, 1.0, 32.0)?;

@@ -74,7 +74,15 @@ impl<'a> LayerTimes<'a> {
         if work.sequences() > 1 || !one_token {
             return self.system.layer_time(self.model, work);
         }
-        self.known.borrow_mut().get(work, |work| self.system.layer_time(self.model, work))
+        let alone = LayerWork { attended: 0, ..*work };
+        let time = self.known.borrow_mut().get(&alone, |work| self.system.layer_time(self.model, work));
+        self.with_attention(time, work)
+    }
+
+    /// `time`, which is that of `work` with nothing attended, with its attention: the same as asking for both at once.
+    #[must_use]
+    pub fn with_attention(&self, time: LayerTime, work: &LayerWork<'_>) -> LayerTime {
+        if work.attended == 0 { time } else { self.system.with_attention(self.model, time, work) }
     }
 
     /// One expert on the GPU, from its memory, in picoseconds.
@@ -105,20 +113,22 @@ impl<'a> LayerTimes<'a> {
     }
 
     /// About how long a layer of a batch of `tokens` takes whose GPU is busy with experts for `gpu_ps` and whose device
-    /// for `near_ps`: the dense part and the slower of the two, with the trip to the device. For comparing divisions;
+    /// for `near_ps`: launches, the dense part and the slower of the two, with the trip to the device; without
+    /// attention over keys and values, which is the same however experts are divided. For comparing divisions;
     /// [`Self::get`] is exact.
     #[must_use]
     pub fn estimate_ps(&self, tokens: u32, gpu_ps: f64, near_ps: f64) -> f64 {
-        let dense_run = ExpertRun { bits: self.system.gpu_bits, tokens };
-        let dense_ps = self.system.kernel_ps(self.model.dense_parameters, dense_run);
+        let dense_run = ExpertRun { bits: self.system.dense_bits, tokens };
+        let dense_ps = self.system.kernel_ps(self.model.dense_parameters(), dense_run);
         let link = self.system.link();
         let trip_ps = if near_ps > 0.0 {
             let trip = Trip::new(link, self.model, 0, 1);
-            (trip.there_ps + trip.result_ps + 2 * link.one_way_ps() + link.launch_ps()) as f64
+            (trip.there_ps + trip.result_ps + link.one_way_ps() + link.back_ps() + link.launch_ps()) as f64
         } else {
             0.0
         };
-        dense_ps + gpu_ps.max(near_ps + trip_ps)
+        let launches_ps = self.system.gpu().launches_ps(self.system.gpu().kernels_per_layer) as f64;
+        launches_ps + dense_ps + gpu_ps.max(near_ps + trip_ps)
     }
 }
 
@@ -175,11 +185,13 @@ mod tests {
         /// However often, and in whichever order experts are named.
         #[test]
         fn what_is_remembered_is_the_layer(
-            questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3), 1..9),
+            questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3, 0u64..5000), 1..9), far in 0.0f64..1.0,
         ) {
-            let (system, model) = (System::find("ndp").unwrap(), Model::find("olmoe").unwrap());
-            let times = LayerTimes::new(system, model);
-            for (lists, migrating, scored) in questions.iter().chain(&questions) {
+            let model = Model::find("olmoe").unwrap();
+            let mut system = System::find("ndp").unwrap().clone();
+            system.kv_far_share = far;
+            let times = LayerTimes::new(&system, model);
+            for (lists, migrating, scored, attended) in questions.iter().chain(&questions) {
                 let (mut sorted, mut turned) = (lists.clone(), lists.clone());
                 sorted.gpu.sort_by(|a, b| a.bits.total_cmp(&b.bits));
                 sorted.near_data.sort_by(|a, b| a.bits.total_cmp(&b.bits));
@@ -190,7 +202,8 @@ mod tests {
                 turned.copied.reverse();
                 turned.copies_bits.reverse();
                 let ask = |lists: &crate::work::tests::Lists, ask: &dyn Fn(&LayerWork<'_>) -> LayerTime| {
-                    ask(&LayerWork { migrating: *migrating, scored: *scored, ..lists.work() })
+                    let (migrating, scored, attended) = (*migrating, *scored, *attended);
+                    ask(&LayerWork { migrating, scored, attended, ..lists.work() })
                 };
                 let exact = ask(&sorted, &|work| system.layer_time(model, work));
                 prop_assert_eq!(ask(lists, &|work| times.get(work)), exact);

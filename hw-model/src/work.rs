@@ -42,6 +42,8 @@ impl CopiedRun {
 pub struct LayerWork<'a> {
     /// Sequences of the batch; 0 counts as 1.
     pub tokens: u32,
+    /// Tokens whose keys and values the attention reads, of all sequences together; 0: attention's weights alone.
+    pub attended: u64,
     /// Experts that run on the GPU from its memory.
     pub gpu: &'a [ExpertRun],
     /// Experts that run on the GPU after a copy that the layer waits for.
@@ -102,7 +104,7 @@ pub(crate) mod tests {
                     copies_bits: copies(loads.saturating_sub(cold)),
                     ..Self::default()
                 },
-                Cold::Ndp => Self {
+                Cold::Ndp | Cold::Host => Self {
                     gpu,
                     near_data: vec![ExpertRun::at(system.ndp_bits); cold],
                     copies_bits: copies(loads),
@@ -124,7 +126,7 @@ pub(crate) mod tests {
 
         /// Without what a machine without a device cannot do.
         pub(crate) fn on(mut self, system: &System) -> Self {
-            if system.ndp().is_none() {
+            if !system.runs_near_data() {
                 self.near_data.clear();
             }
             self

@@ -56,6 +56,8 @@ pub struct Counts {
     pub scored: u32,
     /// Experts whose levels the controller updates, behind the choice; 0 where nothing is tracked.
     pub tracked: u32,
+    /// Tokens whose keys and values the attention reads.
+    pub attended: u64,
 }
 
 impl Counts {
@@ -63,10 +65,11 @@ impl Counts {
     pub fn on<T>(self, system: &System, ask: impl FnOnce(&LayerWork<'_>) -> T) -> T {
         let (copied, near, loads) = match system.cold {
             Cold::Gpu => (self.cold, 0, self.loads.saturating_sub(self.cold)),
-            Cold::Ndp => (0, self.cold, self.loads),
+            Cold::Ndp | Cold::Host => (0, self.cold, self.loads),
         };
         ask(&LayerWork {
             tokens: 1,
+            attended: self.attended,
             gpu: &vec![ExpertRun::at(system.gpu_bits); self.resident as usize],
             copied: &vec![CopiedRun::at(system.gpu_bits); copied as usize],
             near_data: &vec![ExpertRun::at(system.ndp_bits); near as usize],
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_last_slice_ends_with_the_layer() {
-        let counts = Counts { resident: 2, cold: 3, loads: 1, scored: 64, tracked: 64 };
+        let counts = Counts { resident: 2, cold: 3, loads: 1, scored: 64, tracked: 64, attended: 100 };
         for system in System::all() {
             let (picture, total_ps) = picture(&system.name, counts);
             let last = picture.tracks.iter().flat_map(|track| &track.slices).map(|slice| slice.end).max();

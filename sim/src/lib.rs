@@ -25,7 +25,7 @@
 //! let plan = Plan {
 //!     strategies: Strategy::parse_list("lru,belady,ctx-aware,migrate")?,
 //!     prefill: 100,
-//!     machine: Some(Machine { system, model: Some(model) }),
+//!     machine: Some(Machine::new(system, Some(model))),
 //!     ..Plan::new("8".parse::<Budget>()?)
 //! };
 //! for row in replay::run(&trace, &plan)?.rows {

@@ -67,7 +67,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let plan = Plan {
         moe: &moe,
         resident: args.strategies.resident(moe.k, moe.experts),
-        machine: Machine { system: &args.strategies.system, model: Some(&sizes) },
+        machine: Machine::new(&args.strategies.system, Some(&sizes)),
         tokens: tokens * turns,
     };
     let options = Options { tokens, batch: 1, sequences: 1, threads: 1 };

@@ -161,7 +161,7 @@ fn run(model: &Model, moe: &Moe, documents: &[Document], args: &Args, sizes: &Si
     let plan = Plan {
         moe,
         resident: args.strategies.resident(moe.k, moe.experts),
-        machine: Machine { system: &args.strategies.system, model: Some(sizes) },
+        machine: Machine::new(&args.strategies.system, Some(sizes)),
         tokens,
     };
     let options = |batch: usize| Options { tokens: longest, batch, sequences: 1, threads: args.model.threads() };

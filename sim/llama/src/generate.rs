@@ -113,7 +113,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let plan = Plan {
         moe: &moe,
         resident: memory.unwrap_or_else(|| args.strategies.resident(moe.k, moe.experts)),
-        machine: Machine { system: &args.strategies.system, model: Some(&sizes) },
+        machine: Machine::new(&args.strategies.system, Some(&sizes)),
         tokens: prompt.len() + count,
     };
     args.strategies.strategy.iter().try_for_each(|strategy| plan.check(strategy))?;

@@ -184,7 +184,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let system = measured.system(&moe)?;
     let sizes = Measured::sizes(&moe);
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
-    let plan = Plan { moe: &moe, resident: memory, machine: Machine { system: &system, model: Some(&sizes) }, tokens };
+    let plan = Plan { moe: &moe, resident: memory, machine: Machine::new(&system, Some(&sizes)), tokens };
     let rows = run(args, &model, &plan, &store, routing.as_ref(), &turns)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let facts = vec![
@@ -241,7 +241,7 @@ fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns:
     let plan = Plan {
         moe,
         resident: Budget::Experts(moe.k),
-        machine: Machine { system: &system, model: Some(&sizes) },
+        machine: Machine::new(&system, Some(&sizes)),
         tokens: turns.iter().map(Vec::len).sum::<usize>() + args.skip,
     };
     let mut steering = Steering::new(&plan, &Strategy::parse("raw")?, ())?;

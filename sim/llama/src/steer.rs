@@ -63,7 +63,7 @@ impl<'a> Plan<'a> {
         {
             return Err(Error::usage(format!("memory: expected 1 to {experts} experts per layer, found {resident}")));
         }
-        let Machine { system, model } = self.machine;
+        let Machine { system, model, .. } = self.machine;
         let has = Has {
             knowledge: Knowledge::Logits,
             bound: true,

@@ -158,7 +158,7 @@ pub fn run(trace: &Trace, plan: &Plan<'_>) -> Result<Vec<Row>> {
     let replayed = replay::Plan {
         prefill: plan.prefill,
         batch: plan.batch,
-        machine: Some(Machine { system: plan.system, model: None }),
+        machine: Some(Machine::new(plan.system, None)),
         ..replay::Plan::new(Budget::Experts(1))
     };
     let mut observers: Vec<&mut dyn Observer> = loads.iter_mut().map(|loads| loads as &mut dyn Observer).collect();

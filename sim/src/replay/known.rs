@@ -14,7 +14,10 @@ impl Known {
     /// The time of a layer's work.
     pub(super) fn get(&mut self, times: &LayerTimes<'_>, work: &LayerWork<'_>, full_bits: u8) -> LayerTime {
         match key(work, full_bits.into()) {
-            Some(key) => *self.0.entry(key).or_insert_with(|| times.get(work)),
+            Some(key) => {
+                let alone = || times.get(&LayerWork { attended: 0, ..*work });
+                times.with_attention(*self.0.entry(key).or_insert_with(alone), work)
+            }
             // The rest of a copy is a fraction of an expert, and hardly ever the same: nothing to remember.
             None if parts(work) => times.system().layer_time(times.model(), work),
             None => times.get(work),
@@ -77,6 +80,7 @@ mod tests {
                     tokens: 1,
                     gpu: &[ExpertRun { bits: 16.0, tokens: 1 }; 3],
                     migrating,
+                    attended: 700 * u64::from(migrating),
                     ..LayerWork::default()
                 },
                 LayerWork {

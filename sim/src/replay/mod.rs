@@ -64,6 +64,29 @@ pub struct Machine<'a> {
     pub system: &'a System,
     /// Sizes of the model; without them there are no times.
     pub model: Option<&'a Model>,
+    /// What the time of a step counts.
+    pub counted: Counted,
+}
+
+impl<'a> Machine<'a> {
+    /// Whole tokens, of a text that begins with the source.
+    #[must_use]
+    pub const fn new(system: &'a System, model: Option<&'a Model>) -> Self {
+        Self { system, model, counted: Counted::Token { context: 0 } }
+    }
+}
+
+/// What the time of a step counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Layers with routed experts, without attention over the tokens before: what the experts' places decide.
+    Layers,
+    /// All that a token takes: attention over the tokens before, layers without routed experts, the output head. Of a
+    /// source that has a part of the model's layers, the same part of what is outside them.
+    Token {
+        /// Tokens of each sequence before the source begins.
+        context: u64,
+    },
 }
 
 /// What to run.

@@ -83,7 +83,7 @@ impl<'a> Setup<'a> {
         };
         let gb = |bytes: f64| bytes / 1e9;
         let per_layer = layers as f64 * model.expert_bytes(1.0);
-        let dense = gb(model.dense_parameters as f64 * system.gpu_bits / 8.0 * layers as f64);
+        let dense = gb(model.dense_parameters() as f64 * system.gpu_bits / 8.0 * layers as f64);
         let gpu_gb = system.gpu().memory_gb;
         let (needs, has) = match self.resident {
             Budget::Bytes { bytes, .. } if all => {

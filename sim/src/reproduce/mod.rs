@@ -174,7 +174,7 @@ fn cell(published: &Published) -> Result<(Vec<Figure>, Shares)> {
         let plan = Plan {
             strategies: strategies.iter().map(|text| Strategy::parse(text)).collect::<Result<_>>()?,
             prefill: PROMPT,
-            machine: Some(Machine { system: machine(system)?, model: Some(model) }),
+            machine: Some(Machine::new(machine(system)?, Some(model))),
             ..Plan::new(Budget::Experts(published.hot))
         };
         replay::run(&trace, &plan)

@@ -331,7 +331,7 @@ impl Has<'_> {
     fn refuses<M>(&self, axis: &str, kind: &Kind<M>) -> Option<String> {
         let part = || format!("{axis} {}", kind.name);
         let Kind { needs, promises, asks_routers, sees_future, device, times, .. } = *kind;
-        let no_device = self.system.filter(|system| system.ndp().is_none());
+        let no_device = self.system.filter(|system| !system.runs_near_data());
         if needs > self.knowledge {
             Some(format!("{} needs {needs}, and the source has {}", part(), self.knowledge))
         } else if promises && !self.bound {

@@ -127,7 +127,7 @@ impl Part {
         let plan = Plan {
             strategies: Strategy::parse_list(self.strategies)?,
             prefill: self.prefill,
-            machine: Some(Machine { system, model: Model::find(&trace.meta.model) }),
+            machine: Some(Machine::new(system, Model::find(&trace.meta.model))),
             ..Plan::new(resident)
         };
         replay::run(&trace, &plan)

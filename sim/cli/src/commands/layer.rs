@@ -36,6 +36,9 @@ pub(super) struct Args {
     /// Experts whose levels the filter updates; 0: nothing is tracked
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = count())]
     tracked: u32,
+    /// Tokens before this one, whose keys and values the attention reads
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    context: u64,
     /// Write a trace for Perfetto (ui.perfetto.dev); 1 us there is one nanosecond
     #[arg(long, value_name = "FILE")]
     timeline: Option<PathBuf>,
@@ -53,12 +56,13 @@ fn count() -> clap::builder::RangedI64ValueParser<u32> {
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let system = args.machine.system_or("offload")?;
-    if args.machine.bits().is_some() && system.ndp().is_none() {
+    if args.machine.bits().is_some() && !system.runs_near_data() {
         return Err(Error::new(format!("--bits: expected a system with a near-data device, found {}", system.name)));
     }
     let model = args.machine.model(&args.model)?.ok_or_else(|| unknown(&args.model))?;
     let (resident, cold, loads) = (args.resident, args.cold, args.loads);
-    let counts = Counts { resident, cold, loads, scored: args.scored, tracked: args.tracked };
+    let attended = model.attended(args.context).round() as u64;
+    let counts = Counts { resident, cold, loads, scored: args.scored, tracked: args.tracked, attended };
     if args.timeline.is_some() || args.vcd.is_some() {
         let picture = Picture::new(&system, &model, counts, args.timeline_cycles)?;
         if let Some(path) = &args.timeline {

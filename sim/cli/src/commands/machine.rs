@@ -1,9 +1,10 @@
 //! The machine and the model that times are for, shared by all commands that have times.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cptr_hw_model::{Model, System};
 
+use cptr_sim::replay::Counted;
 use cptr_trace::error::{Error, Result};
 
 /// The machine and the model that times are for.
@@ -16,6 +17,9 @@ pub(super) struct Machine {
     /// the system's)
     #[arg(long, value_name = "BITS", help_heading = "Machine")]
     bits: Option<f64>,
+    /// Sizes of the model, as its config.json has them
+    #[arg(long, value_name = "FILE.json", conflicts_with = "hidden", help_heading = "Machine")]
+    config: Option<PathBuf>,
     /// Width of the model's residual stream, where its sizes are not known
     #[arg(long, value_name = "N", requires = "expert_inner", help_heading = "Machine")]
     hidden: Option<u64>,
@@ -45,6 +49,9 @@ impl Machine {
 
     /// The sizes given, or those of the model called `name`; `None` if it is not known.
     pub(super) fn model(&self, name: &str) -> Result<Option<Model>> {
+        if let Some(path) = &self.config {
+            return config(name, path).map(Some);
+        }
         let size = 1..=1 << 20;
         match (self.hidden, self.expert_inner) {
             (Some(hidden), Some(inner)) if size.contains(&hidden) && size.contains(&inner) => {
@@ -65,6 +72,29 @@ impl Machine {
                 "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{name}\""
             ))
         })
+    }
+}
+
+/// The sizes in a config.json, for a model called `name`.
+pub(super) fn config(name: &str, path: &Path) -> Result<Model> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::in_file(path, error.to_string()))?;
+    Model::from_config(name, &text).map_err(|error| Error::in_file(path, error.to_string()))
+}
+
+/// What of a token is counted, of commands whose times are those of tokens.
+#[derive(Debug, clap::Args)]
+pub(super) struct Counting {
+    /// Tokens of each text before the source begins, which attention reads too
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, help_heading = "Machine")]
+    context: u64,
+    /// Count layers with routed experts alone: no attention over the tokens before, no other layers, no output head
+    #[arg(long, conflicts_with = "context", help_heading = "Machine")]
+    layers_only: bool,
+}
+
+impl Counting {
+    pub(super) const fn counted(&self) -> Counted {
+        if self.layers_only { Counted::Layers } else { Counted::Token { context: self.context } }
     }
 }
 

@@ -180,7 +180,7 @@ fn check(model: &Model, documents: &[Document], plan: &Plan<'_>) -> Result<()> {
         setup.accepts(strategy)?;
         // A model that is altered wants what nobody knows; a layer that is read as a whole knows what it wants.
         let future = plan.order(strategy) == Order::Layers;
-        let Machine { system, model } = plan.machine;
+        let Machine { system, model, .. } = plan.machine;
         let has = Has {
             knowledge: Knowledge::Logits,
             bound: true,

@@ -217,7 +217,7 @@ impl Measured {
     pub(crate) fn sizes(moe: &Moe) -> Sizes {
         let mut sizes = Sizes::new(&moe.name, 1, moe.expert_bytes(0) * 8 / BITS);
         sizes.expert_matrices = 1;
-        sizes.dense_parameters = moe.dense_bytes * 8 / BITS / moe.layers.len() as u64;
+        sizes.attention_parameters = moe.dense_bytes * 8 / BITS / moe.layers.len() as u64;
         sizes
     }
 

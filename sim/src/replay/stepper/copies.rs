@@ -6,6 +6,7 @@ use cptr_trace::error::Result;
 
 use super::{Buffers, Replay};
 use crate::memory::without;
+use crate::replay::{Counted, Machine};
 use crate::source::{Routed, real};
 use crate::strategy::prefetch::{Next, Pick};
 use crate::strategy::{Choice, Execution, Place, Served, ServedToken};
@@ -107,7 +108,7 @@ impl Replay<'_> {
         }
         self.queue.start(&mut self.memories);
         let behind = !self.queue.is_empty();
-        let mut time = self.layer_time(behind || !self.prefetch.never())?;
+        let mut time = self.layer_time(step, behind || !self.prefetch.never())?;
         let mut left = self.queue.advance(time.migrated_bytes, &mut self.memories);
         let load = self.queue.size(self.precision.load_bits());
         let mut fetched = false;
@@ -118,7 +119,7 @@ impl Replay<'_> {
         let passed = if behind || fetched {
             time.migrated_bytes - left
         } else {
-            time = self.layer_time(false)?;
+            time = self.layer_time(step, false)?;
             0.0
         };
         let passed_ps = passed / self.times.as_ref()?.system().link().copy_gb_s() * 1e3;
@@ -128,13 +129,14 @@ impl Replay<'_> {
     }
 
     /// The time of the layer's work on the machine, with copies behind it or none.
-    fn layer_time(&mut self, migrating: bool) -> Option<LayerTime> {
+    fn layer_time(&mut self, step: usize, migrating: bool) -> Option<LayerTime> {
         let Buffers { gpu, copied, near, copies_bits, .. } = &self.buffers;
         let experts = self.setup.shape.experts as u32;
         let selects = !self.raw;
         let tracks = selects || self.residency.tracks();
         let work = LayerWork {
             tokens: self.setup.sequences as u32,
+            attended: self.attended(step),
             gpu,
             copied,
             near_data: near,
@@ -144,6 +146,36 @@ impl Replay<'_> {
             tracked: if tracks { experts } else { 0 },
         };
         Some(self.known.get(self.times.as_ref()?, &work, self.full_bits))
+    }
+
+    /// Tokens that the attention of a layer reads in a step, of all sequences.
+    fn attended(&self, step: usize) -> u64 {
+        let Some(Machine { model: Some(model), counted: Counted::Token { context }, .. }) = self.setup.machine else {
+            return 0;
+        };
+        let before = context.saturating_add(step as u64);
+        (model.attended(before) * self.setup.sequences as f64).round() as u64
+    }
+
+    /// Adds what a step takes outside the layers of the source.
+    pub(super) fn time_outside(&mut self, step: usize) {
+        let Some(machine) = self.setup.machine.filter(|machine| machine.counted != Counted::Layers) else { return };
+        let Some(model) = machine.model else { return };
+        let time = machine.system.outside_layers(model, self.setup.sequences as u32, self.attended(step));
+        let part = match model.layers {
+            0 => 1.0,
+            layers => self.setup.shape.layers as f64 / layers as f64,
+        };
+        let of = |ps: u64| (ps as f64 * part).round() as u64;
+        let counted = LayerTime {
+            total_ps: of(time.total_ps),
+            gpu_ps: of(time.gpu_ps),
+            link_ps: of(time.link_ps),
+            ..LayerTime::default()
+        };
+        self.tally.steps[step - self.setup.prefill].time_ps += counted.total_ps;
+        self.tally.add_time(&counted, 0.0);
+        self.tally.energy_pj += time.energy.total_pj() as f64 * part;
     }
 
     /// Lets the prefetch learn from a layer, and has what it asks for at once of the next layer fetched.

@@ -293,6 +293,9 @@ impl<'a> Replay<'a> {
     /// As [`Self::layer`].
     pub fn end_step(&mut self, step: usize) -> Result<()> {
         let prefill = step < self.setup.prefill;
+        if !prefill {
+            self.time_outside(step);
+        }
         let mut fast = Fast { memories: &mut self.memories, queue: &mut self.queue, bits: self.precision.load_bits() };
         let future = self.future.as_deref();
         self.residency.end_step(&mut EndOfStep { step, prefill, fast: &mut fast, future });

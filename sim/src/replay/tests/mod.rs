@@ -43,7 +43,7 @@ fn ids(tokens: &[Vec<u16>], experts: usize) -> Trace {
 }
 
 fn ndp() -> Machine<'static> {
-    Machine { system: System::find("ndp").unwrap(), model: Some(Model::find("Qwen3-30B-A3B").unwrap()) }
+    Machine::new(System::find("ndp").unwrap(), Some(Model::find("Qwen3-30B-A3B").unwrap()))
 }
 
 fn tally(trace: &Trace, text: &str, plan: &Plan<'_>) -> Tally {
@@ -469,7 +469,7 @@ fn layers_may_be_replayed_one_by_one() {
 fn what_does_not_fit_is_left_out_with_the_reason() {
     let trace = routed(60, 2, 16, 2, 2);
     let huge = Model::new("huge", 1 << 15, 1 << 17);
-    let machine = |model| Some(Machine { system: System::find("ndp").unwrap(), model: Some(model) });
+    let machine = |model| Some(Machine::new(System::find("ndp").unwrap(), Some(model)));
     let reasons = |text: &str, plan: Plan<'_>| -> Vec<String> {
         let strategies = Strategy::parse_list(text).unwrap();
         run(&trace, &Plan { strategies, ..plan }).unwrap().skipped.into_iter().map(|skipped| skipped.reason).collect()
@@ -482,7 +482,7 @@ fn what_does_not_fit_is_left_out_with_the_reason() {
     let found = reasons("lru,near-only", Plan { machine: machine(&wide), ..Plan::new(Budget::Experts(1)) });
     assert_eq!(found.len(), 1);
     assert!(found[0].contains("division near needs a device for 670.0 GB"), "{found:?}");
-    let offload = Some(Machine { system: System::find("offload").unwrap(), model: None });
+    let offload = Some(Machine::new(System::find("offload").unwrap(), None));
     let found = reasons("ctx-aware,migrate", Plan { machine: offload, ..plan() });
     assert!(found[0].contains("division in-place needs a near-data device, and machine offload has none"), "{found:?}");
     let found = reasons("migrate,ctx-aware", plan());
@@ -539,14 +539,29 @@ fn decoding() -> Plan<'static> {
 
 #[test]
 fn near_only_is_the_closed_form() {
-    let outcome = rows(&alternating(100, 1000), "near-only", decoding());
     let near = [cptr_hw_model::ExpertRun::at(4.0); 2];
-    let work = cptr_hw_model::LayerWork { tokens: 1, near_data: &near, ..Default::default() };
-    let Machine { system, model } = ndp();
-    let expected = 1e12 / (3 * system.layer_time(model.unwrap(), &work).total_ps) as f64;
-    let row = &outcome.rows[0];
-    assert!((row.tokens_per_s.unwrap() / expected - 1.0).abs() < 1e-9);
-    assert_eq!((row.full_precision, row.mean_near_bits), (0.0, Some(4.0)));
+    let (trace, Machine { system, model, .. }) = (alternating(100, 1000), ndp());
+    let model = model.unwrap();
+    let layer_ps = |attended| {
+        let work = cptr_hw_model::LayerWork { tokens: 1, near_data: &near, attended, ..Default::default() };
+        system.layer_time(model, &work).total_ps as f64
+    };
+    let found = |counted| {
+        let machine = Some(Machine { counted, ..ndp() });
+        let strategies = Strategy::parse_list("near-only").unwrap();
+        let row = run(&trace, &Plan { strategies, machine, ..decoding() }).unwrap().rows.remove(0);
+        assert_eq!((row.full_precision, row.mean_near_bits), (0.0, Some(4.0)));
+        1e6 / row.tokens_per_s.unwrap()
+    };
+    let close = |found_us: f64, expected_ps: f64| assert!((found_us * 1e6 / expected_ps - 1.0).abs() < 1e-6);
+    close(found(Counted::Layers), 3.0 * layer_ps(0));
+    // Whole tokens: attention over the tokens before, and of what is outside the layers those of 3 of 48.
+    let token_ps = |context: u64| {
+        3.0 * layer_ps(context) + system.outside_layers(model, 1, context).total_ps as f64 * 3.0 / 48.0
+    };
+    let (steps, first) = (trace.shape.tokens as u64 - 64, 1064);
+    let mean_ps = (0..steps).map(|step| token_ps(first + step)).sum::<f64>() / steps as f64;
+    close(found(Counted::Token { context: 1000 }), mean_ps);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use cptr_hw_model::{Model, System};
 use cptr_trace::array::FloatArray;
 use cptr_trace::{Shape, Trace};
 
-use crate::replay::{Budget, LayerOutcome, Machine, Observer, Plan, Row, drive, run};
+use crate::replay::{Budget, LayerOutcome, Counted, Machine, Observer, Plan, Row, drive, run};
 use crate::strategy::{Place, Strategy};
 
 const SHAPE: Shape = Shape { tokens: 1600, layers: 3, experts: 32, k: 4 };
@@ -96,9 +96,10 @@ fn serial(ratio: f64) -> (Model, System) {
     let model = Model::new("made", 4096, 4);
     let text = include_str!("../../../../hw-model/data/systems/offload.toml")
         .replace("memory_gb_s = 3352.0", "memory_gb_s = 1e6")
-        .replace("copy_launch_ns = 1000.0", "copy_launch_ns = 0.0");
+        .replace("copy_launch_ns = 1000.0", "copy_launch_ns = 0.0")
+        .replace("kernel_launch_ns = 1300.0", "kernel_launch_ns = 0.0");
     let copy_us = model.expert_bytes(16.0) / System::from_toml(&text).unwrap().link().copy_gb_s() / 1e3;
-    let tflop_s = 2.0 * model.dense_parameters as f64 / 1e6 / (0.8 * copy_us * ratio);
+    let tflop_s = 2.0 * model.dense_parameters() as f64 / 1e6 / (0.8 * copy_us * ratio);
     (model, System::from_toml(&text.replace("tflop_s = 989.4", &format!("tflop_s = {tflop_s:.6}"))).unwrap())
 }
 
@@ -108,7 +109,7 @@ fn fetching_saves_time_where_there_is_some_and_costs_little_where_not() {
         [(true, 1.0, 0.3, 0.9), (true, 8.0, 0.3, 0.95), (true, 1.0 / 16.0, 0.9, 1.01), (false, 1.0, 0.9, 1.01)]
     {
         let (model, system) = serial(ratio);
-        let machine = Some(Machine { system: &system, model: Some(&model) });
+        let machine = Some(Machine { counted: Counted::Layers, ..Machine::new(&system, Some(&model)) });
         let strategies = Strategy::parse_list("recall,recall-fetch").unwrap();
         let plan = Plan { strategies, prefill: 800, machine, ..Plan::new(Budget::Experts(8)) };
         let rows = run(&text(ordered), &plan).unwrap().rows;
@@ -180,7 +181,7 @@ fn a_copy_under_way_holds_up_what_is_waited_for() {
         let copy_ps = system.link().copy_ps(model.expert_bytes(16.0)) as f64;
         let mut link =
             Serial { copies: Vec::new(), computes: ratio, load_ps: copy_ps, layers: 0, held_up: 0, fetched: 0 };
-        let machine = Some(Machine { system: &system, model: Some(&model) });
+        let machine = Some(Machine { counted: Counted::Layers, ..Machine::new(&system, Some(&model)) });
         let plan = Plan { machine, ..Plan::new(Budget::Experts(512)) };
         let strategy = Strategy::parse("lru+perfect:accuracy=0.5:most=1").unwrap();
         drive(&trace, &plan, &strategy, &mut [&mut link]).unwrap();
@@ -207,7 +208,7 @@ fn nothing_later_is_seen() {
     let (model, system) = serial(2.0);
     let decisions = |trace: &Trace, (strategy, timed): (&str, bool)| {
         let mut seen = Residents::default();
-        let machine = timed.then_some(Machine { system: &system, model: Some(&model) });
+        let machine = timed.then_some(Machine::new(&system, Some(&model)));
         let plan = Plan { prefill: 100, machine, ..Plan::new(Budget::Experts(8)) };
         drive(trace, &plan, &Strategy::parse(strategy).unwrap(), &mut [&mut seen]).unwrap();
         seen.0

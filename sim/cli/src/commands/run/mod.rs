@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use cptr_hw_model::Model;
 use serde_json::Value;
 
-use super::machine::Machine;
+use super::machine::{Counting, Machine};
 use super::source::Reading;
 use crate::columns::{Page, Section, Table};
 use crate::report;
@@ -54,6 +54,8 @@ pub(super) struct Args {
     ablate: bool,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    counting: Counting,
     #[command(flatten)]
     model: ModelArgs,
     /// Hold a controller to the strategy, token by token: its engine in this process, or its firmware on an emulated
@@ -177,7 +179,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
         strategies,
         prefill: args.prefill,
         batch: args.batch,
-        machine: Some(replay::Machine { system: &system, model: model.as_ref() }),
+        machine: Some(replay::Machine { counted: args.counting.counted(), ..replay::Machine::new(&system, model.as_ref()) }),
         losses: losses.as_ref(),
         ..Plan::new(args.resident.unwrap_or_else(|| usual(trace)))
     };

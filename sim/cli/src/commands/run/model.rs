@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         strategies,
         resident: args.resident.unwrap_or(Budget::Experts((2 * config.k).min(config.experts))),
         prefill: args.prefill,
-        machine: Machine { system: &system, model: Some(&sizes) },
+        machine: Machine { counted: args.counting.counted(), ..Machine::new(&system, Some(&sizes)) },
     };
     if let Some(controller) = args.controller {
         let on = (controller, args.image.as_deref());
