@@ -40,6 +40,6 @@ pub use breakdown::Breakdown;
 pub use energy::Energy;
 pub use layer::LayerTime;
 pub use model::{Model, ModelError};
-pub use system::{Cold, System, SystemError};
+pub use system::{Cold, Parts, System, SystemError};
 pub use times::LayerTimes;
 pub use work::{CopiedRun, ExpertRun, LayerWork};

@@ -240,6 +240,15 @@ impl Arrays {
 }
 
 impl Ndp {
+    /// The device with `times` as many channels, arrays that keep up, room for their stripes, and no less capacity.
+    pub fn widen(&mut self, times: f64) {
+        let scaled = |number: u32| (f64::from(number) * times).round().max(1.0) as u32;
+        self.memory.channels = scaled(self.memory.channels);
+        self.arrays.count = scaled(self.arrays.count);
+        self.scratchpad_kib = (self.scratchpad_kib as f64 * times.max(1.0)).ceil() as u64;
+        self.capacity_gb *= times.max(1.0);
+    }
+
     /// Refuses impossible values; fields are named below `ndp`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.memory.validate()?;

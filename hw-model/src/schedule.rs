@@ -62,7 +62,10 @@ impl Schedule {
             launches_ps: system.gpu().launches_ps(system.gpu().kernels_per_layer),
             asked_ps,
             answered_ps,
-            dense_ps: kernel_ps(model.dense_parameters(), ExpertRun { bits: system.dense_bits, tokens: work.sequences() }),
+            dense_ps: kernel_ps(
+                model.dense_parameters(),
+                ExpertRun { bits: system.dense_bits, tokens: work.sequences() },
+            ),
             turn_ps,
             update_ps,
             gpu_runs: gpu_runs.collect(),
@@ -75,9 +78,9 @@ impl Schedule {
             let results_ps = schedule.near_data.as_ref().map_or(0, NearData::results_ps);
             let after_ps = schedule.total_ps().saturating_sub(schedule.attention.total_ps());
             let free_ps = after_ps.saturating_sub(copy_ps).saturating_sub(results_ps);
-            let free_ps = free_ps.saturating_add(schedule.attention.link_free_ps());
+            let passes = |free_ps: u64| free_ps as f64 * system.link().copy_gb_s() / 1e3;
             // Bytes per picosecond are GB/s / 1000.
-            schedule.migrated_bytes = free_ps as f64 * system.link().copy_gb_s() / 1e3;
+            schedule.migrated_bytes = passes(free_ps) + passes(schedule.attention.link_free_ps());
         }
         schedule
     }

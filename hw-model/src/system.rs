@@ -77,18 +77,26 @@ pub struct System {
     pub kv_far_share: f64,
     /// Where the numbers come from, as a whole; the file says it for each.
     pub source: String,
-    hardware: Arc<Hardware>,
+    hardware: Arc<Parts>,
     known: Known,
 }
 
-#[derive(Debug, PartialEq)]
-struct Hardware {
-    gpu: Gpu,
-    link: Link,
-    store: Option<Store>,
-    host: Option<Host>,
-    ndp: Option<Ndp>,
-    controller: Option<Controller>,
+/// What a machine is made of.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Parts {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// The link.
+    pub link: Link,
+    /// Where copies come from, where no other part is that.
+    pub store: Option<Store>,
+    /// The host's processor and memory.
+    pub host: Option<Host>,
+    /// The near-data device.
+    pub ndp: Option<Ndp>,
+    /// The device's controller.
+    pub controller: Option<Controller>,
 }
 
 /// Times of experts by parameters and bits (as their pattern), found once and shared by all clones of a system.
@@ -219,8 +227,14 @@ impl System {
             };
             memory.own_device = Some(device.map_err(wrong)?);
         }
-        file.validate()?;
-        Ok(Self {
+        match (file.cold, file.ndp_bits) {
+            (Cold::Gpu, Some(_)) => {
+                Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given"))?
+            }
+            (Cold::Ndp, None) => Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits"))?,
+            _ => {}
+        }
+        let system = Self {
             name: file.name,
             summary: file.summary,
             cold: file.cold,
@@ -229,7 +243,7 @@ impl System {
             ndp_bits: file.ndp_bits.unwrap_or(file.gpu_bits),
             kv_far_share: file.kv_far_share,
             source: file.source,
-            hardware: Arc::new(Hardware {
+            hardware: Arc::new(Parts {
                 gpu: file.gpu,
                 link: file.link,
                 store: file.store,
@@ -238,7 +252,33 @@ impl System {
                 controller: file.controller,
             }),
             known: Known::default(),
-        })
+        };
+        system.validate()?;
+        Ok(system)
+    }
+
+    /// The same machine with other parts: for studies that vary one number.
+    ///
+    /// ```
+    /// use cptr_hw_model::System;
+    ///
+    /// let system = System::find("offload").ok_or("no such machine")?;
+    /// let wider = system.changed(|parts| parts.link.gt_s = 32.0)?;
+    /// assert_eq!(wider.link().coded_gb_s(), 2.0 * system.link().coded_gb_s());
+    /// assert!(system.changed(|parts| parts.gpu.memory_share = 2.0).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Values that no machine can have, as in [`System::from_toml`].
+    pub fn changed(&self, change: impl FnOnce(&mut Parts)) -> Result<Self, SystemError> {
+        let mut hardware = Parts::clone(&self.hardware);
+        change(&mut hardware);
+        // What is known of experts in the device stays true as long as the device does.
+        let known = if hardware.ndp == self.hardware.ndp { self.known.clone() } else { Known::default() };
+        let changed = Self { hardware: Arc::new(hardware), known, ..self.clone() };
+        changed.validate()?;
+        Ok(changed)
     }
 
     /// The GPU.
@@ -310,55 +350,56 @@ impl System {
     }
 }
 
-impl File {
+impl System {
     fn validate(&self) -> Result<(), ConfigError> {
         if self.name.is_empty() {
             return Err(ConfigError::new("name", "empty", "must be given"));
         }
         within("gpu_bits", self.gpu_bits, 1.0, 32.0)?;
-        within("dense_bits", self.dense_bits.unwrap_or(self.gpu_bits), 1.0, 32.0)?;
+        within("dense_bits", self.dense_bits, 1.0, 32.0)?;
+        within("ndp_bits", self.ndp_bits, 1.0, 32.0)?;
         within("kv_far_share", self.kv_far_share, 0.0, 1.0)?;
-        self.gpu.validate()?;
-        self.link.validate()?;
-        if let Some(store) = &self.store {
+        let Parts { gpu, link, store, host, ndp, controller } = &*self.hardware;
+        gpu.validate()?;
+        link.validate()?;
+        if let Some(store) = store {
             within("store.pj_per_bit", store.pj_per_bit, 0.0, 1e3)?;
         }
-        if let Some(controller) = &self.controller {
+        if let Some(controller) = controller {
             controller.validate()?;
         }
-        if let Some(host) = &self.host {
+        if let Some(host) = host {
             host.validate()?;
         }
-        match (self.cold, &self.ndp, self.ndp_bits) {
-            (Cold::Gpu, None, None) => Ok(()),
-            (Cold::Host, None, bits) if self.host.is_some() => within("ndp_bits", bits.unwrap_or(self.gpu_bits), 1.0, 32.0),
-            (Cold::Host, _, _) => Err(ConfigError::new("cold", "host", "needs a host, and no ndp")),
-            (Cold::Gpu, _, _) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given")),
-            (Cold::Ndp, Some(ndp), Some(bits)) => {
-                within("ndp_bits", bits, 1.0, 32.0)?;
+        match (self.cold, ndp) {
+            (Cold::Gpu, None) => Ok(()),
+            (Cold::Gpu, Some(_)) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp is given")),
+            (Cold::Host, None) if host.is_some() => Ok(()),
+            (Cold::Host, _) => Err(ConfigError::new("cold", "host", "needs a host, and no ndp")),
+            (Cold::Ndp, Some(ndp)) => {
                 ndp.validate()?;
                 self.validate_near_data(ndp)
             }
-            (Cold::Ndp, _, _) => Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits")),
+            (Cold::Ndp, None) => Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits")),
         }
     }
 
     fn validate_near_data(&self, ndp: &Ndp) -> Result<(), ConfigError> {
-        if self.link.flit.is_none() {
+        if self.link().flit.is_none() {
             return Err(ConfigError::new(
                 "link.flit",
                 "absent",
                 "must be \"cxl-68\" or \"cxl-256\" where cold is \"ndp\"",
             ));
         }
-        if self.store.is_some() {
+        if self.hardware.store.is_some() {
             return Err(ConfigError::new(
                 "store",
                 "given",
                 "must be absent where cold is \"ndp\": copies come from the device",
             ));
         }
-        let (peak, copies) = (ndp.memory.peak_gb_s()?, self.link.copy_gb_s());
+        let (peak, copies) = (ndp.memory.peak_gb_s()?, self.link().copy_gb_s());
         if peak < copies {
             let rule =
                 format!("must give more than the {copies:.1} GB/s that copies over the link take, not {peak:.1}");

@@ -43,6 +43,7 @@ pub mod dram;
 pub mod filter;
 pub mod layer;
 pub mod memory;
+pub mod plan;
 pub mod predict;
 pub mod recall;
 pub mod replay;

@@ -155,7 +155,11 @@ impl Config<'_> {
         }
         let shared = self.first(&["n_shared_experts", "num_shared_experts", "moe_num_shared_experts"])?;
         let inner = shared.unwrap_or(0) * expert_inner;
-        if inner > MOST { error(format!("shared experts: expected a width up to {MOST}, found {inner}")) } else { Ok(inner) }
+        if inner > MOST {
+            error(format!("shared experts: expected a width up to {MOST}, found {inner}"))
+        } else {
+            Ok(inner)
+        }
     }
 
     /// Parameters of a layer's attention, and the numbers that it keeps of a token.

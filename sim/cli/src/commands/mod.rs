@@ -14,6 +14,7 @@ mod generate;
 mod inspect;
 mod layer;
 mod machine;
+mod plan;
 #[cfg(feature = "model")]
 mod quantize;
 mod reproduce;
@@ -56,6 +57,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Several near-data devices: where the experts should lie so that none waits for another
     Devices(Box<devices::Args>),
+    /// Which machine runs a model how fast, and how: what fits at which bits, tokens per second with a band
+    Plan(Box<plan::Args>),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Layer(args) => layer::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Budget(args) => budget::main(&args),
+        Command::Plan(args) => plan::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
     };
     match page.and_then(|page| page.show(&name, inputs, &output)) {

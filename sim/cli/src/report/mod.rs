@@ -7,6 +7,7 @@
 pub(crate) mod frontier;
 mod layers;
 mod loads;
+pub(crate) mod map;
 mod plot;
 mod price;
 pub(crate) mod recall;

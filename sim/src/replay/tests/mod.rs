@@ -556,9 +556,8 @@ fn near_only_is_the_closed_form() {
     let close = |found_us: f64, expected_ps: f64| assert!((found_us * 1e6 / expected_ps - 1.0).abs() < 1e-6);
     close(found(Counted::Layers), 3.0 * layer_ps(0));
     // Whole tokens: attention over the tokens before, and of what is outside the layers those of 3 of 48.
-    let token_ps = |context: u64| {
-        3.0 * layer_ps(context) + system.outside_layers(model, 1, context).total_ps as f64 * 3.0 / 48.0
-    };
+    let token_ps =
+        |context: u64| 3.0 * layer_ps(context) + system.outside_layers(model, 1, context).total_ps as f64 * 3.0 / 48.0;
     let (steps, first) = (trace.shape.tokens as u64 - 64, 1064);
     let mean_ps = (0..steps).map(|step| token_ps(first + step)).sum::<f64>() / steps as f64;
     close(found(Counted::Token { context: 1000 }), mean_ps);

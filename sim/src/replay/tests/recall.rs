@@ -4,7 +4,7 @@ use cptr_hw_model::{Model, System};
 use cptr_trace::array::FloatArray;
 use cptr_trace::{Shape, Trace};
 
-use crate::replay::{Budget, LayerOutcome, Counted, Machine, Observer, Plan, Row, drive, run};
+use crate::replay::{Budget, Counted, LayerOutcome, Machine, Observer, Plan, Row, drive, run};
 use crate::strategy::{Place, Strategy};
 
 const SHAPE: Shape = Shape { tokens: 1600, layers: 3, experts: 32, k: 4 };

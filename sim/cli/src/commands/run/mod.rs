@@ -179,7 +179,10 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
         strategies,
         prefill: args.prefill,
         batch: args.batch,
-        machine: Some(replay::Machine { counted: args.counting.counted(), ..replay::Machine::new(&system, model.as_ref()) }),
+        machine: Some(replay::Machine {
+            counted: args.counting.counted(),
+            ..replay::Machine::new(&system, model.as_ref())
+        }),
         losses: losses.as_ref(),
         ..Plan::new(args.resident.unwrap_or_else(|| usual(trace)))
     };

@@ -1,0 +1,339 @@
+//! `cptr plan`.
+
+use std::path::{Path, PathBuf};
+
+use cptr_hw_model::{Model, System};
+use serde::Serialize;
+
+use super::machine::{config, system_name, systems_help};
+use super::source::Reading;
+use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Text};
+use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::report;
+use cptr_sim::plan::map::{self, Cell};
+use cptr_sim::plan::{Change, Misses, Place, Question, Way, published};
+use cptr_trace::error::{Error, Result};
+use cptr_trace::file;
+use cptr_trace::import::Recording;
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&WAYS), systems_help()))]
+pub(super) struct Args {
+    /// Model: a known name, or its config.json
+    #[arg(value_name = "MODEL|config.json", required_unless_present = "published")]
+    asked: Option<String>,
+    /// Systems by their names, or the TOML files of some, separated by commas (default: all that come with cptr)
+    #[arg(long, value_name = "NAME|FILE.toml", value_delimiter = ',', value_parser = system_name)]
+    system: Vec<System>,
+    /// Bits per weight of the experts, separated by commas
+    #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "4")]
+    bits: Vec<f64>,
+    /// Bits per weight of attention, shared experts and head (default: 8, or those of the experts, if more)
+    #[arg(long, value_name = "BITS")]
+    dense_bits: Option<f64>,
+    /// Tokens before the one that is timed
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(..=1 << 32))]
+    context: u64,
+    /// GPU memory, where it is not the system's own
+    #[arg(long, value_name = "GB")]
+    gpu_memory: Option<f64>,
+    /// Trace of the model: how often experts are not where they are wanted (default: as the bundled trace of
+    /// gpt-oss-20b, with a wider band)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// The fastest way over GPU memory, bits and the bandwidth of the device of one system
+    #[arg(long)]
+    map: bool,
+    /// Write the map as a plot (SVG)
+    #[arg(long, value_name = "FILE", requires = "map")]
+    plot: Option<PathBuf>,
+    /// Published decode rates of real machines against this model's bands
+    #[arg(long, conflicts_with_all = ["asked", "trace", "map", "gpu_memory", "dense_bits"])]
+    published: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+static WAYS: [Column; 17] = [
+    column("system", "system", Text, ""),
+    column("place_name", "experts", Text, "where they lie"),
+    column("bits", "bits", Plain, "per weight of experts"),
+    column("near_bits", "where cold", Plain, "bits of experts that run where they lie"),
+    column("fits", "fits", Flag, ""),
+    column("gpu_gb", "GPU GB", Number(1), "memory of the GPU that it takes, 10^9 bytes, with 1 GB for buffers"),
+    column("far_gb", "other GB", Number(1), "memory beside it"),
+    column("short_of", "short of", Text, "").detail(),
+    column("resident_share", "resident", Percent, "experts in GPU memory"),
+    column("miss_rate", "misses", Percent, "choices that are not there"),
+    column("strategy", "strategy", Text, "what keeps them there, or chose them"),
+    column("tokens_per_s", "tokens/s", Number(1), ""),
+    column("low_tokens_per_s", "from", Number(1), "band of tokens/s"),
+    column("high_tokens_per_s", "to", Number(1), ""),
+    column("bound", "bound by", Text, "what is busy for most of a token"),
+    column("busy.head_us", "head", Microseconds, "output head of a token").detail(),
+    column("busy.attention_us", "attention", Microseconds, "keys and values of a token").detail(),
+];
+
+static CELLS: [Column; 9] = [
+    column("bits", "bits", Plain, "per weight of experts"),
+    column("gpu_gb", "GPU GB", Plain, "memory of the GPU"),
+    column("device_gb_s", "device GB/s", Number(0), "peak bandwidth of the device"),
+    column("experts", "experts", Text, "the fastest way that fits"),
+    column("tokens_per_s", "tokens/s", Number(1), ""),
+    column("low_tokens_per_s", "from", Number(1), "band"),
+    column("high_tokens_per_s", "to", Number(1), ""),
+    column(
+        "without_device_tokens_per_s",
+        "without device",
+        Number(1),
+        "tokens/s of the fastest way without the device",
+    ),
+    column(
+        "all_at_4_bits_tokens_per_s",
+        "all at 4 bits",
+        Number(1),
+        "tokens/s with all experts in GPU memory, if they fit",
+    ),
+];
+
+static RATES: [Column; 8] = [
+    column("name", "what was run", Text, ""),
+    column("published_tokens_per_s", "published", Number(1), "tokens/s"),
+    column("tokens_per_s", "here", Number(1), "tokens/s"),
+    column("low_tokens_per_s", "from", Number(1), "band"),
+    column("high_tokens_per_s", "to", Number(1), ""),
+    column("holds", "in", Flag, "the band holds what was published"),
+    column("chosen", "chosen on", Flag, "bands were chosen on it"),
+    column("source", "source", Text, "").detail(),
+];
+
+/// A way with what people read of it.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    way: &'a Way,
+    place_name: &'static str,
+    bound: &'static str,
+}
+
+impl<'a> Row<'a> {
+    fn new(way: &'a Way) -> Self {
+        let busy = &way.busy;
+        let parts = [(busy.gpu_us, "GPU"), (busy.link_us, "link"), (busy.near_us, "host or device")];
+        let bound = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or("", |(_, name)| name);
+        Self { way, place_name: way.place.name(), bound }
+    }
+}
+
+pub(super) fn main(args: &Args) -> Result<Page> {
+    let Some(name) = args.asked.as_deref().filter(|_| !args.published) else { return rates() };
+    let model = model(name)?;
+    let misses = match &args.trace {
+        Some(path) => own_misses(path, &model, &args.reading)?,
+        None => Misses::typical(),
+    };
+    let question = Question {
+        context: args.context,
+        bits: args.bits.clone(),
+        dense_bits: args.dense_bits,
+        ..Question::new(&model, misses)
+    };
+    let systems = systems(args)?;
+    if args.map {
+        return on_map(args, &question, &systems);
+    }
+    let ways: Vec<Vec<Way>> = systems.iter().map(|system| question.ways(system)).collect::<Result<_>>()?;
+    let rows: Vec<Row<'_>> = ways.iter().flatten().map(Row::new).collect();
+    let mut page = Page::new(Table::new(&WAYS, &rows));
+    let verdict = verdict(&question, &systems, &ways)?;
+    let section = Section {
+        facts: facts(&model, &question),
+        tables: vec![Table::new(&WAYS, &rows)],
+        remarks: verdict.clone(),
+        ..Section::default()
+    };
+    page.sections = vec![section];
+    Ok(page.beside("model", &model.name).beside("verdict", &verdict))
+}
+
+fn model(name: &str) -> Result<Model> {
+    if name.ends_with(".json") {
+        let path = Path::new(name);
+        let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
+        return config(&folder.unwrap_or_else(|| "model".into()), path);
+    }
+    Model::find(name).cloned().ok_or_else(|| {
+        let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+        Error::new(format!("MODEL: expected a config.json, or one of {known}, found \"{name}\""))
+    })
+}
+
+fn own_misses(path: &Path, model: &Model, reading: &Reading) -> Result<Misses> {
+    let Recording::Tokens(trace) = reading.read(path)? else {
+        return Err(Error::in_file(path, "--trace: expected a trace of tokens, found counts"));
+    };
+    let (found, wanted) =
+        ((trace.shape.experts as u64, trace.shape.k as u64), (model.experts, model.experts_per_token));
+    if found != wanted {
+        let (experts, k) = found;
+        return Err(Error::in_file(
+            path,
+            format!(
+                "--trace: expected {} of {} experts a token, as {} has them, found {k} of {experts}",
+                wanted.1, wanted.0, model.name
+            ),
+        ));
+    }
+    Misses::of(&trace)
+}
+
+fn systems(args: &Args) -> Result<Vec<System>> {
+    let named = if args.system.is_empty() { System::all() } else { &args.system };
+    named
+        .iter()
+        .map(|system| match args.gpu_memory {
+            Some(gb) => system.changed(|parts| parts.gpu.memory_gb = gb).map_err(|error| Error::new(error.to_string())),
+            None => Ok(system.clone()),
+        })
+        .collect()
+}
+
+fn facts(model: &Model, question: &Question<'_>) -> Vec<String> {
+    let billions = |parameters: u64| parameters as f64 / 1e9;
+    let active = model.always_read() + model.layers * model.experts_per_token * model.expert_parameters();
+    let all = model.always_read() + model.routed_parameters() + model.head_parameters();
+    let of =
+        if question.misses.own() { "of the trace" } else { "as those of gpt-oss-20b at the same share of experts" };
+    vec![
+        format!(
+            "{}: {:.1} billion weights, {:.1} of them for a token, {:.0} % in experts; {} layers of {}, {} a token",
+            model.name,
+            billions(all),
+            billions(active),
+            model.routed_parameters() as f64 / all as f64 * 100.0,
+            model.layers,
+            model.experts,
+            model.experts_per_token
+        ),
+        format!("one sequence, {} tokens before; misses {of}", question.context),
+    ]
+}
+
+/// What a reader should do with the table, in sentences.
+fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Result<Vec<String>> {
+    let all = || ways.iter().flatten();
+    let fastest = |of: &dyn Fn(&Way) -> bool| {
+        // Of equally fast ones the first.
+        all().filter(|way| way.fits && of(way)).min_by(|a, b| b.tokens_per_s.total_cmp(&a.tokens_per_s))
+    };
+    let said = |way: &Way| {
+        format!(
+            "{}, {}, {} bits: {:.1} tokens/s ({:.1} to {:.1})",
+            way.system,
+            way.place.name(),
+            way.near_bits.map_or_else(|| way.bits.to_string(), |near| format!("{} and {near}", way.bits)),
+            way.tokens_per_s,
+            way.low_tokens_per_s,
+            way.high_tokens_per_s
+        )
+    };
+    let mut lines = Vec::new();
+    match fastest(&|_| true) {
+        Some(best) => lines.push(format!("Fastest of what fits: {}.", said(best))),
+        None => lines.push("Nothing fits.".into()),
+    }
+    // The rival of everything else is the same GPU with all experts in it.
+    let least = question.bits.iter().copied().fold(f64::INFINITY, f64::min);
+    if let Some(gb) = all().find(|way| way.place == Place::Gpu && way.bits == least).map(|way| way.gpu_gb) {
+        lines.push(format!("With all experts at {least} bits in GPU memory it takes {gb:.1} GB there."));
+    }
+    for (system, of_system) in systems.iter().zip(ways) {
+        let Some(best) = of_system.iter().find(|way| way.fits) else { continue };
+        let mut line = format!("{}: {:.1} tokens/s", system.name, best.tokens_per_s);
+        let without = of_system.iter().find(|way| way.fits && way.near_bits.is_none());
+        // The same bits on both sides: fewer bits are another model.
+        let near = of_system.iter().find(|way| way.fits && way.near_bits == Some(way.bits));
+        if let (Some(near), Some(other)) =
+            (near, without.filter(|other| near.is_some_and(|near| near.bits == other.bits)))
+        {
+            let overlap =
+                near.low_tokens_per_s <= other.high_tokens_per_s && other.low_tokens_per_s <= near.high_tokens_per_s;
+            line += &format!(
+                "; experts that run where they lie {:.2} times as fast as {} at {} bits{}",
+                near.tokens_per_s / other.tokens_per_s,
+                other.place.name(),
+                near.bits,
+                if overlap { ", and the bands overlap" } else { "" }
+            );
+        }
+        let changes = question.changes(system)?;
+        let said = |change: &Change| format!("{} {:.1}", change.twice, change.tokens_per_s);
+        if !changes.is_empty() {
+            line += &format!("; with twice the {}", changes.iter().map(said).collect::<Vec<_>>().join(", the "));
+        }
+        lines.push(line + ".");
+    }
+    Ok(lines)
+}
+
+/// A machine of a map with what people read of its fastest way.
+#[derive(Serialize)]
+struct CellRow<'a> {
+    #[serde(flatten)]
+    cell: &'a Cell,
+    experts: &'static str,
+    tokens_per_s: Option<f64>,
+    low_tokens_per_s: Option<f64>,
+    high_tokens_per_s: Option<f64>,
+    without_device_tokens_per_s: Option<f64>,
+}
+
+impl<'a> CellRow<'a> {
+    fn new(cell: &'a Cell) -> Self {
+        let best = cell.best.as_ref();
+        Self {
+            cell,
+            experts: best.map_or("nothing fits", |way| way.place.name()),
+            tokens_per_s: best.map(|way| way.tokens_per_s),
+            low_tokens_per_s: best.map(|way| way.low_tokens_per_s),
+            high_tokens_per_s: best.map(|way| way.high_tokens_per_s),
+            without_device_tokens_per_s: cell.without_device.as_ref().map(|way| way.tokens_per_s),
+        }
+    }
+}
+
+fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Page> {
+    let [system] = systems else {
+        return Err(Error::new(format!("--map: expected one --system, found {}", systems.len())));
+    };
+    let cells = map::cells(question, system)?;
+    let rows: Vec<CellRow<'_>> = cells.iter().map(CellRow::new).collect();
+    if let Some(path) = &args.plot {
+        let svg = report::map::svg(&cells).map_err(|error| Error::in_file(path, error))?;
+        file::replace(path, |out| out.write_all(svg.as_bytes()))?;
+    }
+    let section = Section {
+        facts: facts(question.model, question),
+        tables: vec![Table::new(&CELLS, &rows)],
+        remarks: vec![format!(
+            "Around {}: its GPU with other memories of the same bandwidth, its device with other numbers of channels and arrays.",
+            system.name
+        )],
+        figures: report::map::figures(&cells),
+        ..Section::default()
+    };
+    let mut page = Page::new(Table::new(&CELLS, &rows));
+    page.sections = vec![section];
+    Ok(page)
+}
+
+fn rates() -> Result<Page> {
+    let held = published::all()?;
+    let others: Vec<_> = held.iter().filter(|rate| !rate.chosen).collect();
+    let note = format!(
+        "{} of {} rates that the bands were not chosen on are inside",
+        others.iter().filter(|rate| rate.holds).count(),
+        others.len()
+    );
+    Ok(Page::new(Table::new(&RATES, &held)).notes([note]))
+}
