@@ -9,7 +9,7 @@
 //! let question = Question { context: 4096, bits: vec![4.0], ..Question::new(model, Misses::typical()) };
 //! let ways = question.ways(System::find("workstation").ok_or("no such machine")?)?;
 //! // 21 billion weights of four bits fit into 24 GB, and nothing beats that.
-//! assert!(ways[0].fits && ways[0].place.name() == "all on the GPU");
+//! assert!(ways[0].fits && ways[0].place.name() == "all on GPU");
 //! assert!(ways.iter().all(|way| way.tokens_per_s <= ways[0].tokens_per_s));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -55,10 +55,10 @@ impl Place {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Gpu => "all on the GPU",
-            Self::Copied => "copied when wanted",
-            Self::Layers => "whole layers on the host",
-            Self::NearData => "cold ones run where they lie",
+            Self::Gpu => "all on GPU",
+            Self::Copied => "copied",
+            Self::Layers => "host layers",
+            Self::NearData => "near data",
         }
     }
 }

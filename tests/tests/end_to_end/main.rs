@@ -20,6 +20,7 @@ mod layer;
 #[cfg(feature = "model")]
 mod models;
 mod options;
+mod plan;
 #[cfg(feature = "model")]
 mod quantize;
 mod recall;

@@ -54,18 +54,21 @@ pub(super) struct Args {
     reading: Reading,
 }
 
+const PLACES: &str = "all in GPU memory; as many as fit, the others copied when they are wanted; as many layers as fit, \
+the others on the host; the hot ones in GPU memory, the others run near the data: in the device, or on the host";
+
 static WAYS: [Column; 17] = [
     column("system", "system", Text, ""),
-    column("place_name", "experts", Text, "where they lie"),
+    column("place_name", "experts", Text, PLACES),
     column("bits", "bits", Plain, "per weight of experts"),
-    column("near_bits", "where cold", Plain, "bits of experts that run where they lie"),
+    column("near_bits", "near", Plain, "bits of experts that run where they lie: in the device, or on the host"),
     column("fits", "fits", Flag, ""),
     column("gpu_gb", "GPU GB", Number(1), "memory of the GPU that it takes, 10^9 bytes, with 1 GB for buffers"),
-    column("far_gb", "other GB", Number(1), "memory beside it"),
+    column("far_gb", "other GB", Number(1), "memory beside it").detail(),
     column("short_of", "short of", Text, "").detail(),
     column("resident_share", "resident", Percent, "experts in GPU memory"),
     column("miss_rate", "misses", Percent, "choices that are not there"),
-    column("strategy", "strategy", Text, "what keeps them there, or chose them"),
+    column("strategy", "strategy", Text, "what keeps them there, or chose them").detail(),
     column("tokens_per_s", "tokens/s", Number(1), ""),
     column("low_tokens_per_s", "from", Number(1), "band of tokens/s"),
     column("high_tokens_per_s", "to", Number(1), ""),
@@ -119,7 +122,7 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn new(way: &'a Way) -> Self {
         let busy = &way.busy;
-        let parts = [(busy.gpu_us, "GPU"), (busy.link_us, "link"), (busy.near_us, "host or device")];
+        let parts = [(busy.gpu_us, "GPU"), (busy.link_us, "link"), (busy.near_us, "near data")];
         let bound = parts.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or("", |(_, name)| name);
         Self { way, place_name: way.place.name(), bound }
     }
@@ -249,29 +252,26 @@ fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Re
     }
     for (system, of_system) in systems.iter().zip(ways) {
         let Some(best) = of_system.iter().find(|way| way.fits) else { continue };
-        let mut line = format!("{}: {:.1} tokens/s", system.name, best.tokens_per_s);
-        let without = of_system.iter().find(|way| way.fits && way.near_bits.is_none());
+        lines.push(format!("{}: {:.1} tokens/s, {}.", system.name, best.tokens_per_s, best.place.name()));
         // The same bits on both sides: fewer bits are another model.
         let near = of_system.iter().find(|way| way.fits && way.near_bits == Some(way.bits));
-        if let (Some(near), Some(other)) =
-            (near, without.filter(|other| near.is_some_and(|near| near.bits == other.bits)))
-        {
+        let other =
+            |near: &Way| of_system.iter().find(|way| way.fits && way.near_bits.is_none() && way.bits == near.bits);
+        if let Some((near, other)) = near.and_then(|near| Some((near, other(near)?))) {
             let overlap =
                 near.low_tokens_per_s <= other.high_tokens_per_s && other.low_tokens_per_s <= near.high_tokens_per_s;
-            line += &format!(
-                "; experts that run where they lie {:.2} times as fast as {} at {} bits{}",
+            lines.push(format!(
+                "  {} is {:.2} times as fast as {}, at {} bits{}.",
+                near.place.name(),
                 near.tokens_per_s / other.tokens_per_s,
                 other.place.name(),
                 near.bits,
-                if overlap { ", and the bands overlap" } else { "" }
-            );
+                if overlap { "; the bands overlap" } else { "" }
+            ));
         }
         let changes = question.changes(system)?;
-        let said = |change: &Change| format!("{} {:.1}", change.twice, change.tokens_per_s);
-        if !changes.is_empty() {
-            line += &format!("; with twice the {}", changes.iter().map(said).collect::<Vec<_>>().join(", the "));
-        }
-        lines.push(line + ".");
+        let said = |change: &Change| format!("  Twice the {}: {:.1} tokens/s.", change.twice, change.tokens_per_s);
+        lines.extend(changes.iter().map(said));
     }
     Ok(lines)
 }

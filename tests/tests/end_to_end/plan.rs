@@ -1,0 +1,97 @@
+//! `cptr plan`.
+
+use serde_json::Value;
+
+use crate::command::Folder;
+use crate::traces::{bundled, number};
+
+const DOCUMENT: &str = include_str!("../../../docs/plan.md");
+
+/// Blocks of the chapter that begin with a command, with what it prints.
+fn blocks() -> Vec<(String, String)> {
+    let block = |text: &str| {
+        let (command, output) = text.split_once('\n')?;
+        Some((command.strip_prefix("$ cptr ")?.to_string(), output.to_string()))
+    };
+    DOCUMENT.split("```").skip(1).step_by(2).filter_map(|text| block(text.strip_prefix("console\n")?)).collect()
+}
+
+#[test]
+fn what_the_chapter_shows_is_what_is_printed() {
+    let folder = bundled();
+    let blocks = blocks();
+    assert!(blocks.len() >= 4);
+    for (command, expected) in blocks {
+        assert_eq!(folder.run(&command).ok().stdout, expected, "cptr {command}");
+    }
+}
+
+/// Three of four of the rates that the bands were not chosen on are inside, and there are eight at least.
+#[test]
+fn published_rates_are_held_by_their_bands() {
+    let rows = Folder::new().rows("plan --published");
+    let others: Vec<&Value> = rows.iter().filter(|row| row["chosen"] == false).collect();
+    let held = others.iter().filter(|row| row["holds"] == true).count();
+    assert!(others.len() >= 8 && held * 4 >= others.len() * 3, "{held} of {}", others.len());
+    for row in &rows {
+        let inside = number(&row["low_tokens_per_s"]) <= number(&row["published_tokens_per_s"])
+            && number(&row["published_tokens_per_s"]) <= number(&row["high_tokens_per_s"]);
+        assert_eq!(row["holds"], inside, "{row}");
+    }
+}
+
+#[test]
+fn a_config_and_a_trace_of_ones_own() {
+    let folder = bundled();
+    let config = r#"{"model_type": "gpt_oss", "hidden_size": 2880, "head_dim": 64, "intermediate_size": 2880,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "num_local_experts": 32, "num_experts_per_tok": 4,
+        "num_hidden_layers": 24, "vocab_size": 201088}"#;
+    folder.file("mine/config.json", config);
+    let rows = |line: &str| folder.rows(&format!("plan {line} --system workstation --gpu-memory 8"));
+    let (known, read) = (rows("gpt-oss-20b --context 100"), rows("mine/config.json --context 100"));
+    // Windows are all that the file leaves out, and 100 tokens are within one.
+    assert_eq!(known, read);
+    let own = rows("gpt-oss-20b --context 100 --trace gpt-oss-20b.safetensors");
+    let width = |row: &Value| number(&row["high_tokens_per_s"]) / number(&row["low_tokens_per_s"]);
+    let copied = |rows: &[Value]| rows.iter().find(|row| row["place"] == "copied").unwrap().clone();
+    assert!((number(&copied(&own)["miss_rate"]) - number(&copied(&known)["miss_rate"])).abs() < 0.001);
+    assert!(width(&copied(&own)) < width(&copied(&known)));
+    let page = folder.json("plan gpt-oss-20b --json");
+    assert!(page["model"] == "gpt-oss-20b" && page["verdict"].as_array().unwrap().len() > 3);
+    folder.run("plan gpt-oss-20b --system ndp --map --bits 2,4 --plot map.svg --report map.html").ok();
+    let (plot, report) = (folder.read("map.svg"), folder.read("map.html"));
+    assert!(String::from_utf8(plot).unwrap().matches("<rect").count() >= 80);
+    assert_eq!(String::from_utf8(report).unwrap().matches("<figure>").count(), 2);
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused() {
+    let folder = bundled();
+    folder.file("dense/config.json", r#"{"hidden_size": 2048, "num_hidden_layers": 4}"#);
+    folder.file("cut/config.json", "{");
+    folder.file("bad.toml", "name = \"bad\"");
+    for (line, expected) in [
+        ("plan", "the following required arguments were not provided: <MODEL|config.json>"),
+        ("plan my-model", "MODEL: expected a config.json, or one of Mixtral-8x22B"),
+        ("plan dense/config.json", "dense/config.json: no routed experts"),
+        ("plan cut/config.json", "cut/config.json: no JSON"),
+        ("plan none/config.json", "none/config.json: "),
+        ("plan olmoe --bits 0", "gpu_bits is 0, but it must lie between 1 and 32"),
+        ("plan olmoe --bits 4 --dense-bits 99", "dense_bits is 99"),
+        ("plan olmoe --gpu-memory=-1", "gpu.memory_gb is -1"),
+        ("plan olmoe --system moon", "expected a file ending in .toml, or one of"),
+        ("plan olmoe --system bad.toml", "missing field"),
+        ("plan olmoe --map", "--map: expected one --system"),
+        ("plan olmoe --map --system offload", "--map: expected a system with a near-data device, found offload"),
+        ("plan olmoe --plot map.svg", "--map"),
+        (
+            "plan olmoe --trace gpt-oss-20b.safetensors",
+            "expected 8 of 64 experts a token, as OLMoE-1B-7B has them, found 4 of 32",
+        ),
+        ("plan --published olmoe", "cannot be used with"),
+    ] {
+        let found = folder.refusal(line);
+        assert!(found.contains(expected), "cptr {line}: {found}");
+    }
+    assert!(!folder.path().join("map.svg").exists());
+}
