@@ -169,11 +169,12 @@ struct File {
     controller: Option<Controller>,
 }
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     include_str!("../data/systems/offload.toml"),
     include_str!("../data/systems/offload-a100.toml"),
     include_str!("../data/systems/laptop.toml"),
     include_str!("../data/systems/workstation.toml"),
+    include_str!("../data/systems/spark.toml"),
     include_str!("../data/systems/ndp.toml"),
     include_str!("../data/systems/ndp-fixed.toml"),
     include_str!("../data/systems/ndp-lpddr5x.toml"),

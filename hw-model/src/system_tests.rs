@@ -151,7 +151,7 @@ fn clones_share_what_is_known_and_bits_are_told_apart() {
 
 #[test]
 fn a_machine_may_name_a_memory_of_its_own() {
-    let own = FILES[4].replacen("device = \"DDR5-6400\"", "device = \"own.toml\"", 1);
+    let own = FILES[5].replacen("device = \"DDR5-6400\"", "device = \"own.toml\"", 1);
     let read = |name: &str, text: &str| {
         let (name, text) = (name.to_string(), text.to_string());
         System::from_toml_with(&own, |asked| if asked == name { Ok(text.clone()) } else { Err("no such file".into()) })
@@ -161,7 +161,7 @@ fn a_machine_may_name_a_memory_of_its_own() {
         let layer = LayerWork { tokens: 1, near_data: &near_data, ..LayerWork::default() };
         system.layer_time(Model::find("Qwen3-30B-A3B").unwrap(), &layer).ndp_ps
     };
-    let built_in = System::from_toml(FILES[4]).unwrap();
+    let built_in = System::from_toml(FILES[5]).unwrap();
     assert_eq!(time(&read("own.toml", "base = \"DDR5-6400\"").unwrap()), time(&built_in));
     let slow = read("own.toml", "base = \"DDR5-6400\"\n[timing]\nn_rfc = 4000").unwrap();
     assert!(time(&slow) > time(&built_in));
@@ -177,7 +177,7 @@ fn a_machine_may_name_a_memory_of_its_own() {
 
 #[test]
 fn bad_files_are_refused_with_field_value_and_rule() {
-    let good = FILES[4];
+    let good = FILES[5];
     let error = |from: &str, to: &str| {
         assert!(good.contains(from), "{from}");
         System::from_toml(&good.replacen(from, to, 1)).unwrap_err().to_string()
@@ -216,7 +216,7 @@ fn huge_models_and_huge_work_have_a_time() {
         system.layer_time(&huge, &work).total_ps
     };
     assert!(System::all().iter().all(|system| time(system) > 0));
-    let slow = FILES[4]
+    let slow = FILES[5]
         .replacen("count = 64", "count = 1", 1)
         .replacen("columns = 4", "columns = 1", 1)
         .replacen("clock_mhz = 1000.0", "clock_mhz = 1.0", 1)

@@ -48,6 +48,7 @@ pub mod predict;
 pub mod recall;
 pub mod replay;
 pub mod reproduce;
+pub mod serving;
 pub mod source;
 pub mod strategy;
 pub mod timeline;

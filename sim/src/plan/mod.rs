@@ -203,6 +203,16 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// The machine at the bits of a way, and how its experts lie: what a batch on it needs to know.
+    ///
+    /// # Errors
+    /// As [`Self::ways`].
+    pub fn machine(&self, system: &System, way: &Way) -> Result<(System, Placed)> {
+        let system = self.at_bits(system, way.bits, way.near_bits)?;
+        let (placed, _) = self.placed(&system, way.place);
+        Ok((system, placed))
+    }
+
     fn way(&self, system: &System, place: Place, bits: f64, near_bits: Option<f64>) -> Result<Way> {
         let system = self.at_bits(system, bits, near_bits)?;
         let (placed, memory) = self.placed(&system, place);

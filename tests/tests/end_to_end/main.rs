@@ -26,6 +26,7 @@ mod quantize;
 mod recall;
 mod recordings;
 mod samples;
+mod serve;
 mod shared;
 mod systems;
 mod traces;

@@ -7,23 +7,24 @@ use crate::traces::{bundled, number};
 
 const DOCUMENT: &str = include_str!("../../../docs/plan.md");
 
-/// Blocks of the chapter that begin with a command, with what it prints.
-fn blocks() -> Vec<(String, String)> {
+/// Runs every block of a chapter that begins with a command, and compares what it prints; how many there are.
+#[track_caller]
+pub(crate) fn compare_blocks(document: &str) -> usize {
+    let folder = bundled();
     let block = |text: &str| {
-        let (command, output) = text.split_once('\n')?;
+        let (command, output) = text.strip_prefix("console\n")?.split_once('\n')?;
         Some((command.strip_prefix("$ cptr ")?.to_string(), output.to_string()))
     };
-    DOCUMENT.split("```").skip(1).step_by(2).filter_map(|text| block(text.strip_prefix("console\n")?)).collect()
+    let blocks: Vec<_> = document.split("```").skip(1).step_by(2).filter_map(block).collect();
+    for (command, expected) in &blocks {
+        assert_eq!(&folder.run(command).ok().stdout, expected, "cptr {command}");
+    }
+    blocks.len()
 }
 
 #[test]
 fn what_the_chapter_shows_is_what_is_printed() {
-    let folder = bundled();
-    let blocks = blocks();
-    assert!(blocks.len() >= 4);
-    for (command, expected) in blocks {
-        assert_eq!(folder.run(&command).ok().stdout, expected, "cptr {command}");
-    }
+    assert!(compare_blocks(DOCUMENT) >= 4);
 }
 
 /// Three of four of the rates that the bands were not chosen on are inside, and there are eight at least.

@@ -19,6 +19,7 @@ mod plan;
 mod quantize;
 mod reproduce;
 mod run;
+mod serve;
 mod source;
 #[cfg(not(feature = "model"))]
 mod without_models;
@@ -59,6 +60,8 @@ enum Command {
     Devices(Box<devices::Args>),
     /// Which machine runs a model how fast, and how: what fits at which bits, tokens per second with a band
     Plan(Box<plan::Args>),
+    /// Requests that arrive over time: what users wait for the first token, and for each one after it
+    Serve(Box<serve::Args>),
     /// Convert a trace of any known format to the native one
     Convert(convert::Args),
     /// Make a trace: join traces of different domains, or imitate a model whose traces are not public
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Dram(args) => dram::main(&args),
         Command::Budget(args) => budget::main(&args),
         Command::Plan(args) => plan::main(&args),
+        Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
     };
     match page.and_then(|page| page.show(&name, inputs, &output)) {

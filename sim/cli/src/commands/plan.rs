@@ -159,7 +159,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     Ok(page.beside("model", &model.name).beside("verdict", &verdict))
 }
 
-fn model(name: &str) -> Result<Model> {
+/// A known model, or one by its config.json.
+pub(super) fn model(name: &str) -> Result<Model> {
     if name.ends_with(".json") {
         let path = Path::new(name);
         let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());

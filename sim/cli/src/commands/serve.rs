@@ -1,0 +1,183 @@
+//! `cptr serve`.
+
+use std::path::PathBuf;
+
+use cptr_hw_model::System;
+use serde::Serialize;
+
+use super::machine::{system_name, systems_help};
+use super::plan::model;
+use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
+use crate::columns::{self, Column, Page, Section, Table, column};
+use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way};
+use cptr_sim::serving::{self, Arrivals, Limits, Load, Served, StepTimes};
+use cptr_trace::error::{Error, Result};
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
+pub(super) struct Args {
+    /// Model: a known name, or its config.json
+    #[arg(value_name = "MODEL|config.json")]
+    model: String,
+    /// System by its name, or the TOML file of one
+    #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, default_value = "offload")]
+    system: System,
+    /// Bits per weight of the experts
+    #[arg(long, value_name = "BITS", default_value_t = 4.0)]
+    bits: f64,
+    /// Bits per weight of attention, shared experts and head (default: 8, or those of the experts, if more)
+    #[arg(long, value_name = "BITS")]
+    dense_bits: Option<f64>,
+    /// Where experts lie (default: as one sequence is the fastest)
+    #[arg(long, value_name = "WHERE")]
+    experts: Option<Where>,
+    /// Requests per second, independent of each other; several rates separated by commas
+    #[arg(long, value_name = "PER SECOND", value_delimiter = ',', default_value = "1")]
+    rate: Vec<f64>,
+    /// All requests at once
+    #[arg(long, conflicts_with_all = ["rate", "arrivals"])]
+    at_once: bool,
+    /// Requests of a CSV file: seconds, tokens of the prompt, tokens of the answer
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "requests", "prompt", "output"])]
+    arrivals: Option<PathBuf>,
+    /// Requests
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    requests: u64,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    prompt: u64,
+    /// Tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    output: u64,
+    /// Requests in a batch
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    batch: u64,
+    /// Tokens of a step: those that decode, and parts of prompts
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    step_tokens: u64,
+    /// Seed of the arrivals
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Where {
+    /// All in GPU memory
+    Gpu,
+    /// Copied when they are wanted
+    Copied,
+    /// Those of whole layers on the host
+    Layers,
+    /// Cold ones run on the host, or in the device
+    NearData,
+}
+
+impl Where {
+    const fn place(self) -> Place {
+        match self {
+            Self::Gpu => Place::Gpu,
+            Self::Copied => Place::Copied,
+            Self::Layers => Place::Layers,
+            Self::NearData => Place::NearData,
+        }
+    }
+}
+
+static COLUMNS: [Column; 15] = [
+    column("rate_per_s", "rate", Plain, "requests per second; none: as given, or at once"),
+    column("served.tokens_per_s", "tokens/s", Number(1), "generated, all requests"),
+    column("served.first_token_us.p50", "first P50", Microseconds, "from arrival to the first token: median"),
+    column("served.first_token_us.p95", "P95", Microseconds, "95th percentile"),
+    column("served.first_token_us.p99", "P99", Microseconds, "99th percentile"),
+    column("served.per_token_us.p50", "next P50", Microseconds, "from a token to the next of a request: median"),
+    column("served.per_token_us.p95", "P95", Microseconds, "95th percentile"),
+    column("served.per_token_us.p99", "P99", Microseconds, "99th percentile"),
+    column("served.queue_us.mean", "queue", Microseconds, "from arrival to admission: mean"),
+    column("served.mean_batch", "batch", Number(1), "requests in it, mean over time in which there are any"),
+    column("served.busy_share", "busy", Percent, "time in which a step runs"),
+    column("served.requests", "requests", Count, "").detail(),
+    column("served.output_tokens", "tokens", Count, "generated").detail(),
+    column("served.request_us.p50", "whole P50", Microseconds, "from arrival to the last token: median").detail(),
+    column("served.steps", "steps", Count, "").detail(),
+];
+
+#[derive(Serialize)]
+struct Row {
+    rate_per_s: Option<f64>,
+    served: Served,
+}
+
+pub(super) fn main(args: &Args) -> Result<Page> {
+    let model = model(&args.model)?;
+    if let Some(wrong) = args.rate.iter().find(|rate| !(1e-6..=1e9).contains(*rate)) {
+        return Err(Error::new(format!("--rate: expected 0.000001 to 1000000000 requests per second, found {wrong}")));
+    }
+    let question = Question {
+        bits: vec![args.bits],
+        dense_bits: args.dense_bits,
+        context: args.prompt,
+        fewer_bits_near: false,
+        ..Question::new(&model, Misses::typical())
+    };
+    let ways = question.ways(&args.system)?;
+    let wanted = |way: &&Way| args.experts.is_none_or(|wanted| wanted.place() == way.place);
+    let way = ways.iter().find(wanted).ok_or_else(|| {
+        Error::new(format!("--experts: expected what {} can do, or needs not: all fit its GPU", args.system.name))
+    })?;
+    if let Some(short) = &way.short_of {
+        return Err(Error::new(format!(
+            "{} of {} at {} bits takes {:.0} GB there and {:.0} elsewhere: {short}",
+            way.place.name(),
+            model.name,
+            way.bits,
+            way.gpu_gb,
+            way.far_gb
+        )));
+    }
+    let (system, placed) = question.machine(&args.system, way)?;
+    let token_gb = model.kv_bytes(1) * model.all_layers() as f64 / 1e9;
+    // What is left of the GPU's memory; a cache of experts leaves room for one request of this length.
+    let weights_gb = way.gpu_gb - token_gb * args.prompt as f64;
+    let kv_tokens = ((system.gpu().memory_gb - weights_gb) / token_gb).max(0.0) as u64;
+    let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens };
+    let steps = StepTimes::new(&system, &model, placed);
+    let loads: Vec<(Option<f64>, Vec<serving::Request>)> = match &args.arrivals {
+        Some(path) => vec![(None, serving::read(path)?)],
+        None if args.at_once => vec![(None, args.load(Arrivals::AtOnce).requests())],
+        None => {
+            let at = |&per_s: &f64| (Some(per_s), args.load(Arrivals::Poisson { per_s }).requests());
+            args.rate.iter().map(at).collect()
+        }
+    };
+    let serve = |(rate_per_s, requests): &(Option<f64>, Vec<serving::Request>)| {
+        Ok(Row { rate_per_s: *rate_per_s, served: serving::run(&steps, requests, &limits)? })
+    };
+    let rows = loads.iter().map(serve).collect::<Result<Vec<_>>>()?;
+    let facts = vec![
+        format!(
+            "{} on {}, {} at {} bits; one sequence: {:.1} tokens/s",
+            model.name,
+            system.name,
+            way.place.name(),
+            way.bits,
+            way.tokens_per_s
+        ),
+        format!(
+            "at most {} requests in a batch, {} tokens a step, {} tokens of keys and values in {:.1} GB",
+            limits.batch,
+            limits.step_tokens,
+            columns::format::count(kv_tokens as usize),
+            (system.gpu().memory_gb - weights_gb).max(0.0)
+        ),
+    ];
+    let mut page = Page::new(Table::new(&COLUMNS, &rows)).notes([format!("{RESERVED_GB} GB is left to buffers")]);
+    page.sections = vec![Section::of(facts, Table::new(&COLUMNS, &rows))];
+    Ok(page)
+}
+
+impl Args {
+    const fn load(&self, arrivals: Arrivals) -> Load {
+        let requests = self.requests as usize;
+        Load { arrivals, requests, prompt: self.prompt, output: self.output, seed: self.seed }
+    }
+}

@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+
+use cptr_hw_model::{Model, System};
+
+use super::*;
+use crate::plan::{Misses, Place, Placed};
+
+fn system() -> System {
+    let mut system = System::find("offload").unwrap().clone();
+    (system.gpu_bits, system.dense_bits) = (4.0, 8.0);
+    system
+}
+
+fn on_gpu<'a>(system: &'a System, model: &'a Model) -> StepTimes<'a> {
+    StepTimes::new(system, model, Placed::new(Place::Gpu, 1.0, &Misses::typical()))
+}
+
+fn qwen() -> &'static Model {
+    Model::find("Qwen3-30B-A3B").unwrap()
+}
+
+/// One server, one request at a time, all of the same length: waiting as the formula of Pollaczek and Khinchine has it
+/// for constant times, rho / (2 (1 - rho)) of a service.
+#[test]
+fn a_queue_of_one_waits_as_the_closed_form_says() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let limits = Limits { batch: 1, step_tokens: 64, ..Limits::default() };
+    let load = |arrivals, requests| Load { arrivals, requests, prompt: 64, output: 20, seed: 7 };
+    let service_us = run(&steps, &load(Arrivals::AtOnce, 1).requests(), &limits).unwrap().request_us.mean;
+    for rho in [0.3, 0.6, 0.8] {
+        let per_s = rho / service_us * 1e6;
+        let served = run(&steps, &load(Arrivals::Poisson { per_s }, 60_000).requests(), &limits).unwrap();
+        let expected = service_us * rho / (2.0 * (1.0 - rho));
+        assert!((served.queue_us.mean / expected - 1.0).abs() < 0.05, "{rho}: {} {expected}", served.queue_us.mean);
+        assert!((served.busy_share - rho).abs() < 0.02, "{rho}: {}", served.busy_share);
+        assert!((served.mean_batch - 1.0).abs() < 1e-9);
+    }
+}
+
+/// Requests in the system are arrivals per second times seconds in the system (Little), whatever the batch.
+#[test]
+fn littles_law() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let load = Load { arrivals: Arrivals::Poisson { per_s: 12.0 }, requests: 4000, prompt: 300, output: 60, seed: 3 };
+    let served = run(&steps, &load.requests(), &Limits::default()).unwrap();
+    let arriving = served.requests as f64 / served.time_s;
+    let in_batch = arriving * (served.request_us.mean - served.queue_us.mean) / 1e6;
+    assert!((served.mean_batch * served.busy_share / in_batch - 1.0).abs() < 0.01, "{served:?}");
+}
+
+#[test]
+fn a_request_alone_is_its_prompt_and_its_tokens() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let load = Load { arrivals: Arrivals::AtOnce, requests: 1, prompt: 1000, output: 3, seed: 0 };
+    let served = run(&steps, &load.requests(), &Limits { step_tokens: 600, ..Limits::default() }).unwrap();
+    let first = steps.step_us(600, 0.0) + steps.step_us(400, 600.0);
+    let rest = steps.step_us(1, 1001.0) + steps.step_us(1, 1002.0);
+    assert!((served.first_token_us.p50 - first).abs() < 1e-6 && (served.request_us.p50 - first - rest).abs() < 1e-6);
+    assert_eq!((served.steps, served.output_tokens), (4, 3));
+}
+
+/// Decoding one sequence is the token of a plan, where its misses make no distribution.
+#[test]
+fn one_token_is_that_of_a_plan() {
+    let system = system();
+    let question = crate::plan::Question {
+        context: 2000,
+        bits: vec![4.0],
+        ..crate::plan::Question::new(qwen(), Misses::typical())
+    };
+    let way = question.ways(&system).unwrap().remove(0);
+    let steps = on_gpu(&system, qwen());
+    assert!(
+        (steps.step_us(1, 2000.0) / way.token_us - 1.0).abs() < 1e-6,
+        "{} {}",
+        steps.step_us(1, 2000.0),
+        way.token_us
+    );
+    // Layers with a window read no more.
+    let model = Model::find("gpt-oss-20b").unwrap();
+    let steps = on_gpu(&system, model);
+    assert!(
+        steps.step_us(1, steps.attended(4096)) - steps.step_us(1, 0.0)
+            < 0.6 * (4096.0 * model.kv_bytes(1) * 24.0 / 2849.2e3)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// More tokens never take less time, and never more than one after the other; different experts grow to all.
+    #[test]
+    fn a_batch_shares_weights(tokens in 1_u64..600, more in 1_u64..300, share in 0.1f64..1.0, place in 0_usize..3) {
+        let mut system = System::find("ndp").unwrap().clone();
+        (system.gpu_bits, system.dense_bits, system.ndp_bits) = (4.0, 8.0, 4.0);
+        let place = [Place::Gpu, Place::Copied, Place::NearData][place];
+        let share = if place == Place::Gpu { 1.0 } else { share };
+        let steps = StepTimes::new(&system, qwen(), Placed::new(place, share, &Misses::typical()));
+        let (few, many) = (steps.step_us(tokens, 0.0), steps.step_us(tokens + more, 0.0));
+        prop_assert!(many >= few * 0.999, "{few} {many}");
+        prop_assert!(many <= few + steps.step_us(more, 0.0) * 1.05);
+        let [there, away] = steps.experts(tokens);
+        prop_assert!(there + away <= 128.000_001 && there + away >= 7.99);
+    }
+
+    /// Whatever arrives is served, each token once.
+    #[test]
+    fn all_are_served(
+        arrivals in prop::collection::vec((0.0f64..1e6, 1_u64..300, 1_u64..20), 1..40), batch in 1_usize..8,
+    ) {
+        let system = system();
+        let steps = on_gpu(&system, qwen());
+        let mut arrival_us = 0.0;
+        let request = |&(gap, prompt, output): &(f64, u64, u64)| {
+            arrival_us += gap;
+            Request { arrival_us, prompt, output }
+        };
+        let requests: Vec<Request> = arrivals.iter().map(request).collect();
+        let limits = Limits { batch, step_tokens: 100, kv_tokens: 500 };
+        let served = run(&steps, &requests, &limits).unwrap();
+        let tokens: u64 = requests.iter().map(|request| request.output).sum();
+        prop_assert_eq!(served.output_tokens, tokens);
+        prop_assert!(served.mean_batch <= batch as f64 + 1e-9 && served.busy_share <= 1.0 + 1e-9);
+        prop_assert!(served.request_us.p99 >= served.first_token_us.p50);
+    }
+}
+
+#[test]
+fn what_can_never_be_served_is_refused() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let one = [Request { arrival_us: 0.0, prompt: 100, output: 10 }];
+    let refused = |limits: Limits| run(&steps, &one, &limits).unwrap_err().to_string();
+    assert!(refused(Limits { kv_tokens: 100, ..Limits::default() }).contains("a request of 110 tokens"));
+    assert!(refused(Limits { step_tokens: 8, ..Limits::default() }).contains("at least one for each of the 16"));
+}
+
+#[test]
+fn arrivals_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("arrivals.csv");
+    let at = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    };
+    let found = at("arrival_s,prompt,output\n0,10,2\n0.5, 20, 3\n").unwrap();
+    assert_eq!(found[1], Request { arrival_us: 5e5, prompt: 20, output: 3 });
+    for (text, expected) in [
+        ("", "found none"),
+        ("a,b,c\n", "found none"),
+        ("0,10\n", "line 1: expected seconds"),
+        ("0,0,1\n", "line 1"),
+        ("0,10,1\nnan,10,1\n", "line 2"),
+        ("1,10,1\n0,10,1\n", "line 2: expected no earlier"),
+        ("0,10,99999999999\n", "line 1"),
+    ] {
+        let error = at(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

@@ -1,0 +1,70 @@
+//! `cptr serve`.
+
+use crate::command::Folder;
+use crate::plan::compare_blocks;
+use crate::traces::number;
+
+const DOCUMENT: &str = include_str!("../../../docs/serving.md");
+
+#[test]
+fn what_the_chapter_shows_is_what_is_printed() {
+    assert!(compare_blocks(DOCUMENT) >= 3);
+}
+
+/// The table of batches that were measured: the row "here" is what the command says.
+#[test]
+fn batches_of_the_chapter_are_those_of_the_command() {
+    let folder = Folder::new();
+    let row = |name: &str| -> Vec<f64> {
+        let line = DOCUMENT.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+        line.split('|').filter_map(|cell| cell.trim().parse().ok()).collect()
+    };
+    let (batches, measured, here) = (row("requests at once"), row("measured"), row("here"));
+    for ((batch, measured), here) in batches.iter().zip(&measured).zip(&here) {
+        let rows = folder.rows(&format!(
+            "serve gpt-oss-120b --system spark --bits 4.25 --dense-bits 4.25 --at-once --requests {batch} \
+             --batch {batch} --prompt 1024 --step-tokens 4096"
+        ));
+        let found = batch / number(&rows[0]["served"]["per_token_us"]["p50"]) * 1e6;
+        assert!((found - here).abs() < 0.06, "{batch}: {found} {here}");
+        assert!((0.5..1.5).contains(&(found / measured)), "{batch}: {found} {measured}");
+    }
+}
+
+#[test]
+fn more_requests_wait_longer_and_arrivals_may_be_a_file() {
+    let folder = Folder::new();
+    let rows = folder.rows("serve qwen3-30b-a3b --rate 1,10,30 --requests 300");
+    for pair in rows.windows(2) {
+        let p99 = |row: &serde_json::Value| number(&row["served"]["first_token_us"]["p99"]);
+        assert!(p99(&pair[0]) < p99(&pair[1]));
+    }
+    folder.file("arrivals.csv", "arrival_s,prompt,output\n0,100,10\n0,100,10\n2.5,50,5\n");
+    let served = &folder.rows("serve olmoe --arrivals arrivals.csv")[0]["served"];
+    assert_eq!((served["requests"].as_u64(), served["output_tokens"].as_u64()), (Some(3), Some(25)));
+    let at = |line: &str| number(&folder.rows(line)[0]["served"]["tokens_per_s"]);
+    let near = at("serve deepseek-v3 --system ndp --at-once --requests 4 --prompt 32 --experts near-data");
+    let copied = at("serve deepseek-v3 --system ndp --at-once --requests 4 --prompt 32 --experts copied");
+    assert!(near > copied, "{near} {copied}");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused() {
+    let folder = Folder::new();
+    folder.file("late.csv", "1,1,1\n0,1,1\n");
+    for (line, expected) in [
+        ("serve", "<MODEL|config.json>"),
+        ("serve olmoe --rate 0", "--rate: expected"),
+        ("serve olmoe --rate nan", "--rate: expected"),
+        ("serve olmoe --requests 0", "--requests"),
+        ("serve olmoe --batch 100 --step-tokens 10", "a step of 10 tokens"),
+        ("serve olmoe --arrivals late.csv", "late.csv: line 2: expected no earlier"),
+        ("serve olmoe --arrivals none.csv", "none.csv"),
+        ("serve olmoe --experts near-data", "--experts: expected what offload can do"),
+        ("serve deepseek-v3 --system workstation", "RTX 4090 has 24 GB"),
+        ("serve deepseek-v3 --system ndp --prompt 1000000", "GB"),
+    ] {
+        let found = folder.refusal(line);
+        assert!(found.contains(expected), "cptr {line}: {found}");
+    }
+}
