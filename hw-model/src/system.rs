@@ -230,9 +230,9 @@ impl System {
         }
         match (file.cold, file.ndp_bits) {
             (Cold::Gpu, Some(_)) => {
-                Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given"))?
+                return Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp or ndp_bits is given").into());
             }
-            (Cold::Ndp, None) => Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits"))?,
+            (Cold::Ndp, None) => return Err(ConfigError::new("cold", "ndp", "needs both ndp and ndp_bits").into()),
             _ => {}
         }
         let system = Self {

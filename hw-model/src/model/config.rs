@@ -143,7 +143,7 @@ impl Config<'_> {
                 None => return error(format!("mlp_only_layers: expected a list, found {value}")),
             },
         };
-        let dense = |layer: &u64| *layer < first || (layer + 1) % step != 0 || named.contains(layer);
+        let dense = |layer: &u64| *layer < first || !(layer + 1).is_multiple_of(step) || named.contains(layer);
         let dense_layers = (0..all_layers).filter(dense).count() as u64;
         if dense_layers == all_layers { error("no layer with routed experts") } else { Ok(dense_layers) }
     }
@@ -183,7 +183,7 @@ impl Config<'_> {
         }
         let width = match self.first(&["head_dim"])? {
             Some(width) => width,
-            None if hidden % heads == 0 => hidden / heads,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return error(format!("head_dim: expected where {heads} heads do not divide {hidden}")),
         };
         Ok((2 * hidden * width * (heads + kv_heads), 2 * kv_heads * width))

@@ -81,6 +81,9 @@ pub struct Question<'a> {
     pub misses: Misses,
 }
 
+/// Makes one part of a machine twice as good.
+type Widen = fn(&mut Parts);
+
 /// What a machine would do with twice as much of one thing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -168,7 +171,7 @@ impl<'a> Question<'a> {
     /// # Errors
     /// As [`Self::ways`].
     pub fn changes(&self, system: &System) -> Result<Vec<Change>> {
-        let twice: [(&str, fn(&mut Parts)); 5] = [
+        let twice: [(&'static str, Widen); 5] = [
             ("memory of the GPU", |parts| parts.gpu.memory_gb *= 2.0),
             ("bandwidth of its memory", |parts| parts.gpu.memory_gb_s *= 2.0),
             ("bandwidth of the link", |parts| parts.link.gt_s *= 2.0),
