@@ -18,7 +18,9 @@ fn every_model_has_ways_on_every_machine() {
                 assert!((0.0..=1.0).contains(&way.miss_rate) && way.gpu_gb > RESERVED_GB);
                 assert!(way.busy.gpu_us <= way.token_us * 1.000_001 && way.busy.link_us <= way.token_us * 1.000_001);
             }
-            assert!(ways.is_sorted_by(|a, b| a.fits > b.fits || a.fits == b.fits && a.tokens_per_s >= b.tokens_per_s));
+            assert!(ways.is_sorted_by(|a, b| {
+                (a.fits, a.tokens_per_s).partial_cmp(&(b.fits, b.tokens_per_s)).is_some_and(std::cmp::Ordering::is_ge)
+            }));
         }
     }
 }
