@@ -5,6 +5,10 @@
 //! the prompt, are fixed before decoding, and are compared on what comes after it. A new layout is one file and one
 //! line in [`KINDS`].
 //!
+//! The devices share the GPU's link: a token's activations go to each device that has one of its experts, with a line
+//! for each expert, and each device returns one sum of its experts' results for each token. Every switch between adds a
+//! round trip of the link ([`Plan::switches`]).
+//!
 //! ```
 //! use cptr_hw_model::{Model, System};
 //! use cptr_sim::devices::{self, Plan};
@@ -17,6 +21,7 @@
 //!     devices: 2,
 //!     prefill: 20,
 //!     batch: 1,
+//!     switches: 1,
 //!     bits: 2,
 //!     system: System::find("ndp").ok_or("no such machine")?,
 //!     model: Model::find("Qwen3-30B-A3B").ok_or("no such model")?,
@@ -33,6 +38,7 @@ mod round_robin;
 
 use std::collections::HashMap;
 
+use cptr_hw_model::link::LINE_BYTES;
 use cptr_hw_model::{ExpertRun, LayerTimes, Model, System};
 use serde::Serialize;
 
@@ -108,6 +114,8 @@ pub struct Plan<'a> {
     pub prefill: usize,
     /// Sequences decoded side by side.
     pub batch: usize,
+    /// Switches between the GPU and each device.
+    pub switches: u32,
     /// Bits per weight of the experts, 1 to 4 or 16.
     pub bits: u8,
     /// The machine whose device each of them is.
@@ -125,6 +133,11 @@ pub struct Row {
     pub layer_us: f64,
     /// 95th percentile.
     pub layer_p95_us: f64,
+    /// Mean time from dispatch to the last result, in microseconds: the way there and back, launch and the most loaded
+    /// device.
+    pub away_us: f64,
+    /// Bytes on the GPU's link in a layer, both ways, mean.
+    pub link_bytes: f64,
     /// Time of the most loaded device over the mean of all devices: 1 is perfect balance.
     pub imbalance: f64,
     /// Share of the choices that run on the device on which one of the same token's choices ran in the layer before.
@@ -171,11 +184,14 @@ struct Loads<'a> {
     layout: String,
     homes: Vec<Homes>,
     devices: usize,
+    switches: u32,
     bits: u8,
     times: &'a LayerTimes<'a>,
     known: HashMap<u32, u64>,
     /// Time of the most loaded device, layer by layer.
     longest: Vec<u64>,
+    away_ps: u64,
+    link_bytes: u64,
     imbalance: f64,
     stayed: u64,
     moved: u64,
@@ -190,10 +206,13 @@ impl<'a> Loads<'a> {
             layout: layout.to_string(),
             homes: (layout.kind.make.0)(&layout.values, setup),
             devices: plan.devices,
+            switches: plan.switches,
             bits: plan.bits,
             times,
             known: HashMap::new(),
             longest: Vec::new(),
+            away_ps: 0,
+            link_bytes: 0,
             imbalance: 0.0,
             stayed: 0,
             moved: 0,
@@ -211,10 +230,29 @@ impl<'a> Loads<'a> {
             layout: self.layout,
             layer_us: mean / 1e6,
             layer_p95_us: nearest_rank(&self.longest, 0.95) as f64 / 1e6,
+            away_us: self.away_ps as f64 / calls / 1e6,
+            link_bytes: self.link_bytes as f64 / calls,
             imbalance: self.imbalance / calls,
             stays: self.stayed as f64 / (self.stayed + self.moved).max(1) as f64,
             stored: stored as f64 / (trace.shape.layers * trace.shape.experts) as f64,
         }
+    }
+}
+
+impl Loads<'_> {
+    /// Counts the way to the devices and back, of a layer whose devices have so many tokens and so much work.
+    fn trip(&mut self, tokens: &[u64], load: &[u64]) {
+        let (link, model) = (self.times.system().link(), self.times.model());
+        let activation = (model.activation_bytes() as u64).next_multiple_of(LINE_BYTES);
+        let sent: u64 = tokens.iter().sum::<u64>() * activation + self.wanted.len() as u64 * LINE_BYTES;
+        let there_ps = link.send(sent).serial_ps;
+        let (last, longest) = load.iter().copied().enumerate().max_by_key(|&(_, load)| load).unwrap_or((0, 0));
+        // Results of those that are done before pass meanwhile.
+        let results_ps = link.send(tokens[last] * activation).serial_ps;
+        let switches_ps = 2 * link.one_way_ps() * u64::from(self.switches);
+        let ways_ps = link.one_way_ps() + link.back_ps() + switches_ps + link.launch_ps();
+        self.away_ps += there_ps + ways_ps + longest + results_ps;
+        self.link_bytes += link.wire_bytes(sent) + link.wire_bytes(tokens.iter().sum::<u64>() * activation);
     }
 }
 
@@ -235,8 +273,9 @@ impl Observer for Loads<'_> {
         let longest = load.iter().copied().max().unwrap_or(0);
         self.longest.push(longest);
         self.imbalance += longest as f64 * self.devices as f64 / load.iter().sum::<u64>().max(1) as f64;
+        let mut tokens = vec![0_u64; self.devices];
         for (sequence, before) in self.before.iter_mut().enumerate() {
-            let mut here = 0;
+            let mut here = 0_u64;
             // What is left out runs on no device.
             for device in seen.chosen(sequence).iter().filter_map(|expert| at.get(expert)) {
                 let device = 1_u64 << device;
@@ -244,8 +283,10 @@ impl Observer for Loads<'_> {
                 self.stayed += u64::from(seen.layer > 0 && *before & device != 0);
                 self.moved += u64::from(seen.layer > 0 && *before & device == 0);
             }
+            (0..self.devices).for_each(|device| tokens[device] += here >> device & 1);
             *before = here;
         }
+        self.trip(&tokens, &load);
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ fn plan(layouts: &[&str], devices: usize) -> Plan<'static> {
         devices,
         prefill: 16,
         batch: 1,
+        switches: 0,
         bits: 2,
         system: System::find("ndp").unwrap(),
         model: Model::find("Qwen3-30B-A3B").unwrap(),
@@ -50,6 +51,27 @@ fn one_device_does_all() {
     let all: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
     let rows = run(&pairs(), &plan(&all, 1)).unwrap();
     assert!(rows.iter().all(|row| row.imbalance == 1.0 && row.stays == 1.0 && row.layer_us == rows[0].layer_us));
+}
+
+/// One token of two experts: its activations go to each device that has one, each returns one sum, each switch adds a
+/// round trip.
+#[test]
+fn the_way_there_and_back_by_hand() {
+    let away = |devices, switches, layout| {
+        let row = run(&pairs(), &Plan { switches, ..plan(&[layout], devices) }).unwrap().remove(0);
+        (row.away_us, row.link_bytes, row.layer_us)
+    };
+    let link = System::find("ndp").unwrap().link();
+    let us = |ps: u64| ps as f64 / 1e6;
+    // 2,048 numbers of two bytes, and a line for each of the two experts.
+    let one = us(link.send(4096 + 128).serial_ps + link.send(4096).serial_ps + link.launch_ps()) + 0.18 + 0.3;
+    let (found, bytes, layer) = away(1, 0, "balanced");
+    assert!((found - one - layer).abs() < 1e-9, "{found} {one} {layer}");
+    assert_eq!(bytes, (link.wire_bytes(4224) + link.wire_bytes(4096)) as f64);
+    let (two, bytes_of_two, layer) = away(2, 0, "balanced");
+    let apart = us(link.send(2 * 4096 + 128).serial_ps + link.send(4096).serial_ps + link.launch_ps()) + 0.18 + 0.3;
+    assert!((two - apart - layer).abs() < 1e-9 && bytes_of_two > 1.9 * bytes);
+    assert!((away(2, 3, "balanced").0 - two - 3.0 * 0.18).abs() < 1e-9);
 }
 
 #[test]

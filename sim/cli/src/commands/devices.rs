@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Near-data devices
     #[arg(long, value_name = "N", default_value_t = 4)]
     devices: usize,
+    /// Switches between the GPU and each device (default: one where there are several devices)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=16))]
+    switches: Option<u32>,
     /// Tokens at the start of each sequence that are its prompt
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     prefill: usize,
@@ -33,10 +36,12 @@ pub(super) struct Args {
     machine: Machine,
 }
 
-static COLUMNS: [Column; 7] = [
+static COLUMNS: [Column; 9] = [
     column("layout", "layout", Text, ""),
     column("layer_us", "layer", Microseconds, "mean time of the most loaded device in a layer"),
     column("layer_p95_us", "P95", Microseconds, ""),
+    column("away_us", "away", Microseconds, "mean time from dispatch to the last result"),
+    column("link_bytes", "link bytes", Number(0), "on the GPU's link in a layer, both ways, mean"),
     column("ratio_to_first", "to first", Ratio, "time of a layer over that of the first layout"),
     column("imbalance", "imbalance", Number(2), "the most loaded device over the mean of all"),
     column("stays", "stays", Percent, "choices on a device on which the token was in the layer before"),
@@ -52,6 +57,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let plan = Plan {
         layouts: names.iter().map(|name| devices::parse(name)).collect::<Result<_>>()?,
         devices: args.devices,
+        switches: args.switches.unwrap_or(u32::from(args.devices > 1)),
         prefill: args.prefill,
         batch: args.batch,
         bits: whole_bits(&system)?,
