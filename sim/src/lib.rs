@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ablation;
+pub mod advise;
 pub mod batches;
 pub mod detect;
 pub mod devices;

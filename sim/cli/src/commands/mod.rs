@@ -1,6 +1,7 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends
 //! with one sentence and exit code 2.
 
+mod advise;
 mod budget;
 #[cfg(feature = "model")]
 mod bundled;
@@ -58,6 +59,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Several near-data devices: where the experts should lie so that none waits for another
     Devices(Box<devices::Args>),
+    /// What to do with experts that do not fit: pin, cache, forecast, fetch ahead, stand-ins, near data; how sure
+    Advise(Box<advise::Args>),
     /// Which machine runs a model how fast, and how: what fits at which bits, tokens per second with a band
     Plan(Box<plan::Args>),
     /// Requests that arrive over time: what users wait for the first token, and for each one after it
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Layer(args) => layer::main(&args),
         Command::Dram(args) => dram::main(&args),
         Command::Budget(args) => budget::main(&args),
+        Command::Advise(args) => advise::main(&args),
         Command::Plan(args) => plan::main(&args),
         Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
