@@ -282,6 +282,21 @@ impl System {
         Ok(changed)
     }
 
+    /// The file of the system called `name`, for those who change something in it.
+    pub fn file(name: &str) -> Option<&'static str> {
+        SYSTEMS.iter().zip(FILES).find(|(system, _)| system.name == name).map(|(_, text)| text)
+    }
+
+    /// This machine, with what `other` knows of experts near the data, and from now on both learn together; nothing of
+    /// it where their devices differ. For machines that differ in their links: the DRAM is simulated once.
+    #[must_use]
+    pub fn knowing(mut self, other: &Self) -> Self {
+        if self.ndp() == other.ndp() {
+            self.known = other.known.clone();
+        }
+        self
+    }
+
     /// The GPU.
     pub fn gpu(&self) -> &Gpu {
         &self.hardware.gpu

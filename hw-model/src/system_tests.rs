@@ -276,3 +276,20 @@ proptest! {
         prop_assert!(stream((bits + more).min(16.0)) >= stream(bits) * 0.999);
     }
 }
+
+#[test]
+fn a_file_is_that_of_its_system_and_devices_that_are_alike_are_known_once() {
+    for system in System::all() {
+        assert_eq!(System::from_toml(System::file(&system.name).unwrap()).unwrap(), *system);
+    }
+    assert!(System::file("no such machine").is_none());
+    let changed = |from: &str, to: &str| {
+        let text = System::file("ndp").unwrap();
+        assert!(text.contains(from));
+        System::from_toml(&text.replace(from, to)).unwrap()
+    };
+    let ndp = System::find("ndp").unwrap();
+    let shared = |system: System| Arc::ptr_eq(&system.knowing(ndp).known.0, &ndp.known.0);
+    assert!(shared(changed("copy_efficiency = 0.787", "copy_efficiency = 0.9")));
+    assert!(!shared(changed("\"mop4clxor\"", "\"robaracoch\"")));
+}

@@ -21,6 +21,7 @@
 //! ```
 
 pub mod filter;
+pub mod fit;
 
 use cptr_hw_model::{ExpertRun, LayerTimes, LayerWork, Model, System};
 use rayon::prelude::*;

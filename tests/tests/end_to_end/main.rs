@@ -25,6 +25,7 @@ mod plan;
 mod quantize;
 mod recall;
 mod recordings;
+mod reproduce;
 mod samples;
 mod serve;
 mod shared;

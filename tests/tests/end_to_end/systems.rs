@@ -194,7 +194,7 @@ fn refusals_have_the_numbers() {
         ("gen out.safetensors".into(), "--join"),
         ("gen --like llama out.safetensors".into(), "expected one of mixtral-8x7b, mixtral-8x22b"),
         (format!("inspect {GPT_OSS} --forecast --resident 40"), "expected 1 to 32 experts per layer, found 40"),
-        ("reproduce nothing".into(), "invalid value 'nothing'"),
+        ("reproduce nothing".into(), "expected ctx-aware or cptr, found \"nothing\""),
     ] {
         let sentence = folder.refusal(&arguments);
         assert!(sentence.contains(part), "cptr {arguments}: {sentence}");

@@ -1,24 +1,24 @@
-//! `cptr reproduce`.
+//! `cptr reproduce`: published evaluations done again, and what papers do not say, fitted to what they do.
+
+mod fit;
 
 use crate::columns::Format::{Count, Flag, Number, Percent, Plain, Text};
 use crate::columns::{Column, Page, Section, Table, column, value};
+use cptr_sim::reproduce::fit::Paper;
 use cptr_sim::reproduce::{self, Figure, filter};
-use cptr_trace::error::Result;
+use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to reproduce
-    #[arg(value_name = "WHAT")]
-    what: What,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum What {
-    /// Context-aware placement on a CXL near-data device (arXiv 2512.04476)
-    CtxAware,
-    /// The contextual phase-tracking filter on contexts that stand still, in noise
-    Cptr,
+    /// What to reproduce: ctx-aware (context-aware placement on a CXL near-data device, arXiv 2512.04476) or cptr (the
+    /// contextual phase-tracking filter on contexts that stand still, in noise); with --fit ctx-aware, monde, dynande,
+    /// cxl-pnm, or the file of a paper
+    #[arg(value_name = "WHAT|FILE.toml")]
+    what: String,
+    /// Fit what the paper does not say to every figure that it publishes
+    #[arg(long)]
+    fit: bool,
 }
 
 static CHOICES: [Column; 6] = [
@@ -69,9 +69,14 @@ static SHARES: [Column; 7] = [
 ];
 
 pub(super) fn main(args: &Args) -> Result<Page> {
-    match args.what {
-        What::CtxAware => context_aware(),
-        What::Cptr => cptr(),
+    match (args.what.as_str(), args.fit) {
+        (what, true) => fit::main(what),
+        ("ctx-aware", false) => context_aware(),
+        ("cptr", false) => cptr(),
+        (what, false) if what.ends_with(".toml") || Paper::names().any(|name| name == what) => {
+            Err(Error::usage(format!("{what}: expected --fit, as only that is known of it")))
+        }
+        (what, false) => Err(Error::usage(format!("expected ctx-aware or cptr, found \"{what}\""))),
     }
 }
 
