@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod ablation;
+mod advise;
 mod batches;
 mod command;
 mod controller;

@@ -1,0 +1,45 @@
+//! `cptr advise`.
+
+use crate::plan::compare_blocks;
+use crate::traces::{bundled, number};
+
+#[test]
+fn what_the_chapter_shows_is_what_is_printed() {
+    assert!(compare_blocks(include_str!("../../../docs/advise.md")) >= 2);
+}
+
+/// What is advised is as fast as the best that loses nothing, to the share that is taken to be the same; times are those
+/// of `cptr run`.
+#[test]
+fn the_advice_follows_from_what_runs() {
+    let folder = bundled();
+    for line in ["gpt-oss-20b.safetensors --system laptop", "tiny-moe-8m.safetensors --tokens 2000"] {
+        let page = folder.json(&format!("advise {line} --json"));
+        let rows = page["rows"].as_array().unwrap();
+        let lossless = || rows.iter().filter(|row| row["kind"] != "substitute");
+        let fastest = lossless().map(|row| number(&row["token_us"])).fold(f64::INFINITY, f64::min);
+        let advised = rows.iter().find(|row| row["advised"] == true).unwrap();
+        assert!(number(&advised["token_us"]) <= fastest * 1.02 + 1e-9, "{page:#}");
+        assert!(page["advice"].as_array().unwrap().len() >= 3 && page["sure"].is_boolean());
+        let tokens = if line.contains("tiny") { 2000 } else { 3884 };
+        let strategy = advised["strategy"].as_str().unwrap();
+        let run = folder.rows(&format!("run {line} --prefill {} --strategy {strategy}", tokens / 4));
+        let found = run.iter().find(|row| row["strategy"] == strategy).unwrap_or(&run[0]);
+        assert!((number(&found["token_time_us"]) / number(&advised["token_us"]) - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn what_cannot_be_advised_is_refused() {
+    let folder = bundled();
+    for (line, expected) in [
+        ("advise", "<TRACE>"),
+        ("advise none.npz", "none.npz"),
+        ("advise gpt-oss-20b.safetensors --tokens 10", "expected 16 tokens at least, found 10"),
+        ("advise gpt-oss-20b.safetensors --resident 99", "expected 1 to 32 experts per layer, found 99"),
+        ("advise gpt-oss-20b.safetensors --system moon", "expected a file ending in .toml"),
+    ] {
+        let found = folder.refusal(line);
+        assert!(found.contains(expected), "cptr {line}: {found}");
+    }
+}
