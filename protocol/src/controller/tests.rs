@@ -14,6 +14,7 @@ use super::*;
 use crate::units::{Outcome, Untimed};
 use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Part, Place, Prefill, Run, Token};
 
+mod batch;
 mod once;
 
 const E: usize = 16;

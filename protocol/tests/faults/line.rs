@@ -8,11 +8,11 @@ use std::rc::Rc;
 use cptr_protocol::{Coherent, Mailbox, Serial, serial, wire};
 use embedded_io::{ErrorType, Read, ReadReady, Write};
 
-use super::conversation::{EXPERTS, Engine, engine};
-use super::{Fault, Random, Way};
+use super::conversation::{EXPERTS, Fault, Random, TOKENS, Way};
+use super::{Engine, engine};
 
-const REQUEST: usize = wire::max_request(EXPERTS);
-const ANSWER: usize = wire::max_answer(EXPERTS);
+const REQUEST: usize = wire::max_request_of(EXPERTS, TOKENS);
+const ANSWER: usize = wire::max_answer_of(EXPERTS, TOKENS);
 
 /// The device's port: bytes that have arrived, and bytes sent.
 #[derive(Clone, Default)]
