@@ -37,8 +37,8 @@ use log::{Event, Log};
 use pending::Pending;
 use snapshot::Restoring;
 
-/// Jobs that may wait for the execution units.
-pub const QUEUE: usize = 64;
+/// Jobs that may wait for the execution units: those of as many tokens as a request may have, eight each.
+pub const QUEUE: usize = 128;
 
 /// A counter of the instructions that the processor has executed.
 pub trait InstructionCounter {

@@ -72,6 +72,11 @@ impl Random {
 
 /// A way to the device and back, and the device.
 pub(crate) trait Way {
+    /// Queues that the device has.
+    fn queues(&self) -> usize {
+        QUEUES
+    }
+
     /// Whether a stall goes on: the turn is still one with a fault.
     fn stalls(&self) -> bool;
 
@@ -85,6 +90,32 @@ pub(crate) trait Way {
         fault: Option<Fault>,
         random: &mut Random,
     ) -> Vec<Vec<u8>>;
+}
+
+/// What a fault makes of bytes on their way over a line; `held` is what is held up.
+pub(crate) fn disturb(mut bytes: Vec<u8>, fault: Fault, held: &mut Vec<u8>, random: &mut Random) -> Vec<u8> {
+    if bytes.is_empty() {
+        return bytes;
+    }
+    match fault {
+        Fault::Flip => {
+            let place = random.below(bytes.len());
+            bytes[place] ^= 1 << random.below(8);
+        }
+        Fault::Loss if random.below(2) == 0 => bytes.clear(),
+        Fault::Loss => {
+            let start = random.below(bytes.len());
+            bytes.drain(start..(start + 1 + random.below(4)).min(bytes.len()));
+        }
+        Fault::Repeat => bytes = bytes.repeat(2),
+        Fault::Reorder => {
+            held.extend(bytes);
+            bytes = Vec::new();
+        }
+        Fault::Truncate => bytes.truncate(random.below(bytes.len())),
+        Fault::Stall | Fault::DeviceReset | Fault::HostReset => {}
+    }
+    bytes
 }
 
 /// Tokens on one way until so many faults have been met; the decisions must be those on another without. Returns what
@@ -323,7 +354,7 @@ impl Conversation {
             body.resize(body.len().next_multiple_of(4), 0);
             body.extend(token(self.seed, number, layer, &std::mem::take(&mut told[layer])));
         }
-        let answer = self.request(Command::Token, first / 3 % QUEUES, &body)?;
+        let answer = self.request(Command::Token, first / 3 % self.way.queues(), &body)?;
         let (mut rest, mut all) = (&answer[..], Vec::new());
         for number in first..first + count {
             let layer = number % LAYERS;

@@ -135,7 +135,7 @@ proptest! {
             if *ends || request.len() == MOST || number + 1 == tokens.len() {
                 let (status, bytes) = ask(&mut many, Command::Token, &together(&request));
                 prop_assert_eq!(status, Status::Done);
-                prop_assert_eq!(decisions(&bytes), std::mem::take(&mut expected));
+                prop_assert_eq!(decisions(&bytes), take(&mut expected));
                 request.clear();
             }
         }
@@ -161,7 +161,7 @@ proptest! {
                 let (status, bytes) = ask(&mut engine, Command::Token, &together(&request));
                 prop_assert_eq!(status, Status::Done);
                 let found: Vec<_> = decisions(&bytes).into_iter().map(|(_, runs, loads)| (runs, loads)).collect();
-                prop_assert_eq!(found, std::mem::take(&mut expected));
+                prop_assert_eq!(found, take(&mut expected));
                 request.clear();
             }
         }
@@ -239,11 +239,11 @@ fn tokens_whose_jobs_nobody_takes_wait() {
     struct Never;
 
     impl ExecutionUnits for Never {
-        fn submit(&mut self, _: &cptr_core::dispatch::Job) -> Result<(), Busy> {
+        fn submit(&mut self, _: &Job) -> Result<(), Busy> {
             Err(Busy)
         }
 
-        fn poll(&mut self) -> Option<cptr_core::dispatch::Job> {
+        fn poll(&mut self) -> Option<Job> {
             None
         }
     }
@@ -255,8 +255,12 @@ fn tokens_whose_jobs_nobody_takes_wait() {
     ask(&mut engine, Command::Reset, &[0; 4]);
     ask(&mut engine, Command::Configure, configuration().as_bytes());
     // Four jobs each, all cold.
-    assert_eq!(ask(&mut engine, Command::Token, &plain(0, 1)).0, Status::Done);
     let all = std::vec![plain(0, 1); 16];
-    assert_eq!(decisions(&ask(&mut engine, Command::Token, &together(&all)).1).len(), QUEUE / K - 1);
+    let mut left = QUEUE / K - 3;
+    while left > 0 {
+        let request = together(&all[..left.min(16)]);
+        left -= decisions(&ask(&mut engine, Command::Token, &request).1).len();
+    }
+    assert_eq!(decisions(&ask(&mut engine, Command::Token, &together(&all)).1).len(), 3);
     assert_eq!(ask(&mut engine, Command::Token, &plain(0, 1)).0, Status::Busy);
 }
