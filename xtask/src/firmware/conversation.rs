@@ -185,11 +185,11 @@ fn requests(generation: u32) -> Vec<Vec<u8>> {
     }
     // The same answer, bit for bit, and nothing is done again.
     script.again();
-    // Several tokens in a request; one too many.
-    let several = |count: u16| (0..count).flat_map(|number| token(1, 3 * number)).collect::<Vec<u8>>();
-    script.put(Command::Token, &several(MOST_TOKENS as u16));
+    // Several tokens in a request, and what is not made of tokens.
+    let several = |count: usize| (0..count as u16).flat_map(|number| token(1, 3 * number)).collect::<Vec<u8>>();
+    script.put(Command::Token, &several(MOST_TOKENS));
     script.again();
-    script.refuse(token_kind, &several(MOST_TOKENS as u16 + 1));
+    script.refuse(token_kind, &[several(2), vec![0; 2]].concat());
     let late = Head { sequence: script.sequence + 7, ..script.head(token_kind) };
     script.requests.push(frame(late, &token(0, 0)));
     let over = Head { session: script.session - 1, ..script.head(token_kind) };

@@ -273,4 +273,82 @@ mod tests {
         let softmax = controller.cycles(Kernel::Turn, 256, 8);
         assert!(rows.iter().any(|row| row.model == "DeepSeek-V3" && row.turn_cycles > softmax));
     }
+
+    fn device(dma: bool) -> Device<'static> {
+        Device { ndp: System::find("ndp").unwrap().ndp().unwrap(), trip_us: 0.5, dma }
+    }
+
+    fn fast() -> Controller {
+        Controller { core: "ibex-fast".into(), clock_mhz: 1000.0 }
+    }
+
+    #[test]
+    fn tokens_of_a_request_share_its_costs() {
+        for layer in &LAYERS {
+            let row = |batch, dma| Row::new(layer, 2.0, &device(dma), &fast(), batch).unwrap();
+            let (one, many) = (row(1, false), row(16, false));
+            // Jobs are one for each token, so that the device works as long for each.
+            assert!((many.device_us / one.device_us / 16.0 - 1.0).abs() < 0.03, "{many:?}");
+            assert!((many.update_share / one.update_share - 1.0).abs() < 0.03, "{many:?}");
+            assert!(many.turn_share < one.turn_share && many.share_without_transport < many.turn_share, "{many:?}");
+            for (with, without) in [(row(1, true), &one), (row(16, true), &many)] {
+                assert!(with.turn_cycles < without.turn_cycles && with.update_cycles == without.update_cycles);
+                assert_eq!(with.turn_top_k_cycles, None);
+            }
+        }
+    }
+
+    const DOCUMENT: &str = include_str!("../../../../docs/budgets.md");
+
+    /// Three digits, two behind the point at most.
+    fn percent(share: f64) -> String {
+        let percent = 100.0 * share;
+        format!("{percent:.*} %", if percent < 9.995 { 2 } else { 1 })
+    }
+
+    fn thousands(number: f64) -> String {
+        let number = format!("{number:.0}");
+        let groups: Vec<&str> = number.as_bytes().rchunks(3).rev().map(|b| std::str::from_utf8(b).unwrap()).collect();
+        groups.join(",")
+    }
+
+    fn documented(lines: &[String]) {
+        let all = lines.join("\n");
+        assert!(lines.iter().all(|line| DOCUMENT.lines().any(|other| other == line)), "docs/budgets.md has not\n{all}");
+    }
+
+    #[test]
+    fn shares_are_documented() {
+        let rows = LAYERS
+            .iter()
+            .flat_map(|layer| [2.0, 3.0, 4.0].map(|bits| Row::new(layer, bits, &device(false), &fast(), 1)));
+        let lines: Vec<String> = rows
+            .map(|row| {
+                let row = row.unwrap();
+                let excess = if row.fits { "–".into() } else { thousands(row.excess_cycles) };
+                let [turn, select, transport, update] =
+                    [row.turn_share, row.share_without_select, row.share_without_transport, row.update_share].map(percent);
+                let (allowed, of) = (100.0 * row.allowed, row.times_allowed);
+                let (us, cycles) = (row.device_us, thousands(row.turn_cycles));
+                format!(
+                    "| {} | {} | {us:.1} | {cycles} | {turn} | {allowed} % | {of:.2} | {excess} | {select} | {transport} | \
+                     {update} |",
+                    row.model, row.bits
+                )
+            })
+            .collect();
+        documented(&lines);
+    }
+
+    #[test]
+    fn shares_by_batch_are_documented() {
+        let mut lines = Vec::new();
+        for (layer, bits) in LAYERS.iter().flat_map(|layer| [(layer, 2.0), (layer, 4.0)]) {
+            let row = |batch, dma| Row::new(layer, bits, &device(dma), &fast(), batch).unwrap();
+            let ways = [1, 2, 4, 8, 16].map(|batch| row(batch, false)).into_iter().chain([row(1, true), row(16, true)]);
+            let shares: Vec<String> = ways.map(|row| percent(row.turn_share)).collect();
+            lines.push(format!("| {} | {bits} | {} % | {} |", layer.model, 100.0 * layer.allowed, shares.join(" | ")));
+        }
+        documented(&lines);
+    }
 }
