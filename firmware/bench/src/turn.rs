@@ -1,9 +1,9 @@
 //! What a whole turn of the controller costs: from a doorbell's request in shared memory to the answer in it. Experts
 //! are placed, and all that a token takes are cold, so that each becomes a job near the data.
 //!
-//! A request has 1 to 16 tokens (`turn`, `turn_2` … `turn_16`). The processor copies it out of the ring, or a DMA engine
-//! does (`turn_dma` …): then what is counted is a descriptor for the engine and a look whether it is done. The copy
-//! itself, which stands in for the engine, is not, and neither is the time that it would take.
+//! A request has 1 to 16 tokens (`turn`, `turn_2` … `turn_16`). The processor copies it out of the ring, or a DMA
+//! engine does (`turn_dma` …): then what is counted is a descriptor for the engine and a look whether it is done. The
+//! copy itself, which stands in for the engine, is not, and neither is the time that it would take.
 
 use core::cell::Cell;
 use core::hint::black_box;

@@ -75,10 +75,10 @@ pub enum Command {
     Prefill = 4,
     /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
     Place = 5,
-    /// [`Token`]: choose and dispatch the experts of a token in a layer; answered by a [`Decision`]. Or several of them,
-    /// at most [`Identity::tokens`], of one sequence or of several, each but the last filled up with zeros to 4 bytes:
-    /// they are decided in order, as if they came one by one. The answer has a decision for each that is done, up to
-    /// the first that cannot be; the request is refused if that is the first of all.
+    /// [`Token`]: choose and dispatch the experts of a token in a layer; answered by a [`Decision`]. Or several of
+    /// them, at most [`Identity::tokens`], of one sequence or of several, each but the last filled up with zeros to 4
+    /// bytes: they are decided in order, as if they came one by one. The answer has a decision for each that is done,
+    /// up to the first that cannot be; the request is refused if that is the first of all.
     Token = 6,
     /// `u16` layer or [`ALL_LAYERS`]; answered by [`Counters`].
     Counters = 7,

@@ -1,9 +1,9 @@
-//! Faults between a host here and the images in their emulators: on the serial line, and in shared memory. Decisions are
-//! those of the engine here without faults; recovery takes two turns (`protocol/tests/faults`, whose conversation this
-//! is).
+//! Faults between a host here and the images in their emulators: on the serial line, and in shared memory. Decisions
+//! are those of the engine here without faults; recovery takes two turns (`protocol/tests/faults`, whose conversation
+//! this is).
 //!
-//! A turn ends when the device has seen everything of it, however fast the emulator is: on the line when it has answered
-//! a question behind it, in shared memory when it has gone to wait.
+//! A turn ends when the device has seen everything of it, however fast the emulator is: on the line when it has
+//! answered a question behind it, in shared memory when it has gone to wait.
 
 #[path = "../../../protocol/tests/faults/conversation.rs"]
 mod conversation;
@@ -247,8 +247,8 @@ impl Memory {
         self.store(word, with(self.load(word)?))
     }
 
-    /// Returns when the device has seen everything: it goes to wait, twice, as the first time it may have said so before
-    /// it looked. Or it has given the rings up.
+    /// Returns when the device has seen everything: it goes to wait, twice, as the first time it may have said so
+    /// before it looked. Or it has given the rings up.
     fn wait_for_device(&self) -> Done {
         // The line of the device in the first ring of requests: whether it wants to be called.
         let wanted = 2 * LINE + LINE + 1;

@@ -46,8 +46,8 @@ impl Bus {
         self.offset + (memory.as_ptr().addr() - self.base) as u64
     }
 
-    /// What is read or written at once, and where: a line word by word, as each is whole for who reads it there; a frame,
-    /// which nobody reads before its index, as it is.
+    /// What is read or written at once, and where: a line word by word, as each is whole for who reads it there; a
+    /// frame, which nobody reads before its index, as it is.
     fn pieces<'m>(&self, memory: &'m [AtomicU32]) -> impl Iterator<Item = (&'m [AtomicU32], u64)> + use<'m> {
         let words = if memory.len() > LINE { memory.len() } else { 1 };
         memory.chunks(words).zip((self.place(memory)..).step_by(4 * words))
