@@ -70,7 +70,7 @@ impl<W: AsRef<[u32]> + AsMut<[u32]> + ?Sized> Experts<W> {
 
     /// Number of experts in the set.
     pub fn len(&self) -> usize {
-        self.words.as_ref().iter().map(|word| word.count_ones() as usize).sum()
+        self.words.as_ref().iter().map(|word| word.count_ones() as usize).fold(0, usize::wrapping_add)
     }
 
     /// Whether the set is empty.
@@ -86,7 +86,12 @@ impl<W: AsRef<[u32]> + AsMut<[u32]> + ?Sized> Experts<W> {
 
     /// The experts in ascending order. Cost: one step per word and per member.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.words.as_ref().iter().zip(0u16..).flat_map(|(&word, index)| Bits { word, base: index << 5 })
+        let words = self.words.as_ref().iter().scan(0u16, |next, &word| {
+            let base = *next;
+            *next = base.wrapping_add(32);
+            Some(Bits { word, base })
+        });
+        words.flatten()
     }
 }
 

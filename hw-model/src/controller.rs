@@ -4,7 +4,8 @@
 //! The cycles were counted on the RTL of open processors, over experts per layer (E) and experts per token (k);
 //! `cargo xtask rtl` writes the table `data/controller_cycles.tsv`, docs/budgets.md says how. Between measured E this
 //! is linear, beyond the largest it goes on as between the last two, below the smallest it stays; of k the nearest
-//! measured one counts (of two equally near the larger).
+//! measured one counts (of two equally near the larger). Turns were also counted for requests of 2, 4, 8 and 16 tokens
+//! (`turn_16`); between them this is linear, and more tokens take several requests.
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -42,11 +43,16 @@ pub enum Kernel {
     TurnSigmoid,
     /// As `Turn`, over a link that has no checks of its own: request and answer have a checksum.
     TurnChecksum,
+    /// As `Turn`, with a DMA engine that fetches the request: without the time that the engine takes.
+    TurnDma,
 }
+
+/// Most tokens of a request.
+pub const MOST_TOKENS: u32 = 16;
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TopK,
         Self::TopKGrouped,
         Self::Select,
@@ -59,6 +65,7 @@ impl Kernel {
         Self::TurnTopK,
         Self::TurnSigmoid,
         Self::TurnChecksum,
+        Self::TurnDma,
     ];
 
     /// Its name in the table.
@@ -76,6 +83,7 @@ impl Kernel {
             Self::TurnTopK => "turn_top_k",
             Self::TurnSigmoid => "turn_sigmoid",
             Self::TurnChecksum => "turn_checksum",
+            Self::TurnDma => "turn_dma",
         }
     }
 }
@@ -83,30 +91,35 @@ impl Kernel {
 /// Measured experts and cycles by rising experts, for each measured k.
 type Curves = BTreeMap<u32, Vec<(u32, f64)>>;
 
-/// Per core and kernel.
-static TABLE: LazyLock<BTreeMap<(&str, Kernel), Curves>> = LazyLock::new(|| {
+/// Core, kernel, and tokens of a request.
+type Of<'a> = (&'a str, Kernel, u32);
+
+/// What was measured.
+static TABLE: LazyLock<BTreeMap<Of<'_>, Curves>> = LazyLock::new(|| {
     let mut table = BTreeMap::<_, Curves>::new();
     for line in include_str!("../data/controller_cycles.tsv").lines().skip(1) {
         // A line that is not one is left out: a unit test reads them all.
-        if let Some((core, kernel, experts, k, cycles)) = parse(line) {
-            table.entry((core, kernel)).or_default().entry(k).or_default().push((experts, cycles));
+        if let Some((of, experts, k, cycles)) = parse(line) {
+            table.entry(of).or_default().entry(k).or_default().push((experts, cycles));
         }
     }
     table
 });
 
-/// Core, kernel, experts, k and cycles of a line; `None` also for what is no kernel of the token path.
-fn parse(line: &str) -> Option<(&str, Kernel, u32, u32, f64)> {
+/// What a line is of, then experts, k and cycles; `None` also for what is no kernel of the token path.
+fn parse(line: &str) -> Option<(Of<'_>, u32, u32, f64)> {
     let mut fields = line.split('\t');
     let (core, name) = (fields.next()?, fields.next()?);
+    let (name, tokens) =
+        name.rsplit_once('_').and_then(|(name, tokens)| Some((name, tokens.parse().ok()?))).unwrap_or((name, 1));
     let kernel = Kernel::ALL.into_iter().find(|kernel| kernel.name() == name)?;
     let (experts, k) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some((core, kernel, experts, k, fields.nth(1)?.parse().ok()?))
+    Some(((core, kernel, tokens), experts, k, fields.nth(1)?.parse().ok()?))
 }
 
 /// Names of the measured cores.
 pub fn cores() -> Vec<&'static str> {
-    let mut cores: Vec<&str> = TABLE.keys().map(|&(core, _)| core).collect();
+    let mut cores: Vec<&str> = TABLE.keys().map(|&(core, ..)| core).collect();
     cores.dedup();
     cores
 }
@@ -134,20 +147,35 @@ impl Controller {
     /// Cycles of one call for a layer of `experts` experts of which a token takes `k`; 0 where the core or the kernel
     /// was not measured.
     pub fn cycles(&self, kernel: Kernel, experts: u32, k: u32) -> f64 {
-        let curves = TABLE.get(&(self.core.as_str(), kernel));
+        self.request_cycles(kernel, experts, k, 1)
+    }
+
+    /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each.
+    pub fn turn_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
+        let of = |tokens| self.request_cycles(turn, experts, k, tokens);
+        let measured = TABLE.range((&*self.core, turn, 1)..=(&*self.core, turn, MOST_TOKENS));
+        let curve: Vec<(u32, f64)> = measured.map(|(&(.., tokens), _)| (tokens, of(tokens))).collect();
+        let (full, rest) = (tokens / MOST_TOKENS, tokens % MOST_TOKENS);
+        f64::from(full) * along(&curve, f64::from(MOST_TOKENS))
+            + if rest > 0 { along(&curve, f64::from(rest)) } else { 0.0 }
+    }
+
+    /// As [`cycles`](Self::cycles), of a request with so many tokens; 0 where that was not measured.
+    fn request_cycles(&self, kernel: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
+        let curves = TABLE.get(&(self.core.as_str(), kernel, tokens));
         let nearest = curves.and_then(|curves| curves.iter().min_by_key(|&(&at, _)| (at.abs_diff(k), u32::MAX - at)));
         nearest.map_or(0.0, |(_, curve)| along(curve, f64::from(experts)))
     }
 
-    /// One turn for a token that takes `k` of `experts` experts, in picoseconds: on the critical path, between router
-    /// and dispatch.
-    pub fn turn_ps(&self, experts: u32, k: u32) -> u64 {
-        self.ps(self.cycles(Kernel::Turn, experts, k))
+    /// The turns for so many tokens of which each takes `k` of `experts` experts, in picoseconds: on the critical path,
+    /// between router and dispatch.
+    pub fn turn_ps(&self, experts: u32, k: u32, tokens: u32) -> u64 {
+        self.ps(self.turn_cycles(Kernel::Turn, experts, k, tokens))
     }
 
-    /// One `update`, in picoseconds: after dispatch, beside the experts' runs.
-    pub fn update_ps(&self, experts: u32, k: u32) -> u64 {
-        self.ps(self.cycles(Kernel::Update, experts, k))
+    /// The `update`s of so many tokens, in picoseconds: after dispatch, beside the experts' runs.
+    pub fn update_ps(&self, experts: u32, k: u32, tokens: u32) -> u64 {
+        self.ps(self.cycles(Kernel::Update, experts, k)).saturating_mul(tokens.into())
     }
 
     fn ps(&self, cycles: f64) -> u64 {
@@ -184,9 +212,12 @@ mod tests {
         assert!(text.lines().skip(1).filter(own).all(|line| parse(line).is_some()));
         for core in cores() {
             for kernel in Kernel::ALL {
-                let curves = &TABLE[&(core, kernel)];
-                assert!(curves.values().all(|curve| curve.is_sorted_by(|a, b| a.0 < b.0)), "{core} {kernel:?}");
-                assert!(curves.values().flatten().all(|&(_, cycles)| cycles > 0.0), "{core} {kernel:?}");
+                let several = [Kernel::Turn, Kernel::TurnDma, Kernel::TurnSigmoid].contains(&kernel);
+                for tokens in if several { &[1, 2, 4, 8, 16][..] } else { &[1] } {
+                    let curves = &TABLE[&(core, kernel, *tokens)];
+                    assert!(curves.values().all(|curve| curve.is_sorted_by(|a, b| a.0 < b.0)), "{core} {kernel:?}");
+                    assert!(curves.values().flatten().all(|&(_, cycles)| cycles > 0.0), "{core} {kernel:?}");
+                }
             }
         }
         assert!(cores().len() >= 3);
@@ -211,6 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_a_request_share_what_is_done_once() {
+        for core in cores() {
+            let controller = Controller { core: core.into(), clock_mhz: 1000.0 };
+            for (turn, experts, k) in [(Kernel::Turn, 8, 2), (Kernel::TurnDma, 128, 8), (Kernel::TurnSigmoid, 256, 8)] {
+                let of = |tokens| controller.turn_cycles(turn, experts, k, tokens);
+                assert_eq!(of(1), controller.cycles(turn, experts, k));
+                assert_eq!((of(0), of(3), of(12)), (0.0, (of(2) + of(4)) / 2.0, (of(8) + of(16)) / 2.0));
+                assert_eq!(of(37), 2.0 * of(16) + of(5));
+                assert!(of(1) < of(2) && of(8) < of(16), "{core} {turn:?}");
+                // Sums over one request of other logits each: what is shared is more than how these differ.
+                assert!(turn == Kernel::TurnSigmoid || of(16) < 16.0 * of(1), "{core} {turn:?}");
+            }
+            assert!(
+                controller.turn_cycles(Kernel::TurnDma, 256, 8, 16) < controller.turn_cycles(Kernel::Turn, 256, 8, 16)
+            );
+        }
+    }
+
+    #[test]
     fn curves_of_few_points() {
         assert_eq!(along(&[], 3.0), 0.0);
         assert_eq!(along(&[(4, 7.0)], 3.0), 7.0);
@@ -227,6 +277,6 @@ mod tests {
         assert!(error.to_string().contains("cv32e40p"), "{error}");
         assert_eq!(unknown.cycles(Kernel::Select, 8, 2), 0.0);
         assert_eq!(Controller { clock_mhz: 0.0, ..fast() }.validate().unwrap_err().field, "controller.clock_mhz");
-        assert_eq!(fast().turn_ps(64, 8), (fast().cycles(Kernel::Turn, 64, 8) * 1e3) as u64);
+        assert_eq!(fast().turn_ps(64, 8, 1), (fast().cycles(Kernel::Turn, 64, 8) * 1e3) as u64);
     }
 }

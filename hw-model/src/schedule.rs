@@ -159,16 +159,16 @@ fn taken_by_migration(system: &System, work: &LayerWork<'_>) -> f64 {
     if work.migrating { (system.link().copy_gb_s() / gpu_gb_s).min(MOST_TAKEN) } else { 0.0 }
 }
 
-/// The controller's work before the dispatch, a turn for each sequence of the batch, and behind it.
+/// The controller's work before the dispatch, turns with a token of each sequence of the batch, and behind it.
 fn controller_ps(system: &System, work: &LayerWork<'_>, near_runs: &[ExpertRun]) -> (u64, u64) {
     let runs = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run)).chain(near_runs);
     // Experts of one token: the mean of the batch.
     let k = runs.fold(0_u32, |sum, run| sum.saturating_add(run.tokens)).div_ceil(work.sequences());
-    let cycles = |experts: u32, ps: fn(&Controller, u32, u32) -> u64| {
-        let one = system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k));
-        one.saturating_mul(work.sequences().into())
+    let tokens = work.sequences();
+    let of = |experts: u32, ps: fn(&Controller, u32, u32, u32) -> u64| {
+        system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k, tokens))
     };
-    (cycles(work.scored, Controller::turn_ps), cycles(work.tracked, Controller::update_ps))
+    (of(work.scored, Controller::turn_ps), of(work.tracked, Controller::update_ps))
 }
 
 /// Experts of a layer near the data; times of the device from its first read on.

@@ -122,11 +122,11 @@ fn the_controller_stands_between_router_and_dispatch() {
     let time = |scored, tracked| system.layer_time(mixtral(), &LayerWork { scored, tracked, ..lists.work() });
     let (without, with) = (time(0, 0), time(8, 8));
     let controller = system.controller().unwrap();
-    assert_eq!(with.total_ps - without.total_ps, controller.turn_ps(8, 1) + system.link().ask_ps());
-    assert_eq!(with.controller_ps, controller.turn_ps(8, 1) + controller.update_ps(8, 1));
+    assert_eq!(with.total_ps - without.total_ps, controller.turn_ps(8, 1, 1) + system.link().ask_ps());
+    assert_eq!(with.controller_ps, controller.turn_ps(8, 1, 1) + controller.update_ps(8, 1, 1));
     // The raw router with a tracked placement: an update beside the experts' runs.
     let tracked = time(0, 8);
-    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8, 1)));
+    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8, 1, 1)));
 }
 
 #[test]

@@ -24,6 +24,19 @@ pub trait Platform {
         let _ = memory;
     }
 
+    /// Copies words of a frame out of shared memory, little-endian, and returns when they are there: with the
+    /// processor, which loads one after the other. A machine with a DMA engine has that do it: it takes as many
+    /// instructions as the engine has registers, whatever the length.
+    fn fetch(&self, from: &[AtomicU32], to: &mut [u32]) {
+        let (to, rest_to) = to.as_chunks_mut::<4>();
+        let (from, rest_from) = from.as_chunks::<4>();
+        let load = |word: &AtomicU32| word.load(Ordering::Relaxed).to_le();
+        for (to, [a, b, c, d]) in to.iter_mut().zip(from) {
+            *to = [load(a), load(b), load(c), load(d)];
+        }
+        rest_to.iter_mut().zip(rest_from).for_each(|(to, from)| *to = load(from));
+    }
+
     /// Calls the other end for a queue: an interrupt, a message, a pin.
     fn notify(&mut self, queue: usize);
 

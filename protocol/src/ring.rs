@@ -210,13 +210,7 @@ impl<'a> Consumer<'a> {
     pub fn take_words(&mut self, platform: &impl Platform, frame: &mut [u32]) -> Result<Option<usize>, Corrupt> {
         let Some((length, words)) = self.next(platform, size_of_val(frame))? else { return Ok(None) };
         let words = words.get(..length.div_ceil(4)).unwrap_or_default();
-        let (to, rest_to) = frame.get_mut(..words.len()).unwrap_or_default().as_chunks_mut::<4>();
-        let (from, rest_from) = words.as_chunks::<4>();
-        let load = |word: &AtomicU32| word.load(Ordering::Relaxed).to_le();
-        for (to, [a, b, c, d]) in to.iter_mut().zip(from) {
-            *to = [load(a), load(b), load(c), load(d)];
-        }
-        rest_to.iter_mut().zip(rest_from).for_each(|(to, from)| *to = load(from));
+        platform.fetch(words, frame.get_mut(..words.len()).unwrap_or_default());
         self.free(platform);
         Ok(Some(length))
     }

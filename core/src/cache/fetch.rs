@@ -30,7 +30,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
         };
         // Who is asked for, and who of them is not yet decided.
         let mut asked = Set::new();
-        for (&share, expert) in next.iter().zip(0..) {
+        for (expert, &share) in (0..next.len() as u16).zip(&*next) {
             if share > Level::ZERO && !there.resident.contains(expert) && sure(expert).0 >= config.sure {
                 asked.insert(expert);
             }
@@ -49,7 +49,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
             let victim = there.put(expert, slot);
             there.arriving.insert(expert);
             load(Load { layer, expert, slot, victim, wave: 0, on_its_way: false });
-            fetched += 1;
+            fetched = fetched.wrapping_add(1);
         }
         fetched
     }
@@ -58,7 +58,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
     pub(super) fn learn_forecast(&mut self, layer: u16, wanted: &[u16]) {
         let Some(resident) = self.forecast.take() else { return };
         let calibration = &mut self.calibrations[usize::from(layer == 0)];
-        for ((&share, &other), expert) in self.next.iter().zip(&*self.others).zip(0..) {
+        for (expert, (&share, &other)) in (0..self.shape.experts).zip(self.next.iter().zip(&*self.others)) {
             if share > Level::ZERO && !resident.contains(expert) {
                 calibration.learn(share, other, wanted.contains(&expert));
             }

@@ -76,17 +76,17 @@ impl<'a> Layer<'a> {
     /// What levels say of an expert, `slow + fast / 4`, `U1F31` bits.
     fn level(&self, expert: u16) -> u64 {
         let Some(Levels { slow, fast }) = self.tracker.level(expert) else { return 0 };
-        u64::from(slow.to_bits()) + u64::from(fast.to_bits() >> 2)
+        u64::from(slow.to_bits()).wrapping_add(u64::from(fast.to_bits() >> 2))
     }
 
     /// Weight of the forecast, `U16F16`, less where it has not known more than levels.
     pub(super) fn weight(&self, weight: u32) -> u64 {
-        (u64::from(weight) * u64::from(self.skill.weight().to_bits())) >> 31
+        u64::from(weight).wrapping_mul(self.skill.weight().to_bits().into()) >> 31
     }
 
     /// How much an expert is expected by levels and a forecast of `weight`, `U1F31` bits.
     fn worth(&self, expert: u16, shares: &[Level], weight: u64) -> u64 {
-        self.level(expert) + ((bits(shares, expert) * weight) >> 16)
+        self.level(expert).wrapping_add(bits(shares, expert).wrapping_mul(weight) >> 16)
     }
 
     /// The expert of a set that is expected least, of equals the lowest id.
@@ -104,7 +104,7 @@ impl<'a> Layer<'a> {
         next: &[Level],
         weight: u64,
     ) -> Option<u16> {
-        let worth = |expert: u16| self.worth(expert, ahead, weight) + NEXT * bits(next, expert);
+        let worth = |expert: u16| self.worth(expert, ahead, weight).wrapping_add(NEXT.wrapping_mul(bits(next, expert)));
         free.iter().min_by_key(|&expert| worth(expert)).filter(|&goes| bits(next, goes) < bits(next, comes))
     }
 
@@ -115,12 +115,12 @@ impl<'a> Layer<'a> {
             return;
         }
         let mean = |of: &dyn Fn(u16) -> u64| {
-            let sum: u64 = wanted.iter().map(|&expert| of(expert)).sum();
+            let sum: u64 = wanted.iter().map(|&expert| of(expert)).fold(0, u64::wrapping_add);
             Level::from_bits(quotient(sum, k) as u32)
         };
         let recall = mean(&|expert| bits(self.shares, expert));
         // Levels of all experts add up to 5/4 k.
-        let levels = mean(&|expert| quotient(self.level(expert) * 4, 5));
+        let levels = mean(&|expert| quotient(self.level(expert).wrapping_mul(4), 5));
         self.skill.learn(recall, levels);
     }
 
@@ -134,7 +134,7 @@ impl<'a> Layer<'a> {
         if self.resident.len() == self.slots.len() {
             return None;
         }
-        self.slots.iter().zip(0..).find(|(expert, _)| **expert == NOTHING).map(|(_, slot)| slot)
+        (0..self.slots.len() as u16).zip(&*self.slots).find(|(_, expert)| **expert == NOTHING).map(|(slot, _)| slot)
     }
 
     /// Puts an expert into a slot; who was there goes, and is returned.
@@ -164,10 +164,10 @@ impl<'a> Layer<'a> {
     ) -> (usize, usize) {
         let Step { layer, ids, slots, waves, .. } = step;
         let layer = *layer;
-        let (mut here, mut waited, mut wave) = (Set::new(), 0, 0);
+        let (mut here, mut waited, mut wave) = (Set::new(), 0usize, 0);
         let mut wait = |needed| {
             load(needed);
-            waited += 1;
+            waited = waited.wrapping_add(1);
         };
         // Those that are there run first.
         for ((&id, slot), runs) in ids.iter().zip(slots.iter_mut()).zip(waves.iter_mut()) {
@@ -180,7 +180,7 @@ impl<'a> Layer<'a> {
                 }
             }
         }
-        for (at, &id) in ids.iter().enumerate() {
+        for (at, &id) in (0..ids.len()).zip(ids.iter()) {
             if id == NOTHING || null(id) || slots.get(at).is_none_or(|&slot| slot != NOTHING) {
                 continue;
             }
@@ -196,7 +196,7 @@ impl<'a> Layer<'a> {
                     None if here.is_empty() => return (waited, usize::from(wave) + 1),
                     None => {
                         here.clear();
-                        wave += 1;
+                        wave = wave.wrapping_add(1);
                     }
                 }
             };

@@ -97,7 +97,7 @@ impl Shape {
     /// Logits of a batch: those of all its tokens in a layer.
     #[must_use]
     pub const fn logits(self) -> usize {
-        self.tokens as usize * self.experts as usize
+        (self.tokens as usize).wrapping_mul(self.experts as usize)
     }
 
     /// Words that [`Companions`] take.
@@ -109,7 +109,11 @@ impl Shape {
     /// Ids that a batch takes: what each token wanted in each layer; none for single tokens.
     #[must_use]
     pub const fn wanted(self) -> usize {
-        if self.tokens > 1 { self.tokens as usize * self.layers as usize * self.k as usize } else { 0 }
+        if self.tokens > 1 {
+            (self.tokens as usize).wrapping_mul(self.layers as usize).wrapping_mul(self.k as usize)
+        } else {
+            0
+        }
     }
 
     /// Whether all sizes are in range.
@@ -327,7 +331,7 @@ impl<'a, const W: usize, const C: usize> Cache<'a, W, C> {
         if !fits {
             return Err(CacheError::Shape);
         }
-        let forecasts = forecasts.get_mut(..3 * experts).and_then(|all| {
+        let forecasts = forecasts.get_mut(..experts.wrapping_mul(3)).and_then(|all| {
             let (ahead, rest) = all.split_at_mut_checked(experts)?;
             Some((ahead, rest.split_at_mut_checked(experts)?))
         });

@@ -34,7 +34,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
         let wanted = self.wants(config, router, step, row);
         let Some(here) = self.layers.get_mut(usize::from(layer)) else { return Err(CacheError::Layer) };
         let experts = here.experts();
-        let logits = self.logits.get(..usize::from(tokens) * experts).unwrap_or(&[]);
+        let logits = self.logits.get(..usize::from(tokens).wrapping_mul(experts)).unwrap_or(&[]);
         let (choices, worth) = (&mut *step.slots, &mut *self.ahead);
         let mut batch = Batch { logits, experts: &mut *step.ids, k, choices, worth };
         let (bounds, keep_top) = (config.bounds, config.keep_top.into());
@@ -51,14 +51,15 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
             here.update(&config.tracker, &wanted);
         } else {
             self.forecast = None;
-            let all = (usize::from(self.shape.layers) * k).max(1);
+            let all = usize::from(self.shape.layers).wrapping_mul(k).max(1);
             for token in self.wanted.chunks_exact(all).take(tokens.into()) {
-                let wanted = token.get(usize::from(layer) * k..).and_then(|rest| rest.get(..k)).unwrap_or(&[]);
+                let wanted =
+                    token.get(usize::from(layer).wrapping_mul(k)..).and_then(|rest| rest.get(..k)).unwrap_or(&[]);
                 here.update(&config.tracker, real(wanted));
             }
         }
         self.tokens = tokens;
-        self.layer += 1;
+        self.layer = self.layer.wrapping_add(1);
         if self.layer == self.shape.layers {
             self.layer = 0;
             self.end_step(config);
@@ -79,7 +80,7 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
         if !(1..=k).contains(&router.k()) || router.fits(experts).is_err() {
             return Err(CacheError::Router);
         }
-        let choices = k * usize::from(tokens);
+        let choices = k.wrapping_mul(tokens.into());
         let lists = step.ids.len() == choices && step.slots.len() == choices && step.waves.len() == choices;
         let listed = || step.ids.chunks_exact(k.max(1)).all(|ids| Router::check_ids(real(ids), experts).is_ok());
         if !lists || (router.table && !listed()) {
@@ -117,7 +118,8 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
             let runs_something = real(ids).iter().filter(|&&id| !router.is_null(id, experts));
             runs_something.for_each(|&id| _ = wanted.push(id));
             if !alone {
-                let at = (usize::from(token) * usize::from(self.shape.layers) + usize::from(layer)) * k;
+                let row = usize::from(token).wrapping_mul(self.shape.layers.into());
+                let at = row.wrapping_add(layer.into()).wrapping_mul(k);
                 let kept = self.wanted.get_mut(at..).and_then(|rest| rest.get_mut(..k)).unwrap_or(&mut []);
                 let none = core::iter::repeat(&NOTHING);
                 kept.iter_mut().zip(wanted.iter().chain(none)).for_each(|(to, from)| *to = *from);
@@ -141,9 +143,9 @@ impl<const W: usize, const C: usize> Cache<'_, W, C> {
     fn end_step(&mut self, config: &Config) {
         let k = self.shape.choices();
         if self.tokens > 1 {
-            let all = (usize::from(self.shape.layers) * k).max(1);
+            let all = usize::from(self.shape.layers).wrapping_mul(k).max(1);
             for token in self.wanted.chunks_exact(all).take(self.tokens.into()) {
-                for (layer, ids) in (0..).zip(token.chunks_exact(k)) {
+                for (layer, ids) in (0..self.shape.layers).zip(token.chunks_exact(k)) {
                     _ = self.recall.observe(&config.recall, layer, real(ids));
                     if let Some(companions) = &mut self.companions {
                         _ = companions.observe(layer, real(ids));

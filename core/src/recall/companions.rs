@@ -76,14 +76,15 @@ impl Ids {
 
 /// Words of an entry.
 const fn entry(shape: Shape) -> usize {
-    1 + (TIMES * shape.k as usize).div_ceil(Ids::of(shape).each().0)
+    TIMES.wrapping_mul(shape.k as usize).div_ceil(Ids::of(shape).each().0).wrapping_add(1)
 }
 
 impl<B: AsRef<[u32]> + AsMut<[u32]>> Companions<B> {
     /// Words that a model takes.
     #[must_use]
     pub const fn words(shape: Shape) -> usize {
-        shape.layers as usize * shape.experts as usize * entry(shape) + shape.k as usize
+        let entries = (shape.layers as usize).wrapping_mul(shape.experts as usize);
+        entries.wrapping_mul(entry(shape)).wrapping_add(shape.k as usize)
     }
 
     /// Before the first token, in the caller's words, of which there are at least [`Self::words`].
@@ -115,20 +116,21 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>> Companions<B> {
         }
         let (entries, last) = split(self.words.as_mut(), shape);
         let (ids, k, size) = (Ids::of(shape), usize::from(shape.k), entry(shape));
-        let first = usize::from(layer) * usize::from(shape.experts);
+        let first = usize::from(layer).wrapping_mul(shape.experts.into());
         for &from in last.iter().take(before) {
-            let at = (first + from as usize) * size;
-            let found = entries.get_mut(at..at + size).and_then(<[u32]>::split_first_mut);
+            let at = first.wrapping_add(from as usize).wrapping_mul(size);
+            let found = entries.get_mut(at..at.wrapping_add(size)).and_then(<[u32]>::split_first_mut);
             let Some((oldest, times)) = found else { continue };
-            let at = *oldest as usize % TIMES * k;
+            let at = (*oldest as usize % TIMES).wrapping_mul(k);
             for j in 0..k {
-                ids.set(times, at + j, experts.get(j).map_or(ids.none(), |&id| id.into()));
+                ids.set(times, at.wrapping_add(j), experts.get(j).map_or(ids.none(), |&id| id.into()));
             }
-            *oldest = (*oldest + 1) % TIMES as u32;
+            *oldest = oldest.wrapping_add(1) % TIMES as u32;
         }
         last.iter_mut().zip(experts).for_each(|(last, &id)| *last = id.into());
         self.before = experts.len();
-        self.layer = if layer + 1 == shape.layers { 0 } else { layer + 1 };
+        let next = layer.wrapping_add(1);
+        self.layer = if next == shape.layers { 0 } else { next };
         Ok(())
     }
 
@@ -147,14 +149,14 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>> Companions<B> {
         let (entries, last) = words.split_at_checked(last).unwrap_or((&[], &[]));
         let (ids, size) = (Ids::of(shape), entry(shape));
         // Eight for each of the layer's choices are 1 together.
-        let each = Level::from_bits((1u32 << 31) / ((TIMES * self.before) as u32).max(1));
+        let each = Level::from_bits((1u32 << 31) / (TIMES.wrapping_mul(self.before) as u32).max(1));
         let (count, bits) = ids.each();
-        let first = usize::from(self.layer) * usize::from(shape.experts);
+        let first = usize::from(self.layer).wrapping_mul(shape.experts.into());
         for &from in last.iter().take(self.before) {
-            let at = (first + from as usize) * size + 1;
-            for &word in entries.get(at..at + size - 1).unwrap_or(&[]) {
+            let at = first.wrapping_add(from as usize).wrapping_mul(size).wrapping_add(1);
+            for &word in entries.get(at..at.wrapping_add(size).wrapping_sub(1)).unwrap_or(&[]) {
                 for place in 0..count {
-                    let id = (word >> (place * bits)) & ids.none();
+                    let id = word >> (place.wrapping_mul(bits) & 31) & ids.none();
                     // None is no expert. An expert may have been named twice.
                     if let Some(share) = shares.get_mut(id as usize) {
                         *share = share.saturating_add(each).min(Level::ONE);
@@ -168,7 +170,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>> Companions<B> {
 
 /// Entries, and what the layer before chose.
 fn split(words: &mut [u32], shape: Shape) -> (&mut [u32], &mut [u32]) {
-    let entries = usize::from(shape.layers) * usize::from(shape.experts) * entry(shape);
+    let entries = usize::from(shape.layers).wrapping_mul(shape.experts.into()).wrapping_mul(entry(shape));
     words.split_at_mut_checked(entries).unwrap_or((&mut [], &mut []))
 }
 

@@ -12,7 +12,7 @@ const fn count((all, right): &mut (u16, u16), wanted: bool) {
     if *all == u16::MAX {
         (*all, *right) = (*all / 2, *right / 2);
     }
-    (*all, *right) = (*all + 1, *right + wanted as u16);
+    (*all, *right) = (all.wrapping_add(1), right.wrapping_add(wanted as u16));
 }
 
 /// Share of a bin's forecasts that came true, rounded down.
@@ -106,7 +106,7 @@ impl Skill {
     pub fn learn(&mut self, recall: Level, levels: Level) {
         let step = |mean: &mut u32, share: Level| {
             // Both at most 2, so that nothing overflows; rounded down.
-            *mean = *mean - (*mean >> Self::SHIFT) + (share.to_bits() >> Self::SHIFT);
+            *mean = mean.wrapping_sub(*mean >> Self::SHIFT).wrapping_add(share.to_bits() >> Self::SHIFT);
         };
         step(&mut self.recall, recall);
         step(&mut self.levels, levels);

@@ -50,7 +50,7 @@ impl Place {
     /// Takes the number of choices in common in a layer.
     #[inline]
     pub(super) fn take(&mut self, common: u32, each: Each) {
-        self.common = mul_frac(self.common, KEPT) + common * each.share;
+        self.common = mul_frac(self.common, KEPT).wrapping_add(common.wrapping_mul(each.share));
         self.exponent = mul_frac(self.common, each.exponent).wrapping_neg().cast_signed();
     }
 }
@@ -128,11 +128,11 @@ impl<const C: usize> Places<C> {
         // What 1/64 of a bit takes from what everything in common says, times the number of bits, `U2F30`.
         let part = div_frac_call(config.before, u32::from(config.now.min(MOST_NOW)) << 18);
         for (place, (age, distance)) in self.places.iter_mut().zip(nearest.iter()) {
-            let apart = (u64::from(distance) * u64::from(part)) << 2 >> bits.trailing_zeros();
+            let apart = u64::from(distance).wrapping_mul(part.into()) << 2 >> bits.trailing_zeros();
             let alike = !(apart.min(u32::MAX.into()) as u32);
             *place = Place { row: row(age), common: alike >> (32 - SUM_BITS - BEFORE), exponent: 0 };
             place.exponent = mul_frac(place.common, each.exponent).wrapping_neg().cast_signed();
-            self.found += 1;
+            self.found = self.found.wrapping_add(1);
         }
         self.weigh();
     }
@@ -141,7 +141,7 @@ impl<const C: usize> Places<C> {
     pub(super) fn layer(&mut self, run: u16) -> Each {
         let share = SHARES.get(usize::from(run)).or(SHARES.last()).copied().unwrap_or(0);
         // At most a quarter of 87.
-        self.each.exponent = ((u64::from(self.now) * u64::from(share)) >> 30) as u32;
+        self.each.exponent = (u64::from(self.now).wrapping_mul(share.into()) >> 30) as u32;
         self.each
     }
 
@@ -187,7 +187,7 @@ impl<const C: usize> Places<C> {
                     }
                 }
             }
-            self.found = leading.len() + kept;
+            self.found = leading.len().wrapping_add(kept);
         }
         if changed {
             self.weigh();
@@ -207,14 +207,14 @@ impl<const C: usize> Places<C> {
             {
                 // 27 fraction bits, of the best one 1, so that all of them fit a word.
                 *to = (place.row, exp2_neg(distance) >> 4);
-                sum += to.1;
-                counting += 1;
+                sum = u32::wrapping_add(sum, to.1);
+                counting = usize::wrapping_add(counting, 1);
             }
         }
         self.counting = counting;
         // 2^26 over the sum, which is from 2^27 to 2^31, `U0F32`: 12 bits of it, and by Newton's iteration the others.
-        let each = (u32::MAX / ((sum >> 15) + 1)) << 11;
-        let each = each + mul_frac(each, ((1 << 26) - mul_frac(sum, each)) << 6);
+        let each = (u32::MAX / (sum >> 15).wrapping_add(1)) << 11;
+        let each = each.wrapping_add(mul_frac(each, (1u32 << 26).wrapping_sub(mul_frac(sum, each)) << 6));
         let weights = self.weights.iter_mut().take(counting);
         weights.for_each(|(_, weight)| *weight = mul_frac(*weight, each) << 5);
     }

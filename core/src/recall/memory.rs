@@ -25,7 +25,7 @@ pub struct Shape {
 impl Shape {
     /// Choices of a token.
     pub(super) const fn choices(self) -> usize {
-        self.layers as usize * self.k as usize
+        (self.layers as usize).wrapping_mul(self.k as usize)
     }
 
     /// Whether an id fits a byte, beside the one that means none.
@@ -58,14 +58,14 @@ impl Shape {
     /// `layers * k` choices, rounded up to words.
     #[must_use]
     pub const fn words(self, tokens: usize, signature: usize) -> usize {
-        tokens * (signature + 1 + self.stride())
+        tokens.wrapping_mul(signature.wrapping_add(1).wrapping_add(self.stride()))
     }
 
     /// Bytes of each remembered token with signatures of `32 * signature` bits: 404 for Qwen3-30B-A3B and 116 for
     /// gpt-oss-20b at 128 bits.
     #[must_use]
     pub const fn bytes_per_token(self, signature: usize) -> usize {
-        4 * self.words(1, signature)
+        self.words(1, signature).wrapping_mul(4)
     }
 }
 
@@ -106,21 +106,21 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     /// as many before the last as its tokens.
     pub(super) fn for_search(&mut self) -> (&[[u32; W]], &mut [u32]) {
         let tokens = self.tokens as usize;
-        let split = self.words.as_mut().split_at_mut_checked(tokens * W);
+        let split = self.words.as_mut().split_at_mut_checked(tokens.wrapping_mul(W));
         let (signatures, rest) = split.unwrap_or((&mut [], &mut []));
         (signatures.as_chunks().0, rest.get_mut(..tokens).unwrap_or(&mut []))
     }
 
     pub(super) fn set_signature(&mut self, slot: u32, signature: [u32; W]) {
-        let at = slot as usize * W;
-        if let Some(words) = self.words.as_mut().get_mut(at..at + W) {
+        let at = (slot as usize).wrapping_mul(W);
+        if let Some(words) = self.words.as_mut().get_mut(at..at.wrapping_add(W)) {
             words.copy_from_slice(&signature);
         }
     }
 
     /// The signature of a slot that there is.
     pub(super) fn signature(&self, slot: u32) -> [u32; W] {
-        let at = slot as usize * W;
+        let at = (slot as usize).wrapping_mul(W);
         self.words.as_ref().get(at..).and_then(|words| words.first_chunk()).copied().unwrap_or([0; W])
     }
 
@@ -138,24 +138,24 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
 
     /// Where the choices of a slot begin among [`rows`](Self::rows).
     pub(super) const fn row(&self, slot: u32) -> u32 {
-        slot * self.stride
+        slot.wrapping_mul(self.stride)
     }
 
     /// Where the choices of the token `ahead` after one begin.
     #[inline]
     pub(super) const fn row_ahead(&self, row: u32, ahead: u32) -> u32 {
-        let (row, ring) = (row + ahead * self.stride, self.tokens * self.stride);
-        if row < ring { row } else { row - ring }
+        let (row, ring) = (row.wrapping_add(ahead.wrapping_mul(self.stride)), self.tokens.wrapping_mul(self.stride));
+        if row < ring { row } else { row.wrapping_sub(ring) }
     }
 
     /// The choices of all tokens.
     #[inline]
     pub(super) fn rows(&self) -> &[u32] {
-        self.words.as_ref().get(self.tokens as usize * (W + 1)..).unwrap_or(&[])
+        self.words.as_ref().get((self.tokens as usize).wrapping_mul(W + 1)..).unwrap_or(&[])
     }
 
     fn rows_mut(&mut self) -> &mut [u32] {
-        self.words.as_mut().get_mut(self.tokens as usize * (W + 1)..).unwrap_or(&mut [])
+        self.words.as_mut().get_mut((self.tokens as usize).wrapping_mul(W + 1)..).unwrap_or(&mut [])
     }
 
     /// Words of a layer's choices where they are four or eight bytes, which is done faster; otherwise 0.
@@ -176,7 +176,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     /// Remembers the choices of a layer, where they are `N` words.
     #[inline]
     pub(super) fn set_layer<const N: usize>(&mut self, slot: u32, layer: u16, ids: [u32; N]) {
-        let at = slot * u32::from(self.shape.layers) + u32::from(layer);
+        let at = slot.wrapping_mul(self.shape.layers.into()).wrapping_add(layer.into());
         if let Some(row) = self.rows_mut().as_chunks_mut().0.get_mut(at as usize) {
             *row = ids;
         }
@@ -188,9 +188,9 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
         let words = self.rows_mut();
         for j in 0..k {
             let id = experts.get(j).copied().unwrap_or(u16::MAX);
-            let at = usize::from(layer) * k + j;
+            let at = usize::from(layer).wrapping_mul(k).wrapping_add(j);
             let (word, shift, mask) = if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, 0xffff) };
-            if let Some(word) = words.get_mut(row + word) {
+            if let Some(word) = words.get_mut(row.wrapping_add(word)) {
                 *word = *word & !(mask << shift) | (u32::from(id) & mask) << shift;
             }
         }
@@ -199,10 +199,10 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize> Memory<B, W> {
     /// Calls `visit` with every choice of a layer of the token whose row begins there.
     pub(super) fn choices(&self, row: u32, layer: u16, mut visit: impl FnMut(u16)) {
         let k = usize::from(self.shape.k);
-        let first = usize::from(layer) * k;
+        let first = usize::from(layer).wrapping_mul(k);
         let words = self.rows().get(row as usize..).unwrap_or(&[]);
         let narrow = self.shape.narrow();
-        for at in first..first + k {
+        for at in first..first.wrapping_add(k) {
             let (word, shift, none) =
                 if narrow { (at / 4, at % 4 * 8, 0xff) } else { (at / 2, at % 2 * 16, u32::from(u16::MAX)) };
             let id = words.get(word).map_or(none, |word| (word >> shift) & none);

@@ -268,7 +268,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
                 }
                 self.settle();
                 self.memory.set_choices(self.slot, layer, experts);
-                self.layers += 1;
+                self.layers = self.layers.wrapping_add(1);
                 let each = self.places.layer(self.layers);
                 score(&self.memory, layer, &chosen, self.places.split().0, each);
             }
@@ -303,7 +303,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
             mark(&mut self.chosen, &words, 1);
         }
         self.memory.set_layer(self.slot, layer, words);
-        self.layers += 1;
+        self.layers = self.layers.wrapping_add(1);
         let each = self.places.layer(self.layers);
         score_words(self.memory.layers::<N>(), layer, &self.chosen, self.places.split().0, each);
         mark(&mut self.chosen, &words, 0);
@@ -340,7 +340,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// The same where choices are `words` words of four bytes, one or two.
     fn settle_words(&mut self, words: u32) {
         let (layer, each) = (self.layers.wrapping_sub(1), self.places.each());
-        let first = self.memory.row(self.slot) + u32::from(layer) * words;
+        let first = self.memory.row(self.slot).wrapping_add(u32::from(layer).wrapping_mul(words));
         let own = self.memory.rows().get(first as usize..).and_then(|rows| rows.get(..words as usize)).unwrap_or(&[]);
         mark_each(&mut self.chosen, own, 1);
         let others = self.places.split().1;
@@ -404,16 +404,20 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         );
         self.reach = search::reach(&self.nearest);
         let mut crowd = Crowd::of(past, least, most);
-        let step = ((most + 1).saturating_sub(least) / ALONE).max(1);
-        for age in (least..=most).step_by(step as usize) {
+        let step = (most.wrapping_add(1).saturating_sub(least) / ALONE).max(1);
+        let mut age = least;
+        while age <= most {
             let other = signatures.get(before(self.slot, age, slots) as usize);
             crowd.alone(other.map_or(0, |other| distance(&signature, other)));
+            // Of at most 65,536 places.
+            age = age.wrapping_add(step);
         }
         let moved = u32::from(alone.is_some_and(|alone| crowd.follows(alone)));
-        self.moving = self.moving - (self.moving >> 3) + (moved << (31 - 3));
+        self.moving = self.moving.wrapping_sub(self.moving >> 3).wrapping_add(moved << (31 - 3));
         self.snr = self.nearest.iter().next().map_or(LogRatio::ZERO, |(_, distance)| crowd.snr(distance));
-        self.complete = (self.complete + 1).min(slots - 1);
-        self.slot = if self.slot + 1 == slots { 0 } else { self.slot + 1 };
+        self.complete = self.complete.wrapping_add(1).min(slots.wrapping_sub(1));
+        let next = self.slot.wrapping_add(1);
+        self.slot = if next == slots { 0 } else { next };
         self.begin(config);
     }
 
@@ -472,15 +476,15 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     #[inline(always)]
     fn ids_ahead<const N: usize>(&self, layer: u16, tokens: NonZeroU32, mut add: impl FnMut(u32, u32)) {
         let (rows, layers) = (self.memory.layers::<N>(), u32::from(self.memory.shape().layers));
-        let first = if layer < self.layers { layers } else { 0 } + u32::from(layer);
-        let ring = self.memory.tokens() * layers;
+        let first = u32::wrapping_add(if layer < self.layers { layers } else { 0 }, layer.into());
+        let ring = self.memory.tokens().wrapping_mul(layers);
         for &(row, weight) in self.places.weights() {
             // On the critical path nothing is divided: some processors have no instruction for it.
             let each = if tokens == NonZeroU32::MIN { weight } else { weight / tokens };
-            let mut at = row / N as u32 + first;
+            let mut at = (row / N as u32).wrapping_add(first);
             for _ in 0..tokens.get() {
                 // Only what begins before the end of the ring goes on at its start.
-                at = if at >= ring { at - ring } else { at };
+                at = if at >= ring { at.wrapping_sub(ring) } else { at };
                 if let Some(words) = rows.get(at as usize) {
                     for ids in words {
                         add(*ids, each);
@@ -489,7 +493,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
                         add(ids >> 24, each);
                     }
                 }
-                at += layers;
+                at = at.wrapping_add(layers);
             }
         }
     }
@@ -499,7 +503,7 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let first = u32::from(layer < self.layers);
         for &(row, weight) in self.places.weights() {
             let each = weight / tokens;
-            for ahead in first..first + tokens.get() {
+            for ahead in first..first.wrapping_add(tokens.get()) {
                 self.memory.choices(self.memory.row_ahead(row, ahead), layer, |id| add(shares, id.into(), each));
             }
         }
@@ -595,12 +599,12 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
         let bits = 32 * W as u32;
         let (found, sketch) = (found & 0xffff, (found >> 16) as u16);
         let (keys, ages) = (keys.get(..found as usize).unwrap_or(&[]), NEWEST + 1..=complete);
-        let past = memory.get(slots as usize * W..slots as usize * (W + 1)).unwrap_or(&[]);
+        let past = memory.get((slots as usize).wrapping_mul(W)..(slots as usize).wrapping_mul(W + 1)).unwrap_or(&[]);
         let possible = slot < slots
             && complete < slots
             && keys.len() == found as usize
             && keys.len() <= self.nearest.most()
-            && keys.iter().all(|key| ages.contains(&((key & 0xffff) + 1)))
+            && keys.iter().all(|key| ages.contains(&(key & 0xffff).wrapping_add(1)))
             && past.iter().all(|&distance| search::possible(distance, bits));
         if !possible {
             return Err(RecallError::Saved);
@@ -642,7 +646,7 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 ) {
     for place in places {
         let mut common = 0;
-        memory.choices(place.row, layer, |id| common += u32::from(chosen.contains(id)));
+        memory.choices(place.row, layer, |id| common = u32::wrapping_add(common, chosen.contains(id).into()));
         place.take(common, each);
     }
 }
@@ -651,11 +655,12 @@ fn score<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize>(
 #[inline(never)]
 fn score_words<const N: usize>(rows: &[[u32; N]], layer: u16, chosen: &[u8; 256], places: &mut [Place], each: Each) {
     let of = |id: u32| u32::from(chosen[(id & 0xff) as usize]);
-    let four = |ids: u32| of(ids) + of(ids >> 8) + of(ids >> 16) + of(ids >> 24);
+    let four =
+        |ids: u32| u32::wrapping_add(of(ids), of(ids >> 8)).wrapping_add(of(ids >> 16)).wrapping_add(of(ids >> 24));
     for place in places {
-        let words = rows.get((place.row / N as u32 + u32::from(layer)) as usize).unwrap_or(&[u32::MAX; N]);
+        let words = rows.get((place.row / N as u32).wrapping_add(layer.into()) as usize).unwrap_or(&[u32::MAX; N]);
         // No loop over one or two.
-        let common = four(words[0]) + if N > 1 { four(words[N - 1]) } else { 0 };
+        let common = u32::wrapping_add(four(words[0]), if N > 1 { four(words[N - 1]) } else { 0 });
         place.take(common, each);
     }
 }
@@ -704,5 +709,5 @@ fn fill_with_zero(shares: &mut [Level]) {
 /// The slot of an age before another slot.
 #[inline]
 const fn before(slot: u32, age: u32, slots: u32) -> u32 {
-    if age <= slot { slot - age } else { slot + slots - age }
+    if age <= slot { slot.wrapping_sub(age) } else { slot.wrapping_add(slots).wrapping_sub(age) }
 }

@@ -26,7 +26,8 @@ pub(super) const HEAD: usize = 14;
 
 /// Words that a memory is saved in.
 pub(super) const fn saved_words(shape: Shape, tokens: usize, signature: usize, places: usize) -> usize {
-    HEAD + places + 32 * signature + shape.words(tokens, signature) + 1
+    let head = HEAD.wrapping_add(places).wrapping_add(signature.wrapping_mul(32));
+    head.wrapping_add(shape.words(tokens, signature)).wrapping_add(1)
 }
 
 /// The checksum of words: the hash of Fowler, Noll and Vo over words, with a shift. For given words after it, each step

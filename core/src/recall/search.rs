@@ -55,7 +55,7 @@ impl<const C: usize> Nearest<C> {
 
     /// Ages and distances, the nearest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.keys.iter().take(self.found).map(|key| ((key & 0xffff) + 1, key >> 16))
+        self.keys.iter().take(self.found).map(|key| ((key & 0xffff).wrapping_add(1), key >> 16))
     }
 
     /// The keys found, to be saved.
@@ -86,23 +86,23 @@ impl<const C: usize> Nearest<C> {
         let mut at;
         if self.found < self.most {
             at = self.found;
-            self.found += 1;
+            self.found = self.found.wrapping_add(1);
             while let Some(&parent) = at.checked_sub(1).and_then(|below| keys.get(below / 2))
                 && parent < key
             {
                 put(keys, at, parent);
-                at = (at - 1) / 2;
+                at = at.wrapping_sub(1) / 2;
             }
         } else {
             at = 0;
             loop {
-                let mut child = 2 * at + 1;
+                let mut child = usize::wrapping_mul(at, 2).wrapping_add(1);
                 let Some(mut larger) = keys.get(..self.found).and_then(|keys| keys.get(child)).copied() else { break };
-                if child + 1 < self.found
-                    && let Some(&other) = keys.get(child + 1)
+                if child.wrapping_add(1) < self.found
+                    && let Some(&other) = keys.get(child.wrapping_add(1))
                     && other > larger
                 {
-                    (child, larger) = (child + 1, other);
+                    (child, larger) = (child.wrapping_add(1), other);
                 }
                 if larger <= key {
                     break;
@@ -127,19 +127,19 @@ impl<const C: usize> Nearest<C> {
         for gap in [23, 10, 4, 1] {
             // Pairs that are so far apart, and from each of them down as far as they are in the wrong order.
             let mut end = gap;
-            while let Some([first, .., last]) = keys.get_mut(end - gap..=end) {
+            while let Some([first, .., last]) = keys.get_mut(usize::wrapping_sub(end, gap)..=end) {
                 if *first > *last {
                     let key = replace(last, *first);
-                    let mut at = end - gap;
+                    let mut at = end.wrapping_sub(gap);
                     while let Some(&before) = at.checked_sub(gap).and_then(|before| keys.get(before))
                         && before > key
                     {
                         put(keys, at, before);
-                        at -= gap;
+                        at = at.wrapping_sub(gap);
                     }
                     put(keys, at, key);
                 }
-                end += 1;
+                end = end.wrapping_add(1);
             }
         }
     }
@@ -167,40 +167,42 @@ pub(super) struct Crowd {
 impl Crowd {
     /// About 64 of the places of ages from `least` to `most`, at equal steps; `before` as in [`Search::run`].
     pub(super) fn of(before: &[u32], least: u32, most: u32) -> Self {
-        let step = ((most + 1).saturating_sub(least) / CROWD).max(1);
+        let step = (most.wrapping_add(1).saturating_sub(least) / CROWD).max(1);
         let mut crowd = Self::default();
         let slots = before.len();
-        let (oldest, newest) = (slots.saturating_sub(most as usize + 1), slots.saturating_sub(least as usize));
+        let (oldest, newest) =
+            (slots.saturating_sub((most as usize).wrapping_add(1)), slots.saturating_sub(least as usize));
         let places = before.get(oldest..newest).unwrap_or(&[]);
         for &distance in places.iter().step_by(step as usize) {
             let distance = distance >> (FRACTION - KEY_FRACTION);
-            crowd.places += 1;
-            crowd.sum += distance;
-            crowd.squares += u64::from(distance) * u64::from(distance);
+            crowd.places = crowd.places.wrapping_add(1);
+            crowd.sum = crowd.sum.wrapping_add(distance);
+            crowd.squares = crowd.squares.wrapping_add(u64::from(distance).wrapping_mul(distance.into()));
         }
         crowd
     }
 
     /// Takes the bits in which this token alone differs from a place.
     pub(super) const fn alone(&mut self, bits: u32) {
-        self.alone += bits;
-        self.few += 1;
+        self.alone = self.alone.wrapping_add(bits);
+        self.few = self.few.wrapping_add(1);
     }
 
     /// Margin of the nearest place over the crowd: squared distance of its distance from the mean over the variance,
     /// as a base-2 logarithm; 0 where there is no crowd, saturates at ±32.
     pub(super) fn snr(&self, nearest: u32) -> LogRatio {
         let Some(mean) = self.sum.checked_div(self.places) else { return LogRatio::ZERO };
-        let variance = quotient(self.squares, self.places.into()).saturating_sub(u64::from(mean) * u64::from(mean));
+        let variance =
+            quotient(self.squares, self.places.into()).saturating_sub(u64::from(mean).wrapping_mul(mean.into()));
         let margin = mean.saturating_sub(nearest);
         // Both are below 2^32, as distances are below 2^16.
-        log2_ratio(margin * margin, variance as u32)
+        log2_ratio(margin.wrapping_mul(margin), variance as u32)
     }
 
     /// Whether a place that is `alone` bits from this token alone is where the text goes on: nearer than three
     /// quarters of the mean. By chance, at 128 bits, that is 2.8 standard deviations away.
     pub(super) const fn follows(&self, alone: u32) -> bool {
-        4 * alone * self.few < 3 * self.alone
+        alone.wrapping_mul(4).wrapping_mul(self.few) < self.alone.wrapping_mul(3)
     }
 }
 
@@ -238,13 +240,14 @@ impl<const W: usize> Search<'_, W> {
         let start = if self.reach < u32::MAX { key(self.beyond(), 0) } else { u32::MAX };
         nearest.clear(start);
         let (slot, slots) = (self.slot as usize, signatures.len());
-        let (least, end) = (self.least as usize, self.most as usize + 1);
+        let (least, end) = (self.least as usize, (self.most as usize).wrapping_add(1));
         // Ages up to the slot lie below it, the others at the end of the ring; in both the oldest come first.
-        let near = end.min(slot + 1);
-        let straight = (slot + 1).saturating_sub(near)..(slot + 1).saturating_sub(least);
+        let near = end.min(slot.wrapping_add(1));
+        let straight = slot.wrapping_add(1).saturating_sub(near)..slot.wrapping_add(1).saturating_sub(least);
         self.part(signatures.get(straight), before.get_mut(slots.saturating_sub(near)..), near, nearest);
-        let far = least.max(slot + 1);
-        let wrapped = (slots + slot + 1).saturating_sub(end)..(slots + slot + 1).saturating_sub(far);
+        let far = least.max(slot.wrapping_add(1));
+        let beyond = slots.wrapping_add(slot).wrapping_add(1);
+        let wrapped = beyond.saturating_sub(end)..beyond.saturating_sub(far);
         self.part(signatures.get(wrapped), before.get_mut(slots.saturating_sub(end)..), end, nearest);
         if nearest.found < nearest.most && start < u32::MAX {
             let newest = slots.saturating_sub(least);
@@ -275,7 +278,7 @@ impl<const W: usize> Search<'_, W> {
     ) {
         let (Some(signatures), Some(before)) = (signatures, before) else { return };
         let beyond = self.beyond();
-        let first = self.slot as usize * Self::FIRST % W;
+        let first = (self.slot as usize).wrapping_mul(Self::FIRST) % W;
         let now = self.now[first];
         // Of the first place; ages fall.
         let mut age = end as u32;
@@ -283,12 +286,12 @@ impl<const W: usize> Search<'_, W> {
             age = age.wrapping_sub(1);
             let old = mul_frac(*past, KEPT);
             let mut few = (signature[first] ^ now).count_ones();
-            for word in first + 1..first + Self::FIRST {
-                few += (signature[word % W] ^ self.now[word % W]).count_ones();
+            for word in first.wrapping_add(1)..first.wrapping_add(Self::FIRST) {
+                few = u32::wrapping_add(few, (signature[word % W] ^ self.now[word % W]).count_ones());
             }
-            *past = few * ((W / Self::FIRST) as u32) * (1 << FRACTION) + old;
+            *past = few.wrapping_mul((W / Self::FIRST) as u32).wrapping_mul(1 << FRACTION).wrapping_add(old);
             if *past <= beyond {
-                *past = (distance(self.now, signature) << FRACTION) + old;
+                *past = (distance(self.now, signature) << FRACTION).wrapping_add(old);
                 // What is beyond is never among the nearest: their limit is nearer than that.
                 let key = key(*past, age.wrapping_sub(1));
                 if key < nearest.limit {
@@ -313,7 +316,7 @@ pub(super) fn reach<const C: usize>(nearest: &Nearest<C>) -> u32 {
 
 /// A remembered distance as it can be.
 pub(super) const fn possible(distance: u32, bits: u32) -> bool {
-    distance <= bits * MOST
+    distance <= bits.wrapping_mul(MOST)
 }
 
 #[cfg(test)]

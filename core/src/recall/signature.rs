@@ -22,7 +22,7 @@ const MEAN_SHIFT: u32 = 9;
 /// What the signs of all experts of a layer begin with: a hash that mixes well (Wellons' `lowbias32`).
 #[inline]
 pub(super) const fn signs_from(layer: u16, word: u32) -> u32 {
-    let mut x = ((layer as u32) + 1) ^ word.wrapping_mul(0x9e37_79b9);
+    let mut x = (layer as u32).wrapping_add(1) ^ word.wrapping_mul(0x9e37_79b9);
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);
     x ^= x >> 15;
@@ -50,8 +50,8 @@ const fn full_add(a: u32, b: u32, c: u32) -> (u32, u32) {
 /// Every how many layers a word of `words` sees one: a power of two.
 pub(super) const fn every(words: usize, layers: u16) -> usize {
     let mut every = 1;
-    while 2 * every <= words && 2 * every * 4 <= layers as usize {
-        every *= 2;
+    while usize::wrapping_mul(every, 2) <= words && usize::wrapping_mul(every, 8) <= layers as usize {
+        every = every.wrapping_mul(2);
     }
     every
 }
@@ -75,7 +75,7 @@ impl<const W: usize> Signature<W> {
     /// Means to move by a token that has another sort of sums, all of them from 0 to below 2^31, and the gain, as a
     /// shift.
     pub(super) fn next(&mut self) -> (&mut [[u32; 32]; W], u32) {
-        let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
+        let shift = u32::BITS.wrapping_sub(self.tokens.leading_zeros()).min(MEAN_SHIFT);
         self.tokens = self.tokens.saturating_add(1);
         (&mut self.means, shift)
     }
@@ -97,15 +97,15 @@ impl<const W: usize> Signature<W> {
     ///
     /// Cost: with k = 8, per layer that a word sees, 8 hashes of 10 instructions and 110 for the adders; then 20 a bit.
     pub(super) fn end_token<B: AsRef<[u32]> + AsMut<[u32]>>(&mut self, memory: &Memory<B, W>, slot: u32) -> [u32; W] {
-        let shift = (u32::BITS - self.tokens.leading_zeros()).min(MEAN_SHIFT);
+        let shift = u32::BITS.wrapping_sub(self.tokens.leading_zeros()).min(MEAN_SHIFT);
         self.tokens = self.tokens.saturating_add(1);
         let shape = memory.shape();
         // At least one, which compilers for small code do not see here and below.
         let every = every(W, shape.layers).max(1);
-        let most = usize::from(shape.layers).div_ceil(every) * usize::from(shape.k);
-        let used = usize::BITS - most.leading_zeros();
+        let most = usize::from(shape.layers).div_ceil(every).wrapping_mul(shape.k.into());
+        let used = usize::BITS.wrapping_sub(most.leading_zeros());
         // What is left of a signed word: sums have 12 bits at most.
-        let fraction = u32::BITS - 1 - used;
+        let fraction = (u32::BITS - 1).wrapping_sub(used);
         let mut bits = [0; W];
         for ((bits, means), word) in bits.iter_mut().zip(&mut self.means).zip(0u32..) {
             let planes = sums(memory, slot, word, every);
@@ -118,10 +118,10 @@ impl<const W: usize> Signature<W> {
             let means = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
             for (((((a, b), (c, d)), low), high), bit) in means.zip(low).zip(high).zip(0u32..) {
                 let sum = |byte: u32| ((low >> (8 * byte)) & 0xff) | ((high >> (8 * byte)) & 0xff) << 8;
-                let mut above = u32::from(follow(a, sum(0) << fraction, shift));
-                above |= u32::from(follow(b, sum(1) << fraction, shift)) << 8;
-                above |= u32::from(follow(c, sum(2) << fraction, shift)) << 16;
-                above |= u32::from(follow(d, sum(3) << fraction, shift)) << 24;
+                let mut above = u32::from(follow(a, sum(0).wrapping_shl(fraction), shift));
+                above |= u32::from(follow(b, sum(1).wrapping_shl(fraction), shift)) << 8;
+                above |= u32::from(follow(c, sum(2).wrapping_shl(fraction), shift)) << 16;
+                above |= u32::from(follow(d, sum(3).wrapping_shl(fraction), shift)) << 24;
                 *bits |= above << bit;
             }
         }
@@ -190,9 +190,12 @@ fn sums_of_words(rows: &[u32], words: usize, shape: Shape, slot: u32, word: u32,
     let mut planes = [0; PLANES];
     let [ones_plane, twos_plane, fours_plane, higher @ ..] = &mut planes;
     let (mut ones, mut twos, mut fours) = (0, 0, 0);
-    let first = slot as usize * usize::from(shape.layers);
+    let first = (slot as usize).wrapping_mul(shape.layers.into());
     for layer in (word as usize % every.max(1)..shape.layers.into()).step_by(every.max(1)) {
-        let Some(ids) = rows.get((first + layer) * words..).and_then(|rows| rows.get(..words)) else { break };
+        let Some(ids) = rows.get(first.wrapping_add(layer).wrapping_mul(words)..).and_then(|rows| rows.get(..words))
+        else {
+            break;
+        };
         let from = signs_from(layer as u16, word);
         let of = |id: u32| if id & 0xff == 0xff { 0 } else { signs(from, id & 0xff) };
         let (mut carried, mut before) = (0, 0);
@@ -226,26 +229,26 @@ fn carry(planes: &mut [u32], mut bits: u32) {
 #[inline(never)]
 pub(super) fn distance<const W: usize>(a: &[u32; W], b: &[u32; W]) -> u32 {
     if cfg!(any(target_feature = "zbb", target_feature = "popcnt", target_arch = "aarch64")) {
-        return a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).sum();
+        return a.iter().zip(b).map(|(a, b)| (a ^ b).count_ones()).fold(0, u32::wrapping_add);
     }
     // Counts of four bits each, at most 4; then of a byte, at most 16.
     let fours = |x: u32| {
-        let twos = x - ((x >> 1) & 0x5555_5555);
-        (twos & 0x3333_3333) + ((twos >> 2) & 0x3333_3333)
+        let twos = x.wrapping_sub((x >> 1) & 0x5555_5555);
+        (twos & 0x3333_3333).wrapping_add((twos >> 2) & 0x3333_3333)
     };
     let pair = |a: u32, b: u32| {
-        let both = fours(a) + fours(b);
-        (both & 0x0f0f_0f0f) + ((both >> 4) & 0x0f0f_0f0f)
+        let both = u32::wrapping_add(fours(a), fours(b));
+        (both & 0x0f0f_0f0f).wrapping_add((both >> 4) & 0x0f0f_0f0f)
     };
     // Four pairs at most, so that all of them fit a byte. Loops are not unrolled where code is to be small.
     let mut bytes = 0;
     let (fours_of_a, rest_of_a) = a.as_chunks::<4>();
     let (fours_of_b, rest_of_b) = b.as_chunks::<4>();
     for (a, b) in fours_of_a.iter().zip(fours_of_b) {
-        bytes += pair(a[0] ^ b[0], a[1] ^ b[1]) + pair(a[2] ^ b[2], a[3] ^ b[3]);
+        bytes = u32::wrapping_add(bytes, pair(a[0] ^ b[0], a[1] ^ b[1])).wrapping_add(pair(a[2] ^ b[2], a[3] ^ b[3]));
     }
     if let ([a, c], [b, d]) = (rest_of_a, rest_of_b) {
-        bytes += pair(a ^ b, c ^ d);
+        bytes = bytes.wrapping_add(pair(a ^ b, c ^ d));
     }
     bytes.wrapping_mul(0x0101_0101) >> 24
 }

@@ -61,7 +61,7 @@ impl Batch<'_> {
     fn tokens(&self) -> Option<usize> {
         let tokens = self.experts.len().checked_div(self.k)?;
         let fits = tokens > 0
-            && self.experts.len() == tokens * self.k
+            && self.experts.len() == tokens.wrapping_mul(self.k)
             && self.choices.len() == self.experts.len()
             && Some(self.logits.len()) == tokens.checked_mul(self.worth.len());
         fits.then_some(tokens)
@@ -184,14 +184,14 @@ impl<'a> Layer<'a> {
         resident: &ExpertSet<WORDS>,
         keep: bool,
     ) -> (usize, usize) {
-        let (mut runs, mut loads, mut stand_ins) = (*resident, 0, 0);
+        let (mut runs, mut loads, mut stand_ins) = (*resident, 0, 0usize);
         let rows = pieces(batch.logits, self.experts);
         for (logits, list) in rows.zip(pieces_mut(batch.experts, batch.k)) {
             let (chosen, new) = self.choose((logits, real(list)), &near);
-            stand_ins += new;
+            stand_ins = stand_ins.wrapping_add(new);
             for &expert in chosen.iter().filter(|&&expert| !self.router.is_null(expert, self.experts)) {
                 near.insert(expert);
-                loads += usize::from(runs.insert(expert));
+                loads = usize::wrapping_add(loads, runs.insert(expert).into());
             }
             if keep {
                 list.iter_mut().zip(&chosen).for_each(|(to, &expert)| *to = expert);
@@ -206,7 +206,7 @@ impl<'a> Layer<'a> {
         batch.worth.fill(Level::ZERO);
         for logits in pieces(batch.logits, self.experts) {
             let largest = self.router.largest(logits);
-            for (worth, expert) in batch.worth.iter_mut().zip(0..) {
+            for (expert, worth) in (0..self.experts as u16).zip(batch.worth.iter_mut()) {
                 let mass = self.router.mass(self.router.logit(logits, expert), largest).to_bits();
                 *worth = worth.saturating_add(Level::from_bits(mass / tokens));
             }

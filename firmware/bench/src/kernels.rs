@@ -27,12 +27,25 @@ pub(crate) struct Cost {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Counters {
+pub(crate) struct Counters {
     instructions: u64,
     cycles: u64,
 }
 
 impl Counters {
+    #[inline(always)]
+    fn now() -> Self {
+        Self { instructions: instructions(), cycles: cycles() }
+    }
+
+    /// What `work` takes, without reading the counters before and after.
+    #[inline(always)]
+    pub(crate) fn of(work: impl FnOnce()) -> Self {
+        let before = Self::now();
+        work();
+        Self::now().map2(before, |after, before| after.wrapping_sub(before) & ((1 << COUNTER_BITS) - 1))
+    }
+
     fn map2(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
         Self { instructions: f(self.instructions, other.instructions), cycles: f(self.cycles, other.cycles) }
     }
@@ -50,17 +63,30 @@ impl Cost {
         empty
     }
 
+    /// Of two calls in one: where the counters are read within what is counted as well.
+    pub(crate) fn twice(mut self) -> Self {
+        self.sum = self.sum.map2(self.sum, |a, b| a + b);
+        self
+    }
+
     /// Adds what `work` takes, together with reading the counters.
     #[inline(always)]
     pub(crate) fn add<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.add_but(work, Counters::default)
+    }
+
+    /// Adds what `work` takes, but for what it says itself that does not count.
+    #[inline(always)]
+    pub(crate) fn add_but<T>(&mut self, work: impl FnOnce() -> T, but: impl FnOnce() -> Counters) -> T {
         let (instructions_before, cycles_before) = (instructions(), cycles());
         let result = work();
         let (cycles_after, instructions_after) = (cycles(), instructions());
         let difference = |after: u64, before: u64| after.wrapping_sub(before) & ((1 << COUNTER_BITS) - 1);
-        self.record(Counters {
+        let counters = Counters {
             instructions: difference(instructions_after, instructions_before),
             cycles: difference(cycles_after, cycles_before),
-        });
+        };
+        self.record(counters.map2(but(), u64::saturating_sub));
         result
     }
 

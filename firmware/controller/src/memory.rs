@@ -10,6 +10,8 @@ use crate::board::Counter;
 /// Layers and experts per layer that there is memory for: 2.5 KiB a layer, and 1 KiB for the bias of its router.
 const LAYERS: usize = 64;
 const EXPERTS: usize = 256;
+/// Most tokens of a request: each takes 1.3 KiB for it, and 0.8 for its answer in each queue.
+const TOKENS: usize = 4;
 /// Most inputs of an expert, and rows of its first two matrices, that there is a workspace for: 11 bytes for each.
 const INPUTS: usize = 1024;
 const INNER: usize = 1024;
@@ -18,8 +20,8 @@ const GROUP: usize = 32;
 /// Words of a set of experts.
 const WORDS: usize = words_for(EXPERTS);
 /// Bytes of the longest request and answer.
-pub(crate) const REQUEST: usize = wire::max_request(EXPERTS);
-pub(crate) const ANSWER: usize = wire::max_answer(EXPERTS);
+pub(crate) const REQUEST: usize = wire::max_request_of(EXPERTS, TOKENS);
+pub(crate) const ANSWER: usize = wire::max_answer_of(EXPERTS, TOKENS);
 
 /// What a job needs while it runs.
 struct Buffers {
@@ -58,5 +60,6 @@ pub(crate) unsafe fn engine(answers: &mut [u8]) -> Controller<'_, Kernels<'stati
     let (memory, bias, buffers) = (&raw mut MEMORY, &raw mut BIAS, &raw mut BUFFERS);
     // SAFETY: nobody else names the memory, and the caller is here once.
     let (layers, bias, buffers, data) = unsafe { (&mut *memory, &mut *bias, &mut *buffers, cptr_rt::data()) };
-    Controller::new(layers, answers, Kernels::new(data, buffers.workspace()), Counter).with_bias(bias)
+    let controller = Controller::new(layers, answers, Kernels::new(data, buffers.workspace()), Counter);
+    controller.with_tokens(TOKENS).with_bias(bias)
 }

@@ -103,8 +103,10 @@ typedef struct cptr_wire_identity {
   uint32_t lines;
   /* Queues. */
   uint8_t queues;
+  /* Most tokens of a request, 1 to MAX_TOKENS. */
+  uint8_t tokens;
   /* 0. */
-  uint8_t reserved[3];
+  uint8_t reserved[2];
 } cptr_wire_identity;
 typedef char cptr_wire_identity_has_24_bytes[sizeof(cptr_wire_identity) == 24 ? 1 : -1];
 

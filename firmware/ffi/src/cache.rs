@@ -96,7 +96,7 @@ const _: () = assert!(align_of::<State>() <= 8 && align_of::<Layer<'static>>() <
 
 /// Bytes of `count` entries, up to what the next array is aligned to. No count that [`Sizes`] allows overflows.
 const fn bytes<T>(count: usize) -> u64 {
-    (count as u64 * size_of::<T>() as u64 + 7) & !7
+    (count as u64).wrapping_mul(size_of::<T>() as u64).wrapping_add(7) & !7
 }
 
 /// How many entries each array has.
@@ -128,18 +128,20 @@ impl Sizes {
     fn total(&self) -> Option<usize> {
         let &Self { shape, experts, slots, layers, recall, companions } = self;
         let all = layers.checked_mul(experts)?;
-        let total = bytes::<State>(1)
-            + bytes::<Layer<'_>>(layers)
-            + bytes::<ScaledLevels>(all)
-            + bytes::<Level>(all)
-            + bytes::<u16>(all)
-            + bytes::<u16>(layers * slots)
-            + bytes::<Level>(3 * experts)
-            + bytes::<Logit>(shape.logits())
-            + bytes::<u32>(recall)
-            + bytes::<u32>(companions)
-            + bytes::<u16>(shape.wanted());
-        usize::try_from(total).ok()
+        let parts = [
+            bytes::<State>(1),
+            bytes::<Layer<'_>>(layers),
+            bytes::<ScaledLevels>(all),
+            bytes::<Level>(all),
+            bytes::<u16>(all),
+            bytes::<u16>(layers.wrapping_mul(slots)),
+            bytes::<Level>(experts.wrapping_mul(3)),
+            bytes::<Logit>(shape.logits()),
+            bytes::<u32>(recall),
+            bytes::<u32>(companions),
+            bytes::<u16>(shape.wanted()),
+        ];
+        usize::try_from(parts.into_iter().fold(0, u64::saturating_add)).ok()
     }
 }
 
@@ -235,10 +237,10 @@ pub unsafe extern "C" fn cptr_cache_init(
         // SAFETY: as above, for each array in turn.
         let memory_of = unsafe {
             rest.0 = rest.0.add(bytes::<Layer<'_>>(layers) as usize);
-            let mut levels = rest.take(layers * experts, ScaledLevels::ZERO);
-            let mut shares = rest.take(layers * experts, Level::ZERO);
-            let mut places = rest.take(layers * experts, 0u16);
-            let mut lies = rest.take(layers * slots, 0u16);
+            let mut levels = rest.take(layers.wrapping_mul(experts), ScaledLevels::ZERO);
+            let mut shares = rest.take(layers.wrapping_mul(experts), Level::ZERO);
+            let mut places = rest.take(layers.wrapping_mul(experts), 0u16);
+            let mut lies = rest.take(layers.wrapping_mul(slots), 0u16);
             for layer in 0..layers {
                 let (these, others) = levels.split_at_mut_checked(experts).ok_or(CPTR_ERROR_SIZE)?;
                 let (shared, more) = shares.split_at_mut_checked(experts).ok_or(CPTR_ERROR_SIZE)?;
@@ -249,7 +251,7 @@ pub unsafe extern "C" fn cptr_cache_init(
             }
             Memory {
                 layers: slice::from_raw_parts_mut(states, layers),
-                forecasts: rest.take(3 * experts, Level::ZERO),
+                forecasts: rest.take(experts.wrapping_mul(3), Level::ZERO),
                 logits: rest.take(shape.logits(), Logit::ZERO),
                 recall: rest.take(recall, 0),
                 companions: rest.take(companions, 0),
@@ -324,19 +326,20 @@ pub unsafe extern "C" fn cptr_cache_step(
         if !(1..=shape.tokens).contains(&tokens) || stride < experts {
             return Err(CPTR_ERROR_RANGE);
         }
-        let choices = usize::from(tokens) * usize::from(shape.k);
+        let choices = usize::from(tokens).wrapping_mul(shape.k.into());
         if capacity < choices.min(experts) {
             return Err(CPTR_ERROR_SIZE);
         }
         if router.table && logits.is_null() && state.config.bounds.mass > Eps::ZERO {
             return Err(CPTR_ERROR_NULL);
         }
-        let rows = (usize::from(tokens) - 1).checked_mul(stride).and_then(|rows| rows.checked_add(experts));
+        let rows = usize::from(tokens.wrapping_sub(1)).checked_mul(stride).and_then(|rows| rows.checked_add(experts));
         let numbers = if router.table && logits.is_null() { 0 } else { rows.ok_or(CPTR_ERROR_RANGE)? };
         // SAFETY: this function's contract; bits of an `f32` are a `u32`.
         let logits = unsafe { list(logits.cast::<u32>(), numbers) }?;
-        let row =
-            |token: u16| logits.get(usize::from(token) * stride..).and_then(|rows| rows.get(..experts)).unwrap_or(&[]);
+        let row = |token: u16| {
+            logits.get(usize::from(token).wrapping_mul(stride)..).and_then(|rows| rows.get(..experts)).unwrap_or(&[])
+        };
         if !(0..tokens).all(|token| row(token).iter().all(|&bits| logit_of_f32(bits).is_some())) {
             return Err(CPTR_ERROR_RANGE);
         }
@@ -363,11 +366,11 @@ pub unsafe extern "C" fn cptr_cache_step(
         };
         let (mut listed, mut on_their_way) = (0, 0);
         let load = |load: Load| {
-            on_their_way += u64::from(load.on_its_way);
+            on_their_way = u64::wrapping_add(on_their_way, load.on_its_way.into());
             if listed < capacity {
                 // SAFETY: within the capacity.
                 unsafe { loads.add(listed).write(of(load)) };
-                listed += 1;
+                listed = usize::wrapping_add(listed, 1);
             }
         };
         let fill = |token: u16, logits: &mut [Logit]| {
@@ -377,12 +380,12 @@ pub unsafe extern "C" fn cptr_cache_step(
         let counts = state.cache.step(&state.config, &router, &mut step, fill, load);
         let Counts { loads, waves, stand_ins } = counts.map_err(code)?;
         let counters = &mut state.counters;
-        counters.stalls += loads as u64;
-        counters.on_their_way += on_their_way;
-        counters.stand_ins += stand_ins as u64;
-        counters.more_waves += waves.saturating_sub(1) as u64;
-        if layer + 1 == shape.layers {
-            counters.tokens += u64::from(tokens);
+        counters.stalls = counters.stalls.wrapping_add(loads as u64);
+        counters.on_their_way = counters.on_their_way.wrapping_add(on_their_way);
+        counters.stand_ins = counters.stand_ins.wrapping_add(stand_ins as u64);
+        counters.more_waves = counters.more_waves.wrapping_add(waves.saturating_sub(1) as u64);
+        if layer.wrapping_add(1) == shape.layers {
+            counters.tokens = counters.tokens.wrapping_add(tokens.into());
         }
         count.write(&[listed]);
         Ok(CPTR_OK)
@@ -424,10 +427,10 @@ pub unsafe extern "C" fn cptr_cache_fetch(
             if listed < capacity {
                 // SAFETY: within the capacity.
                 unsafe { loads.add(listed).write(of(load)) };
-                listed += 1;
+                listed = usize::wrapping_add(listed, 1);
             }
         });
-        state.counters.fetches += fetched as u64;
+        state.counters.fetches = state.counters.fetches.wrapping_add(fetched as u64);
         count.write(&[listed]);
         Ok(CPTR_OK)
     };

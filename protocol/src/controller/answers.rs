@@ -33,12 +33,19 @@ pub(super) struct Answers<'a> {
 impl<'a> Answers<'a> {
     /// Answers of at most `size` bytes, of as many queues as the memory holds, at most [`MAX_QUEUES`].
     pub(super) const fn new(memory: &'a mut [u8], size: usize) -> Self {
-        let fit = match memory.len().checked_div(size) {
+        let mut answers = Self { memory, size, queues: 0, last: [Last::FIRST; MAX_QUEUES] };
+        answers.resize(size);
+        answers
+    }
+
+    /// Answers of another size, before the first one.
+    pub(super) const fn resize(&mut self, size: usize) {
+        let fit = match self.memory.len().checked_div(size) {
             Some(fit) => fit,
             None => 0,
         };
-        let queues = if fit < MAX_QUEUES { fit } else { MAX_QUEUES };
-        Self { memory, size, queues, last: [Last::FIRST; MAX_QUEUES] }
+        self.size = size;
+        self.queues = if fit < MAX_QUEUES { fit } else { MAX_QUEUES };
     }
 
     pub(super) const fn queues(&self) -> usize {

@@ -225,12 +225,14 @@ impl<const E: usize, const W: usize> Layer<E, W> {
         chosen.iter().for_each(|&expert| _ = self.previous.insert(expert));
     }
 
+    /// Whether all of the chosen are resident.
+    pub(super) fn holds(&self, chosen: &[u16]) -> bool {
+        chosen.iter().all(|&expert| self.resident.contains(expert))
+    }
+
     /// Has the experts of a token loaded, as long as there is room or somebody who may go; says so in `loads`.
     pub(super) fn load(&mut self, chosen: &[u16], capacity: usize, router: &Router<'_>, loads: &mut Vec<Load, MAX_K>) {
         let Wanted::Tokens(tracker) = &self.wanted else { return };
-        if chosen.iter().all(|&expert| self.resident.contains(expert)) {
-            return;
-        }
         // Mostly everything that was asked for is there: counting costs more than asking whether.
         let loading = if self.loading.is_empty() { 0 } else { self.loading.len() };
         let mut room = capacity.saturating_sub(self.resident.len().saturating_add(loading));

@@ -7,9 +7,11 @@
 mod answers;
 mod configuration;
 mod data;
+mod decide;
 mod events;
 mod layer;
 mod log;
+mod pending;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -32,11 +34,11 @@ pub use events::EVENTS;
 use events::{Events, Reporting};
 pub use layer::Layer;
 use log::{Event, Log};
+use pending::Pending;
 use snapshot::Restoring;
-use token::Turn;
 
-/// Jobs that may wait for the execution units.
-pub const QUEUE: usize = 64;
+/// Jobs that may wait for the execution units: those of as many tokens as a request may have, eight each.
+pub const QUEUE: usize = 128;
 
 /// A counter of the instructions that the processor has executed.
 pub trait InstructionCounter {
@@ -74,24 +76,6 @@ struct Ticks {
     update: u64,
 }
 
-/// What is left to do for the last token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Pending {
-    /// `None`: nothing.
-    layer: Option<usize>,
-    wanted: Vec<u16, MAX_K>,
-    /// What it ran, how many of that were cold, and how many stood in.
-    chosen: Vec<u16, MAX_K>,
-    cold: usize,
-    substituted: usize,
-    starts_sequence: bool,
-}
-
-impl Pending {
-    const NOTHING: Self =
-        Self { layer: None, wanted: Vec::new(), chosen: Vec::new(), cold: 0, substituted: 0, starts_sequence: false };
-}
-
 /// Bytes of an answer that is not kept: a refusal, or who is there.
 const REPLY: usize = OVERHEAD + size_of::<wire::Identity>();
 
@@ -109,6 +93,8 @@ pub struct Controller<'a, U, C, const E: usize, const W: usize> {
     generation: u32,
     /// 0: none has begun since the start.
     session: u32,
+    /// Most tokens of a request.
+    tokens: usize,
     pending: Pending,
     /// The layer that is being put back.
     restoring: Option<Restoring>,
@@ -149,6 +135,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             configuration: None,
             generation: 0,
             session: 0,
+            tokens: 1,
             pending: Pending::NOTHING,
             restoring: None,
             queue: Queue::new(),
@@ -169,6 +156,21 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     #[must_use]
     pub const fn with_bias(mut self, memory: &'a mut [Logit]) -> Self {
         self.bias = memory;
+        self
+    }
+
+    /// With memory in the place of each answer for the decisions of so many tokens, 1 to [`wire::MAX_TOKENS`], which a
+    /// request may have: each a [`max_answer_of`](wire::max_answer_of) them.
+    #[must_use]
+    pub const fn with_tokens(mut self, most: usize) -> Self {
+        self.tokens = if most > wire::MAX_TOKENS {
+            wire::MAX_TOKENS
+        } else if most > 0 {
+            most
+        } else {
+            1
+        };
+        self.answers.resize(wire::max_answer_of(E, self.tokens));
         self
     }
 
@@ -212,19 +214,10 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         self.log.write();
         let finished = self.queue.advance(&mut Reporting { units: &mut self.units, events: &mut self.events });
         self.jobs = self.jobs.saturating_add(finished as u64);
-        let (Some(layer), Some(configuration)) = (self.pending.layer.take(), &self.configuration) else {
+        let (false, Some(configuration)) = (self.pending.is_empty(), &self.configuration) else {
             return finished > 0;
         };
-        let begin = self.counter.ticks();
-        let Pending { wanted, chosen, cold, substituted, starts_sequence, .. } = &self.pending;
-        let lost_lock = self.layers.get_mut(layer).is_some_and(|layer| {
-            layer.count(chosen, *cold, *substituted, *starts_sequence);
-            layer.update(&configuration.tracker, wanted)
-        });
-        self.ticks.update = self.ticks.update.saturating_add(elapsed::<C>(begin, self.counter.ticks()));
-        if lost_lock {
-            Log::lost_lock(layer);
-        }
+        self.pending.learn(self.layers, &configuration.tracker, &self.counter, &mut self.ticks);
         true
     }
 
@@ -314,7 +307,8 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
             generation: self.generation.into(),
             lines: data::lines(self.units.memory()).into(),
             queues: self.answers.queues() as u8,
-            reserved: [0; 3],
+            tokens: self.tokens as u8,
+            reserved: [0; 2],
         });
         Ok(Answer::Reply(writer.finish_for(answer_to(head), Status::Done, integrity).len()))
     }
@@ -323,7 +317,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     fn reset(&mut self, session: u32) {
         self.session = session;
         self.configuration = None;
-        self.pending.layer = None;
+        self.pending.clear();
         self.restoring = None;
         self.answers.clear();
         self.queue.clear();
@@ -434,74 +428,6 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         let layer = layer(self.layers, &configuration, descriptor.layer)?;
         layer.place(descriptor, configuration, answer)?;
         self.log.note(Event::Placed { layer: descriptor.layer.get(), hot: descriptor.hot.get() });
-        Ok(())
-    }
-
-    fn token(&mut self, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
-        let begin = self.counter.ticks();
-        let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
-        let memory = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
-        let mut turn = Turn::default();
-        let (logits, given) = turn.read(body, configuration, memory)?;
-        let layer = layer(self.layers, configuration, turn.layer)?;
-        let placed = configuration.on_demand || layer.placed();
-        if layer.partial() || !placed || configuration.biased && !layer.biased() {
-            return Err(Status::Order);
-        }
-        let (loaded, failed) = turn.ended();
-        layer.check_loads(loaded, failed)?;
-        let mut at_hand = *layer.resident();
-        loaded.iter().for_each(|&expert| _ = at_hand.insert(expert));
-        let mut router = configuration.router;
-        if configuration.biased {
-            let bias = self.bias.get(usize::from(turn.layer.get()).saturating_mul(configuration.experts)..);
-            router.bias = bias.and_then(|bias| bias.get(..configuration.experts)).unwrap_or_default();
-        }
-        turn.want(&router, given, logits)?;
-        let before = self.counter.ticks();
-        turn.choose(&router, configuration, logits, &at_hand)?;
-        let select = elapsed::<C>(before, self.counter.ticks());
-        layer.add_nulls(&mut at_hand, router.null_experts);
-        turn.dispatch(&router, logits, &at_hand, layer.bits(), self.turn)?;
-        let jobs = turn.jobs.len().saturating_add(self.queue.outstanding());
-        if !self.events.room(jobs) {
-            return Err(Status::Busy);
-        }
-        // The last thing that can be refused: from here on the state changes.
-        self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
-        let (loaded, failed) = turn.ended();
-        layer.end_loads(loaded, failed);
-        let mut loads = Vec::<_, MAX_K>::new();
-        if configuration.on_demand {
-            layer.load(&turn.chosen, configuration.capacity, &router, &mut loads);
-        }
-        self.pending.layer = Some(usize::from(turn.layer.get()));
-        for (list, from) in [(&mut self.pending.wanted, &turn.wanted), (&mut self.pending.chosen, &turn.chosen)] {
-            list.clear();
-            // One by one: a copy of all would be checked for overflow where a build checks.
-            from.iter().for_each(|&expert| _ = list.push(expert));
-        }
-        self.pending.cold = turn.jobs.len();
-        (self.pending.substituted, self.pending.starts_sequence) = (turn.substituted, turn.starts_sequence);
-        let number = self.turn as u16;
-        self.turn = self.turn.wrapping_add(1);
-        let decide = elapsed::<C>(begin, self.counter.ticks());
-        self.ticks.select = self.ticks.select.saturating_add(select);
-        self.ticks.decide = self.ticks.decide.saturating_add(decide);
-        let [select_instructions, decide_instructions] =
-            [select, decide].map(|ticks| U32::new(u32::try_from(C::instructions(ticks)).unwrap_or(u32::MAX)));
-        answer.put(&wire::Decision {
-            layer: turn.layer,
-            runs: turn.runs.len() as u8,
-            substituted: turn.substituted as u8,
-            loads: loads.len() as u8,
-            events: self.events.waiting.len().min(255) as u8,
-            turn: number.into(),
-            select_instructions,
-            decide_instructions,
-        });
-        answer.put(&turn.runs[..]);
-        answer.put(&loads[..]);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::*;
 use crate::units::{Outcome, Untimed};
 use crate::wire::{Bias, Configure, Counters, Decision, Identity, Load, NOBODY, Part, Place, Prefill, Run, Token};
 
+mod batch;
 mod once;
 
 const E: usize = 16;
@@ -761,7 +762,7 @@ fn says_what_it_can_hold() {
     let identity = Identity::read_from_bytes(&bytes).unwrap();
     assert_eq!(status, Status::Done);
     assert_eq!((identity.layers.get(), identity.experts.get(), identity.k, identity.counts), (3, 16, 64, 0));
-    assert_eq!((identity.jobs.get(), identity.session.get(), identity.queues), (64, 1, 2));
+    assert_eq!((usize::from(identity.jobs.get()), identity.session.get(), identity.queues), (QUEUE, 1, 2));
     assert_eq!(ask(&mut engine, Command::Identify, &[0]).0, Status::Length);
 }
 

@@ -11,6 +11,24 @@ use super::configuration::Configuration;
 use super::{experts, flag, list};
 use crate::wire::{Body, MAX_K, MAX_LOADS, Run, Status, Token};
 
+/// Checks that a request is made of whole tokens, at most so many, and nothing else.
+pub(super) fn check_batch(mut body: Body<'_>, most: usize) -> Result<(), Status> {
+    for _ in 0..most {
+        let token = body.take::<Token>()?;
+        body.take_all::<I32>(token.experts.get().into())?;
+        let ids = [token.wanted, token.loaded, token.failed].map(usize::from);
+        let ids = ids.into_iter().fold(0, usize::wrapping_add);
+        body.take_all::<U16>(ids)?;
+        if body.rest().is_empty() {
+            return Ok(());
+        }
+        if ids % 2 == 1 && body.take::<U16>()?.get() != 0 {
+            return Err(Status::Value);
+        }
+    }
+    Err(Status::Length)
+}
+
 /// One token on its way through the controller. Filled in place: moving its lists would cost more than the work.
 #[derive(Default)]
 pub(super) struct Turn {
@@ -37,14 +55,17 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request and checks it against the configuration. Returns its logits, one for each configured expert,
-    /// where they lie if that is aligned, else copied to `memory`; and whether the model's own choice is in it.
-    pub(super) fn read<'l>(
+    /// Reads a token of a request and checks it against the configuration. Returns its logits, one for each configured
+    /// expert, where they lie if that is aligned, else copied to `memory`; and whether the model's own choice is in it.
+    pub(super) fn read<'l, 'm>(
         &mut self,
-        mut body: Body<'l>,
+        body: &mut Body<'l>,
         configuration: &Configuration,
-        memory: &'l mut [Logit],
-    ) -> Result<(&'l [Logit], bool), Status> {
+        memory: &'m mut [Logit],
+    ) -> Result<(&'m [Logit], bool), Status>
+    where
+        'l: 'm,
+    {
         let token = body.take::<Token>()?;
         let given = usize::from(token.wanted);
         self.starts_sequence = flag(token.starts_sequence)?;
@@ -59,7 +80,10 @@ impl Turn {
         let ids = body.take_all::<U16>(given)?;
         self.done = usize::from(token.loaded);
         let ended = body.take_all::<U16>(self.done.saturating_add(token.failed.into()))?;
-        body.end()?;
+        if !body.rest().is_empty() && given.wrapping_add(ended.len()) % 2 == 1 {
+            // Up to the next token, which is aligned.
+            body.take::<U16>()?;
+        }
         // The selection checks them.
         list(ids, &mut self.wanted)?;
         experts(ended, configuration.experts, &mut self.ended)?;

@@ -49,6 +49,8 @@ pub const ANSWER: u8 = 128;
 pub const NOBODY: u16 = u16::MAX;
 /// Most loads that a token may say something of.
 pub const MAX_LOADS: usize = 64;
+/// Most tokens of a request.
+pub const MAX_TOKENS: usize = 16;
 /// Words of a part of a layer's state.
 pub const PART: usize = 64;
 /// Bytes of a line of the device's memory; places in it are numbers of lines.
@@ -73,7 +75,10 @@ pub enum Command {
     Prefill = 4,
     /// [`Place`]: which experts of a layer are hot, from the prefill; answered by `u16` ids.
     Place = 5,
-    /// [`Token`]: choose and dispatch the experts of a token in a layer; answered by a [`Decision`].
+    /// [`Token`]: choose and dispatch the experts of a token in a layer; answered by a [`Decision`]. Or several of
+    /// them, at most [`Identity::tokens`], of one sequence or of several, each but the last filled up with zeros to 4
+    /// bytes: they are decided in order, as if they came one by one. The answer has a decision for each that is done,
+    /// up to the first that cannot be; the request is refused if that is the first of all.
     Token = 6,
     /// `u16` layer or [`ALL_LAYERS`]; answered by [`Counters`].
     Counters = 7,
@@ -266,8 +271,10 @@ descriptors! {
         lines: U32,
         /// Queues.
         queues: u8,
+        /// Most tokens of a request, 1 to [`MAX_TOKENS`].
+        tokens: u8,
         /// 0.
-        reserved: [u8; 3],
+        reserved: [u8; 2],
     }
 
     /// 4 bytes.
@@ -515,14 +522,24 @@ descriptors! {
 
 /// Bytes of the longest request for layers of `experts` experts.
 pub const fn max_request(experts: usize) -> usize {
+    max_request_of(experts, 1)
+}
+
+/// [`max_request`] of so many tokens.
+pub const fn max_request_of(experts: usize, tokens: usize) -> usize {
     let token = size_of::<Token>() + 4 * experts + 2 * (MAX_K + MAX_LOADS);
     let prefill = size_of::<Prefill>() + 6 * MAX_K;
-    OVERHEAD + if token > prefill { token } else { prefill }
+    OVERHEAD + if tokens * token > prefill { tokens * token } else { prefill }
 }
 
 /// Bytes of the longest answer for layers of `experts` experts.
 pub const fn max_answer(experts: usize) -> usize {
-    let decision = size_of::<Decision>() + MAX_K * (size_of::<Run>() + size_of::<Load>());
+    max_answer_of(experts, 1)
+}
+
+/// [`max_answer`] of so many tokens.
+pub const fn max_answer_of(experts: usize, tokens: usize) -> usize {
+    let decision = tokens * (size_of::<Decision>() + MAX_K * (size_of::<Run>() + size_of::<Load>()));
     OVERHEAD + if 2 * experts > decision { 2 * experts } else { decision }
 }
 

@@ -5,15 +5,14 @@ use cptr_protocol::wire::{
     self, Command, Configure, Counters, Decision, Head, Identity, Load, Part, Run, Status, Token, Verdict, Writer,
     judge,
 };
-use cptr_protocol::{Controller, Layer, Uncounted, Untimed};
 use zerocopy::little_endian::{I32, U16, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{FAULTS, Fault, Random, Way};
-
 pub(crate) const EXPERTS: usize = 16;
 pub(crate) const QUEUES: usize = 2;
-const LAYERS: usize = 2;
+pub(crate) const LAYERS: usize = 2;
+/// Most tokens of a request.
+pub(crate) const TOKENS: usize = 4;
 const K: usize = 4;
 /// Tokens between two snapshots.
 const SNAPSHOT: usize = 16;
@@ -22,13 +21,121 @@ const PARTS: u16 = 2;
 /// Turns until a request is given up: the fault cannot be recovered from.
 const MOST_TURNS: usize = 10_000;
 
-/// The controller under test, on its first day.
-pub(crate) type Engine = Controller<'static, Untimed, Uncounted, EXPERTS, 1>;
+/// What goes wrong in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A bit is changed: of a frame on the line, anywhere in shared memory.
+    Flip,
+    /// A frame is lost, or some bytes.
+    Loss,
+    /// A frame comes twice.
+    Repeat,
+    /// A frame comes after the next one.
+    Reorder,
+    /// A frame is cut off.
+    Truncate,
+    /// Nothing moves for some turns; then all comes at once.
+    Stall,
+    /// The device starts anew: it has forgotten everything.
+    DeviceReset,
+    /// The host starts anew, and knows what it has kept.
+    HostReset,
+}
 
-pub(crate) fn engine(generation: u32) -> Engine {
-    let layers = Box::leak(Box::new([const { Layer::new() }; LAYERS]));
-    let answers = Box::leak(vec![0; QUEUES * wire::max_answer(EXPERTS)].into_boxed_slice());
-    Controller::new(layers, answers, Untimed::default(), Uncounted).with_generation(generation)
+pub(crate) const FAULTS: [Fault; 8] = [
+    Fault::Flip,
+    Fault::Loss,
+    Fault::Repeat,
+    Fault::Reorder,
+    Fault::Truncate,
+    Fault::Stall,
+    Fault::DeviceReset,
+    Fault::HostReset,
+];
+
+/// Numbers that are the same each time (xorshift, Marsaglia 2003).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Below `most`.
+    pub(crate) fn below(&mut self, most: usize) -> usize {
+        (self.next() >> 11) as usize % most.max(1)
+    }
+}
+
+/// A way to the device and back, and the device.
+pub(crate) trait Way {
+    /// Queues that the device has.
+    fn queues(&self) -> usize {
+        QUEUES
+    }
+
+    /// Whether a stall goes on: the turn is still one with a fault.
+    fn stalls(&self) -> bool;
+
+    /// One turn: sends a request of a queue if there is one, lets the device work, and gives the frames that come back.
+    /// `again` if the turn before has brought no answer.
+    fn turn(
+        &mut self,
+        queue: usize,
+        request: &[u8],
+        again: bool,
+        fault: Option<Fault>,
+        random: &mut Random,
+    ) -> Vec<Vec<u8>>;
+}
+
+/// What a fault makes of bytes on their way over a line; `held` is what is held up.
+pub(crate) fn disturb(mut bytes: Vec<u8>, fault: Fault, held: &mut Vec<u8>, random: &mut Random) -> Vec<u8> {
+    if bytes.is_empty() {
+        return bytes;
+    }
+    match fault {
+        Fault::Flip => {
+            let place = random.below(bytes.len());
+            bytes[place] ^= 1 << random.below(8);
+        }
+        Fault::Loss if random.below(2) == 0 => bytes.clear(),
+        Fault::Loss => {
+            let start = random.below(bytes.len());
+            bytes.drain(start..(start + 1 + random.below(4)).min(bytes.len()));
+        }
+        Fault::Repeat => bytes = bytes.repeat(2),
+        Fault::Reorder => {
+            held.extend(bytes);
+            bytes = Vec::new();
+        }
+        Fault::Truncate => bytes.truncate(random.below(bytes.len())),
+        Fault::Stall | Fault::DeviceReset | Fault::HostReset => {}
+    }
+    bytes
+}
+
+/// Tokens on one way until so many faults have been met; the decisions must be those on another without. Returns what
+/// happened.
+pub(crate) fn run(met: Box<dyn Way>, well: Box<dyn Way>, faults: usize, seed: u64) -> String {
+    let mut met = Conversation::new(met, faults, seed);
+    let decisions = met.tokens_until_faults();
+    let mut well = Conversation::new(well, 0, seed);
+    let expected = well.tokens(decisions.len());
+    let wrong = decisions.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    assert_eq!((wrong, decisions.len()), (0, expected.len()), "decisions that are not those of the run without faults");
+    assert_eq!(met.counted(), well.counted(), "what is counted, every token once");
+    let sum: usize = met.faults.iter().map(|(_, count)| count).sum();
+    assert!(
+        sum >= faults && met.faults.iter().all(|(_, count)| *count * 200 > faults),
+        "of every kind: {:?}",
+        met.faults
+    );
+    assert!(met.slowest <= 2, "recovery takes {} turns", met.slowest);
+    format!("{} tokens, {sum} faults {:?}, most turns behind a fault: {}", decisions.len(), met.faults, met.slowest)
 }
 
 /// What was decided: experts, sites, weights, loads.
@@ -52,7 +159,7 @@ struct Snapshot {
     asked: [Vec<u16>; LAYERS],
 }
 
-pub(crate) struct Conversation {
+struct Conversation {
     way: Box<dyn Way>,
     random: Random,
     /// What is decided comes from numbers of its own, which faults do not move.
@@ -67,11 +174,12 @@ pub(crate) struct Conversation {
     asked: [Vec<u16>; LAYERS],
     snapshot: Snapshot,
     decided: Vec<Decided>,
+    /// The most turns that a request took behind its last fault.
     slowest: usize,
 }
 
 impl Conversation {
-    pub(crate) fn new(way: Box<dyn Way>, faults: usize, seed: u64) -> Self {
+    fn new(way: Box<dyn Way>, faults: usize, seed: u64) -> Self {
         let mut host = Self {
             way,
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
@@ -90,17 +198,8 @@ impl Conversation {
         host
     }
 
-    pub(crate) fn faults(&self) -> &[(Fault, usize)] {
-        &self.faults
-    }
-
-    /// The most turns that a request took behind its last fault.
-    pub(crate) const fn slowest(&self) -> usize {
-        self.slowest
-    }
-
     /// Decides tokens until all faults have been met.
-    pub(crate) fn tokens_until_faults(&mut self) -> Vec<Decided> {
+    fn tokens_until_faults(&mut self) -> Vec<Decided> {
         while self.faults_left > 0 {
             self.token();
         }
@@ -108,13 +207,15 @@ impl Conversation {
     }
 
     /// Decides so many tokens.
-    pub(crate) fn tokens(&mut self, count: usize) -> Vec<Decided> {
-        (0..count).for_each(|_| self.token());
+    fn tokens(&mut self, count: usize) -> Vec<Decided> {
+        while self.decided.len() < count {
+            self.token();
+        }
         self.decided.clone()
     }
 
     /// What the device has counted over all layers.
-    pub(crate) fn counted(&mut self) -> [u64; 6] {
+    fn counted(&mut self) -> [u64; 6] {
         let bytes = loop {
             match self.request(Command::Counters, 0, &wire::ALL_LAYERS.to_le_bytes()) {
                 Ok(bytes) => break bytes,
@@ -200,9 +301,12 @@ impl Conversation {
             }
         }
         self.asked = self.snapshot.asked.clone();
-        for number in self.snapshot.tokens..self.decided.len() {
+        let mut number = self.snapshot.tokens;
+        while number < self.decided.len() {
             let again = self.decide(number)?;
-            assert_eq!(again, self.decided[number], "token {number} is decided as before");
+            let before = &self.decided[number..number + again.len()];
+            assert_eq!(again, before, "tokens from {number} on are decided as before");
+            number += again.len();
         }
         Ok(())
     }
@@ -219,7 +323,7 @@ impl Conversation {
                 Err(Lost) => self.recover(),
             }
         };
-        self.decided.push(decided);
+        self.decided.extend(decided);
     }
 
     fn take_snapshot(&mut self) -> Result<(), Lost> {
@@ -236,19 +340,36 @@ impl Conversation {
         Ok(())
     }
 
-    /// Has a token decided, the layers in turn.
-    fn decide(&mut self, number: usize) -> Result<Decided, Lost> {
-        let layer = number % LAYERS;
-        let loaded = self.asked[layer].clone();
-        let body = token(self.seed, number, layer, &loaded);
-        let answer = self.request(Command::Token, number / 3 % QUEUES, &body)?;
-        let (head, rest) = Decision::read_from_prefix(&answer).expect("a decision");
-        let (runs, rest) = <[Run]>::ref_from_prefix_with_elems(rest, head.runs.into()).expect("runs");
-        let (loads, rest) = <[Load]>::ref_from_prefix_with_elems(rest, head.loads.into()).expect("loads");
-        assert!(rest.is_empty() && usize::from(head.layer.get()) == layer);
-        // They are done before the next token of the layer.
-        self.asked[layer] = loads.iter().map(|load| load.expert.get()).collect();
-        Ok(Decided { runs: runs.to_vec(), loads: loads.to_vec() })
+    /// Has the tokens of a request decided, the layers in turn: one, or several.
+    fn decide(&mut self, first: usize) -> Result<Vec<Decided>, Lost> {
+        // The same each time, as what is told to be loaded depends on it.
+        let count = match Random((self.seed << 32 ^ first as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1).below(8) {
+            more if more < TOKENS => more + 1,
+            _ => 1,
+        };
+        let mut told = self.asked.clone();
+        let mut body = Vec::new();
+        for number in first..first + count {
+            let layer = number % LAYERS;
+            body.resize(body.len().next_multiple_of(4), 0);
+            body.extend(token(self.seed, number, layer, &std::mem::take(&mut told[layer])));
+        }
+        let answer = self.request(Command::Token, first / 3 % self.way.queues(), &body)?;
+        let (mut rest, mut all) = (&answer[..], Vec::new());
+        for number in first..first + count {
+            let layer = number % LAYERS;
+            let (head, behind) = Decision::read_from_prefix(rest).expect("a decision");
+            let (runs, behind) = <[Run]>::ref_from_prefix_with_elems(behind, head.runs.into()).expect("runs");
+            let (loads, behind) = <[Load]>::ref_from_prefix_with_elems(behind, head.loads.into()).expect("loads");
+            assert_eq!(usize::from(head.layer.get()), layer);
+            all.push(Decided { runs: runs.to_vec(), loads: loads.to_vec() });
+            rest = behind;
+            // The loads of one request are done before the next token of the layer.
+            told[layer].extend(loads.iter().map(|load| load.expert.get()));
+        }
+        assert!(rest.is_empty());
+        self.asked = told;
+        Ok(all)
     }
 }
 

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use cptr_protocol::{Coherent, Mailbox, Serial, serial, wire};
 use embedded_io::{ErrorType, Read, ReadReady, Write};
 
-use super::conversation::{EXPERTS, Engine, engine};
-use super::{Fault, Random, Way};
+use super::conversation::{EXPERTS, Fault, Random, TOKENS, Way, disturb};
+use super::{Engine, engine};
 
-const REQUEST: usize = wire::max_request(EXPERTS);
-const ANSWER: usize = wire::max_answer(EXPERTS);
+const REQUEST: usize = wire::max_request_of(EXPERTS, TOKENS);
+const ANSWER: usize = wire::max_answer_of(EXPERTS, TOKENS);
 
 /// The device's port: bytes that have arrived, and bytes sent.
 #[derive(Clone, Default)]
@@ -72,32 +72,6 @@ fn device(generation: u32) -> (Port, Serial<'static, Port, Coherent>, Engine) {
 pub(crate) fn new() -> Box<dyn Way> {
     let (port, serial, engine) = device(0);
     Box::new(Line { starts: 0, port, serial, engine, held: Default::default(), stalled: 0, rest: Vec::new() })
-}
-
-/// What a fault makes of bytes on their way; `held` is what is held up.
-fn disturb(mut bytes: Vec<u8>, fault: Fault, held: &mut Vec<u8>, random: &mut Random) -> Vec<u8> {
-    if bytes.is_empty() {
-        return bytes;
-    }
-    match fault {
-        Fault::Flip => {
-            let place = random.below(bytes.len());
-            bytes[place] ^= 1 << random.below(8);
-        }
-        Fault::Loss if random.below(2) == 0 => bytes.clear(),
-        Fault::Loss => {
-            let start = random.below(bytes.len());
-            bytes.drain(start..(start + 1 + random.below(4)).min(bytes.len()));
-        }
-        Fault::Repeat => bytes = bytes.repeat(2),
-        Fault::Reorder => {
-            held.extend(bytes);
-            bytes = Vec::new();
-        }
-        Fault::Truncate => bytes.truncate(random.below(bytes.len())),
-        Fault::Stall | Fault::DeviceReset | Fault::HostReset => {}
-    }
-    bytes
 }
 
 impl Way for Line {

@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cptr_protocol::region::Attachment;
 use cptr_protocol::{Coherent, Geometry, HostRegion, Mailbox, Rings, wire};
 
-use super::conversation::{EXPERTS, Engine, QUEUES, engine};
-use super::{Fault, Random, Way};
+use super::conversation::{EXPERTS, Fault, QUEUES, Random, TOKENS, Way};
+use super::{Engine, engine};
 
-const GEOMETRY: Geometry =
-    Geometry { queues: QUEUES, slots: 4, request: wire::max_request(EXPERTS), answer: wire::max_answer(EXPERTS) };
+const GEOMETRY: Geometry = Geometry {
+    queues: QUEUES,
+    slots: 4,
+    request: wire::max_request_of(EXPERTS, TOKENS),
+    answer: wire::max_answer_of(EXPERTS, TOKENS),
+};
 
 struct Memory {
     words: &'static [AtomicU32],

@@ -6,18 +6,20 @@
 use cptr_core::Logit;
 use cptr_core::expert::{ActivationGroup, Layout, Replicas, Scratch, Workspace};
 use cptr_protocol::wire::{
-    self, Bias, Command, Configure, Frame, Head, Part, Place, Prefill, Read, Reset, Status, Token, Write, Writer,
+    self, Bias, Command, Configure, Decision, Frame, Head, Load, Part, Place, Prefill, Read, Reset, Run, Status, Token,
+    Write, Writer,
 };
 use cptr_protocol::{Controller, InstructionCounter, Kernels, Layer, words_for};
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::command::Done;
 use super::emulator::Emulator;
 
-/// Of the image's memory, as in `firmware/controller/src/main.rs`.
+/// Of the image's memory, as in `firmware/controller/src/memory.rs`.
 const MOST_LAYERS: usize = 64;
 const MOST_EXPERTS: usize = 256;
+const MOST_TOKENS: usize = 4;
 /// Of the conversation.
 const LAYERS: u16 = 2;
 const EXPERTS: u16 = MOST_EXPERTS as u16;
@@ -44,14 +46,14 @@ pub(super) fn converse(emulator: &mut Emulator) -> Done {
 pub(super) fn converse_by(queues: usize, generation: u32, mut ask: impl FnMut(&[u8]) -> Done<Vec<u8>>) -> Done {
     let mut layers = vec![Layer::<MOST_EXPERTS, { words_for(MOST_EXPERTS) }>::new(); MOST_LAYERS];
     let mut bias = vec![Logit::ZERO; MOST_LAYERS * MOST_EXPERTS];
-    let mut answers = vec![0; queues * wire::max_answer(MOST_EXPERTS)];
+    let mut answers = vec![0; queues * wire::max_answer_of(MOST_EXPERTS, MOST_TOKENS)];
     let (mut data, mut values, mut codes) = (vec![0; DATA], vec![0; COLUMNS], vec![0; COLUMNS]);
     let mut groups = vec![ActivationGroup::NONE; COLUMNS];
     let (mut hidden, mut hidden_codes, mut hidden_groups) = (values.clone(), codes.clone(), groups.clone());
     let scratch = Scratch { hidden: &mut hidden, codes: &mut hidden_codes, groups: &mut hidden_groups };
     let workspace = Workspace { values: &mut values, codes: &mut codes, groups: &mut groups, scratch };
     let host = Controller::new(&mut layers, &mut answers, Kernels::new(&mut data, workspace), Still);
-    let mut host = host.with_bias(&mut bias).with_generation(generation);
+    let mut host = host.with_tokens(MOST_TOKENS).with_bias(&mut bias).with_generation(generation);
     for (number, request) in requests(generation).into_iter().enumerate() {
         let expected = host.handle(&request).to_vec();
         host.idle();
@@ -82,11 +84,20 @@ fn uncounted(answer: &[u8]) -> Done<(Head, u8, Vec<u8>)> {
     let frame = Frame::open(answer).map_err(|(status, _)| format!("an answer is refused: {status}"))?;
     let (header, mut body) = (frame.header, frame.body.rest().to_vec());
     match Command::try_from(header.kind & !wire::ANSWER) {
-        Ok(Command::Token) if !body.is_empty() => drop(body.drain(8..16)),
+        Ok(Command::Token) => without_counts(&mut body),
         Ok(Command::Counters) => body.truncate(56),
         _ => {}
     }
     Ok((frame.head(), header.status, body))
+}
+
+/// Sets the counts in decisions to 0.
+fn without_counts(mut decisions: &mut [u8]) {
+    while let Ok((head, rest)) = Decision::mut_from_prefix(decisions) {
+        (head.select_instructions, head.decide_instructions) = (0.into(), 0.into());
+        let behind = usize::from(head.runs) * size_of::<Run>() + usize::from(head.loads) * size_of::<Load>();
+        decisions = rest.get_mut(behind..).unwrap_or_default();
+    }
 }
 
 /// A counter that stands still.
@@ -174,6 +185,11 @@ fn requests(generation: u32) -> Vec<Vec<u8>> {
     }
     // The same answer, bit for bit, and nothing is done again.
     script.again();
+    // Several tokens in a request, and what is not made of tokens.
+    let several = |count: usize| (0..count as u16).flat_map(|number| token(1, 3 * number)).collect::<Vec<u8>>();
+    script.put(Command::Token, &several(MOST_TOKENS));
+    script.again();
+    script.refuse(token_kind, &[several(2), vec![0; 2]].concat());
     let late = Head { sequence: script.sequence + 7, ..script.head(token_kind) };
     script.requests.push(frame(late, &token(0, 0)));
     let over = Head { session: script.session - 1, ..script.head(token_kind) };

@@ -9,6 +9,7 @@ mod command;
 mod controller;
 mod conversation;
 mod emulator;
+mod faults;
 mod golden;
 mod install;
 mod instructions;
@@ -37,7 +38,7 @@ const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi")
 type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 10] = [
+pub(crate) const STEPS: [Step; 11] = [
     ("lint", |_, _| lint()),
     ("header", |_, bless| header(bless)),
     ("library", |scope, _| library::check(scope)),
@@ -46,6 +47,7 @@ pub(crate) const STEPS: [Step; 10] = [
     ("bench", bench::check),
     ("controller", |scope, _| controller::check(scope)),
     ("rings", |scope, _| rings::check(scope)),
+    ("faults", |scope, _| faults::check(scope)),
     ("log", |_, bless| log::check(bless)),
     ("loop", controller::in_the_loop),
 ];

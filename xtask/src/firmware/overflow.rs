@@ -13,8 +13,8 @@ use super::machines::Scope;
 const PACKAGES: [&str; 3] = ["cptr-core", "cptr-protocol", "cptr-ffi"];
 /// Images that are looked through.
 const IMAGES: [&str; 2] = ["cptr-controller", "cptr-rings"];
-/// Parts of the library that are looked through, beside the smallest ones: not yet caches.
-const MORE: [&str; 4] = ["bits", "change", "migration", "expert"];
+/// Parts of the library that are looked through, beside the smallest ones.
+const MORE: [&str; 5] = ["bits", "change", "migration", "expert", "cache"];
 
 /// Builds images and library with checks, and looks for panics: for one target in the short form.
 pub(super) fn check(scope: Scope) -> Done {

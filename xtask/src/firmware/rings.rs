@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cptr_protocol::region::Attachment;
-use cptr_protocol::{HostRegion, Platform, wire};
+use cptr_protocol::ring::LINE;
+use cptr_protocol::{HostRegion, Platform};
 
 use super::build::{build, built};
 use super::command::Done;
@@ -23,14 +24,14 @@ use super::emulator::Emulator;
 use super::machines::{Machine, Scope};
 
 /// Words of the region that are looked at: more than it has.
-const WORDS: usize = 1 << 14;
+const WORDS: usize = 1 << 15;
 /// Queues of the image.
 const QUEUES: usize = 2;
 /// An answer takes no longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The machine's memory from here.
-struct Bus {
+pub(super) struct Bus {
     file: File,
     /// Of the shared memory in the file.
     offset: u64,
@@ -44,6 +45,13 @@ impl Bus {
     fn place(&self, memory: &[AtomicU32]) -> u64 {
         self.offset + (memory.as_ptr().addr() - self.base) as u64
     }
+
+    /// What is read or written at once, and where: a line word by word, as each is whole for who reads it there; a
+    /// frame, which nobody reads before its index, as it is.
+    fn pieces<'m>(&self, memory: &'m [AtomicU32]) -> impl Iterator<Item = (&'m [AtomicU32], u64)> + use<'m> {
+        let words = if memory.len() > LINE { memory.len() } else { 1 };
+        memory.chunks(words).zip((self.place(memory)..).step_by(4 * words))
+    }
 }
 
 impl Platform for Bus {
@@ -52,17 +60,18 @@ impl Platform for Bus {
     }
 
     fn clean(&self, memory: &[AtomicU32]) {
-        // Word by word: each is whole for who reads it there.
-        for (word, place) in memory.iter().zip((self.place(memory)..).step_by(4)) {
-            let _ = self.file.write_all_at(&word.load(Ordering::Relaxed).to_le_bytes(), place);
+        for (words, place) in self.pieces(memory) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+            let _ = self.file.write_all_at(&bytes, place);
         }
     }
 
     fn invalidate(&self, memory: &[AtomicU32]) {
-        let mut bytes = [0; 4];
-        for (word, place) in memory.iter().zip((self.place(memory)..).step_by(4)) {
+        for (words, place) in self.pieces(memory) {
+            let mut bytes = vec![0; size_of_val(words)];
             if self.file.read_exact_at(&mut bytes, place).is_ok() {
-                word.store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+                let values = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+                words.iter().zip(values).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
             }
         }
     }
@@ -101,33 +110,64 @@ impl Drop for Temporary {
     }
 }
 
-fn on(machine: &Machine) -> Done<usize> {
-    let name = std::env::temp_dir().join(format!("cptr-{}-{}.memory", machine.core, std::process::id()));
-    let memory = Temporary(name);
-    let failed = |error: std::io::Error| format!("{}: {error}", memory.0.display());
-    let (command, offset) = machine.emulator_with_memory(&built(&machine.target, RINGS), &memory.0);
-    // As large as the emulator wants it, so that both may write in it from the beginning.
-    File::create(&memory.0).and_then(|file| file.set_len(machine.memory_bytes())).map_err(failed)?;
-    let emulator = Rc::new(RefCell::new(Emulator::spawn(machine, command, Stdio::inherit())?));
-    let file = File::options().read(true).write(true).open(&memory.0).map_err(failed)?;
-    let words: Vec<AtomicU32> = (0..WORDS).map(|_| AtomicU32::new(0)).collect();
-    let doorbells = Rc::new(RefCell::new(0));
-    let base = words.as_ptr().addr();
-    let bus = Bus { file, offset, base, emulator: emulator.clone(), doorbells: doorbells.clone() };
-    let mut host = HostRegion::new(&words, bus);
+/// An image with rings that runs, and what it shares with this program.
+pub(super) struct Shared {
+    pub(super) emulator: Rc<RefCell<Emulator>>,
+    pub(super) file: File,
+    /// Of the shared memory in the file.
+    pub(super) offset: u64,
+    /// This program's copy.
+    words: &'static [AtomicU32],
+    doorbells: Rc<RefCell<usize>>,
+    /// Goes last: the emulator has it open.
+    _memory: Temporary,
+}
+
+impl Shared {
+    pub(super) fn start(machine: &Machine) -> Done<Self> {
+        let name = std::env::temp_dir().join(format!("cptr-{}-{}.memory", machine.core, std::process::id()));
+        let memory = Temporary(name);
+        let failed = |error: std::io::Error| format!("{}: {error}", memory.0.display());
+        let (command, offset) = machine.emulator_with_memory(&built(&machine.target, RINGS), &memory.0);
+        // As large as the emulator wants it, so that both may write in it from the beginning.
+        File::create(&memory.0).and_then(|file| file.set_len(machine.memory_bytes())).map_err(failed)?;
+        let emulator = Rc::new(RefCell::new(Emulator::spawn(machine, command, Stdio::inherit())?));
+        let file = File::options().read(true).write(true).open(&memory.0).map_err(failed)?;
+        let words: Vec<AtomicU32> = (0..WORDS).map(|_| AtomicU32::new(0)).collect();
+        Ok(Self { emulator, file, offset, words: words.leak(), doorbells: Rc::default(), _memory: memory })
+    }
+
+    /// A host of it, which is not attached.
+    pub(super) fn host(&self) -> Done<HostRegion<'static, Bus>> {
+        let file = self.file.try_clone().map_err(|error| format!("the shared memory: {error}"))?;
+        let (offset, base) = (self.offset, self.words.as_ptr().addr());
+        let bus = Bus { file, offset, base, emulator: self.emulator.clone(), doorbells: self.doorbells.clone() };
+        Ok(HostRegion::new(self.words, bus))
+    }
+}
+
+/// Attaches a host.
+pub(super) fn attach(host: &mut HostRegion<'_, Bus>) -> Done {
     let begun = Instant::now();
     while host.attach().map_err(|_| "the memory is too small")? != Attachment::Attached {
         if begun.elapsed() > PATIENCE {
             return Err(format!("nobody attaches; the device says {:?}", host.device()));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_micros(200));
     }
+    Ok(())
+}
+
+fn on(machine: &Machine) -> Done<usize> {
+    let shared = Shared::start(machine)?;
+    let mut host = shared.host()?;
+    attach(&mut host)?;
     let device = host.device().ok_or("the device has gone")?;
     let queues = device.geometry.queues;
     if queues != QUEUES {
         return Err(format!("expected {QUEUES} queues, found {queues}"));
     }
-    let mut answer = vec![0; wire::max_answer(wire::MAX_EXPERTS)];
+    let mut answer = vec![0; device.geometry.answer];
     converse_by(queues, device.generation, |request| {
         let corrupt = |_| "an index of the device cannot be".to_owned();
         host.send(0, request).map_err(corrupt)?;
@@ -142,6 +182,6 @@ fn on(machine: &Machine) -> Done<usize> {
             host.wait(0).map_err(corrupt)?;
         }
     })?;
-    let rung = *doorbells.borrow();
+    let rung = *shared.doorbells.borrow();
     if rung == 0 { Err("the doorbell never rang".into()) } else { Ok(rung) }
 }

@@ -104,4 +104,31 @@ mod tests {
         assert!(with("count update 64 4 1000 0").is_err());
         assert!(with("").is_err());
     }
+
+    /// Instructions of turns by the tokens of a request, as docs/budgets.md has them.
+    #[test]
+    fn turns_are_documented() {
+        let document = include_str!("../../../docs/budgets.md");
+        let table = read("instructions.tsv").unwrap();
+        let of = |core: &str, kernel: &str, experts: u64, k: u64| {
+            let found = table
+                .iter()
+                .find(|c| c.core == core && c.kernel == kernel && (c.experts, c.k) == (experts, k))
+                .unwrap();
+            let number = found.instructions.to_string();
+            let groups: Vec<&str> =
+                number.as_bytes().rchunks(3).rev().map(|b| std::str::from_utf8(b).unwrap()).collect();
+            groups.join(",")
+        };
+        let mut lines = Vec::new();
+        for (core, name) in [("cortex-m4f", "Cortex-M4F"), ("rv32imac", "RV32IMAC")] {
+            for (experts, k) in [(8, 2), (32, 4), (64, 6), (64, 8), (128, 8), (256, 8)] {
+                let kernels = ["turn", "turn_2", "turn_4", "turn_8", "turn_16", "turn_dma", "turn_dma_16"];
+                let cells = kernels.map(|kernel| of(core, kernel, experts, k));
+                lines.push(format!("| {name} | {experts} | {k} | {} |", cells.join(" | ")));
+            }
+        }
+        let all = lines.join("\n");
+        assert!(lines.iter().all(|line| document.lines().any(|other| other == line)), "docs/budgets.md has not\n{all}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `cptr budget`.
 
-use cptr_hw_model::controller::{Controller, Kernel, cores};
+use cptr_hw_model::controller::{Controller, Kernel, MOST_TOKENS, cores};
 use cptr_hw_model::ndp::Ndp;
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
@@ -25,6 +25,12 @@ pub(super) struct Args {
     /// Bits per weight of the experts, separated by commas
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "2,3,4")]
     bits: Vec<f64>,
+    /// Tokens of a layer in one request, 1 to 16; each brings jobs of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: u32,
+    /// A DMA engine fetches requests, at no cycles of the processor
+    #[arg(long)]
+    dma: bool,
 }
 
 /// A model's routing, and the share of the device's time that selection may take.
@@ -59,7 +65,9 @@ struct Row {
     experts: u32,
     k: u32,
     bits: f64,
-    /// The device's time for the k experts of one token in one layer, all cold: simulated.
+    /// Tokens of a request; all of them in what follows.
+    batch: u32,
+    /// The device's time for the k experts of each token in one layer, all cold: simulated.
     device_us: f64,
     /// The same if memory gave its greatest rate and nothing else took time.
     at_peak_us: f64,
@@ -87,21 +95,27 @@ struct Row {
 }
 
 impl Row {
-    fn new(layer: &Layer, bits: f64, device: &Device<'_>, controller: &Controller) -> Result<Self> {
+    fn new(layer: &Layer, bits: f64, device: &Device<'_>, controller: &Controller, batch: u32) -> Result<Self> {
         let model = Model::find(layer.model)
             .ok_or_else(|| Error::new(format!("expected a model of the table, found {}", layer.model)))?;
         let ndp = device.ndp;
         let expert = ndp.expert(model, bits, 1).map_err(|error| Error::new(error.to_string()))?;
         let peak = ndp.memory.peak_gb_s().map_err(|error| Error::new(error.to_string()))?;
-        let device_us = expert.queue_ps(layer.k) as f64 / 1e6;
-        let at_peak_us = model.expert_bytes(bits) * f64::from(layer.k) / peak / 1e3;
-        let cycles = |kernel| controller.cycles(kernel, layer.experts, layer.k);
+        let device_us = expert.queue_ps(layer.k * batch) as f64 / 1e6;
+        let at_peak_us = model.expert_bytes(bits) * f64::from(layer.k * batch) / peak / 1e3;
+        let tokens = f64::from(batch);
+        let cycles = |kernel| tokens * controller.cycles(kernel, layer.experts, layer.k);
+        let turn_of = |kernel| controller.turn_cycles(kernel, layer.experts, layer.k, batch);
         let [turn, select] = if layer.sigmoid {
             [Kernel::TurnSigmoid, Kernel::SelectSigmoidCold]
         } else {
             [Kernel::Turn, Kernel::SelectCold]
         };
-        let (turn_cycles, select_cold_cycles, update_cycles) = (cycles(turn), cycles(select), cycles(Kernel::Update));
+        // What the copy takes does not depend on the router.
+        let copied = if device.dma { turn_of(Kernel::Turn) - turn_of(Kernel::TurnDma) } else { 0.0 };
+        let turn_cycles = turn_of(turn) - copied;
+        let (select_cold_cycles, update_cycles) = (cycles(select), cycles(Kernel::Update));
+        let measured = !layer.sigmoid && batch == 1 && !device.dma;
         let share = |cycles: f64| cycles / controller.clock_mhz / device_us;
         let allowed_cycles = layer.allowed * device_us * controller.clock_mhz;
         Ok(Self {
@@ -109,12 +123,13 @@ impl Row {
             experts: layer.experts,
             k: layer.k,
             bits,
+            batch,
             device_us,
             at_peak_us,
             turn_cycles,
             select_cold_cycles,
-            turn_top_k_cycles: (!layer.sigmoid).then(|| cycles(Kernel::TurnTopK)),
-            turn_checksum_cycles: (!layer.sigmoid).then(|| cycles(Kernel::TurnChecksum)),
+            turn_top_k_cycles: measured.then(|| cycles(Kernel::TurnTopK)),
+            turn_checksum_cycles: measured.then(|| cycles(Kernel::TurnChecksum)),
             turn_share: share(turn_cycles),
             allowed: layer.allowed,
             times_allowed: turn_cycles / allowed_cycles,
@@ -129,17 +144,18 @@ impl Row {
     }
 }
 
-static COLUMNS: [Column; 20] = [
+static COLUMNS: [Column; 21] = [
     column("model", "model", Text, ""),
     column("experts", "E", Plain, ""),
     column("k", "k", Plain, ""),
     column("bits", "bits", Plain, "per weight"),
-    column("at_peak_us", "at peak", Microseconds, "time of the k experts at the memory's greatest rate").detail(),
+    column("batch", "batch", Plain, "tokens of a request").detail(),
+    column("at_peak_us", "at peak", Microseconds, "time of the experts at the memory's greatest rate").detail(),
     column(
         "device_us",
         "device",
         Microseconds,
-        "time of the device for the k experts of a token and layer, all near the data: simulated",
+        "time of the device for the k experts of each token of a layer, all near the data: simulated",
     ),
     column("turn_cycles", "turn", Number(0), "cycles from the doorbell to the published answer, every expert cold"),
     column("turn_share", "share", Percent, "of the device's time"),
@@ -183,6 +199,8 @@ static COLUMNS: [Column; 20] = [
 struct Device<'a> {
     ndp: &'a Ndp,
     trip_us: f64,
+    /// Whether a DMA engine fetches requests.
+    dma: bool,
 }
 
 pub(super) fn main(args: &Args) -> Result<Page> {
@@ -198,17 +216,25 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     if let Some(bits) = args.bits.iter().find(|bits| !(1.0..=16.0).contains(*bits)) {
         return Err(Error::new(format!("--bits: expected 1 to 16, found {bits}")));
     }
+    if !(1..=MOST_TOKENS).contains(&args.batch) {
+        return Err(Error::new(format!("--batch: expected 1 to {MOST_TOKENS}, found {}", args.batch)));
+    }
     let ndp = args.system.ndp().ok_or_else(|| {
         Error::new(format!("--system: expected one with a near-data device, found {}", args.system.name))
     })?;
-    let device = Device { ndp, trip_us: 2.0 * args.system.link().one_way_ps() as f64 / 1e6 };
+    let device = Device { ndp, trip_us: 2.0 * args.system.link().one_way_ps() as f64 / 1e6, dma: args.dma };
     let rows = LAYERS
         .iter()
-        .flat_map(|layer| args.bits.iter().map(|&bits| Row::new(layer, bits, &device, &controller)))
+        .flat_map(|layer| args.bits.iter().map(|&bits| Row::new(layer, bits, &device, &controller, args.batch)))
         .collect::<Result<Vec<Row>>>()?;
+    let tokens = match args.batch {
+        1 => "a token and layer".to_owned(),
+        batch => format!("{batch} tokens of a layer, which come in one request, a job for each expert of each"),
+    };
+    let fetched = if args.dma { ", a DMA engine fetches the request" } else { "" };
     let fact = format!(
-        "{} at {} MHz, {}: cycles of a turn, the GPU lists what it wants and all of it is cold, as shares of the time \
-         in which the device runs the k experts of a token and layer",
+        "{} at {} MHz, {}: cycles of a turn, the GPU lists what it wants and all of it is cold{fetched}, as shares of \
+         the time in which the device runs the k experts of {tokens}",
         controller.core, controller.clock_mhz, args.system.name
     );
     Ok(Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]))
@@ -221,9 +247,10 @@ mod tests {
     #[test]
     fn shares_are_cycles_over_the_devices_time() {
         let ndp = System::find("ndp").unwrap().ndp().unwrap();
-        let device = Device { ndp, trip_us: 0.5 };
+        let device = Device { ndp, trip_us: 0.5, dma: false };
         let controller = Controller { core: "ibex-fast".into(), clock_mhz: 500.0 };
-        let rows: Vec<Row> = LAYERS.iter().map(|layer| Row::new(layer, 2.0, &device, &controller).unwrap()).collect();
+        let rows: Vec<Row> =
+            LAYERS.iter().map(|layer| Row::new(layer, 2.0, &device, &controller, 1).unwrap()).collect();
         for row in &rows {
             // Refresh and page changes keep the device below the peak of its memory.
             assert!((1.0..1.3).contains(&(row.device_us / row.at_peak_us)), "{row:?}");
@@ -245,5 +272,83 @@ mod tests {
         // Sigmoids cost more.
         let softmax = controller.cycles(Kernel::Turn, 256, 8);
         assert!(rows.iter().any(|row| row.model == "DeepSeek-V3" && row.turn_cycles > softmax));
+    }
+
+    fn device(dma: bool) -> Device<'static> {
+        Device { ndp: System::find("ndp").unwrap().ndp().unwrap(), trip_us: 0.5, dma }
+    }
+
+    fn fast() -> Controller {
+        Controller { core: "ibex-fast".into(), clock_mhz: 1000.0 }
+    }
+
+    #[test]
+    fn tokens_of_a_request_share_its_costs() {
+        for layer in &LAYERS {
+            let row = |batch, dma| Row::new(layer, 2.0, &device(dma), &fast(), batch).unwrap();
+            let (one, many) = (row(1, false), row(16, false));
+            // Jobs are one for each token, so that the device works as long for each.
+            assert!((many.device_us / one.device_us / 16.0 - 1.0).abs() < 0.03, "{many:?}");
+            assert!((many.update_share / one.update_share - 1.0).abs() < 0.03, "{many:?}");
+            assert!(many.turn_share < one.turn_share && many.share_without_transport < many.turn_share, "{many:?}");
+            for (with, without) in [(row(1, true), &one), (row(16, true), &many)] {
+                assert!(with.turn_cycles < without.turn_cycles && with.update_cycles == without.update_cycles);
+                assert_eq!(with.turn_top_k_cycles, None);
+            }
+        }
+    }
+
+    const DOCUMENT: &str = include_str!("../../../../docs/budgets.md");
+
+    /// Three digits, two behind the point at most.
+    fn percent(share: f64) -> String {
+        let percent = 100.0 * share;
+        format!("{percent:.*} %", if percent < 9.995 { 2 } else { 1 })
+    }
+
+    fn thousands(number: f64) -> String {
+        let number = format!("{number:.0}");
+        let groups: Vec<&str> = number.as_bytes().rchunks(3).rev().map(|b| std::str::from_utf8(b).unwrap()).collect();
+        groups.join(",")
+    }
+
+    fn documented(lines: &[String]) {
+        let all = lines.join("\n");
+        assert!(lines.iter().all(|line| DOCUMENT.lines().any(|other| other == line)), "docs/budgets.md has not\n{all}");
+    }
+
+    #[test]
+    fn shares_are_documented() {
+        let rows = LAYERS
+            .iter()
+            .flat_map(|layer| [2.0, 3.0, 4.0].map(|bits| Row::new(layer, bits, &device(false), &fast(), 1)));
+        let lines: Vec<String> = rows
+            .map(|row| {
+                let row = row.unwrap();
+                let excess = if row.fits { "–".into() } else { thousands(row.excess_cycles) };
+                let [turn, select, transport, update] =
+                    [row.turn_share, row.share_without_select, row.share_without_transport, row.update_share].map(percent);
+                let (allowed, of) = (100.0 * row.allowed, row.times_allowed);
+                let (us, cycles) = (row.device_us, thousands(row.turn_cycles));
+                format!(
+                    "| {} | {} | {us:.1} | {cycles} | {turn} | {allowed} % | {of:.2} | {excess} | {select} | {transport} | \
+                     {update} |",
+                    row.model, row.bits
+                )
+            })
+            .collect();
+        documented(&lines);
+    }
+
+    #[test]
+    fn shares_by_batch_are_documented() {
+        let mut lines = Vec::new();
+        for (layer, bits) in LAYERS.iter().flat_map(|layer| [(layer, 2.0), (layer, 4.0)]) {
+            let row = |batch, dma| Row::new(layer, bits, &device(dma), &fast(), batch).unwrap();
+            let ways = [1, 2, 4, 8, 16].map(|batch| row(batch, false)).into_iter().chain([row(1, true), row(16, true)]);
+            let shares: Vec<String> = ways.map(|row| percent(row.turn_share)).collect();
+            lines.push(format!("| {} | {bits} | {} % | {} |", layer.model, 100.0 * layer.allowed, shares.join(" | ")));
+        }
+        documented(&lines);
     }
 }
