@@ -10,9 +10,10 @@
 //!
 //! The dense part comes first, as the router needs it: launches of the layer's kernels, attention over keys and values
 //! ([`LayerWork::attended`]), the weights that every token reads. Then the controller's turn, with the way there and
-//! back where the controller sits in the device. Behind that everything goes on side by side; a copied expert runs when it has arrived and the GPU is free, so that mostly only the last one's run
-//! shows behind the copies, and results return one by one, each behind the run of its expert. Copies out of the
-//! device's memory take their share of its rate from the experts that run there.
+//! back where the controller sits in the device. Behind that everything goes on side by side; a copied expert runs
+//! when it has arrived and the GPU is free, so that mostly only the last one's run shows behind the copies, and
+//! results return one by one, each behind the run of its expert. Copies out of the device's memory take their share of
+//! its rate from the experts that run there.
 //!
 //! What a migration costs: its share of the rate of the device's memory, its share of that of the GPU's memory, and
 //! half of the link's direction to the GPU while results use it.

@@ -11,8 +11,8 @@
 //! Each part of a machine is usable by itself:
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
-//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`] and [`host`]: rooflines; [`controller`]: cycles of the filter; [`energy`]:
-//!   picojoules.
+//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`] and [`host`]: rooflines; [`controller`]: cycles of the
+//!   filter; [`energy`]: picojoules.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
 //! an example.

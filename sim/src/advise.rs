@@ -1,5 +1,5 @@
-//! What to do with the experts of a model that does not fit: pin them, keep a cache, forecast, fetch ahead, let residents
-//! stand in, or run the cold ones where they lie. Measured on a recording of one's own, on a machine.
+//! What to do with the experts of a model that does not fit: pin them, keep a cache, forecast, fetch ahead, let
+//! residents stand in, or run the cold ones where they lie. Measured on a recording of one's own, on a machine.
 //!
 //! The first quarter of the recording is shown to every strategy, the rest is timed in three parts. The advice is the
 //! simplest strategy that loses nothing and is within [`SAME`] of the fastest; it is sure if it would be the advice in
@@ -13,7 +13,8 @@
 //!
 //! // The same two of eight experts for ever: what the prompt wanted is all that is needed, and to pin it is enough.
 //! let trace = Trace::of_ids(Shape { tokens: 400, layers: 1, experts: 8, k: 2 }, [0, 3].repeat(400));
-//! let (system, model) = (System::find("offload").ok_or("no such machine")?, Model::find("OLMoE").ok_or("no such model")?);
+//! let system = System::find("offload").ok_or("no such machine")?;
+//! let model = Model::find("OLMoE").ok_or("no such model")?;
 //! let advice = advise(&trace, &Plan { system, model, resident: Budget::Experts(2) })?;
 //! assert_eq!((advice.best().strategy, advice.sure), ("once", true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

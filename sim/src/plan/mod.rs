@@ -15,8 +15,8 @@
 //! ```
 //!
 //! A token is [`System::layer_time`] over the numbers of cold experts that a layer may have, each as often as misses
-//! that do not depend on each other make it, plus [`System::outside_layers`]. Its band combines the numbers of a machine
-//! that are not known well ([`band`]).
+//! that do not depend on each other make it, plus [`System::outside_layers`]. Its band combines the numbers of a
+//! machine that are not known well ([`band`]).
 
 pub mod band;
 pub mod map;

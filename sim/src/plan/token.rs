@@ -87,7 +87,8 @@ pub(super) fn busy(system: &System, model: &Model, context: u64, placed: &Placed
     }
 }
 
-/// How often `0..=k` of a token's experts are cold in a layer: misses that do not depend on each other, or whole layers.
+/// How often `0..=k` of a token's experts are cold in a layer: misses that do not depend on each other, or whole
+/// layers.
 fn cold_counts(k: usize, placed: &Placed) -> Vec<f64> {
     let miss = placed.miss_rate;
     let mut often = vec![0.0; k + 1];

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! A step runs one token of each sequence that is decoding, and a part of the prompts that wait, oldest first, up to
-//! [`Limits::step_tokens`] in all. Weights are read once for all tokens of a step ([`StepTimes`]). A request is admitted
-//! when a place in the batch is free and its keys and values fit.
+//! [`Limits::step_tokens`] in all. Weights are read once for all tokens of a step ([`StepTimes`]). A request is
+//! admitted when a place in the batch is free and its keys and values fit.
 
 mod load;
 mod steps;

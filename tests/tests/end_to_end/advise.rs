@@ -8,8 +8,8 @@ fn what_the_chapter_shows_is_what_is_printed() {
     assert!(compare_blocks(include_str!("../../../docs/advise.md")) >= 2);
 }
 
-/// What is advised is as fast as the best that loses nothing, to the share that is taken to be the same; times are those
-/// of `cptr run`.
+/// What is advised is as fast as the best that loses nothing, to the share that is taken to be the same; times are
+/// those of `cptr run`.
 #[test]
 fn the_advice_follows_from_what_runs() {
     let folder = bundled();

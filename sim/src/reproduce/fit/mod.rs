@@ -1,8 +1,8 @@
 //! What a paper does not say, found from every figure that it publishes.
 //!
-//! A [`Paper`] is a file: what it gives, what it leaves open, its figures with their errors. [`fit`] finds the values of
-//! what is open that agree best with all figures together ([`solve`] says how), their intervals, which of them cannot
-//! be told apart, and what the fit to all other figures says of each.
+//! A [`Paper`] is a file: what it gives, what it leaves open, its figures with their errors. [`fit`] finds the values
+//! of what is open that agree best with all figures together ([`solve`] says how), their intervals, which of them
+//! cannot be told apart, and what the fit to all other figures says of each.
 //!
 //! ```no_run
 //! use cptr_sim::reproduce::fit::{Paper, fit};

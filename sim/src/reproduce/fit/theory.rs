@@ -6,7 +6,8 @@
 //! layer = (1 - copied) x (without copies + near x dispatch) + copied x (with copies + near x dispatch)
 //!         + copies x copy + constant,
 //!
-//! where *near* is the share of layers with experts near the data, and *copies* are those beside what the strategy says.
+//! where *near* is the share of layers with experts near the data, and *copies* are those beside what the strategy
+//! says.
 
 use std::collections::HashMap;
 
