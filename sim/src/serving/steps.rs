@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerWork, Model, System};
+use cptr_trace::{Shape, Trace};
 
 use crate::plan::{Place, Placed};
 
@@ -13,11 +14,16 @@ use crate::plan::{Place, Placed};
 /// take k experts, of which the share m misses, runs U = H (1 - (1 - k (1 - m) / H)^t) of the H that are there, and
 /// likewise of the others. Each of them takes its share of the tokens. Times between whole numbers of experts are
 /// straight lines.
+///
+/// With a recording ([`Self::like`]) the experts of a layer are wanted as unequally as there: U is the sum of
+/// 1 - (1 - p)^t over them, the most wanted being those in GPU memory.
 #[derive(Debug)]
 pub struct StepTimes<'a> {
     system: &'a System,
     model: &'a Model,
     placed: Placed,
+    /// How often a token takes each expert of a layer, the most wanted first, mean over layers; `None`: all alike.
+    wanted: Option<Vec<f64>>,
     /// Layers and what is outside them without attention over the tokens before, by tokens; picoseconds.
     known: RefCell<HashMap<u64, f64>>,
     /// Picoseconds of attention per token attended, all layers.
@@ -31,7 +37,24 @@ impl<'a> StepTimes<'a> {
         const TOKENS: u64 = 1 << 20;
         let bare = |attended| system.layer_time(model, &LayerWork { attended, ..LayerWork::default() }).total_ps as f64;
         let attention_ps = (bare(TOKENS) - bare(0)) / TOKENS as f64 * model.all_layers() as f64;
-        Self { system, model, placed, known: RefCell::default(), attention_ps }
+        Self { system, model, placed, wanted: None, known: RefCell::default(), attention_ps }
+    }
+
+    /// The same, with experts that are wanted as unequally as in a recording of the model.
+    #[must_use]
+    pub fn like(self, trace: &Trace) -> Self {
+        let Shape { tokens, layers, experts, .. } = trace.shape;
+        let mut wanted = vec![0.0; experts];
+        for layer in 0..layers {
+            let mut counts = vec![0_u64; experts];
+            (0..tokens)
+                .flat_map(|token| trace.chosen(token, layer))
+                .for_each(|&expert| counts[usize::from(expert)] += 1);
+            counts.sort_unstable_by(|a, b| b.cmp(a));
+            let of = |count: u64| count as f64 / (tokens * layers) as f64;
+            wanted.iter_mut().zip(counts).for_each(|(wanted, count)| *wanted += of(count));
+        }
+        Self { wanted: Some(wanted), known: RefCell::default(), ..self }
     }
 
     /// Tokens that attention reads of a sequence of `context` tokens, mean over layers.
@@ -53,6 +76,9 @@ impl<'a> StepTimes<'a> {
     #[must_use]
     pub fn experts(&self, tokens: u64) -> [f64; 2] {
         let Model { experts, experts_per_token: k, .. } = *self.model;
+        if let Some(wanted) = &self.wanted {
+            return self.unequal(wanted, tokens, k as f64);
+        }
         let there = experts as f64 * self.placed.resident_share;
         let miss = self.placed.miss_rate;
         let different = |of: f64, wanted: f64| {
@@ -65,6 +91,24 @@ impl<'a> StepTimes<'a> {
                 [all, all]
             }
             _ => [different(there, k as f64 * (1.0 - miss)), different(experts as f64 - there, k as f64 * miss)],
+        }
+    }
+
+    /// As [`Self::experts`], of experts that are wanted so often.
+    fn unequal(&self, wanted: &[f64], tokens: u64, k: f64) -> [f64; 2] {
+        let there = (self.placed.resident_share * wanted.len() as f64).round() as usize;
+        // Which are there changes: both groups are wanted as the misses say, and unequally as among themselves.
+        let different = |group: &[f64], of_k: f64| -> f64 {
+            let sum: f64 = group.iter().sum();
+            let often = |p: f64| (p * k * of_k / sum.max(f64::MIN_POSITIVE)).min(1.0);
+            group.iter().map(|&p| 1.0 - (1.0 - often(p)).powf(tokens as f64)).sum()
+        };
+        match self.placed.place {
+            Place::Layers => [different(wanted, 1.0); 2],
+            _ => {
+                let (near, far) = wanted.split_at(there.min(wanted.len()));
+                [different(near, 1.0 - self.placed.miss_rate), different(far, self.placed.miss_rate)]
+            }
         }
     }
 

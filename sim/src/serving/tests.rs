@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use cptr_hw_model::{Model, System};
 
+use cptr_trace::{Shape, Trace};
+
 use super::*;
 use crate::plan::{Misses, Place, Placed};
 
@@ -126,6 +128,27 @@ proptest! {
         prop_assert!(served.mean_batch <= batch as f64 + 1e-9 && served.busy_share <= 1.0 + 1e-9);
         prop_assert!(served.request_us.p99 >= served.first_token_us.p50);
     }
+}
+
+/// Experts that are wanted alike give the formula of those that are; unequal ones give fewer different experts.
+#[test]
+fn a_recording_says_how_many_experts_a_batch_runs() {
+    let system = system();
+    let trace = |ids: Vec<u16>| Trace::of_ids(Shape { tokens: ids.len() / 8, layers: 1, experts: 128, k: 8 }, ids);
+    let alike = trace((0..1600).map(|choice| (choice % 128) as u16).collect());
+    let one_of_two = trace((0..200).flat_map(|token| (0..8).map(move |k| (token % 2 * 8 + k) as u16)).collect());
+    let experts = |steps: StepTimes<'_>, tokens| steps.experts(tokens)[0];
+    for tokens in [1, 4, 16, 200] {
+        let uniform = experts(on_gpu(&system, qwen()), tokens);
+        assert!((experts(on_gpu(&system, qwen()).like(&alike), tokens) / uniform - 1.0).abs() < 0.01);
+        // Each of 16 experts with one half.
+        let expected = 16.0 * (1.0 - 0.5_f64.powi(tokens as i32));
+        assert!((experts(on_gpu(&system, qwen()).like(&one_of_two), tokens) - expected).abs() < 1e-9);
+    }
+    // Half of them there, an eighth of the choices missing.
+    let placed = Placed { place: Place::Copied, resident_share: 0.0625, miss_rate: 0.125, strategy: None };
+    let [there, away] = StepTimes::new(&system, qwen(), placed).like(&one_of_two).experts(1);
+    assert!((there - 7.0).abs() < 1e-9 && (away - 1.0).abs() < 1e-9, "{there} {away}");
 }
 
 #[test]

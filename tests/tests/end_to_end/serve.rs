@@ -50,7 +50,7 @@ fn more_requests_wait_longer_and_arrivals_may_be_a_file() {
 
 #[test]
 fn what_cannot_be_served_is_refused() {
-    let folder = Folder::new();
+    let folder = crate::traces::bundled();
     folder.file("late.csv", "1,1,1\n0,1,1\n");
     for (line, expected) in [
         ("serve", "<MODEL|config.json>"),
@@ -60,6 +60,7 @@ fn what_cannot_be_served_is_refused() {
         ("serve olmoe --batch 100 --step-tokens 10", "a step of 10 tokens"),
         ("serve olmoe --arrivals late.csv", "late.csv: line 2: expected no earlier"),
         ("serve olmoe --arrivals none.csv", "none.csv"),
+        ("serve olmoe --trace gpt-oss-20b.safetensors", "expected 8 of 64 experts a token"),
         ("serve olmoe --experts near-data", "--experts: expected what offload can do"),
         ("serve deepseek-v3 --system workstation", "RTX 4090 has 24 GB"),
         ("serve deepseek-v3 --system ndp --prompt 1000000", "GB"),

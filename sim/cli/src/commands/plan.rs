@@ -12,6 +12,7 @@ use crate::columns::{self, Column, Page, Section, Table, column};
 use crate::report;
 use cptr_sim::plan::map::{self, Cell};
 use cptr_sim::plan::{Change, Misses, Place, Question, Way, published};
+use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::file;
 use cptr_trace::import::Recording;
@@ -132,7 +133,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let Some(name) = args.asked.as_deref().filter(|_| !args.published) else { return rates() };
     let model = model(name)?;
     let misses = match &args.trace {
-        Some(path) => own_misses(path, &model, &args.reading)?,
+        Some(path) => Misses::of(&own_trace(path, &model, &args.reading)?)?,
         None => Misses::typical(),
     };
     let question = Question {
@@ -172,7 +173,8 @@ pub(super) fn model(name: &str) -> Result<Model> {
     })
 }
 
-fn own_misses(path: &Path, model: &Model, reading: &Reading) -> Result<Misses> {
+/// A trace that is one of `model`, as far as its experts tell.
+pub(super) fn own_trace(path: &Path, model: &Model, reading: &Reading) -> Result<Trace> {
     let Recording::Tokens(trace) = reading.read(path)? else {
         return Err(Error::in_file(path, "--trace: expected a trace of tokens, found counts"));
     };
@@ -188,7 +190,7 @@ fn own_misses(path: &Path, model: &Model, reading: &Reading) -> Result<Misses> {
             ),
         ));
     }
-    Misses::of(&trace)
+    Ok(trace)
 }
 
 fn systems(args: &Args) -> Result<Vec<System>> {

@@ -6,7 +6,8 @@ use cptr_hw_model::System;
 use serde::Serialize;
 
 use super::machine::{system_name, systems_help};
-use super::plan::model;
+use super::plan::{model, own_trace};
+use super::source::Reading;
 use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
 use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way};
@@ -18,7 +19,7 @@ use cptr_trace::error::{Error, Result};
 pub(super) struct Args {
     /// Model: a known name, or its config.json
     #[arg(value_name = "MODEL|config.json")]
-    model: String,
+    asked: String,
     /// System by its name, or the TOML file of one
     #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, default_value = "offload")]
     system: System,
@@ -31,6 +32,10 @@ pub(super) struct Args {
     /// Where experts lie (default: as one sequence is the fastest)
     #[arg(long, value_name = "WHERE")]
     experts: Option<Where>,
+    /// Trace of the model, in a format that its contents tell: how unequally its experts are wanted, and how often they are not where they are wanted
+    /// (default: all alike, and misses as of the bundled trace of gpt-oss-20b)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Requests per second, independent of each other; several rates separated by commas
     #[arg(long, value_name = "PER SECOND", value_delimiter = ',', default_value = "1")]
     rate: Vec<f64>,
@@ -108,7 +113,9 @@ struct Row {
 }
 
 pub(super) fn main(args: &Args) -> Result<Page> {
-    let model = model(&args.model)?;
+    let model = model(&args.asked)?;
+    let trace = args.trace.as_deref().map(|path| own_trace(path, &model, &Reading::default())).transpose()?;
+    let misses = trace.as_ref().map_or_else(|| Ok(Misses::typical()), Misses::of)?;
     if let Some(wrong) = args.rate.iter().find(|rate| !(1e-6..=1e9).contains(*rate)) {
         return Err(Error::new(format!("--rate: expected 0.000001 to 1000000000 requests per second, found {wrong}")));
     }
@@ -117,7 +124,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         dense_bits: args.dense_bits,
         context: args.prompt,
         fewer_bits_near: false,
-        ..Question::new(&model, Misses::typical())
+        ..Question::new(&model, misses)
     };
     let ways = question.ways(&args.system)?;
     let wanted = |way: &&Way| args.experts.is_none_or(|wanted| wanted.place() == way.place);
@@ -141,6 +148,10 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let kv_tokens = ((system.gpu().memory_gb - weights_gb) / token_gb).max(0.0) as u64;
     let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens };
     let steps = StepTimes::new(&system, &model, placed);
+    let steps = match &trace {
+        Some(trace) => steps.like(trace),
+        None => steps,
+    };
     let loads: Vec<(Option<f64>, Vec<serving::Request>)> = match &args.arrivals {
         Some(path) => vec![(None, serving::read(path)?)],
         None if args.at_once => vec![(None, args.load(Arrivals::AtOnce).requests())],

@@ -8,7 +8,7 @@ use cptr_trace::import::{self, IMPORTERS, Layout, Options, Recording};
 use cptr_trace::progress::Progress;
 use cptr_trace::{Router, Trace};
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Reading {
     /// Format, where the contents do not tell
     #[arg(long, value_name = "NAME", help_heading = "Reading", value_parser = format_name)]
