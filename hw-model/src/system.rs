@@ -387,11 +387,18 @@ impl System {
         if let Some(host) = host {
             host.validate()?;
         }
+        if host.is_some() && self.cold != Cold::Host {
+            return Err(ConfigError::new("host", "given", "must be absent where cold is not \"host\""));
+        }
+        if controller.is_some() && ndp.is_none() {
+            return Err(ConfigError::new("controller", "given", "must be absent where ndp is"));
+        }
         match (self.cold, ndp) {
             (Cold::Gpu, None) => Ok(()),
             (Cold::Gpu, Some(_)) => Err(ConfigError::new("cold", "gpu", "must be \"ndp\" where ndp is given")),
             (Cold::Host, None) if host.is_some() => Ok(()),
-            (Cold::Host, _) => Err(ConfigError::new("cold", "host", "needs a host, and no ndp")),
+            (Cold::Host, None) => Err(ConfigError::new("cold", "host", "needs a host")),
+            (Cold::Host, Some(_)) => Err(ConfigError::new("cold", "host", "must be \"ndp\" where ndp is given")),
             (Cold::Ndp, Some(ndp)) => {
                 ndp.validate()?;
                 self.validate_near_data(ndp)

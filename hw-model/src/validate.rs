@@ -12,11 +12,7 @@ pub(crate) fn within(field: &'static str, value: f64, least: f64, most: f64) -> 
     }
 }
 
-/// Refuses what is not above 0 and at most 1.
+/// Refuses shares that nothing has: below a millionth, which keeps times within 64 bits, and above 1.
 pub(crate) fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
-    if value > 0.0 && value <= 1.0 {
-        Ok(())
-    } else {
-        Err(ConfigError::new(field, value, "must be above 0 and at most 1"))
-    }
+    within(field, value, 1e-6, 1.0)
 }

@@ -49,6 +49,8 @@ impl Model {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_config(name: &str, text: &str) -> Result<Self> {
+        // As some editors write it.
+        let text = text.trim_start_matches('\u{feff}');
         let value: Value = serde_json::from_str(text).or_else(|wrong| error(format!("no JSON: {wrong}")))?;
         let Value::Object(outer) = &value else { return error("expected a JSON object") };
         let inner = outer.get("text_config").and_then(Value::as_object);
@@ -61,8 +63,31 @@ struct Config<'a> {
     fields: &'a Map<String, Value>,
 }
 
+/// Fields of layers that this does not know: state spaces, linear attention, experts in some layers only, dense
+/// networks beside the experts.
+const OTHER_LAYERS: [&str; 14] = [
+    "hybrid_override_pattern",
+    "expert_layer_period",
+    "attn_layer_period",
+    "attn_type_list",
+    "layers_block_type",
+    "linear_attn_config",
+    "full_attention_interval",
+    "mamba_d_state",
+    "ssm_state_size",
+    "linear_num_key_heads",
+    "residual_moe",
+    "use_residual",
+    "moe_residual",
+    "cla_share_factor",
+];
+
 impl Config<'_> {
     fn model(&self, name: &str) -> Result<Model> {
+        let on = |value: &Value| !matches!(value, Value::Bool(false) | Value::Null);
+        if let Some(field) = OTHER_LAYERS.iter().find(|field| self.fields.get(**field).is_some_and(on)) {
+            return error(format!("{field}: layers of this kind are not known here"));
+        }
         let experts = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
         let Some(experts) = self.first(&experts)?.filter(|&experts| experts > 1) else {
             return error(
@@ -108,10 +133,15 @@ impl Config<'_> {
         })
     }
 
-    /// The first of `names` that is there and not null.
+    /// The first of `names` that is there and not null; a list of one number for every layer is that number.
     fn first(&self, names: &[&str]) -> Result<Option<u64>> {
         let Some((name, value)) = names.iter().find_map(|&name| self.given(name).map(|value| (name, value))) else {
             return Ok(None);
+        };
+        let value = match value.as_array().map(Vec::as_slice) {
+            Some([first, rest @ ..]) if rest.iter().all(|other| other == first) => first,
+            Some(_) => return error(format!("{name}: expected the same number for every layer")),
+            None => value,
         };
         match value.as_u64() {
             Some(size) if size <= MOST => Ok(Some(size)),
@@ -121,6 +151,14 @@ impl Config<'_> {
 
     fn given(&self, name: &str) -> Option<&Value> {
         self.fields.get(name).filter(|value| !value.is_null())
+    }
+
+    /// As [`Self::first`], for a size that may be left out and is not 0.
+    fn positive(&self, name: &str) -> Result<Option<u64>> {
+        match self.first(&[name])? {
+            Some(0) => error(format!("{name}: expected more than 0")),
+            size => Ok(size),
+        }
     }
 
     /// As [`Self::first`], for sizes that must be there and are not 0.
@@ -153,8 +191,10 @@ impl Config<'_> {
         if let Some(inner) = self.first(&["shared_expert_intermediate_size", "shared_intermediate_size"])? {
             return Ok(inner);
         }
-        let shared = self.first(&["n_shared_experts", "num_shared_experts", "moe_num_shared_experts"])?;
-        let inner = shared.unwrap_or(0) * expert_inner;
+        let names = ["n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"];
+        // Llama 4 has one in every layer with experts and does not say so.
+        let llama_4 = self.given("model_type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("llama4"));
+        let inner = self.first(&names)?.unwrap_or(u64::from(llama_4)) * expert_inner;
         if inner > MOST {
             error(format!("shared experts: expected a width up to {MOST}, found {inner}"))
         } else {
@@ -165,7 +205,7 @@ impl Config<'_> {
     /// Parameters of a layer's attention, and the numbers that it keeps of a token.
     fn attention(&self, hidden: u64) -> Result<(u64, u64)> {
         let heads = self.needed(&["num_attention_heads"])?;
-        let kv_heads = self.first(&["num_key_value_heads"])?.unwrap_or(heads);
+        let kv_heads = self.positive("num_key_value_heads")?.unwrap_or(heads);
         if heads.max(kv_heads) > MOST_LAYERS {
             return error(format!("{heads} heads: expected at most {MOST_LAYERS}"));
         }
@@ -181,7 +221,7 @@ impl Config<'_> {
             let keys = hidden * (latent + rotated) + latent * heads * (query - rotated + value);
             return Ok((queries + keys + heads * value * hidden, latent + rotated));
         }
-        let width = match self.first(&["head_dim"])? {
+        let width = match self.positive("head_dim")? {
             Some(width) => width,
             None if hidden.is_multiple_of(heads) => hidden / heads,
             None => return error(format!("head_dim: expected where {heads} heads do not divide {hidden}")),
@@ -287,6 +327,9 @@ mod tests {
         assert!(without("hidden_size", json!(1_u64 << 40)).starts_with("hidden_size: expected a whole number"));
         assert!(without("decoder_sparse_step", json!(100)).starts_with("no layer with routed experts"));
         assert!(without("layer_types", json!(["linear_attention"])).contains("found linear_attention"));
+        assert_eq!(without("attn_layer_period", json!(8)), "attn_layer_period: layers of this kind are not known here");
+        assert_eq!(without("head_dim", json!(0)), "head_dim: expected more than 0");
+        assert!(without("num_experts_per_tok", json!([8, 4])).contains("the same number for every layer"));
         assert!(Model::from_config("x", "[]").unwrap_err().to_string().starts_with("expected a JSON object"));
         assert!(Model::from_config("x", "{").unwrap_err().to_string().starts_with("no JSON"));
     }

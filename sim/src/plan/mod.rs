@@ -72,9 +72,11 @@ pub struct Question<'a> {
     pub context: u64,
     /// Bits per weight of the experts, one answer each.
     pub bits: Vec<f64>,
-    /// Bits per weight of attention, shared experts and head; `None`: 16 beside experts of 16, else 8 (or those of the
-    /// experts, if more).
+    /// Bits per weight of attention, shared experts and head; `None`: those of the machine, if its file names others
+    /// than those of experts, else 8 or those of the experts, if more.
     pub dense_bits: Option<f64>,
+    /// Sequences whose keys and values GPU memory has to hold, each with [`Self::context`] tokens.
+    pub sequences: u64,
     /// Whether experts that run in a device may have fewer bits there than elsewhere, those that the machine names.
     pub fewer_bits_near: bool,
     /// How often an expert is not where it is wanted.
@@ -136,7 +138,15 @@ impl<'a> Question<'a> {
     /// Experts of 16, 8 and 4 bits, no context.
     #[must_use]
     pub fn new(model: &'a Model, misses: Misses) -> Self {
-        Self { model, context: 0, bits: vec![16.0, 8.0, 4.0], dense_bits: None, fewer_bits_near: true, misses }
+        Self {
+            model,
+            context: 0,
+            bits: vec![16.0, 8.0, 4.0],
+            dense_bits: None,
+            sequences: 1,
+            fewer_bits_near: true,
+            misses,
+        }
     }
 
     /// All ways to run the model on `system`, those that fit first, the fastest first.
@@ -244,8 +254,9 @@ impl<'a> Question<'a> {
 
     fn at_bits(&self, system: &System, bits: f64, near_bits: Option<f64>) -> Result<System> {
         let mut system = system.clone();
+        let own = Some(system.dense_bits).filter(|&dense| dense != system.gpu_bits);
         system.gpu_bits = bits;
-        system.dense_bits = self.dense_bits.unwrap_or(if bits > 8.0 { bits } else { 8.0 });
+        system.dense_bits = self.dense_bits.or(own).unwrap_or(bits.max(8.0));
         system.ndp_bits = near_bits.unwrap_or(bits);
         // Checks the bits too.
         system.changed(|_| ()).map_err(|error| Error::new(error.to_string()))
@@ -256,7 +267,9 @@ impl<'a> Question<'a> {
         let gb = |parameters: u64, bits: f64| parameters as f64 * bits / 8e9;
         let experts_gb = gb(self.model.routed_parameters(), system.gpu_bits);
         // The embedding has as many weights as the head; a row of it is read per token.
-        let kv_gb = self.model.kv_bytes(self.context) * self.model.all_layers() as f64 / 1e9;
+        // Layers with a window keep no more than it.
+        let kept = self.model.attended(self.context) * self.sequences as f64;
+        let kv_gb = kept * self.model.kv_bytes(1) * self.model.all_layers() as f64 / 1e9;
         let dense_gb = gb(self.model.always_read() + self.model.head_parameters(), system.dense_bits);
         let other_gb = RESERVED_GB + dense_gb + kv_gb * (1.0 - system.kv_far_share);
         let free_gb = (system.gpu().memory_gb - other_gb).max(0.0);

@@ -70,11 +70,12 @@ const MOST_TOKENS: u64 = 1 << 32;
 /// # Errors
 /// What is no such file, by its line; a request before the one above it.
 pub fn read(path: &Path) -> Result<Vec<Request>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::in_file(path, error.to_string()))?;
+    let text = cptr_trace::file::text(path, 1 << 30)?;
     let mut requests: Vec<Request> = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        if line.trim().is_empty() || number == 0 && fields.iter().all(|field| field.parse::<f64>().is_err()) {
+        let names = number == 0 && fields.len() == 3 && fields.iter().all(|field| field.parse::<f64>().is_err());
+        if line.trim().is_empty() || names {
             continue;
         }
         let request = match fields.as_slice() {

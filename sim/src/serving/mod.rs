@@ -34,6 +34,9 @@ pub use steps::StepTimes;
 
 use cptr_trace::error::{Error, Result};
 
+/// Tokens of all answers together: the time of each is kept for the percentiles.
+const MOST_TOKENS: u64 = 50_000_000;
+
 /// What the server allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
@@ -137,6 +140,10 @@ pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Resu
             "a step of {} tokens: expected at least one for each of the {} requests of a batch",
             limits.step_tokens, limits.batch
         )));
+    }
+    let written: u64 = requests.iter().fold(0, |sum, request| sum.saturating_add(request.output));
+    if written > MOST_TOKENS {
+        return Err(Error::new(format!("{written} tokens to write: expected at most {MOST_TOKENS} in all requests")));
     }
     if most > limits.kv_tokens {
         return Err(Error::new(format!(

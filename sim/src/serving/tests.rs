@@ -103,7 +103,9 @@ proptest! {
         let steps = StepTimes::new(&system, qwen(), Placed::new(place, share, &Misses::typical()));
         let (few, many) = (steps.step_us(tokens, 0.0), steps.step_us(tokens + more, 0.0));
         prop_assert!(many >= few * 0.999, "{few} {many}");
-        prop_assert!(many <= few + steps.step_us(more, 0.0) * 1.05);
+        // Arrays take four tokens of an expert at once: all experts together may need one pass more.
+        let most = if place == Place::NearData { 2.0 } else { 1.05 };
+        prop_assert!(many <= few + steps.step_us(more, 0.0) * most);
         let [there, away] = steps.experts(tokens);
         prop_assert!(there + away <= 128.000_001 && there + away >= 7.99);
     }

@@ -12,6 +12,20 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// The text of a file that people write, without the mark that some editors begin it with.
+///
+/// # Errors
+/// What is no file (a folder, a device), or larger than `most` bytes, or no text.
+pub fn text(path: &Path, most: u64) -> Result<String> {
+    let wrong = |error: std::io::Error| Error::in_file(path, error.to_string());
+    let about = std::fs::metadata(path).map_err(wrong)?;
+    if !about.is_file() || about.len() > most {
+        return Err(Error::in_file(path, format!("expected a file of at most {most} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(wrong)?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
 /// Writes `path` whole or not at all: to a temporary file beside it, then renamed.
 ///
 /// # Errors

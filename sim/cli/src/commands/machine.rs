@@ -77,7 +77,7 @@ impl Machine {
 
 /// The sizes in a config.json, for a model called `name`.
 pub(super) fn config(name: &str, path: &Path) -> Result<Model> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::in_file(path, error.to_string()))?;
+    let text = cptr_trace::file::text(path, 16 << 20)?;
     Model::from_config(name, &text).map_err(|error| Error::in_file(path, error.to_string()))
 }
 

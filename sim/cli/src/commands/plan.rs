@@ -29,7 +29,8 @@ pub(super) struct Args {
     /// Bits per weight of the experts, separated by commas
     #[arg(long, value_name = "BITS", value_delimiter = ',', default_value = "4")]
     bits: Vec<f64>,
-    /// Bits per weight of attention, shared experts and head (default: 8, or those of the experts, if more)
+    /// Bits per weight of attention, shared experts and head (default: the system's, where it names them, else 8, or
+    /// those of the experts, if more)
     #[arg(long, value_name = "BITS")]
     dense_bits: Option<f64>,
     /// Tokens before the one that is timed
@@ -49,7 +50,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "map")]
     plot: Option<PathBuf>,
     /// Published decode rates of real machines against this model's bands
-    #[arg(long, conflicts_with_all = ["asked", "trace", "map", "gpu_memory", "dense_bits"])]
+    #[arg(long, conflicts_with_all = ["asked", "trace", "map", "gpu_memory", "dense_bits", "system", "bits", "context"])]
     published: bool,
     #[command(flatten)]
     reading: Reading,
@@ -131,6 +132,7 @@ impl<'a> Row<'a> {
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let Some(name) = args.asked.as_deref().filter(|_| !args.published) else { return rates() };
+    at_most("--bits", args.bits.len(), 16)?;
     let model = model(name)?;
     let misses = match &args.trace {
         Some(path) => Misses::of(&own_trace(path, &model, &args.reading)?)?,
@@ -160,12 +162,23 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     Ok(page.beside("model", &model.name).beside("verdict", &verdict))
 }
 
+/// Refuses lists that would take for ever.
+pub(super) fn at_most(option: &str, found: usize, most: usize) -> Result<()> {
+    if found > most {
+        Err(Error::new(format!("{option}: expected at most {most} values, found {found}")))
+    } else {
+        Ok(())
+    }
+}
+
 /// A known model, or one by its config.json.
 pub(super) fn model(name: &str) -> Result<Model> {
     if name.ends_with(".json") {
         let path = Path::new(name);
-        let folder = path.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
-        return config(&folder.unwrap_or_else(|| "model".into()), path);
+        // Checkpoints are folders with a file of always the same name.
+        let stem = path.file_stem().filter(|stem| *stem != "config");
+        let name = stem.or_else(|| path.parent().and_then(Path::file_name)).unwrap_or("model".as_ref());
+        return config(&name.to_string_lossy(), path);
     }
     Model::find(name).cloned().ok_or_else(|| {
         let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");

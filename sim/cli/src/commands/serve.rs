@@ -6,7 +6,7 @@ use cptr_hw_model::System;
 use serde::Serialize;
 
 use super::machine::{system_name, systems_help};
-use super::plan::{model, own_trace};
+use super::plan::{at_most, model, own_trace};
 use super::source::Reading;
 use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
@@ -26,14 +26,15 @@ pub(super) struct Args {
     /// Bits per weight of the experts
     #[arg(long, value_name = "BITS", default_value_t = 4.0)]
     bits: f64,
-    /// Bits per weight of attention, shared experts and head (default: 8, or those of the experts, if more)
+    /// Bits per weight of attention, shared experts and head (default: the system's, where it names them, else 8, or
+    /// those of the experts, if more)
     #[arg(long, value_name = "BITS")]
     dense_bits: Option<f64>,
-    /// Where experts lie (default: as one sequence is the fastest)
+    /// Where experts lie, at the same bits everywhere (default: as one sequence is the fastest)
     #[arg(long, value_name = "WHERE")]
     experts: Option<Where>,
-    /// Trace of the model, in a format that its contents tell: how unequally its experts are wanted, and how often they are not where they are wanted
-    /// (default: all alike, and misses as of the bundled trace of gpt-oss-20b)
+    /// Trace of the model, in a format that its contents tell: how unequally its experts are wanted, and how often
+    /// they are not where they are wanted (default: all alike, and misses as of the bundled trace of gpt-oss-20b)
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Requests per second, independent of each other; several rates separated by commas
@@ -113,6 +114,7 @@ struct Row {
 }
 
 pub(super) fn main(args: &Args) -> Result<Page> {
+    at_most("--rate", args.rate.len(), 64)?;
     let model = model(&args.asked)?;
     let trace = args.trace.as_deref().map(|path| own_trace(path, &model, &Reading::default())).transpose()?;
     let misses = trace.as_ref().map_or_else(|| Ok(Misses::typical()), Misses::of)?;
@@ -122,14 +124,16 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let question = Question {
         bits: vec![args.bits],
         dense_bits: args.dense_bits,
-        context: args.prompt,
+        context: args.prompt + args.output,
+        sequences: args.batch,
         fewer_bits_near: false,
         ..Question::new(&model, misses)
     };
     let ways = question.ways(&args.system)?;
     let wanted = |way: &&Way| args.experts.is_none_or(|wanted| wanted.place() == way.place);
     let way = ways.iter().find(wanted).ok_or_else(|| {
-        Error::new(format!("--experts: expected what {} can do, or needs not: all fit its GPU", args.system.name))
+        let can: Vec<&str> = ways.iter().map(|way| way.place.name()).collect();
+        Error::new(format!("--experts: expected what {} can do with this model: {}", args.system.name, can.join(", ")))
     })?;
     if let Some(short) = &way.short_of {
         return Err(Error::new(format!(
@@ -142,10 +146,12 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         )));
     }
     let (system, placed) = question.machine(&args.system, way)?;
-    let token_gb = model.kv_bytes(1) * model.all_layers() as f64 / 1e9;
-    // What is left of the GPU's memory; a cache of experts leaves room for one request of this length.
-    let weights_gb = way.gpu_gb - token_gb * args.prompt as f64;
-    let kv_tokens = ((system.gpu().memory_gb - weights_gb) / token_gb).max(0.0) as u64;
+    // Room for a batch of this length is left by the placement; what else is free holds more. Layers with a window keep
+    // no more than it.
+    let request = args.prompt + args.output;
+    let token_gb = model.kv_bytes(1) * model.all_layers() as f64 / 1e9 * model.attended(request) / request as f64;
+    let kv_gb = (system.gpu().memory_gb - way.gpu_gb).max(0.0) + token_gb * (request * args.batch) as f64;
+    let kv_tokens = (kv_gb / token_gb) as u64;
     let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens };
     let steps = StepTimes::new(&system, &model, placed);
     let steps = match &trace {
@@ -178,10 +184,23 @@ pub(super) fn main(args: &Args) -> Result<Page> {
             limits.batch,
             limits.step_tokens,
             columns::format::count(kv_tokens as usize),
-            (system.gpu().memory_gb - weights_gb).max(0.0)
+            kv_gb
         ),
     ];
-    let mut page = Page::new(Table::new(&COLUMNS, &rows)).notes([format!("{RESERVED_GB} GB is left to buffers")]);
+    let overrun = rows.iter().filter_map(|row| {
+        let asked = row.rate_per_s? * args.output as f64;
+        // The last answers are written when nothing more arrives.
+        (row.served.tokens_per_s < 0.9 * asked && row.served.busy_share > 0.99).then(|| {
+            format!(
+                "{} requests a second are more than it serves, {:.3}: waits grow with --requests",
+                row.rate_per_s.unwrap_or_default(),
+                row.served.tokens_per_s / args.output as f64
+            )
+        })
+    });
+    let overrun: Vec<String> = overrun.collect();
+    let mut page =
+        Page::new(Table::new(&COLUMNS, &rows)).notes(overrun).notes([format!("{RESERVED_GB} GB is left to buffers")]);
     page.sections = vec![Section::of(facts, Table::new(&COLUMNS, &rows))];
     Ok(page)
 }

@@ -280,16 +280,16 @@ fn prompts(outcome: &Outcome) -> Option<String> {
 /// What a reader of the table should know beside it.
 pub(super) fn remarks(outcome: &Outcome) -> Vec<String> {
     // Many strategies lack the same.
-    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for row in &outcome.skipped {
-        let reason = row.reason.split_once(" needs ").map_or(row.reason.as_str(), |(_, needs)| needs);
+        let needs = row.reason.split_once(" needs ").map(|(_, needs)| format!("this needs {needs}"));
+        let reason = needs.unwrap_or_else(|| row.reason.clone());
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, strategies)) => strategies.push(&row.strategy),
             None => reasons.push((reason, vec![&row.strategy])),
         }
     }
-    let skipped =
-        reasons.iter().map(|(reason, strategies)| format!("Not run: {}; this needs {reason}.", strategies.join(", ")));
+    let skipped = reasons.iter().map(|(reason, strategies)| format!("Not run: {}; {reason}.", strategies.join(", ")));
     let no_times = outcome.model.is_none().then(|| {
         let known = Model::all().iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
         let model = &outcome.trace.model;
