@@ -158,18 +158,18 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         Some(trace) => steps.like(trace),
         None => steps,
     };
-    let loads: Vec<(Option<f64>, Vec<serving::Request>)> = match &args.arrivals {
-        Some(path) => vec![(None, serving::read(path)?)],
-        None if args.at_once => vec![(None, args.load(Arrivals::AtOnce).requests())],
+    let serve = |rate_per_s: Option<f64>, requests: Vec<serving::Request>| {
+        Ok(Row { rate_per_s, served: serving::run(&steps, &requests, &limits)? })
+    };
+    let rows = match &args.arrivals {
+        Some(path) => vec![serve(None, serving::read(path)?)?],
+        None if args.at_once => vec![serve(None, args.load(Arrivals::AtOnce).requests())?],
         None => {
-            let at = |&per_s: &f64| (Some(per_s), args.load(Arrivals::Poisson { per_s }).requests());
-            args.rate.iter().map(at).collect()
+            // One after the other: of many requests only one list is in memory.
+            let at = |&per_s: &f64| serve(Some(per_s), args.load(Arrivals::Poisson { per_s }).requests());
+            args.rate.iter().map(at).collect::<Result<Vec<_>>>()?
         }
     };
-    let serve = |(rate_per_s, requests): &(Option<f64>, Vec<serving::Request>)| {
-        Ok(Row { rate_per_s: *rate_per_s, served: serving::run(&steps, requests, &limits)? })
-    };
-    let rows = loads.iter().map(serve).collect::<Result<Vec<_>>>()?;
     let facts = vec![
         format!(
             "{} on {}, {} at {} bits; one sequence: {:.1} tokens/s",
