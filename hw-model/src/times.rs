@@ -185,7 +185,8 @@ mod tests {
         /// However often, and in whichever order experts are named.
         #[test]
         fn what_is_remembered_is_the_layer(
-            questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3, 0u64..5000), 1..9), far in 0.0f64..1.0,
+            questions in prop::collection::vec((lists(1), any::<bool>(), 0u32..3, 0u64..5000), 1..9),
+            far in 0.0f64..1.0,
         ) {
             let model = Model::find("olmoe").unwrap();
             let mut system = System::find("ndp").unwrap().clone();

@@ -116,7 +116,8 @@ fn how_sure(advice: &Advice) -> Vec<String> {
     let mut lines = Vec::new();
     if advice.advised != advice.fastest {
         lines.push(format!(
-            "The fastest, {}, is {:.1} % faster: less than {:.0} % is taken to be the same, and the simpler one is advised.",
+            "The fastest, {}, is {:.1} % faster: less than {:.0} % is taken to be the same, and the simpler one is \
+             advised.",
             fastest.strategy,
             (best.token_us / fastest.token_us - 1.0) * 100.0,
             advise::SAME * 100.0
@@ -133,8 +134,8 @@ fn how_sure(advice: &Advice) -> Vec<String> {
 fn price(advice: &Advice) -> Option<String> {
     let one = &advice.candidates[advice.with_loss?];
     Some(format!(
-        "If the model may change: {} gives {:.1} tokens/s, at {:.2} % of the routing mass; `cptr run` on the model itself \
-         says what that costs in perplexity.",
+        "If the model may change: {} gives {:.1} tokens/s, at {:.2} % of the routing mass; `cptr run` on the model \
+         itself says what that costs in perplexity.",
         one.strategy,
         one.tokens_per_s,
         one.mass_loss * 100.0

@@ -17,6 +17,14 @@ use cptr_trace::error::{Error, Result};
 use cptr_trace::file;
 use cptr_trace::import::Recording;
 
+/// Options that say nothing of published rates.
+const OF_A_MODEL: [&str; 8] = ["asked", "trace", "map", "gpu_memory", "dense_bits", "system", "bits", "context"];
+
+/// Numbers of tokens, so many or more.
+pub(super) fn at_least(least: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=1 << 32)
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&WAYS), systems_help()))]
 pub(super) struct Args {
@@ -34,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "BITS")]
     dense_bits: Option<f64>,
     /// Tokens before the one that is timed
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(..=1 << 32))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = at_least(0))]
     context: u64,
     /// GPU memory, where it is not the system's own
     #[arg(long, value_name = "GB")]
@@ -50,14 +58,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "map")]
     plot: Option<PathBuf>,
     /// Published decode rates of real machines against this model's bands
-    #[arg(long, conflicts_with_all = ["asked", "trace", "map", "gpu_memory", "dense_bits", "system", "bits", "context"])]
+    #[arg(long, conflicts_with_all = OF_A_MODEL)]
     published: bool,
     #[command(flatten)]
     reading: Reading,
 }
 
-const PLACES: &str = "all in GPU memory; as many as fit, the others copied when they are wanted; as many layers as fit, \
-the others on the host; the hot ones in GPU memory, the others run near the data: in the device, or on the host";
+const PLACES: &str = "all in GPU memory; as many as fit, the others copied when they are wanted; as many layers as \
+fit, the others on the host; the hot ones in GPU memory, the others run near the data: in the device, or on the host";
 
 static WAYS: [Column; 17] = [
     column("system", "system", Text, ""),
@@ -332,7 +340,8 @@ fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Pa
         facts: facts(question.model, question),
         tables: vec![Table::new(&CELLS, &rows)],
         remarks: vec![format!(
-            "Around {}: its GPU with other memories of the same bandwidth, its device with other numbers of channels and arrays.",
+            "Around {}: its GPU with other memories of the same bandwidth, its device with other numbers of channels and \
+             arrays.",
             system.name
         )],
         figures: report::map::figures(&cells),

@@ -6,7 +6,7 @@ use cptr_hw_model::System;
 use serde::Serialize;
 
 use super::machine::{system_name, systems_help};
-use super::plan::{at_most, model, own_trace};
+use super::plan::{at_least, at_most, model, own_trace};
 use super::source::Reading;
 use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
@@ -47,13 +47,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "requests", "prompt", "output"])]
     arrivals: Option<PathBuf>,
     /// Requests
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     requests: u64,
     /// Tokens of a prompt
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = at_least(1))]
     prompt: u64,
     /// Tokens of an answer
-    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = at_least(1))]
     output: u64,
     /// Requests in a batch
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]

@@ -33,8 +33,8 @@ fn legend() -> Vec<Key> {
 
 /// The maps as figures of the report, one for each number of bits.
 pub(crate) fn figures(cells: &[Cell]) -> Vec<String> {
-    let caption = "Each field names the tokens per second of the fastest way that fits, and below those with all experts \
-                   at 4 bits in GPU memory, where they fit.";
+    let caption = "Each field names the tokens per second of the fastest way that fits, and below those with all \
+                   experts at 4 bits in GPU memory, where they fit.";
     let map = |cells: &[Cell]| {
         let title = format!("The fastest way with experts of {} bits", cells[0].bits);
         plot::figure(&title, HEIGHT, &legend(), caption, |area| draw(cells, area))
