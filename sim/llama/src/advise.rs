@@ -18,7 +18,7 @@ use crate::ffi::Model;
 use crate::moe::Moe;
 use crate::offload::measure::{Measured, measure};
 use crate::offload::{Store, take};
-use crate::run::{Compared, compare, facts, routing, scripted_turns};
+use crate::run::{Compared, compare, error_bar, facts, routing, scripted_turns};
 use crate::show::{Page, column};
 use crate::steer::Plan;
 
@@ -99,8 +99,10 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         for row in &mut rows {
             let own = checked.iter().find(|checked| checked.strategy == row["strategy"]);
             row["measured_tokens_per_s"] = own.map(|own| own.tokens_per_s).into();
+            row["error_bar"] = own.and_then(|own| own.error_bar).into();
         }
         columns.push(column("measured_tokens_per_s", "measured").decimals(2));
+        columns.push(column("error_bar", "+/-").percent());
         let (said, verdict) = verdict(&advice, &checked);
         facts.push(said);
         beside.push(("check".into(), verdict));
@@ -113,6 +115,10 @@ struct Checked {
     strategy: &'static str,
     kind: Kind,
     tokens_per_s: f64,
+    /// Two standard errors, as a share.
+    error_bar: Option<f64>,
+    /// Seconds of a token in each turn.
+    turns: Vec<f64>,
 }
 
 /// All candidates that llama.cpp can run, in turns.
@@ -137,11 +143,13 @@ fn check(
         strategy,
         kind,
         tokens_per_s: row["tokens_per_s"].as_f64().unwrap_or(f64::NAN),
+        error_bar: row["error_bar"].as_f64(),
+        turns: row["turn_s"].as_array().into_iter().flatten().filter_map(Json::as_f64).collect(),
     });
     Ok(checked.collect())
 }
 
-/// Whether the advice was right: the fastest as measured, or within [`SAME`] of it.
+/// Whether the advice was right: the fastest as measured, or within [`SAME`] of it; or whether that cannot be told.
 fn verdict(advice: &Advice, checked: &[Checked]) -> (String, Json) {
     let lossless = checked.iter().filter(|one| one.kind != Kind::Substitute);
     let fastest = lossless.max_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
@@ -149,16 +157,28 @@ fn verdict(advice: &Advice, checked: &[Checked]) -> (String, Json) {
     let (Some(fastest), Some(advised)) = (fastest, advised) else {
         return ("Not checked: llama.cpp cannot run what is advised.".into(), Json::Null);
     };
+    // Strategies take turns, so that what else the machine does is in both times of a pair.
+    let shares: Vec<f64> =
+        fastest.turns.iter().zip(&advised.turns).map(|(fastest, advised)| fastest / advised).collect();
     let share = advised.tokens_per_s / fastest.tokens_per_s;
-    let right = share * (1.0 + SAME) >= 1.0;
+    let bar = error_bar(&shares);
+    let verdict = if share * (1.0 + SAME) >= 1.0 {
+        "right"
+    } else if bar.is_some_and(|bar| share * (1.0 + SAME) * (1.0 + bar) >= 1.0) {
+        "not told apart"
+    } else {
+        "wrong"
+    };
     let said = format!(
-        "Checked: {}, as measured {} is the fastest at {:.2} tokens/s, and the advice, {}, has {:.1} % of it.",
-        if right { "right" } else { "wrong" },
+        "Checked: {verdict}. As measured {} is the fastest at {:.2} tokens/s, and the advice, {}, has {:.1} % of it{}.",
         fastest.strategy,
         fastest.tokens_per_s,
         advised.strategy,
-        share * 100.0
+        share * 100.0,
+        bar.map_or_else(String::new, |bar| format!(", +/- {:.1} %", bar * share * 100.0))
     );
-    let page = json!({ "right": right, "fastest": fastest.strategy, "advised": advised.strategy, "share": share });
+    let page = json!({
+        "verdict": verdict, "fastest": fastest.strategy, "advised": advised.strategy, "share": share, "error_bar": bar,
+    });
     (said, page)
 }

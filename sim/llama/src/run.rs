@@ -106,6 +106,8 @@ struct Runner<'m, 'a> {
     context: Context<'m, Steering<'a, Offload>>,
     time: Duration,
     tokens: usize,
+    /// Seconds of a token, of each turn that is counted.
+    turns: Vec<f64>,
     bytes: u64,
     most_held: u64,
     quality: Quality,
@@ -193,6 +195,7 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let columns = vec![
         column("strategy", "strategy"),
         column("tokens_per_s", "tokens/s").decimals(2),
+        column("error_bar", "+/-").percent(),
         column("predicted_tokens_per_s", "predicted").decimals(2),
         column("prediction_error", "off by").change(),
         column("to_first", "to first").decimals(2),
@@ -392,6 +395,7 @@ pub(crate) fn compare<'a>(
             context: Context::new(model, options, steering)?,
             time: Duration::ZERO,
             tokens: 0,
+            turns: Vec::new(),
             bytes: 0,
             most_held: 0,
             quality: Quality::default(),
@@ -430,9 +434,18 @@ pub(crate) fn compare<'a>(
     Ok(rows)
 }
 
+/// Two standard errors of the mean of some times, as a share of it; none of a single one.
+pub(crate) fn error_bar(times: &[f64]) -> Option<f64> {
+    let n = times.len() as f64;
+    let mean = times.iter().sum::<f64>() / n;
+    let spread = times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (times.len() > 1).then(|| 2.0 * (spread / n).sqrt() / mean)
+}
+
 impl Runner<'_, '_> {
     fn turn(&mut self, turn: &Turn, counted: bool, reads: bool) -> Result<()> {
         self.context.clear();
+        let before = self.time;
         for (position, &(token, starts)) in turn.iter().enumerate() {
             let start = Instant::now();
             step(&mut self.context, token, position, starts)?;
@@ -445,6 +458,9 @@ impl Runner<'_, '_> {
                 finite(logits)?;
                 self.quality.add(logits, logits, next);
             }
+        }
+        if counted {
+            self.turns.push((self.time - before).as_secs_f64() / turn.len().max(1) as f64);
         }
         Ok(())
     }
@@ -470,6 +486,8 @@ impl Runner<'_, '_> {
         row["prediction_error"] = (counted.len() as f64 / predicted / (tokens / seconds) - 1.0).into();
         row["tokens"] = self.tokens.into();
         row["seconds"] = seconds.into();
+        row["error_bar"] = error_bar(&self.turns).into();
+        row["turn_s"] = self.turns.into();
         row["waited"] = (waited / seconds).into();
         row["late_rate"] = ((waits.late - self.warm_waits.late) as f64 / choices).into();
         row["mb_per_token"] = (self.bytes as f64 / tokens / 1e6).into();

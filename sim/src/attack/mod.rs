@@ -38,7 +38,7 @@ use serde::Serialize;
 
 use crate::replay::{self, Budget, LayerTally, Machine, Tally, drive};
 use crate::strategy::Strategy;
-pub use program::{Limits, Part, Program};
+pub use program::{Limits, NEAREST, Part, Program};
 
 /// Programs that are kept.
 const POPULATION: usize = 12;
@@ -46,6 +46,8 @@ const POPULATION: usize = 12;
 const CHILDREN: usize = 8;
 /// Share of what was found that a smaller program must still reach.
 const KEPT: f64 = 0.97;
+/// What is added to both sides of a ratio, a token: nothing against next to nothing is no attack.
+const ALLOWANCE: f64 = 0.25;
 /// Tokens below which a trace is not made shorter.
 const SHORTEST: usize = 32;
 
@@ -161,8 +163,7 @@ impl Found {
     /// What is searched for: the ratio to the best, or the amount where there is nothing to compare with.
     fn score(&self) -> f64 {
         match &self.best_strategy {
-            // One load or stall a token more on both sides: nothing against next to nothing is no attack.
-            Some(_) => (self.own + 1.0) / (self.best + 1.0),
+            Some(_) => (self.own + ALLOWANCE) / (self.best + ALLOWANCE),
             None => self.own,
         }
     }
@@ -205,7 +206,8 @@ pub fn attack(plan: &Plan<'_>) -> Result<Found> {
     let mut tries = 0;
     while tries < plan.tries {
         let next = |_| {
-            if kept.len() < POPULATION {
+            // A new one now and then: the others grow alike.
+            if kept.len() < POPULATION || random.usize(0..CHILDREN) == 0 {
                 return Program::random(&plan.limits, &mut random);
             }
             // Better ones more often: the better of two.

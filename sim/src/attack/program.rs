@@ -7,8 +7,14 @@ use serde::{Deserialize, Serialize};
 
 /// Sets and parts that a program may have.
 const MOST: usize = 16;
+/// Where scores of others are nearest.
+pub const NEAREST: u8 = 15;
 /// Tokens that a part may last.
 const LONGEST: usize = 512;
+
+/// Logit of the most wanted expert, and how far below it that of the least wanted is at most.
+const WANTED: f32 = 2.0;
+const SPAN: f32 = 0.5;
 
 /// Parts, one after the other, again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +26,9 @@ pub struct Program {
     pub parts: Vec<Part>,
     /// Tokens by which each layer is later than the one before.
     pub lag: usize,
+    /// How near the router's scores of all other experts are to the least of the wanted: 0 far, [`NEAREST`] hardly
+    /// below. What stands in for a wanted expert costs the less.
+    pub nearness: u8,
 }
 
 /// A stretch of tokens that want experts of one set.
@@ -48,7 +57,7 @@ impl Program {
     pub(super) fn random(limits: &Limits, random: &mut fastrand::Rng) -> Self {
         let sets = (0..random.usize(1..=4)).map(|_| set(limits, random)).collect::<Vec<_>>();
         let parts = (0..random.usize(1..=4)).map(|_| part(sets.len(), limits, random)).collect();
-        Self { sets, parts, lag: random.usize(0..64) }
+        Self { sets, parts, lag: random.usize(0..64), nearness: random.u8(0..=NEAREST) }
     }
 
     /// Something near it.
@@ -57,7 +66,7 @@ impl Program {
         for _ in 0..random.usize(1..=3) {
             let at = random.usize(0..new.parts.len());
             let of = random.usize(0..new.sets.len());
-            match random.usize(0..9) {
+            match random.usize(0..10) {
                 0 if new.sets.len() < MOST => new.sets.push(set(limits, random)),
                 1 => new.sets[of] = set(limits, random),
                 2 => random.shuffle(&mut new.sets[of]),
@@ -66,6 +75,7 @@ impl Program {
                 5 => new.parts[at].tokens = (new.parts[at].tokens * random.usize(1..=4)).div_ceil(2).min(LONGEST),
                 6 => new.parts[at].stride = random.usize(0..=limits.shape.k),
                 7 => new.parts[at].set = of,
+                8 => new.nearness = random.u8(0..=NEAREST),
                 _ => new.lag = random.usize(0..128),
             }
         }
@@ -118,7 +128,8 @@ impl Program {
         let round: usize = self.parts.iter().map(|part| part.tokens).sum();
         let most = ((limits.turnover * k as f64).ceil() as usize).clamp(1, k);
         let mut before: Vec<Vec<u16>> = vec![Vec::new(); layers];
-        let (mut ids, mut logits) = (Vec::with_capacity(tokens * layers * k), vec![0.0; tokens * layers * experts]);
+        let others = WANTED - SPAN - 0.1 * f32::from(NEAREST.saturating_sub(self.nearness) + 1);
+        let (mut ids, mut logits) = (Vec::with_capacity(tokens * layers * k), vec![others; tokens * layers * experts]);
         for token in 0..tokens {
             for (layer, before) in before.iter_mut().enumerate() {
                 let mut at = (token + layer * self.lag) % round;
@@ -131,8 +142,7 @@ impl Program {
                 wanted(&self.sets[part.set], at * part.stride, k, experts, most, before);
                 let row = &mut logits[(token * layers + layer) * experts..][..experts];
                 for (rank, &id) in before.iter().enumerate() {
-                    // Apart enough for the order to be kept, close enough for others to stand in.
-                    row[usize::from(id)] = 2.0 - rank as f32 / k as f32;
+                    row[usize::from(id)] = WANTED - SPAN * rank as f32 / k as f32;
                 }
                 ids.extend_from_slice(before);
             }

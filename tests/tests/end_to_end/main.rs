@@ -7,6 +7,7 @@
 
 mod ablation;
 mod advise;
+mod attack;
 mod batches;
 mod command;
 mod controller;
