@@ -29,11 +29,27 @@ fn the_advice_follows_from_what_runs() {
     }
 }
 
+/// A checkpoint is run on the text, and what is advised is what its recording says.
+#[test]
+fn a_checkpoint_reads_ones_own_text() {
+    let folder = bundled();
+    let text = "held-out/c/00-libtest-lib1564-c.txt";
+    let page = folder.json(&format!("advise model --text {text} --context 256 --json"));
+    let out = crate::command::Folder::new();
+    let trace = out.path().join("t.safetensors");
+    folder.run(&format!("capture model --text {text} --context 256 --out {}", trace.display())).ok();
+    let sizes = "--config model/config.json";
+    let again = folder.json(&format!("advise {} {sizes} --json", trace.display()));
+    assert_eq!((&page["rows"], &page["advice"]), (&again["rows"], &again["advice"]));
+}
+
 #[test]
 fn what_cannot_be_advised_is_refused() {
     let folder = bundled();
     for (line, expected) in [
-        ("advise", "<TRACE>"),
+        ("advise", "<TRACE|CHECKPOINT>"),
+        ("advise model", "model: expected --text for a checkpoint, found none"),
+        ("advise gpt-oss-20b.safetensors --text held-out/c", "expected no --text for a recording, found some"),
         ("advise none.npz", "none.npz"),
         ("advise gpt-oss-20b.safetensors --tokens 10", "expected 16 tokens at least, found 10"),
         ("advise gpt-oss-20b.safetensors --resident 99", "expected 1 to 32 experts per layer, found 99"),

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::machine::{Machine, systems_help};
+use super::capture;
+use super::machine::{self, Machine, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Text};
 use crate::columns::{self, Column, Page, Section, Table, column};
@@ -15,9 +16,16 @@ use cptr_trace::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
 pub(super) struct Args {
-    /// Trace file, folder or archive of any known format
-    #[arg(value_name = "TRACE")]
+    /// Trace file, folder or archive of any known format; or the folder of a Hugging Face checkpoint, which is run on
+    /// --text (of a GGUF, and on this machine as measured: cptr-llama advise)
+    #[arg(value_name = "TRACE|CHECKPOINT")]
     source: PathBuf,
+    /// What a checkpoint reads: text files, or folders of them
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    text: Vec<PathBuf>,
+    /// Longest sequence that a checkpoint reads (default: what the model was made for, at most 1024)
+    #[arg(long, value_name = "TOKENS", requires = "text")]
+    context: Option<usize>,
     /// Fast memory: experts per layer (16), or bytes for all layers together (8GB) (default: twice the active experts)
     #[arg(long, value_name = "N|BYTES")]
     resident: Option<Budget>,
@@ -49,9 +57,23 @@ struct Row<'a> {
 }
 
 pub(super) fn main(args: &Args) -> Result<Page> {
-    let trace = args.reading.tokens(&args.source)?;
+    let sizes = args.source.join("config.json");
+    let checkpoint = sizes.exists();
+    if checkpoint == args.text.is_empty() {
+        let (expected, found) = if checkpoint { ("--text", "none") } else { ("no --text", "some") };
+        let what = if checkpoint { "a checkpoint" } else { "a recording" };
+        return Err(Error::in_file(&args.source, format!("expected {expected} for {what}, found {found}")));
+    }
+    let trace = match checkpoint {
+        true => capture::record(&args.source, &args.text, args.context)?,
+        false => args.reading.tokens(&args.source)?,
+    };
     let system = args.machine.system_or("offload")?;
-    let model = args.machine.known_model(&trace.meta.model)?;
+    let model = match (args.machine.model(&trace.meta.model)?, checkpoint) {
+        (None, true) => machine::config(&trace.meta.model, &sizes)?,
+        (Some(model), _) => model,
+        (None, false) => args.machine.known_model(&trace.meta.model)?,
+    };
     let resident = args.resident.unwrap_or(Budget::Experts((2 * trace.shape.k).min(trace.shape.experts)));
     let plan = Plan { system: &system, model: &model, resident };
     let advice = advise::advise(&trace, &plan).map_err(|error| Error::in_file(&args.source, error.to_string()))?;

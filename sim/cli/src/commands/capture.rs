@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::convert;
 use crate::columns::Page;
-use cptr_model::capture::{self, Options, sequences};
+use cptr_model::capture::{self, Options, Outcome, sequences};
 use cptr_model::{Model, text};
+use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 
@@ -41,7 +42,8 @@ pub(super) struct Args {
     f32: bool,
 }
 
-pub(super) fn main(args: &Args) -> Result<Page> {
+/// What was recorded, and of how many sequences.
+fn captured(args: &Args) -> Result<(Outcome, usize)> {
     check(args)?;
     let texts: Vec<(String, String)> = text::read(&args.text)?.into_iter().map(|t| (t.domain, t.text)).collect();
     let loading = Progress::unknown("loading");
@@ -58,13 +60,16 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     }
     let name = name(&args.model);
     let sequences = sequences(&model, &texts, options.context)?;
-    let captured = capture::run(&model, &name, &sequences, options, &args.out)?;
+    Ok((capture::run(&model, &name, &sequences, options, &args.out)?, sequences.len()))
+}
+
+pub(super) fn main(args: &Args) -> Result<Page> {
+    let (captured, all) = captured(args)?;
     let mut remarks = captured.trace.notes.clone();
     if captured.replaced {
         remarks.push("an interrupted capture of another model, other texts or other options was thrown away".into());
     }
     if captured.resumed > 0 {
-        let all = sequences.len();
         remarks.push(format!("{} of {all} sequences were there from an interrupted capture", captured.resumed));
     }
     let seconds = captured.time.as_secs_f64();
@@ -75,6 +80,22 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     row["tokens_per_s"] =
         (if captured.tokens > 0 { (captured.tokens as f64 / seconds).round() as u64 } else { 0 }).into();
     Ok(convert::page(row, remarks))
+}
+
+/// The routing of a checkpoint that reads texts, cut into sequences of `context` tokens (default: what the model was
+/// made for, at most 1024); nothing is kept.
+pub(super) fn record(folder: &Path, texts: &[PathBuf], context: Option<usize>) -> Result<Trace> {
+    let scratch = tempfile::tempdir().map_err(|error| Error::new(format!("a folder for the recording: {error}")))?;
+    let args = Args {
+        model: folder.into(),
+        text: texts.to_vec(),
+        out: scratch.path().join("trace.safetensors"),
+        context,
+        generate: 0,
+        sketch: None,
+        f32: false,
+    };
+    Ok(captured(&args)?.0.trace)
 }
 
 fn check(args: &Args) -> Result<()> {

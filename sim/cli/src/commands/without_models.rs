@@ -1,6 +1,9 @@
 //! Commands that run language models, in a program that was built without the libraries for them.
 
+use std::path::{Path, PathBuf};
+
 use crate::columns::Page;
+use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
 
 /// Whatever is asked for.
@@ -11,6 +14,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(_: &Args) -> Result<Page> {
+    Err(missing())
+}
+
+/// As [`main`].
+pub(super) fn record(_: &Path, _: &[PathBuf], _: Option<usize>) -> Result<Trace> {
     Err(missing())
 }
 
