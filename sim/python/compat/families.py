@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-ROUTER = re.compile(r"^class \w*(?:TokenChoice|Top\w*|Hash)?(?:Router|TopKGating|MoEV1Gate)\w*\(", re.MULTILINE)
+ROUTER = re.compile(r"^class \w*(?<!Density)(?:Router|TopKGating|MoEV1Gate)\(", re.MULTILINE)
 EXPERTS, ACTIVE, LAYERS = 8, 3, 4
 
 SMALL: dict[str, Any] = {
@@ -103,7 +103,12 @@ BESIDE: dict[str, dict[str, Any]] = {
     "gemma4": {"enable_moe_block": True, "vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8},
     "glm5_next": {"index_topk": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "mimo_v2_flash": {"head_dim": 8, "v_head_dim": 8, "swa_head_dim": 8, "swa_v_head_dim": 8},
+    "mimo_v2_flash": {"head_dim": 8, "v_head_dim": 8, "swa_head_dim": 8, "swa_v_head_dim": 8, "swa_num_key_value_heads": 4,
+                      "swa_num_attention_heads": 4},
+    "glm4v_moe": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0],
+                  "partial_rotary_factor": 0.5}},
+    "hy_v4_vl": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+    "mistral4": {"head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -115,6 +120,10 @@ def families() -> list[str]:
     return [file.parent.name for file in files if ROUTER.search(file.read_text("utf-8"))]
 
 
+def _is_whole(name: str) -> bool:
+    return name.endswith("Model") and not name.endswith("PreTrainedModel")
+
+
 def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
     """The configuration of a family's language model, and the model's class."""
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
@@ -123,7 +132,7 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
         for name, kind in transformers.CONFIG_MAPPING.items()
         if kind.__module__.split(".")[-2] == family
     }
-    names = sorted(of_family, key=lambda name: ("text" not in name, name.replace("-", "_") != family))
+    names = sorted(of_family, key=lambda name: ("text" not in name, "talker" in name, name.replace("-", "_") != family))
     tables = (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -136,10 +145,10 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
                 return config, table[name]
         for kind in vars(module).values():
             is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.__module__ == module.__name__
-            if is_model and getattr(kind, "config_class", None) is config and kind.__name__.endswith("Model"):
+            if is_model and getattr(kind, "config_class", None) is config and _is_whole(kind.__name__):
                 return config, kind.__name__
         # Some text models are written down as of the whole model's configuration.
-        hints = [kind for key, kind in vars(module).items() if key.endswith("TextModel") and isinstance(kind, type)]
+        hints = [kind for key, kind in vars(module).items() if _is_whole(key) and "Text" in key and isinstance(kind, type)]
         if "text" in name and len(hints) == 1:
             return config, hints[0].__name__
     raise LookupError(f"{family}: no class of a language model")
@@ -168,7 +177,9 @@ def build(family: str, sizes: dict[str, Any] | None = None, seed: int = 7) -> Pr
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=0.3)
+                parameter.normal_(std=0.3 if sizes is None else 0.02)
+            if name.endswith("per_expert_scale"):
+                parameter.uniform_(0.5, 1.5)
         for name, buffer in model.named_buffers():
             if "correction_bias" in name or "expert_bias" in name:
                 buffer.normal_(std=0.05)

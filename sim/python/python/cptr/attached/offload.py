@@ -42,9 +42,10 @@ class Experts:
 
 
 def fused(module: nn.Module, experts: int) -> dict[str, nn.Parameter]:
-    """The parameters [E, …] of a module, if it is fused experts."""
+    """The parameters [E, …] of a module, if it is fused experts; behind the experts some have null experts."""
     own = dict(module.named_parameters(recurse=False))
-    fits = own and all(p.ndim >= 2 and p.shape[0] == experts for p in own.values())
+    fits = own and all(p.ndim >= 2 and p.shape[0] >= experts for p in own.values())
+    fits = fits and min(p.shape[0] for p in own.values()) == experts
     return own if fits and "gate_up_proj" in own or fits and "down_proj" in own else {}
 
 
@@ -77,7 +78,9 @@ class Offload:
 
     def __init__(self, model: nn.Module, routers: Routers, room: int, folder: Path | None):
         self.undo: list[Callable[[], None]] = []
+        self.experts = routers.experts
         found = [(router, *beside(model, router.name, routers.experts)) for router in routers.all]
+        self.is_list = not fused(found[0][2], routers.experts)
         shared = len({id(module) for _, _, module in found}) < len(found)
         if shared:
             raise UnsupportedError("expected experts for each layer, found layers that share them")
@@ -162,6 +165,8 @@ class Offload:
     def _restore_fused(
         self, module: nn.Module, of: str, layer: int, part: int, parameter: nn.Parameter, shape: torch.Size
     ) -> Callable[[], None]:
+        behind = parameter.data[self.experts :].clone()
+
         def restore() -> None:
             module.__dict__.pop(of, None)
             parts, starts = self.pool.layers[layer]
@@ -169,6 +174,7 @@ class Offload:
             whole = torch.empty(shape, dtype=parts[part].dtype, device=self.pool.device[layer])
             for expert, start in enumerate(starts):
                 self.file.read(start + before, [whole[expert]])
+            whole[self.experts :] = behind
             parameter.data = whole
 
         return restore

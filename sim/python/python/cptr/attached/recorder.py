@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from .._cptr import UnsupportedError
+from .._cptr import UnsupportedError, UsageError
 from ..traces import Trace
 from .routers import Routers
 
 PREFILL, DECODE = 0, 1
+FLOATS = {"f16": np.float16, "f32": np.float32}
 
 
 @dataclass
@@ -33,13 +35,19 @@ class Pass:
 
 
 def length_before(kwargs: dict[str, Any]) -> int:
-    """Tokens that a cache holds of each sequence."""
-    cache = kwargs.get("past_key_values")
-    count = getattr(cache, "get_seq_length", None)
-    if count is not None:
-        return int(count())
-    at = kwargs.get("cache_position")
-    return 0 if at is None else int(at.reshape(-1)[0])
+    """Tokens that a cache holds of each sequence; the argument's name is not the same in all versions."""
+    for cache in kwargs.values():
+        if hasattr(cache, "get_seq_length"):
+            try:
+                return int(cache.get_seq_length())
+            except ValueError:
+                # Of layers without attention it is not known before the first token.
+                break
+    for name in ("cache_position", "position_ids"):
+        at = kwargs.get(name)
+        if isinstance(at, torch.Tensor):
+            return int(at.min())
+    return 0
 
 
 class Recorder:
@@ -101,28 +109,31 @@ class Recorder:
             )
         self.passes.append(of)
 
-    def trace(self, domains: tuple[str, ...] = ("all",), domain_of: np.ndarray | None = None, **extra: Any) -> Trace:
-        """All passes as a trace, the tokens of a sequence side by side. `domain_of` has a number for each sequence."""
+    def trace(self, *, domain_of: Sequence[int] | None = None, floats: str = "f32", **names: Any) -> Trace:
+        """All passes as a trace, the tokens of a sequence side by side.
+
+        `domain_of` has a number for each sequence; `floats`: "f16" or "f32"; `names` as `Trace` has them.
+        """
         if not self.passes:
             raise UnsupportedError("expected tokens, found that the model has not run since it was attached")
+        if floats not in FLOATS:
+            raise UsageError(f"floats: expected f16 or f32, found {floats}")
         arrays = self.arrays()
+        for name in ("logits", "weights"):
+            arrays[name] = arrays[name].astype(FLOATS[floats])
         described, layers, scored = self.routers, len(self.routers.all), self.routers.experts + self.routers.null
         bias = described.bias()
         if domain_of is not None:
             arrays["domain"] = np.asarray(domain_of)[arrays["sequence"]]
-        notes = [*described.notes, *extra.pop("notes", ())]
+        given = {"router": described.description.text, "model": self.model, "source": self.source} | names
+        given["notes"] = [*described.notes, *given.get("notes", ())]
         return Trace(
             **arrays,
             bias=np.asarray(bias, np.float32).reshape(layers, scored) if bias else None,
             expert_scale=None if described.scale is None else np.stack(described.scale),
             num_experts=described.experts,
-            router=described.description.text,
-            model=self.model,
-            source=self.source,
-            domains=domains,
             layer_ids=described.layer_ids,
-            notes=notes,
-            **extra,
+            **given,
         )
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from .. import _cptr
 from .._cptr import UnsupportedError, UsageError
 from .describe import Description, Seen, attribute, bias_of, describe, null_experts
 from .forced import chooser
 from .forms import Form, form
 
 PROBE_TOKENS = 24
-NAMES = re.compile(r"(Router|TopKGating|Gate)$")
+NAMES = re.compile(r"(Router|TopKGating)$")
+# Many other things are gates.
+GATES = re.compile(r"Gate$")
+TABLE = "tid2eid"
+"""What routers that look experts up by token id call their table."""
 COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "n_total_experts")
 
 
@@ -64,8 +70,10 @@ class Routers:
 
 def is_router(module: nn.Module) -> bool:
     """Whether a module is called as routers are, and knows how many experts there are."""
-    named = NAMES.search(type(module).__name__) is not None
-    return named and (attribute(module, COUNTS) is not None or hasattr(module, "top_k"))
+    name = type(module).__name__
+    if NAMES.search(name):
+        return True
+    return GATES.search(name) is not None and (attribute(module, COUNTS) is not None or hasattr(module, "top_k"))
 
 
 def candidates(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -118,6 +126,8 @@ def probe_inputs(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str,
     inputs = {"input_ids": ids}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids
+    if "use_cache" in inspect.signature(model.forward).parameters or hasattr(config, "use_cache"):
+        inputs["use_cache"] = False
     return inputs
 
 
@@ -181,24 +191,27 @@ def find(model: nn.Module, names: Sequence[str] | None, probe: Mapping[str, Any]
     if isinstance(getattr(first.module, "per_expert_scale", None), torch.Tensor):
         scale = [router.module.per_expert_scale.detach().float().cpu().numpy() for router in routers]
     null = null_experts(first.module, config)
-    described = [
-        describe(router.name, router.module, config, [one], None if scale is None else scale[at], coarse)
-        for at, (router, one) in enumerate(zip(routers, seen))
-    ]
-    description = common(first, config, routers, seen, described, scale, coarse)
+    # Layers that look their experts up have logits that decide weights alone.
+    tables = [router.layer for router in routers if hasattr(router.module, TABLE)]
+    chosen = [at for at, router in enumerate(routers) if not hasattr(router.module, TABLE)]
+    if not chosen or tables and max(tables) > min(routers[at].layer for at in chosen):
+        raise UnsupportedError(f"{first.name}: expected layers with a table of experts before all others")
+    scales = [None if scale is None else scale[at] for at in chosen]
+    description = common([routers[at] for at in chosen], config, [seen[at] for at in chosen], scales, coarse)
+    if tables:
+        text = _cptr.canonical(f"{description.text}:table={max(tables) + 1}")
+        description = replace(description, text=text)
     return Routers(routers, description, shape[0] - null, null, shape[1], scale, notes)
 
 
 def common(
-    first: Router,
-    config: Any,
-    routers: list[Router],
-    seen: list[Seen],
-    described: list[Description],
-    scale: list[np.ndarray] | None,
-    coarse: bool,
+    routers: list[Router], config: Any, seen: list[Seen], scales: list[np.ndarray | None], coarse: bool
 ) -> Description:
     """One description for all layers: the same for each, or one that explains all of them together."""
+    described = [
+        describe(router.name, router.module, config, [one], scale, coarse)
+        for router, one, scale in zip(routers, seen, scales)
+    ]
     if len({one.text for one in described}) == 1:
         return Description(
             described[0].text,
@@ -206,4 +219,4 @@ def common(
             sum(one.total for one in described),
             all(one.weighs for one in described),
         )
-    return describe(first.name, first.module, config, seen, None if scale is None else scale[0], coarse)
+    return describe(routers[0].name, routers[0].module, config, seen, scales[0], coarse)

@@ -92,6 +92,8 @@ class Pool:
     def decided(self, layer: int, needed: set[int], keep: set[int]) -> None:
         """A layer is about to run these experts, and is to hold those behind it."""
         self.keep[layer], self.needed[layer], self.touched[layer] = keep, set(needed), set()
+        # Who passed through may be one to be kept now.
+        self.passing = None
         for expert in sorted(keep - needed - self.slots[layer].keys()):
             self._load(layer, expert)
             self.fetches += 1
@@ -130,6 +132,12 @@ class Pool:
             new, self.passing = self.buffer, (layer, expert)
         self.bytes_read += self.file.read(starts[expert], new)
         return new
+
+    def clear(self) -> None:
+        """Forgets what is in memory, and what was counted."""
+        self.slots = [{} for _ in self.slots]
+        self.passing, self.buffer = None, []
+        self.hits = self.reads = self.fetches = self.bytes_read = 0
 
     def held(self) -> int:
         """Bytes of experts in memory."""
