@@ -103,10 +103,22 @@ BESIDE: dict[str, dict[str, Any]] = {
     "gemma4": {"enable_moe_block": True, "vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8},
     "glm5_next": {"index_topk": 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "mimo_v2_flash": {"head_dim": 8, "v_head_dim": 8, "swa_head_dim": 8, "swa_v_head_dim": 8, "swa_num_key_value_heads": 4,
-                      "swa_num_attention_heads": 4},
-    "glm4v_moe": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0],
-                  "partial_rotary_factor": 0.5}},
+    "mimo_v2_flash": {
+        "head_dim": 8,
+        "v_head_dim": 8,
+        "swa_head_dim": 8,
+        "swa_v_head_dim": 8,
+        "swa_num_key_value_heads": 4,
+        "swa_num_attention_heads": 4,
+    },
+    "glm4v_moe": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [1, 1, 0],
+            "partial_rotary_factor": 0.5,
+        }
+    },
     "hy_v4_vl": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
     "mistral4": {"head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
@@ -128,9 +140,7 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
     """The configuration of a family's language model, and the model's class."""
     module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     of_family = {
-        name: kind
-        for name, kind in transformers.CONFIG_MAPPING.items()
-        if kind.__module__.split(".")[-2] == family
+        name: kind for name, kind in transformers.CONFIG_MAPPING.items() if kind.__module__.split(".")[-2] == family
     }
     names = sorted(of_family, key=lambda name: ("text" not in name, "talker" in name, name.replace("-", "_") != family))
     tables = (
@@ -144,11 +154,15 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
             if isinstance(table.get(name), str) and hasattr(module, table[name]):
                 return config, table[name]
         for kind in vars(module).values():
-            is_model = isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.__module__ == module.__name__
+            is_model = (
+                isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.__module__ == module.__name__
+            )
             if is_model and getattr(kind, "config_class", None) is config and _is_whole(kind.__name__):
                 return config, kind.__name__
         # Some text models are written down as of the whole model's configuration.
-        hints = [kind for key, kind in vars(module).items() if _is_whole(key) and "Text" in key and isinstance(kind, type)]
+        hints = [
+            kind for key, kind in vars(module).items() if _is_whole(key) and "Text" in key and isinstance(kind, type)
+        ]
         if "text" in name and len(hints) == 1:
             return config, hints[0].__name__
     raise LookupError(f"{family}: no class of a language model")

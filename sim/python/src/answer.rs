@@ -28,7 +28,10 @@ pub(crate) fn answer(
 /// models, devices.
 #[pyfunction]
 pub(crate) fn lists() -> String {
-    let parameter = |p: &Parameter| json!({"name": p.name, "default": p.default_text(), "unit": p.unit.to_string(), "help": p.summary});
+    let parameter = |p: &Parameter| {
+        let unit = p.unit.to_string();
+        json!({"name": p.name, "default": p.default_text(), "unit": unit, "help": p.summary})
+    };
     let kind = |kind: KindRow| {
         let parameters: Vec<Value> = kind.parameters.iter().map(parameter).collect();
         json!({

@@ -131,8 +131,8 @@ impl Memory {
         self.engine.completes(Id::from_raw(id)).map_err(refused)
     }
 
-    /// Offers accesses one after the other, each as soon as there is room and its cycle in `arrivals` has come, and goes
-    /// on until the last is complete: cycle and latency of each, in their order.
+    /// Offers accesses one after the other, each as soon as there is room and its cycle in `arrivals` has come, and
+    /// goes on until the last is complete: cycle and latency of each, in their order.
     #[pyo3(signature = (addresses, *, writes=None, arrivals=None, source=0))]
     #[expect(clippy::type_complexity, reason = "two arrays")]
     fn run<'py>(

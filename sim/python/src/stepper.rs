@@ -34,8 +34,8 @@ pub(crate) struct Stepper {
 
 #[pymethods]
 impl Stepper {
-    /// `router` as its text, `bias` `[L * S]` or empty, `layer_ids` the model's own numbers; at most `tokens` tokens are
-    /// counted.
+    /// `router` as its text, `bias` `[L * S]` or empty, `layer_ids` the model's own numbers; at most `tokens` tokens
+    /// are counted.
     #[new]
     #[pyo3(signature = (strategy, *, layers, experts, k, router, resident, layer_ids, bias, tokens))]
     #[expect(clippy::too_many_arguments, reason = "all have names in Python")]

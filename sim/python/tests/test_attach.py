@@ -152,8 +152,18 @@ def odd():
 @pytest.mark.parametrize(
     ("make", "options", "kind", "message"),
     [
-        (odd, {}, cptr.UnsupportedError, r"^model\.layers\.1\.mlp\.gate: expected a choice .* OddRouter chose otherwise"),
-        (lambda: tiny.model("olmoe"), {"routers": ["model.norm"]}, cptr.UnsupportedError, "^model.norm: expected a router"),
+        (
+            odd,
+            {},
+            cptr.UnsupportedError,
+            r"^model\.layers\.1\.mlp\.gate: expected a choice .* OddRouter chose otherwise",
+        ),
+        (
+            lambda: tiny.model("olmoe"),
+            {"routers": ["model.norm"]},
+            cptr.UnsupportedError,
+            "^model.norm: expected a router",
+        ),
         (lambda: tiny.model("olmoe"), {"routers": ["nowhere"]}, cptr.UsageError, "found \\['nowhere'\\]"),
         (lambda: tiny.model("olmoe"), {"memory": 99}, cptr.UsageError, "memory: expected 1 to 8 experts per layer"),
         (lambda: tiny.model("olmoe"), {"eps": 0.1}, cptr.UsageError, "expected memory"),

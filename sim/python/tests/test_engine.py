@@ -87,7 +87,13 @@ def test_arrays_come_back_as_they_went_in(tmp_path):
         "phase": np.repeat([0, 1], 25),
         "domain": np.repeat([1, 0], 25),
     }
-    names = {"router": "softmax-selected", "domains": ["law", "code"], "layer_ids": [1, 3], "model": "m", "notes": ["n"]}
+    names = {
+        "router": "softmax-selected",
+        "domains": ["law", "code"],
+        "layer_ids": [1, 3],
+        "model": "m",
+        "notes": ["n"],
+    }
     trace = cptr.Trace(**given, **names)
     trace.write(tmp_path / "t.safetensors")
     again = cptr.read(tmp_path / "t.safetensors")
@@ -160,7 +166,9 @@ def test_reading_has_the_commands_options(tmp_path):
 
 
 def test_counts(tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps({"total_input_tokens": 3, "expert_popularity": [[3, 1, 0, 2], [0, 4, 1, 1]]}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"total_input_tokens": 3, "expert_popularity": [[3, 1, 0, 2], [0, 4, 1, 1]]})
+    )
     counts = cptr.read(tmp_path / "c.json")
     assert isinstance(counts, cptr.Counts) and counts.tables[0].counts.tolist() == [[3, 1, 0, 2], [0, 4, 1, 1]]
     assert cptr.inspect(counts).rows and cptr.run(counts, resident=2).rows

@@ -118,5 +118,7 @@ def test_what_is_wrong_is_said(call, message):
 
 def test_a_device_file():
     file = Path(__file__).resolve().parents[3] / "hw-model" / "data" / "devices" / "ddr5-4800.toml"
-    assert cptr.Memory(file).snapshot() == cptr.Memory("DDR5-4800").snapshot() == cptr.Memory(file.read_text()).snapshot()
+    assert (
+        cptr.Memory(file).snapshot() == cptr.Memory("DDR5-4800").snapshot() == cptr.Memory(file.read_text()).snapshot()
+    )
     assert json.dumps(cptr.Memory(file).statistics())

@@ -1,7 +1,6 @@
 """Switch Transformers: one expert a token, a decoder beside an encoder, and a router that answers in another order."""
 
 import numpy as np
-import pytest
 import tiny
 import torch
 from test_capture import DOCUMENTS, TEXT, read, softmax
@@ -89,6 +88,12 @@ def test_command_line(tmp_path):
     switch().save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "poem.txt").write_text(TEXT)
-    arguments = [str(tmp_path / "model"), "--text", str(tmp_path / "poem.txt"), "--out", str(tmp_path / "t.safetensors")]
+    arguments = [
+        str(tmp_path / "model"),
+        "--text",
+        str(tmp_path / "poem.txt"),
+        "--out",
+        str(tmp_path / "t.safetensors"),
+    ]
     assert main([*arguments, "--context", "60", "--generate", "2"]) == 0
     assert read(tmp_path / "t.safetensors")[0]["phase"].sum() == 2 * 2

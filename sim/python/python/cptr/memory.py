@@ -73,7 +73,7 @@ class Memory:
         return self._inner.idle
 
     def offer(self, address: int, *, write: bool = False, source: int = 0) -> int:
-        """Offers one access in the current cycle, and gives its id; `MemoryBusyError` says that it may be taken later."""
+        """Offers one access in the current cycle, and gives its id; `MemoryBusyError`: it may be taken later."""
         return self._inner.offer(address, write=write, source=source)
 
     def advance(self, cycle: int) -> None:
@@ -108,8 +108,10 @@ class Memory:
 
         `writes` has true for writes; before its cycle in `arrivals` an access is not offered.
         """
-        as_unsigned = [None if array is None else _unsigned(name, array) for name, array in
-                       (("addresses", addresses), ("arrivals", arrivals))]
+        as_unsigned = [
+            None if array is None else _unsigned(name, array)
+            for name, array in (("addresses", addresses), ("arrivals", arrivals))
+        ]
         given = None if writes is None else np.asarray(writes, bool)
         return self._inner.run(as_unsigned[0], writes=given, arrivals=as_unsigned[1], source=source)
 

@@ -30,7 +30,9 @@ def hit_curve(trace: Trace, ax: Axes | None = None) -> Axes:
 
     ax = _axes(ax)
     _, _, experts, k = trace.shape
-    points = inspect(trace, cache=sorted({*range(k, experts, max((experts - k) // 16, 1)), experts}))["rows"][0]["cache"]
+    points = inspect(trace, cache=sorted({*range(k, experts, max((experts - k) // 16, 1)), experts}))["rows"][0][
+        "cache"
+    ]
     for key in ("belady", "lfu", "lru"):
         ax.plot([point["size"] for point in points], [100 * point[key] for point in points], label=key)
     ax.set(xlabel="experts of a layer in fast memory", ylabel="hit rate in %", ylim=(0, 105))

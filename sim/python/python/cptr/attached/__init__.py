@@ -41,8 +41,8 @@ def attach(
     """Attaches to the routers of a model, until `detach`; use it as a context, or call that.
 
     Alone it records: `Attached.trace`. With `memory`, experts of each layer in fast memory, a strategy goes along:
-    `tracked` where the router's choice stays as it is, or with `eps` > 0 `bounded`: resident experts run in the place of
-    missing ones at a loss of at most `eps` of each token's routing mass in a layer. `strategy` names another
+    `tracked` where the router's choice stays as it is, or with `eps` > 0 `bounded`: resident experts run for missing
+    ones at a loss of at most `eps` of each token's routing mass in a layer. `strategy` names another
     (`cptr.strategies()`; it must not see the future or run experts elsewhere). With `offload` the experts really are in
     a file (in this folder, or a temporary one), and at most `memory` of each layer in memory.
 

@@ -34,7 +34,9 @@ class Experts:
         raise UnsupportedError(f"{self._name}: expected experts one at a time, found several at once")
 
     def __getattr__(self, name: str) -> Any:
-        raise UnsupportedError(f"{self._name}: expected experts one at a time, found that all are used at once ({name})")
+        raise UnsupportedError(
+            f"{self._name}: expected experts one at a time, found that all are used at once ({name})"
+        )
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

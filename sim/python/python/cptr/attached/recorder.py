@@ -51,7 +51,7 @@ def length_before(kwargs: dict[str, Any]) -> int:
 
 
 class Recorder:
-    """Passes of a model, in order. A pass begins where the cache is empty with new sequences, else goes on with them."""
+    """Passes of a model, in order. Where the cache is empty new sequences begin, else the last ones go on."""
 
     def __init__(self, routers: Routers, source: str, model: str, sketch: torch.Tensor | None):
         self.routers, self.source, self.model, self.sketch = routers, source, model, sketch
