@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,19 @@ def test_what_is_printed_is_the_table(tiny):
     answer = cptr.run(tiny, "lru", resident=8)
     assert "| lru" in str(answer) and "8 of 32 experts a layer" in str(answer)
     assert repr(answer) == "<cptr.Answer of run: 1 rows>"
+
+
+def test_other_threads_go_on_while_it_works(tiny):
+    """The interpreter is released: another thread gets its turn again and again within one call."""
+    turns, done = [], threading.Event()
+    thread = threading.Thread(target=lambda: [turns.append(1) for _ in iter(lambda: done.wait(0.001), True)])
+    thread.start()
+    before = len(turns)
+    cptr.run(tiny, resident=8)
+    within = len(turns) - before
+    done.set()
+    thread.join()
+    assert within > 5
 
 
 def test_lists_say_what_arguments_take():

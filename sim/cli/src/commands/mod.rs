@@ -288,6 +288,32 @@ mod tests {
         assert!(!inputs.contains_key("json"), "{inputs:?}");
     }
 
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn programs_get_what_the_command_prints() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tiny-moe-8m.safetensors");
+        let options = "--strategy lru,bounded --resident 8 --tokens 60";
+        let of_file = answer(&words(&format!("run {file} {options}")), None).unwrap();
+        let recording = read(&words(file)).unwrap();
+        let of_memory = answer(&words(&format!("run - {options}")), Some(recording.clone())).unwrap();
+        assert_eq!((&of_file.json["rows"], &of_file.text), (&of_memory.json["rows"], &of_memory.text));
+        assert!(of_file.text.contains("| bounded") && of_file.json["schema"] == "cptr.run/1");
+        for (line, given, sentence) in [
+            ("run - --experts 4", true, "expected no option of reading but"),
+            ("budget", true, "cptr budget takes no recording"),
+            ("budget --json", false, "the answer is returned"),
+            ("inspect", false, "<TRACE>"),
+            ("nothing", false, "unrecognized subcommand"),
+        ] {
+            let error = answer(&words(line), given.then(|| recording.clone())).unwrap_err();
+            assert!(error.to_string().contains(sentence), "{line}: {error}");
+            assert_eq!(error.kind(), cptr_trace::error::Kind::Usage, "{line}");
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
