@@ -98,19 +98,25 @@ SMALL: dict[str, Any] = {
 }
 
 BESIDE: dict[str, dict[str, Any]] = {
-    "diffusion_gemma": {"vocab_size_per_layer_input": 160},
-    "ernie4_5_vl_moe": {"moe_intermediate_size": [16, 16]},
-    "gemma4": {"enable_moe_block": True, "vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8},
-    "glm5_next": {"index_topk": 16},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "mimo_v2_flash": {
-        "head_dim": 8,
-        "v_head_dim": 8,
-        "swa_head_dim": 8,
-        "swa_v_head_dim": 8,
-        "swa_num_key_value_heads": 4,
-        "swa_num_attention_heads": 4,
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 4, "clip_qkv": 8.0}},
+    "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+    "qwen4_exp": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "hc_lowrank": 8,
     },
+    "diffusion_gemma": {"vocab_size_per_layer_input": 160},
+    "ernie4_5_vl_moe": {
+        "moe_intermediate_size": [16, 16],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+    },
+    "gemma4": {"enable_moe_block": True, "vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8},
+    "glm5_next": {"index_topk": 16, "qk_rope_head_dim": 0},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "mimo_v2_flash": {"num_key_value_heads": 2},
     "glm4v_moe": {
         "rope_parameters": {
             "rope_type": "default",
@@ -142,7 +148,8 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
     of_family = {
         name: kind for name, kind in transformers.CONFIG_MAPPING.items() if kind.__module__.split(".")[-2] == family
     }
-    names = sorted(of_family, key=lambda name: ("text" not in name, "talker" in name, name.replace("-", "_") != family))
+    is_text = {name: "text" in name or "Text" in kind.__name__ for name, kind in of_family.items()}
+    names = sorted(of_family, key=lambda name: (not is_text[name], "talker" in name, name.replace("-", "_") != family))
     tables = (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -163,7 +170,7 @@ def _text_class(family: str) -> tuple[type[PretrainedConfig], str]:
         hints = [
             kind for key, kind in vars(module).items() if _is_whole(key) and "Text" in key and isinstance(kind, type)
         ]
-        if "text" in name and len(hints) == 1:
+        if is_text[name] and len(hints) == 1:
             return config, hints[0].__name__
     raise LookupError(f"{family}: no class of a language model")
 

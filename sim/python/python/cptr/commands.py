@@ -12,7 +12,7 @@ from .traces import Counts, Trace
 
 Source = Trace | Counts | str | PathLike[str]
 # What an error calls a recording that is no file.
-IN_MEMORY = "recording"
+IN_MEMORY = "<recording>"
 
 
 class Answer(dict[str, Any]):
