@@ -37,6 +37,7 @@
 
 pub mod ablation;
 pub mod advise;
+pub mod attack;
 pub mod batches;
 pub mod detect;
 pub mod devices;

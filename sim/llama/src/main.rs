@@ -3,6 +3,8 @@
 //! It needs no change of llama.cpp: through its public evaluation callback the chosen experts of a layer are replaced
 //! before weights are gathered and experts run.
 
+#[cfg(target_os = "linux")]
+mod advise;
 mod capture;
 mod common;
 mod convert;
@@ -54,6 +56,9 @@ enum Command {
     /// Tokens per second with experts in bounded memory, read from the drive for real (Linux)
     #[cfg(target_os = "linux")]
     Run(run::Args),
+    /// What to do with experts that do not fit, by the model's own routing and this machine's measured times (Linux)
+    #[cfg(target_os = "linux")]
+    Advise(advise::Args),
     /// What a strategy in the loop adds to the processor time of a token
     Cost(cost::Args),
     /// Matrix-vector products of cptr's low-bit experts beside llama.cpp's q4_0, on one thread
@@ -80,6 +85,8 @@ fn main() -> ExitCode {
         Command::Stats(args) => ("stats", stats::main(args)),
         #[cfg(target_os = "linux")]
         Command::Run(args) => ("run", run::main(args)),
+        #[cfg(target_os = "linux")]
+        Command::Advise(args) => ("advise", advise::main(args)),
         Command::Cost(args) => ("cost", cost::main(args)),
         Command::Kernels(args) => ("kernels", kernels::main(args)),
         Command::Make(args) => ("make", make::main(args)),

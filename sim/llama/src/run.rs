@@ -4,7 +4,7 @@
 //! Strategies take turns, block by block of the same tokens, so that what else the machine does meets all of them. What
 //! a strategy had in memory is read again before its turn, which is not counted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,9 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let path = &args.model.model;
     let moe = Moe::read(path)?;
     let model = Model::load(path)?;
-    let routing = args.routing.as_deref().map(|trace| routing(args, trace, &moe)).transpose()?;
+    let tokens = args.tokens.saturating_add(args.skip);
+    let domain = args.domain.as_deref();
+    let routing = args.routing.as_deref().map(|trace| routing(trace, domain, tokens, &moe)).transpose()?;
     let turns = turns(args, &model, routing.as_ref())?;
     let Some(memory) = memory else { return mapped(args, &moe, &model, routing.as_ref(), &turns) };
     let width = match (args.batch, args.sequences) {
@@ -185,33 +187,9 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let sizes = Measured::sizes(&moe);
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
     let plan = Plan { moe: &moe, resident: memory, machine: Machine::new(&system, Some(&sizes)), tokens };
-    let rows = run(args, &model, &plan, &store, routing.as_ref(), &turns)?;
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let facts = vec![
-        format!(
-            "{} ({}): {} layers x {} experts of {:.2} MB, top-{}; {} for experts{}",
-            moe.name,
-            moe.architecture,
-            moe.layers.len(),
-            moe.experts,
-            moe.expert_bytes(0) as f64 / 1e6,
-            moe.k,
-            memory,
-            match (args.offload.host(), args.offload.link()) {
-                (false, _) => String::new(),
-                (true, None) => ", the others in host memory".into(),
-                (true, Some(link)) => format!(", the others in host memory behind a link of {} GB/s", link / 1e9),
-            }
-        ),
-        format!(
-            "measured before: a token with all experts there {:.2} ms, {:.2} GB/s; an expert {} {:.2} ms, {:.2} GB/s",
-            ms(measured.token),
-            measured.computing(&moe) / 1e9,
-            if args.offload.host() { "copied" } else { "read" },
-            ms(measured.read),
-            measured.bytes_per_s / 1e9
-        ),
-    ];
+    let compared = Compared { strategies: &args.strategy, threads, skip: args.skip, warm: args.warm };
+    let rows = compare(&compared, &model, &plan, &store, routing.as_ref(), &turns)?;
+    let facts = facts(&moe, memory, &args.offload, &measured);
     let columns = vec![
         column("strategy", "strategy"),
         column("tokens_per_s", "tokens/s").decimals(2),
@@ -227,12 +205,35 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         column("counted_mass_loss", "mass loss").percent(),
         column("perplexity", "perplexity").decimals(4),
     ];
-    let beside = vec![(
-        "measured".into(),
-        json!({"token_ms": ms(measured.token), "read_ms": ms(measured.read), "start_ms": ms(measured.start),
-               "gb_per_s": measured.bytes_per_s / 1e9, "computing_gb_per_s": measured.computing(&moe) / 1e9}),
-    )];
+    let beside = vec![("measured".into(), measured.json(&moe))];
     Ok(Page { facts, columns, rows, beside })
+}
+
+/// What runs, and how fast this machine is at it.
+pub(crate) fn facts(moe: &Moe, memory: Budget, offload: &OffloadArgs, measured: &Measured) -> Vec<String> {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let others = match (offload.host(), offload.link()) {
+        (false, _) => String::new(),
+        (true, None) => ", the others in host memory".into(),
+        (true, Some(link)) => format!(", the others in host memory behind a link of {} GB/s", link / 1e9),
+    };
+    let (layers, experts, k) = (moe.layers.len(), moe.experts, moe.k);
+    vec![
+        format!(
+            "{} ({}): {layers} layers x {experts} experts of {:.2} MB, top-{k}; {memory} for experts{others}",
+            moe.name,
+            moe.architecture,
+            moe.expert_bytes(0) as f64 / 1e6,
+        ),
+        format!(
+            "measured before: a token with all experts there {:.2} ms, {:.2} GB/s; an expert {} {:.2} ms, {:.2} GB/s",
+            ms(measured.token),
+            measured.computing(moe) / 1e9,
+            if offload.host() { "copied" } else { "read" },
+            ms(measured.read),
+            measured.bytes_per_s / 1e9
+        ),
+    ]
 }
 
 /// llama.cpp with its own mapping of the file.
@@ -271,12 +272,15 @@ fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns:
     Ok(Page { columns, rows: vec![row], ..Page::default() })
 }
 
-/// The trace in the layers of the model.
-fn routing(args: &Args, path: &std::path::Path, moe: &Moe) -> Result<Trace> {
+/// The first tokens of a trace, or of one of its domains, in the layers of the model.
+///
+/// # Errors
+/// A file that is no trace, or one of a model of other sizes; a domain that it does not have.
+pub(crate) fn routing(path: &Path, domain: Option<&str>, tokens: usize, moe: &Moe) -> Result<Trace> {
     let Recording::Tokens(trace) = import::read(path, &import::Options::default())? else {
         return Err(Error::in_file(path, "expected a trace of tokens, found counts"));
     };
-    let trace = match &args.domain {
+    let trace = match domain {
         None => trace,
         Some(name) => {
             let index = trace.meta.domains.iter().position(|known| known == name).ok_or_else(|| {
@@ -286,7 +290,7 @@ fn routing(args: &Args, path: &std::path::Path, moe: &Moe) -> Result<Trace> {
             trace.part(|domain| domain == index, usize::MAX)?
         }
     };
-    let trace = trace.first(args.tokens.saturating_add(args.skip).clamp(1, trace.shape.tokens));
+    let trace = trace.first(tokens.clamp(1, trace.shape.tokens));
     let Shape { tokens, layers, experts, k } = trace.shape;
     if (experts, k) != (moe.experts, moe.k) || layers < moe.layers.len() {
         return Err(Error::in_file(
@@ -328,22 +332,40 @@ fn turns(args: &Args, model: &Model, routing: Option<&Trace>) -> Result<Vec<Turn
         let turn = |tokens: &[u32]| tokens.iter().enumerate().map(|(at, &token)| (token, at == 0)).collect();
         return Ok(documents.iter().map(|document| turn(&document.tokens)).collect());
     };
-    let most = (model.vocabulary() as u32).clamp(1, VOCABULARY);
-    let all: Turn = (args.skip..trace.shape.tokens)
-        .map(|token| (token as u32 * 7919 % most, trace.starts_sequence(token)))
-        .collect();
-    if all.is_empty() {
+    if args.skip >= trace.shape.tokens {
         let tokens = trace.shape.tokens;
         return Err(Error::usage(format!(
             "--skip: expected fewer than the trace's {tokens} tokens, found {}",
             args.skip
         )));
     }
-    Ok(all.chunks(args.block.max(1)).map(<[_]>::to_vec).collect())
+    Ok(scripted_turns(trace, args.skip, args.block, model))
 }
 
-fn run<'a>(
-    args: &'a Args,
+/// Turns of a recording, from a token on: what is read does not matter.
+pub(crate) fn scripted_turns(trace: &Trace, skip: usize, block: usize, model: &Model) -> Vec<Turn> {
+    let most = (model.vocabulary() as u32).clamp(1, VOCABULARY);
+    let one = |token: usize| (token as u32 * 7919 % most, trace.starts_sequence(token));
+    let all: Turn = (skip..trace.shape.tokens).map(one).collect();
+    all.chunks(block.max(1)).map(<[_]>::to_vec).collect()
+}
+
+/// Strategies that take turns.
+pub(crate) struct Compared<'a> {
+    pub(crate) strategies: &'a [Strategy],
+    pub(crate) threads: usize,
+    /// Tokens of the recording that strategies only see.
+    pub(crate) skip: usize,
+    /// Share of the turns that are not counted.
+    pub(crate) warm: f64,
+}
+
+/// A row for each strategy.
+///
+/// # Errors
+/// Strategies that llama.cpp cannot run, reads that fail.
+pub(crate) fn compare<'a>(
+    args: &Compared<'a>,
     model: &Model,
     plan: &Plan<'a>,
     store: &Arc<Store>,
@@ -352,10 +374,10 @@ fn run<'a>(
 ) -> Result<Vec<Json>> {
     let layers = plan.moe.layers.len();
     let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
-    let options = Options { tokens: longest, batch: 1, sequences: 1, threads: args.model.threads() };
+    let options = Options { tokens: longest, batch: 1, sequences: 1, threads: args.threads };
     let knows = routing.map(|trace| trace.logits.is_some());
     let mut runners = Vec::new();
-    for strategy in &args.strategy {
+    for strategy in args.strategies {
         plan.check(strategy)?;
         if knows == Some(false) && strategy.select.kind.name != "raw" {
             return Err(Error::usage(format!("{strategy}: expected a trace with logits, found one of ids only")));

@@ -2,7 +2,8 @@
 //! scores were where they were recorded. For everybody who asks what a cache, a placement or a selection would make of
 //! a model's routing, whatever tool recorded it.
 //!
-//! [`Trace`] is what everybody sees; [`native`] is its file format; [`import`] turns everybody else's files into it.
+//! [`Trace`] is what everybody sees; [`native`] is its file format; [`import`] turns everybody else's files into it,
+//! [`export`] turns it into files that engines place experts by.
 //! Count files have no token order and stay [`Counts`](counts::Counts). A [`Router`] says as data what the model does
 //! with its logits, and [`evidence`] holds every trace that is read against it. [`statistics`] says how a trace
 //! switches, reuses and repeats; [`generate`] makes traces.
@@ -28,6 +29,7 @@ pub mod bias;
 pub mod counts;
 pub mod error;
 pub mod evidence;
+pub mod export;
 pub mod file;
 mod gate;
 pub mod generate;

@@ -44,7 +44,7 @@ fn no_trace_at_all() {
     assert_refused(&folder, "letter.txt", "Dear reader,\nhow are you?\n", "", known);
     assert_refused(&folder, "noise.bin", [7_u8, 0, 255, 128].repeat(999), "", known);
     assert_refused(&folder, "page.json", "{\"model\": 1}", "", known);
-    assert_refused(&folder, "a.npz.gz", b"\x1f\x8b\x08\x00", "", "gzip");
+    assert_refused(&folder, "a.npz.gz", b"\x1f\x8b\x08\x00", "", "expected a whole gzip archive");
     assert_refused(&folder, "a.tar", tar(&[("NOTE.md", "hello")]), "", "found NOTE.md");
     assert_refused(&folder, "a.zst", b"\x28\xB5\x2F\xFDnonsense", "", "zstd");
     for name in ["folder", "notes"] {

@@ -16,6 +16,7 @@ mod dram;
 #[cfg(feature = "model")]
 mod eval;
 mod files;
+mod formats;
 mod guarantees;
 mod layer;
 #[cfg(feature = "model")]

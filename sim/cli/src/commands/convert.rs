@@ -9,19 +9,29 @@ use crate::columns::Format::{Count, Plain, Text};
 use crate::columns::{Column, Page, Table, column};
 use cptr_trace::Trace;
 use cptr_trace::error::Result;
+use cptr_trace::export::{self, EXPORTERS};
 use cptr_trace::import::Recording;
-use cptr_trace::native;
 
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("Formats that are written:\n{}", formats_help()))]
 pub(super) struct Args {
-    /// Trace file, folder or archive (.tar, .tar.zst, .zst) of any known format
+    /// Trace file, folder or archive (.tar, .gz, .zst) of any known format; - is the standard input
     #[arg(value_name = "TRACE")]
     source: PathBuf,
     #[command(flatten)]
     reading: Reading,
-    /// File to write in the native format (safetensors); replaced only once the whole of it is written
+    /// File to write; replaced only once the whole of it is written
     #[arg(value_name = "OUT")]
     out: PathBuf,
+    /// Format to write
+    #[arg(long, value_name = "NAME", value_parser = format_name, default_value = "native")]
+    to: String,
+    /// Experts of each layer that fast memory holds, for formats that say which they are
+    #[arg(long, value_name = "N")]
+    resident: Option<usize>,
+    /// Share of the sequences that want an expert from which on it is for all of them (flash-moe)
+    #[arg(long, value_name = "SHARE", default_value_t = export::Options::default().threshold)]
+    threshold: f64,
 }
 
 static WRITTEN: [Column; 9] = [
@@ -55,17 +65,25 @@ pub(super) fn written(out: &Path, trace: &Trace) -> Page {
     page(row(out, trace), trace.notes.clone())
 }
 
+fn format_name(name: &str) -> std::result::Result<String, String> {
+    let names: Vec<_> = EXPORTERS.iter().map(|exporter| exporter.name()).collect();
+    if names.contains(&name) { Ok(name.into()) } else { Err(format!("expected one of {}", names.join(", "))) }
+}
+
+fn formats_help() -> String {
+    EXPORTERS.iter().map(|exporter| format!("  {:<15} {}\n", exporter.name(), exporter.about())).collect()
+}
+
 pub(super) fn main(args: &Args) -> Result<Page> {
-    match args.reading.read(&args.source)? {
-        Recording::Tokens(trace) => {
-            native::write(&trace, &args.out)?;
-            Ok(written(&args.out, &trace))
-        }
+    let recording = args.reading.read(&args.source)?;
+    let options = export::Options { resident: args.resident, threshold: args.threshold };
+    export::write(&args.to, &recording, &options, &args.out)?;
+    Ok(match recording {
+        Recording::Tokens(trace) => written(&args.out, &trace),
         Recording::Counts(counts) => {
-            native::write_counts(&counts, &args.out)?;
             let model = counts.tables.first().map_or("", |table| &table.model);
             let row = json!({"out": args.out, "model": model, "tables": counts.tables.len()});
-            Ok(page(row, counts.notes))
+            page(row, counts.notes)
         }
-    }
+    })
 }

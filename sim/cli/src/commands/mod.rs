@@ -2,6 +2,7 @@
 //! with one sentence and exit code 2.
 
 mod advise;
+mod attack;
 mod budget;
 #[cfg(feature = "model")]
 mod bundled;
@@ -65,6 +66,8 @@ enum Command {
     Devices(Box<devices::Args>),
     /// What to do with experts that do not fit: pin, cache, forecast, fetch ahead, stand-ins, near data; how sure
     Advise(Box<advise::Args>),
+    /// The routing on which a strategy does worst beside others: a search
+    Attack(Box<attack::Args>),
     /// Which machine runs a model how fast, and how: what fits at which bits, tokens per second with a band
     Plan(Box<plan::Args>),
     /// Requests that arrive over time: what users wait for the first token, and for each one after it
@@ -119,6 +122,7 @@ fn page(command: Command) -> Result<Page> {
         Command::Dram(args) => dram::main(&args),
         Command::Budget(args) => budget::main(&args),
         Command::Advise(args) => advise::main(&args),
+        Command::Attack(args) => attack::main(&args),
         Command::Plan(args) => plan::main(&args),
         Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),

@@ -4,15 +4,22 @@ use std::path::{Path, PathBuf};
 
 use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
-use cptr_trace::import::{self, IMPORTERS, Layout, Options, Recording};
+use cptr_trace::file;
+use cptr_trace::import::{self, Columns, IMPORTERS, Layout, Options, Recording};
 use cptr_trace::progress::Progress;
 use cptr_trace::{Router, Trace};
+
+/// Bytes that the description of a log's columns may have.
+const MOST_COLUMNS: u64 = 1 << 16;
 
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Reading {
     /// Format, where the contents do not tell
     #[arg(long, value_name = "NAME", help_heading = "Reading", value_parser = format_name)]
     format: Option<String>,
+    /// What the columns of a log are: a TOML file with layer, experts and what else there is (docs/traces.md)
+    #[arg(long, value_name = "FILE.toml", help_heading = "Reading")]
+    columns: Option<PathBuf>,
     /// Routed experts per layer, where the trace does not tell
     #[arg(long, value_name = "N", help_heading = "Reading")]
     experts: Option<usize>,
@@ -105,14 +112,18 @@ impl Reading {
 
     /// Whether an option says what is in a file.
     fn says_what_a_file_is(&self) -> bool {
-        let Self { format, experts, top_k, layout, chunk, router, keep_startup, memory, model, .. } = self;
+        let Self { format, experts, top_k, layout, chunk, router, keep_startup, memory, model, columns, .. } = self;
         let numbers = [experts, top_k, chunk].iter().any(|number| number.is_some()) || memory.is_some();
         let texts = format.is_some() || layout.is_some() || router.is_some() || model.is_some();
-        numbers || texts || *keep_startup
+        numbers || texts || columns.is_some() || *keep_startup
     }
 
     fn open(&self, path: &Path) -> Result<Recording> {
+        let columns = self.columns.as_deref().map(|file| {
+            Columns::parse(&file::text(file, MOST_COLUMNS)?).map_err(|error| Error::in_file(file, error.to_string()))
+        });
         let options = Options {
+            columns: columns.transpose()?,
             experts: self.experts,
             top_k: self.top_k,
             layout: self.layout,

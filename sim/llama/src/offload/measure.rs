@@ -226,6 +226,15 @@ impl Measured {
         layer_bytes(moe) * moe.layers.len() as f64 / self.token.as_secs_f64()
     }
 
+    /// The same for machines.
+    pub(crate) fn json(&self, moe: &Moe) -> serde_json::Value {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        serde_json::json!({
+            "token_ms": ms(self.token), "read_ms": ms(self.read), "start_ms": ms(self.start),
+            "gb_per_s": self.bytes_per_s / 1e9, "computing_gb_per_s": self.computing(moe) / 1e9,
+        })
+    }
+
     /// The machine.
     ///
     /// # Errors

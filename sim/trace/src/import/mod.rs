@@ -1,6 +1,6 @@
 //! Everybody else's routing recordings.
 //!
-//! [`read`] takes a file, a folder or an archive (tar, zstd, both), recognises the format of each file inside by its
+//! [`read`] takes a file, a folder or an archive (tar, gzip, zstd), or `-`, the standard input, recognises the format of each file inside by its
 //! contents, and joins what it finds: several traces of one shape become one trace with a domain each. Files of no
 //! known format in a folder (notes, configurations, metrics) are passed over, and a note names them.
 //!
@@ -17,8 +17,11 @@
 //! ```
 
 mod coli_usage;
+mod columns;
+mod dynande;
 mod esft;
 mod fiddler;
+mod flash_moe;
 mod gpt_oss;
 mod imatrix;
 mod join;
@@ -26,6 +29,7 @@ mod llama_csv;
 mod moe_cache_lab;
 mod moe_infinity;
 mod moe_sim;
+mod moe_trace;
 mod native;
 pub(crate) mod npy;
 mod numpy;
@@ -40,6 +44,7 @@ mod testing;
 mod torch;
 mod vllm_log;
 
+pub use columns::Columns;
 pub use join::concatenate;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -60,14 +65,19 @@ pub const IMPORTERS: &[&dyn Importer] = &[
     &gpt_oss::GptOss,
     &esft::Esft,
     &fiddler::Fiddler,
+    &flash_moe::FlashMoe,
     &olmoe_counts::OlmoeCounts,
     &moe_sim::MoeSim,
     &moe_cache_lab::MoeCacheLab,
     &vllm_log::VllmLog,
     &response::Response,
     &llama_csv::LlamaCsv,
+    &dynande::DynaNde,
+    &columns::Log,
     &imatrix::Imatrix,
     &coli_usage::ColiUsage,
+    // Anything binary that begins with small numbers.
+    &moe_trace::MoeTrace,
 ];
 
 /// What a source recorded.
@@ -116,6 +126,8 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// Name of the importer ([`Importer::name`]); `None`: recognised by content.
     pub format: Option<String>,
+    /// What the columns of a log are; the format is `columns` then, where none is named.
+    pub columns: Option<Columns>,
     /// Router convention.
     pub router: Option<Router>,
     /// Model name.
@@ -241,9 +253,12 @@ struct Found {
 }
 
 fn collect(path: &Path, options: &Options, max_inflated: u64) -> Result<Found> {
-    let asked = options.format.as_deref().map(by_name).transpose()?;
+    let described: Option<&'static dyn Importer> = options.columns.as_ref().map(|_| &columns::Log as _);
+    let asked = options.format.as_deref().map(by_name).transpose()?.or(described);
     // A file of its own is what the caller says it is; in a folder the caller means those that look so.
-    let forced = asked.filter(|_| path.is_file() && !source::is_packed(path));
+    let alone = source::is_standard_input(path) || path.is_file() && !source::is_packed(path);
+    // Nothing looks like a log that the caller describes.
+    let forced = asked.filter(|_| alone || described.is_some());
     let mut found = Found::default();
     source::visit(path, max_inflated, &mut |entry| {
         let detected = |importer: &&&'static dyn Importer| importer.detect(entry.path(), entry.head());
@@ -370,6 +385,16 @@ fn null_experts(known: bool, trace: &mut Trace, experts: usize) {
     trace.notes.push(format!(
         "Ids from {experts} to {highest}, {share:.1} % of the choices, are taken for null experts: they run nothing."
     ));
+}
+
+/// Shape and values of a tensor in a file of `torch.save`, for the tests of what writes such files.
+#[cfg(test)]
+pub(crate) fn torch_tensor(bytes: &[u8], key: &str) -> Result<(Vec<usize>, Vec<f64>)> {
+    let mut budget = u64::MAX;
+    let mut file = torch::File::open(bytes, &mut budget)?;
+    let id = file.get(file.root(), key).ok_or_else(|| Error::new(format!("expected {key}")))?;
+    let tensor = file.tensor(id, &mut budget)?;
+    Ok((tensor.shape, tensor.values))
 }
 
 #[cfg(test)]

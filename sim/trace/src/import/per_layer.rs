@@ -80,16 +80,26 @@ fn stack(mut layers: Vec<(u32, Trace)>) -> Result<Option<Trace>> {
     }
     let ids = (0..tokens).flat_map(|token| layers.iter().flat_map(move |(_, trace)| trace.recorded(token, 0)));
     let ids: Vec<u16> = ids.copied().collect();
-    let logits = scores.map(|n| {
-        let mut values = vec![0.0; tokens * layers.len() * n];
-        for (at, row) in values.chunks_exact_mut(n).enumerate() {
-            let logits = layers[at % layers.len()].1.logits.as_ref();
-            logits.expect("compared above").read_row(at / layers.len(), 0, row);
-        }
-        FloatArray::owned([tokens, layers.len(), n], values)
-    });
+    let logits = scores.map(|n| floats(&layers, tokens, n, |trace| trace.logits.as_ref()));
+    let weighted = layers.iter().all(|(_, trace)| trace.weights.is_some());
+    let weights = weighted.then(|| floats(&layers, tokens, k, |trace| trace.weights.as_ref()));
     let shape = Shape { tokens, layers: layers.len(), experts, k };
     let mut meta = first.meta.clone();
     meta.layer_ids = layers.iter().map(|(number, _)| *number).collect();
-    Ok(Some(Trace { shape, meta, ids, logits, ..first.clone() }))
+    Ok(Some(Trace { shape, meta, ids, logits, weights, ..first.clone() }))
+}
+
+/// The rows of all layers, `[T, L, width]`. Every layer has them.
+fn floats(
+    layers: &[(u32, Trace)],
+    tokens: usize,
+    width: usize,
+    of: impl Fn(&Trace) -> Option<&FloatArray>,
+) -> FloatArray {
+    let mut values = vec![0.0; tokens * layers.len() * width];
+    for (at, row) in values.chunks_exact_mut(width).enumerate() {
+        let array = of(&layers[at % layers.len()].1);
+        array.expect("compared by the caller").read_row(at / layers.len(), 0, row);
+    }
+    FloatArray::owned([tokens, layers.len(), width], values)
 }

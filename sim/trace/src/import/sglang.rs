@@ -108,13 +108,11 @@ fn sum(steps: Vec<Vec<Vec<u64>>>, options: &Options) -> Result<Counts> {
             *sum = sum.saturating_add(*count);
         }
     }
-    let table = CountTable {
-        name: String::new(),
-        model: String::new(),
-        k: options.top_k.unwrap_or(0),
-        layer_ids: (0..total.len() as u32).collect(),
-        counts: total,
-    };
+    // Layers without experts are rows of zeros.
+    let layers = (0..).zip(total).filter(|(_, row)| row.iter().any(|&count| count > 0));
+    let (layer_ids, counts) = layers.unzip();
+    let table =
+        CountTable { name: String::new(), model: String::new(), k: options.top_k.unwrap_or(0), layer_ids, counts };
     let notes = (number > 1).then(|| format!("The counts of {number} steps are summed.")).into_iter().collect();
     Ok(Counts { source: "SGLang or EPLB logical_count".into(), tables: vec![table], pairs: Vec::new(), notes })
 }

@@ -1,4 +1,5 @@
-//! Files to import, wherever they lie: on their own, in a folder, in a tar archive, compressed with zstd.
+//! Files to import, wherever they lie: on their own, in a folder, in a tar archive, compressed with gzip or zstd, or
+//! coming in.
 
 use std::fs;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -91,6 +92,9 @@ impl Entry<'_> {
 /// # Errors
 /// Those of `visit`, and files and archives that cannot be read, or inflate beyond `max_inflated` bytes.
 pub(super) fn visit(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+    if is_standard_input(path) {
+        return visit_input(max_inflated, visit);
+    }
     let about = fs::metadata(path).map_err(|error| Error::io(path, &error))?;
     if about.is_dir() {
         return visit_folder(path, max_inflated, 0, visit);
@@ -127,9 +131,40 @@ fn visit_folder(
     Ok(())
 }
 
-fn visit_file(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+/// What stands for the standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// The standard input, through a temporary file: importers seek.
+fn visit_input(max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+    let path = Path::new("standard input");
     let fail = |error: io::Error| Error::io(path, &error);
-    let mut file = fs::File::open(path).map_err(fail)?;
+    let mut file = tempfile::tempfile().map_err(fail)?;
+    let read = io::copy(&mut io::stdin().lock().take(max_inflated.saturating_add(1)), &mut file).map_err(fail)?;
+    if read > max_inflated {
+        return Err(Error::in_file(path, format!("expected at most {max_inflated} bytes, found more")));
+    }
+    if read == 0 {
+        return Err(Error::in_file(path, "expected a routing trace, found nothing"));
+    }
+    file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    visit_open(path, file, max_inflated, visit)
+}
+
+fn visit_file(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
+    let file = fs::File::open(path).map_err(|error| Error::io(path, &error))?;
+    visit_open(path, file, max_inflated, visit)
+}
+
+/// A file at its beginning.
+fn visit_open(
+    path: &Path,
+    mut file: fs::File,
+    max_inflated: u64,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<()>,
+) -> Result<()> {
+    let fail = |error: io::Error| Error::io(path, &error);
     let head = read_head(&mut file).map_err(fail)?;
     if head.starts_with(LFS) {
         return Err(Error::in_file(
@@ -137,29 +172,35 @@ fn visit_file(path: &Path, max_inflated: u64, visit: &mut dyn FnMut(Entry<'_>) -
             "expected a recording, found a Git LFS pointer: fetch the file with git lfs pull",
         ));
     }
+    file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    let mut inflate =
+        |name, inner| visit_inflated(path, name, Limited { inner, left: max_inflated, max: max_inflated }, visit);
     if head.starts_with(&ZSTD_MAGIC) {
-        file.seek(SeekFrom::Start(0)).map_err(fail)?;
-        let inflated = zstd::Decoder::new(file).map_err(fail)?;
-        let mut inflated =
-            BufReader::with_capacity(HEAD, Limited { inner: inflated, left: max_inflated, max: max_inflated });
-        let head = read_head(&mut inflated).map_err(|error| broken(path, "zstd", &error))?;
-        if is_tar(&head) {
-            return visit_tar(path, head.chain(inflated), visit);
-        }
-        return visit(Entry {
-            path: path.with_extension(""),
-            head: head.clone(),
-            content: Content::Stream(&mut inflated),
-        });
+        let inner: Box<dyn Read> = Box::new(zstd::Decoder::new(file).map_err(fail)?);
+        return inflate("zstd", inner);
     }
     if head.starts_with(&GZIP_MAGIC) {
-        return Err(Error::in_file(path, "expected a file as it is or compressed with zstd, found gzip"));
+        return inflate("gzip", Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(HEAD, file))));
     }
     if is_tar(&head) {
-        file.seek(SeekFrom::Start(0)).map_err(fail)?;
         return visit_tar(path, BufReader::with_capacity(HEAD, file), visit);
     }
     visit(Entry { path: path.into(), head, content: Content::File(file) })
+}
+
+/// What is compressed: an archive or a file.
+fn visit_inflated(
+    path: &Path,
+    format: &str,
+    inflated: impl Read,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut inflated = BufReader::with_capacity(HEAD, inflated);
+    let head = read_head(&mut inflated).map_err(|error| broken(path, format, &error))?;
+    if is_tar(&head) {
+        return visit_tar(path, head.chain(inflated), visit);
+    }
+    visit(Entry { path: path.with_extension(""), head: head.clone(), content: Content::Stream(&mut inflated) })
 }
 
 fn visit_tar(archive: &Path, reader: impl Read, visit: &mut dyn FnMut(Entry<'_>) -> Result<()>) -> Result<()> {
@@ -210,5 +251,5 @@ impl<R: Read> Read for Limited<R> {
 /// Whether a file is an archive or compressed. False where it cannot be read: [`visit`] says why.
 pub(super) fn is_packed(path: &Path) -> bool {
     let head = fs::File::open(path).and_then(|mut file| read_head(&mut file)).unwrap_or_default();
-    head.starts_with(&ZSTD_MAGIC) || is_tar(&head)
+    head.starts_with(&ZSTD_MAGIC) || head.starts_with(&GZIP_MAGIC) || is_tar(&head)
 }

@@ -88,7 +88,7 @@ fn refuses_what_is_no_trace() {
             .refusal("a.txt", b"Dear reader,", &options())
             .contains("expected a routing trace of a known format (native, sglang, numpy,")
     );
-    assert!(folder.refusal("a.gz", b"\x1f\x8b\x08", &options()).contains("found gzip"));
+    assert!(folder.refusal("a.gz", b"\x1f\x8b\x08", &options()).contains("expected a whole gzip archive"));
     assert!(folder.refusal("a.tar", tar(&[("x/NOTE.md", b"hello")]), &options()).ends_with("found NOTE.md"));
     let refusal = |path: &Path| read(path, &options()).unwrap_err().to_string();
     assert!(refusal(&folder.path().join("none")).contains("none: "));

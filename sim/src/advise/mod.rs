@@ -20,6 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod say;
+
 use cptr_hw_model::{Model, System};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
@@ -29,6 +31,7 @@ use serde::Serialize;
 
 use crate::replay::{self, Budget, LayerTally, Machine, StepTally, Tally, drive};
 use crate::strategy::Strategy;
+pub use say::sentences;
 
 /// Strategies whose times are within this share of the fastest are taken to be equally fast: real machines differ more
 /// from one run to the next.
@@ -72,7 +75,7 @@ impl Kind {
 }
 
 /// All that are tried, the simplest first.
-const CANDIDATES: [(&str, Kind); 8] = [
+pub const CANDIDATES: [(&str, Kind); 8] = [
     ("once", Kind::Pin),
     ("lru", Kind::Lru),
     ("tracked", Kind::Forecast),
