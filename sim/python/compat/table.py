@@ -34,8 +34,8 @@ LEAST = 40
 EPS = 0.2
 MOST_BYTES = 8 << 30
 PASSES = 5
-# Some layers have slow kernels without a GPU.
-MOST_SECONDS = 2
+# Some layers have slow kernels without a GPU: their passes are not measured.
+MOST_SECONDS = 1
 WIDE = {
     "hidden_size": 256,
     "intermediate_size": 256,
@@ -118,11 +118,12 @@ def overhead(family: str) -> str:
     """How much more a pass takes while it is recorded: the fastest of several, in turn."""
     try:
         model = build(family, WIDE)
-        output(model, 256)
+        if seconds(model) > MOST_SECONDS:
+            return "slow"
     except Exception:  # noqa: BLE001: as in `row`
         return ""
     alone, recorded = [], []
-    while len(alone) < PASSES and sum(alone) < MOST_SECONDS:
+    for _ in range(PASSES):
         alone.append(seconds(model))
         with cptr.attach(model):
             recorded.append(seconds(model))
