@@ -4,13 +4,15 @@
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
-//! between host and device, and llama.cpp is built and tested with a strategy in its loop.
+//! between host and device, llama.cpp is built and tested with a strategy in its loop, and the Python package is built
+//! and tested with models attached.
 #![forbid(unsafe_code)]
 
 mod firmware;
 mod llama;
 mod memory;
 mod packages;
+mod python;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -21,8 +23,8 @@ use firmware::Scope;
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Run with `--full`, or when they are named: one builds llama.cpp, the other takes minutes.
-const LONG: [&str; 2] = ["llama", "contract"];
+/// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
+const LONG: [&str; 3] = ["llama", "contract", "python"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -31,7 +33,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -75,6 +77,7 @@ const GROUPS: [Group; 10] = [
         run: |_| contract(),
     },
     Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
+    Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
 ];
 
 fn main() -> ExitCode {

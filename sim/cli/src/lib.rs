@@ -1,4 +1,4 @@
-//! The `cptr` command.
+//! The `cptr` command, and the same for programs: [`answer`] gives what a command says, [`read`] what it reads.
 #![forbid(unsafe_code)]
 
 mod columns;
@@ -8,4 +8,4 @@ mod eval;
 mod report;
 mod terminal;
 
-pub use commands::main;
+pub use commands::{Answer, answer, main, read};

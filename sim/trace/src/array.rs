@@ -92,6 +92,15 @@ enum Data {
     },
 }
 
+/// Where the values of an array lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stored<'a> {
+    /// In memory.
+    Values(&'a [f32]),
+    /// In a file or bytes, little-endian.
+    Bytes(&'a [u8], Float),
+}
+
 /// Floats `[T, L, N]`, row-major; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FloatArray {
@@ -150,6 +159,17 @@ impl FloatArray {
                 Float::Bf16
             }
             Data::Owned(_) => Float::F32,
+        }
+    }
+
+    /// All values where they lie.
+    #[must_use]
+    pub fn stored(&self) -> Stored<'_> {
+        match &self.data {
+            Data::Owned(values) => Stored::Values(values),
+            Data::Mapped { map, start, float } => {
+                Stored::Bytes(&map[*start..start + self.len() * float.bytes()], *float)
+            }
         }
     }
 

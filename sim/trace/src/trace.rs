@@ -5,6 +5,7 @@ use std::fmt;
 use crate::array::FloatArray;
 use crate::error::{Error, Result};
 use crate::evidence::Evidence;
+use crate::gate;
 use crate::router::{Router, Row};
 
 /// Largest number of experts per layer that a trace may have.
@@ -199,6 +200,16 @@ impl Trace {
     /// Whether `token` is the first of its sequence: its predecessor in the arrays is no predecessor in the text.
     pub fn starts_sequence(&self, token: usize) -> bool {
         token == 0 || self.sequence[token] != self.sequence[token - 1]
+    }
+
+    /// What a file with these fields would be read as: rows in order, tokens that were not recorded left out, foreign
+    /// text printable, everything checked, and the choice held against the router.
+    ///
+    /// # Errors
+    /// What [`Self::validate`] and [`crate::evidence::hold`] find.
+    pub fn checked(mut self) -> Result<Self> {
+        gate::pass(&mut self)?;
+        Ok(self)
     }
 
     /// Checks everything that the field documentation promises; every importer ends with it.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Table, value};
+use crate::commands::Answer;
 use crate::report;
 use crate::terminal;
 use cptr_trace::error::{Error, Result};
@@ -23,6 +24,13 @@ pub(crate) struct Output {
     /// Write an HTML page with tables and plots
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output")]
     report: Option<PathBuf>,
+}
+
+impl Output {
+    /// Whether anything else than the text is.
+    pub(crate) const fn is_asked_for(&self) -> bool {
+        self.json || self.csv.is_some() || self.report.is_some()
+    }
 }
 
 /// A part of the text under a heading of its own.
@@ -135,6 +143,15 @@ impl Page {
                 terminal::print((self.text() + &written).as_bytes())
             }
         }
+    }
+
+    /// What would be printed, as JSON and as text.
+    pub(crate) fn answer(mut self, command: &str, inputs: Map<String, Value>) -> Answer {
+        if self.sections.is_empty() {
+            self = self.with_facts([]);
+        }
+        let text = self.text();
+        Answer { json: self.json(command, inputs), text }
     }
 
     /// What people read.

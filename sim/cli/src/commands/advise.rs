@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 static COLUMNS: [Column; 9] = [

@@ -16,7 +16,7 @@ pub(super) struct Args {
     #[arg(value_name = "TRACE")]
     source: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
     /// Layouts with their parameters, such as balanced,overflow:replicated=0.5 (default: all)
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…", value_delimiter = ',')]
     homes: Vec<String>,

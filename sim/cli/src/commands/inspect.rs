@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(value_name = "TRACE")]
     source: PathBuf,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
     /// Cache sizes for the hit rates, experts per layer (default: eight from k to E)
     #[arg(long, value_name = "N", value_delimiter = ',')]
     cache: Vec<usize>,

@@ -26,6 +26,7 @@ mod source;
 #[cfg(not(feature = "model"))]
 mod without_models;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -35,8 +36,11 @@ use without_models as capture;
 #[cfg(not(feature = "model"))]
 use without_models as quantize;
 
-use crate::columns::Output;
+use crate::columns::{Output, Page};
 use crate::terminal::complain;
+use cptr_trace::error::{Error, Result};
+use cptr_trace::import::Recording;
+use source::Reading;
 
 #[derive(Debug, Parser)]
 #[command(name = "cptr", version, about, long_about = LONG_ABOUT)]
@@ -98,7 +102,14 @@ pub fn main() -> ExitCode {
         Err(error) => return without_command(&error),
     };
     let (name, inputs) = inputs(&matches);
-    let page = match command {
+    match page(command).and_then(|page| page.show(&name, inputs, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn page(command: Command) -> Result<Page> {
+    match command {
         Command::Demo(_) => demo::main(),
         Command::Inspect(args) => inspect::main(&args),
         Command::Run(args) => run::main(&args),
@@ -115,11 +126,88 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::main(&args),
         Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
-    };
-    match page.and_then(|page| page.show(&name, inputs, &output)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
     }
+}
+
+/// What a command says, for programs that link this crate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What `--json` prints.
+    pub json: Value,
+    /// What people read: facts, tables, remarks.
+    pub text: String,
+}
+
+/// Runs a command and gives its answer instead of printing it. `arguments` are those of the command line, from the
+/// command's name on; where `given` is a recording, the command works on it and its source is a name that nobody opens.
+/// Nothing is written but files that an option of the command names; options of output are refused.
+///
+/// ```
+/// use cptr_trace::import::Recording;
+/// use cptr_trace::{Shape, Trace};
+///
+/// let ids = (0..300).map(|token| token % 3).collect();
+/// let trace = Trace::of_ids(Shape { tokens: 300, layers: 1, experts: 4, k: 1 }, ids);
+/// let arguments = ["run", "-", "--strategy", "lru", "--resident", "2"].map(str::to_owned);
+/// let answer = cptr_cli::answer(&arguments, Some(Recording::Tokens(trace)))?;
+/// assert_eq!(answer.json["rows"][0]["stall_rate"], 1.0);
+/// # Ok::<(), cptr_trace::Error>(())
+/// ```
+///
+/// # Errors
+/// Arguments that the command does not take ([`cptr_trace::error::Kind::Usage`]), and whatever the command refuses.
+pub fn answer(arguments: &[String], given: Option<Recording>) -> Result<Answer> {
+    let line = std::iter::once("cptr").chain(arguments.iter().map(String::as_str));
+    let wrong = |error: clap::Error| Error::usage(sentence(&error.to_string()));
+    let matches = Cli::command().try_get_matches_from(line).map_err(wrong)?;
+    let Cli { mut command, output } = Cli::from_arg_matches(&matches).map_err(wrong)?;
+    if output.is_asked_for() {
+        return Err(Error::usage("expected no --json, --csv or --report: the answer is returned"));
+    }
+    let (name, inputs) = inputs(&matches);
+    if given.is_some() {
+        let reading = reading(&mut command);
+        let reading = reading.ok_or_else(|| Error::usage(format!("cptr {name} takes no recording")))?;
+        reading.give(given);
+    }
+    let page = page(command)?;
+    Ok(page.answer(&name, inputs))
+}
+
+/// How a command reads its recording, of those that do.
+fn reading(command: &mut Command) -> Option<&mut Reading> {
+    match command {
+        Command::Inspect(args) => Some(&mut args.reading),
+        Command::Run(args) => Some(&mut args.reading),
+        Command::Devices(args) => Some(&mut args.reading),
+        Command::Advise(args) => Some(&mut args.reading),
+        Command::Plan(args) => Some(&mut args.reading),
+        _ => None,
+    }
+}
+
+/// A parser of what commands that read recordings have in common.
+#[derive(Debug, Parser)]
+#[command(name = "read")]
+struct Read {
+    source: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+/// Reads a recording as the commands do. `arguments` are its path, and the options of reading.
+///
+/// # Errors
+/// Arguments that are none of reading ([`cptr_trace::error::Kind::Usage`]), and whatever cannot be read.
+///
+/// ```
+/// let error = cptr_cli::read(&["no/such/file".into(), "--tokens".into(), "5".into()]).unwrap_err();
+/// assert!(error.to_string().starts_with("no/such/file: "));
+/// ```
+pub fn read(arguments: &[String]) -> Result<Recording> {
+    let line = std::iter::once("read").chain(arguments.iter().map(String::as_str));
+    let read = Read::try_parse_from(line).map_err(|error| Error::usage(sentence(&error.to_string())))?;
+    read.reading.read(&read.source)
 }
 
 /// The command's name and all of its arguments, given or by default: what a reader of its results needs to run it
@@ -202,6 +290,32 @@ mod tests {
         assert_eq!(inputs["clock_mhz"].as_f64(), expected["clock_mhz"].as_f64());
         assert_eq!((&inputs["controller"], &inputs["bits"]), (&expected["controller"], &expected["bits"]));
         assert!(!inputs.contains_key("json"), "{inputs:?}");
+    }
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn programs_get_what_the_command_prints() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tiny-moe-8m.safetensors");
+        let options = "--strategy lru,bounded --resident 8 --tokens 60";
+        let of_file = answer(&words(&format!("run {file} {options}")), None).unwrap();
+        let recording = read(&words(file)).unwrap();
+        let of_memory = answer(&words(&format!("run - {options}")), Some(recording.clone())).unwrap();
+        assert_eq!((&of_file.json["rows"], &of_file.text), (&of_memory.json["rows"], &of_memory.text));
+        assert!(of_file.text.contains("| bounded") && of_file.json["schema"] == "cptr.run/1");
+        for (line, given, sentence) in [
+            ("run - --experts 4", true, "expected no option of reading but"),
+            ("budget", true, "cptr budget takes no recording"),
+            ("budget --json", false, "the answer is returned"),
+            ("inspect", false, "<TRACE>"),
+            ("nothing", false, "unrecognized subcommand"),
+        ] {
+            let error = answer(&words(line), given.then(|| recording.clone())).unwrap_err();
+            assert!(error.to_string().contains(sentence), "{line}: {error}");
+            assert_eq!(error.kind(), cptr_trace::error::Kind::Usage, "{line}");
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = OF_A_MODEL)]
     published: bool,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 const PLACES: &str = "all in GPU memory; as many as fit, the others copied when they are wanted; as many layers as \

@@ -56,6 +56,9 @@ pub(super) struct Reading {
     /// Only the first tokens
     #[arg(long, value_name = "TOKENS", help_heading = "Reading")]
     tokens: Option<usize>,
+    /// What is worked on instead of what a path says
+    #[arg(skip)]
+    given: Option<Recording>,
 }
 
 fn bytes(text: &str) -> std::result::Result<u64, String> {
@@ -92,7 +95,30 @@ pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
 }
 
 impl Reading {
+    /// Has a recording worked on instead of a file.
+    pub(super) fn give(&mut self, recording: Option<Recording>) {
+        self.given = recording;
+    }
+
     pub(super) fn read(&self, path: &Path) -> Result<Recording> {
+        match self.given.clone() {
+            Some(_) if self.says_what_a_file_is() => Err(Error::usage(
+                "expected no option of reading but --domain, --domain-tokens and --tokens for a recording in memory",
+            )),
+            Some(recording) => self.select(recording, path),
+            None => self.select(self.open(path)?, path),
+        }
+    }
+
+    /// Whether an option says what is in a file.
+    fn says_what_a_file_is(&self) -> bool {
+        let Self { format, experts, top_k, layout, chunk, router, keep_startup, memory, model, columns, .. } = self;
+        let numbers = [experts, top_k, chunk].iter().any(|number| number.is_some()) || memory.is_some();
+        let texts = format.is_some() || layout.is_some() || router.is_some() || model.is_some();
+        numbers || texts || columns.is_some() || *keep_startup
+    }
+
+    fn open(&self, path: &Path) -> Result<Recording> {
         let columns = self.columns.as_deref().map(|file| {
             Columns::parse(&file::text(file, MOST_COLUMNS)?).map_err(|error| Error::in_file(file, error.to_string()))
         });
@@ -110,8 +136,13 @@ impl Reading {
             ..Options::default()
         };
         let reading = Progress::unknown("reading");
-        let recording = import::read(path, &options)?;
+        let recording = import::read(path, &options);
         drop(reading);
+        recording
+    }
+
+    /// The domains and tokens asked for.
+    fn select(&self, recording: Recording, path: &Path) -> Result<Recording> {
         match recording {
             Recording::Tokens(trace) => Ok(Recording::Tokens(self.part(trace).map_err(|e| e.or_file(path))?)),
             counts @ Recording::Counts(_)

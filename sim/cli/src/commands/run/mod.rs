@@ -66,7 +66,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "controller", help_heading = "Controller")]
     image: Option<PathBuf>,
     #[command(flatten)]
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 /// What a model reads, where the source is one.

@@ -1,15 +1,16 @@
 """From texts to a trace."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .families import CaptureError
-from .recorder import Recorder
-from .trace import DECODE, PREFILL, Trace
+from .._cptr import FileError, InputError, UsageError
+from ..attached import Attached, attach
+from ..progress import progress
+from ..traces import Trace
 
 MAX_DOMAINS = 256
 
@@ -28,12 +29,12 @@ def read_documents(paths: Iterable[Path]) -> list[Document]:
     for path in paths:
         files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
         if not files:
-            raise CaptureError(f"{path}: the folder holds no .txt file")
+            raise FileError(f"{path}: the folder holds no .txt file")
         for file in files:
             try:
                 documents.append(Document(path.name if path.is_dir() else path.stem, file.read_text("utf-8")))
             except UnicodeDecodeError as error:
-                raise CaptureError(f"{file}: not UTF-8 at byte {error.start}") from error
+                raise InputError(f"{file}: not UTF-8 at byte {error.start}") from error
     return documents
 
 
@@ -84,48 +85,52 @@ def capture(
     generate: int = 0,
     sketch: int = 0,
     floats: str = "f32",
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trace:
     """Runs every document through the model and returns its trace.
 
     `context`: tokens per sequence, at most what the model takes (default: that, but no more than 4,096).
     `batch`: sequences of equal length at a time.
     `generate`: tokens to decode greedily after each sequence, one at a time with the cache, recorded as phase decode.
-    `sketch`: see `Recorder`. `floats`: "f16" or "f32". `progress` gets (sequences done, sequences in all).
+    `sketch`: see `cptr.attach`. `floats`: "f16" or "f32".
     """
     limit = getattr(model.config, "max_position_embeddings", None) or 4096
     context = context or min(limit - generate, 4096)
     if context < 1 or context + generate > limit:
-        raise CaptureError(f"{context} + {generate} tokens per sequence do not fit into the model's {limit}")
+        raise UsageError(f"{context} + {generate} tokens per sequence do not fit into the model's {limit}")
     domains = list(dict.fromkeys(document.domain for document in documents))
     if len(domains) > MAX_DOMAINS:
-        raise CaptureError(
+        raise UsageError(
             f"{len(domains)} domains are given, a trace holds at most {MAX_DOMAINS}: use one folder per domain"
         )
     todo = windows(documents, domains, tokenizer, context)
+    if not todo:
+        raise InputError("no token to be captured: the texts are empty")
     check_vocabulary(model, todo)
     model.eval()
-    done = 0
-    with Recorder(model, sketch) as recorder:
-        trace = Trace(recorder.model, name or model.config.name_or_path, "cptr_capture, transformers", floats, domains)
-        for group in batches(todo, 1 if generate else batch):
-            run_batch(model, recorder, trace, group, done, generate)
-            done += len(group)
-            progress(done, len(todo))
-    return trace
-
-
-def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
-    highest = max((max(window.tokens, default=0) for window in todo), default=0)
-    if highest >= model.config.vocab_size:
-        raise CaptureError(
-            f"the tokenizer gave id {highest}, the model knows ids below {model.config.vocab_size}: another tokenizer?"
+    groups = list(batches(todo, 1 if generate else batch))
+    notes = ["layers of the decoder, which was given the encoder's text"] if model.config.is_encoder_decoder else []
+    with attach(model, sketch=sketch) as attached:
+        for group in progress(groups, len(groups), "capturing"):
+            run_batch(model, attached, group, generate)
+        return attached.trace(
+            model=name or attached.recorder.model,
+            source="cptr.capture, transformers",
+            domains=[domain.replace(",", ";") for domain in domains],
+            domain_of=[window.domain for window in todo],
+            floats=floats,
+            notes=notes,
         )
 
 
-def run_batch(
-    model: PreTrainedModel, recorder: Recorder, trace: Trace, group: list[Window], first: int, generate: int
-) -> None:
+def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
+    """Refuses ids that the model does not know."""
+    highest = max((max(window.tokens, default=0) for window in todo), default=0)
+    known = model.get_input_embeddings().weight.shape[0]
+    if highest >= known:
+        raise InputError(f"the tokenizer gave id {highest}, the model knows ids below {known}: another tokenizer?")
+
+
+def run_batch(model: PreTrainedModel, attached: Attached, group: list[Window], generate: int) -> None:
     """Prefill of all windows of a batch, then decoding (of a single window).
 
     A model of encoder and decoder reads the text in both: what is recorded is the decoder.
@@ -136,29 +141,7 @@ def run_batch(
     read = model.get_encoder()(tokens) if twice else None
     given = {"encoder_outputs": read, "decoder_input_ids": tokens} if twice else {"input_ids": tokens}
     output = model(**given, use_cache=generate > 0)
-    rows = recorder.take()
-    length = tokens.shape[1]
-    for index, window in enumerate(group):
-        part = type(rows)(
-            *(None if t is None else t[index * length : (index + 1) * length] for t in vars(rows).values())
-        )
-        trace.append(
-            part,
-            token=window.tokens,
-            sequence=first + index,
-            position=range(length),
-            phase=[PREFILL] * length,
-            domain=window.domain,
-        )
-    for step in range(generate):
+    for _ in range(generate):
         token = output.logits[:, -1:].argmax(-1)
         given = {"encoder_outputs": read, "decoder_input_ids": token} if twice else {"input_ids": token}
         output = model(**given, use_cache=True, past_key_values=output.past_key_values)
-        trace.append(
-            recorder.take(),
-            token=[token.item()],
-            sequence=first,
-            position=[length + step],
-            phase=[DECODE],
-            domain=group[0].domain,
-        )

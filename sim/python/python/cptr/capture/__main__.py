@@ -1,4 +1,4 @@
-"""python -m cptr_capture MODEL --text FILE… --out trace.safetensors"""
+"""python -m cptr.capture MODEL --text FILE… --out trace.safetensors"""
 
 import argparse
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from .capture import capture, read_documents
-from .families import CaptureError
+from .._cptr import CptrError, UsageError
+from .texts import capture, read_documents
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "cptr_capture", description="Captures the routing of a transformers MoE model as a cptr trace."
+        "cptr-capture", description="Captures the routing of a transformers MoE model as a cptr trace."
     )
     parser.add_argument("model", help="folder or name of a Hugging Face checkpoint")
     parser.add_argument(
@@ -53,10 +53,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def report(done: int, total: int) -> None:
-    print(f"\r{done} of {total} sequences", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
@@ -64,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
         dtype = arguments.dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype, None)
         if dtype is None:
-            raise CaptureError(f"--dtype {arguments.dtype}: torch has no such type")
+            raise UsageError(f"--dtype {arguments.dtype}: torch has no such type")
         placed = {"device_map": "auto"} if arguments.device == "auto" else {}
         twice = AutoConfig.from_pretrained(arguments.model).is_encoder_decoder
         kind = AutoModelForSeq2SeqLM if twice else AutoModelForCausalLM
@@ -81,11 +77,10 @@ def main(argv: list[str] | None = None) -> int:
             generate=arguments.generate,
             sketch=arguments.sketch,
             floats=arguments.floats,
-            progress=report,
         )
         trace.write(arguments.out)
-    except (CaptureError, OSError, ValueError) as error:
-        print(f"cptr_capture: {error}", file=sys.stderr)
+    except (CptrError, OSError, ValueError) as error:
+        print(f"cptr-capture: {error}", file=sys.stderr)
         return 2
     return 0
 

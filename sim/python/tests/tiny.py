@@ -52,7 +52,7 @@ MODELS = {
         "deepseek_v2",
         DEEPSEEK
         | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 16.0},
-        "softmax-all",
+        "softmax-all:4:2:scale=16",
         [1, 2],
     ),
     "gpt_oss": (
@@ -86,3 +86,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=bytes_only, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def dense():
+    """A model without routers."""
+    settings = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=8, **settings))

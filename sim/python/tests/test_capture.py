@@ -10,8 +10,9 @@ import tiny
 import torch
 from safetensors import safe_open
 
-from cptr_capture import CaptureError, Document, Recorder, capture, describe, read_documents
-from cptr_capture.__main__ import main
+import cptr
+from cptr.capture import Document, capture, read_documents
+from cptr.capture.__main__ import main
 
 TEXT = "The quick brown fox jumps over the lazy dog; then it sleeps, and dreams of a slower one."
 DOCUMENTS = [Document("fox", TEXT), Document("dog", TEXT[::-1]), Document("fox", TEXT[:30])]
@@ -50,6 +51,7 @@ def test_shapes_and_metadata(name, tmp_path):
         "phase": ("uint8", (tokens,)),
         "domain": ("uint8", (tokens,)),
     }
+    assert cptr.read(tmp_path / "trace.safetensors").explained == (tokens * len(layers), tokens * len(layers))
     assert metadata["router"] == convention
     assert metadata["layer_ids"] == ",".join(map(str, layers))
     assert (metadata["model"], metadata["experts"], metadata["top_k"], metadata["layers"]) == (
@@ -79,31 +81,13 @@ def test_ids_and_weights_follow_from_logits(name, tmp_path):
         allowed[np.repeat(best < third, 2, axis=-1)] = -np.inf
     assert (experts == np.argsort(-allowed, -1, kind="stable")[..., :3]).all()
     chosen = np.take_along_axis(logits, experts, -1)
-    expected = (
+    scale = 16 if "grouped" in name else 1
+    expected = scale * (
         softmax(chosen)
         if metadata["router"] == "softmax-selected"
         else np.take_along_axis(softmax(logits), experts, -1)
     )
     np.testing.assert_allclose(tensors["weights"], expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", tiny.MODELS)
-def test_equals_what_the_experts_were_given(name):
-    """A second pair of eyes: what arrives at the expert modules is what the recorder says."""
-    model = tiny.model(name)
-    description = describe(model)
-    arrived = []
-    for number in description.layer_ids:
-        experts = model.get_decoder().layers[number].mlp.experts
-        experts.register_forward_pre_hook(lambda _, inputs: arrived.append(inputs[1:3]))
-    with torch.no_grad(), Recorder(model) as recorder:
-        model(torch.tensor([[256, *range(40, 70)]]))
-        rows = recorder.take()
-    for layer, (ids, weights) in enumerate(arrived):
-        weights, order = (weights / description.scale).sort(dim=-1, descending=True)
-        assert torch.equal(rows.experts[:, layer], ids.gather(-1, order))
-        torch.testing.assert_close(rows.weights[:, layer], weights)
-    assert len(arrived) == len(description.layer_ids)
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -123,10 +107,10 @@ def test_decoding_equals_a_second_prefill(name, tmp_path):
     tensors, _ = read(tmp_path / "trace.safetensors")
     assert tensors["phase"].tolist() == [0] * 21 + [1] * 6
     assert tensors["position"].tolist() == list(range(27))
-    with torch.no_grad(), Recorder(model) as recorder:
+    with torch.no_grad(), cptr.attach(model) as attached:
         model(torch.tensor([tensors["token"].astype(int).tolist()]))
-        rows = recorder.take()
-    np.testing.assert_allclose(tensors["logits"], rows.logits.numpy(), rtol=1e-3, atol=1e-3)
+        again = attached.trace()
+    np.testing.assert_allclose(tensors["logits"], again.logits, rtol=1e-3, atol=1e-3)
 
 
 def test_sketch_keeps_inner_products(tmp_path):
@@ -137,7 +121,8 @@ def test_sketch_keeps_inner_products(tmp_path):
     trace.write(tmp_path / "trace.safetensors")
     sketch = read(tmp_path / "trace.safetensors")[0]["hidden"].astype(float)
     assert sketch.shape == (len(TEXT) + 1 if len(TEXT) < 64 else 89, 3, 4096)
-    whole = torch.cat(seen).numpy().astype(float)
+    # Before the text runs, the model is probed; twice, as the routers are asked alone as well.
+    whole = torch.cat(seen[1:]).numpy().astype(float)
     scale = (whole**2).sum(-1).mean()
     assert np.abs(sketch[:, 1] @ sketch[:, 1].T - whole @ whole.T).max() < 0.2 * scale
 
@@ -145,13 +130,6 @@ def test_sketch_keeps_inner_products(tmp_path):
 def test_half_floats(tmp_path):
     tensors, _ = captured("olmoe", tmp_path, floats="f16")
     assert tensors["logits"].dtype == tensors["weights"].dtype == np.float16
-
-
-def test_hooks_are_gone_afterwards():
-    model = tiny.model("olmoe")
-    with Recorder(model):
-        pass
-    assert not any(router._forward_hooks for router in describe(model).routers)
 
 
 def save_model(folder):
@@ -207,34 +185,21 @@ def test_bad_input_is_one_sentence_and_no_file(arguments, message, tmp_path, cap
     (tmp_path / "good.txt").write_text(TEXT)
     (tmp_path / "empty").mkdir()
     assert main(["model", *arguments, "--out", "out.safetensors"]) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cptr_capture:")]
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cptr-capture:")]
     assert len(error) == 1 and message in error[0]
     assert not list(tmp_path.glob("out*"))
-
-
-def test_unknown_family():
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    dense = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(
-            "llama", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        )
-    )
-    with pytest.raises(CaptureError, match="model type 'llama' is not supported"):
-        describe(dense)
 
 
 def test_tokenizer_of_another_model():
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["fox"])
-    with pytest.raises(CaptureError, match="gave id 257, the model knows ids below 257"):
+    with pytest.raises(cptr.CptrError, match="gave id 257, the model knows ids below 257"):
         capture(tiny.model("olmoe"), tokenizer, [Document("a", "the fox")])
 
 
 def test_texts_without_tokens():
-    trace = capture(tiny.model("olmoe"), tiny.tokenizer(), [])
-    with pytest.raises(CaptureError, match="the texts are empty"):
-        trace.write("never.safetensors")
+    with pytest.raises(cptr.CptrError, match="the texts are empty"):
+        capture(tiny.model("olmoe"), tiny.tokenizer(), [])
 
 
 def test_domains_keep_their_order(tmp_path):
