@@ -11,6 +11,7 @@ mod firmware;
 mod llama;
 mod memory;
 mod packages;
+mod unit;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -96,6 +97,8 @@ fn main() -> ExitCode {
                 ("firmware", ["--bless"], _) if steps => firmware::firmware(Scope::Full, true, &words),
                 ("rtl", [], []) => firmware::rtl(false, firmware::golden_steps(Scope::Short)),
                 ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::golden_steps(Scope::Short)),
+                ("rtl", [], [step]) if step == "unit" => unit::unit(Scope::Short),
+                ("rtl", ["--full"], [step]) if step == "unit" => unit::unit(Scope::Full),
                 ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
             });

@@ -1,0 +1,129 @@
+//! `cargo xtask rtl unit`: the hardware unit of `firmware/rtl/unit` against `cptr-core`.
+//!
+//! The unit becomes a program by Verilator, which follows a script: this side goes through the same steps with the
+//! library, and writes what it is asked and what it must answer, bit for bit.
+
+mod golden;
+mod model;
+mod script;
+
+#[path = "../../../firmware/bench/src/random.rs"]
+#[expect(dead_code, reason = "the image's benchmarks use the rest")]
+mod random;
+
+use std::fs;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::firmware::{Done, Scope, execute, firmware_folder, install, target_folder};
+use model::Unit;
+use script::Script;
+
+const PACKAGES: [(&str, &str); 3] = [("verilator", "verilator"), ("make", "make"), ("g++", "g++")];
+const FLAGS: &str = "--cc --exe -O3 --x-assign unique --x-initial unique -Wall -Wno-DECLFILENAME -Wno-UNUSED \
+                     -Wno-PINCONNECTEMPTY --top-module cptr_unit";
+
+/// A size of the unit: its parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    name: &'static str,
+    pub(super) experts: usize,
+    pub(super) k: usize,
+    pub(super) layers: usize,
+    dividers: usize,
+    pub(super) words: usize,
+    pub(super) choices: usize,
+    pub(super) tokens: usize,
+    pub(super) places: usize,
+}
+
+/// A small unit, which is fast in Verilator, and the largest.
+const SMALL: Sizes =
+    Sizes { name: "small", experts: 64, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32 };
+
+/// What is checked of a size.
+type Check<'a> = &'a (dyn Fn(&mut Unit<BufWriter<std::process::ChildStdin>>) -> Done + Sync);
+
+/// Everything; whether it went well.
+pub(crate) fn unit(scope: Scope) -> bool {
+    let done = check(scope);
+    if let Err(error) = &done {
+        eprintln!("xtask rtl unit: {error}");
+    }
+    done.is_ok()
+}
+
+fn check(scope: Scope) -> Done {
+    install(&PACKAGES)?;
+    let golden = fs::read_to_string(firmware_folder().join("golden/bench.out"))
+        .map_err(|error| format!("golden/bench.out: {error}"))?;
+    let steps = match scope {
+        Scope::Short => 10_000,
+        Scope::Full => 1_000_000,
+    };
+    let small = build(SMALL, "")?;
+    run(SMALL, &small, "corners", &|unit| {
+        golden::selections(unit, &golden)?;
+        golden::updates(unit, &golden)
+    })?;
+    run(SMALL, &small, "golden chain", &|unit| golden::chain(unit, &golden, steps))
+}
+
+/// The unit's sources.
+fn sources() -> Done<Vec<PathBuf>> {
+    let folder = firmware_folder().join("rtl/unit");
+    let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut files: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "sv"));
+    files.sort();
+    Ok(files)
+}
+
+/// Makes a program of a size of the unit.
+fn build(sizes: Sizes, options: &str) -> Done<PathBuf> {
+    let folder = target_folder().join("rtl").join(format!("unit-{}", sizes.name));
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut verilator = Command::new("verilator");
+    verilator.args(FLAGS.split_whitespace()).args(options.split_whitespace());
+    for (name, value) in [
+        ("E", sizes.experts),
+        ("K", sizes.k),
+        ("LAYERS", sizes.layers),
+        ("DIVIDERS", sizes.dividers),
+        ("WORDS", sizes.words),
+        ("CHOICES", sizes.choices),
+        ("TOKENS", sizes.tokens),
+        ("PLACES", sizes.places),
+    ] {
+        verilator.arg(format!("-G{name}={value}"));
+    }
+    verilator.arg("-Mdir").arg(&folder).args(sources()?);
+    verilator.arg(firmware_folder().join("rtl/unit/testbench.cpp"));
+    execute(&mut verilator)?;
+    let make = ["-s", "-j", "2", "-f", "Vcptr_unit.mk", "OPT_FAST=-O2", "Vcptr_unit"];
+    execute(Command::new("make").arg("-C").arg(&folder).args(make).stdout(Stdio::null()))?;
+    Ok(folder.join("Vcptr_unit"))
+}
+
+/// Runs a program by the script that a check writes.
+fn run(sizes: Sizes, program: &Path, what: &str, check: Check<'_>) -> Done {
+    let failed = |error: std::io::Error| format!("{}: {error}", program.display());
+    let folder = program.parent().unwrap_or(program);
+    let mut child = Command::new(program);
+    let mut child = child.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let input = child.stdin.take().ok_or("no standard input")?;
+    let mut unit = Unit::new(Script::new(BufWriter::new(input)), sizes);
+    let checked = check(&mut unit);
+    // A testbench that has ended says why itself.
+    let written = unit.script.end();
+    let output = child.wait_with_output().map_err(failed)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        return Err(format!("{what} ({}): {}", sizes.name, text.trim()));
+    }
+    checked.map_err(|error| format!("{what} ({}): {error}", sizes.name))?;
+    written.map_err(failed)?;
+    println!("unit {:<6} {what}: {}", sizes.name, text.trim());
+    Ok(())
+}
