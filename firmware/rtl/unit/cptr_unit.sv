@@ -290,7 +290,7 @@ module cptr_unit #(
       CHECK: if (command[3:0] == 4'd1 || command[3:0] == 4'd2) begin
         errors[UNKNOWN] = wrong_layer | wrong_recall;
         errors[ORDER] = wrong_order & ~wrong_recall;
-        errors[ID_ERROR] = too_many;
+        errors[ID_ERROR] = too_many & recall_known;
       end
       END: begin
         errors[UNKNOWN] = ~recall_known;

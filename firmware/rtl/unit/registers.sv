@@ -96,7 +96,7 @@ module unit_registers #(
     case (asked)
       4'd1: in_range = ~router_range & ~layer_range;
       4'd2: begin
-        in_range = ~layer_range & experts != '0 & experts <= (ID + 1)'(E);
+        in_range = ~(layer_range & value[5]) & experts != '0 & experts <= (ID + 1)'(E);
         flags = value[15:7] == '0 & ~value[4];
       end
       4'd3: flags = value[15:4] == '0;
@@ -146,7 +146,7 @@ module unit_registers #(
         case (register_at)
           EXPERTS: begin
             experts <= value > E ? '1 : value[ID:0];
-            recall_changed <= 1'b1;
+            recall_changed <= value != 32'(experts);
           end
           CHOSEN: k <= value > 32'd127 ? '1 : value[6:0];
           ROUTER: router <= value;

@@ -29,7 +29,8 @@ module unit_select #(
   input  logic [31:0]       in_logit,
   input  logic [ID-1:0]     in_expert,
   input  logic              in_resident,
-  // The choice: of each rank the expert, whether it stands in, whether it is missing. Then the weights.
+  // The choice: of each rank the expert, a rank a cycle from `chosen` on, whether it stands in, whether it is missing.
+  // Then the weights.
   output logic              chosen,
   output logic              weighed,
   output logic [RANK:0]     stand_ins,
@@ -272,9 +273,8 @@ module unit_select #(
   wire [31:0] choice_logit = replaced_there ? of_stand_in : of_wanted;
   for (genvar i = 0; i < K; i++) begin : choices
     assign stand_in_ids[i*ID+:ID] = ~stand_in_keys[i*KEY+:ID];
+    assign missing[i] = in_use[i] & ~replaced[i] & ~wanted_resident[i];
     always_ff @(posedge clk) begin
-      if (start) missing[i] <= 1'b0;
-      else if (state == CHOOSE && choice == RANK'(i)) missing[i] <= ~replaced[i] & ~wanted_resident[i];
       if (state == CHOOSE && choice == RANK'(i)) chosen_ids[i*ID+:ID] <= replaced_there ? stand_in_id : wanted_id;
     end
   end
@@ -362,10 +362,13 @@ module unit_select #(
           count <= '0;
           if (issued[6:0] == '0) state <= CHOOSE;
         end
-        CHOOSE: if (count + 12'd1 == 12'(k)) begin
-          state <= WEIGH;
-          count <= '0;
+        // A rank is said no earlier than two cycles after it is chosen here.
+        CHOOSE: begin
           chosen <= 1'b1;
+          if (count + 12'd1 == 12'(k)) begin
+            state <= WEIGH;
+            count <= '0;
+          end
         end
         WEIGH: if (count + 12'd1 == 12'(k)) state <= COLLECT_CHOSEN;
         COLLECT_CHOSEN: if (collected == 12'(k)) state <= SHARE;

@@ -3,8 +3,11 @@
 //! The unit becomes a program by Verilator, which follows a script: this side goes through the same steps with the
 //! library, and writes what it is asked and what it must answer, bit for bit.
 
+mod cases;
 mod golden;
+mod hostile;
 mod model;
+mod recall;
 mod script;
 
 #[path = "../../../firmware/bench/src/random.rs"]
@@ -18,6 +21,7 @@ use std::process::{Command, Stdio};
 
 use crate::firmware::{Done, Scope, execute, firmware_folder, install, target_folder};
 use model::Unit;
+use recall::Text;
 use script::Script;
 
 const PACKAGES: [(&str, &str); 3] = [("verilator", "verilator"), ("make", "make"), ("g++", "g++")];
@@ -41,6 +45,17 @@ pub(super) struct Sizes {
 /// A small unit, which is fast in Verilator, and the largest.
 const SMALL: Sizes =
     Sizes { name: "small", experts: 64, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32 };
+const LARGE: Sizes = Sizes {
+    name: "large",
+    experts: 1024,
+    k: 64,
+    layers: 1,
+    dividers: 8,
+    words: 8,
+    choices: 4096,
+    tokens: 256,
+    places: 64,
+};
 
 /// What is checked of a size.
 type Check<'a> = &'a (dyn Fn(&mut Unit<BufWriter<std::process::ChildStdin>>) -> Done + Sync);
@@ -62,11 +77,32 @@ fn check(scope: Scope) -> Done {
         Scope::Short => 10_000,
         Scope::Full => 1_000_000,
     };
-    let small = build(SMALL, "")?;
+    cases::constants()?;
+    let small = build(SMALL, "", "OPT_FAST=-O2")?;
+    let large = build(LARGE, "", "OPT_FAST=-O0")?;
+    run(LARGE, &large, "requests", &|unit| cases::requests(unit, 11, 8, 4))?;
+    run(LARGE, &large, "cycles", &|unit| cases::cycles(unit))?;
+    run(LARGE, &large, "recall", &|unit| {
+        let text = Text { layers: 40, experts: 1024, k: 64, remembered: 256, places: 64, tokens: 3 };
+        recall::text::<_, 8, 64>(unit, 6, text, 3)?;
+        let text = Text { layers: 4, experts: 300, k: 8, remembered: 200, places: 64, tokens: 450 };
+        recall::text::<_, 8, 64>(unit, 7, text, 450)
+    })?;
     run(SMALL, &small, "corners", &|unit| {
         golden::selections(unit, &golden)?;
         golden::updates(unit, &golden)
     })?;
+    run(SMALL, &small, "requests", &|unit| cases::requests(unit, 1, 40, 20))?;
+    run(SMALL, &small, "hostile", &|unit| hostile::all(unit, 2, 4))?;
+    run(SMALL, &small, "resets", &|unit| hostile::resets(unit, 3, (0..1200).step_by(17)))?;
+    run(SMALL, &small, "recall", &|unit| {
+        for (seed, layers, experts, k, places) in [(1, 3, 64, 8, 32), (2, 20, 32, 4, 5), (3, 1, 2, 1, 1), (4, 9, 64, 3, 32)] {
+            let text = Text { layers, experts, k, remembered: 64, places, tokens: 150 };
+            recall::text::<_, 4, 32>(unit, seed, text, 50)?;
+        }
+        recall::refusals(unit, 5)
+    })?;
+    run(SMALL, &small, "cycles", &|unit| cases::cycles(unit))?;
     run(SMALL, &small, "golden chain", &|unit| golden::chain(unit, &golden, steps))
 }
 
@@ -81,7 +117,7 @@ fn sources() -> Done<Vec<PathBuf>> {
 }
 
 /// Makes a program of a size of the unit.
-fn build(sizes: Sizes, options: &str) -> Done<PathBuf> {
+fn build(sizes: Sizes, options: &str, level: &str) -> Done<PathBuf> {
     let folder = target_folder().join("rtl").join(format!("unit-{}", sizes.name));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut verilator = Command::new("verilator");
@@ -101,7 +137,7 @@ fn build(sizes: Sizes, options: &str) -> Done<PathBuf> {
     verilator.arg("-Mdir").arg(&folder).args(sources()?);
     verilator.arg(firmware_folder().join("rtl/unit/testbench.cpp"));
     execute(&mut verilator)?;
-    let make = ["-s", "-j", "2", "-f", "Vcptr_unit.mk", "OPT_FAST=-O2", "Vcptr_unit"];
+    let make = ["-s", "-j", "2", "-f", "Vcptr_unit.mk", level, "Vcptr_unit"];
     execute(Command::new("make").arg("-C").arg(&folder).args(make).stdout(Stdio::null()))?;
     Ok(folder.join("Vcptr_unit"))
 }

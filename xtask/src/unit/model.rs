@@ -7,7 +7,7 @@ use cptr_core::{Bounds, Eps, ExpertSet, KalmanConfig, Logit, PhaseConfig, Router
 use cptr_core::{TrackerConfig, select};
 
 use super::Sizes;
-use super::script::{Register, Script, Space, command};
+use super::script::{Register, Script, Space, command, error};
 
 /// Most choices of a token in a layer.
 const MAX_K: usize = 64;
@@ -73,6 +73,17 @@ impl<W: Write> Unit<W> {
             self.script.idle();
         }
         self.tracker(TrackerConfig::default());
+    }
+
+    /// After a reset that nothing follows: no register is as it was.
+    pub(super) fn forget(&mut self) {
+        self.settings = None;
+    }
+
+    /// Begins a layer of the unit anew, and not that of the library.
+    pub(super) fn clear_only(&mut self, layer: usize) {
+        self.script.write(Register::Doorbell, (layer as u32) << 16 | command::CLEAR_LAYER);
+        self.script.idle();
     }
 
     /// Begins a layer anew.
@@ -142,6 +153,63 @@ impl<W: Write> Unit<W> {
         self.script.idle();
         let step = (flags & command::LEARN != 0).then(|| self.learn(layer, &wanted));
         Ok((wanted, chosen, victims, step))
+    }
+
+    /// A request that everything is tried on after some of its logits: nothing of it is taken.
+    pub(super) fn interrupted(
+        &mut self,
+        layer: usize,
+        settings: Settings,
+        logits: &[Logit],
+        after: usize,
+        flags: u32,
+    ) -> Result<(), String> {
+        self.settings(settings);
+        self.script.step();
+        let doorbell = (layer as u32) << 16 | flags | command::SELECT;
+        self.script.write(Register::Doorbell, doorbell);
+        let words: Vec<u32> = logits.iter().map(|logit| logit.to_bits().cast_unsigned()).collect();
+        self.script.stream(&words[..after], false);
+        self.script.read(Register::Status, 1);
+        self.script.write(Register::Doorbell, doorbell);
+        self.script.read(Register::Status, 3);
+        self.script.errors(error::BUSY);
+        for register in [Register::Experts, Register::Chosen, Register::EpsMass, Register::Capacity, Register::Data] {
+            self.script.write(register, 3);
+            self.script.errors(error::BUSY);
+        }
+        self.script.write(Register::Doorbell, command::CLEAR_LAYER);
+        self.script.errors(error::BUSY);
+        self.script.stream(&words[after..], true);
+        let (answer, wanted, ..) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
+        self.script.expect(&answer);
+        self.script.idle();
+        self.learn(layer, &wanted);
+        Ok(())
+    }
+
+    /// A request that is aborted too late.
+    pub(super) fn aborted(
+        &mut self,
+        layer: usize,
+        settings: Settings,
+        logits: &[Logit],
+        cycles: u32,
+        flags: u32,
+    ) -> Result<(), String> {
+        self.settings(settings);
+        self.script.step();
+        self.script.write(Register::Doorbell, (layer as u32) << 16 | flags | command::SELECT);
+        let words: Vec<u32> = logits.iter().map(|logit| logit.to_bits().cast_unsigned()).collect();
+        self.script.stream(&words, true);
+        self.script.cycles(cycles);
+        self.script.write(Register::Doorbell, command::ABORT);
+        let (answer, wanted, ..) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
+        self.script.expect(&answer);
+        self.script.idle();
+        self.script.errors(error::BUSY);
+        self.learn(layer, &wanted);
+        Ok(())
     }
 
     /// The library's answer.
