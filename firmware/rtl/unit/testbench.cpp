@@ -103,7 +103,8 @@ class Bench {
   public:
     void finish() {
 #if VM_COVERAGE
-        context->coveragep()->write("coverage.dat");
+        const char *file = std::getenv("COVERAGE");
+        context->coveragep()->write(file ? file : "coverage.dat");
 #endif
     }
 

@@ -4,6 +4,7 @@
 //! library, and writes what it is asked and what it must answer, bit for bit.
 
 mod cases;
+mod coverage;
 mod golden;
 mod hostile;
 mod model;
@@ -71,39 +72,73 @@ pub(crate) fn unit(scope: Scope) -> bool {
 
 fn check(scope: Scope) -> Done {
     install(&PACKAGES)?;
-    let golden = fs::read_to_string(firmware_folder().join("golden/bench.out"))
-        .map_err(|error| format!("golden/bench.out: {error}"))?;
+    let golden = golden_file()?;
     let steps = match scope {
         Scope::Short => 10_000,
         Scope::Full => 1_000_000,
     };
     cases::constants()?;
-    let small = build(SMALL, "", "OPT_FAST=-O2")?;
-    let large = build(LARGE, "", "OPT_FAST=-O0")?;
-    run(LARGE, &large, "requests", &|unit| cases::requests(unit, 11, 8, 4))?;
-    run(LARGE, &large, "cycles", &|unit| cases::cycles(unit))?;
-    run(LARGE, &large, "recall", &|unit| {
+    std::thread::scope(|scope| {
+        let large = scope.spawn(check_large);
+        let small = build(SMALL, "", "OPT_FAST=-O2").and_then(|program| check_small(&program, &golden, steps));
+        small.and(large.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+    })
+}
+
+/// The largest unit: the same in fewer requests, as it is slow.
+fn check_large() -> Done {
+    let program = build(LARGE, "", "OPT_FAST=-O0")?;
+    run(LARGE, &program, "requests", &|unit| cases::requests(unit, 11, 8, 4))?;
+    run(LARGE, &program, "cycles", &|unit| cases::cycles(unit))?;
+    run(LARGE, &program, "recall", &|unit| {
         let text = Text { layers: 40, experts: 1024, k: 64, remembered: 256, places: 64, tokens: 3 };
         recall::text::<_, 8, 64>(unit, 6, text, 3)?;
         let text = Text { layers: 4, experts: 300, k: 8, remembered: 200, places: 64, tokens: 450 };
         recall::text::<_, 8, 64>(unit, 7, text, 450)
+    })
+}
+
+/// Everything, with the golden chain as far as a step; the order is that in which most faults are found soonest.
+fn check_small(program: &Path, golden: &str, steps: u32) -> Done {
+    run(SMALL, program, "corners", &|unit| {
+        golden::selections(unit, golden)?;
+        golden::updates(unit, golden)
     })?;
-    run(SMALL, &small, "corners", &|unit| {
-        golden::selections(unit, &golden)?;
-        golden::updates(unit, &golden)
-    })?;
-    run(SMALL, &small, "requests", &|unit| cases::requests(unit, 1, 40, 20))?;
-    run(SMALL, &small, "hostile", &|unit| hostile::all(unit, 2, 4))?;
-    run(SMALL, &small, "resets", &|unit| hostile::resets(unit, 3, (0..1200).step_by(17)))?;
-    run(SMALL, &small, "recall", &|unit| {
-        for (seed, layers, experts, k, places) in [(1, 3, 64, 8, 32), (2, 20, 32, 4, 5), (3, 1, 2, 1, 1), (4, 9, 64, 3, 32)] {
+    run(SMALL, program, "requests", &|unit| cases::requests(unit, 1, 40, 20))?;
+    run(SMALL, program, "hostile", &|unit| hostile::all(unit, 2, 4))?;
+    run(SMALL, program, "resets", &|unit| hostile::resets(unit, 3, (0..1200).step_by(17)))?;
+    run(SMALL, program, "recall", &|unit| {
+        for (seed, layers, experts, k, places) in
+            [(1, 3, 64, 8, 32), (2, 20, 32, 4, 5), (3, 1, 2, 1, 1), (4, 9, 64, 3, 32)]
+        {
             let text = Text { layers, experts, k, remembered: 64, places, tokens: 150 };
             recall::text::<_, 4, 32>(unit, seed, text, 50)?;
         }
         recall::refusals(unit, 5)
     })?;
-    run(SMALL, &small, "cycles", &|unit| cases::cycles(unit))?;
-    run(SMALL, &small, "golden chain", &|unit| golden::chain(unit, &golden, steps))
+    run(SMALL, program, "golden chain", &|unit| golden::chain(unit, golden, steps))
+}
+
+/// `cargo xtask rtl unit --coverage`: the short form on a unit that counts what it reaches.
+pub(crate) fn coverage() -> bool {
+    let measured = || {
+        install(&PACKAGES)?;
+        let golden = golden_file()?;
+        let counted = Sizes { name: "coverage", ..SMALL };
+        let program = build(counted, "--coverage-line --coverage-toggle", "OPT_FAST=-O1")?;
+        check_small(&program, &golden, 1000)?;
+        coverage::report(program.parent().unwrap_or(&program))
+    };
+    let done: Done = measured();
+    if let Err(error) = &done {
+        eprintln!("xtask rtl unit: {error}");
+    }
+    done.is_ok()
+}
+
+fn golden_file() -> Done<String> {
+    let path = firmware_folder().join("golden/bench.out");
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// The unit's sources.
@@ -147,6 +182,7 @@ fn run(sizes: Sizes, program: &Path, what: &str, check: Check<'_>) -> Done {
     let failed = |error: std::io::Error| format!("{}: {error}", program.display());
     let folder = program.parent().unwrap_or(program);
     let mut child = Command::new(program);
+    child.env("COVERAGE", format!("{}.dat", what.replace(' ', "-")));
     let mut child = child.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let input = child.stdin.take().ok_or("no standard input")?;
     let mut unit = Unit::new(Script::new(BufWriter::new(input)), sizes);
