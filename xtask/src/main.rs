@@ -98,6 +98,7 @@ fn main() -> ExitCode {
                 ("rtl", [], []) => firmware::rtl(false, firmware::golden_steps(Scope::Short)),
                 ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::golden_steps(Scope::Short)),
                 ("rtl", [], [step]) if step == "unit" => unit::unit(Scope::Short),
+                ("rtl", ["--mutate"], [step]) if step == "unit" => unit::mutate(),
                 ("rtl", ["--coverage"], [step]) if step == "unit" => unit::coverage(),
                 ("rtl", ["--full"], [step]) if step == "unit" => unit::unit(Scope::Full),
                 ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),

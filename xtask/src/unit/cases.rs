@@ -23,7 +23,7 @@ pub(super) fn one<T: Copy>(random: &mut Random, of: &[T]) -> T {
 /// Logits of a token: usual ones, ties, whole numbers of a byte, the ends of the format, corners of numbers.
 pub(super) fn logits(random: &mut Random, count: usize) -> Vec<Logit> {
     let mut logits = vec![Logit::ZERO; count];
-    let kind = below(random, 10);
+    let kind = below(random, 12);
     match kind {
         0 => {}
         1 => corner_logits(random, &mut logits),
@@ -35,6 +35,13 @@ pub(super) fn logits(random: &mut Random, count: usize) -> Vec<Logit> {
                     3 => Logit::from_num(below(random, 256) as i32 - 128),
                     _ => one(random, &[Logit::MIN, Logit::MAX, Logit::ZERO, Logit::DELTA, Logit::from_num(-128)]),
                 };
+            }
+        }
+        // Distances at which something is left of an exponential, and a little beyond.
+        6 | 7 => {
+            logits.iter_mut().for_each(|logit| *logit = Logit::from_bits(-(below(random, 23 << 16) as i32)));
+            if let Some(first) = logits.first_mut() {
+                *first = Logit::ZERO;
             }
         }
         5 => logits.iter_mut().for_each(|logit| *logit = Logit::from_bits(random.bits().cast_signed() >> 6)),
@@ -117,6 +124,12 @@ pub(super) fn requests<W: Write>(unit: &mut Unit<W>, seed: u32, series: usize, e
         unit.tracker(TrackerConfig { phase, ..gains(of_gains.0, of_gains.1, of_gains.2) });
         let (stream, answers) = (one(&mut random, &[0, 0, 40, 200]), one(&mut random, &[0, 0, 100, 240]));
         unit.script.stalls(stream, answers);
+        // No error is allowed, and a stand-in of no mass for an expert of none would cost none.
+        let mut one_of_all = vec![Logit::MIN; experts];
+        one_of_all[below(&mut random, experts)] = Logit::MAX;
+        let none = settings(&mut random, sizes.k, experts);
+        let none = Settings { k: sizes.k.min(experts), keep_top: 1, mass: u32::MAX, error: Some(0), ..none };
+        unit.request(0, none, &one_of_all, 0)?;
         for _ in 0..each {
             let layer = below(&mut random, sizes.layers);
             let settings = settings(&mut random, sizes.k, experts);
@@ -155,14 +168,10 @@ pub(super) fn constants() -> Done {
 
 /// The cycles of requests where nobody waits, as the testbench prints them: all wanted missing, half of the others
 /// resident, a bound that allows some stand-ins.
-pub(super) fn cycles<W: Write>(unit: &mut Unit<W>) -> Done {
+pub(super) fn cycles<W: Write>(unit: &mut Unit<W>, sizes: &[(usize, usize)]) -> Done {
     unit.restart();
-    let sizes = unit.sizes;
     let mut random = Random(5);
-    for (experts, k) in [(8, 2), (32, 4), (64, 8), (128, 4), (128, 8), (256, 8), (512, 8), (1024, 64)] {
-        if experts > sizes.experts || k > sizes.k {
-            continue;
-        }
+    for &(experts, k) in sizes {
         for (kernel, of_chosen, error) in [(0, true, None), (1, true, Some(u32::MAX / 4)), (2, false, None)] {
             let mut logits = vec![Logit::ZERO; experts];
             fill(&mut logits, &mut random, 1);

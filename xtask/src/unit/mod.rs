@@ -5,9 +5,11 @@
 
 mod cases;
 mod coverage;
+mod cycles;
 mod golden;
 mod hostile;
 mod model;
+mod mutate;
 mod recall;
 mod script;
 
@@ -17,7 +19,7 @@ mod random;
 
 use std::fs;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::firmware::{Done, Scope, execute, firmware_folder, install, target_folder};
@@ -43,9 +45,25 @@ pub(super) struct Sizes {
     pub(super) places: usize,
 }
 
-/// A small unit, which is fast in Verilator, and the largest.
-const SMALL: Sizes =
-    Sizes { name: "small", experts: 64, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32 };
+impl Sizes {
+    /// The parameters of the unit.
+    fn parameters(&self) -> [(&'static str, usize); 8] {
+        [
+            ("E", self.experts),
+            ("K", self.k),
+            ("LAYERS", self.layers),
+            ("DIVIDERS", self.dividers),
+            ("WORDS", self.words),
+            ("CHOICES", self.choices),
+            ("TOKENS", self.tokens),
+            ("PLACES", self.places),
+        ]
+    }
+}
+
+/// The unit for most models, with a small memory for recall, and the largest.
+const USUAL: Sizes =
+    Sizes { name: "usual", experts: 256, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32 };
 const LARGE: Sizes = Sizes {
     name: "large",
     experts: 1024,
@@ -80,34 +98,39 @@ fn check(scope: Scope) -> Done {
     cases::constants()?;
     std::thread::scope(|scope| {
         let large = scope.spawn(check_large);
-        let small = build(SMALL, "", "OPT_FAST=-O2").and_then(|program| check_small(&program, &golden, steps));
-        small.and(large.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+        let usual = build(USUAL, "", "OPT_FAST=-O2").and_then(|program| check_usual(&program, &golden, steps));
+        let large = large.join().unwrap_or_else(|_| Err("a thread panicked".into()));
+        match (usual, large) {
+            (Err(usual), Err(large)) => Err(format!("{usual}\n{large}")),
+            (usual, large) => usual.and(large),
+        }
     })
 }
 
 /// The largest unit: the same in fewer requests, as it is slow.
 fn check_large() -> Done {
     let program = build(LARGE, "", "OPT_FAST=-O0")?;
-    run(LARGE, &program, "requests", &|unit| cases::requests(unit, 11, 8, 4))?;
-    run(LARGE, &program, "cycles", &|unit| cases::cycles(unit))?;
-    run(LARGE, &program, "recall", &|unit| {
+    run(&program, "requests", &|unit| cases::requests(unit, 11, 8, 4))?;
+    cycles::check(&run(&program, "cycles", &|unit| cases::cycles(unit, &[(1024, 64)]))?)?;
+    run(&program, "recall", &|unit| {
         let text = Text { layers: 40, experts: 1024, k: 64, remembered: 256, places: 64, tokens: 3 };
         recall::text::<_, 8, 64>(unit, 6, text, 3)?;
         let text = Text { layers: 4, experts: 300, k: 8, remembered: 200, places: 64, tokens: 450 };
         recall::text::<_, 8, 64>(unit, 7, text, 450)
     })
+    .map(drop)
 }
 
 /// Everything, with the golden chain as far as a step; the order is that in which most faults are found soonest.
-fn check_small(program: &Path, golden: &str, steps: u32) -> Done {
-    run(SMALL, program, "corners", &|unit| {
+fn check_usual(program: &Program, golden: &str, steps: u32) -> Done {
+    run(program, "corners", &|unit| {
         golden::selections(unit, golden)?;
         golden::updates(unit, golden)
     })?;
-    run(SMALL, program, "requests", &|unit| cases::requests(unit, 1, 40, 20))?;
-    run(SMALL, program, "hostile", &|unit| hostile::all(unit, 2, 4))?;
-    run(SMALL, program, "resets", &|unit| hostile::resets(unit, 3, (0..1200).step_by(17)))?;
-    run(SMALL, program, "recall", &|unit| {
+    run(program, "requests", &|unit| cases::requests(unit, 1, 40, 20))?;
+    run(program, "hostile", &|unit| hostile::all(unit, 2, 4))?;
+    run(program, "resets", &|unit| hostile::resets(unit, 3, (0..1200).step_by(17)))?;
+    run(program, "recall", &|unit| {
         for (seed, layers, experts, k, places) in
             [(1, 3, 64, 8, 32), (2, 20, 32, 4, 5), (3, 1, 2, 1, 1), (4, 9, 64, 3, 32)]
         {
@@ -116,7 +139,9 @@ fn check_small(program: &Path, golden: &str, steps: u32) -> Done {
         }
         recall::refusals(unit, 5)
     })?;
-    run(SMALL, program, "golden chain", &|unit| golden::chain(unit, golden, steps))
+    let sizes = [(8, 2), (32, 4), (64, 8), (128, 4), (128, 8), (256, 8)];
+    cycles::check(&run(program, "cycles", &|unit| cases::cycles(unit, &sizes))?)?;
+    run(program, "golden chain", &|unit| golden::chain(unit, golden, steps)).map(drop)
 }
 
 /// `cargo xtask rtl unit --coverage`: the short form on a unit that counts what it reaches.
@@ -124,12 +149,21 @@ pub(crate) fn coverage() -> bool {
     let measured = || {
         install(&PACKAGES)?;
         let golden = golden_file()?;
-        let counted = Sizes { name: "coverage", ..SMALL };
+        let counted = Sizes { name: "coverage", ..USUAL };
         let program = build(counted, "--coverage-line --coverage-toggle", "OPT_FAST=-O1")?;
-        check_small(&program, &golden, 1000)?;
-        coverage::report(program.parent().unwrap_or(&program))
+        check_usual(&program, &golden, 1000)?;
+        coverage::report(program.path.parent().unwrap_or(&program.path))
     };
     let done: Done = measured();
+    if let Err(error) = &done {
+        eprintln!("xtask rtl unit: {error}");
+    }
+    done.is_ok()
+}
+
+/// `cargo xtask rtl unit --mutate`: whether every seeded fault is found.
+pub(crate) fn mutate() -> bool {
+    let done = install(&PACKAGES).and_then(|()| mutate::all());
     if let Err(error) = &done {
         eprintln!("xtask rtl unit: {error}");
     }
@@ -151,41 +185,44 @@ fn sources() -> Done<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The unit as a program.
+#[derive(Debug, Clone)]
+struct Program {
+    sizes: Sizes,
+    path: PathBuf,
+    arguments: Vec<String>,
+}
+
 /// Makes a program of a size of the unit.
-fn build(sizes: Sizes, options: &str, level: &str) -> Done<PathBuf> {
+fn build(sizes: Sizes, options: &str, level: &str) -> Done<Program> {
+    build_from(sizes, &sources()?, options, level)
+}
+
+/// Makes a program of a size of the unit from these sources.
+fn build_from(sizes: Sizes, sources: &[PathBuf], options: &str, level: &str) -> Done<Program> {
     let folder = target_folder().join("rtl").join(format!("unit-{}", sizes.name));
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut verilator = Command::new("verilator");
     verilator.args(FLAGS.split_whitespace()).args(options.split_whitespace());
-    for (name, value) in [
-        ("E", sizes.experts),
-        ("K", sizes.k),
-        ("LAYERS", sizes.layers),
-        ("DIVIDERS", sizes.dividers),
-        ("WORDS", sizes.words),
-        ("CHOICES", sizes.choices),
-        ("TOKENS", sizes.tokens),
-        ("PLACES", sizes.places),
-    ] {
-        verilator.arg(format!("-G{name}={value}"));
-    }
-    verilator.arg("-Mdir").arg(&folder).args(sources()?);
+    verilator.args(sizes.parameters().map(|(name, value)| format!("-G{name}={value}")));
+    verilator.arg("-Mdir").arg(&folder).args(sources);
     verilator.arg(firmware_folder().join("rtl/unit/testbench.cpp"));
     execute(&mut verilator)?;
     let make = ["-s", "-j", "2", "-f", "Vcptr_unit.mk", level, "Vcptr_unit"];
     execute(Command::new("make").arg("-C").arg(&folder).args(make).stdout(Stdio::null()))?;
-    Ok(folder.join("Vcptr_unit"))
+    Ok(Program { sizes, path: folder.join("Vcptr_unit"), arguments: Vec::new() })
 }
 
-/// Runs a program by the script that a check writes.
-fn run(sizes: Sizes, program: &Path, what: &str, check: Check<'_>) -> Done {
-    let failed = |error: std::io::Error| format!("{}: {error}", program.display());
-    let folder = program.parent().unwrap_or(program);
-    let mut child = Command::new(program);
-    child.env("COVERAGE", format!("{}.dat", what.replace(' ', "-")));
-    let mut child = child.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+/// Runs a program by the script that a check writes; returns what it prints.
+fn run(program: &Program, what: &str, check: Check<'_>) -> Done<String> {
+    let Program { sizes, path, arguments } = program;
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut child = Command::new(path);
+    child.args(arguments).env("COVERAGE", format!("{}.dat", what.replace(' ', "-")));
+    child.current_dir(path.parent().unwrap_or(path));
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let input = child.stdin.take().ok_or("no standard input")?;
-    let mut unit = Unit::new(Script::new(BufWriter::new(input)), sizes);
+    let mut unit = Unit::new(Script::new(BufWriter::new(input)), *sizes);
     let checked = check(&mut unit);
     // A testbench that has ended says why itself.
     let written = unit.script.end();
@@ -196,6 +233,6 @@ fn run(sizes: Sizes, program: &Path, what: &str, check: Check<'_>) -> Done {
     }
     checked.map_err(|error| format!("{what} ({}): {error}", sizes.name))?;
     written.map_err(failed)?;
-    println!("unit {:<6} {what}: {}", sizes.name, text.trim());
-    Ok(())
+    println!("unit {:<6} {what}: {}", sizes.name, text.lines().last().unwrap_or(""));
+    Ok(text.into_owned())
 }
