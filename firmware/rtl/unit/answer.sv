@@ -167,4 +167,18 @@ module unit_answer #(
       endcase
     end
   end
+`ifdef FORMAL
+  // A word waits until it is taken, unchanged.
+  logic waits = 1'b0, last_before;
+  logic [31:0] data_before;
+  always_ff @(posedge clk) begin
+    waits <= rst_n & out_valid & ~out_ready;
+    {last_before, data_before} <= {out_last, out_data};
+    if (waits && rst_n) assert (out_valid && out_data == data_before && out_last == last_before);
+    assume (k >= 1 && k <= (RANK + 1)'(K));
+    if (rst_n && state == IDLE) assert (!out_valid);
+    if (rst_n && out_last) assert (state == LAST);
+    if (rst_n) assert (victim <= (RANK + 1)'(K));
+  end
+`endif
 endmodule

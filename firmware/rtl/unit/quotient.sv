@@ -24,4 +24,16 @@ module unit_quotient (
       quotient <= whole ? 32'h8000_0000 : {1'b0, quotient[29:0], fits};
     end
   end
+`ifdef FORMAL
+  // What is left stays below the denominator, so that no step overflows.
+  logic begun = 1'b0, under_way = 1'b0;
+  logic [31:0] denominator_before;
+  always_ff @(posedge clk) begin
+    begun <= 1'b1;
+    denominator_before <= denominator;
+    if (load) under_way <= numerator < denominator;
+    if (begun && !load) assume (denominator == denominator_before);
+    if (under_way) assert (rest < denominator_before);
+  end
+`endif
 endmodule

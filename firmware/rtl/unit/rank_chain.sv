@@ -35,6 +35,30 @@ module unit_rank_chain #(
       .full(full[i]), .key(keys[i*KEY+:KEY]), .data(data[i*DATA+:DATA])
     );
   end
+`ifdef FORMAL
+  // Keys that come are in no cell and on no way. What is kept is in order, so that no key is there twice, and what is
+  // handed on is below what is kept where it comes from; all of that follows from the state a cycle before.
+  for (genvar i = 0; i < K; i++) begin : order
+    wire [KEY-1:0] key = keys[i*KEY+:KEY];
+    wire [KEY-1:0] on_its_way = moving[(i+1)*(KEY+DATA)+:KEY];
+    always_ff @(posedge clk) begin
+      if (in_valid) assume (!(full[i] && in_key == key) && !(valid[i+1] && in_key == on_its_way));
+      assume (enabled == '1);
+      if (rst_n) begin
+        if (valid[i+1]) assert (full[i] && on_its_way < key);
+      end
+    end
+    if (i > 0) begin : below
+      wire [KEY-1:0] above = keys[(i-1)*KEY+:KEY];
+      wire [KEY-1:0] comes = moving[i*(KEY+DATA)+:KEY];
+      always_ff @(posedge clk) begin
+        if (rst_n && full[i]) assert (full[i-1] && key < above);
+        if (rst_n && full[i] && valid[i]) assert (key != comes);
+        if (rst_n && valid[i+1] && valid[i]) assert (on_its_way != comes);
+      end
+    end
+  end
+`endif
   assign out_valid = valid[K];
   assign out_key = moving[K*(KEY+DATA)+:KEY];
   assign out_data = moving[K*(KEY+DATA)+KEY+:DATA];

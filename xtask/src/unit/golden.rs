@@ -55,12 +55,11 @@ pub(super) fn chain<W: Write>(unit: &mut Unit<W>, golden: &str, steps: u32) -> D
     let mut logits = [Logit::ZERO; EXPERTS];
     for step in 1..=steps {
         fill(&mut logits, &mut random, step / CONTEXT_STEPS);
-        let (wanted, chosen, victims, seen) =
-            unit.request(0, settings, &logits, command::APPLY | command::LEARN)?;
-        hash.ids(&wanted);
-        hash.ids(&chosen);
-        hash.ids(&victims);
-        let seen = seen.ok_or("the layer did not learn")?;
+        let token = unit.request(0, settings, &logits, command::APPLY | command::LEARN)?;
+        hash.ids(&token.wanted);
+        hash.ids(&token.chosen);
+        hash.ids(&token.victims);
+        let seen = token.step.ok_or("the layer did not learn")?;
         hash.word(seen.snr.to_bits().cast_unsigned());
         hash.word(seen.angle.to_bits().cast_unsigned());
         hash.word(seen.lock as u32 | u32::from(seen.lost_lock) << 8);
@@ -106,7 +105,7 @@ pub(super) fn selections<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
                 let chosen = if softmax {
                     let settings =
                         Settings { experts: 32, k, of_chosen: false, keep_top, capacity: 32, mass: eps, error: None };
-                    unit.request(0, settings, &logits, 0)?.1
+                    unit.request(0, settings, &logits, 0)?.chosen
                 } else {
                     let selection = select::<8>(&router, Eps::from_bits(eps), keep_top, &logits, &wanted, &resident);
                     selection.map_err(|error| error.to_string())?.experts.to_vec()
@@ -125,8 +124,7 @@ pub(super) fn selections<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
 /// Updates out of corners: every shape of demand, ids out of range, repeated and too many, gains at their ends.
 pub(super) fn updates<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
     unit.restart();
-    let settings =
-        Settings { experts: 32, k: 1, of_chosen: true, keep_top: 0, capacity: 0, mass: 0, error: None };
+    let settings = Settings { experts: 32, k: 1, of_chosen: true, keep_top: 0, capacity: 0, mass: 0, error: None };
     unit.settings(settings);
     let (mut hash, mut random) = (Hash::START, Random(17));
     for (steady, reopened, fast) in

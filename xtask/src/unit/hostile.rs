@@ -91,6 +91,10 @@ fn registers<W: Write>(unit: &mut Unit<W>, random: &mut Random) -> Done {
     unit.residents(0, resident);
     let usual = settings(random, sizes.k, experts);
     unit.settings(usual);
+    unit.script.read(Register::Name, 0x7570_7401);
+    unit.script.read(Register::Sizes, (sizes.layers as u32) << 16 | sizes.experts as u32);
+    let recall = (sizes.k as u32) << 24 | (sizes.words as u32) << 16 | (sizes.tokens as u32 - 1);
+    unit.script.read(Register::RecallSizes, recall);
     let refused = |unit: &mut Unit<W>, layer: usize, command: u32, expected: u32| {
         ring(unit, layer, command);
         unit.script.idle();
@@ -207,6 +211,7 @@ pub(super) fn resets<W: Write>(unit: &mut Unit<W>, seed: u32, cycles: impl Itera
         unit.script.silent();
         unit.script.read(Register::Status, 0);
         unit.script.read(Register::Experts, 0);
+        unit.script.read(Register::Cycles, 0);
         unit.restart();
         right(unit, &mut random, experts)?;
     }

@@ -6,12 +6,14 @@
 mod cases;
 mod coverage;
 mod cycles;
+mod formal;
 mod golden;
 mod hostile;
 mod model;
 mod mutate;
 mod recall;
 mod script;
+mod synthesis;
 
 #[path = "../../../firmware/bench/src/random.rs"]
 #[expect(dead_code, reason = "the image's benchmarks use the rest")]
@@ -22,12 +24,14 @@ use std::io::BufWriter;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::firmware::{Done, Scope, execute, firmware_folder, install, target_folder};
+use crate::firmware::{Done, execute, firmware_folder, install, target_folder};
 use model::Unit;
 use recall::Text;
 use script::Script;
 
 const PACKAGES: [(&str, &str); 3] = [("verilator", "verilator"), ("make", "make"), ("g++", "g++")];
+/// The library of cells is a file and no program; OpenSTA is called `sta`, and says no version.
+const YOSYS: [(&str, &str); 2] = [("yosys", "yosys"), ("sta", "opensta")];
 const FLAGS: &str = "--cc --exe -O3 --x-assign unique --x-initial unique -Wall -Wno-DECLFILENAME -Wno-UNUSED \
                      -Wno-PINCONNECTEMPTY --top-module cptr_unit";
 
@@ -79,22 +83,58 @@ const LARGE: Sizes = Sizes {
 /// What is checked of a size.
 type Check<'a> = &'a (dyn Fn(&mut Unit<BufWriter<std::process::ChildStdin>>) -> Done + Sync);
 
-/// Everything; whether it went well.
-pub(crate) fn unit(scope: Scope) -> bool {
-    let done = check(scope);
+/// What `cargo xtask rtl unit` is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// The unit against the library, the golden chain as far as step 10,000.
+    Check,
+    /// As far as its last step, and everything below.
+    Full,
+    /// What these checks reach.
+    Coverage,
+    /// Whether every seeded fault is found.
+    Mutate,
+    /// Assertions by induction.
+    Formal,
+    /// Area and critical path.
+    Synthesis,
+}
+
+/// The tasks' options.
+pub(crate) const OPTIONS: [(&str, Task); 5] = [
+    ("--full", Task::Full),
+    ("--coverage", Task::Coverage),
+    ("--mutate", Task::Mutate),
+    ("--formal", Task::Formal),
+    ("--synthesis", Task::Synthesis),
+];
+
+/// Does a task; whether it went well.
+pub(crate) fn unit(task: Task) -> bool {
+    let done = install(&PACKAGES).and_then(|()| match task {
+        Task::Check => check(10_000),
+        Task::Coverage => coverage(),
+        Task::Mutate => mutate::all(),
+        Task::Formal => install(&YOSYS).and_then(|()| formal::prove()),
+        Task::Synthesis => install(&YOSYS).and_then(|()| synthesis::synthesise()),
+        Task::Full => {
+            install(&YOSYS)?;
+            check(1_000_000)?;
+            formal::prove()?;
+            coverage()?;
+            mutate::all()?;
+            synthesis::synthesise()
+        }
+    });
     if let Err(error) = &done {
         eprintln!("xtask rtl unit: {error}");
     }
     done.is_ok()
 }
 
-fn check(scope: Scope) -> Done {
-    install(&PACKAGES)?;
+/// Everything, with the golden chain as far as one of the steps that are in the golden file.
+fn check(steps: u32) -> Done {
     let golden = golden_file()?;
-    let steps = match scope {
-        Scope::Short => 10_000,
-        Scope::Full => 1_000_000,
-    };
     cases::constants()?;
     std::thread::scope(|scope| {
         let large = scope.spawn(check_large);
@@ -144,30 +184,12 @@ fn check_usual(program: &Program, golden: &str, steps: u32) -> Done {
     run(program, "golden chain", &|unit| golden::chain(unit, golden, steps)).map(drop)
 }
 
-/// `cargo xtask rtl unit --coverage`: the short form on a unit that counts what it reaches.
-pub(crate) fn coverage() -> bool {
-    let measured = || {
-        install(&PACKAGES)?;
-        let golden = golden_file()?;
-        let counted = Sizes { name: "coverage", ..USUAL };
-        let program = build(counted, "--coverage-line --coverage-toggle", "OPT_FAST=-O1")?;
-        check_usual(&program, &golden, 1000)?;
-        coverage::report(program.path.parent().unwrap_or(&program.path))
-    };
-    let done: Done = measured();
-    if let Err(error) = &done {
-        eprintln!("xtask rtl unit: {error}");
-    }
-    done.is_ok()
-}
-
-/// `cargo xtask rtl unit --mutate`: whether every seeded fault is found.
-pub(crate) fn mutate() -> bool {
-    let done = install(&PACKAGES).and_then(|()| mutate::all());
-    if let Err(error) = &done {
-        eprintln!("xtask rtl unit: {error}");
-    }
-    done.is_ok()
+/// The short form on a unit that counts what it reaches.
+fn coverage() -> Done {
+    let counted = Sizes { name: "coverage", ..USUAL };
+    let program = build(counted, "--coverage-line --coverage-toggle", "OPT_FAST=-O1")?;
+    check_usual(&program, &golden_file()?, 1000)?;
+    coverage::report(program.path.parent().unwrap_or(&program.path))
 }
 
 fn golden_file() -> Done<String> {

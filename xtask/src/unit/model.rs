@@ -44,6 +44,16 @@ pub(super) struct Layer {
     pub(super) resident: ExpertSet<32>,
 }
 
+/// What came of a token.
+pub(super) struct Token {
+    pub(super) wanted: Vec<u16>,
+    pub(super) chosen: Vec<u16>,
+    /// Who made room, as far as somebody had to.
+    pub(super) victims: Vec<u16>,
+    /// What the tracker saw where the layer learns.
+    pub(super) step: Option<Step>,
+}
+
 /// The unit, and the script that it is driven by.
 pub(super) struct Unit<W: Write> {
     pub(super) script: Script<W>,
@@ -134,25 +144,24 @@ impl<W: Write> Unit<W> {
         }
     }
 
-    /// A token in a layer: rings, sends the logits, and expects what the library says. Returns what was wanted, and
-    /// what the tracker saw where the layer learns.
+    /// A token in a layer: rings, sends the logits, and expects what the library says.
     pub(super) fn request(
         &mut self,
         layer: usize,
         settings: Settings,
         logits: &[Logit],
         flags: u32,
-    ) -> Result<(Vec<u16>, Vec<u16>, Vec<u16>, Option<Step>), String> {
+    ) -> Result<Token, String> {
         self.settings(settings);
         self.script.step();
         self.script.write(Register::Doorbell, (layer as u32) << 16 | flags | command::SELECT);
         let words: Vec<u32> = logits.iter().map(|logit| logit.to_bits().cast_unsigned()).collect();
         self.script.stream(&words, true);
-        let (answer, wanted, chosen, victims) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
+        let (answer, mut token) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
         self.script.expect(&answer);
         self.script.idle();
-        let step = (flags & command::LEARN != 0).then(|| self.learn(layer, &wanted));
-        Ok((wanted, chosen, victims, step))
+        token.step = (flags & command::LEARN != 0).then(|| self.learn(layer, &token.wanted));
+        Ok(token)
     }
 
     /// A request that everything is tried on after some of its logits: nothing of it is taken.
@@ -181,10 +190,10 @@ impl<W: Write> Unit<W> {
         self.script.write(Register::Doorbell, command::CLEAR_LAYER);
         self.script.errors(error::BUSY);
         self.script.stream(&words[after..], true);
-        let (answer, wanted, ..) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
+        let (answer, token) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
         self.script.expect(&answer);
         self.script.idle();
-        self.learn(layer, &wanted);
+        self.learn(layer, &token.wanted);
         Ok(())
     }
 
@@ -204,11 +213,11 @@ impl<W: Write> Unit<W> {
         self.script.stream(&words, true);
         self.script.cycles(cycles);
         self.script.write(Register::Doorbell, command::ABORT);
-        let (answer, wanted, ..) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
+        let (answer, token) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
         self.script.expect(&answer);
         self.script.idle();
         self.script.errors(error::BUSY);
-        self.learn(layer, &wanted);
+        self.learn(layer, &token.wanted);
         Ok(())
     }
 
@@ -219,7 +228,7 @@ impl<W: Write> Unit<W> {
         settings: Settings,
         logits: &[Logit],
         apply: bool,
-    ) -> Result<(Vec<u32>, Vec<u16>, Vec<u16>, Vec<u16>), String> {
+    ) -> Result<(Vec<u32>, Token), String> {
         let router = settings.router();
         let Layer { tracker, resident } = &mut self.layers[layer];
         let wanted = router.top_k::<MAX_K>(logits).map_err(|error| error.to_string())?;
@@ -247,7 +256,8 @@ impl<W: Write> Unit<W> {
             }
         }
         words.extend(weights.iter().take(settings.k).map(|weight| weight.to_bits()));
-        Ok((words, wanted.to_vec(), selection.experts.to_vec(), victims))
+        let (wanted, chosen) = (wanted.to_vec(), selection.experts.to_vec());
+        Ok((words, Token { wanted, chosen, victims, step: None }))
     }
 
     /// The layer learns what a token wanted, which the unit has been told; its registers say what was seen.

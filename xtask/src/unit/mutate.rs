@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Done, Program, USUAL, Sizes, build_from, check_usual, golden_file, sources};
+use super::{Done, Program, Sizes, USUAL, build_from, check_usual, golden_file, sources};
 use crate::firmware::{firmware_folder, target_folder};
 
 /// A fault: an expression of a file that another takes the place of.
@@ -32,12 +32,8 @@ pub(super) fn all() -> Done {
     let faults: Option<Vec<Fault<'_>>> = lines.iter().map(|line| parse(line)).collect();
     let faults = faults.ok_or_else(|| format!("{}: a line has not five columns", path.display()))?;
     let golden = golden_file()?;
-    let program = build_from(
-        Sizes { name: "faults", ..USUAL },
-        &seeded(&faults)?,
-        "-Wno-WIDTH -Wno-fatal",
-        "OPT_FAST=-O2",
-    )?;
+    let program =
+        build_from(Sizes { name: "faults", ..USUAL }, &seeded(&faults)?, "-Wno-WIDTH -Wno-fatal", "OPT_FAST=-O2")?;
     // Without a fault the copy is the unit.
     check_usual(&program, &golden, 1000)?;
     let mut missed = Vec::new();

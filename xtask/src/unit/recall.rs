@@ -93,9 +93,7 @@ fn memory<W: Write, const WORDS: usize>(unit: &mut Unit<W>, saved: &[u32], remem
     let (means, rest) = saved.split_at(32 * WORDS);
     let (signatures, rest) = rest.split_at(remembered * WORDS);
     let (signatures, past) = (&signatures[..remembered.min(tokens) * WORDS], &rest[..remembered]);
-    for (space, words) in
-        [(Space::Means, means), (Space::Signatures, signatures), (Space::Distances, past)]
-    {
+    for (space, words) in [(Space::Means, means), (Space::Signatures, signatures), (Space::Distances, past)] {
         for (at, &word) in words.iter().enumerate() {
             unit.script.window(space, at, word);
         }

@@ -19,9 +19,8 @@ enum Word {
     Report,
 }
 
-/// Registers, by word.
+/// Registers, by word; docs/unit.md has the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "docs/unit.md has the table")]
 pub(super) enum Register {
     Name,
     Sizes,
