@@ -1,4 +1,5 @@
-//! `cargo xtask rtl unit --formal`: what is asserted in the sources under `FORMAL`, by induction on small parameters with
+//! `cargo xtask rtl unit --formal`: what is asserted in the sources under `FORMAL`, by induction on small parameters
+//! with
 //! the solver of yosys; and that a fault breaks the proof.
 
 use std::fs;
@@ -7,7 +8,8 @@ use std::process::{Command, Stdio};
 use super::{Done, sources};
 use crate::firmware::target_folder;
 
-/// Modules with what their parameters are set to: choices are distinct and in order; an answer's words wait unchanged; no
+/// Modules with what their parameters are set to: choices are distinct and in order; an answer's words wait
+/// unchanged; no
 /// step of a division overflows.
 const PROOFS: [(&str, &str); 3] =
     [("unit_rank_chain", "-set K 3 -set KEY 5"), ("unit_answer", "-set E 32 -set K 2"), ("unit_quotient", "")];
