@@ -124,6 +124,17 @@ impl KalmanConfig {
         let process = odds(steady).saturating_sub(steady.to_bits() >> (32 - VARIANCE_BITS));
         Self { process: limit(process), reopened: limit(odds(reopened)) }
     }
+
+    /// Variance Q that a token adds to a level, in units of the observation variance R: `U4F28` bits, at most 7 R. What
+    /// a hardware unit has in a register.
+    pub const fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Error variance P that a loss of lock opens to, in units of R: `U4F28` bits, at most 7 R.
+    pub const fn reopened(&self) -> u32 {
+        self.reopened
+    }
 }
 
 /// The gain of a level that forgets half of what it holds in so many tokens, `1 - 2^(-1 / tokens)`: an observation

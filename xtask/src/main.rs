@@ -13,6 +13,7 @@ mod llama;
 mod memory;
 mod packages;
 mod python;
+mod unit;
 mod width;
 
 use std::process::{Command, ExitCode};
@@ -67,8 +68,11 @@ const GROUPS: [Group; 11] = [
     },
     Group {
         name: "rtl",
-        purpose: "cycles of the kernels on the RTL of open cores, and the memory engine behind a testbench",
-        run: |scope| firmware::rtl(false, firmware::golden_steps(scope)) & memory::verilog(),
+        purpose: "cycles of the kernels on the RTL of open cores, the memory engine behind a testbench, and the hardware unit",
+        run: |scope| {
+            let task = if scope == Scope::Full { unit::Task::Full } else { unit::Task::Check };
+            firmware::rtl(false, firmware::golden_steps(scope)) & memory::verilog() & unit::unit(task)
+        },
     },
     Group { name: "demo", purpose: "the main job runs", run: |_| demo() },
     Group {
@@ -99,6 +103,13 @@ fn main() -> ExitCode {
                 ("firmware", ["--bless"], _) if steps => firmware::firmware(Scope::Full, true, &words),
                 ("rtl", [], []) => firmware::rtl(false, firmware::golden_steps(Scope::Short)),
                 ("rtl", ["--bless"], []) => firmware::rtl(true, firmware::golden_steps(Scope::Short)),
+                ("rtl", [], [step]) if step == "unit" => unit::unit(unit::Task::Check),
+                ("rtl", [option], [step]) if step == "unit" => {
+                    match unit::OPTIONS.iter().find(|(name, _)| name == option) {
+                        Some((_, task)) => unit::unit(*task),
+                        None => return usage(),
+                    }
+                }
                 ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
             });
@@ -141,7 +152,8 @@ fn exit(success: bool) -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!(
         "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       \
-         cargo xtask rtl [--bless | --golden STEPS]\n       cargo xtask install --prefix FOLDER\n"
+         cargo xtask rtl [--bless | --golden STEPS]\n       \
+         cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       cargo xtask install --prefix FOLDER\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use crate::packages;
 
 /// A step's failure, as a sentence.
-pub(super) type Done<T = ()> = Result<T, String>;
+pub(crate) type Done<T = ()> = Result<T, String>;
 
 /// The folder of the firmware workspace.
-pub(super) fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     root().join("firmware")
 }
 
@@ -18,13 +18,13 @@ pub(super) fn root() -> PathBuf {
 }
 
 /// Where the firmware workspace builds, but for what needs a folder of its own ([`super::build`]).
-pub(super) fn target_folder() -> PathBuf {
+pub(crate) fn target_folder() -> PathBuf {
     let shared = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     shared.join("firmware")
 }
 
 /// Runs a command in the firmware workspace; its output goes to the terminal.
-pub(super) fn execute(command: &mut Command) -> Done {
+pub(crate) fn execute(command: &mut Command) -> Done {
     let line = line(command);
     let status = command.current_dir(folder()).status().map_err(|error| format!("{line}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
@@ -54,7 +54,7 @@ pub(super) fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Installs the packages of missing programs.
-pub(super) fn install(programs: &[(&str, &str)]) -> Done {
+pub(crate) fn install(programs: &[(&str, &str)]) -> Done {
     let missing = programs.iter().filter(|(program, _)| !packages::present(program)).map(|&(_, package)| package);
     packages::install(&missing.collect::<Vec<_>>())
 }

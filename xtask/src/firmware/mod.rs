@@ -26,7 +26,8 @@ mod toolchain;
 
 use std::process::Command;
 
-use command::{Done, cargo, execute, install, target_folder};
+use command::cargo;
+pub(crate) use command::{Done, execute, folder as firmware_folder, install, target_folder};
 pub(crate) use install::install as install_library;
 pub(crate) use machines::Scope;
 pub(crate) use rtl::{golden_steps, rtl};

@@ -1,0 +1,415 @@
+// The hardware unit: selection, levels, residency and recall's search for a controller's bus (docs/unit.md).
+//
+// E experts of a layer (a power of two from 32), K chosen ones, LAYERS layers; signatures of WORDS words, CHOICES of a
+// token, TOKENS remembered (a power of two), PLACES kept.
+module cptr_unit #(
+  parameter int unsigned E = 256,
+  parameter int unsigned K = 8,
+  parameter int unsigned LAYERS = 1,
+  parameter int unsigned DIVIDERS = 8,
+  parameter int unsigned WORDS = 4,
+  parameter int unsigned CHOICES = 512,
+  parameter int unsigned TOKENS = 1024,
+  parameter int unsigned PLACES = 64
+) (
+  input  logic        clk,
+  input  logic        rst_n,
+  input  logic        bus_request,
+  input  logic        bus_write,
+  input  logic [7:0]  bus_address,
+  input  logic [31:0] bus_write_data,
+  output logic [31:0] bus_read_data,
+  // Logits or ids.
+  input  logic        in_valid,
+  output logic        in_ready,
+  input  logic        in_last,
+  input  logic [31:0] in_data,
+  // Answers.
+  output logic        out_valid,
+  input  logic        out_ready,
+  output logic        out_last,
+  output logic [31:0] out_data,
+  output logic        busy
+);
+  localparam int unsigned ID = $clog2(E);
+  localparam int unsigned RANK = (K > 1) ? $clog2(K) : 1;
+  localparam int unsigned LEVEL = $clog2(LAYERS * E);
+  localparam int unsigned SETS = LAYERS * (E / 32);
+  localparam int unsigned SET = (SETS > 1) ? $clog2(SETS) : 1;
+  localparam int unsigned STATE = $clog2(16 * LAYERS);
+  localparam int unsigned SLOT = $clog2(TOKENS);
+  localparam int unsigned WORD = $clog2(WORDS);
+  localparam int unsigned CHOICE = $clog2(CHOICES);
+  localparam int unsigned MEAN = $clog2(32 * WORDS);
+  localparam int unsigned PLACE = $clog2(PLACES);
+
+  // Registers.
+  logic ring, abort, lost_lock, error_bound, of_chosen, recall_changed, window_write, window_read;
+  logic [31:0] command, cycles, snr, angle, eps_mass, eps_error, process_noise, reopened, fast_gain, phase;
+  logic [31:0] window_address, window_data, window_word, recall_found;
+  logic [1:0] lock;
+  logic [11:0] errors, error, recall_layers, next_layer;
+  logic [ID:0] experts, capacity;
+  logic [6:0] k, keep_top, recall_k;
+  logic [15:0] acquire;
+  logic [16:0] recall_tokens;
+  logic [8:0] recall_places;
+  unit_registers #(
+    .E(E), .K(K), .LAYERS(LAYERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS), .PLACES(PLACES)
+  ) registers (.*);
+  localparam int unsigned BUSY = 0, SHORT = 4, LONG = 5, ABORTED = 6, ORDER = 7, UNKNOWN = 8, ID_ERROR = 9;
+
+  wire [15:0] layer = command[31:16];
+  wire selects = command[3:0] == 4'd1;
+  wire applies = command[4];
+  wire learns = command[5];
+  wire observes = command[6];
+
+  typedef enum logic [4:0] {
+    IDLE, CHECK, SCALES, SCALES_1, SCALES_2, LOGITS, CHOOSE, ANSWER, IDS, NEXT_ID, HOLD_ID, EARLIER_ID, COMPARE_ID,
+    LEARN, LEARNING, OBSERVE,
+    OBSERVE_1, END, SIGN, SEARCH, HEADER, KEYS, WIPE, WIPING, FORGET, FORGETTING, DRAIN
+  } state_t;
+  state_t state;
+  assign busy = state != IDLE;
+
+  // The stream. A logit and its expert, a cycle later with the word of the resident set, and then with its bit.
+  logic [ID:0] count;
+  wire takes_logits = state == LOGITS;
+  wire taken = in_valid & in_ready;
+  wire scan = taken & takes_logits;
+  wire complete = count + 1'b1 == experts;
+  assign in_ready = takes_logits | state == IDS | state == DRAIN;
+  logic scan_1, scan_2, last_1, last_2, resident_2;
+  logic [31:0] logit_1, logit_2, set_word;
+  logic [ID-1:0] expert_1, expert_2;
+  logic [ID:0] residents;
+  always_ff @(posedge clk) begin
+    {logit_2, logit_1} <= {logit_1, in_data};
+    {expert_2, expert_1} <= {expert_1, count[ID-1:0]};
+    {last_2, last_1} <= {last_1, in_last};
+    resident_2 <= set_word[expert_1[4:0]];
+    if (state == CHECK) residents <= '0;
+    else if (scan_2 && resident_2) residents <= residents + 1'b1;
+  end
+
+  // Selection.
+  logic start_select, cancel, chosen, weighed, answered;
+  logic [RANK:0] stand_ins;
+  logic [K*ID-1:0] chosen_ids, wanted_ids, victim_ids;
+  logic [K-1:0] replaced, missing, victim_full;
+  logic [K*32-1:0] weights;
+  unit_select #(.E(E), .K(K), .DIVIDERS(DIVIDERS)) selection (
+    .clk, .rst_n, .start(start_select), .cancel, .experts, .k(k[RANK:0]), .keep_top, .eps_mass, .eps_error, .error_bound,
+    .of_chosen, .in_valid(scan_2), .in_last(last_2), .in_logit(logit_2), .in_expert(expert_2),
+    .in_resident(resident_2), .chosen, .weighed, .stand_ins, .chosen_ids, .replaced, .missing, .wanted_ids, .weights
+  );
+  assign start_select = state == SCALES_2;
+
+  // The answer, and who comes and goes.
+  logic answer_valid, answer_last, set_read_answer, set_write_answer;
+  logic [ID-1:0] set_expert;
+  logic [31:0] answer_data, set_bits;
+  unit_answer #(.E(E), .K(K)) answer (
+    .clk, .rst_n, .start(state == CHOOSE & chosen), .apply(applies), .layer, .k(k[RANK:0]), .capacity, .residents,
+    .stand_ins, .chosen_ids, .replaced, .missing, .weighed, .weights, .victim_full, .victim_ids, .done(answered),
+    .set_read(set_read_answer), .set_write(set_write_answer), .set_expert, .set_bits, .set_word,
+    .out_valid(answer_valid), .out_ready(out_ready & state == ANSWER), .out_data(answer_data), .out_last(answer_last)
+  );
+
+  // The nearest places, after a token's end.
+  logic [PLACE:0] found, listed;
+  logic [PLACES*32-1:0] nearest;
+  logic [31:0] nearest_key;
+  unit_pick #(.N(PLACES), .WIDTH(32)) pick_key (
+    .entries(nearest), .index(listed[PLACE-1:0]), .entry(nearest_key)
+  );
+  assign out_valid = state == ANSWER ? answer_valid : state == HEADER || state == KEYS;
+  assign out_data = state == ANSWER ? answer_data : state == HEADER ? 32'(found) : nearest_key;
+  assign out_last = state == ANSWER ? answer_last : state == HEADER ? found == '0 : listed + 1'b1 == found;
+
+  // The resident sets.
+  wire [SET-1:0] set_base = SET'(32'(layer) * (E / 32));
+  wire [2:0] space = window_address[30:28];
+  logic [ID:0] wiped;
+  logic set_read, set_write;
+  logic [SET-1:0] set_read_at, set_write_at;
+  logic [31:0] set_data;
+  assign set_read = (scan & count[4:0] == '0) | set_read_answer | (window_read & space == 3'd2);
+  wire [ID:0] set_id = scan ? count : {1'b0, set_expert};
+  assign set_read_at = window_read ? window_address[SET-1:0] : set_base + SET'(set_id >> 5);
+  assign set_write = set_write_answer | (window_write & space == 3'd2) | (state == WIPING & wiped[4:0] == '0 & ~wiped[ID]);
+  assign set_write_at = state == WIPING ? set_base + SET'(wiped >> 5)
+                      : set_write_answer ? set_base + SET'(set_expert >> 5) : window_address[SET-1:0];
+  assign set_data = state == WIPING ? 32'd0 : set_write_answer ? set_bits : window_data;
+  unit_ram #(.WIDTH(32), .DEPTH(SETS)) sets (
+    .clk, .read(set_read), .read_address(set_read_at), .read_data(set_word),
+    .write(set_write), .write_address(set_write_at), .write_data(set_data)
+  );
+
+  // States of the layers.
+  logic state_read, state_write, tracker_reads, tracker_writes;
+  logic [3:0] state_word;
+  logic [31:0] state_data, state_stored, slow_scale, fast_scale;
+  wire [STATE-1:0] state_base = STATE'({layer, 4'd0});
+  wire scales = state == SCALES | state == SCALES_1;
+  assign state_read = tracker_reads | scales | (window_read & space == 3'd1);
+  assign state_write = tracker_writes | (state == WIPING & wiped < (ID + 1)'(16)) | (window_write & space == 3'd1);
+  logic [STATE-1:0] state_read_at, state_write_at;
+  always_comb begin
+    state_read_at = state_base + STATE'(state_word);
+    if (scales) state_read_at = state_base + (state == SCALES ? STATE'(9) : STATE'(10));
+    if (window_read) state_read_at = window_address[STATE-1:0];
+    state_write_at = state_base + STATE'(state_word);
+    if (state == WIPING) state_write_at = state_base + STATE'(wiped[3:0]);
+    else if (window_write) state_write_at = window_address[STATE-1:0];
+  end
+  unit_ram #(.WIDTH(32), .DEPTH(16 * LAYERS)) states (
+    .clk, .read(state_read), .read_address(state_read_at), .read_data(state_stored),
+    .write(state_write), .write_address(state_write_at),
+    .write_data(state == WIPING ? 32'd0 : window_write ? window_data : state_data)
+  );
+  always_ff @(posedge clk) begin
+    if (state == SCALES_1) slow_scale <= ~state_stored;
+    if (state == SCALES_2) fast_scale <= ~state_stored;
+  end
+
+  // What a token wanted: its own choice, or a list.
+  logic [5:0] wanted_index, list_index;
+  logic [6:0] list_count, wanted_count, compared;
+  logic [6:0] compared_to;
+  logic [15:0] list_id, wanted_id, current;
+  logic [ID-1:0] picked, own_id;
+  assign wanted_count = selects ? 7'(k) : list_count;
+  unit_ram #(.WIDTH(16), .DEPTH(64)) list (
+    .clk, .read(1'b1), .read_address(list_index), .read_data(list_id),
+    .write(state == IDS & taken & ~in_data[16] & ~list_count[6]), .write_address(list_count[5:0]),
+    .write_data(in_data[15:0])
+  );
+  unit_pick #(.N(K), .WIDTH(ID)) pick_wanted (.entries(wanted_ids), .index(list_index[RANK-1:0]), .entry(picked));
+  always_ff @(posedge clk) own_id <= picked;
+  assign wanted_id = selects ? 16'(own_id) : list_id;
+  logic [6:0] put_rank;
+  always_comb begin
+    list_index = wanted_index;
+    if (state == OBSERVE || state == OBSERVE_1) list_index = put_rank[5:0];
+    if (state == NEXT_ID) list_index = compared_to[5:0];
+    if (state == EARLIER_ID) list_index = compared[5:0];
+  end
+
+  // Levels and tracker.
+  logic level_read, level_raise, level_sweep, level_busy, learnt;
+  logic [ID-1:0] level_expert;
+  logic [5:0] slow_shift, fast_shift;
+  logic [31:0] slow_raise, fast_raise, level_slow;
+  logic [63:0] level_stored;
+  unit_levels #(.E(E), .K(K), .LAYERS(LAYERS)) levels (
+    .clk, .rst_n, .base(LEVEL'(32'(layer) * E)), .clear_scan(start_select), .scan, .scan_expert(count[ID-1:0]),
+    .scan_resident(resident_2), .slow_scale, .fast_scale, .victim_full, .victim_ids,
+    .read(level_read), .raise(level_raise), .sweep(level_sweep), .wipe(state == WIPE), .expert(level_expert),
+    .slow_shift, .fast_shift, .slow_raise, .fast_raise, .busy(level_busy), .slow(level_slow),
+    .window_read(window_read & space == 3'd0), .window_write(window_write & space == 3'd0),
+    .window_address(window_address[LEVEL:0]), .window_data, .stored(level_stored)
+  );
+  unit_tracker #(.E(E)) tracker (
+    .clk, .rst_n, .start(state == LEARN), .done(learnt), .process_noise, .reopened, .fast_gain,
+    .proportional_shift(phase[4:0]), .integral_shift(phase[12:8]), .acquire_tokens(acquire),
+    .slack_16ths(phase[23:16]), .threshold(phase[31:24]), .experts, .wanted_count, .wanted_index, .wanted_id,
+    .state_read(tracker_reads), .state_write(tracker_writes), .state_word, .state_data, .state_stored,
+    .level_read, .level_raise, .level_sweep, .level_expert, .slow_shift, .fast_shift, .slow_raise, .fast_raise,
+    .level_busy, .level_slow, .snr, .angle, .lock, .lost_lock
+  );
+
+  // Recall.
+  logic signed_now, searched, recall_known, both_done;
+  logic [CHOICE:0] row;
+  logic [32*WORDS-1:0] signature;
+  logic [31:0] mean, tokens, place_word, reach;
+  logic [SLOT-1:0] slot, remembered;
+  unit_signature #(.WORDS(WORDS), .CHOICES(CHOICES), .ID(ID)) signatures (
+    .clk, .rst_n, .layers(recall_layers), .k(recall_k), .put(state == OBSERVE_1),
+    .put_at(CHOICE'(row + (CHOICE + 1)'(put_rank))), .put_none(put_rank >= wanted_count),
+    .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & errors == '0), .done(signed_now), .signature, .tokens,
+    .window_read(window_read & space == 3'd3), .window_write(window_write & space == 3'd3),
+    .window_address(window_address[MEAN-1:0]), .window_data, .mean,
+    .tokens_write(window_write & space == 3'd6 & window_address[1:0] == 2'd3)
+  );
+  unit_search #(.WORDS(WORDS), .TOKENS(TOKENS), .PLACES(PLACES)) search (
+    .clk, .rst_n, .slots(recall_tokens[SLOT:0]), .candidates(recall_places[PLACE:0]), .clear(state == FORGET),
+    .start(state == SIGN & signed_now), .done(searched), .now(signature), .slot, .complete(remembered), .reach, .found,
+    .nearest, .window_read(window_read & (space == 3'd4 | space == 3'd5)),
+    .window_write(window_write & (space == 3'd4 | space == 3'd5 | space == 3'd6)), .window_past(space == 3'd5),
+    .window_state(space == 3'd6), .window_address(window_address[SLOT+WORD-1:0]), .window_data,
+    .window_word(place_word)
+  );
+  assign recall_found = 32'(found);
+
+  // What the window shows.
+  always_comb begin
+    case (space)
+      3'd0: window_word = window_address[0] ? level_stored[31:0] : level_stored[63:32];
+      3'd1: window_word = state_stored;
+      3'd2: window_word = set_word;
+      3'd3: window_word = mean;
+      3'd4, 3'd5: window_word = place_word;
+      3'd6:
+        case (window_address[1:0])
+          2'd0: window_word = 32'(slot);
+          2'd1: window_word = 32'(remembered);
+          2'd2: window_word = reach;
+          default: window_word = tokens;
+        endcase
+      default: window_word = '0;
+    endcase
+  end
+
+  // Which layers have begun; nothing else of a layer survives a reset, in the middle of whatever it comes.
+  logic [LAYERS-1:0] begun;
+  logic layer_begun;
+  unit_pick #(.N(LAYERS), .WIDTH(1)) pick_begun (
+    .entries(begun), .index(layer[(LAYERS>1?$clog2(LAYERS):1)-1:0]), .entry(layer_begun)
+  );
+  wire needs_layer = selects | learns;
+  wire wrong_layer = needs_layer & ~layer_begun;
+  wire wrong_recall = observes & ~recall_known;
+  wire wrong_order = observes & (12'(layer) != next_layer | layer >= 16'(recall_layers));
+  wire too_many = observes & selects & k > recall_k;
+  wire wrong_end = next_layer != recall_layers;
+  wire may_abort = state == LOGITS | state == IDS | state == DRAIN;
+  wire early = taken & in_last & takes_logits & ~complete;
+  wire late = taken & ~in_last & ((takes_logits & complete) | (state == IDS & list_count[6]));
+  assign cancel = (takes_logits & (early | late)) | (abort & may_abort);
+
+  always_comb begin
+    errors = '0;
+    errors[BUSY] = abort & ~may_abort;
+    errors[ABORTED] = abort & may_abort;
+    errors[SHORT] = early;
+    errors[LONG] = late;
+    case (state)
+      CHECK: if (command[3:0] == 4'd1 || command[3:0] == 4'd2) begin
+        errors[UNKNOWN] = wrong_layer | wrong_recall;
+        errors[ORDER] = wrong_order & ~wrong_recall;
+        errors[ID_ERROR] = too_many & recall_known;
+      end
+      END: begin
+        errors[UNKNOWN] = ~recall_known;
+        errors[ORDER] = recall_known & wrong_end;
+      end
+      HOLD_ID: errors[ID_ERROR] = list_count > recall_k | 32'(list_id) >= 32'(experts);
+      COMPARE_ID: errors[ID_ERROR] = list_id == current;
+      default: ;
+    endcase
+  end
+
+  always_ff @(posedge clk or negedge rst_n) begin
+    if (!rst_n) begin
+      state <= IDLE;
+      {count, list_count, compared, compared_to, current, put_rank, row, next_layer, wiped, listed} <= '0;
+      {begun, recall_known, both_done, cycles} <= '0;
+      {scan_2, scan_1} <= '0;
+    end else begin
+      {scan_2, scan_1} <= {scan_1, scan};
+      if (ring) cycles <= '0;
+      else if (busy) cycles <= cycles + 32'd1;
+      if (recall_changed) recall_known <= 1'b0;
+      if (abort && may_abort) begin
+        state <= IDLE;
+      end else begin
+        case (state)
+          IDLE: if (ring) state <= CHECK;
+          CHECK: begin
+            {count, list_count, compared, compared_to, put_rank, wiped, listed} <= '0;
+            case (command[3:0])
+              4'd1: state <= errors != '0 ? IDLE : SCALES;
+              4'd2: state <= errors != '0 ? IDLE : IDS;
+              4'd3: state <= END;
+              4'd4: state <= WIPE;
+              default: state <= FORGET;
+            endcase
+          end
+          SCALES: state <= SCALES_1;
+          SCALES_1: state <= SCALES_2;
+          SCALES_2: state <= LOGITS;
+          LOGITS: if (taken) begin
+            count <= count + 1'b1;
+            if (early) state <= IDLE;
+            else if (late) state <= DRAIN;
+            else if (in_last) state <= CHOOSE;
+          end
+          DRAIN: if (taken && in_last) state <= IDLE;
+          CHOOSE: if (chosen) state <= ANSWER;
+          ANSWER: if (answered) state <= learns ? LEARN : observes ? OBSERVE : IDLE;
+          IDS: if (taken) begin
+            if (!in_data[16] && !list_count[6]) list_count <= list_count + 7'd1;
+            if (late) state <= DRAIN;
+            else if (in_last) state <= observes ? NEXT_ID : learns ? LEARN : IDLE;
+          end
+          // Every id of a list is held against those before it.
+          NEXT_ID: if (compared_to == list_count) state <= learns ? LEARN : OBSERVE;
+          else state <= HOLD_ID;
+          HOLD_ID: begin
+            current <= list_id;
+            compared <= '0;
+            state <= errors != '0 ? IDLE : EARLIER_ID;
+          end
+          EARLIER_ID: if (compared == compared_to) begin
+            compared_to <= compared_to + 7'd1;
+            state <= NEXT_ID;
+          end else begin
+            state <= COMPARE_ID;
+          end
+          COMPARE_ID: begin
+            compared <= compared + 7'd1;
+            state <= errors != '0 ? IDLE : EARLIER_ID;
+          end
+          LEARN: state <= LEARNING;
+          LEARNING: if (learnt) state <= observes ? OBSERVE : IDLE;
+          OBSERVE: state <= OBSERVE_1;
+          OBSERVE_1: begin
+            put_rank <= put_rank + 7'd1;
+            state <= OBSERVE;
+            if (put_rank + 7'd1 == recall_k) begin
+              state <= IDLE;
+              row <= row + (CHOICE + 1)'(recall_k);
+              next_layer <= next_layer + 12'd1;
+            end
+          end
+          END: state <= errors != '0 ? IDLE : SIGN;
+          SIGN: if (signed_now) state <= SEARCH;
+          SEARCH: if (searched) begin
+            state <= HEADER;
+            row <= '0;
+            next_layer <= '0;
+          end
+          HEADER: if (out_ready) state <= found == '0 ? IDLE : KEYS;
+          KEYS: if (out_ready) begin
+            listed <= listed + 1'b1;
+            if (out_last) state <= IDLE;
+          end
+          WIPE: state <= WIPING;
+          WIPING: begin
+            wiped <= wiped + 1'b1;
+            if (wiped[ID]) begin
+              state <= IDLE;
+              begun <= begun | (LAYERS'(1) << layer);
+            end
+          end
+          FORGET: begin
+            state <= FORGETTING;
+            both_done <= 1'b0;
+            row <= '0;
+            next_layer <= '0;
+          end
+          default: begin
+            if (signed_now || searched) both_done <= 1'b1;
+            if (both_done && (signed_now || searched) || (signed_now && searched)) begin
+              state <= IDLE;
+              recall_known <= 1'b1;
+            end
+          end
+        endcase
+      end
+    end
+  end
+endmodule

@@ -1,0 +1,39 @@
+// floor(2^31 numerator / denominator) of a numerator below the denominator, in 31 steps of a bit; 2^31 of one that is
+// not below it, as shares of a whole are at most 1. The denominator holds still.
+module unit_quotient (
+  input  logic        clk,
+  input  logic        load,
+  input  logic        step,
+  input  logic [31:0] numerator,
+  input  logic [31:0] denominator,
+  output logic [31:0] quotient
+);
+  logic [31:0] rest;
+  logic whole;
+  wire [32:0] doubled = {rest, 1'b0};
+  wire [32:0] difference = doubled - {1'b0, denominator};
+  wire fits = doubled >= {1'b0, denominator};
+
+  always_ff @(posedge clk) begin
+    if (load) begin
+      rest <= numerator;
+      whole <= numerator >= denominator;
+      quotient <= '0;
+    end else if (step) begin
+      rest <= fits ? difference[31:0] : doubled[31:0];
+      quotient <= whole ? 32'h8000_0000 : {1'b0, quotient[29:0], fits};
+    end
+  end
+`ifdef FORMAL
+  // What is left stays below the denominator, so that no step overflows.
+  logic begun = 1'b0, under_way = 1'b0;
+  logic [31:0] denominator_before;
+  always_ff @(posedge clk) begin
+    begun <= 1'b1;
+    denominator_before <= denominator;
+    if (load) under_way <= numerator < denominator;
+    if (begun && !load) assume (denominator == denominator_before);
+    if (under_way) assert (rest < denominator_before);
+  end
+`endif
+endmodule
