@@ -100,7 +100,8 @@ module cptr_unit #(
   logic [K-1:0] replaced, missing, victim_full;
   logic [K*32-1:0] weights;
   unit_select #(.E(E), .K(K), .DIVIDERS(DIVIDERS)) selection (
-    .clk, .rst_n, .start(start_select), .cancel, .experts, .k(k[RANK:0]), .keep_top, .eps_mass, .eps_error, .error_bound,
+    .clk, .rst_n, .start(start_select), .cancel, .experts, .k(k[RANK:0]), .keep_top, .eps_mass, .eps_error,
+    .error_bound,
     .of_chosen, .in_valid(scan_2), .in_last(last_2), .in_logit(logit_2), .in_expert(expert_2),
     .in_resident(resident_2), .chosen, .weighed, .stand_ins, .chosen_ids, .replaced, .missing, .wanted_ids, .weights
   );
@@ -138,7 +139,8 @@ module cptr_unit #(
   assign set_read = (scan & count[4:0] == '0) | set_read_answer | (window_read & space == 3'd2);
   wire [ID:0] set_id = scan ? count : {1'b0, set_expert};
   assign set_read_at = window_read ? window_address[SET-1:0] : set_base + SET'(set_id >> 5);
-  assign set_write = set_write_answer | (window_write & space == 3'd2) | (state == WIPING & wiped[4:0] == '0 & ~wiped[ID]);
+  assign set_write = set_write_answer | (window_write & space == 3'd2)
+      | (state == WIPING & wiped[4:0] == '0 & ~wiped[ID]);
   assign set_write_at = state == WIPING ? set_base + SET'(wiped >> 5)
                       : set_write_answer ? set_base + SET'(set_expert >> 5) : window_address[SET-1:0];
   assign set_data = state == WIPING ? 32'd0 : set_write_answer ? set_bits : window_data;
@@ -229,7 +231,8 @@ module cptr_unit #(
   unit_signature #(.WORDS(WORDS), .CHOICES(CHOICES), .ID(ID)) signatures (
     .clk, .rst_n, .layers(recall_layers), .k(recall_k), .put(state == OBSERVE_1),
     .put_at(CHOICE'(row + (CHOICE + 1)'(put_rank))), .put_none(put_rank >= wanted_count),
-    .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & errors == '0), .done(signed_now), .signature, .tokens,
+    .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & errors == '0), .done(signed_now),
+    .signature, .tokens,
     .window_read(window_read & space == 3'd3), .window_write(window_write & space == 3'd3),
     .window_address(window_address[MEAN-1:0]), .window_data, .mean,
     .tokens_write(window_write & space == 3'd6 & window_address[1:0] == 2'd3)

@@ -95,9 +95,11 @@ module unit_search #(
   end
 
   unit_ram #(.WIDTH(BITS), .DEPTH(TOKENS)) signatures (
-    .clk, .read(state == AGES | window_read), .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back[SLOT-1:0]),
+    .clk, .read(state == AGES | window_read),
+    .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back[SLOT-1:0]),
     .read_data(signature), .write(state == STORE | (window_write & ~window_past)),
-    .write_address(state == STORE ? slot : window_address[SLOT+WORD-1:WORD]), .write_data(state == STORE ? now : changed)
+    .write_address(state == STORE ? slot : window_address[SLOT+WORD-1:WORD]),
+    .write_data(state == STORE ? now : changed)
   );
   unit_ram #(.WIDTH(32), .DEPTH(TOKENS)) distances (
     .clk, .read(state == AGES | window_read), .read_address(window_read ? window_address[SLOT-1:0] : past_of_age),
