@@ -1,5 +1,5 @@
-//! Profiles of flash-moe (github.com/mu-hashmi/flash-moe, `profile_experts.py`): of each layer, in how many prompts each
-//! expert was wanted, and the *universal* ones, which a share of the prompts wanted. A sequence is a prompt.
+//! Profiles of flash-moe (github.com/mu-hashmi/flash-moe, `profile_experts.py`): of each layer, in how many prompts
+//! each expert was wanted, and the *universal* ones, which a share of the prompts wanted. A sequence is a prompt.
 
 use std::path::Path;
 

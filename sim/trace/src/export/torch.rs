@@ -41,8 +41,8 @@ fn archive(tensor: &Tensor<'_>) -> std::io::Result<Vec<u8>> {
     Ok(archive.finish().map_err(std::io::Error::other)?.into_inner())
 }
 
-/// The program that makes the dictionary: `{name: _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())}`
-/// in protocol 2.
+/// The program that makes the dictionary: `{name: _rebuild_tensor_v2(storage, 0, shape, strides, False,
+/// OrderedDict())}` in protocol 2.
 fn pickle(tensor: &Tensor<'_>) -> Vec<u8> {
     let storage = if tensor.dtype == Dtype::BOOL { "BoolStorage" } else { "LongStorage" };
     let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();

@@ -1,8 +1,9 @@
 //! Everybody else's routing recordings.
 //!
-//! [`read`] takes a file, a folder or an archive (tar, gzip, zstd), or `-`, the standard input, recognises the format of each file inside by its
-//! contents, and joins what it finds: several traces of one shape become one trace with a domain each. Files of no
-//! known format in a folder (notes, configurations, metrics) are passed over, and a note names them.
+//! [`read`] takes a file, a folder or an archive (tar, gzip, zstd), or `-`, the standard input, recognises the format
+//! of each file inside by its contents, and joins what it finds: several traces of one shape become one trace with a
+//! domain each. Files of no known format in a folder (notes, configurations, metrics) are passed over, and a note names
+//! them.
 //!
 //! A new format is one file with an [`Importer`] and one line in [`IMPORTERS`].
 //!

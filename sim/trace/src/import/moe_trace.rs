@@ -1,9 +1,9 @@
-//! Binary records of llama-moe-trace (Shriniwas410/cacheable-by-design): little-endian `i32` layer, tokens T and k, then
-//! T times k expert numbers, for each layer of each pass of the model.
+//! Binary records of llama-moe-trace (Shriniwas410/cacheable-by-design): little-endian `i32` layer, tokens T and k,
+//! then T times k expert numbers, for each layer of each pass of the model.
 //!
-//! Sequences are rebuilt from the passes: one of several tokens is a prompt, one of a single token a step of decoding. A
-//! prompt begins a sequence, unless it follows a pass of as many tokens as the longest of all: then it is the next piece
-//! of the same prompt.
+//! Sequences are rebuilt from the passes: one of several tokens is a prompt, one of a single token a step of decoding.
+//! A prompt begins a sequence, unless it follows a pass of as many tokens as the longest of all: then it is the next
+//! piece of the same prompt.
 
 use std::path::Path;
 
