@@ -151,34 +151,34 @@ fn check(
 
 /// Whether the advice was right: the fastest as measured, or within [`SAME`] of it; or whether that cannot be told.
 fn verdict(advice: &Advice, checked: &[Checked]) -> (String, Json) {
-    let lossless = checked.iter().filter(|one| one.kind != Kind::Substitute);
-    let fastest = lossless.max_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
-    let advised = checked.iter().find(|one| one.strategy == advice.best().strategy);
-    let (Some(fastest), Some(advised)) = (fastest, advised) else {
+    let name = advice.best().strategy;
+    let lossless = || checked.iter().filter(|one| one.kind != Kind::Substitute);
+    let others = lossless().filter(|one| one.strategy != name);
+    let best_other = others.max_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
+    let advised = lossless().find(|one| one.strategy == name);
+    let (Some(other), Some(advised)) = (best_other, advised) else {
         return ("Not checked: llama.cpp cannot run what is advised.".into(), Json::Null);
     };
     // Strategies take turns, so that what else the machine does is in both times of a pair.
-    let shares: Vec<f64> =
-        fastest.turns.iter().zip(&advised.turns).map(|(fastest, advised)| fastest / advised).collect();
-    let share = advised.tokens_per_s / fastest.tokens_per_s;
-    let bar = error_bar(&shares);
-    let verdict = if share * (1.0 + SAME) >= 1.0 {
-        "right"
-    } else if bar.is_some_and(|bar| share * (1.0 + SAME) * (1.0 + bar) >= 1.0) {
-        "not told apart"
-    } else {
-        "wrong"
+    let pairs: Vec<f64> = other.turns.iter().zip(&advised.turns).map(|(other, advised)| other / advised).collect();
+    let ratio = advised.tokens_per_s / other.tokens_per_s;
+    let bar = error_bar(&pairs);
+    let verdict = match bar {
+        _ if ratio * (1.0 + SAME) >= 1.0 => "right",
+        Some(bar) if ratio * (1.0 + SAME) * (1.0 + bar) >= 1.0 => "not told apart",
+        _ => "wrong",
     };
     let said = format!(
-        "Checked: {verdict}. As measured {} is the fastest at {:.2} tokens/s, and the advice, {}, has {:.1} % of it{}.",
-        fastest.strategy,
-        fastest.tokens_per_s,
-        advised.strategy,
-        share * 100.0,
-        bar.map_or_else(String::new, |bar| format!(", +/- {:.1} %", bar * share * 100.0))
+        "Checked: {verdict}. As measured {name} has {:.2} tokens/s, the best of the others, {}, {:.2}: {:.3} times as \
+         many{}.",
+        advised.tokens_per_s,
+        other.strategy,
+        other.tokens_per_s,
+        ratio,
+        bar.map_or_else(String::new, |bar| format!(", +/- {:.1} %", bar * 100.0))
     );
     let page = json!({
-        "verdict": verdict, "fastest": fastest.strategy, "advised": advised.strategy, "share": share, "error_bar": bar,
+        "verdict": verdict, "advised": name, "best_other": other.strategy, "ratio": ratio, "error_bar": bar,
     });
     (said, page)
 }

@@ -187,6 +187,27 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
     }
 }
 
+/// Advice from the model's own routing, and all that it was chosen from, measured behind it.
+#[cfg(target_os = "linux")]
+#[test]
+fn advice_is_checked() {
+    let text = ["--documents", "4", "--length", "128", "--threads", "1", "--check", "128", "--block", "32", "--json"];
+    let page = json(&llama(&[&["advise", model(), "--offload", "8"][..], &text].concat()));
+    let rows = page["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().filter(|row| row["advised"] == "yes").count(), 1);
+    // With logits there are stand-ins, without a near-data device nothing runs there.
+    assert_eq!(rows.len(), 7);
+    for row in rows {
+        assert!(number(row, "measured_tokens_per_s") > 0.0 && number(row, "error_bar") >= 0.0, "{row}");
+    }
+    let check = &page["check"];
+    assert!(["right", "not told apart", "wrong"].contains(&check["verdict"].as_str().unwrap()), "{check}");
+    assert!(number(check, "ratio") > 0.0 && number(check, "error_bar") >= 0.0, "{check}");
+    let refusal = llama(&["advise", model(), "--offload", "8", "--documents", "1", "--length", "64", "--check", "64"]);
+    assert_eq!(refusal.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refusal.stderr).contains("--check: expected fewer than the 64 tokens"));
+}
+
 /// Several tokens in one pass with experts in bounded memory: the model's own choice predicts what llama.cpp predicts
 /// at the same batches, to the last bit; tokens that choose together load no more than in turn.
 #[cfg(target_os = "linux")]

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 const MOST: usize = 16;
 /// Where scores of others are nearest.
 pub const NEAREST: u8 = 15;
+/// Tokens of a part, parts, places and lags of a program that somebody wrote.
+const MOST_TOKENS: usize = 1 << 16;
+/// Scores of a trace: each takes four bytes, and several traces are made at a time.
+const MOST_SCORES: usize = 1 << 26;
 /// Tokens that a part may last.
 const LONGEST: usize = 512;
 
@@ -116,13 +120,22 @@ impl Program {
     /// A program that names what is not there, or a shape with more experts a token than there are.
     pub fn trace(&self, limits: &Limits) -> Result<Trace> {
         let Shape { tokens, layers, experts, k } = limits.shape;
+        let long = 1..=MOST_TOKENS;
         let broken = self.parts.is_empty()
-            || self.parts.iter().any(|part| part.set >= self.sets.len() || part.tokens == 0)
+            || self.parts.len() > MOST_TOKENS
+            || self.lag > MOST_TOKENS
+            || self.parts.iter().any(|part| part.set >= self.sets.len() || !long.contains(&part.tokens))
+            || self.parts.iter().any(|part| part.stride > MOST_TOKENS)
             || self.sets.iter().flatten().any(|&id| usize::from(id) >= experts)
             || self.sets.iter().any(Vec::is_empty);
         if broken || !(1..=experts).contains(&k) {
             return Err(Error::new(format!(
                 "expected a program of parts with sets of experts below {experts}, at least {k}, found another"
+            )));
+        }
+        if tokens.saturating_mul(layers).saturating_mul(experts) > MOST_SCORES {
+            return Err(Error::new(format!(
+                "expected at most {MOST_SCORES} scores, found {tokens} tokens of {layers} layers of {experts} experts"
             )));
         }
         let round: usize = self.parts.iter().map(|part| part.tokens).sum();

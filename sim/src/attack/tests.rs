@@ -56,6 +56,12 @@ fn what_cannot_be_searched() {
     let mut wide = plan("lru", "once", 8, 1);
     wide.limits.shape.k = 65;
     assert!(refusal(wide).contains("expected a program of parts with sets of experts below 64, at least 65"));
+    let mut large = plan("lru", "once", 8, 1);
+    (large.limits.shape.tokens, large.limits.shape.layers) = (1 << 20, 256);
+    assert!(refusal(large).contains("expected at most 67108864 scores"));
+    let part = Part { set: 0, tokens: usize::MAX, stride: 1 };
+    let endless = Program { sets: vec![vec![0]], parts: vec![part.clone(), part], lag: 0, nearness: 0 };
+    assert!(judge(&plan("lru", "once", 1, 1), &endless, 64).unwrap_err().to_string().contains("expected a program"));
     assert!("misses".parse::<Hurt>().unwrap_err().to_string().contains("expected one of loads, stalls"));
 }
 

@@ -70,6 +70,7 @@ fn what_cannot_be_attacked_is_refused() {
         ("attack lru --replay none.json", "none.json: expected a kept program"),
         ("attack lru --replay beyond.json", "beyond.json: expected a program of parts with sets of experts below 64"),
         ("attack best-split --tries 8", "division fastest needs a machine, and there is none"),
+        ("attack lru --tokens 1000000 --layers 256", "expected at most 67108864 scores"),
         ("attack lru --tries 0", "0"),
     ] {
         let said = folder.refusal(line);
