@@ -40,7 +40,7 @@ impl Importer for FlashMoe {
         head.trim_ascii_start().starts_with(b"{") && has(b"\"activation_counts\"") && has(b"\"universal\"")
     }
 
-    fn import(&self, entry: Entry<'_>, _: &Options) -> Result<Part> {
+    fn import(&self, entry: Entry<'_>, options: &Options) -> Result<Part> {
         const MOST: usize = 1 << 16;
         let path = entry.path().to_owned();
         let parsed = serde_json::from_slice(&entry.bytes()?);
@@ -51,6 +51,11 @@ impl Importer for FlashMoe {
             return Err(Error::new(format!(
                 "expected 1 to {MOST} experts and a layer at least, found {num_experts} and {found}"
             )));
+        }
+        // Experts that nobody wanted are not in the file, and their zeros are.
+        let (bytes, budget) = (8 * (layers.len() * num_experts) as u64, options.budget());
+        if bytes > budget {
+            return Err(Error::new(format!("expected counts of at most {budget} bytes, found {bytes}")));
         }
         let mut counts = Vec::with_capacity(layers.len());
         for (number, layer) in &layers {
@@ -93,5 +98,8 @@ mod tests {
         assert_eq!((&found.tables[0].counts, &found.tables[0].layer_ids), (&vec![vec![0, 3, 0, 1]], &vec![2]));
         assert!(folder.refusal("a.json", text(4, 3), &options).contains("layer 2: expected experts below 4"));
         assert!(folder.refusal("a.json", text(3, 4), &options).contains("layer 2: expected experts below 4"));
+        let small = Options { memory: Some(16), ..Options::default() };
+        let said = folder.refusal("a.json", text(3, 3), &small);
+        assert!(said.contains("at most 16 bytes"), "{said}");
     }
 }
