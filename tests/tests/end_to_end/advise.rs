@@ -29,26 +29,29 @@ fn the_advice_follows_from_what_runs() {
     }
 }
 
+fn data(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data").join(name);
+    path.to_string_lossy().into_owned()
+}
+
 /// A checkpoint is run on the text, and what is advised is what its recording says.
 #[test]
 fn a_checkpoint_reads_ones_own_text() {
     let folder = bundled();
-    let text = "held-out/c/00-libtest-lib1564-c.txt";
-    let page = folder.json(&format!("advise model --text {text} --context 256 --json"));
-    let out = crate::command::Folder::new();
-    let trace = out.path().join("t.safetensors");
-    folder.run(&format!("capture model --text {text} --context 256 --out {}", trace.display())).ok();
-    let sizes = "--config model/config.json";
-    let again = folder.json(&format!("advise {} {sizes} --json", trace.display()));
+    let [model, text] = ["model", "held-out/c/00-libtest-lib1564-c.txt"].map(data);
+    let page = folder.json(&format!("advise {model} --text {text} --context 256 --json"));
+    folder.run(&format!("capture {model} --text {text} --context 256 --out t.safetensors")).ok();
+    let again = folder.json(&format!("advise t.safetensors --config {model}/config.json --json"));
     assert_eq!((&page["rows"], &page["advice"]), (&again["rows"], &again["advice"]));
 }
 
 #[test]
 fn what_cannot_be_advised_is_refused() {
     let folder = bundled();
+    let said = folder.refusal(&format!("advise {}", data("model")));
+    assert!(said.ends_with("model: expected --text for a checkpoint, found none"), "{said}");
     for (line, expected) in [
         ("advise", "<TRACE|CHECKPOINT>"),
-        ("advise model", "model: expected --text for a checkpoint, found none"),
         ("advise gpt-oss-20b.safetensors --text held-out/c", "expected no --text for a recording, found some"),
         ("advise none.npz", "none.npz"),
         ("advise gpt-oss-20b.safetensors --tokens 10", "expected 16 tokens at least, found 10"),

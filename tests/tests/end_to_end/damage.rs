@@ -222,8 +222,8 @@ fn cut_off_anywhere() {
         let whole = folder.read(name);
         let ends = (1..8).map(|eighth| whole.len() * eighth / 8).chain([1, 7, 9, whole.len() - 2]);
         for end in ends {
-            // Lines may end after any whole one, and counts in text are complete without their last digit.
-            let lines = name.ends_with("jsonl") || name.ends_with("coli_usage");
+            // Lines and records may end after any whole one, and counts in text are complete without their last digit.
+            let lines = ["jsonl", "coli_usage", "bin"].iter().any(|ending| name.ends_with(ending));
             folder.file(&format!("cut/{name}"), &whole[..end]);
             let command = format!("convert cut/{name} cut/out.safetensors {options}");
             if lines {
@@ -244,7 +244,11 @@ fn changed_anywhere() {
     samples::write(&folder);
     for sample in SAMPLES {
         let (name, options) = sample.source.split_once(' ').unwrap_or((sample.source, ""));
-        let name = if name == "esft" { "esft/toy/expert_weights_2.txt" } else { name };
+        let name = match name {
+            "esft" => "esft/toy/expert_weights_2.txt",
+            "nde" => "nde/layer_1.csv",
+            name => name,
+        };
         let whole = folder.read(name);
         for step in 0..12_usize {
             let mut bytes = whole.clone();

@@ -64,6 +64,9 @@ pub(crate) const SAMPLES: &[Sample] = &[
     Sample::new("esft", "esft --top-k 2 --experts 16", TWO),
     Sample::new("moe-sim", "sim.jsonl --experts 16", TWO),
     Sample::new("moe-cache-lab", "lab.jsonl", ONE),
+    Sample::new("columns", "speculative.jsonl --experts 16", TWO),
+    Sample::new("moe-trace", "passes.bin --experts 16", TWO),
+    Sample::new("dynande", "nde --chunk 50", TWO),
     Sample::new("vllm-log", "vllm.jsonl", Keeps::Unordered),
     Sample::new("moe-infinity", "activations.npy --format moe-infinity --top-k 2", Keeps::Counts { starts: &[0, CUT] }),
     Sample::new("fiddler", "popularity.json", Keeps::Counts { starts: &[0] }),
@@ -179,6 +182,8 @@ pub(crate) fn write(folder: &Folder) {
     write_gpt_oss(folder, &routing);
     write_esft(folder, &routing);
     write_json_lines(folder, &routing);
+    write_passes(folder, &routing);
+    write_rows(folder, &routing);
     write_counts(folder, &routing);
 }
 
@@ -265,6 +270,11 @@ fn write_json_lines(folder: &Folder, routing: &Routing) {
         json!({"type": "route", "req_id": "a", "token_idx": 0, "layer": layer, "topk_ids": routing.chosen(token, layer),
             "topk_weights": routing.weights(token, layer)})
     });
+    let speculative = places().map(|(token, layer)| {
+        let (problem, position) = if token < CUT { (3, token) } else { (7, token - CUT) };
+        json!({"dataset": "toy", "problem_id": problem, "layer": layer, "experts": routing.chosen(token, layer),
+            "gating_probs": routing.weights(token, layer), "token_idx": position})
+    });
     let lines = |head: Option<Value>, rows: &mut dyn Iterator<Item = Value>| {
         head.into_iter().chain(rows).map(|row| format!("{row}\n")).collect::<String>()
     };
@@ -272,8 +282,39 @@ fn write_json_lines(folder: &Folder, routing: &Routing) {
         "model_id": "toy", "num_experts": EXPERTS, "source_text": "never kept"});
     let vllm_head = json!({"type": "meta", "model_id": "toy", "num_experts": EXPERTS, "top_k": K});
     folder.file("sim.jsonl", lines(None, &mut { sim }));
+    folder.file("speculative.jsonl", lines(None, &mut { speculative }));
     folder.file("lab.jsonl", lines(Some(lab_head), &mut { lab }));
     folder.file("vllm.jsonl", lines(Some(vllm_head), &mut { vllm }));
+}
+
+/// A prompt, steps of decoding, and a longer prompt.
+fn write_passes(folder: &Folder, routing: &Routing) {
+    const PROMPT: usize = 30;
+    let passes = [0..PROMPT].into_iter().chain((PROMPT..CUT).map(|token| token..token + 1)).chain([CUT..TOKENS]);
+    let mut words: Vec<u32> = Vec::new();
+    for pass in passes {
+        for layer in 0..LAYERS {
+            words.extend([layer as u32, pass.len() as u32, K as u32]);
+            words.extend(pass.clone().flat_map(|token| routing.chosen(token, layer)).map(|&id| u32::from(id)));
+        }
+    }
+    folder.file("passes.bin", u32s(&words));
+}
+
+/// A row of scores for each token, a file for each layer.
+fn write_rows(folder: &Folder, routing: &Routing) {
+    let names: Vec<String> = (0..EXPERTS).map(|expert| format!("expert_{expert}")).collect();
+    for layer in 0..LAYERS {
+        let mut text = format!("layer_id,token_id,{}\n", names.join(","));
+        for token in 0..TOKENS {
+            let mut scores = [0.0; EXPERTS];
+            for (&id, weight) in routing.chosen(token, layer).iter().zip(routing.weights(token, layer)) {
+                scores[usize::from(id)] = weight;
+            }
+            text += &format!("0,{token},{}\n", scores.map(|score| format!("{score:.6}")).join(","));
+        }
+        folder.file(&format!("nde/layer_{layer}.csv"), text);
+    }
 }
 
 fn write_counts(folder: &Folder, routing: &Routing) {

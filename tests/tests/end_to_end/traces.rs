@@ -99,7 +99,8 @@ fn assert_keys(value: &Value, keys: &[&str]) {
 }
 
 /// Formats whose samples are files of the trace crate's tests.
-const CASES: [(&str, &str); 4] = [
+const CASES: [(&str, &str); 5] = [
+    ("flash-moe", "flash_moe.json"),
     ("sglang", "eplb_LE.json"),
     ("response", "vllm_response.json"),
     ("llama-csv", "moe_trace.csv"),

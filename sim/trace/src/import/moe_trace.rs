@@ -95,6 +95,12 @@ impl Importer for MoeTrace {
             "Sequences are rebuilt from {} passes: a pass of several tokens begins one, unless it follows one of {longest}.",
             passes.len()
         ));
+        let cut = records.len() % trace.shape.layers;
+        if cut > 0 {
+            trace
+                .notes
+                .push(format!("The last pass ends after {cut} of {} layers, and is left out.", trace.shape.layers));
+        }
         Ok(Part { path, recording: Recording::Tokens(trace), experts_known: false, sequences_known: true })
     }
 }
@@ -181,6 +187,14 @@ mod tests {
         assert_eq!(trace.position, [0, 1, 2, 3, 4, 5, 6, 0, 1]);
         assert_eq!(trace.ids[..8], [1, 2, 6, 5, 3, 4, 4, 3]);
         assert_eq!((trace.meta.layer_ids, trace.phase[5]), (vec![1, 3], Phase::Decode));
+        let unfinished =
+            folder.trace("trace.bin", [&bytes.concat()[..], &record(1, 2, &[1, 2])].concat(), &Options::default());
+        assert_eq!(unfinished.shape.tokens, 9);
+        assert!(
+            unfinished.notes.iter().any(|note| note.contains("ends after 1 of 2 layers")),
+            "{:?}",
+            unfinished.notes
+        );
         let refusal = |bytes: Vec<Vec<u8>>| folder.refusal("trace.bin", bytes.concat(), &Options::default());
         let cut = [record(0, 1, &[1]), record(0, 1, &[2])].concat()[..30].to_vec();
         assert!(refusal(vec![cut]).contains("record 1: expected 1 experts, found fewer"));
