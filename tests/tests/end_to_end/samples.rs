@@ -290,7 +290,8 @@ fn write_json_lines(folder: &Folder, routing: &Routing) {
 /// A prompt, steps of decoding, and a longer prompt.
 fn write_passes(folder: &Folder, routing: &Routing) {
     const PROMPT: usize = 30;
-    let passes = [0..PROMPT].into_iter().chain((PROMPT..CUT).map(|token| token..token + 1)).chain([CUT..TOKENS]);
+    let steps = (PROMPT..CUT).map(|token| token..token + 1);
+    let passes = std::iter::once(0..PROMPT).chain(steps).chain(std::iter::once(CUT..TOKENS));
     let mut words: Vec<u32> = Vec::new();
     for pass in passes {
         for layer in 0..LAYERS {
