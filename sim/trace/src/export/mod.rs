@@ -1,6 +1,7 @@
 //! Recordings for engines that place experts by them: profiles of caches, counts, masks.
 //!
-//! [`write()`] writes one of [`EXPORTERS`]; a new one is one file and one line there. A file appears whole or not at all.
+//! [`write()`] writes one of [`EXPORTERS`]; a new one is one file and one line there. A file appears whole or not at
+//! all.
 //!
 //! ```
 //! use cptr_trace::export::{Options, write};
