@@ -68,7 +68,7 @@ const GROUPS: [Group; 11] = [
     },
     Group {
         name: "rtl",
-        purpose: "cycles of the kernels on the RTL of open cores, the memory engine behind a testbench, and the hardware unit",
+        purpose: "cycles on the RTL of open cores; the memory engine, and the hardware unit, behind testbenches",
         run: |scope| {
             let task = if scope == Scope::Full { unit::Task::Full } else { unit::Task::Check };
             firmware::rtl(false, firmware::golden_steps(scope)) & memory::verilog() & unit::unit(task)
@@ -153,7 +153,8 @@ fn usage() -> ExitCode {
     eprintln!(
         "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       \
          cargo xtask rtl [--bless | --golden STEPS]\n       \
-         cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       cargo xtask install --prefix FOLDER\n"
+         cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       \
+         cargo xtask install --prefix FOLDER\n"
     );
     for group in &GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);

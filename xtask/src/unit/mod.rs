@@ -223,7 +223,13 @@ fn build(sizes: Sizes, options: &str, level: &str) -> Done<Program> {
 /// Makes a program of a size of the unit from these sources.
 fn build_from(sizes: Sizes, sources: &[PathBuf], options: &str, level: &str) -> Done<Program> {
     let folder = target_folder().join("rtl").join(format!("unit-{}", sizes.name));
+    // What was made from another checkout names files that may be gone.
+    let (origin, ours) = (folder.join("checkout"), firmware_folder().to_string_lossy().into_owned());
+    if fs::read_to_string(&origin).is_ok_and(|theirs| theirs != ours) {
+        fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::write(&origin, ours).map_err(|error| format!("{}: {error}", origin.display()))?;
     let mut verilator = Command::new("verilator");
     verilator.args(FLAGS.split_whitespace()).args(options.split_whitespace());
     verilator.args(sizes.parameters().map(|(name, value)| format!("-G{name}={value}")));

@@ -39,10 +39,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     layers: u32,
     /// Experts of a layer
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=MAX_EXPERTS as i64))]
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(2..=MAX_EXPERTS as i64))]
     experts: u32,
     /// Experts of a token
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=MAX_TOP_K as i64))]
+    #[arg(long, value_name = "N", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=MAX_TOP_K as i64))]
     top_k: u32,
     /// Experts of each layer that fast memory holds (default: twice those of a token)
     #[arg(long, value_name = "N")]

@@ -63,7 +63,7 @@ impl Importer for FlashMoe {
             for (&expert, &count) in &layer.activation_counts {
                 let place = row.get_mut(expert).filter(|_| count <= num_prompts).ok_or_else(|| {
                     Error::new(format!(
-                        "expected experts below {num_experts} and at most {num_prompts} prompts, found {expert}, {count}"
+                        "expected experts below {num_experts}, at most {num_prompts} prompts, found {expert}, {count}"
                     ))
                     .at(format!("layer {number}"))
                 })?;

@@ -92,7 +92,7 @@ impl Importer for MoeTrace {
             Meta { source: "llama-moe-trace".into(), domains: vec![String::new()], layer_ids, ..Meta::default() };
         let mut trace = Trace { meta, sequence, position, phase, ..Trace::of_ids(shape, ids) };
         trace.notes.push(format!(
-            "Sequences are rebuilt from {} passes: a pass of several tokens begins one, unless it follows one of {longest}.",
+            "Sequences are rebuilt from {} passes: one of several tokens begins one, unless it follows one of {longest}.",
             passes.len()
         ));
         let cut = records.len() % trace.shape.layers;

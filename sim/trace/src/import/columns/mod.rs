@@ -182,7 +182,7 @@ impl Reader<'_> {
         let columns = self.columns;
         let layer = record.number_in(&columns.layer)?;
         let experts = record.lists::<u16>(columns.experts.list(), "an expert's number")?;
-        let mut weights = match &columns.weights {
+        let weights: Vec<Option<Vec<f32>>> = match &columns.weights {
             Some(names) => record.lists::<f32>(names.list(), "a weight")?.into_iter().map(Some).collect(),
             None => vec![None; experts.len()],
         };
@@ -212,7 +212,7 @@ impl Reader<'_> {
         let name = columns.sequence.iter().map(|name| record.text(name)).collect::<Result<Vec<_>>>()?.join("\u{1f}");
         let (runs, places) = self.sequences.entry(name).or_default();
         let place = places.entry(layer).or_insert(Place { restarts: 0, next: 0 });
-        for (index, (ids, weights)) in experts.into_iter().zip(weights.drain(..)).enumerate() {
+        for (index, (ids, weights)) in experts.into_iter().zip(weights).enumerate() {
             let position = match &columns.position {
                 Some(name) => record.number(name, index)?,
                 None => place.next,
