@@ -108,6 +108,9 @@ pub(super) fn requests<W: Write>(unit: &mut Unit<W>, seed: u32, series: usize, e
             2 => 1 + below(&mut random, 9),
             _ => sizes.k.min(sizes.experts),
         };
+        if experts > 2 && sizes.k > 1 {
+            stand_in_first(unit, experts)?;
+        }
         for layer in 0..sizes.layers {
             unit.clear(layer);
             let resident = residents(&mut random, experts);
@@ -158,6 +161,18 @@ pub(super) fn requests<W: Write>(unit: &mut Unit<W>, seed: u32, series: usize, e
     }
     unit.script.errors(0);
     Ok(())
+}
+
+/// The best expert is missing and the third stands in for it: the greatest of the chosen is not the first.
+fn stand_in_first<W: Write>(unit: &mut Unit<W>, experts: usize) -> Done {
+    unit.clear(0);
+    let mut resident = ExpertSet::new();
+    (1..3).for_each(|expert| _ = resident.insert(expert));
+    unit.residents(0, resident);
+    let logits: Vec<Logit> = (0..experts as i32).map(|expert| Logit::from_num(2 - expert.min(9))).collect();
+    let (mass, capacity) = (u32::MAX, experts);
+    let settings = Settings { experts, k: 2, of_chosen: true, keep_top: 0, capacity, mass, error: None };
+    unit.request(0, settings, &logits, 0).map(drop)
 }
 
 /// That the number in the program of the tracker is the library's.

@@ -88,7 +88,7 @@ type Check<'a> = &'a (dyn Fn(&mut Unit<BufWriter<std::process::ChildStdin>>) -> 
 pub(crate) enum Task {
     /// The unit against the library, the golden chain as far as step 10,000.
     Check,
-    /// As far as its last step, and everything below but synthesis.
+    /// As far as its last step, and everything below.
     Full,
     /// What these checks reach.
     Coverage,
@@ -117,13 +117,13 @@ pub(crate) fn unit(task: Task) -> bool {
         Task::Mutate => mutate::all(),
         Task::Formal => install(&YOSYS).and_then(|()| formal::prove()),
         Task::Synthesis => install(&YOSYS).and_then(|()| synthesis::synthesise()),
-        // Synthesis takes long and is asked for by itself.
         Task::Full => {
             install(&YOSYS)?;
             check(1_000_000)?;
             formal::prove()?;
             coverage()?;
-            mutate::all()
+            mutate::all()?;
+            synthesis::synthesise()
         }
     });
     if let Err(error) = &done {

@@ -1,6 +1,5 @@
 //! `cargo xtask rtl unit --synthesis`: what parts of the unit take in the cells of osu018 (0.18 µm), by yosys and
-//! OpenSTA,
-//! without wires and with ideal clocks, from flip-flop to flip-flop; the table in docs/unit.md is compared.
+//! OpenSTA, without wires and with ideal clocks, from flip-flop to flip-flop; the table in docs/unit.md is compared.
 
 use std::fs;
 use std::path::Path;
