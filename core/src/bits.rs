@@ -373,27 +373,10 @@ fn spend_rest<L: AsRef<[Losses]>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::oracle;
+    use crate::testing::strategies::losses;
     use proptest::prelude::*;
     use std::vec::Vec;
-
-    fn losses(experts: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = Vec<Losses>> {
-        let loss = prop_oneof![0..20i32, 0..=i32::MAX];
-        prop::collection::vec(prop::array::uniform4(loss), experts).prop_map(|mut layer| {
-            layer.iter_mut().for_each(|losses| losses.sort_unstable_by(|a, b| b.cmp(a)));
-            layer
-        })
-    }
-
-    /// The definition: every assignment that never gives a less important expert more bits.
-    fn brute_force(losses: &[Losses], increments: u32) -> Option<u64> {
-        fn go(losses: &[Losses], most: usize, left: i64, gain: u64) -> Option<u64> {
-            let Some((expert, rest)) = losses.split_first() else { return (left == 0).then_some(gain) };
-            (1..=most)
-                .filter_map(|b| go(rest, b, left - (b as i64 - 1), gain + (expert[0] - expert[b - 1]) as u64))
-                .max()
-        }
-        go(losses, 4, i64::from(increments), 0)
-    }
 
     fn gain_of(losses: &[Losses], split: &Split) -> u64 {
         let bits = |rank| usize::from(split.bits(rank).unwrap());
@@ -406,14 +389,14 @@ mod tests {
             let mut scratch = [0; scratch_for(8)];
             match split(&losses, increments, &mut scratch) {
                 Ok(found) => {
-                    prop_assert_eq!(Some(found.gain), brute_force(&losses, increments));
+                    prop_assert_eq!(Some(found.gain), oracle::split(&losses, increments));
                     prop_assert_eq!(found.increments(), increments);
                     prop_assert_eq!(found.experts.iter().map(|&n| usize::from(n)).sum::<usize>(), losses.len());
                     prop_assert_eq!(gain_of(&losses, &found), found.gain);
                 }
                 Err(error) => {
                     prop_assert_eq!(error, BitsError::Budget { increments, most: 3 * losses.len() as u32 });
-                    prop_assert_eq!(brute_force(&losses, increments), None);
+                    prop_assert_eq!(oracle::split(&losses, increments), None);
                 }
             }
         }
@@ -425,7 +408,7 @@ mod tests {
             let worth = |split: &Split| split.gain as i64 - (price * u64::from(split.increments())) as i64;
             let found = terms(&losses, &mut scratch).unwrap().at_price(price);
             let best = (0..=3 * losses.len() as u32)
-                .map(|r| brute_force(&losses, r).unwrap() as i64 - (price * u64::from(r)) as i64)
+                .map(|r| oracle::split(&losses, r).unwrap() as i64 - (price * u64::from(r)) as i64)
                 .max();
             prop_assert_eq!(Some(worth(&found)), best);
         }
@@ -448,7 +431,7 @@ mod tests {
             // Optimum by trying every division of the budget.
             let mut best = std::vec![Some(0u64)];
             for layer in &tables {
-                let gains: Vec<u64> = (0..=3 * layer.len() as u32).map(|r| brute_force(layer, r).unwrap()).collect();
+                let gains: Vec<u64> = (0..=3 * layer.len() as u32).map(|r| oracle::split(layer, r).unwrap()).collect();
                 let mut next = std::vec![None; best.len() + gains.len() - 1];
                 for (spent, gain) in best.iter().enumerate() {
                     for (more, &extra) in gains.iter().enumerate() {
@@ -460,7 +443,7 @@ mod tests {
             let optimum = best[increments as usize].unwrap();
             prop_assert!(found <= optimum);
             // What one layer can gain at most bounds the gap.
-            let largest = tables.iter().map(|t| brute_force(t, 3 * t.len() as u32).unwrap()).max().unwrap();
+            let largest = tables.iter().map(|t| oracle::split(t, 3 * t.len() as u32).unwrap()).max().unwrap();
             prop_assert!(found + largest >= optimum, "{found} {optimum}");
             let mut equal = [Split::default(); 4];
             equally(&tables, increments, &mut scratch, &mut equal).unwrap();

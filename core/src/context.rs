@@ -233,6 +233,7 @@ impl ChangeDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::oracle;
     use proptest::prelude::*;
 
     /// Deterministic noise in [-1, 1).
@@ -284,24 +285,6 @@ mod tests {
         assert!((0..1000).all(|_| !detector.step(&ChangeConfig::default(), &[])));
     }
 
-    /// The definition in floating point, with levels as the tracker has them.
-    fn expected(levels: &[Levels], wanted: &[u16]) -> f64 {
-        let shares = |of: fn(&Levels) -> f64| {
-            let sum: f64 = levels.iter().map(of).sum();
-            levels.iter().map(|level| if sum > 0.0 { of(level) / sum } else { 0.0 }).collect::<std::vec::Vec<f64>>()
-        };
-        let (context, run) = (shares(|level| level.fast.to_num()), shares(|level| level.slow.to_num()));
-        let demand = |e: usize| f64::from(u8::from(wanted.contains(&(e as u16)))) / wanted.len() as f64;
-        let cosine = |a: &dyn Fn(usize) -> f64, b: &dyn Fn(usize) -> f64| {
-            let sum = |f: &dyn Fn(usize) -> f64| (0..levels.len()).map(f).sum::<f64>();
-            let lengths = (sum(&|e| a(e) * a(e)) * sum(&|e| b(e) * b(e))).sqrt();
-            if lengths > 0.0 { sum(&|e| a(e) * b(e)) / lengths } else { 0.0 }
-        };
-        let whole = cosine(&demand, &|e| context[e]);
-        let peculiar = cosine(&|e| demand(e) - run[e], &|e| context[e] - run[e]);
-        1.5 - whole - peculiar / 2.0
-    }
-
     proptest! {
         #[test]
         fn a_distance_is_what_its_definition_says(
@@ -312,7 +295,7 @@ mod tests {
             for token in tokens {
                 let wanted: std::vec::Vec<u16> = token.into_iter().collect();
                 let levels: std::vec::Vec<Levels> = tracker.levels().collect();
-                let (found, expected) = (distance(&tracker, &wanted).to_num::<f64>(), expected(&levels, &wanted));
+                let (found, expected) = (distance(&tracker, &wanted).to_num::<f64>(), oracle::distance(&levels, &wanted));
                 // Of the first token both levels are the same, and what is peculiar about it is rounding.
                 let long = levels.iter().filter(|level| level.fast > 0).count() > 3;
                 prop_assert!((found - expected).abs() < if long { 1e-3 } else { 0.51 }, "{} {}", found, expected);

@@ -48,11 +48,12 @@
 //!
 //! No allocation, no floating point in the token path, no `unsafe`. Configuration and state are separate types: one
 //! configuration serves all layers. [`Tracker`] exists in `f32` too, behind the feature `f32`. Every operation names
-//! its number formats, rounding and saturation ([`num`]).
+//! its number formats, rounding and saturation ([`num`]). For tests of what is built on it, the feature `proptest` has
+//! strategies for all types, and oracles.
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "proptest"))]
 extern crate std;
 
 pub mod bits;
@@ -74,6 +75,8 @@ pub mod replace;
 pub mod router;
 pub mod select;
 pub mod set;
+#[cfg(any(test, feature = "proptest"))]
+pub mod testing;
 pub mod topk;
 pub mod tracker;
 

@@ -187,27 +187,11 @@ fn sink<T: Copy, K: Ord>(items: &mut [T], mut parent: usize, key: impl Fn(&T) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::oracle;
+    use crate::testing::strategies::demand;
     use core::cmp::Reverse;
     use proptest::prelude::*;
     use std::vec::Vec;
-
-    fn demand() -> impl Strategy<Value = Vec<Demand>> {
-        let weights = prop_oneof![Just(0u32), 0u32..1 << 20, any::<u32>()];
-        prop::collection::vec((weights.clone(), weights), 1..9).prop_map(|layer| {
-            layer.into_iter().map(|(count, score)| Demand::new(count >> 10, u64::from(score) << 10)).collect()
-        })
-    }
-
-    /// The definition in floating point.
-    fn plain(layer: &[Demand], alpha: f64) -> Vec<f64> {
-        let counts: f64 = layer.iter().map(|d| f64::from(d.count())).sum();
-        let scores: f64 = layer.iter().map(|d| d.score() as f64).sum();
-        let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        layer
-            .iter()
-            .map(|d| alpha * over(f64::from(d.count()), counts) + (1.0 - alpha) * over(d.score() as f64, scores))
-            .collect()
-    }
 
     proptest! {
         #[test]
@@ -215,7 +199,7 @@ mod tests {
             let mut found = std::vec![Gate::ZERO; layer.len()];
             importance(&layer, Eps::from_bits(alpha), &mut found);
             let alpha = f64::from(alpha) / f64::from(u32::MAX);
-            for (found, expected) in found.iter().zip(plain(&layer, alpha)) {
+            for (found, expected) in found.iter().zip(oracle::importance(&layer, alpha)) {
                 prop_assert!((found.to_num::<f64>() - expected).abs() < 1e-8, "{found} {expected}");
             }
             prop_assert!(found.iter().map(|s| s.to_num::<f64>()).sum::<f64>() <= 1.0 + 1e-9);

@@ -139,6 +139,7 @@ impl Allowance {
 mod tests {
     use super::*;
     use crate::set::ExpertSet;
+    use crate::testing::{oracle, strategies};
     use proptest::prelude::*;
 
     fn set(ids: &[u16]) -> ExpertSet<1> {
@@ -175,6 +176,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_swap_gains_more(
+            slow in prop::collection::vec(strategies::level(), 0..40), margin in strategies::level(),
+            (resident, busy) in (strategies::expert_set::<2>(40), strategies::expert_set::<2>(40)),
+        ) {
+            for (busy, margin) in [(busy, Level::ZERO), (ExpertSet::new(), margin)] {
+                let found = swap(slow.iter().copied(), &resident, &busy, margin);
+                let expected = oracle::swap(&slow, &resident, &busy, margin);
+                prop_assert_eq!(found.map(|swap| (swap.load, swap.evict)), expected);
+            }
+        }
+
         #[test]
         fn never_more_copies_than_the_allowance(
             rate in 0u32..1 << 18, burst in 0u32..50, asks in prop::collection::vec(0u8..9, 0..200),

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cptr_core::testing::oracle;
 use cptr_core::{Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig, select, words_for};
 use cptr_trace::import::{self, Options, Recording};
 use cptr_trace::{MAX_TOP_K, Shape, Trace};
@@ -15,88 +16,6 @@ const EPS: f64 = 0.04;
 const ALLOWED: f64 = 0.001;
 /// Most experts of any trace here.
 const MAX_EXPERTS: usize = 256;
-
-/// Levels, gain, phase and lock in floating point; constants as [`TrackerConfig::default`] documents them.
-struct Reference {
-    slow: Vec<f64>,
-    fast: Vec<f64>,
-    variance: f64,
-    angle: f64,
-    drift: f64,
-    deviation: f64,
-    evidence: f64,
-    tokens: u32,
-}
-
-impl Reference {
-    const FAST_GAIN: f64 = 1.0 / 8.0;
-    const ACQUIRE: u32 = 32;
-
-    fn new(experts: usize) -> Self {
-        Self {
-            slow: vec![0.0; experts],
-            fast: vec![0.0; experts],
-            variance: 7.0,
-            angle: 0.0,
-            drift: 0.0,
-            deviation: 0.0,
-            evidence: 0.0,
-            tokens: 0,
-        }
-    }
-
-    fn score(&self, expert: usize) -> f64 {
-        self.slow[expert] + self.fast[expert] / 4.0
-    }
-
-    fn update(&mut self, wanted: &[u16]) {
-        let dot: f64 = wanted.iter().map(|&e| self.slow[usize::from(e)]).sum();
-        let power: f64 = self.slow.iter().map(|x| x * x).sum();
-        let norm = (power * wanted.len() as f64).sqrt();
-        let cosine = if norm > 0.0 { (dot / norm).min(1.0) } else { 0.0 };
-        let steady: f64 = 1.0 / 64.0;
-        if self.loses_lock(cosine.acos()) {
-            let reopened: f64 = 1.0 / 20.0;
-            self.variance = self.variance.max(reopened / (1.0 - reopened));
-        }
-        let predicted = self.variance + steady * steady / (1.0 - steady);
-        let gain = predicted / (predicted + 1.0);
-        self.variance = (1.0 - gain) * predicted;
-        for (levels, gain) in [(&mut self.slow, gain), (&mut self.fast, Self::FAST_GAIN)] {
-            levels.iter_mut().for_each(|x| *x -= gain * *x);
-            wanted.iter().for_each(|&e| levels[usize::from(e)] += gain);
-        }
-    }
-
-    fn loses_lock(&mut self, angle: f64) -> bool {
-        if self.tokens < Self::ACQUIRE {
-            self.acquire(angle);
-            return false;
-        }
-        let error = angle - self.angle - self.drift;
-        self.angle += self.drift + error / 64.0;
-        self.drift += error / 4096.0 - self.drift / 64.0;
-        self.deviation += (error.abs() - self.deviation) / 64.0;
-        self.evidence = (self.evidence + error - self.deviation * 18.0 / 16.0).max(0.0);
-        if self.evidence > 10.0 * self.deviation {
-            (self.angle, self.drift, self.evidence, self.tokens) = (0.0, 0.0, 0.0, 0);
-            return true;
-        }
-        false
-    }
-
-    fn acquire(&mut self, angle: f64) {
-        self.tokens += 1;
-        if self.tokens == 1 {
-            self.angle = angle;
-            return;
-        }
-        let n = f64::from(self.tokens / 2 + 1);
-        let error = angle - self.angle;
-        self.angle += error / n;
-        self.deviation += (error.abs() - self.deviation) / n;
-    }
-}
 
 /// Bounded-loss selection as its documentation says it: stand-ins best first for the missing experts of least mass.
 fn reference_select(logits: &[f32], wanted: &[u16], resident: &[bool]) -> Vec<u16> {
@@ -127,7 +46,7 @@ struct Pair {
     capacity: usize,
     tracker: Tracker<[cptr_core::ScaledLevels; MAX_EXPERTS]>,
     resident: ExpertSet<{ words_for(MAX_EXPERTS) }>,
-    reference: Reference,
+    reference: oracle::Tracker,
     reference_resident: Vec<bool>,
 }
 
@@ -168,7 +87,7 @@ fn compare(trace: &Trace, layer: usize) -> [usize; 3] {
         capacity: 2 * k,
         tracker: Tracker::new(),
         resident: ExpertSet::new(),
-        reference: Reference::new(experts),
+        reference: oracle::Tracker::new(experts),
         reference_resident: vec![false; experts],
     };
     let mut logits = vec![0.0f32; experts];

@@ -372,6 +372,7 @@ impl<'a> Row<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::strategies::layout;
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
@@ -404,13 +405,6 @@ mod tests {
             column += block;
         }
         places
-    }
-
-    fn layout() -> impl Strategy<Value = Layout> {
-        let sizes = (1u8..=4, prop::sample::select(vec![32u8, 64, 128]), any::<i8>(), 1u32..5, 1u32..700);
-        sizes.prop_map(|(bits, group, exponent, rows, columns)| {
-            Layout::new(bits, group, exponent, rows, columns).unwrap()
-        })
     }
 
     proptest! {

@@ -189,6 +189,7 @@ fn to_logit(value: i64, exponent: i32) -> Logit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{oracle, strategies};
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
@@ -312,6 +313,21 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn products_are_those_of_one_weight_after_the_other(
+            bytes in strategies::matrix(), values in prop::collection::vec(any::<i32>(), 700),
+        ) {
+            let matrix = Matrix::new(&bytes).unwrap();
+            let layout = matrix.layout();
+            let mut codes = vec![0; layout.padded_columns()];
+            let mut groups = vec![ActivationGroup::default(); layout.groups()];
+            let values = &values[..layout.columns()];
+            let vector = Activations::quantise(values, 0, layout, &mut codes, &mut groups).unwrap();
+            let mut out = vec![0; layout.rows()];
+            matvec(&matrix, &vector, &mut out).unwrap();
+            prop_assert!(out.iter().map(|&sum| i128::from(sum)).eq(oracle::matvec(&matrix, &vector)));
+        }
+
         #[test]
         fn every_expert_meets_the_bound(
             bits in prop::array::uniform3(1u8..=4),

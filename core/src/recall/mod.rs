@@ -51,11 +51,9 @@ mod companions;
 mod confidence;
 mod forecast;
 mod memory;
-#[cfg(test)]
-mod oracle;
 mod saved;
 mod search;
-mod signature;
+pub(crate) mod signature;
 mod sketch;
 #[cfg(test)]
 mod tests;

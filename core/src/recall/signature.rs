@@ -21,7 +21,7 @@ const MEAN_SHIFT: u32 = 9;
 
 /// What the signs of all experts of a layer begin with: a hash that mixes well (Wellons' `lowbias32`).
 #[inline]
-pub(super) const fn signs_from(layer: u16, word: u32) -> u32 {
+pub(crate) const fn signs_from(layer: u16, word: u32) -> u32 {
     let mut x = (layer as u32).wrapping_add(1) ^ word.wrapping_mul(0x9e37_79b9);
     x ^= x >> 16;
     x = x.wrapping_mul(0x7feb_352d);
@@ -33,7 +33,7 @@ pub(super) const fn signs_from(layer: u16, word: u32) -> u32 {
 /// The signs of an expert, 32 of them: the same hash, less its first step, which what it begins with has done. No
 /// table.
 #[inline]
-pub(super) const fn signs(from: u32, expert: u32) -> u32 {
+pub(crate) const fn signs(from: u32, expert: u32) -> u32 {
     let mut x = from.wrapping_add(expert).wrapping_mul(0x7feb_352d);
     x ^= x >> 15;
     x = x.wrapping_mul(0x846c_a68b);
@@ -48,7 +48,7 @@ const fn full_add(a: u32, b: u32, c: u32) -> (u32, u32) {
 }
 
 /// Every how many layers a word of `words` sees one: a power of two.
-pub(super) const fn every(words: usize, layers: u16) -> usize {
+pub(crate) const fn every(words: usize, layers: u16) -> usize {
     let mut every = 1;
     while usize::wrapping_mul(every, 2) <= words && usize::wrapping_mul(every, 8) <= layers as usize {
         every = every.wrapping_mul(2);

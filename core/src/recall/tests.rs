@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::oracle;
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
@@ -251,7 +252,7 @@ impl Evictions {
 /// two named different ones. Both go on with what the oracle says.
 fn evictions(config: Config, shape: Shape, tokens: usize, text: &[Vec<Vec<u16>>]) -> (usize, usize) {
     let mut recall = Recall::<_, 4, 64>::new(&config, shape, tokens, vec![0; shape.words(tokens, 4)]).unwrap();
-    let mut oracle = oracle::Oracle::new(config, shape, tokens);
+    let mut oracle = oracle::Recall::new(config, shape, tokens);
     let experts = usize::from(shape.experts);
     let mut layers: Vec<Evictions> = (0..shape.layers)
         .map(|_| Evictions {

@@ -51,7 +51,7 @@
 mod choice;
 mod mass;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use core::fmt;
 
@@ -203,7 +203,7 @@ impl fmt::Display for RouterError {
 impl core::error::Error for RouterError {}
 
 impl<'a> Router<'a> {
-    const fn new(k: usize, score: Score, renormalise: bool) -> Self {
+    pub(crate) const fn new(k: usize, score: Score, renormalise: bool) -> Self {
         Self {
             k,
             score,

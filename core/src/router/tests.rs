@@ -1,6 +1,8 @@
 //! Each convention against its definition in floating point.
 
 use super::*;
+use crate::testing::oracle;
+use crate::testing::strategies::any_router;
 use proptest::prelude::*;
 use std::vec::Vec as StdVec;
 
@@ -26,189 +28,6 @@ fn conventions_differ_in_their_weights() {
     }
     assert_eq!(Router::switch().top_k::<1>(&z).unwrap(), [1]);
     assert!((weights(&Router::switch(), &z, &[1])[0] - exp[1] / all).abs() < 1e-7);
-}
-
-/// A router with its arrays, for tests.
-#[derive(Debug, Clone)]
-pub(crate) struct Drawn {
-    router: Router<'static>,
-    bias: StdVec<Logit>,
-    expert_scale: StdVec<Scale>,
-}
-
-impl Drawn {
-    pub(crate) fn router(&self) -> Router<'_> {
-        Router { bias: &self.bias, expert_scale: &self.expert_scale, ..self.router }
-    }
-}
-
-/// Every convention, for `experts` experts, a multiple of 4, of which `k` are chosen.
-pub(crate) fn any_router(experts: usize, k: usize) -> impl Strategy<Value = Drawn> {
-    let score = prop_oneof![
-        Just(Score::SoftmaxAll),
-        Just(Score::SoftmaxSelected),
-        Just(Score::Sigmoid),
-        Just(Score::SqrtSoftplus),
-        (0u32..1 << 28).prop_map(|jitter| Score::SparseMixer(Eps::from_bits(jitter))),
-    ];
-    let place = prop_oneof![Just(BiasPlace::Scores), Just(BiasPlace::ChoiceLogits), Just(BiasPlace::Logits)];
-    let rating = prop_oneof![Just(GroupRating::Best), Just(GroupRating::TwoBest)];
-    let count = prop_oneof![
-        3 => Just(Count::Fixed),
-        1 => any::<u32>().prop_map(|share| Count::TopP(Eps::from_bits(share))),
-        1 => (0u32..1 << 31).prop_map(|bound| Count::Above(Gate::from_bits(bound))),
-    ];
-    let bias = prop_oneof![
-        Just(StdVec::new()),
-        prop::collection::vec((-20_000i32..20_000).prop_map(Logit::from_bits), experts),
-        prop::collection::vec((-400_000i32..400_000).prop_map(Logit::from_bits), experts),
-    ];
-    let expert_scale =
-        prop_oneof![Just(StdVec::new()), prop::collection::vec((0u32..1 << 26).prop_map(Scale::from_bits), experts)];
-    let groups = (prop_oneof![Just(1), Just(2), Just(4)], 1usize..=4, rating);
-    let flags = (any::<bool>(), prop::bool::weighted(0.1), 0usize..4, 0u32..1 << 28);
-    (score, place, groups, count, bias, expert_scale, flags).prop_map(
-        move |(score, bias_place, (groups, open, rating), count, bias, expert_scale, flags)| {
-            let (renormalise, table, null_experts, scale) = flags;
-            // As many as are needed for k.
-            let open = open.min(groups).max((k * groups).div_ceil(experts));
-            let groups = Groups { count: groups, open, rating };
-            let scale = Scale::from_bits(scale);
-            let base = Router::new(k, score, renormalise);
-            let router = Router { bias_place, groups, count, table, null_experts, scale, ..base };
-            Drawn { router, bias, expert_scale }
-        },
-    )
-}
-
-/// A router's definition in floating point.
-struct Oracle<'a> {
-    router: Router<'a>,
-    /// With the bias that is part of them.
-    z: StdVec<f64>,
-    bias: StdVec<f64>,
-}
-
-impl<'a> Oracle<'a> {
-    fn new(router: Router<'a>, logits: &[Logit]) -> Self {
-        let mut z: StdVec<f64> = logits.iter().map(|z| z.to_num()).collect();
-        let mut bias: StdVec<f64> = router.bias.iter().map(|b| b.to_num()).collect();
-        bias.resize(z.len(), 0.0);
-        if router.bias_place == BiasPlace::Logits {
-            z.iter_mut().zip(&mut bias).for_each(|(z, bias)| *z += core::mem::take(bias));
-        }
-        Self { router, z, bias }
-    }
-
-    fn exp(&self, expert: usize) -> f64 {
-        (self.z[expert] - self.z.iter().copied().fold(f64::MIN, f64::max)).exp()
-    }
-
-    /// The score; of softmax routers the share of all.
-    fn score(&self, expert: usize) -> f64 {
-        let z = self.z[expert];
-        match self.router.score {
-            Score::Sigmoid => 1.0 / (1.0 + (-z).exp()),
-            Score::SqrtSoftplus => (z.max(0.0) + (-z.abs()).exp().ln_1p()).sqrt(),
-            _ => self.exp(expert) / (0..self.z.len()).map(|other| self.exp(other)).sum::<f64>(),
-        }
-    }
-
-    fn value(&self, expert: usize) -> f64 {
-        let by_logits = matches!(self.router.score, Score::SoftmaxSelected | Score::SparseMixer(_));
-        let by_logits = by_logits || self.router.bias_place == BiasPlace::ChoiceLogits;
-        self.bias[expert] + if by_logits { self.z[expert] } else { self.score(expert) }
-    }
-
-    /// The choice, best first, and how close it was.
-    fn choice(&self) -> (StdVec<u16>, f64) {
-        let experts = self.z.len();
-        let Groups { count, open, rating } = self.router.groups;
-        let best_first = |values: &[f64]| {
-            let mut order: StdVec<usize> = (0..values.len()).collect();
-            order.sort_by(|&a, &b| values[b].partial_cmp(&values[a]).unwrap());
-            order
-        };
-        let mut gap = f64::MAX;
-        let mut closer = |a: f64, b: f64| gap = gap.min((a - b).abs());
-        let values: StdVec<f64> = (0..experts).map(|expert| self.value(expert)).collect();
-        let size = experts / count;
-        let ratings: StdVec<f64> = values
-            .chunks(size)
-            .map(|group| {
-                let order = best_first(group);
-                order.iter().take(if rating == GroupRating::Best { 1 } else { 2 }).map(|&i| group[i]).sum()
-            })
-            .collect();
-        let groups = best_first(&ratings);
-        if open < count {
-            closer(ratings[groups[open - 1]], ratings[groups[open]]);
-        }
-        let order: StdVec<usize> =
-            best_first(&values).into_iter().filter(|e| groups[..open].contains(&(e / size))).collect();
-        order.windows(2).take(self.router.k).for_each(|pair| closer(values[pair[0]], values[pair[1]]));
-        let (mut kept, mut sum) = (StdVec::new(), 0.0);
-        let all: f64 = (0..experts).map(|expert| self.score(expert)).sum();
-        for &expert in order.iter().take(self.router.k) {
-            let score = self.score(expert);
-            let keep = match self.router.count {
-                Count::Fixed => true,
-                Count::TopP(share) => {
-                    closer(sum / all, share.to_num());
-                    sum / all < share.to_num::<f64>()
-                }
-                Count::Above(bound) => {
-                    closer(score, bound.to_num());
-                    score > bound.to_num::<f64>()
-                }
-            };
-            sum += score;
-            if !keep && !kept.is_empty() {
-                break;
-            }
-            kept.push(expert as u16);
-        }
-        (kept, gap)
-    }
-
-    /// Mixing weights before any scale, and how close a decision in them was.
-    fn weights(&self, chosen: &[u16]) -> (StdVec<f64>, f64) {
-        let mut gap = f64::MAX;
-        let share = |expert: u16| {
-            let exp = |e: u16| self.exp(e.into());
-            match self.router.score {
-                Score::SoftmaxSelected => exp(expert) / chosen.iter().map(|&e| exp(e)).sum::<f64>(),
-                _ if self.router.renormalise => {
-                    // Over the greatest, as they may be below what floating point holds.
-                    let log = |e: u16| match self.router.score {
-                        Score::Sigmoid => {
-                            -(-self.z[usize::from(e)]).max(0.0) - (-self.z[usize::from(e)].abs()).exp().ln_1p()
-                        }
-                        Score::SqrtSoftplus if self.z[usize::from(e)] < -30.0 => self.z[usize::from(e)] / 2.0,
-                        Score::SqrtSoftplus => self.score(e.into()).ln(),
-                        _ => self.z[usize::from(e)],
-                    };
-                    1.0 / chosen.iter().map(|&e| (log(e) - log(expert)).exp()).sum::<f64>()
-                }
-                _ => self.score(expert.into()).min(2.0),
-            }
-        };
-        let Score::SparseMixer(jitter) = self.router.score else {
-            return (chosen.iter().map(|&e| share(e)).collect(), gap);
-        };
-        let weights = chosen.iter().enumerate().map(|(rank, &expert)| {
-            let own = self.z[usize::from(expert)];
-            let part = (0..self.z.len()).filter(|&other| !chosen[..rank].contains(&(other as u16)));
-            let near = part.filter(|&other| {
-                let (below, size) = (own - self.z[other], self.z[other].abs().max(own));
-                gap = gap.min((below - 2.0 * jitter.to_num::<f64>() * size).abs());
-                other == usize::from(expert) || below / size <= 2.0 * jitter.to_num::<f64>()
-            });
-            1.0 / near.collect::<StdVec<_>>().into_iter().map(|other| (self.z[other] - own).min(0.0).exp()).sum::<f64>()
-        });
-        let weights = weights.collect();
-        (weights, gap)
-    }
 }
 
 #[test]
@@ -306,7 +125,7 @@ proptest! {
     ) {
         // Both sides see the same rounded numbers; draws closer than the format resolves are left out.
         let (z, router) = (logits(&z), Router { table: false, ..drawn.router() });
-        let oracle = Oracle::new(router, &z);
+        let oracle = oracle::Router::new(router, &z);
         let (expected, gap) = oracle.choice();
         let found = router.top_k::<4>(&z).unwrap();
         prop_assume!(gap > 4e-7 || found[..] == expected[..]);
@@ -345,15 +164,7 @@ proptest! {
     fn masses_are_what_they_say(drawn in any_router(16, 4), z in -60.0f64..60.0, below in 0.0f64..30.0) {
         let router = drawn.router();
         let (largest, logit) = (Logit::from_num(z), Logit::from_num(z - below));
-        let log = |z: Logit| {
-            let z = z.to_num::<f64>();
-            match router.score {
-                Score::Sigmoid => -(-z).max(0.0) - (-z.abs()).exp().ln_1p(),
-                Score::SqrtSoftplus if z < -30.0 => z / 2.0,
-                Score::SqrtSoftplus => (z.max(0.0) + (-z.abs()).exp().ln_1p()).sqrt().ln(),
-                _ => z,
-            }
-        };
+        let log = |z: Logit| oracle::log_score(router.score, z.to_num());
         let [greatest, mass] = [largest, logit].map(|z| router.mass(z, largest).to_num::<f64>());
         prop_assert!((0.25..=1.0).contains(&greatest), "{}", greatest);
         let share = (log(logit) - log(largest)).exp();

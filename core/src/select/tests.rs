@@ -4,9 +4,9 @@ use super::any::{Layer, squared_error};
 use super::pairs::Unbounded;
 use super::*;
 use crate::num::Level;
-use crate::router::Score;
-use crate::router::tests::{Drawn, any_router};
 use crate::set::ExpertSet;
+use crate::testing::oracle;
+use crate::testing::strategies::{Drawn, any_router, eps, logits};
 use proptest::prelude::*;
 use std::vec::Vec as StdVec;
 
@@ -23,18 +23,7 @@ struct Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let logits = prop_oneof![
-        prop::collection::vec((-40i32..40).prop_map(|v| Logit::from_num(v) / 16), E),
-        prop::collection::vec(any::<i32>().prop_map(Logit::from_bits), E),
-        prop::collection::vec((-60i32..20).prop_map(|v| Logit::from_num(v) + Logit::from_bits(v * v)), E),
-    ];
-    let eps = prop_oneof![
-        Just(Eps::ZERO),
-        Just(Eps::MAX),
-        any::<u32>().prop_map(Eps::from_bits),
-        (0u32..1 << 29).prop_map(Eps::from_bits)
-    ];
-    (logits, any::<u16>(), eps, 0..=K, any::<bool>()).prop_map(|(logits, residents, eps, keep_top, sigmoid)| {
+    (logits(E), any::<u16>(), eps(), 0..=K, any::<bool>()).prop_map(|(logits, residents, eps, keep_top, sigmoid)| {
         let mut resident = ExpertSet::new();
         (0..E as u16).filter(|e| residents >> e & 1 != 0).for_each(|e| {
             resident.insert(e);
@@ -140,22 +129,6 @@ impl Any {
         }
         experts.iter().map(|&expert| u64::from(router.mass(logit(expert), largest).to_bits())).sum()
     }
-
-    /// In floating point, relative to the best of the wanted, whatever its level.
-    fn exact(&self, wanted: &[u16], experts: &[u16]) -> f64 {
-        let router = self.router();
-        let log = |expert: u16| {
-            let z = router.logit(&self.logits, expert).to_num::<f64>();
-            match router.score {
-                Score::Sigmoid => -(-z).max(0.0) - (-z.abs()).exp().ln_1p(),
-                Score::SqrtSoftplus if z < -30.0 => z / 2.0,
-                Score::SqrtSoftplus => (z.max(0.0) + (-z.abs()).exp().ln_1p()).sqrt().ln(),
-                _ => z,
-            }
-        };
-        let best = wanted.iter().map(|&expert| log(expert)).fold(f64::MIN, f64::max);
-        experts.iter().map(|&expert| (log(expert) - best).exp()).sum()
-    }
 }
 
 pub(super) fn any_layer() -> impl Strategy<Value = Any> {
@@ -189,7 +162,7 @@ proptest! {
         let (kept, all) = (layer.mass(&wanted, &found.experts), layer.mass(&wanted, &wanted));
         let budget = ((u128::from(all) * u128::from(layer.eps.to_bits())) >> 32) as u64;
         prop_assert!(all.saturating_sub(kept) <= budget, "{} of {}", kept, all);
-        let loss = 1.0 - layer.exact(&wanted, &found.experts) / layer.exact(&wanted, &wanted);
+        let loss = oracle::loss(&router, &layer.logits, &wanted, &found.experts);
         prop_assert!(loss <= layer.eps.to_num::<f64>() + 1e-5, "{}", loss);
         if layer.eps == Eps::ZERO {
             prop_assert_eq!(&found.experts[..], &wanted[..]);
@@ -249,7 +222,7 @@ proptest! {
         let spent: u128 = replaced.iter().map(|&(old, new)| squared(old, new)).sum();
         let (mass_left, error_left) = (i128::from(share(all, layer.eps)) + i128::from(kept) - i128::from(all), error.map(|error| square(error) - spent));
         prop_assert!(mass_left >= 0);
-        let loss = 1.0 - layer.exact(&wanted, &found) / layer.exact(&wanted, &wanted);
+        let loss = oracle::loss(&router, logits, &wanted, &found);
         // Wanted experts of nearly no mass lose in the last bits of their format.
         prop_assert!(loss <= layer.eps.to_num::<f64>() + 1e-3 || all < 1 << 20, "{}", loss);
         // The first missing one that its bound lets go is more than what is left.

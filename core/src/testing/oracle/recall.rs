@@ -1,20 +1,21 @@
-//! Recall in real numbers, written a second time from its description: for whole texts, without a ring of words,
+//! [`Recall`](crate::recall::Recall) in real numbers, written a second time from its description: for whole texts, without a ring of words,
 //! without bits in slices, without a heap. Only the hash of a choice's signs is taken over.
 
-use super::signature::{every, signs, signs_from};
-use super::{Config, Shape};
+use crate::recall::signature::{every, signs, signs_from};
+use crate::recall::{Config, Shape};
 use std::vec;
 use std::vec::Vec;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Place {
     age: usize,
     common: f64,
     exponent: f64,
 }
 
-/// Signatures of 128 bits.
-pub(super) struct Oracle {
+/// A [`Recall`](crate::recall::Recall) with signatures of 128 bits that remembers everything.
+#[derive(Debug, Clone)]
+pub struct Recall {
     config: Config,
     shape: Shape,
     tokens: usize,
@@ -29,8 +30,10 @@ pub(super) struct Oracle {
     norm: f64,
 }
 
-impl Oracle {
-    pub(super) fn new(config: Config, shape: Shape, tokens: usize) -> Self {
+impl Recall {
+    /// That forecasts from the last `tokens` tokens.
+    #[must_use]
+    pub fn new(config: Config, shape: Shape, tokens: usize) -> Self {
         let unknown = 64.0 / (1.0 - 45.0 / 64.0);
         Self {
             config,
@@ -56,7 +59,8 @@ impl Oracle {
         self.text[now - place.age][layer].iter().filter(|id| own.contains(id)).count() as f64
     }
 
-    pub(super) fn observe(&mut self, layer: usize, ids: &[u16]) {
+    /// What the next layer of this token has chosen.
+    pub fn observe(&mut self, layer: usize, ids: &[u16]) {
         let now = self.now();
         self.text[now].push(ids.to_vec());
         self.norm = self.norm * 0.9 + 1.0;
@@ -89,7 +93,8 @@ impl Oracle {
         self.places = places;
     }
 
-    pub(super) fn end_token(&mut self) {
+    /// All layers of this token have chosen: looks for places like it.
+    pub fn end_token(&mut self) {
         let now = self.now();
         let mut sums = vec![0.0; 128];
         let every = every(4, self.shape.layers);
@@ -136,7 +141,9 @@ impl Oracle {
         self.text.push(Vec::new());
     }
 
-    pub(super) fn forecast(&self, layer: usize, tokens: usize) -> Vec<f64> {
+    /// The share of the next `tokens` tokens that will want each expert of a layer.
+    #[must_use]
+    pub fn forecast(&self, layer: usize, tokens: usize) -> Vec<f64> {
         let mut shares = vec![0.0; self.shape.experts.into()];
         let leading = &self.places[..self.places.len().min(self.config.leading.into())];
         let least = leading.iter().map(|place| place.exponent).fold(f64::INFINITY, f64::min);

@@ -1,0 +1,26 @@
+//! What operations of this crate should answer: by their definitions in 64-bit floating point, or by trying everything.
+//!
+//! | here | what it is the definition of | fixed point differs by |
+//! |---|---|---|
+//! | [`exp_neg`], [`sigmoid`], [`acos`], [`log2_ratio`] | functions of [`num`](crate::num) | the errors there |
+//! | [`Router::choice`], [`Router::weights`] | [`top_k`](crate::Router::top_k), [`weights`](crate::Router::weights) | close comparisons; 2^-22 |
+//! | [`loss`], [`fewest_misses`] | what [`select`](crate::select()) promises | 1e-6 of the mass, at the mass of the best |
+//! | [`Tracker`] | [`Tracker`](crate::Tracker), [`Phase`](crate::Phase), [`Kalman`](crate::Kalman) | docs/filter.md |
+//! | [`distance`] | [`context::distance`](crate::context::distance) | 2^-20 |
+//! | [`importance`] | [`placement::importance`](crate::placement::importance) | 1e-8 |
+//! | [`split`] | [`bits::split`](crate::bits::split) | nothing |
+//! | [`swap`] | [`replace::swap`](crate::replace::swap()) | nothing |
+//! | [`matvec`] | [`expert::matvec`](crate::expert::matvec) | nothing |
+//! | [`Recall`] | [`Recall`](crate::recall::Recall) | close places |
+
+mod decide;
+mod number;
+mod recall;
+mod router;
+mod tracker;
+
+pub use decide::{distance, importance, matvec, split, swap};
+pub use number::{acos, exp_neg, log2_ratio, sigmoid};
+pub use recall::Recall;
+pub use router::{Router, fewest_misses, log_score, loss};
+pub use tracker::Tracker;
