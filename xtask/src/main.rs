@@ -1,6 +1,7 @@
 //! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every
 //! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
-//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask install --prefix FOLDER` installs the C libraries.
+//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask fuzz` looks for inputs that break promises; `cargo xtask
+//! install --prefix FOLDER` installs the C libraries.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod firmware;
+mod fuzz;
 mod llama;
 mod memory;
 mod packages;
@@ -114,6 +116,12 @@ fn main() -> ExitCode {
                 _ => return usage(),
             });
         }
+        Some("fuzz") => {
+            return match fuzz::Options::parse(arguments) {
+                Some(options) => exit(fuzz::fuzz(&options)),
+                None => usage(),
+            };
+        }
         Some("install") => {
             return exit(match &arguments.collect::<Vec<String>>()[..] {
                 [option, prefix] if option == "--prefix" => {
@@ -154,6 +162,7 @@ fn usage() -> ExitCode {
         "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       \
          cargo xtask rtl [--bless | --golden STEPS]\n       \
          cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       \
+         cargo xtask fuzz [--seconds N] [--record] [--bless] [TARGET]…\n       \
          cargo xtask install --prefix FOLDER\n"
     );
     for group in &GROUPS {

@@ -36,7 +36,7 @@ use cptr_trace::progress::Progress;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::replay::{self, Budget, LayerTally, Machine, Tally, drive};
+use crate::replay::{self, Budget, LayerTally, Machine, OFTEN, Tally, drive};
 use crate::strategy::Strategy;
 pub use program::{Limits, NEAREST, Part, Program};
 
@@ -65,11 +65,16 @@ pub enum Hurt {
     Mass,
     /// Experts that the token before did not run.
     Switches,
+    /// Experts that a placement copies behind decoding.
+    Migrations,
+    /// Of the expert that is silenced most: the share of the tokens that want it which do not run it.
+    Silence,
 }
 
 impl Hurt {
     /// All, by name.
-    pub const ALL: [Self; 5] = [Self::Loads, Self::Stalls, Self::Time, Self::Mass, Self::Switches];
+    pub const ALL: [Self; 7] =
+        [Self::Loads, Self::Stalls, Self::Time, Self::Mass, Self::Switches, Self::Migrations, Self::Silence];
 
     /// Name on the command line.
     #[must_use]
@@ -80,10 +85,13 @@ impl Hurt {
             Self::Time => "time",
             Self::Mass => "mass",
             Self::Switches => "switches",
+            Self::Migrations => "migrations",
+            Self::Silence => "silence",
         }
     }
 
-    /// How much of it, a token: loads, stalls, switches of all layers, microseconds, mass.
+    /// How much of it, a token: loads, stalls, switches, migrations of all layers, microseconds, mass; of silence as it
+    /// is.
     fn of(self, tally: &Tally) -> f64 {
         let sum = |of: &dyn Fn(&LayerTally) -> f64| tally.layers.iter().map(of).sum::<f64>();
         let all = match self {
@@ -91,6 +99,11 @@ impl Hurt {
             Self::Stalls => sum(&|layer| layer.stalls as f64),
             Self::Switches => sum(&|layer| layer.switches as f64),
             Self::Mass => sum(&|layer| layer.mass_lost),
+            Self::Migrations => sum(&|layer| layer.migrated as f64),
+            Self::Silence => {
+                let often = tally.layers.iter().flat_map(|layer| &layer.experts).filter(|sums| sums.wanted >= OFTEN);
+                return 1.0 - often.map(|sums| sums.share()).fold(1.0, f64::min);
+            }
             Self::Time => tally.steps.iter().map(|step| step.time_ps as f64).sum::<f64>() / 1e6,
         };
         all / tally.steps.len().max(1) as f64

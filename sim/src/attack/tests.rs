@@ -3,10 +3,11 @@ use proptest::prelude::{any, prop_assert, proptest};
 
 use super::*;
 
+/// Beside some others, or none.
 fn plan(strategy: &str, shadows: &str, tries: usize, seed: u64) -> Plan<'static> {
     Plan {
         strategy: Strategy::parse(strategy).unwrap(),
-        shadows: Strategy::parse_list(shadows).unwrap(),
+        shadows: shadows.split(',').filter(|name| !name.is_empty()).map(|name| Strategy::parse(name).unwrap()).collect(),
         limits: Limits { shape: Shape { tokens: 512, layers: 1, experts: 64, k: 8 }, turnover: 1.0 },
         resident: 16,
         hurt: Hurt::Stalls,
@@ -27,16 +28,42 @@ fn tracked_falls_to_any_seed() {
 }
 
 /// What is loaded by `safe` stays below what docs/harmless.md states, whatever is found.
-#[test]
-fn safe_keeps_its_bound() {
-    for seed in 1..=4 {
-        let plan = Plan { hurt: Hurt::Loads, ..plan("safe", "lru,tracked,recall", 80, seed) };
+fn safe_keeps_its_bound(seeds: std::ops::RangeInclusive<u64>, tries: usize) {
+    let mut worst = 0.0f64;
+    for seed in seeds.clone() {
+        let plan = Plan { hurt: Hurt::Loads, ..plan("safe", "lru,tracked,recall", tries, seed) };
         let found = attack(&plan).unwrap();
         let (resident, k) = (plan.resident as f64, plan.limits.shape.k as f64);
         let constant = 8.0 * resident + k + resident + 1.03 * 3.0f64.ln() * (resident + k / 2.0) / 1.03f64.ln();
         let tokens = found.tokens as f64;
-        assert!(found.own * tokens <= 1.03 * found.best * tokens + constant, "seed {seed}: {found:?}");
+        let bound = 1.03 * found.best * tokens + constant;
+        assert!(found.own * tokens <= bound, "seed {seed}: {found:?}");
+        worst = worst.max(found.own * tokens / bound);
     }
+    println!("{} attacks: at most {:.1} % of the bound", seeds.end(), 100.0 * worst);
+}
+
+#[test]
+fn safe_keeps_its_bound_under_attack() {
+    safe_keeps_its_bound(1..=4, 80);
+}
+
+#[test]
+#[ignore = "minutes; cargo xtask test hostile runs it"]
+fn safe_keeps_its_bound_under_a_thousand_attacks() {
+    safe_keeps_its_bound(1..=1000, 32);
+}
+
+/// A bounded selection can silence an expert wholly, and does not where a floor is set.
+#[test]
+fn a_floor_holds_against_an_attack() {
+    let silence = |strategy: &str| {
+        let plan = Plan { hurt: Hurt::Silence, ..plan(strategy, "", 60, 1) };
+        attack(&plan).unwrap().own
+    };
+    assert!(silence("bounded:eps=0.2:keep=0") > 0.9);
+    let found = silence("bounded:eps=0.2:keep=0:floor=0.5");
+    assert!(found > 0.3 && found <= 0.5 + 1e-9, "{found}");
 }
 
 #[test]

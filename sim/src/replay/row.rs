@@ -115,6 +115,9 @@ pub struct Row {
     pub worst_mass_loss: f64,
     /// Choices that the model wanted.
     pub agreement: f64,
+    /// The expert that is silenced most; `None` where the router's choice is taken as it is, or no expert is wanted
+    /// [`OFTEN`] times.
+    pub least_run: Option<LeastRun>,
     /// Experts copied into fast memory per token, all layers.
     pub loads_per_token: f64,
     /// Mean time of a step in microseconds, expert layers with attention; `None` without a machine or the model's
@@ -163,6 +166,44 @@ pub struct Row {
     pub by_layer: Vec<LayerRow>,
     /// Miss rate along the run, at most [`BINS`] equal parts.
     pub miss_rate_timeline: Vec<f64>,
+}
+
+/// Tokens that must want an expert for [`LeastRun`] to look at it: fewer say nothing.
+pub const OFTEN: u64 = 32;
+
+/// The expert that the fewest of the tokens run that want it: a selection that saves loads may silence an expert, which
+/// what it is good for does not survive.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LeastRun {
+    /// Share of the tokens that want it which run it.
+    pub share: f64,
+    /// The model's number of its layer.
+    pub layer: u32,
+    /// The expert.
+    pub expert: u16,
+    /// Tokens that want it.
+    pub wanted: u64,
+    /// Experts of all layers of which less than half of the tokens that want them run them.
+    pub below_half: usize,
+}
+
+impl LeastRun {
+    fn of(layers: &[LayerTally], layer_ids: &[u32]) -> Option<Self> {
+        let mut least = None::<Self>;
+        let mut below_half = 0;
+        for (sums, &layer) in layers.iter().zip(layer_ids) {
+            let often = (0..).zip(&sums.experts).filter(|(_, sums)| sums.wanted >= OFTEN);
+            for (expert, sums) in often {
+                let share = sums.share();
+                below_half += usize::from(share < 0.5);
+                if least.is_none_or(|least| share < least.share) {
+                    least = Some(Self { share, layer, expert, wanted: sums.wanted, below_half: 0 });
+                }
+            }
+        }
+        least.map(|least| Self { below_half, ..least })
+    }
 }
 
 /// Figures from the first change of domain on.
@@ -301,6 +342,7 @@ impl Row {
             mass_loss: mean(&mut by_layer.iter().map(|layer| layer.mass_loss)),
             worst_mass_loss: tally.layers.iter().map(|sums| sums.worst_mass_loss).fold(0.0, f64::max),
             agreement: per_choice(|sums| sums.agreed),
+            least_run: LeastRun::of(&tally.layers, layer_ids),
             loads_per_token: loads as f64 / tokens,
             token_time_us,
             token_time_p50_us: percentile(0.5),

@@ -33,6 +33,26 @@ pub struct LayerTally {
     pub mass_lost: f64,
     /// Largest such share.
     pub worst_mass_loss: f64,
+    /// By expert; empty where the router's choice is taken as it is.
+    pub experts: Vec<ExpertTally>,
+}
+
+/// How often an expert was wanted, and how often it ran then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExpertTally {
+    /// Tokens that wanted it.
+    pub wanted: u64,
+    /// Of them, those that ran it.
+    pub ran: u64,
+}
+
+impl ExpertTally {
+    /// The share of the tokens that wanted it which ran it; 1 where none did.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        if self.wanted == 0 { 1.0 } else { self.ran as f64 / self.wanted as f64 }
+    }
 }
 
 impl LayerTally {

@@ -20,10 +20,10 @@ pub(super) struct Args {
     /// Strategy that is to do badly
     #[arg(value_name = "STRATEGY", value_parser = Strategy::parse)]
     strategy: Strategy,
-    /// Those beside which: the best of them counts. For mass and switches there are none by default
+    /// Those beside which: the best of them counts. For mass, switches and silence there are none by default
     #[arg(long, value_name = "STRATEGY", value_delimiter = ',', value_parser = Strategy::parse)]
     against: Option<Vec<Strategy>>,
-    /// What it is to have much of: loads, stalls, time (on --system), mass or switches
+    /// What it is to have much of: loads, stalls, time (on --system), mass, switches, migrations or silence
     #[arg(long, value_name = "WHAT", default_value_t = Hurt::Stalls)]
     hurt: Hurt,
     /// Programs that are tried
@@ -67,7 +67,7 @@ pub(super) struct Args {
 
 static COLUMNS: [Column; 6] = [
     column("strategy", "strategy", Text, ""),
-    column("own", "a token", Number(3), "what hurts, in all layers: loads, stalls, switches, mass, microseconds"),
+    column("own", "a token", Number(3), "what hurts, in all layers; of silence: share of the tokens that want an expert and do not run it"),
     column("best_strategy", "best of the others", Text, "").if_any(),
     column("best", "a token", Number(3), "of the best of the others").if_any(),
     column("share", "of the best", Percent, "the best over the strategy: less than 100 % is worse than it").if_any(),
@@ -91,7 +91,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let shape = Shape { tokens: args.tokens as usize, layers: args.layers as usize, experts, k };
     let against = match (&args.against, args.hurt) {
         (Some(asked), _) => asked.clone(),
-        (None, Hurt::Mass | Hurt::Switches) => Vec::new(),
+        (None, Hurt::Mass | Hurt::Switches | Hurt::Silence) => Vec::new(),
         (None, _) => Strategy::parse_list("lru,once,tracked,recall")?,
     };
     let shadows: Vec<Strategy> = against.into_iter().filter(|other| !other.is(&args.strategy)).collect();

@@ -12,7 +12,7 @@ use cptr_trace::{NO_EXPERT, Shape};
 
 use super::known::Known;
 use super::outcome::range;
-use super::{BINS, LayerOutcome, Setup, StepTally, Tally, mass};
+use super::{BINS, ExpertTally, LayerOutcome, LayerTally, Setup, StepTally, Tally, mass};
 use crate::memory::queue::Queue;
 use crate::memory::{Fast, Memory, Resident};
 use crate::source::{Future, Routed, real};
@@ -165,7 +165,10 @@ impl<'a> Replay<'a> {
             placed: vec![false; layers],
             previous: vec![NO_EXPERT; layers * setup.sequences * k],
             tally: Tally {
-                layers: vec![Default::default(); layers],
+                layers: vec![
+                    LayerTally { experts: vec![ExpertTally::default(); if raw { 0 } else { experts }], ..LayerTally::default() };
+                    layers
+                ],
                 steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],
                 miss_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
                 ..Tally::default()
@@ -481,6 +484,12 @@ impl<'a> Replay<'a> {
             if !token.starts_sequence && previous[0] != NO_EXPERT {
                 tally.with_predecessor += count;
                 tally.switches += runs.clone().filter(|expert| !previous.contains(expert)).count() as u64;
+            }
+            for &expert in token.wanted {
+                if let Some(sums) = tally.experts.get_mut(usize::from(expert)) {
+                    sums.wanted += 1;
+                    sums.ran += u64::from(chosen.contains(&expert));
+                }
             }
             if self.raw || chosen == token.wanted {
                 tally.agreed += count;

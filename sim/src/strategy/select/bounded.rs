@@ -1,9 +1,10 @@
 //! Bounded-loss selection of the core: the fixed-point code that a controller links, bit for bit.
 
 use cptr_core::select::{Pairs, select_by_pairs};
-use cptr_core::{Bounds, Eps, Level};
+use cptr_core::{Bounds, Eps, Experts, Level};
 
 use super::{Kind, Make, Select};
+use crate::memory::Resident;
 use crate::strategy::{Parameter, Token, Unit, Values};
 use cptr_trace::Knowledge;
 
@@ -37,6 +38,13 @@ pub(super) const KIND: Kind<Make> = Kind {
             "how much less is allowed for an expert that the next tokens are expected to want, times their share",
         )
         .off_at(0.0),
+        Parameter::new(
+            "floor",
+            0.0,
+            Unit::Share,
+            "least share of the tokens that want an expert in which it runs; 0 is no floor",
+        )
+        .off_at(0.0),
     ],
     needs: Knowledge::Logits,
     promises: true,
@@ -64,6 +72,45 @@ struct Bounded {
     spare: f64,
     /// Shares of the next tokens, times `spare`.
     shares: Vec<Level>,
+    floor: Floor,
+}
+
+/// Sees to it that of the tokens that want an expert at least a share run it: what stands in for it is paid out of a
+/// credit, which the tokens that run it have earned.
+///
+/// Of any tokens so far, the share that ran an expert of those that wanted it is `floor` or more. The credit is at most
+/// that of [`Self::MOST`] stand-ins in a row: a long time of running does not pay for as long a silence.
+struct Floor {
+    floor: f64,
+    /// By expert.
+    credits: Vec<f64>,
+}
+
+impl Floor {
+    /// Stand-ins in a row, at most.
+    const MOST: f64 = 8.0;
+
+    fn credit(&self, expert: u16) -> f64 {
+        self.credits.get(usize::from(expert)).copied().unwrap_or(0.0)
+    }
+
+    /// The resident experts, and those of the wanted that have to run.
+    fn guard(&self, wanted: &[u16], resident: &Experts) -> Resident {
+        let mut guarded = Resident::new();
+        resident.iter().for_each(|expert| _ = guarded.insert(expert));
+        wanted.iter().filter(|&&expert| self.credit(expert) < self.floor).for_each(|&expert| _ = guarded.insert(expert));
+        guarded
+    }
+
+    fn learn(&mut self, wanted: &[u16], chosen: &[u16], experts: usize) {
+        self.credits.resize(experts, 0.0);
+        for &expert in wanted {
+            if let Some(credit) = self.credits.get_mut(usize::from(expert)) {
+                let earned = if chosen.contains(&expert) { 1.0 - self.floor } else { -self.floor };
+                *credit = (*credit + earned).min(Self::MOST * self.floor);
+            }
+        }
+    }
 }
 
 fn make(values: &Values) -> Box<dyn Select> {
@@ -74,6 +121,7 @@ fn make(values: &Values) -> Box<dyn Select> {
         pair: (pair < 1.0).then(|| Eps::saturating_from_num(pair)),
         spare: values.get("spare"),
         shares: Vec::new(),
+        floor: Floor { floor: values.get("floor"), credits: Vec::new() },
     })
 }
 
@@ -87,7 +135,14 @@ impl Select for Bounded {
         let pairs = Pairs { error: self.pair, shares: &self.shares };
         // Sources are validated when they are read: a wanted list that the core refuses cannot get here, and would stay
         // as it is.
-        _ = select_by_pairs(router, self.bounds, self.keep, logits, &mut chosen[first..], resident, pairs);
+        let (bounds, keep, list) = (self.bounds, self.keep, &mut chosen[first..]);
+        if self.floor.floor > 0.0 {
+            let guarded = self.floor.guard(token.wanted, resident);
+            _ = select_by_pairs(router, bounds, keep, logits, list, &guarded, pairs);
+            self.floor.learn(token.wanted, list, token.experts);
+        } else {
+            _ = select_by_pairs(router, bounds, keep, logits, list, resident, pairs);
+        }
     }
 
     fn expects(&self) -> bool {
@@ -100,6 +155,50 @@ mod tests {
     use super::*;
     use crate::strategy::Part;
     use cptr_core::{ExpertSet, Logit, Router};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever comes: of the tokens so far that wanted an expert the floor's share ran it.
+        #[test]
+        fn no_expert_is_silenced_below_the_floor(
+            rows in prop::collection::vec(prop::collection::vec(-4.0f32..4.0, 8), 1..200),
+            residents in any::<u8>(), floor in 0.05f64..1.0,
+        ) {
+            let mut resident = ExpertSet::<1>::new();
+            (0..8).filter(|expert| residents >> expert & 1 != 0).for_each(|expert| _ = resident.insert(expert));
+            let mut part = Part::new(&KIND);
+            let values = ["eps=1".to_owned(), "keep=0".to_owned(), format!("floor={floor}")];
+            values.iter().for_each(|value| part.values.set("bounded", value).unwrap());
+            let (mut select, router) = (make(&part.values), Router::softmax_all(3));
+            let mut counts = [[0u32; 2]; 8];
+            for scores in &rows {
+                let logits: Vec<Logit> = scores.iter().map(|&z| Logit::from_num(z)).collect();
+                let wanted = router.top_k::<3>(&logits).unwrap();
+                let token = Token {
+                    layer: 0,
+                    scores,
+                    logits: &logits,
+                    wanted: &wanted,
+                    shares: &[],
+                    experts: 8,
+                    resident: &resident,
+                    starts_sequence: false,
+                    router: &router,
+                    expected: &[],
+                    committed: &[],
+                };
+                let mut chosen = Vec::new();
+                select.select(&token, &mut chosen);
+                for &expert in &wanted {
+                    let [wanted, ran] = &mut counts[usize::from(expert)];
+                    *wanted += 1;
+                    *ran += u32::from(chosen.contains(&expert));
+                    let share = f64::from(*ran) / f64::from(*wanted);
+                    prop_assert!(share >= floor - 1e-9, "expert {expert}: {share} of {floor}");
+                }
+            }
+        }
+    }
 
     /// Of the missing 1 and 2 the lesser is replaced, unless it is expected.
     #[test]

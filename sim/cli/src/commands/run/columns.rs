@@ -3,7 +3,7 @@
 use crate::columns::Format::{Change, Flag, Microjoules, Microseconds, Number, Percent, Plain, Ratio, Text};
 use crate::columns::{Column, column};
 
-pub(crate) static RUN: [Column; 45] = [
+pub(crate) static RUN: [Column; 47] = [
     column("strategy", "strategy", Text, ""),
     column("select", "select", Text, "which experts run").detail(),
     column("residency", "residency", Text, "which stay in fast memory").detail(),
@@ -33,6 +33,10 @@ pub(crate) static RUN: [Column; 45] = [
     column("mass_loss", "mass loss", Percent, "wanted routing mass given up"),
     column("worst_mass_loss", "worst", Percent, "the same, of the worst token and layer").detail(),
     column("agreement", "agree", Percent, "choices that the model wanted"),
+    column("least_run.share", "least run", Percent, "of the tokens that want the expert silenced most, those that run it")
+        .detail(),
+    column("least_run.below_half", "silenced", Plain, "experts that less than half of the tokens run which want them")
+        .detail(),
     column("token_time_us", "token", Microseconds, "mean time of a token").if_any(),
     column("token_time_p50_us", "P50", Microseconds, "").if_any(),
     column("token_time_p95_us", "P95", Microseconds, "").if_any(),

@@ -1,0 +1,115 @@
+//! Every input that fuzzers have kept, and some thousands made of them: no promise is broken. `cargo xtask fuzz` is the
+//! long form.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use cptr_tests::fuzz::{TARGETS, Target};
+
+/// Inputs made of kept ones, for each target.
+const MUTATIONS: usize = 1500;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// Names and bytes of what is kept for a target.
+fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
+    let file = folder().join("corpus").join(format!("{}.tar.gz", target.name));
+    let file = std::fs::File::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let entries = archive.entries().expect("an archive").map(|entry| {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a name").display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("its bytes");
+        (name, bytes)
+    });
+    entries.filter(|(name, _)| !name.ends_with('/')).collect()
+}
+
+/// Says which input it was.
+struct Named<'a>(&'a Target, String, &'a [u8]);
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let path = std::env::temp_dir().join(format!("fuzz-{}", self.0.name));
+            let kept = std::fs::write(&path, self.2).is_ok();
+            let at = if kept { path.display().to_string() } else { "nowhere".into() };
+            eprintln!("{}: {} breaks the promise that {} (kept in {at})", self.0.name, self.1, self.0.promise);
+        }
+    }
+}
+
+fn run(target: &Target, name: String, bytes: &[u8]) {
+    let _named = Named(target, name, bytes);
+    (target.run)(bytes);
+}
+
+/// One, two or four changes: bytes written, taken out, doubled, taken from another input.
+fn mutated(random: &mut fastrand::Rng, bytes: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..1 << random.usize(..3) {
+        let at = random.usize(..=bytes.len());
+        let end = (at + random.usize(..16)).min(bytes.len());
+        match random.usize(..6) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.usize(..8),
+            1 if at < bytes.len() => bytes[at] = *random.choice(&[0, 1, 0x7f, 0x80, 0xff, b'0', b'-', b'"']).unwrap_or(&0),
+            2 => drop(bytes.drain(at..end)),
+            3 => {
+                let part = bytes[at..end].to_vec();
+                bytes.splice(at..at, part);
+            }
+            4 => {
+                let from = random.usize(..=other.len());
+                let part = &other[from..(from + random.usize(..64)).min(other.len())];
+                bytes.splice(at..end, part.iter().copied());
+            }
+            _ => bytes.truncate(at),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn what_fuzzers_have_kept_and_what_is_made_of_it() {
+    let queue = std::sync::Mutex::new(TARGETS.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                let next = || queue.lock().ok()?.next();
+                while let Some(target) = next() {
+                    let corpus = corpus(target);
+                    assert!(!corpus.is_empty(), "{}", target.name);
+                    corpus.iter().for_each(|(name, bytes)| run(target, name.clone(), bytes));
+                    let mut random = fastrand::Rng::with_seed(7);
+                    for number in 0..MUTATIONS {
+                        let [(name, one), (_, other)] = [(); 2].map(|()| &corpus[random.usize(..corpus.len())]);
+                        run(target, format!("change {number} of {name}"), &mutated(&mut random, one, other));
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Each target has its fuzzer, its corpus and its line in the record.
+#[test]
+fn every_target_has_a_fuzzer_and_a_corpus() {
+    let names = |kind: &str, end: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(folder().join(kind)).expect("a folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter_map(|name| Some(name.strip_suffix(end)?.to_owned())).collect()
+    };
+    let mut expected: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    // Needs `unsafe`, and is a target of the fuzzers alone.
+    expected.insert("c_interface".into());
+    assert_eq!(names("fuzz_targets", ".rs"), expected);
+    assert_eq!(names("corpus", ".tar.gz"), expected);
+    let record = std::fs::read_to_string(folder().join("executions.tsv")).expect("a record");
+    let recorded: BTreeSet<String> =
+        record.lines().skip(1).filter_map(|line| Some(line.split('\t').next()?.to_owned())).collect();
+    assert_eq!(recorded, expected);
+}
