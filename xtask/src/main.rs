@@ -5,8 +5,8 @@
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
-//! between host and device, llama.cpp is built and tested with a strategy in its loop, and the Python package is built
-//! and tested with models attached.
+//! between host and device and as many in state, fuzzers run, llama.cpp is built and tested with a strategy in its
+//! loop, and the Python package is built and tested with models attached.
 #![forbid(unsafe_code)]
 
 mod firmware;
@@ -27,7 +27,7 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
-const LONG: [&str; 3] = ["llama", "contract", "python"];
+const LONG: [&str; 4] = ["llama", "contract", "hostile", "python"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -36,7 +36,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -81,6 +81,11 @@ const GROUPS: [Group; 11] = [
         name: "contract",
         purpose: "a million faults between host and device; every order of two ends of a ring",
         run: |_| contract(),
+    },
+    Group {
+        name: "hostile",
+        purpose: "a million faults in state, a thousand attacks, 10^9 steps of the filter; fuzzers",
+        run: |_| hostile(),
     },
     Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
@@ -186,6 +191,16 @@ fn contract() -> bool {
     let loom = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", &*format!("{target}/loom"))];
     let rings = ["test", "--package", "cptr-protocol", "--lib", "ring::ordering"];
     cargo(&faults, &[]) & cargo(&rings, &loom)
+}
+
+/// What docs/robustness.md promises, as far as it takes long to see.
+fn hostile() -> bool {
+    let test = |arguments: &[&str]| {
+        cargo(&[&["test", "--package"], arguments, &["--", "--ignored", "--nocapture"]].concat(), &[])
+    };
+    test(&["cptr-tests", "--test", "faults", "--test", "long"])
+        & test(&["cptr-sim", "--lib", "attack"])
+        & fuzz::fuzz(&fuzz::Options::usual())
 }
 
 fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> bool {

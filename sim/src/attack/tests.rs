@@ -7,7 +7,11 @@ use super::*;
 fn plan(strategy: &str, shadows: &str, tries: usize, seed: u64) -> Plan<'static> {
     Plan {
         strategy: Strategy::parse(strategy).unwrap(),
-        shadows: shadows.split(',').filter(|name| !name.is_empty()).map(|name| Strategy::parse(name).unwrap()).collect(),
+        shadows: shadows
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(|name| Strategy::parse(name).unwrap())
+            .collect(),
         limits: Limits { shape: Shape { tokens: 512, layers: 1, experts: 64, k: 8 }, turnover: 1.0 },
         resident: 16,
         hurt: Hurt::Stalls,

@@ -11,7 +11,8 @@ use super::readers::refusal;
 fn config(device: &Device, input: &mut Unstructured<'_>) -> Result<Config> {
     let mapping = *input.choose(&MappingKind::ALL)?;
     let refresh = *input.choose(&[Refresh::None, Refresh::AllBank, Refresh::SameBank])?;
-    let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
+    let refresh =
+        if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
     Ok(Config {
         page_policy: if input.arbitrary()? { PagePolicy::Closed } else { PagePolicy::Open },
         queue_depth: input.int_in_range(1..=64)?,
@@ -79,11 +80,8 @@ fn engine(device: &Device, config: Config, input: &mut Unstructured<'_>) -> Resu
         match input.int_in_range(0..=5)? {
             0..=2 => {
                 let line = input.int_in_range(0..=capacity / access - 1)?;
-                let request = if input.arbitrary()? {
-                    Request::read(line * access)
-                } else {
-                    Request::write(line * access)
-                };
+                let request =
+                    if input.arbitrary()? { Request::read(line * access) } else { Request::write(line * access) };
                 taken += u64::from(engine.offer(request).is_ok());
             }
             3 => {

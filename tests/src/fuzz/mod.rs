@@ -31,7 +31,11 @@ pub const TARGETS: &[Target] = &[
         promise: "a file is read or refused in a sentence; what is read runs, and is the same written and read again",
         run: readers::recording,
     },
-    Target { name: "native", promise: "the same of native traces, any tensor of which may be wrong", run: readers::native },
+    Target {
+        name: "native",
+        promise: "the same of native traces, any tensor of which may be wrong",
+        run: readers::native,
+    },
     Target {
         name: "tables",
         promise: "tables of losses and biases, and requests over time, are read or refused",
@@ -48,13 +52,21 @@ pub const TARGETS: &[Target] = &[
         run: texts::strategy,
     },
     Target { name: "config", promise: "a model's config.json gives sizes or is refused", run: texts::config },
-    Target { name: "columns", promise: "a description of columns is refused, or reads or refuses a log", run: texts::columns },
+    Target {
+        name: "columns",
+        promise: "a description of columns is refused, or reads or refuses a log",
+        run: texts::columns,
+    },
     Target {
         name: "device",
         promise: "a DRAM device's file is refused, or serves requests by legal commands, exact as fast",
         run: memory::device,
     },
-    Target { name: "dram", promise: "exact and fast path agree to the cycle, engine and controller too", run: memory::dram },
+    Target {
+        name: "dram",
+        promise: "exact and fast path agree to the cycle, engine and controller too",
+        run: memory::dram,
+    },
     Target {
         name: "select",
         promise: "distinct experts, the bound kept in real numbers, no more misses than any choice",
@@ -65,19 +77,27 @@ pub const TARGETS: &[Target] = &[
         promise: "levels, gain and lock stay in range and near their definition, saved or not",
         run: state::filter,
     },
-    Target { name: "recall", promise: "any memory and any tokens: shares within 0 and 1, saved and restored", run: state::recall },
-    Target { name: "cache", promise: "every chosen expert has its slot, no slot two, counts add up", run: state::cache },
     Target {
-        name: "expert",
-        promise: "packed weights are refused, or products are exact",
-        run: choice::expert,
+        name: "recall",
+        promise: "any memory and any tokens: shares within 0 and 1, saved and restored",
+        run: state::recall,
     },
+    Target {
+        name: "cache",
+        promise: "every chosen expert has its slot, no slot two, counts add up",
+        run: state::cache,
+    },
+    Target { name: "expert", promise: "packed weights are refused, or products are exact", run: choice::expert },
     Target {
         name: "controller",
         promise: "whatever comes between, a host's requests are answered once and alike",
         run: messages::controller,
     },
-    Target { name: "rings", promise: "whatever a host writes into shared memory, the device serves the next", run: messages::rings },
+    Target {
+        name: "rings",
+        promise: "whatever a host writes into shared memory, the device serves the next",
+        run: messages::rings,
+    },
 ];
 
 /// Runs a target.

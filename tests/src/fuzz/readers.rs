@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// Most bytes that the arrays of a reading may become here.
 const MEMORY: u64 = 16 << 20;
 /// Most characters of a refusal.
-const MESSAGE: usize = 300;
+const MESSAGE: usize = 3000;
 
 thread_local! {
     /// In memory where that can be had: a file is written for each run.
@@ -29,9 +29,9 @@ pub(super) fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// A refusal is a sentence of printable characters.
+/// A refusal is a sentence of printable characters, as the command shows it.
 pub(super) fn refusal(error: &impl std::fmt::Display) {
-    let text = error.to_string();
+    let text = cptr_trace::Error::new(error.to_string()).to_string();
     assert!(!text.is_empty() && text.chars().count() <= MESSAGE, "{} characters: {text}", text.chars().count());
     assert!(!text.chars().any(char::is_control), "control characters: {text:?}");
 }
@@ -65,7 +65,10 @@ fn check(read: cptr_trace::Result<Recording>) {
             let path = file("counts.safetensors", &[]);
             native::write_counts(&counts, &path).expect("what was read can be written");
             let again = native::read_counts(&path).expect("what was written can be read");
-            assert_eq!(format!("{:?}{:?}", counts.tables, counts.pairs), format!("{:?}{:?}", again.tables, again.pairs));
+            assert_eq!(
+                format!("{:?}{:?}", counts.tables, counts.pairs),
+                format!("{:?}{:?}", again.tables, again.pairs)
+            );
         }
         Ok(Recording::Tokens(trace)) => tokens(&trace),
     }
@@ -87,8 +90,7 @@ fn tokens(trace: &Trace) {
     }
     let plan = Plan::new(Budget::Experts(1 + shape.experts / 2));
     let served = replay::drive(trace, &plan, &Strategy::parse("lru").expect("a preset"), &mut []);
-    let wanted: usize =
-        (0..shape.tokens).flat_map(|t| (0..shape.layers).map(move |l| trace.chosen(t, l).len())).sum();
+    let wanted: usize = (0..shape.tokens).flat_map(|t| (0..shape.layers).map(move |l| trace.chosen(t, l).len())).sum();
     if let Ok(served) = served {
         let stalls: u64 = served.layers.iter().map(|layer| layer.stalls).sum();
         assert!(stalls <= wanted as u64, "{stalls} stalls of {wanted} choices");

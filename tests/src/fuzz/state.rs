@@ -70,7 +70,8 @@ fn any_filter(input: &mut Unstructured<'_>) -> Result<()> {
             if alike {
                 for (expert, levels) in tracker.levels().enumerate() {
                     let [slow, fast] = exact.level(expert);
-                    let error = (levels.slow.to_num::<f64>() - slow).abs().max((levels.fast.to_num::<f64>() - fast).abs());
+                    let error =
+                        (levels.slow.to_num::<f64>() - slow).abs().max((levels.fast.to_num::<f64>() - fast).abs());
                     assert!(error < 1e-5, "expert {expert}: {levels:?}, by definition {slow} and {fast}");
                 }
             }
@@ -150,7 +151,8 @@ impl Twin {
     /// A load: into a slot whose expert is the victim, of somebody who is nowhere.
     fn load(&mut self, load: Load) {
         let slots = &mut self.slots[usize::from(load.layer)];
-        if self.arriving.contains(&(load.layer, load.expert)) {
+        assert_eq!(self.arriving.contains(&(load.layer, load.expert)), load.on_its_way, "{load:?}");
+        if load.on_its_way {
             assert_eq!(slots[usize::from(load.slot)], load.expert, "it is on its way to there");
             self.arriving.retain(|&other| other != (load.layer, load.expert));
             return;
@@ -159,6 +161,8 @@ impl Twin {
         assert_eq!(slots[usize::from(load.slot)], load.victim, "{load:?}");
         assert!(!self.pinned.contains(&(load.layer, load.victim)), "{load:?} takes the place of a pinned one");
         slots[usize::from(load.slot)] = load.expert;
+        // Where nobody else could, one that was on its way has gone.
+        self.arriving.retain(|&other| other != (load.layer, load.victim));
     }
 }
 
@@ -198,7 +202,8 @@ fn any_cache(input: &mut Unstructured<'_>) -> Result<()> {
         logits: &mut vec![Logit::ZERO; shape.logits()],
     };
     let Ok(mut cache) = Cache::<2, 16>::new(&config, shape, memory) else { return Ok(()) };
-    let router = if input.arbitrary()? { Router::softmax_all(shape.k.into()) } else { Router::softmax_selected(shape.k.into()) };
+    let router =
+        if input.arbitrary()? { Router::softmax_all(shape.k.into()) } else { Router::softmax_selected(shape.k.into()) };
     let slots = vec![vec![NOTHING; shape.slots.into()]; layers];
     let mut twin = Twin { slots, arriving: Vec::new(), pinned: Vec::new() };
     let mut next = 0;

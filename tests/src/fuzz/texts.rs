@@ -33,7 +33,8 @@ pub(super) fn config(data: &[u8]) {
 
 /// 40 tokens of 2 layers of 16 experts, with logits.
 static TRACE: LazyLock<Trace> = LazyLock::new(|| {
-    let text = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/trace.safetensors")).expect("the trace is there");
+    let text =
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/trace.safetensors")).expect("the trace is there");
     cptr_trace::native::read(&file("trace.safetensors", &text)).expect("a trace")
 });
 

@@ -67,7 +67,12 @@ pub(super) struct Args {
 
 static COLUMNS: [Column; 6] = [
     column("strategy", "strategy", Text, ""),
-    column("own", "a token", Number(3), "what hurts, in all layers; of silence: share of the tokens that want an expert and do not run it"),
+    column(
+        "own",
+        "a token",
+        Number(3),
+        "what hurts, in all layers; of silence: share of the tokens that want an expert and do not run it",
+    ),
     column("best_strategy", "best of the others", Text, "").if_any(),
     column("best", "a token", Number(3), "of the best of the others").if_any(),
     column("share", "of the best", Percent, "the best over the strategy: less than 100 % is worse than it").if_any(),

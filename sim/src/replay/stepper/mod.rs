@@ -166,7 +166,10 @@ impl<'a> Replay<'a> {
             previous: vec![NO_EXPERT; layers * setup.sequences * k],
             tally: Tally {
                 layers: vec![
-                    LayerTally { experts: vec![ExpertTally::default(); if raw { 0 } else { experts }], ..LayerTally::default() };
+                    LayerTally {
+                        experts: vec![ExpertTally::default(); if raw { 0 } else { experts }],
+                        ..LayerTally::default()
+                    };
                     layers
                 ],
                 steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],

@@ -98,7 +98,10 @@ impl Floor {
     fn guard(&self, wanted: &[u16], resident: &Experts) -> Resident {
         let mut guarded = Resident::new();
         resident.iter().for_each(|expert| _ = guarded.insert(expert));
-        wanted.iter().filter(|&&expert| self.credit(expert) < self.floor).for_each(|&expert| _ = guarded.insert(expert));
+        wanted
+            .iter()
+            .filter(|&&expert| self.credit(expert) < self.floor)
+            .for_each(|&expert| _ = guarded.insert(expert));
         guarded
     }
 

@@ -33,8 +33,13 @@ pub(crate) static RUN: [Column; 47] = [
     column("mass_loss", "mass loss", Percent, "wanted routing mass given up"),
     column("worst_mass_loss", "worst", Percent, "the same, of the worst token and layer").detail(),
     column("agreement", "agree", Percent, "choices that the model wanted"),
-    column("least_run.share", "least run", Percent, "of the tokens that want the expert silenced most, those that run it")
-        .detail(),
+    column(
+        "least_run.share",
+        "least run",
+        Percent,
+        "of the tokens that want the expert silenced most, those that run it",
+    )
+    .detail(),
     column("least_run.below_half", "silenced", Plain, "experts that less than half of the tokens run which want them")
         .detail(),
     column("token_time_us", "token", Microseconds, "mean time of a token").if_any(),
