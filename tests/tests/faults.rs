@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use cptr_core::expert::{Layout, Matrix};
 use cptr_core::recall::{Config, Recall, Shape};
-use cptr_core::{Level, ScaledLevels, Tracker, TrackerConfig};
+use cptr_core::{Angle, Level, ScaledLevels, Tracker, TrackerConfig};
 use cptr_hw_model::dram::{Engine, EngineConfig, MappingKind, Refresh, Request, presets};
 use cptr_trace::native;
 use fastrand::Rng;
@@ -59,7 +59,7 @@ fn filter(faults: u64, random: &mut Rng) -> Sums {
             assert!(tracker.restore_level(word, changed));
         }
         let step = tracker.update(&config, &wanted(random));
-        assert!((0.0..1.5708).contains(&step.angle.to_num::<f64>()), "{step:?}");
+        assert!((Angle::ZERO..=Angle::FRAC_PI_2).contains(&step.angle), "{step:?}");
         sums.harmless += 1;
     }
     // What a fault leaves is gone: beside one that has met none, both see the same.

@@ -57,7 +57,7 @@ fn mutated(random: &mut fastrand::Rng, bytes: &[u8], other: &[u8]) -> Vec<u8> {
         match random.usize(..6) {
             0 if at < bytes.len() => bytes[at] ^= 1 << random.usize(..8),
             1 if at < bytes.len() => {
-                bytes[at] = *random.choice(&[0, 1, 0x7f, 0x80, 0xff, b'0', b'-', b'"']).unwrap_or(&0)
+                bytes[at] = *random.choice(&[0, 1, 0x7f, 0x80, 0xff, b'0', b'-', b'"']).unwrap_or(&0);
             }
             2 => drop(bytes.drain(at..end)),
             3 => {

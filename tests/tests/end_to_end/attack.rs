@@ -9,6 +9,7 @@ use crate::traces::number;
 #[test]
 fn what_the_chapter_shows_is_what_is_printed() {
     assert!(compare_blocks(include_str!("../../../docs/attack.md")) >= 3);
+    assert!(compare_blocks(include_str!("../../../docs/robustness.md")) >= 1);
 }
 
 /// Programs that were found once.
