@@ -9,8 +9,10 @@
 //! loop, and the Python package is built and tested with models attached.
 #![forbid(unsafe_code)]
 
+mod book;
 mod firmware;
 mod fuzz;
+mod links;
 mod llama;
 mod memory;
 mod packages;
@@ -27,7 +29,7 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
-const LONG: [&str; 4] = ["llama", "contract", "hostile", "python"];
+const LONG: [&str; 5] = ["llama", "contract", "hostile", "book", "python"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -36,7 +38,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -60,8 +62,11 @@ const GROUPS: [Group; 12] = [
     },
     Group {
         name: "doc",
-        purpose: "the documentation builds without warnings",
-        run: |_| cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
+        purpose: "the documentation builds without warnings, and every link leads somewhere",
+        run: |_| {
+            links::check(ROOT.as_ref())
+                & cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])
+        },
     },
     Group {
         name: "firmware",
@@ -88,6 +93,7 @@ const GROUPS: [Group; 12] = [
         run: |_| hostile(),
     },
     Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
+    Group { name: "book", purpose: "the book, by mdBook", run: |_| book::build() },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
 ];
 

@@ -9,7 +9,8 @@ use crate::traces::number;
 #[test]
 fn what_the_chapter_shows_is_what_is_printed() {
     assert!(compare_blocks(include_str!("../../../docs/attack.md")) >= 3);
-    assert!(compare_blocks(include_str!("../../../docs/robustness.md")) >= 1);
+    assert!(compare_blocks(include_str!("../../../docs/robustness.md")) >= 2);
+    assert!(compare_blocks(include_str!("../../../docs/tutorial.md")) >= 3);
 }
 
 /// Programs that were found once.
