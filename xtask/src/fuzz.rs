@@ -16,8 +16,10 @@ use super::{ROOT, run};
 
 /// What builds the fuzzers.
 const CARGO_FUZZ: &str = "0.13.2";
-/// Longest input, in bytes.
-const LONGEST: u32 = 1 << 16;
+/// Longest input in bytes: of targets that read a file, and of the others.
+const LONGEST: [u32; 2] = [1 << 16, 1 << 12];
+/// Targets that read a file.
+const FILES: [&str; 7] = ["recording", "native", "tables", "machine", "config", "columns", "device"];
 /// Longest run, in seconds.
 const SECONDS: u32 = 20;
 /// Most memory of a fuzzer, in MB: twice what a recording's arrays may become, 64 MB, and what the sanitizer takes.
@@ -136,6 +138,11 @@ fn sanitizer(name: &str) -> &'static str {
     if name == "c_interface" { "address" } else { "none" }
 }
 
+fn longest(name: &str) -> String {
+    let [file, other] = LONGEST;
+    format!("-max_len={}", if FILES.contains(&name) { file } else { other })
+}
+
 fn build_with(sanitizer: &str, targets: &[String]) -> Result<(), String> {
     for name in targets.iter().filter(|name| self::sanitizer(name) == sanitizer) {
         let (folder, target) = (folder(), build_folder().join(sanitizer));
@@ -173,7 +180,7 @@ fn one(name: &str, options: &Options) -> Result<Outcome, String> {
         format!("-max_total_time={}", options.seconds),
         format!("-timeout={SECONDS}"),
         format!("-rss_limit_mb={MEMORY}"),
-        format!("-max_len={LONGEST}"),
+        longest(name),
         "-print_final_stats=1".into(),
         "-verbosity=0".into(),
         // Folders and corpora that stay are no leaks.
@@ -217,8 +224,7 @@ fn bless(name: &str, program: &Path, inputs: &Path) -> Result<(), String> {
     let _ = fs::remove_dir_all(&merged);
     let io = |error: std::io::Error| format!("{name}: {error}");
     fs::create_dir_all(&merged).map_err(io)?;
-    let merge =
-        ["-merge=1", "-verbosity=0", &format!("-timeout={SECONDS}"), &format!("-max_len={LONGEST}")].map(String::from);
+    let merge = ["-merge=1", "-verbosity=0", &format!("-timeout={SECONDS}"), &longest(name)].map(String::from);
     let status =
         Command::new(program).args(merge).arg(&merged).arg(inputs).stderr(Stdio::null()).status().map_err(io)?;
     status.success().then_some(()).ok_or_else(|| format!("{name}: inputs are not merged"))?;

@@ -95,7 +95,9 @@ pub struct Bounds {
     /// - Where not even the 7/8 can be assumed, `|d| <= w + v`, which is at most `4 r`.
     ///
     /// Mixing weights are the model's before any scale ([`Router::weights`]): where they do not sum to 1, a token whose
-    /// router is undecided weighs less, and may be altered more.
+    /// router is undecided weighs less, and may be altered more. Where they are the scores themselves (a sigmoid or a
+    /// root of softplus that is not renormalised), masses are taken of a score of 1 beside this bound, in steps of
+    /// 2^-31: of a token whose wanted experts weigh less than that, the bound on mass keeps nothing.
     pub error: Option<Eps>,
 }
 

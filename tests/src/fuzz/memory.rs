@@ -67,7 +67,7 @@ fn any_dram(input: &mut Unstructured<'_>) -> Result<()> {
     let devices = presets::all();
     let device = input.choose(&devices)?;
     let config = config(device, input)?;
-    compare(device, config, input, 3000)?;
+    compare(device, config, input, 600)?;
     engine(device, config, input)
 }
 
