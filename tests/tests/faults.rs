@@ -1,5 +1,5 @@
-//! Bits that flip in state: of a filter, of recall's memory while it runs and where it is saved, of snapshots, of packed
-//! weights, of recordings. Each is detected, or harmless: every token is served, within what is promised.
+//! Bits that flip in state: of a filter, of recall's memory while it runs and where it is saved, of snapshots, of
+//! packed weights, of recordings. Each is detected, or harmless: every token is served, within what is promised.
 //!
 //! Faults on the way between host and device are those of `protocol/tests/faults`.
 
@@ -160,8 +160,8 @@ fn snapshot(faults: u64, random: &mut Rng) -> Sums {
     Sums { injected: faults, detected: faults, harmless: 0 }
 }
 
-/// Headers of packed weights: refused, or another matrix of the same bytes, which is read within them. Weights themselves
-/// carry no check word: the memory's own ECC is what finds a bit there (docs/robustness.md).
+/// Headers of packed weights: refused, or another matrix of the same bytes, which is read within them. Weights
+/// themselves carry no check word: the memory's own ECC is what finds a bit there (docs/robustness.md).
 fn weights(faults: u64, random: &mut Rng) -> Sums {
     let layout = Layout::new(2, 32, -20, 4, 64).expect("a layout");
     let mut bytes = vec![0; layout.byte_len() as usize];

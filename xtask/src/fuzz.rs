@@ -2,8 +2,8 @@
 //! its corpus, with assertions and overflow checks on; the C interface, where there is `unsafe`, with the address
 //! sanitizer.
 //!
-//! A run that crashes, takes longer than 20 s or more memory than its share leaves the input below the build folder, and
-//! the command that repeats it is printed. `--record` adds the executions to `tests/fuzz/executions.tsv`; `--bless`
+//! A run that crashes, takes longer than 20 s or more memory than its share leaves the input below the build folder,
+//! and the command that repeats it is printed. `--record` adds the executions to `tests/fuzz/executions.tsv`; `--bless`
 //! keeps what reaches most, and puts it in the place of the corpus.
 
 use std::collections::BTreeMap;

@@ -42,7 +42,10 @@ const GROUPS: [Group; 13] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
-        run: |_| cargo(&["fmt", "--all", "--check"], &[]) & width::check(ROOT.as_ref()),
+        run: |_| {
+            let fuzzers = ["fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"];
+            cargo(&["fmt", "--all", "--check"], &[]) & cargo(&fuzzers, &[]) & width::check(ROOT.as_ref())
+        },
     },
     Group {
         name: "lint",

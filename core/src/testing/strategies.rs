@@ -2,15 +2,17 @@
 //!
 //! | type | strategy |
 //! |---|---|
-//! | [`Logit`], [`Gate`], [`Level`], [`Gain`], [`Eps`], [`Scale`], [`Angle`] | [`logit`], [`gate`], [`level`], [`gain`], [`eps`], [`scale`], [`angle`] |
-//! | logits of a token | [`logits`] |
+//! | [`Logit`], [`Gate`], [`Level`], [`Gain`], [`Eps`] | [`logit`], [`gate`], [`level`], [`gain`], [`eps`] |
+//! | [`Scale`], [`Angle`]; logits of a token | [`scale`], [`angle`]; [`logits`] |
 //! | [`ExpertSet`], lists of experts | [`expert_set`], [`wanted`] |
 //! | [`Router`], [`Bounds`] | [`any_router`], [`bounds`] |
-//! | [`KalmanConfig`], [`PhaseConfig`], [`TrackerConfig`], [`Tracker`] | [`kalman`], [`phase`], [`tracker_config`], [`tracker`] |
+//! | [`KalmanConfig`], [`PhaseConfig`], [`TrackerConfig`] | [`kalman`], [`phase`], [`tracker_config`] |
+//! | [`Tracker`] | [`tracker`] |
 //! | [`ChangeConfig`], [`ReplaceConfig`], [`LeadConfig`] | [`change`], [`replace`], [`lead`] |
 //! | [`Demand`], [`Losses`] | [`demand`], [`losses`] |
 //! | [`Layout`], bytes of a packed matrix | [`layout`], [`matrix`] |
-//! | sizes and constants of [`recall`], of [`cache`] | [`recall_shape`], [`recall_config`], [`cache_shape`], [`cache_config`] |
+//! | sizes and constants of [`recall`] | [`recall_shape`], [`recall_config`] |
+//! | sizes and constants of [`cache`] | [`cache_shape`], [`cache_config`] |
 
 use std::vec;
 use std::vec::Vec;

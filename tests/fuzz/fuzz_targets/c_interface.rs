@@ -1,5 +1,5 @@
-//! The C interface: any calls in any order, with pointers that are null, misaligned, or to as many entries as said, each
-//! in memory of its own, so that the address sanitizer sees who reads or writes beyond.
+//! The C interface: any calls in any order, with pointers that are null, misaligned, or to as many entries as said,
+//! each in memory of its own, so that the address sanitizer sees who reads or writes beyond.
 #![no_main]
 
 use std::ptr::{null, null_mut};
@@ -29,7 +29,11 @@ struct List<T> {
 }
 
 impl<T: Copy + Default> List<T> {
-    fn new(count: usize, input: &mut Unstructured<'_>, entry: impl Fn(&mut Unstructured<'_>) -> Result<T>) -> Result<Self> {
+    fn new(
+        count: usize,
+        input: &mut Unstructured<'_>,
+        entry: impl Fn(&mut Unstructured<'_>) -> Result<T>,
+    ) -> Result<Self> {
         let mut entries = (0..count).map(|_| entry(input)).collect::<Result<Vec<T>>>()?;
         let pointer = match input.arbitrary::<u8>()? {
             0 => null_mut(),
@@ -166,7 +170,14 @@ fn calls(input: &mut Unstructured<'_>) -> Result<()> {
                     let (routing, scores, chosen) = (routing(input)?, words::<i32>(input)?, ids(input)?);
                     let weights = place::<u32>(chosen.count(), input)?;
                     let (scores, experts) = (scores.pointer, scores.count());
-                    cptr_router_weights(&routing.router, scores, experts, chosen.pointer, chosen.count(), weights.pointer);
+                    cptr_router_weights(
+                        &routing.router,
+                        scores,
+                        experts,
+                        chosen.pointer,
+                        chosen.count(),
+                        weights.pointer,
+                    );
                 }
                 8 => {
                     let (routing, scores, wanted, resident) =
@@ -236,7 +247,15 @@ fn calls(input: &mut Unstructured<'_>) -> Result<()> {
                     let (resident, count) = (resident.pointer, resident.count());
                     let margin = input.arbitrary()?;
                     let (others, other_count) = (busy.pointer, busy.count());
-                    cptr_migration_swap(tracker.pointer(), resident, count, others, other_count, margin, swap.as_mut_ptr());
+                    cptr_migration_swap(
+                        tracker.pointer(),
+                        resident,
+                        count,
+                        others,
+                        other_count,
+                        margin,
+                        swap.as_mut_ptr(),
+                    );
                 }
                 15 => {
                     let bytes = words::<u8>(input)?;
@@ -246,7 +265,8 @@ fn calls(input: &mut Unstructured<'_>) -> Result<()> {
                     let values = words::<i32>(input)?;
                     let vector = CptrVector { values: values.pointer, count: values.count(), exponent: 0 };
                     let scratch = place::<u64>(input.int_in_range(0..=MOST)?, input)?;
-                    let (out, exponent) = (place::<i64>(input.int_in_range(0..=MOST)?, input)?, place::<i32>(1, input)?);
+                    let (out, exponent) =
+                        (place::<i64>(input.int_in_range(0..=MOST)?, input)?, place::<i32>(1, input)?);
                     let (memory, size) = (scratch.pointer.cast(), scratch.count() * 8);
                     cptr_expert_product(&matrix, &vector, memory, size, out.pointer, out.count(), exponent.pointer);
                 }

@@ -1,8 +1,8 @@
 //! What fuzzers run: [`TARGETS`] take any bytes and panic where a promise is broken.
 //!
-//! A fuzzer of `tests/fuzz` drives each of them (`cargo xtask fuzz`), and `tests/tests/fuzz.rs` replays what the fuzzers
-//! have kept (`tests/fuzz/corpus`) in every test run. The C interface has a target of its own there, as it needs
-//! `unsafe`.
+//! A fuzzer of `tests/fuzz` drives each of them (`cargo xtask fuzz`), and `tests/tests/fuzz.rs` replays what the
+//! fuzzers have kept (`tests/fuzz/corpus`) in every test run. The C interface has a target of its own there, as it
+//! needs `unsafe`.
 //!
 //! A new target is a function and one line in [`TARGETS`], and its three lines in `tests/fuzz/fuzz_targets`.
 

@@ -3,7 +3,7 @@
 //! | here | what it is the definition of | fixed point differs by |
 //! |---|---|---|
 //! | [`exp_neg`], [`sigmoid`], [`acos`], [`log2_ratio`] | functions of [`num`](crate::num) | the errors there |
-//! | [`Router::choice`], [`Router::weights`] | [`top_k`](crate::Router::top_k), [`weights`](crate::Router::weights) | close comparisons; 2^-22 |
+//! | [`Router`] | [`top_k`](crate::Router::top_k), [`weights`](crate::Router::weights) | close comparisons; 2^-22 |
 //! | [`loss`], [`fewest_misses`] | what [`select`](crate::select()) promises | 1e-6 of the mass, at the mass of the best |
 //! | [`Tracker`] | [`Tracker`](crate::Tracker), [`Phase`](crate::Phase), [`Kalman`](crate::Kalman) | docs/filter.md |
 //! | [`distance`] | [`context::distance`](crate::context::distance) | 2^-20 |

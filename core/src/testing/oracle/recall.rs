@@ -1,5 +1,5 @@
-//! [`Recall`](crate::recall::Recall) in real numbers, written a second time from its description: for whole texts, without a ring of words,
-//! without bits in slices, without a heap. Only the hash of a choice's signs is taken over.
+//! [`Recall`](crate::recall::Recall) in real numbers, written a second time from its description: for whole texts,
+//! without a ring of words, without bits in slices, without a heap. Only the hash of a choice's signs is taken over.
 
 use crate::recall::signature::{every, signs, signs_from};
 use crate::recall::{Config, Shape};
