@@ -75,11 +75,12 @@ fn filter(faults: u64, random: &mut Rng) -> Sums {
     sums
 }
 
-/// Memory in which bits flip whenever it is written.
+/// Memory in which bits flip when it is written, until so many have.
 struct Faulty {
     words: Vec<u32>,
     random: Rng,
     injected: Rc<Cell<u64>>,
+    most: u64,
 }
 
 impl AsRef<[u32]> for Faulty {
@@ -90,7 +91,7 @@ impl AsRef<[u32]> for Faulty {
 
 impl AsMut<[u32]> for Faulty {
     fn as_mut(&mut self) -> &mut [u32] {
-        if self.random.u8(..4) == 0 {
+        if self.injected.get() < self.most && self.random.u8(..4) == 0 {
             flip(&mut self.words, &mut self.random);
             self.injected.set(self.injected.get() + 1);
         }
@@ -101,23 +102,27 @@ impl AsMut<[u32]> for Faulty {
 const SHAPE: Shape = Shape { layers: 2, experts: 16, k: 2 };
 const TOKENS: usize = 64;
 
-/// Memory of recall that runs: forecasts stay shares, and every token is taken.
+/// Memory of recall that runs: every token is taken and forecast. A place whose row a fault has written may name an
+/// expert twice, whose share is too large then; when the ring has been written once more, shares are shares again.
 fn recall(faults: u64, random: &mut Rng) -> Sums {
     let injected = Rc::new(Cell::new(0));
     let words = vec![0; SHAPE.words(TOKENS, 2)];
-    let memory = Faulty { words, random: random.fork(), injected: injected.clone() };
+    let memory = Faulty { words, random: random.fork(), injected: injected.clone(), most: faults };
     let config = Config::default();
     let mut recall = Recall::<_, 2, 16>::new(&config, SHAPE, TOKENS, memory).expect("it fits");
     let mut shares = [Level::ZERO; 16];
-    while injected.get() < faults {
+    let mut behind = 0;
+    while behind < 4 * TOKENS {
+        behind += usize::from(injected.get() == faults);
         for layer in 0..SHAPE.layers {
             recall.forecast(layer, random.u16(1..=12), &mut shares).expect("a forecast");
-            assert!(shares.iter().all(|share| share.to_num::<f64>() <= 1.0 + 1e-6), "{shares:?}");
+            let most = shares.iter().map(|share| share.to_num::<f64>()).fold(0.0, f64::max);
+            assert!(behind <= 2 * TOKENS || most <= 1.0 + 1e-6, "{most}");
             recall.observe(&config, layer, &wanted(random)).expect("a token is taken");
         }
         recall.end_token(&config).expect("a token ends");
     }
-    Sums { injected: injected.get(), detected: 0, harmless: injected.get() }
+    Sums { injected: faults, detected: 0, harmless: faults }
 }
 
 /// What recall has saved: refused.

@@ -430,7 +430,8 @@ impl<B: AsRef<[u32]> + AsMut<[u32]>, const W: usize, const C: usize> Recall<B, W
     /// Forecast for the next `tokens` tokens that run a layer: the mean over them of the weighted share of places
     /// where an expert was chosen, rounded down; together at most k. The token that is on its way counts where the
     /// layer has not yet run. All zero where there is no match. Shares beyond those of the experts stay as they are;
-    /// with room for 256 of them it takes half of the time.
+    /// with room for 256 of them it takes half of the time. Where a fault has written memory, a share may be any number
+    /// until the ring has been written once more.
     ///
     /// # Errors
     /// [`RecallError::Layer`], [`RecallError::Forecast`].

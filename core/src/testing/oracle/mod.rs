@@ -1,4 +1,4 @@
-//! What operations of this crate should answer: by their definitions in 64-bit floating point, or by trying everything.
+//! What operations of this crate should answer, by definition: in 64-bit floating point, or by trying everything.
 //!
 //! | here | what it is the definition of | fixed point differs by |
 //! |---|---|---|
