@@ -114,4 +114,17 @@ fn every_target_has_a_fuzzer_and_a_corpus() {
     let recorded: BTreeSet<String> =
         record.lines().skip(1).filter_map(|line| Some(line.split('\t').next()?.to_owned())).collect();
     assert_eq!(recorded, expected);
+    // And the chapter shows the record.
+    let chapter = std::fs::read_to_string(folder().join("../../docs/robustness.md")).expect("the chapter");
+    let counts = record.lines().skip(1).filter_map(|line| line.split_once('\t'));
+    let counts: Vec<(&str, u64)> = counts.map(|(name, count)| (name, count.parse().expect("a count"))).collect();
+    let comma = |count: u64| {
+        let digits = count.to_string();
+        let groups = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned());
+        groups.collect::<Vec<_>>().join(",")
+    };
+    for (name, count) in &counts {
+        assert!(chapter.contains(&format!("| `{name}` | {} |", comma(*count))), "{name}: {count}");
+    }
+    assert!(chapter.contains(&comma(counts.iter().map(|(_, count)| count).sum())));
 }
