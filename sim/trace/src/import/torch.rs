@@ -502,7 +502,6 @@ mod tests {
             zip.write_all(content).unwrap();
         }
         zip.finish().unwrap();
-        drop(zip);
         bytes.into_inner()
     }
 
