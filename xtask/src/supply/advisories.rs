@@ -115,22 +115,33 @@ fn all(database: &Path) -> Done<(String, Vec<Advisory>)> {
     if files.is_empty() {
         return Err(format!("{}: no advisories in it", database.display()));
     }
-    // All of them in one go: `git show` prints files one behind the other, and each begins with its block.
-    let objects: Vec<String> = files.iter().map(|file| format!("HEAD:{file}")).collect();
-    let mut advisories = Vec::new();
-    for objects in objects.chunks(200) {
-        let shown = git(&[&["show"][..], &objects.iter().map(String::as_str).collect::<Vec<_>>()].concat())?;
-        let shown = String::from_utf8_lossy(&shown).into_owned();
-        let starts: Vec<usize> = shown.match_indices("```toml\n[advisory]").map(|(at, _)| at).collect();
-        if starts.len() != objects.len() {
-            return Err(format!("expected {} advisories, found {}", objects.len(), starts.len()));
-        }
-        for (number, &start) in starts.iter().enumerate() {
-            let advisory = Advisory::parse(&shown[start..]);
-            advisories.push(advisory.map_err(|error| format!("{}: {error}", objects[number]))?);
-        }
+    let list = folder()?.join("advisories.txt");
+    let objects: String = files.iter().map(|file| format!("HEAD:{file}\n")).collect();
+    let written = std::fs::write(&list, objects).and_then(|()| std::fs::File::open(&list));
+    let input = written.map_err(|error| format!("{}: {error}", list.display()))?;
+    let all = output(Command::new("git").arg("-C").arg(database).args(["cat-file", "--batch"]).stdin(input))?;
+    let texts = objects_of(&all).ok_or("git cat-file: not as expected")?;
+    let parsed = files.iter().zip(&texts).map(|(file, text)| {
+        Advisory::parse(&String::from_utf8_lossy(text)).map_err(|error| format!("{file}: {error}"))
+    });
+    let advisories = parsed.collect::<Done<Vec<_>>>()?;
+    if texts.len() != files.len() {
+        return Err(format!("expected {} advisories, found {}", files.len(), texts.len()));
     }
     Ok((commit, advisories))
+}
+
+/// What `git cat-file --batch` prints: for each object a line that ends with its length, its bytes, and a line feed.
+fn objects_of(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut objects = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.iter().position(|&byte| byte == b'\n')?;
+        let length: usize = std::str::from_utf8(&bytes[..end]).ok()?.rsplit(' ').next()?.parse().ok()?;
+        let rest = bytes.get(end + 1..)?;
+        objects.push(rest.get(..length)?);
+        bytes = rest.get(length + 1..)?;
+    }
+    Some(objects)
 }
 
 /// Names and versions of the crates of a registry in a lock file.
@@ -188,6 +199,13 @@ mod tests {
                 .concerns(&Version::new(1, 0, 0))
         );
         assert!(Advisory::parse("# no block").is_err());
+    }
+
+    #[test]
+    fn objects_are_as_long_as_said() {
+        assert_eq!(objects_of(b"a blob 3\nx\ny\nb blob 0\n\n"), Some(vec![&b"x\ny"[..], b""]));
+        assert_eq!(objects_of(b"HEAD:x missing\n"), None);
+        assert_eq!(objects_of(b"a blob 9\nx\n"), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! The firmware's images are made of their sources and nothing else: two builds in two folders, one hash.
+//! The firmware's images are made of their sources and nothing else: two builds in two folders, one hash of what a board
+//! is given. The names of symbols, which no board sees, tell where the sources lay.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use object::{Object, ObjectSegment};
 use sha2::{Digest, Sha256};
 
 use super::{Outcome, folder, output, root};
@@ -56,7 +58,18 @@ fn build(place: &Path) -> Done<Vec<String>> {
     let digest = |image: &&str| {
         let file = target.join(TARGET).join("release").join(image);
         let bytes = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+        loaded(&bytes).map_err(|error| format!("{}: {error}", file.display()))
     };
     IMAGES.iter().map(digest).collect()
+}
+
+/// The digest of what is loaded: each segment's address, length and bytes.
+fn loaded(image: &[u8]) -> Result<String, object::Error> {
+    let mut digest = Sha256::new();
+    for segment in object::File::parse(image)?.segments() {
+        digest.update(segment.address().to_le_bytes());
+        digest.update(segment.size().to_le_bytes());
+        digest.update(segment.data()?);
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

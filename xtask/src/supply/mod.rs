@@ -16,7 +16,7 @@ use crate::firmware::Done;
 const WORKSPACES: [&str; 4] = [".", "firmware", "sim/llama", "sim/python"];
 
 /// How a step ended that did not fail.
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     /// It could not be run, and why: nothing is known.
     NotRun(String),
