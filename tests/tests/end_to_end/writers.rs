@@ -37,18 +37,18 @@ fn writes(process: &Child) -> bool {
 #[test]
 fn two_writers_of_a_file_do_not_mix_and_an_ended_one_leaves_nothing() {
     let folder = bundled();
-    let conversions = ["gpt-oss-20b.safetensors", "tiny-moe-8m.safetensors --domain rust,kjv"];
-    let whole = conversions.map(|input| {
+    let inputs = ["gpt-oss-20b.safetensors", "tiny-moe-8m.safetensors"];
+    let whole = inputs.map(|input| {
         folder.run(&format!("convert {input} alone.safetensors")).ok();
         folder.read("alone.safetensors")
     });
+    let writers = || inputs.map(|input| start(&folder, &format!("convert {input} out.safetensors")));
     assert!(whole[0] != whole[1]);
     let begun = Instant::now();
     let mut ended = 0;
     while ended < ENDED {
         assert!(begun.elapsed() < PATIENCE, "{ended} writers were ended while they wrote");
-        let [mut victim, mut rival] =
-            conversions.map(|input| start(&folder, &format!("convert {input} out.safetensors")));
+        let [mut victim, mut rival] = writers();
         while !writes(&victim) && victim.try_wait().unwrap().is_none() {
             std::hint::spin_loop();
         }
@@ -59,15 +59,14 @@ fn two_writers_of_a_file_do_not_mix_and_an_ended_one_leaves_nothing() {
         }
         assert!(rival.wait().unwrap().success());
         assert!(whole.contains(&folder.read("out.safetensors")));
-        folder.run(&format!("convert {} out.safetensors", conversions[1])).ok();
+        folder.run(&format!("convert {} out.safetensors", inputs[1])).ok();
         assert!(whole[1] == folder.read("out.safetensors"), "the last writer has the file");
         assert_eq!(temporary(&folder), 0);
         fs::remove_file(folder.path().join("out.safetensors")).unwrap();
     }
     // Both at once, to the end: one of the two files.
     for _ in 0..ENDED {
-        let writers = conversions.map(|input| start(&folder, &format!("convert {input} out.safetensors")));
-        for mut writer in writers {
+        for mut writer in writers() {
             assert!(writer.wait().unwrap().success());
         }
         assert!(whole.contains(&folder.read("out.safetensors")));

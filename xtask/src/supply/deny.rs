@@ -55,7 +55,7 @@ fn program() -> Done<PathBuf> {
     }
     let mut install = Command::new(env!("CARGO"));
     install.args(["install", "--quiet", "--locked", "--version", VERSION, "cargo-deny", "--root"]).arg(&tools);
-    match install.current_dir(&tools.parent().unwrap_or(&tools)).status() {
+    match install.current_dir(folder()?).status() {
         Ok(status) if status.success() => Ok(own),
         Ok(status) => Err(format!("cargo install cargo-deny: {status}")),
         Err(error) => Err(format!("cargo install cargo-deny: {error}")),

@@ -67,14 +67,7 @@ fn in_folder(folder: &Path) -> Done<usize> {
 fn words(code: &str) -> usize {
     let code: Vec<&str> = code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     let code = code.join(" ");
-    let mut words = code.split(|c: char| c.is_whitespace() || "({[,;=|".contains(c)).peekable();
-    let mut count = 0;
-    while let Some(word) = words.next() {
-        if word == "unsafe" {
-            count += 1;
-        }
-    }
-    count
+    code.split(|c: char| c.is_whitespace() || "({[,;=|".contains(c)).filter(|word| *word == "unsafe").count()
 }
 
 /// Names in the first column of the table.
