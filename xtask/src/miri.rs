@@ -30,6 +30,8 @@ pub(crate) fn miri() -> bool {
         command.current_dir(Path::new(ROOT).join(workspace)).env("CARGO_TARGET_DIR", format!("{target}/miri"));
         // Tests read files of the repository, and none needs a clock.
         command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+        // Interpreted, cases take long.
+        command.env("PROPTEST_CASES", "8");
         // What cargo has set for this program would choose its compiler.
         command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC");
         fine & run(&mut command)
