@@ -87,7 +87,7 @@ fn tokens_through_router_selection_dispatch_and_tracker() {
     // SAFETY: lists and states are as long as said, outputs as long as documented.
     unsafe {
         assert_eq!(cptr_queue_init(address(&mut queue), CPTR_QUEUE_BASE + 24 * jobs, jobs), CPTR_OK);
-        for token in 0..if cfg!(miri) { 12 } else { 500 } {
+        for token in 0..if cfg!(miri) { 4 } else { 500 } {
             let mut router = router(CPTR_ROUTER_SOFTMAX_SELECTED);
             if token % 2 == 1 {
                 (router.bias, router.bias_count) = (bias.as_ptr(), EXPERTS);
@@ -273,7 +273,7 @@ fn changes_of_context_and_migration() {
     unsafe {
         assert_eq!(cptr_migration_margin(3, 40, 512, margin.as_mut_ptr()), CPTR_OK);
         assert!(cptr_migration_limit(allowance.as_mut_ptr(), 6554, 2) >= 0);
-        for token in 0..if cfg!(miri) { 20 } else { 800 } {
+        for token in 0..if cfg!(miri) { 6 } else { 800 } {
             let wanted = [1, 2, 3, 4].map(|i| (token / 10 % 2 * 16 + i) as u16);
             let (mut distance, mut changed) = (MaybeUninit::<i32>::uninit(), MaybeUninit::<u32>::uninit());
             assert!(cptr_change_distance(address(&mut state), wanted.as_ptr(), K, distance.as_mut_ptr()) >= 0);
@@ -323,7 +323,7 @@ fn a_cache_of_a_whole_model() {
             assert_eq!(cptr_cache_init(memory, size - 1, CPTR_VERSION, &parameters), CPTR_ERROR_SIZE);
             assert_eq!(cptr_cache_init(memory, size, CPTR_VERSION, &parameters), CPTR_OK);
         }
-        for token in 0..if cfg!(miri) { 8 } else { 300 } {
+        for token in 0..if cfg!(miri) { 3 } else { 300 } {
             for layer in 0..2 {
                 let logits: Vec<f32> = (0..16).map(|_| random.next() as f32 / 1e6).collect();
                 let logits = logits.as_ptr();
