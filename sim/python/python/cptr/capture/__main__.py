@@ -16,7 +16,7 @@ MAX_MESSAGE = 300
 
 
 def sentence(message: object) -> str:
-    """One line of at most `MAX_MESSAGE` characters that a terminal shows as they are: what is left out is in the middle."""
+    """One line of at most `MAX_MESSAGE` characters that a terminal shows as they are, shortened in the middle."""
     text = " ".join(str(message).split())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= MAX_MESSAGE else f"{text[:180]}…{text[-119:]}"
