@@ -355,13 +355,16 @@ mod tests {
         }
     }
 
+    /// Frames from thread to thread; interpreted, each takes long.
+    const FRAMES: u32 = if cfg!(miri) { 200 } else { 20_000 };
+
     #[test]
     fn frames_pass_between_threads() {
         let memory = memory(words(4, 64));
         let (mut producer, mut consumer) = ends(&memory, 4, 64);
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                for i in 0..20_000u32 {
+                for i in 0..FRAMES {
                     let frame = [i as u8; 64];
                     while producer.put(&Coherent, &frame[..i as usize % 65]).unwrap().is_none() {
                         std::thread::yield_now();
@@ -369,7 +372,7 @@ mod tests {
                 }
             });
             let mut frame = [0; 64];
-            for i in 0..20_000u32 {
+            for i in 0..FRAMES {
                 let length = loop {
                     match consumer.take(&Coherent, &mut frame).unwrap() {
                         Some(length) => break length,

@@ -1,7 +1,8 @@
 //! What a person repeats: `cargo xtask test [--full] [GROUP]…` runs all checks, or the groups named, and reports every
 //! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
-//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask fuzz` looks for inputs that break promises; `cargo xtask
-//! install --prefix FOLDER` installs the C libraries.
+//! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask fuzz` looks for inputs that break promises, `cargo xtask
+//! supply` at what all this is made of, `cargo xtask miri` at its `unsafe`; `cargo xtask install --prefix FOLDER`
+//! installs the C libraries.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
@@ -15,8 +16,12 @@ mod fuzz;
 mod links;
 mod llama;
 mod memory;
+mod miri;
 mod packages;
 mod python;
+mod supply;
+#[cfg(test)]
+mod threats;
 mod unit;
 mod width;
 
@@ -29,7 +34,7 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
-const LONG: [&str; 5] = ["llama", "contract", "hostile", "book", "python"];
+const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -38,7 +43,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 13] = [
+const GROUPS: &[Group] = &[
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -97,6 +102,12 @@ const GROUPS: [Group; 13] = [
     },
     Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
     Group { name: "book", purpose: "the book, by mdBook", run: |_| book::build() },
+    Group { name: "supply", purpose: "what all this is made of", run: |_| supply::supply(&[]) },
+    Group {
+        name: "miri",
+        purpose: "`unsafe` and atomics in an interpreter that sees what is undefined",
+        run: |_| miri::miri(),
+    },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
 ];
 
@@ -136,6 +147,12 @@ fn main() -> ExitCode {
                 None => usage(),
             };
         }
+        Some("supply") => {
+            let steps: Vec<String> = arguments.collect();
+            let known = |step: &String| supply::STEPS.iter().any(|(name, ..)| name == step);
+            return if steps.iter().all(known) { exit(supply::supply(&steps)) } else { usage() };
+        }
+        Some("miri") if arguments.len() == 0 => return exit(miri::miri()),
         Some("install") => {
             return exit(match &arguments.collect::<Vec<String>>()[..] {
                 [option, prefix] if option == "--prefix" => {
@@ -177,12 +194,14 @@ fn usage() -> ExitCode {
          cargo xtask rtl [--bless | --golden STEPS]\n       \
          cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       \
          cargo xtask fuzz [--seconds N] [--record] [--bless] [TARGET]…\n       \
+         cargo xtask supply [STEP]…\n       cargo xtask miri\n       \
          cargo xtask install --prefix FOLDER\n"
     );
-    for group in &GROUPS {
+    for group in GROUPS {
         eprintln!("  {:<8} {}", group.name, group.purpose);
     }
-    eprintln!("\nsteps: {}", firmware::STEPS.map(|(name, _)| name).join(" "));
+    eprintln!("\nsteps of firmware: {}", firmware::STEPS.map(|(name, _)| name).join(" "));
+    eprintln!("steps of supply: {}", supply::STEPS.map(|(name, ..)| name).join(" "));
     ExitCode::from(2)
 }
 

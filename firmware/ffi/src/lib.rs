@@ -28,6 +28,8 @@ pub mod migration;
 pub mod placement;
 #[cfg(feature = "select")]
 pub mod router;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "tracker")]
 pub mod tracker;
 

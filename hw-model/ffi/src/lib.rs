@@ -6,6 +6,8 @@
 //! in which one happened answers every later call with [`CPTR_MEMORY_ERROR_INTERNAL`].
 
 pub mod options;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -72,7 +72,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return fail(&sentence(&error.to_string())),
+        Err(error) if error.use_stderr() => return fail(&cptr_trace::Error::usage(sentence(&error.to_string()))),
         Err(error) => {
             let _ = error.print();
             return ExitCode::SUCCESS;
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn fail(reason: &impl std::fmt::Display) -> ExitCode {
+fn fail(reason: &cptr_trace::Error) -> ExitCode {
     eprintln!("cptr-llama: {reason}");
     ExitCode::from(2)
 }

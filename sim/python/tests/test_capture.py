@@ -190,6 +190,14 @@ def test_bad_input_is_one_sentence_and_no_file(arguments, message, tmp_path, cap
     assert not list(tmp_path.glob("out*"))
 
 
+def test_messages_are_short_and_printable(capsys):
+    for value in ("9" * 5000, "\x1b[2J\u202e" + "x" * 100_000):
+        with pytest.raises(SystemExit) as ended:
+            main(["model", "--text", "good.txt", "--out", "out.safetensors", "--generate", value])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert ended.value.code == 2 and error.isprintable() and len(error) <= 320 and error.count("…") == 1
+
+
 def test_tokenizer_of_another_model():
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["fox"])

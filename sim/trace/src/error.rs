@@ -92,34 +92,41 @@ impl Error {
     }
 }
 
-/// Always one line of at most [`MAX_MESSAGE`] characters: messages may quote files, and parsers draw pictures.
+/// Always one line of at most [`MAX_MESSAGE`] characters that a terminal shows as they are: messages may quote files,
+/// and parsers draw pictures.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         if let Some(file) = &self.file {
-            text += &format!("{}: ", one_line(&file.to_string_lossy()));
+            text += &format!("{}: ", printable(&file.to_string_lossy()));
         }
         if let Some(position) = &self.position {
-            text += &format!("{}: ", one_line(position));
+            text += &format!("{}: ", printable(position));
         }
-        text += &one_line(&self.message);
-        match text.char_indices().nth(MAX_MESSAGE) {
-            None => f.write_str(&text),
-            Some(_) => {
-                let end = text.char_indices().nth(MAX_MESSAGE - 1).map_or(text.len(), |(at, _)| at);
-                write!(f, "{}…", &text[..end])
-            }
-        }
+        text += &printable(&one_line(&self.message));
+        f.write_str(&shortened(&text))
     }
 }
 
-/// The text without control characters; a space where they stood.
+/// The lines of a text behind each other, each without spaces around it.
 fn one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(['\n', '\r', '\t']) {
         return text.into();
     }
-    let parts = text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty());
+    let parts = text.split(['\n', '\r', '\t']).map(str::trim).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join(" ").into()
+}
+
+/// At most [`MAX_MESSAGE`] characters of a text. What is left out is in its middle: the beginning says where, the end
+/// what was expected, and between them may stand a value of any length.
+fn shortened(text: &str) -> Cow<'_, str> {
+    if text.char_indices().nth(MAX_MESSAGE).is_none() {
+        return text.into();
+    }
+    let (begin, end) = (MAX_MESSAGE * 3 / 5, MAX_MESSAGE * 2 / 5 - 1);
+    let until = text.char_indices().nth(begin).map_or(text.len(), |(at, _)| at);
+    let from = text.char_indices().nth_back(end - 1).map_or(0, |(at, _)| at);
+    format!("{}…{}", &text[..until], &text[from..]).into()
 }
 
 /// The text with control characters, and those that turn the direction of writing, shown as escapes: names in files are
@@ -152,13 +159,15 @@ mod tests {
     fn is_one_line_whatever_it_quotes() {
         let error =
             Error::new("syntax error:\n  |\n1 | \u{1b}[31mx\r\n").at("key \"a\nb\"").or_file(Path::new("c\td.npy"));
-        assert_eq!(error.to_string(), "c d.npy: key \"a b\": syntax error: | 1 | [31mx");
+        let shown = "c\\td.npy: key \"a\\nb\": syntax error: | 1 | \\u{1b}[31mx";
+        assert_eq!(error.to_string(), shown);
     }
 
     #[test]
     fn is_never_long() {
-        let long = Error::new("ä".repeat(1000)).to_string();
-        assert_eq!((long.chars().count(), long.chars().last()), (MAX_MESSAGE, Some('…')));
+        let long = Error::new(format!("found {} where 7 was expected", "ä".repeat(1 << 20))).at("line 1").to_string();
+        assert_eq!(long.chars().count(), MAX_MESSAGE);
+        assert!(long.starts_with("line 1: found ä") && long.ends_with("ä where 7 was expected"), "{long}");
         assert_eq!(Error::new("ä".repeat(MAX_MESSAGE)).to_string().chars().count(), MAX_MESSAGE);
     }
 

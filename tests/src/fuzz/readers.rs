@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// Most bytes that the arrays of a reading may become here.
 const MEMORY: u64 = 16 << 20;
 /// Most characters of a refusal.
-const MESSAGE: usize = 3000;
+const MESSAGE: usize = 300;
 
 thread_local! {
     /// In memory where that can be had: a file is written for each run.

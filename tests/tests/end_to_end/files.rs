@@ -30,14 +30,12 @@ pub(crate) fn npy_text(text: &str) -> Vec<u8> {
 /// Arrays in a zip archive.
 pub(crate) fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    let mut npz = npyz::npz::NpzWriter::new(&mut bytes);
+    let mut zip = zip::ZipWriter::new(&mut bytes);
     for (name, array) in arrays {
-        let file = npyz::npz::file_name_from_array_name(name);
-        npz.zip_writer().start_file(file, npyz::zip::write::FileOptions::default()).unwrap();
-        npz.zip_writer().write_all(array).unwrap();
+        zip.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(array).unwrap();
     }
-    npz.zip_writer().finish().unwrap();
-    drop(npz);
+    zip.finish().unwrap();
     bytes.into_inner()
 }
 

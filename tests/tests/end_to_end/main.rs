@@ -34,3 +34,4 @@ mod serve;
 mod shared;
 mod systems;
 mod traces;
+mod writers;

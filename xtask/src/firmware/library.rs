@@ -37,8 +37,10 @@ const ALWAYS: [&str; 2] = ["cptr_version", "cptr_features"];
 /// Functions printed with the stack that they need.
 const DEEPEST: usize = 3;
 
-/// Builds the library for every target, looks for panics, compares sizes and stack, and runs the programs in C.
+/// Calls every function from Rust, builds the library for every target, looks for panics, compares sizes and stack, and
+/// runs the programs in C.
 pub(super) fn check(scope: Scope) -> Done {
+    execute(&mut cargo(&["test", "--quiet", "--package", "cptr-ffi"]))?;
     println!("{:<45} {:>8} {:>8} {:>8} {:>8} {:>8}", "bytes", "flash", "of", "RAM", "stack", "of");
     for target in scope.targets() {
         check_target(target, &budget(target)?)?;

@@ -10,7 +10,7 @@ use crate::commands::Answer;
 use crate::report;
 use crate::terminal;
 use cptr_trace::error::{Error, Result};
-use cptr_trace::file;
+use cptr_trace::file::Written;
 
 /// Where results go; every command has these options.
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,8 @@ impl Page {
         Self { report: Some(path.into()), ..self }
     }
 
-    /// Writes files first, so that a path that cannot be written to leaves nothing behind, then prints.
+    /// Writes files first, all of them before one has its name, so that a path that cannot be written to leaves nothing
+    /// behind; then prints.
     ///
     /// # Errors
     /// A failed write.
@@ -122,13 +123,11 @@ impl Page {
             self = self.with_facts([]);
         }
         let report = output.report.as_ref().or(self.report.as_ref());
-        if let Some(path) = report {
-            file::replace(path, |out| out.write_all(report::html(command, &self).as_bytes()))?;
-        }
         let to_file = output.csv.as_ref().filter(|path| path.as_os_str() != "-");
-        if let Some(path) = to_file {
-            file::replace(path, |out| self.rows.csv(out))?;
-        }
+        let page = |path: &PathBuf| Written::new(path, |out| out.write_all(report::html(command, &self).as_bytes()));
+        let rows = |path: &PathBuf| Written::new(path, |out| self.rows.csv(out));
+        let written = [report.map(page).transpose()?, to_file.map(rows).transpose()?];
+        written.into_iter().flatten().try_for_each(Written::publish)?;
         terminal::remark(&self.notes);
         match () {
             () if output.json => terminal::print_json(&self.json(command, inputs)),

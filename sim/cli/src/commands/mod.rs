@@ -231,7 +231,7 @@ fn inputs(matches: &ArgMatches) -> (String, Map<String, Value>) {
     (name.into(), arguments.filter_map(input).collect())
 }
 
-fn fail(reason: &impl std::fmt::Display) -> ExitCode {
+fn fail(reason: &Error) -> ExitCode {
     complain(&format!("cptr: {reason}"));
     ExitCode::from(2)
 }
@@ -249,7 +249,8 @@ fn without_command(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             ExitCode::from(2)
         }
-        _ => fail(&sentence(&error.to_string())),
+        // As an error of ours: as short, and as printable.
+        _ => fail(&Error::usage(sentence(&error.to_string()))),
     }
 }
 

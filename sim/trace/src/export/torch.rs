@@ -4,9 +4,9 @@
 use std::io::{Cursor, Write};
 use std::path::Path;
 
-use npyz::zip::ZipWriter;
-use npyz::zip::write::FileOptions;
 use safetensors::Dtype;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
 
 use crate::error::{Error, Result};
 use crate::file;
@@ -29,7 +29,7 @@ pub(super) fn write_tensor(tensor: &Tensor<'_>, path: &Path) -> Result<()> {
 }
 
 fn archive(tensor: &Tensor<'_>) -> std::io::Result<Vec<u8>> {
-    let stored = FileOptions::default().compression_method(npyz::zip::CompressionMethod::Stored);
+    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let pickle = pickle(tensor);
     for (name, bytes) in

@@ -22,12 +22,13 @@
 //! dense and dropped, and columns of nothing but -1 are cut off. Other -1 are experts that were not chosen, and tokens
 //! of nothing but -1 were not recorded.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Cursor};
 use std::path::Path;
 
-use npyz::npz::NpzArchive;
 use serde::Deserialize;
+use zip::ZipArchive;
 
 use super::npy::{self, Array, Values};
 use super::{Entry, Importer, Layout, Options, Part, Recording, per_layer};
@@ -92,20 +93,20 @@ fn layer_of(name: &str) -> Option<u32> {
 }
 
 fn read_npz(bytes: &[u8], budget: &mut u64) -> Result<BTreeMap<NaturalName, Array>> {
-    let broken = |error: std::io::Error| Error::new(format!("expected a whole zip archive: {error}"));
-    let mut npz = NpzArchive::new(Cursor::new(bytes)).map_err(broken)?;
-    let names: Vec<String> = npz.array_names().map(str::to_owned).collect();
+    let broken = |error: zip::result::ZipError| Error::new(format!("expected a whole zip archive: {error}"));
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
+    let files = archive.file_names().map(|file| file.map(Cow::into_owned)).collect::<std::result::Result<Vec<_>, _>>();
     let mut arrays = BTreeMap::new();
-    for name in names {
-        let file = npyz::npz::file_name_from_array_name(&name);
-        let entry = npz.zip_archive().by_name(&file).map_err(|error| broken(error.into()))?;
+    for file in files.map_err(broken)? {
+        let Some(name) = file.strip_suffix(".npy") else { continue };
+        let entry = archive.by_name(&file).map_err(broken)?;
         // Nothing that a router does compresses so well.
         let mut allowed = (*budget).min(entry.compressed_size().saturating_mul(MAX_RATIO).max(SMALL));
         let before = allowed;
         let array =
             npy::read(BufReader::new(entry), &mut allowed).map_err(|error| error.at(format!("array {name}")))?;
         *budget -= before - allowed;
-        arrays.insert(NaturalName::new(&name), array);
+        arrays.insert(NaturalName::new(name), array);
     }
     Ok(arrays)
 }

@@ -5,7 +5,7 @@
 
 use std::io::{Cursor, Read};
 
-use npyz::zip::ZipArchive;
+use zip::ZipArchive;
 
 use crate::error::{Error, Result};
 
@@ -85,7 +85,8 @@ impl<'a> File<'a> {
     /// Reads the pickle; `budget` is what arrays may become in bytes.
     pub(super) fn open(bytes: &'a [u8], budget: &mut u64) -> Result<Self> {
         let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
-        let name = archive.file_names().find(|name| name.ends_with("/data.pkl")).map(str::to_owned);
+        let names = archive.file_names().filter_map(std::result::Result::ok);
+        let name = names.into_iter().find(|name| name.ends_with("/data.pkl")).map(std::borrow::Cow::into_owned);
         let name = name.ok_or_else(|| broken("found no data.pkl"))?;
         let folder = name.trim_end_matches("data.pkl").to_owned();
         let pickle = entry(&mut archive, &name, budget)?;
@@ -495,13 +496,12 @@ mod tests {
 
     fn zip(pickle: &[u8], data: &[u8]) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        let mut zip = npyz::zip::ZipWriter::new(&mut bytes);
+        let mut zip = zip::ZipWriter::new(&mut bytes);
         for (name, content) in [("x/data.pkl", pickle), ("x/byteorder", b"little"), ("x/data/0", data)] {
-            zip.start_file(name, npyz::zip::write::FileOptions::default()).unwrap();
+            zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
             zip.write_all(content).unwrap();
         }
         zip.finish().unwrap();
-        drop(zip);
         bytes.into_inner()
     }
 

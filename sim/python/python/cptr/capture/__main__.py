@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -11,8 +12,25 @@ from .._cptr import CptrError, UsageError
 from .texts import capture, read_documents
 
 
+MAX_MESSAGE = 300
+
+
+def sentence(message: object) -> str:
+    """One line of at most `MAX_MESSAGE` characters that a terminal shows as they are, shortened in the middle."""
+    text = " ".join(str(message).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= MAX_MESSAGE else f"{text[:180]}…{text[-119:]}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Quotes what is wrong no longer than needed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(sentence(message))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "cptr-capture", description="Captures the routing of a transformers MoE model as a cptr trace."
     )
     parser.add_argument("model", help="folder or name of a Hugging Face checkpoint")
@@ -80,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         trace.write(arguments.out)
     except (CptrError, OSError, ValueError) as error:
-        print(f"cptr-capture: {error}", file=sys.stderr)
+        print(f"cptr-capture: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 
