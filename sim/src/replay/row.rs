@@ -115,8 +115,8 @@ pub struct Row {
     pub worst_mass_loss: f64,
     /// Choices that the model wanted.
     pub agreement: f64,
-    /// The expert that is silenced most; `None` where the router's choice is taken as it is, or no expert is wanted
-    /// [`OFTEN`] times.
+    /// The expert that is silenced most, of those that are wanted [`OFTEN`] times; `None` where all of them run whenever
+    /// they are wanted.
     pub least_run: Option<LeastRun>,
     /// Experts copied into fast memory per token, all layers.
     pub loads_per_token: f64,
@@ -197,7 +197,7 @@ impl LeastRun {
             for (expert, sums) in often {
                 let share = sums.share();
                 below_half += usize::from(share < 0.5);
-                if least.is_none_or(|least| share < least.share) {
+                if share < least.map_or(1.0, |least| least.share) {
                     least = Some(Self { share, layer, expert, wanted: sums.wanted, below_half: 0 });
                 }
             }
