@@ -12,11 +12,11 @@ mod text;
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 pub(crate) use markup::{clean, escape, paragraphs};
-pub(crate) use page::{Output, Page, Section};
+pub(crate) use page::{Output, Page, Section, schema};
 
 /// One column of a table.
 #[derive(Debug, Clone)]
@@ -32,7 +32,8 @@ pub(crate) struct Column {
 }
 
 /// How a value is written for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Format {
     /// As it is, to the left.
     Text,
@@ -104,6 +105,28 @@ impl Column {
         Self { key: index.to_string().into(), name: name.into(), ..column("", "", format, "") }
     }
 
+    /// What machines are told of it, and [`Self::heard`] understands.
+    pub(crate) fn said(&self) -> Value {
+        let shown = self.show != Show::Never;
+        json!({
+            "key": self.key, "name": self.name, "format": self.format, "unit": self.format.unit(), "help": self.help,
+            "shown": shown,
+        })
+    }
+
+    /// A column that was [`said`](Self::said); `None` where it was not.
+    pub(crate) fn heard(said: &Value) -> Option<Self> {
+        let text = |key: &str| Some(said[key].as_str()?.to_owned());
+        let format = Format::deserialize(&said["format"]).ok()?;
+        let column = Self { key: text("key")?.into(), name: text("name")?.into(), ..column("", "", format, "") };
+        Some(if said["shown"] == false { column.detail() } else { column.if_any() })
+    }
+
+    /// Whether people see it unless all columns are asked for.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.show != Show::Never
+    }
+
     /// Whether rows may have no value for it.
     #[cfg(test)]
     pub(crate) fn is_optional(&self) -> bool {
@@ -153,6 +176,18 @@ impl Format {
             Self::Microseconds => "us",
             Self::Microjoules => "uJ",
             _ => "",
+        }
+    }
+
+    /// A number of an axis in words.
+    pub(crate) fn tick(self) -> fn(f64) -> String {
+        match self {
+            Self::Percent => format::percent,
+            Self::Change => format::change,
+            Self::Ratio => format::ratio,
+            Self::Microseconds => format::microseconds,
+            Self::Microjoules => format::microjoules,
+            Self::Number(_) | Self::Plain | Self::Count | Self::Text | Self::Flag => format::short,
         }
     }
 
@@ -229,6 +264,11 @@ impl Table {
 
     pub(crate) fn titled(self, title: impl Into<String>) -> Self {
         Self { title: title.into(), ..self }
+    }
+
+    /// Whether it is one row, its columns below each other.
+    pub(crate) const fn is_upright(&self) -> bool {
+        self.upright
     }
 
     /// What the star means, where a row has one.

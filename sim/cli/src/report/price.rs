@@ -5,63 +5,97 @@ use plotters::style::text_anchor::{HPos, VPos};
 use serde_json::Value;
 
 use super::Run;
-use super::plot::{self, Area, Axis, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Axis, Drawn, Key, Shape, Swatch, Tip, palette};
 use super::roles::{Role, name, number};
+use crate::columns::format;
 
 const HEIGHT: u32 = 1000;
 
-/// The plot, or nothing where no row gives up any mass.
-pub(super) fn figure(run: &Run<'_>) -> String {
-    if !run.rows.iter().any(|row| number(row, "mass_loss") > 0.0) {
+/// What is gained.
+#[derive(Clone, Copy)]
+struct Gain {
+    title: &'static str,
+    /// Key in the rows, name of the axis, and one of its ticks.
+    key: &'static str,
+    name: &'static str,
+    tick: fn(f64) -> String,
+    /// From the row to the axis.
+    factor: f64,
+}
+
+const FEWER_MISSES: Gain =
+    Gain { title: "Price against gain", key: "miss_rate", name: MISSES, tick: plot::percent_tick, factor: 100.0 };
+const SHORTER_TOKENS: Gain = Gain {
+    title: "Price against time",
+    key: "token_time_us",
+    name: "mean time of a token",
+    tick: format::microseconds,
+    factor: 1.0,
+};
+
+/// Misses over what they cost, or nothing where no row gives up any mass.
+pub(super) fn misses(run: &Run<'_>) -> String {
+    figure(run, FEWER_MISSES, bound(run))
+}
+
+/// The time of a token over what it costs, or nothing where no row gives up any mass or has a time.
+pub(super) fn time(run: &Run<'_>) -> String {
+    figure(run, SHORTER_TOKENS, None)
+}
+
+fn figure(run: &Run<'_>, of: Gain, bound: Option<f64>) -> String {
+    let marks = marks(run, of);
+    if marks.is_empty() || !run.rows.iter().any(|row| number(row, "mass_loss") > 0.0) {
         return String::new();
     }
-    let marks = marks(run);
-    let bound = bound(run);
     let mut legend = vec![
-        Key { swatch: Swatch::Mark, color: palette::CPTR, text: "selection under a bound".into() },
-        Key { swatch: Swatch::Mark, color: palette::REFERENCE, text: "reference: the model's own choice".into() },
-        Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other strategies".into() },
+        Key::new(Swatch::Mark(Shape::Diamond), palette::CPTR, "selection under a bound"),
+        Key::new(Swatch::Mark(Shape::Square), palette::REFERENCE, "reference: the model's own choice"),
+        Key::new(Swatch::Mark(Shape::Circle), palette::OTHER, "other strategies"),
     ];
     let mut caption =
         "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
         At 0% the model loses nothing."
             .to_owned();
     if bound.is_some() {
-        let text = "Belady bound of the model's own choice".into();
-        legend.push(Key { swatch: Swatch::Line, color: palette::BOUND, text });
+        legend.push(Key::new(Swatch::Line, palette::BOUND, "Belady bound of the model's own choice"));
         caption.push_str(
             " No placement can get below the dashed line as long as the model's own choice runs; what lies below it was bought with \
              mass loss.",
         );
+    } else if marks.iter().any(|mark| mark.role == Role::Future) {
+        legend.push(Key::new(Swatch::Mark(Shape::Ring), palette::BOUND, "sees the future"));
     }
     let scatter = Scatter {
         marks,
         curves: Vec::new(),
         bound,
         price: "mass loss: wanted routing mass given up",
-        gain: MISSES,
+        gain: of.name,
         tick: plot::percent_tick,
+        gain_tick: of.tick,
     };
-    plot::figure("Price against gain", HEIGHT, &legend, &caption, |area| scatter.draw(area))
+    plot::figure(of.title, HEIGHT, &legend, &caption, |area, tips| scatter.draw(area, tips))
 }
 
 /// Misses as a gain.
 pub(super) const MISSES: &str = "miss rate: experts run from slow memory";
 
-/// A gain in percent over a price.
+/// A gain over a price.
 pub(super) struct Scatter<'a> {
     /// The most important first: they get the best places for their labels.
     pub(super) marks: Vec<Mark>,
     /// Lines through the settings of one policy.
     pub(super) curves: Vec<(Role, Vec<(f64, f64)>)>,
-    /// Fewest misses of an oracle that runs the model's own choice.
+    /// The gain of an oracle that runs the model's own choice.
     pub(super) bound: Option<f64>,
     /// Name of the price.
     pub(super) price: &'a str,
     /// Name of the gain.
     pub(super) gain: &'a str,
-    /// One of its ticks in words.
+    /// One of the price's ticks in words, and of the gain's.
     pub(super) tick: fn(f64) -> String,
+    pub(super) gain_tick: fn(f64) -> String,
 }
 
 /// A row as a point; without a name it has no label.
@@ -70,17 +104,27 @@ pub(super) struct Mark {
     pub(super) y: f64,
     pub(super) role: Role,
     pub(super) name: String,
+    /// What a pointer is told.
+    pub(super) said: String,
 }
 
-fn marks(run: &Run<'_>) -> Vec<Mark> {
-    let mark = |(index, row): (usize, &Value)| Mark {
-        x: number(row, "mass_loss") * 100.0,
-        y: number(row, "miss_rate") * 100.0,
-        role: Role::of(index, row),
-        name: plot::short(name(row), 40),
+fn marks(run: &Run<'_>, of: Gain) -> Vec<Mark> {
+    let mark = |(index, row): (usize, &Value)| {
+        let (x, y) = (number(row, "mass_loss") * 100.0, number(row, of.key) * of.factor);
+        let said = format!("{}: {}, mass loss {}", name(row), (of.tick)(round(y)), format::percent(x / 100.0));
+        Mark { x, y, role: Role::of(index, row), name: plot::short(name(row), 40), said }
     };
     let marks = run.rows.iter().enumerate().map(mark);
     by_importance(marks.filter(|mark| mark.x.is_finite() && mark.y.is_finite()).collect())
+}
+
+/// To four digits, as ticks write what they are given.
+fn round(value: f64) -> f64 {
+    if value == 0.0 {
+        return value;
+    };
+    let unit = 10f64.powf(value.abs().log10().floor() - 3.0);
+    (value / unit).round() * unit
 }
 
 pub(super) fn by_importance(mut marks: Vec<Mark>) -> Vec<Mark> {
@@ -100,14 +144,14 @@ fn bound(run: &Run<'_>) -> Option<f64> {
 }
 
 impl Scatter<'_> {
-    pub(super) fn draw(&self, area: &Area<'_>) -> Drawn {
+    pub(super) fn draw(&self, area: &Area<'_>, tips: &mut Vec<Tip>) -> Drawn {
         let Self { marks, bound, .. } = self;
         let x = plot::padded(marks.iter().map(|mark| mark.x), 0.06, f64::NEG_INFINITY);
         let y = plot::padded(marks.iter().map(|mark| mark.y).chain(*bound), 0.1, 0.0);
         let mut chart = plot::axes(
             area,
             Axis { range: x.clone(), name: self.price, tick: self.tick },
-            Axis { range: y, name: self.gain, tick: plot::percent_tick },
+            Axis { range: y, name: self.gain, tick: self.gain_tick },
         )?;
         if let Some(bound) = *bound {
             let line = [(x.start, bound), (x.end, bound)];
@@ -134,26 +178,22 @@ impl Scatter<'_> {
         }
         for (mark, &centre) in shown.iter().zip(&centres) {
             dot(area, mark.role, centre)?;
+            tips.push(Tip::at(centre, &mark.said));
         }
         Ok(())
     }
 }
 
 fn dot(area: &Area<'_>, role: Role, centre: (i32, i32)) -> Drawn {
-    let size = if role == Role::Bounded { 17 } else { 11 };
-    match role {
-        Role::Future => area.draw(&Circle::new(centre, size, role.color().stroke_width(4)))?,
-        _ => area.draw(&Circle::new(centre, size, role.color().filled()))?,
-    }
-    Ok(())
+    let size = if role == Role::Bounded { 18 } else { 11 };
+    role.shape().draw(area, centre, size, role.color())
 }
 
 fn label(area: &Area<'_>, mark: &Mark, centre: (i32, i32), place: Rectangle, ring: i32) -> Drawn {
     if ring > 0 {
         area.draw(&PathElement::new([centre, place.nearest(centre)], palette::SOFT.stroke_width(2)))?;
     }
-    let color = if mark.role == Role::Bounded { palette::CPTR } else { palette::INK };
-    let mut style = plot::text_style(color, HPos::Left, VPos::Center);
+    let mut style = plot::text_style(palette::INK, HPos::Left, VPos::Center);
     if mark.role == Role::Bounded {
         style.font = style.font.style(FontStyle::Bold);
     }
