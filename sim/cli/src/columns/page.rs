@@ -125,6 +125,7 @@ impl Page {
     }
 
     /// The rows as machines read them.
+    #[cfg(test)]
     pub(crate) fn rows(&self) -> &[Value] {
         &self.rows.rows
     }

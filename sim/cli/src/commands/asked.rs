@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::Cli;
+
 /// Larger files are named without a hash: it would take longer than many a command.
 const MOST_HASHED: u64 = 64 << 20;
 /// Options whose files are written.
@@ -61,9 +63,9 @@ fn hash(path: &Path) -> Option<String> {
 
 impl Asked {
     /// Of the command line of a process; files are read if `with_files`, before the command runs.
-    pub(super) fn of<C: CommandFactory>(matches: &ArgMatches, line: &[OsString], with_files: bool) -> Self {
+    pub(super) fn of(matches: &ArgMatches, line: &[OsString], with_files: bool) -> Self {
         let Some((name, matches)) = matches.subcommand() else { return Self::default() };
-        let cli = C::command();
+        let cli = Cli::command();
         let arguments: Vec<&Arg> =
             cli.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments).collect();
         let values = |argument: &Arg| -> Option<Vec<String>> {
@@ -116,13 +118,12 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cli;
     use super::*;
 
     fn asked(words: &[&str]) -> Asked {
         let matches = Cli::command().try_get_matches_from(words).unwrap();
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        Asked::of::<Cli>(&matches, &words, true)
+        Asked::of(&matches, &words, true)
     }
 
     #[test]

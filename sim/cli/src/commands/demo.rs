@@ -99,8 +99,8 @@ pub(super) fn main() -> Result<Page> {
     };
     let all: Vec<Value> = parts().flat_map(with_title).collect();
     let brief = |(part, outcome): (&Part, &Outcome)| {
-        let (what, _) = part.title.split_once(':').unwrap_or((part.title, ""));
-        answer::brief(&rows(outcome).rows).map(|said| format!("{} {said}", what.to_lowercase()))
+        let said = answer::brief(&rows(outcome).rows)?;
+        Some(format!("{} on {}, {said}", part.trace.name, part.system))
     };
     let answer = format!(
         "The fastest of what a system can run, part by part: {}.",

@@ -192,7 +192,7 @@ impl<'a> Report<'a> {
         let tables = vec![Table::new(&BUSY, &busy), Table::new(&ENERGY, &energy), Table::new(&PARTS, &parts)];
         let figures = vec![busy_figure(&busy), energy_figure(&self.time.energy)];
         let remarks = vec![rates.join("; ")];
-        let section = Section { facts: facts.into(), tables, remarks, figures };
+        let section = Section { facts: facts.into(), tables, remarks, figures, ..Section::default() };
         Page::new(Table::new(&COLUMNS, &[self.row()])).section(section).answered(self.answer())
     }
 

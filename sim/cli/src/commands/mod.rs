@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
         Err(error) => return without_command(&error),
     };
     let line: Vec<OsString> = std::env::args_os().collect();
-    let asked = Asked::of::<Cli>(&matches, &line, output.names_files());
+    let asked = Asked::of(&matches, &line, output.names_files());
     match page(command).and_then(|page| page.show(&asked, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -173,7 +173,7 @@ pub fn answer(arguments: &[String], given: Option<Recording>) -> Result<Answer> 
         return Err(Error::usage("expected no --json, --csv or --report: the answer is returned"));
     }
     let line: Vec<OsString> = line.map(OsString::from).collect();
-    let asked = Asked::of::<Cli>(&matches, &line, true);
+    let asked = Asked::of(&matches, &line, true);
     if given.is_some() {
         let reading = reading(&mut command);
         let reading = reading.ok_or_else(|| Error::usage(format!("cptr {} takes no recording", asked.command)))?;

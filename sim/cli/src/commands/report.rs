@@ -236,7 +236,7 @@ fn asked_differently(a: &Run, b: &Run) -> Vec<Value> {
     let said = |value: Option<&Value>| match value {
         None | Some(Value::Null) => format::NONE.to_owned(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(list)) => list.iter().map(|one| said_one(one)).collect::<Vec<_>>().join(", "),
+        Some(Value::Array(list)) => list.iter().map(said_one).collect::<Vec<_>>().join(", "),
         Some(other) => other.to_string(),
     };
     let keys = a.inputs.keys().chain(b.inputs.keys().filter(|key| !a.inputs.contains_key(*key)));

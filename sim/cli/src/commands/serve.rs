@@ -225,7 +225,7 @@ fn answer(rows: &[Row], output: u64) -> Option<String> {
         (Some(rate), None) => format!("Even {rate} requests a second are more than it serves: then"),
         (None, _) => "With these requests".into(),
     };
-    let us = crate::columns::format::microseconds;
+    let us = columns::format::microseconds;
     Some(format!(
         "{at} half of the users wait at most {} for the first token and one in a hundred more than {}; {:.1} tokens a \
          second are generated.",
@@ -237,7 +237,7 @@ fn answer(rows: &[Row], output: u64) -> Option<String> {
 
 /// Waits, rate by rate.
 fn figure(rows: &[Row]) -> String {
-    let strips = |of: fn(&Served) -> [f64; 3]| {
+    let strips = |of: fn(&Served) -> [f64; 3]| -> Vec<Strip> {
         let strip = |row: &Row| Strip {
             name: row.rate_per_s.map_or_else(|| "all".into(), |rate| format!("{rate} a second")),
             values: of(&row.served).into(),

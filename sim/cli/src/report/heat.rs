@@ -23,8 +23,6 @@ struct Map {
     cells: Vec<Vec<f64>>,
     columns: String,
     rows: String,
-    /// Name of a row.
-    row: fn(usize) -> String,
     /// Last name of the axis below.
     last: String,
 }
@@ -80,7 +78,6 @@ fn by_layer(trace: &Trace) -> Map {
         cells,
         columns: format!("expert, 0 to {}", shape.experts - 1),
         rows: "layer".into(),
-        row: |row| row.to_string(),
         last: (shape.experts - 1).to_string(),
     }
 }
@@ -114,7 +111,6 @@ fn most_changing(trace: &Trace) -> (usize, Map) {
         cells,
         columns: format!("token of the trace, 0 to {}", format::count(tokens - 1)),
         rows: "expert".into(),
-        row: |row| row.to_string(),
         last: format::count(tokens - 1),
     };
     (most.0, map)
@@ -166,16 +162,15 @@ fn draw(area: &Area<'_>, tips: &mut Vec<Tip>, map: &Map) -> Drawn {
             to: (right, y(row + 1)),
             text: format!(
                 "{} {}: most {most:.1} times the even share, {place}; at least 1.5 times in {strong} of {count} fields",
-                map.rows,
-                (map.row)(first)
+                map.rows, first
             ),
         });
     }
     let soft = |horizontal, vertical| plot::text_style(palette::SOFT, horizontal, vertical);
     let text = |text: &str, at: (i32, i32), style| area.draw_text(text, &style, at);
     let last = map.cells.len() - 1;
-    text(&(map.row)(0), (LEFT - 14, y(0) + 16), soft(HPos::Right, VPos::Center))?;
-    text(&(map.row)(last), (LEFT - 14, bottom - 16), soft(HPos::Right, VPos::Center))?;
+    text("0", (LEFT - 14, y(0) + 16), soft(HPos::Right, VPos::Center))?;
+    text(&last.to_string(), (LEFT - 14, bottom - 16), soft(HPos::Right, VPos::Center))?;
     text(&map.rows, (LEFT - 14, (bottom + 10) / 2), soft(HPos::Right, VPos::Center))?;
     text("0", (LEFT, bottom + 12), soft(HPos::Left, VPos::Top))?;
     text(&map.last, (right, bottom + 12), soft(HPos::Right, VPos::Top))?;

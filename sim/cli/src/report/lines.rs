@@ -9,12 +9,12 @@ use super::roles::Role;
 const MOST_MARKS: usize = 64;
 
 /// A curve; its points go from left to right.
-pub(super) struct Curve {
-    pub(super) name: String,
-    pub(super) color: RGBColor,
-    pub(super) shape: Shape,
+pub(crate) struct Curve {
+    pub(crate) name: String,
+    pub(crate) color: RGBColor,
+    pub(crate) shape: Shape,
     width: u32,
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// Colours and marks of curves that stand for no strategy.
@@ -33,7 +33,7 @@ impl Curve {
     }
 
     /// One of several that stand for no strategy; at most four are told apart.
-    pub(super) fn at(index: usize, name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+    pub(crate) fn at(index: usize, name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
         let (color, shape) = LOOKS[index % LOOKS.len()];
         Self { name: name.into(), color, shape, width: 4, points }
     }
@@ -42,28 +42,28 @@ impl Curve {
         self.points.len() <= MOST_MARKS
     }
 
-    pub(super) fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         let swatch = if self.has_marks() { Swatch::Marked(self.shape) } else { Swatch::Line };
         Key::new(swatch, self.color, &self.name)
     }
 }
 
 /// Curves with their axes; an axis without a range fits the curves, upwards from zero.
-pub(super) struct Panel<'a> {
-    pub(super) x: (&'a str, fn(f64) -> String),
-    pub(super) y: (&'a str, fn(f64) -> String),
+pub(crate) struct Panel<'a> {
+    pub(crate) x: (&'a str, fn(f64) -> String),
+    pub(crate) y: (&'a str, fn(f64) -> String),
     /// Where the axis of x begins and ends.
-    pub(super) ends: Option<std::ops::Range<f64>>,
+    pub(crate) ends: Option<std::ops::Range<f64>>,
     /// Least value of y that there can be: 0 of shares.
-    pub(super) floor: f64,
+    pub(crate) floor: f64,
     /// Room above the curves, as a share of their height.
-    pub(super) room: f64,
-    pub(super) curves: Vec<Curve>,
+    pub(crate) room: f64,
+    pub(crate) curves: Vec<Curve>,
 }
 
 impl Panel<'_> {
     /// Draws it and adds a tip for each x.
-    pub(super) fn draw<'a, 'b>(
+    pub(crate) fn draw<'a, 'b>(
         &self,
         area: &'a Area<'b>,
         tips: &mut Vec<Tip>,
@@ -92,6 +92,6 @@ impl Panel<'_> {
 }
 
 /// Ticks of whole numbers: none between two.
-pub(super) fn whole(value: f64) -> String {
+pub(crate) fn whole(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { String::new() }
 }

@@ -8,20 +8,20 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::columns::{clean, escape};
 
 /// A plot under way.
-pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// A chart with numbers on both axes.
-pub(super) type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+pub(crate) type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 /// Result of drawing; a failure becomes a sentence in the page.
-pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Width of a plot in its own units. About two units to the pixel: the backend rounds coordinates to whole units.
-pub(super) const WIDTH: u32 = 1800;
+pub(crate) const WIDTH: u32 = 1800;
 /// Size of text in the same units.
-pub(super) const TEXT: u32 = 32;
+pub(crate) const TEXT: u32 = 32;
 
 /// Colours by role, after the colour-blind-safe palette of Okabe and Ito (2008). The page's style sheet finds roles by
 /// these exact values, so that each is used for one role only.
-pub(super) mod palette {
+pub(crate) mod palette {
     use plotters::style::RGBColor;
 
     pub(in super::super) const INK: RGBColor = RGBColor(0x22, 0x22, 0x21);
@@ -41,7 +41,7 @@ pub(super) mod palette {
 
 /// A mark: series are told apart by it as well as by colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     Circle,
     Square,
     Diamond,
@@ -60,7 +60,7 @@ impl Shape {
         }
     }
 
-    pub(super) fn draw(self, area: &Area<'_>, (x, y): (i32, i32), size: i32, color: RGBColor) -> Drawn {
+    pub(crate) fn draw(self, area: &Area<'_>, (x, y): (i32, i32), size: i32, color: RGBColor) -> Drawn {
         let around = |(dx, dy): (i32, i32)| (x + dx, y + dy);
         match self {
             Self::Ring => area.draw(&Circle::new((x, y), size, color.stroke_width(4)))?,
@@ -90,7 +90,7 @@ impl Shape {
 
 /// How a series looks in the legend.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Swatch {
+pub(crate) enum Swatch {
     Line,
     /// A line with marks on it.
     Marked(Shape),
@@ -103,14 +103,14 @@ pub(super) enum Swatch {
 
 /// One entry of a legend.
 #[derive(Debug)]
-pub(super) struct Key {
-    pub(super) swatch: Swatch,
-    pub(super) color: RGBColor,
-    pub(super) text: String,
+pub(crate) struct Key {
+    pub(crate) swatch: Swatch,
+    pub(crate) color: RGBColor,
+    pub(crate) text: String,
 }
 
 impl Key {
-    pub(super) fn new(swatch: Swatch, color: RGBColor, text: impl Into<String>) -> Self {
+    pub(crate) fn new(swatch: Swatch, color: RGBColor, text: impl Into<String>) -> Self {
         Self { swatch, color, text: text.into() }
     }
 
@@ -162,7 +162,7 @@ fn stripes(color: RGBColor, (left, top): (i32, i32), (right, bottom): (i32, i32)
 }
 
 /// A bar with the texture of its colour.
-pub(super) fn bar(area: &Area<'_>, from: (i32, i32), to: (i32, i32), color: RGBColor) -> Drawn {
+pub(crate) fn bar(area: &Area<'_>, from: (i32, i32), to: (i32, i32), color: RGBColor) -> Drawn {
     area.draw(&Rectangle::new([from, to], color.filled()))?;
     for stripe in stripes(color, from, to) {
         area.draw(&PathElement::new(stripe, palette::PAPER.stroke_width(3)))?;
@@ -172,15 +172,15 @@ pub(super) fn bar(area: &Area<'_>, from: (i32, i32), to: (i32, i32), color: RGBC
 
 /// What a pointer is told over a part of a plot, and a reader in the list of its values.
 #[derive(Debug)]
-pub(super) struct Tip {
-    pub(super) from: (i32, i32),
-    pub(super) to: (i32, i32),
-    pub(super) text: String,
+pub(crate) struct Tip {
+    pub(crate) from: (i32, i32),
+    pub(crate) to: (i32, i32),
+    pub(crate) text: String,
 }
 
 impl Tip {
     /// Over a mark.
-    pub(super) fn at((x, y): (i32, i32), text: impl Into<String>) -> Self {
+    pub(crate) fn at((x, y): (i32, i32), text: impl Into<String>) -> Self {
         Self { from: (x - 22, y - 22), to: (x + 22, y + 22), text: text.into() }
     }
 
@@ -198,7 +198,7 @@ const MOST_VALUES: usize = 150;
 
 /// A titled plot of [`WIDTH`] by `height` with legend and caption, which are plain text; `draw` adds what a pointer is
 /// told.
-pub(super) fn figure(
+pub(crate) fn figure(
     title: &str,
     height: u32,
     legend: &[Key],
@@ -239,7 +239,7 @@ fn values(tips: &[Tip]) -> String {
 }
 
 /// For every value on the x axis a tip over the whole height: its place, and what each curve has there.
-pub(super) fn tips_of_curves(
+pub(crate) fn tips_of_curves(
     chart: &Chart<'_, '_>,
     curves: &[(&str, &[(f64, f64)])],
     say: impl Fn(f64) -> String,
@@ -267,12 +267,12 @@ pub(super) fn tips_of_curves(
 }
 
 /// Text in a plot.
-pub(super) fn text_style(color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(crate) fn text_style(color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     ("sans-serif", TEXT).into_font().color(&color).pos(Pos::new(horizontal, vertical))
 }
 
 /// Text for a plot: without characters that XML lacks, on one line, cut to `most` characters.
-pub(super) fn short(text: &str, most: usize) -> String {
+pub(crate) fn short(text: &str, most: usize) -> String {
     let line = clean(text).replace(['\n', '\r', '\t'], " ");
     match line.char_indices().nth(most) {
         None => line,
@@ -281,19 +281,19 @@ pub(super) fn short(text: &str, most: usize) -> String {
 }
 
 /// A little more than the width of a text at [`TEXT`] in common sans-serif faces, in plot units.
-pub(super) fn text_width(text: &str) -> i32 {
+pub(crate) fn text_width(text: &str) -> i32 {
     (text.chars().count() as f64 * f64::from(TEXT) / 1.24 * 0.58).ceil() as i32
 }
 
 /// A tick of a percentage, as many decimals as it has and at most three.
-pub(super) fn percent_tick(value: f64) -> String {
+pub(crate) fn percent_tick(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     format!("{}%", if text == "-0" { "0" } else { text })
 }
 
 /// A range with room on both sides, never empty, not below `floor`.
-pub(super) fn padded(values: impl Iterator<Item = f64>, share: f64, floor: f64) -> std::ops::Range<f64> {
+pub(crate) fn padded(values: impl Iterator<Item = f64>, share: f64, floor: f64) -> std::ops::Range<f64> {
     let (low, high) = values
         .filter(|value| value.is_finite())
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -306,15 +306,15 @@ pub(super) fn padded(values: impl Iterator<Item = f64>, share: f64, floor: f64) 
 }
 
 /// An axis of numbers.
-pub(super) struct Axis<'a> {
-    pub(super) range: std::ops::Range<f64>,
-    pub(super) name: &'a str,
+pub(crate) struct Axis<'a> {
+    pub(crate) range: std::ops::Range<f64>,
+    pub(crate) name: &'a str,
     /// A tick in words.
-    pub(super) tick: fn(f64) -> String,
+    pub(crate) tick: fn(f64) -> String,
 }
 
 /// Axes with names and horizontal grid lines.
-pub(super) fn axes<'a, 'b>(
+pub(crate) fn axes<'a, 'b>(
     area: &'a Area<'b>,
     x: Axis<'_>,
     y: Axis<'_>,

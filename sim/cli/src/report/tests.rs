@@ -96,7 +96,7 @@ fn check(page: &str) {
     // One script, ours, and a policy that allows it alone.
     let scripts: Vec<Node<'_, '_>> = document.descendants().filter(|node| node.has_tag_name("script")).collect();
     assert_eq!(scripts.iter().map(|script| script.text().unwrap()).collect::<Vec<_>>(), [SCRIPT]);
-    assert_eq!(scripts[0].attributes().len(), 0);
+    assert_eq!(scripts[0].attributes().count(), 0);
     let hash = BASE64.encode(Sha256::digest(SCRIPT));
     let policy = format!("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'");
     let metas = document.descendants().filter(|node| node.attribute("http-equiv") == Some("Content-Security-Policy"));
