@@ -92,7 +92,7 @@
     for (const plot of plots()) {
       const box = plot.getBoundingClientRect();
       const title = plot.getAttribute("aria-label") ?? plot.querySelector(":scope > title")?.textContent;
-      if (box.width < 300 || box.height < 60) wrong.push(`${title}: ${box.width.toFixed()} x ${box.height.toFixed()}`);
+      if (box.width < 300 || box.height < 40) wrong.push(`${title}: ${box.width.toFixed()} x ${box.height.toFixed()}`);
       const shapes = all("circle, polyline, polygon, rect:not(.tip), path", plot).filter((shape) => {
         const { width, height } = shape.getBBox();
         return width > 0 || height > 0;
@@ -102,8 +102,9 @@
       const texts = all("text", plot).filter((text) => text.textContent.trim() !== "");
       if (texts.length < 2) wrong.push(`${title}: no labels`);
       for (const text of texts) {
-        const { x, y, width: wide, height } = text.getBBox();
-        if (x < -1 || y < -4 || x + wide > view.width + 1 || y + height > view.height + 6) wrong.push(`${title}: "${text.textContent.trim()}" is cut`);
+        const at = text.getBoundingClientRect();
+        const cut = [box.left - at.left, box.top - at.top, at.right - box.right, at.bottom - box.bottom];
+        if (Math.max(...cut) > 3) wrong.push(`${title}: "${text.textContent.trim()}" is cut`);
       }
       const size = parseFloat(getComputedStyle(texts[0] ?? plot).fontSize) * box.width / view.width;
       if (size < (print ? 9 : 11)) wrong.push(`${title}: text of ${size.toFixed(1)} pixels`);

@@ -178,15 +178,14 @@ struct Pairs {
 }
 
 impl Pairs {
-    /// Rows of the same name, else of the same first column, in their order; else the last of both, if there is one.
+    /// Rows of the same name, else of the same first column, in their order; else the one row of each.
     fn of(a: &Run, b: &Run) -> Self {
         let mut pairs =
             Self { both: Vec::new(), only_a: (0..a.rows.len()).collect(), only_b: (0..b.rows.len()).collect() };
         pairs.join(|i| a.identity(&a.rows[i]), |j| b.identity(&b.rows[j]));
         pairs.join(|i| a.first(&a.rows[i]), |j| b.first(&b.rows[j]));
-        if let ([i], [j]) = (&pairs.only_a[..], &pairs.only_b[..]) {
-            pairs.both.push((*i, *j));
-            (pairs.only_a, pairs.only_b) = (Vec::new(), Vec::new());
+        if (a.rows.len(), b.rows.len(), pairs.both.len()) == (1, 1, 0) {
+            pairs = Self { both: vec![(0, 0)], only_a: Vec::new(), only_b: Vec::new() };
         }
         pairs.both.sort_unstable();
         pairs
@@ -297,7 +296,7 @@ fn answer(rows: &[Value], pairs: &Pairs, main: Option<&Column>) -> String {
         let text = |key: &str| row[key].as_str().unwrap_or_default();
         let change = row["change"].as_f64().map_or(String::new(), |change| format!(" ({})", format::change(change)));
         format!(
-            "; the largest change of {} is that of {}: {} in A, {} in B{change}",
+            "; the largest change of \"{}\" is that of {}: {} in A, {} in B{change}",
             text("column"),
             text("row"),
             text("said_a"),
@@ -372,7 +371,7 @@ mod tests {
         assert_eq!(
             page.answer.as_deref(),
             Some(
-                "1 of 2 rows that both have differ; the largest change of time is that of lru: 10.0 µs in A, 8.00 µs \
+                "1 of 2 rows that both have differ; the largest change of \"time\" is that of lru: 10.0 µs in A, 8.00 µs \
                   in B (-20.00%); 0 more only in A, 1 only in B."
             )
         );

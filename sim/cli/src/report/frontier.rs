@@ -6,8 +6,8 @@
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::plot::{self, Key, Shape, Swatch, WIDTH, palette};
-use super::price::{MISSES, Mark, Scatter, by_importance};
+use super::plot::{self, Key, Swatch, WIDTH, palette};
+use super::price::{self, MISSES, Mark, Scatter, by_importance};
 use super::roles::{Role, name, number};
 use crate::columns::format;
 
@@ -34,11 +34,7 @@ pub(crate) fn figure(rows: &[Value]) -> String {
     if scatter.marks.is_empty() {
         return String::new();
     }
-    let mut legend = vec![
-        Key::new(Swatch::Mark(Shape::Diamond), palette::CPTR, "selection under a bound"),
-        Key::new(Swatch::Mark(Shape::Square), palette::REFERENCE, "reference: the unaltered model"),
-        Key::new(Swatch::Mark(Shape::Circle), palette::OTHER, "other strategies"),
-    ];
+    let mut legend = price::legend(&scatter.marks, "reference: the unaltered model", scatter.bound.is_some());
     if scatter.bound.is_some() {
         legend.push(Key::new(Swatch::Line, palette::BOUND, "Belady bound of the unaltered model"));
     }

@@ -44,8 +44,9 @@ pub(crate) fn figures(trace: &Trace) -> Vec<String> {
         .iter()
         .enumerate()
         .map(|(index, (from, opacity))| {
-            let to = STEPS.get(index + 1).map_or(" or more".into(), |(to, _)| format!(" to {to}"));
-            Key::new(Swatch::Shade(*opacity), palette::OTHER, format!("{from}{to}"))
+            let to = STEPS.get(index + 1).map_or(" or more times".into(), |(to, _)| format!(" to {to}"));
+            let unit = if index + 1 == STEPS.len() { " the even share" } else { "" };
+            Key::new(Swatch::Shade(*opacity), palette::OTHER, format!("{from}{to}{unit}"))
         })
         .collect();
     let scale = "Shares are in units of the even share: 1 is what every expert would get if all were wanted alike; \

@@ -81,7 +81,8 @@ impl Panel<'_> {
             chart.draw_series(line)?;
             if curve.has_marks() {
                 let centres: Vec<(i32, i32)> = curve.points.iter().map(|point| chart.backend_coord(point)).collect();
-                centres.into_iter().try_for_each(|centre| curve.shape.draw(area, centre, 9, curve.color))?;
+                let draw = |centre| curve.shape.draw(area, plot::within(area, centre), 9, curve.color);
+                centres.into_iter().try_for_each(draw)?;
             }
         }
         let named: Vec<(&str, &[(f64, f64)])> =

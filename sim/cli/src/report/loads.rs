@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::Run;
-use super::plot::{self, Key, Shape, Swatch, palette};
-use super::price::{Mark, Scatter, by_importance};
+use super::plot::{self, Key, Swatch, palette};
+use super::price::{self, Mark, Scatter, by_importance};
 use super::roles::{Role, name, number};
 use crate::columns::format::percent;
 
@@ -55,10 +55,8 @@ pub(super) fn figure(run: &Run<'_>) -> String {
     let marks = run.rows.iter().enumerate().map(mark).filter(|mark| mark.x.is_finite() && mark.y.is_finite());
     let bound = run.rows.iter().filter(|row| row["bound"] == true).map(|row| number(row, "stall_rate") * 100.0);
     let bound = bound.min_by(f64::total_cmp);
-    let mut legend = vec![
-        Key::new(Swatch::Mark(Shape::Square), palette::REFERENCE, "reference: the first strategy"),
-        Key::new(Swatch::Mark(Shape::Circle), palette::OTHER, "other strategies"),
-    ];
+    let marks: Vec<Mark> = marks.collect();
+    let mut legend = price::legend(&marks, "reference: the first strategy", false);
     let mut caption = "Down is less to wait for, left is less on the link. A line goes through the settings of one \
         strategy. Who fetches nothing waits for all that is loaded."
         .to_owned();
@@ -68,7 +66,7 @@ pub(super) fn figure(run: &Run<'_>) -> String {
         caption.push_str(" Below the dashed line is only who fetches what the model will want.");
     }
     let scatter = Scatter {
-        marks: by_importance(marks.collect()),
+        marks: by_importance(marks),
         curves: curves.into_iter().map(|curve| (curve.role, curve.points)).collect(),
         bound,
         price: "load rate: experts copied per choice",

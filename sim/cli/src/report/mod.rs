@@ -38,6 +38,8 @@ pub(crate) use times::ENERGIES;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
+/// A table of more rows stands behind the plots.
+const MOST_ROWS: usize = 30;
 /// Digits of a hash that people see.
 const DIGITS: usize = 12;
 
@@ -130,11 +132,16 @@ fn section(index: usize, part: &Section) -> String {
         part.remarks.iter().map(|remark| format!("<p class=\"note\">{}</p>\n", escape(remark))).collect();
     let introduction = paragraphs(&part.introduction);
     let figures = part.figures.concat();
-    // The rows first, then plots; tables that go into details come behind them.
+    // The rows first, then plots; what is longer than a window comes behind them, as do tables that go into details.
+    let long = part.tables.first().is_some_and(|table| table.rows.len() > MOST_ROWS);
     let mut tables = part.tables.iter().map(table);
     let rows = tables.next().unwrap_or_default();
     let rest: String = tables.collect();
-    let results = if rest.is_empty() { rows + &remarks + &figures } else { rows + &figures + &rest + &remarks };
+    let results = match (long, rest.is_empty()) {
+        (true, _) => remarks + &figures + &rows + &rest,
+        (false, true) => rows + &remarks + &figures,
+        (false, false) => rows + &figures + &rest + &remarks,
+    };
     format!("<section id=\"section-{index}\">\n{heading}{introduction}{facts}{results}</section>\n")
 }
 

@@ -150,13 +150,18 @@ fn hex(RGBColor(r, g, b): RGBColor) -> String {
     format!("#{r:02X}{g:02X}{b:02X}")
 }
 
-/// What tells bars apart without colour: upright lines in those of the link, one along those of the device.
+/// What tells bars apart without colour: upright lines in those of the link, lines along those of the device and in
+/// grey.
 fn stripes(color: RGBColor, (left, top): (i32, i32), (right, bottom): (i32, i32)) -> Vec<[(i32, i32); 2]> {
     match color {
         palette::LINK => {
             (1..).map(|i| left + 14 * i).take_while(|x| *x < right).map(|x| [(x, top), (x, bottom)]).collect()
         }
         palette::NEAR_DATA if right > left => vec![[(left, (top + bottom) / 2), (right, (top + bottom) / 2)]],
+        palette::REFERENCE if right > left => {
+            let third = (bottom - top) / 3;
+            [top + third, bottom - third].map(|y| [(left, y), (right, y)]).into()
+        }
         _ => Vec::new(),
     }
 }
@@ -266,6 +271,12 @@ pub(crate) fn tips_of_curves(
     (0..xs.len()).map(tip).collect()
 }
 
+/// A place of the whole plot, as charts name them, in a part of it, as shapes are drawn.
+pub(crate) fn within(area: &Area<'_>, (x, y): (i32, i32)) -> (i32, i32) {
+    let (xs, ys) = area.get_pixel_range();
+    (x - xs.start, y - ys.start)
+}
+
 /// Text in a plot.
 pub(crate) fn text_style(color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     ("sans-serif", TEXT).into_font().color(&color).pos(Pos::new(horizontal, vertical))
@@ -282,7 +293,12 @@ pub(crate) fn short(text: &str, most: usize) -> String {
 
 /// A little more than the width of a text at [`TEXT`] in common sans-serif faces, in plot units.
 pub(crate) fn text_width(text: &str) -> i32 {
-    (text.chars().count() as f64 * f64::from(TEXT) / 1.24 * 0.58).ceil() as i32
+    (text.chars().count() as f64 * f64::from(TEXT) / 1.24 * 0.6).ceil() as i32
+}
+
+/// The same of a text in bold.
+pub(crate) fn bold_width(text: &str) -> i32 {
+    text_width(text) * 7 / 6
 }
 
 /// A tick of a percentage, as many decimals as it has and at most three.

@@ -1,11 +1,11 @@
 //! Price against gain: what a policy gives up in routing mass, and what it gets in misses.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde_json::Value;
 
 use super::Run;
-use super::plot::{self, Area, Axis, Drawn, Key, Shape, Swatch, Tip, palette};
+use super::plot::{self, Area, Axis, Drawn, Key, Swatch, Tip, palette};
 use super::roles::{Role, name, number};
 use crate::columns::format;
 
@@ -48,11 +48,7 @@ fn figure(run: &Run<'_>, of: Gain, bound: Option<f64>) -> String {
     if marks.is_empty() || !run.rows.iter().any(|row| number(row, "mass_loss") > 0.0) {
         return String::new();
     }
-    let mut legend = vec![
-        Key::new(Swatch::Mark(Shape::Diamond), palette::CPTR, "selection under a bound"),
-        Key::new(Swatch::Mark(Shape::Square), palette::REFERENCE, "reference: the model's own choice"),
-        Key::new(Swatch::Mark(Shape::Circle), palette::OTHER, "other strategies"),
-    ];
+    let mut legend = legend(&marks, "reference: the model's own choice", bound.is_some());
     let mut caption =
         "Down is gain, right is price. A mark with another one both below and to its left is never worth choosing. \
         At 0% the model loses nothing."
@@ -63,8 +59,6 @@ fn figure(run: &Run<'_>, of: Gain, bound: Option<f64>) -> String {
             " No placement can get below the dashed line as long as the model's own choice runs; what lies below it was bought with \
              mass loss.",
         );
-    } else if marks.iter().any(|mark| mark.role == Role::Future) {
-        legend.push(Key::new(Swatch::Mark(Shape::Ring), palette::BOUND, "sees the future"));
     }
     let scatter = Scatter {
         marks,
@@ -76,6 +70,19 @@ fn figure(run: &Run<'_>, of: Gain, bound: Option<f64>) -> String {
         gain_tick: of.tick,
     };
     plot::figure(of.title, HEIGHT, &legend, &caption, |area, tips| scatter.draw(area, tips))
+}
+
+/// What the marks are, of the roles that there are; oracles of the model's own choice may be a line.
+pub(super) fn legend(marks: &[Mark], reference: &str, bound: bool) -> Vec<Key> {
+    let roles = [
+        (Role::Bounded, "selection under a bound"),
+        (Role::Reference, reference),
+        (Role::Other, "other strategies"),
+        (Role::Future, "sees the future"),
+    ];
+    let drawn = |mark: &Mark| mark.role != Role::Future || mark.x != 0.0 || !bound;
+    let there = roles.into_iter().filter(|(role, _)| marks.iter().any(|mark| mark.role == *role && drawn(mark)));
+    there.map(|(role, text)| Key::new(Swatch::Mark(role.shape()), role.color(), text)).collect()
 }
 
 /// Misses as a gain.
@@ -172,7 +179,11 @@ impl Scatter<'_> {
             taken.push(Rectangle { left, top: y - 3, right: frame.right, bottom: y + 3 });
         }
         for (mark, &centre) in shown.iter().zip(&centres).filter(|(mark, _)| !mark.name.is_empty()) {
-            let (place, ring) = place(centre, &mark.name, frame, &taken);
+            let width = match mark.role {
+                Role::Bounded => plot::bold_width(&mark.name),
+                _ => plot::text_width(&mark.name),
+            };
+            let (place, ring) = place(centre, width, frame, &taken);
             taken.push(place);
             label(area, mark, centre, place, ring)?;
         }
@@ -197,7 +208,14 @@ fn label(area: &Area<'_>, mark: &Mark, centre: (i32, i32), place: Rectangle, rin
     if mark.role == Role::Bounded {
         style.font = style.font.style(FontStyle::Bold);
     }
-    area.draw(&Text::new(mark.name.clone(), (place.left, (place.top + place.bottom) / 2), style))?;
+    // The text begins, or ends, beside the mark, whatever its face makes of its width.
+    let x = if place.right < centre.0 {
+        style.pos = Pos::new(HPos::Right, VPos::Center);
+        place.right
+    } else {
+        place.left
+    };
+    area.draw(&Text::new(mark.name.clone(), (x, (place.top + place.bottom) / 2), style))?;
     Ok(())
 }
 
@@ -240,10 +258,9 @@ impl Rectangle {
 /// Rings of places around a mark that are tried.
 const RINGS: i32 = 12;
 
-/// The nearest free place for a label, and the ring it lies on: one that its line reaches without crossing anything if
+/// The nearest free place for a label of this width, and the ring it lies on: one that its line reaches without crossing anything if
 /// there is one, beside the mark if none is free.
-fn place((x, y): (i32, i32), text: &str, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
-    let width = plot::text_width(text);
+fn place((x, y): (i32, i32), width: i32, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let half = plot::TEXT as i32 / 2;
     let at =
         |left: i32, middle: i32| Rectangle { left, top: middle - half, right: left + width, bottom: middle + half };
@@ -282,7 +299,7 @@ mod tests {
         let frame = Rectangle { left: 0, top: 0, right: 1800, bottom: 900 };
         let mut taken = vec![Rectangle::around((900, 450), 14)];
         for i in 0..12 {
-            let (found, _) = place((900, 450 + i), "policy:value=0.5", frame, &taken);
+            let (found, _) = place((900, 450 + i), plot::text_width("policy:value=0.5"), frame, &taken);
             assert!(found.within(frame));
             assert!(taken.iter().all(|other| !found.overlaps(*other)), "label {i}");
             taken.push(found);
@@ -292,6 +309,6 @@ mod tests {
     #[test]
     fn a_label_without_room_is_still_drawn() {
         let frame = Rectangle { left: 0, top: 0, right: 10, bottom: 10 };
-        assert_eq!(place((5, 5), "name", frame, &[]).1, 0);
+        assert_eq!(place((5, 5), 60, frame, &[]).1, 0);
     }
 }

@@ -83,11 +83,12 @@ fn draw(area: &Area<'_>, tips: &mut Vec<Tip>, panel: &Panel<'_>, context: &Conte
     let chart = panel.draw(area, tips)?;
     let starts = if context.domain_starts.len() <= MOST_STARTS { &context.domain_starts[..] } else { &[] };
     let (_, ys) = chart.plotting_area().get_pixel_range();
+    let upright = |x: i32, from: i32, to: i32| [(x, from), (x, to)].map(|place| plot::within(area, place));
     for x in places(&chart, starts) {
-        area.draw(&PathElement::new([(x, ys.start), (x, ys.end)], palette::EVENT.stroke_width(3)))?;
+        area.draw(&PathElement::new(upright(x, ys.start, ys.end), palette::EVENT.stroke_width(3)))?;
     }
     for x in places(&chart, &context.changes) {
-        area.draw(&PathElement::new([(x, ys.end), (x, ys.end - 24)], palette::INK.stroke_width(3)))?;
+        area.draw(&PathElement::new(upright(x, ys.end, ys.end - 24), palette::INK.stroke_width(3)))?;
     }
     Ok(())
 }

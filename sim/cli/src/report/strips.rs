@@ -22,24 +22,34 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Of rows with a name to their left and a label to their right; the axis has all `values` and 0.
+    /// Of rows with a name to their left and a label to their right, and whether both are in bold. The axis has all
+    /// `values`, and 0 for bars, or where 0 is not far from them.
     pub(super) fn new<'a>(
-        names: impl Iterator<Item = &'a str> + Clone,
-        labels: impl Iterator<Item = &'a str>,
+        rows: impl Iterator<Item = (&'a str, &'a str, bool)> + Clone,
         values: impl Iterator<Item = f64>,
         pitch: i32,
+        look: Look,
     ) -> Self {
-        let widest = |texts: &mut dyn Iterator<Item = &'a str>| texts.map(plot::text_width).max().unwrap_or(0);
-        let (low, high) = values
+        let width = |text: &str, strong: bool| if strong { plot::bold_width(text) } else { plot::text_width(text) };
+        let names = rows.clone().map(|(name, _, strong)| width(name, strong)).max().unwrap_or(0);
+        let labels = rows.clone().map(|(_, label, strong)| width(label, strong)).max().unwrap_or(0);
+        let (least, most) = values
             .filter(|value| value.is_finite())
-            .fold((0.0, 0.0), |(low, high): (f64, f64), value| (low.min(value), high.max(value)));
-        let high = if low == high { low + f64::MIN_POSITIVE } else { high };
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)));
+        let range = match () {
+            () if least > most => (0.0, f64::MIN_POSITIVE),
+            () if look == Look::Marks && least > 0.5 * most => (least - 0.2 * (most - least), most),
+            () => (least.min(0.0), most.max(0.0)),
+        };
+        // Marks at the ends stay clear of names and labels.
+        let room = if look == Look::Marks && range.0 != 0.0 { 0.04 * (range.1 - range.0) } else { 0.0 };
+        let (low, high) = (range.0 - room, range.1);
         Self {
-            left: widest(&mut names.clone()) + 40,
-            right: plot::WIDTH as i32 - 30 - widest(&mut { labels }),
-            rows: names.count() as i32,
+            left: names + 40,
+            right: plot::WIDTH as i32 - 30 - labels,
+            rows: rows.count() as i32,
             pitch,
-            range: (low, high),
+            range: (low, if low == high { low + f64::MIN_POSITIVE.max(low.abs() * 1e-6) } else { high }),
         }
     }
 
@@ -62,10 +72,10 @@ impl Layout {
         Tip { from: (0, self.top(row)), to: (plot::WIDTH as i32, self.top(row + 1)), text }
     }
 
-    /// Grid lines and ticks at round values, and a line at 0.
+    /// Grid lines and ticks at round values, and a line at 0, or at the edge.
     pub(super) fn scale(&self, area: &Area<'_>, tick: &dyn Fn(f64) -> String) -> Drawn {
         let ((low, high), bottom) = (self.range, self.top(self.rows));
-        let step = round_step((high - low) / 6.0);
+        let step = round_step((high - low) / 8.0);
         let first = (low / step).ceil() as i64;
         let ticks = (first..).map(|i| i as f64 * step).take_while(|value| *value <= high * (1.0 + 1e-9)).take(16);
         let mut free = i32::MIN;
@@ -82,8 +92,8 @@ impl Layout {
                 free = x + half + 12;
             }
         }
-        let zero = self.x(0.0);
-        area.draw(&PathElement::new([(zero, TOP), (zero, bottom)], palette::SOFT.stroke_width(2)))?;
+        let edge = if low <= 0.0 { self.x(0.0) } else { self.left };
+        area.draw(&PathElement::new([(edge, TOP), (edge, bottom)], palette::SOFT.stroke_width(2)))?;
         Ok(())
     }
 
@@ -140,7 +150,7 @@ pub(crate) struct Strips<'a> {
 
 /// Colours of parts of a whole, in their order.
 const PARTS: [RGBColor; 6] =
-    [palette::GPU, palette::OTHER, palette::LINK, palette::BOUND, palette::NEAR_DATA, palette::REFERENCE];
+    [palette::GPU, palette::REFERENCE, palette::LINK, palette::BOUND, palette::NEAR_DATA, palette::OTHER];
 const MARKS: [(RGBColor, Shape); 4] = [
     (palette::OTHER, Shape::Circle),
     (palette::BOUND, Shape::Triangle),
@@ -174,9 +184,8 @@ impl Strips<'_> {
             Look::Marks => row.values.clone(),
             Look::Stacked => vec![row.values.iter().filter(|value| value.is_finite()).sum()],
         });
-        let (names, labels) =
-            (self.rows.iter().map(|row| row.name.as_str()), self.rows.iter().map(|row| row.label.as_str()));
-        let layout = Layout::new(names, labels, values, PITCH);
+        let rows = self.rows.iter().map(|row| (&*row.name, &*row.label, row.strong));
+        let layout = Layout::new(rows, values, PITCH, self.look);
         layout.scale(area, &self.tick)?;
         for (index, row) in (0..).zip(&self.rows) {
             layout.name(area, index, &row.name, row.strong)?;

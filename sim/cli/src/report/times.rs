@@ -121,8 +121,8 @@ impl Bar {
 fn draw(area: &Area<'_>, tips: &mut Vec<Tip>, bars: &[Bar]) -> Drawn {
     let labels: Vec<String> = bars.iter().map(Bar::label).collect();
     let values = bars.iter().flat_map(|bar| bar.busy_us.iter().map(|busy| busy.1).chain([bar.total_us]));
-    let names = bars.iter().map(|bar| bar.name.as_str());
-    let layout = Layout::new(names, labels.iter().map(String::as_str), values, PITCH);
+    let rows = bars.iter().zip(&labels).map(|(bar, label)| (&*bar.name, &**label, bar.role == Role::Bounded));
+    let layout = Layout::new(rows, values, PITCH, Look::Stacked);
     layout.scale(area, &format::microseconds)?;
     for ((index, bar), label) in (0..).zip(bars).zip(&labels) {
         let strong = bar.role == Role::Bounded;

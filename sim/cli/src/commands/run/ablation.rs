@@ -71,8 +71,10 @@ fn answer(rows: &[Value]) -> Option<String> {
     let best = parts.min_by(|a, b| worth(a).total_cmp(&worth(b)))?;
     let text = |key: &str| best[key].as_str().unwrap_or_default();
     Some(format!(
-        "Of the parts of {}, {} in place of {} is worth most beside all the others: it changes {name} by {} ({} alone).",
+        "Of the parts of {}, the {} {} in place of {} is worth most beside all the others: it changes {name} by {} ({} \
+         alone).",
         text("strategy"),
+        text("axis"),
         text("part"),
         text("instead"),
         format::change(worth(&best)),
