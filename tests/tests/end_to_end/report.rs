@@ -10,15 +10,14 @@ const GPT_OSS: &str = BUNDLED[1];
 
 /// A command line for every command that needs no language model, but for `demo`, which has tests of its own.
 fn every_command() -> Vec<String> {
-    let run = format!("run {TINY} --tokens 400 --strategy raw,bounded");
     vec![
         format!("inspect {TINY} --tokens 400"),
         format!("inspect {TINY} --tokens 400 --changes"),
         format!("inspect {TINY} --tokens 400 --forecast --prefill 100"),
         format!("inspect {TINY} --tokens 400 --recall"),
         format!("inspect {TINY} --tokens 400 --batches"),
-        run.clone(),
-        format!("{run} --ablate"),
+        format!("run {TINY} --tokens 400 --strategy raw,bounded"),
+        format!("run {TINY} --tokens 400 --strategy bounded --ablate"),
         format!("devices {GPT_OSS} --tokens 600"),
         format!("advise {GPT_OSS} --tokens 600"),
         "attack tracked --tries 2 --tokens 64".into(),
@@ -79,13 +78,15 @@ fn plots_are_there_where_their_numbers_are() {
         "Token times: median and tail",
         "Energy of a token by component",
         "Miss rate along the trace",
-        "Stall rate along the trace",
         "Phase track along the trace",
         "Misses and switches by layer",
         "Experts by layer",
     ] {
         assert!(run.iter().any(|found| found == title), "{title}: {run:?}");
     }
+    // Misses that run near the data are no stalls.
+    let near = titles(&format!("run {GPT_OSS} --tokens 1000 --system ndp --strategy raw,migrate"));
+    assert!(near.iter().any(|title| title == "Stall rate along the trace"), "{near:?}");
     let inspect = titles(&format!("inspect {TINY} --tokens 2000"));
     for title in
         ["Hits over memory", "Phase track along the trace", "Experts by layer", "How soon experts are wanted again"]

@@ -108,7 +108,8 @@ pub fn main() -> ExitCode {
         Err(error) => return without_command(&error),
     };
     let line: Vec<OsString> = std::env::args_os().collect();
-    let asked = Asked::of(&matches, &line, output.names_files());
+    let writes_a_page = matches!(command, Command::Report(_));
+    let asked = Asked::of(&matches, &line, output.names_files() || writes_a_page);
     match page(command).and_then(|page| page.show(&asked, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
