@@ -335,6 +335,22 @@ mod tests {
     }
 
     #[test]
+    fn columns_are_heard_as_they_are_said() {
+        for format in [Format::Text, Format::Number(3), Format::Percent, Format::Microseconds, Format::Flag] {
+            for told in [column("a.b", "name", format, "help"), column("a", "", format, "").detail()] {
+                let heard = Column::heard(&told.said()).unwrap();
+                assert_eq!(
+                    (heard.key, heard.name, heard.format, heard.is_shown()),
+                    (told.key.clone(), told.name.clone(), told.format, told.is_shown())
+                );
+            }
+        }
+        for wrong in [json!(null), json!({"key": "a"}), json!({"key": "a", "name": "b", "format": "furlongs"})] {
+            assert!(Column::heard(&wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn keys_lead_into_objects_and_lists() {
         let row = json!({"a": {"b": [1, {"c": 2}]}});
         assert_eq!(column("a.b.1.c", "", Format::Text, "").cell(&row), "2");
