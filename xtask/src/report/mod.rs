@@ -141,7 +141,10 @@ fn look(browser: &mut Browser, name: &str, path: &Path, folder: &Path) -> Result
     }
     page.window(1280, 900, false, "screen", "light")?;
     failures.extend(keyboard(&mut page)?);
-    failures.extend(sentences(&page.run(CHECKS, &json!({"ask": "use"}))?, "in use"));
+    for (window, width, height, phone) in WINDOWS {
+        page.window(width, height, phone, "screen", "light")?;
+        failures.extend(sentences(&page.run(CHECKS, &json!({"ask": "use"}))?, &format!("{window}, in use")));
+    }
     failures.extend(page.complaints().into_iter().map(|said| format!("console: {said}")));
     page.close()?;
     // All of it is there without the script.
