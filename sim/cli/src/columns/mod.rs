@@ -339,10 +339,8 @@ mod tests {
         for format in [Format::Text, Format::Number(3), Format::Percent, Format::Microseconds, Format::Flag] {
             for told in [column("a.b", "name", format, "help"), column("a", "", format, "").detail()] {
                 let heard = Column::heard(&told.said()).unwrap();
-                assert_eq!(
-                    (heard.key, heard.name, heard.format, heard.is_shown()),
-                    (told.key.clone(), told.name.clone(), told.format, told.is_shown())
-                );
+                assert_eq!((&heard.key, &heard.name, heard.format), (&told.key, &told.name, told.format));
+                assert_eq!(heard.is_shown(), told.is_shown());
             }
         }
         for wrong in [json!(null), json!({"key": "a"}), json!({"key": "a", "name": "b", "format": "furlongs"})] {

@@ -188,14 +188,12 @@ pub(super) fn main(args: &Args) -> Result<Page> {
             kv_gb
         ),
     ];
-    let overrun = rows.iter().filter_map(|row| {
-        (!keeps_up(row, args.output)).then(|| {
-            format!(
-                "{} requests a second are more than it serves, {:.3}: waits grow with --requests",
-                row.rate_per_s.unwrap_or_default(),
-                row.served.tokens_per_s / args.output as f64
-            )
-        })
+    let overrun = rows.iter().filter(|row| !keeps_up(row, args.output)).map(|row| {
+        format!(
+            "{} requests a second are more than it serves, {:.3}: waits grow with --requests",
+            row.rate_per_s.unwrap_or_default(),
+            row.served.tokens_per_s / args.output as f64
+        )
     });
     let overrun: Vec<String> = overrun.collect();
     let mut page =
