@@ -7,7 +7,7 @@
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
 //! between host and device and as many in state, fuzzers run, llama.cpp is built and tested with a strategy in its
-//! loop, and the Python package is built and tested with models attached.
+//! loop, the Python package is built and tested with models attached, and reports are looked at in a browser.
 #![forbid(unsafe_code)]
 
 mod book;
@@ -19,6 +19,7 @@ mod memory;
 mod miri;
 mod packages;
 mod python;
+mod report;
 mod supply;
 #[cfg(test)]
 mod threats;
@@ -33,8 +34,8 @@ use firmware::Scope;
 /// The repository's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
-const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python"];
+/// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch or a browser, or take minutes.
+const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python", "report"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -109,6 +110,7 @@ const GROUPS: &[Group] = &[
         run: |_| miri::miri(),
     },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
+    Group { name: "report", purpose: "reports in a browser: seen, read, used by keyboard", run: |_| report::check() },
 ];
 
 fn main() -> ExitCode {

@@ -52,7 +52,7 @@ pub use budget::{Budget, Split};
 pub use context::{Context, Signal};
 pub use mass::Routers;
 pub use outcome::LayerOutcome;
-pub use row::{AfterChange, LayerRow, LeastRun, OFTEN, Outcome, Row, Skipped, TraceSummary, nearest_rank};
+pub use row::{AfterChange, Components, LayerRow, LeastRun, OFTEN, Outcome, Row, Skipped, TraceSummary, nearest_rank};
 pub use setup::Setup;
 pub use stepper::Replay;
 pub use tally::{BINS, ExpertTally, LayerTally, StepTally, Tally};

@@ -146,6 +146,8 @@ pub struct Row {
     pub controller_share: Option<f64>,
     /// Mean energy of a token in microjoules, dynamic energy of all units.
     pub energy_uj: Option<f64>,
+    /// The same by component.
+    pub energy_by_component_uj: Option<Components>,
     /// Share of the routing mass executed at full precision.
     pub full_precision: f64,
     /// Share of the routing mass whose expert was resident.
@@ -166,6 +168,24 @@ pub struct Row {
     pub by_layer: Vec<LayerRow>,
     /// Miss rate along the run, at most [`BINS`] equal parts.
     pub miss_rate_timeline: Vec<f64>,
+    /// Stall rate, likewise.
+    pub stall_rate_timeline: Vec<f64>,
+}
+
+/// Energy of a token by component, in microjoules.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Components {
+    /// GPU memory: reads of weights.
+    pub gpu_memory: f64,
+    /// GPU chip.
+    pub gpu_compute: f64,
+    /// Wires of the link.
+    pub link: f64,
+    /// Memory behind the link.
+    pub far_memory: f64,
+    /// Arrays of the near-data device.
+    pub ndp_compute: f64,
 }
 
 /// Tokens that must want an expert for [`LeastRun`] to look at it: fewer say nothing.
@@ -355,7 +375,13 @@ impl Row {
             ndp_us: busy(2),
             controller_us,
             controller_share: controller_us.zip(token_time_us).map(|(controller, token)| controller / token),
-            energy_uj: microseconds(tally.energy_pj / tokens), // Picojoules to microjoules likewise.
+            // Picojoules to microjoules likewise.
+            energy_uj: microseconds(tally.energy_pj.iter().sum::<f64>() / tokens),
+            energy_by_component_uj: has_times.then(|| {
+                let [gpu_memory, gpu_compute, link, far_memory, ndp_compute] =
+                    tally.energy_pj.map(|pj| pj / tokens / 1e6);
+                Components { gpu_memory, gpu_compute, link, far_memory, ndp_compute }
+            }),
             full_precision: part(|step| step.full),
             coverage: part(|step| step.covered),
             mean_near_bits: (tally.near_mass > 0.0).then(|| tally.near_bits / tally.near_mass),
@@ -364,7 +390,8 @@ impl Row {
             placement_s: has_times.then(|| tally.placement_ps as f64 / 1e12),
             after_change: first_change.map(|first| AfterChange::new(&tally.steps[first..], tokens_per_step, has_times)),
             time_method: System::METHOD,
-            miss_rate_timeline: timeline(tally),
+            miss_rate_timeline: timeline(tally, &tally.miss_bins),
+            stall_rate_timeline: timeline(tally, &tally.stall_bins),
             by_layer,
         }
     }
@@ -394,14 +421,13 @@ fn rate(time_ps: f64, tokens: f64) -> f64 {
     tokens / (time_ps / 1e12)
 }
 
-/// Misses per choice in each part of the run.
-fn timeline(tally: &Tally) -> Vec<f64> {
+/// Misses, or stalls, per choice in each part of the run.
+fn timeline(tally: &Tally, counts: &[u32]) -> Vec<f64> {
     let (steps, bins) = (tally.steps.len(), BINS.min(tally.steps.len()));
     let mut length = vec![0u32; bins];
     (0..steps).for_each(|step| length[step * bins / steps] += 1);
     let choices = tally.layers.iter().map(|sums| sums.choices as f64).sum::<f64>() / steps as f64;
-    let misses = tally.miss_bins.iter().zip(length);
-    misses.map(|(&misses, length)| f64::from(misses) / choices / f64::from(length)).collect()
+    counts.iter().zip(length).map(|(&count, length)| f64::from(count) / choices / f64::from(length)).collect()
 }
 
 /// First step after the prompt, counted from the start of decoding, whose token is of another domain than its

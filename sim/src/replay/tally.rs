@@ -1,6 +1,6 @@
 //! What is added up over a replay.
 
-use cptr_hw_model::LayerTime;
+use cptr_hw_model::{Energy, LayerTime};
 
 /// Most points of a series over the length of a replay.
 pub const BINS: usize = 120;
@@ -87,10 +87,12 @@ pub struct Tally {
     pub steps: Vec<StepTally>,
     /// Misses of all layers by part of the replay, at most [`BINS`].
     pub miss_bins: Vec<u32>,
+    /// Stalls, likewise.
+    pub stall_bins: Vec<u32>,
     /// Busy time of GPU, link (migrations included), device and controller in picoseconds.
     pub busy_ps: [f64; 4],
-    /// Energy in picojoules.
-    pub energy_pj: f64,
+    /// Energy in picojoules, of GPU memory, GPU chip, link, memory behind the link, near-data arrays.
+    pub energy_pj: [f64; 5],
     /// Routing mass near the data, and the same times its bits.
     pub near_mass: f64,
     /// See [`Self::near_mass`].
@@ -109,6 +111,18 @@ impl Tally {
         let times =
             [time.gpu_ps as f64, time.link_ps as f64 + migrated_ps, time.ndp_ps as f64, time.controller_ps as f64];
         self.busy_ps.iter_mut().zip(times).for_each(|(busy, time)| *busy += time);
-        self.energy_pj += time.energy.total_pj() as f64;
+        self.add_energy(&time.energy, 1.0);
+    }
+
+    /// Adds this part of an energy.
+    pub(super) fn add_energy(&mut self, energy: &Energy, part: f64) {
+        let parts =
+            [energy.gpu_memory_pj, energy.gpu_compute_pj, energy.link_pj, energy.far_memory_pj, energy.ndp_compute_pj];
+        self.energy_pj.iter_mut().zip(parts).for_each(|(all, pj)| *all += pj as f64 * part);
+    }
+
+    /// The part of the replay that a step of decoding belongs to.
+    pub(super) fn bin(&self, step: usize) -> usize {
+        step * self.miss_bins.len() / self.steps.len()
     }
 }

@@ -65,7 +65,10 @@ fn what_cannot_be_attacked_is_refused() {
     );
     for (line, expected) in [
         ("attack", "<STRATEGY>"),
-        ("attack lru --hurt misses", "expected one of loads, stalls, time, mass, switches, migrations, silence, found \"misses\""),
+        (
+            "attack lru --hurt misses",
+            "expected one of loads, stalls, time, mass, switches, migrations, silence, found \"misses\"",
+        ),
         ("attack lru --top-k 64 --experts 32", "expected at most 32 experts of a token"),
         ("attack lru --resident 65", "1 to 64 resident"),
         ("attack lru --turnover 2", "expected 0 to 1, found 2"),

@@ -28,6 +28,7 @@ mod plan;
 mod quantize;
 mod recall;
 mod recordings;
+mod report;
 mod reproduce;
 mod samples;
 mod serve;

@@ -100,8 +100,7 @@ fn a_capture_that_is_ended_again_and_again_loses_and_mixes_nothing() {
             std::hint::spin_loop();
         }
         // The same output at the same time: refused by name, or the first one is through.
-        let rival =
-            finish(&mut folder.command("capture olmoe --text text.txt --context 8 --out out.safetensors"));
+        let rival = finish(&mut folder.command("capture olmoe --text text.txt --context 8 --out out.safetensors"));
         let busy = "out.safetensors: another process writes it: wait for it to end, or name another output";
         let is_through = victim.try_wait().unwrap().is_some();
         assert!(is_through || rival.stderr == format!("cptr: {busy}\n"), "{round}: {rival:?}");

@@ -57,6 +57,21 @@ pub(crate) fn decimals(value: f64, decimals: usize) -> String {
     if value.is_finite() { format!("{value:.decimals$}") } else { NONE.into() }
 }
 
+/// A number as short as three digits allow, with commas between thousands.
+pub(crate) fn short(value: f64) -> String {
+    if !value.is_finite() {
+        return NONE.into();
+    }
+    if value.abs() >= 999.5 {
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", count(value.abs().round() as usize));
+    }
+    let text = three_digits(value);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    // What would read as zero and is not.
+    if value != 0.0 && matches!(text, "0" | "-0") { format!("{value:.1e}") } else { text.into() }
+}
+
 /// A level with one decimal, `-4.1 dB`.
 pub(crate) fn decibels(level_db: f64) -> String {
     if level_db.is_finite() { format!("{level_db:.1} dB") } else { NONE.into() }
@@ -133,6 +148,12 @@ mod tests {
     #[test]
     fn energies_by_magnitude() {
         assert_eq!([0.0, 0.5, 1234.0, 2.5e6].map(microjoules), ["0 µJ", "500 nJ", "1.23 mJ", "2.50 J"]);
+    }
+
+    #[test]
+    fn short_numbers() {
+        let numbers = [0.0, 0.5, 2.0, 12.34, 250.0, 12_345.6, -1500.0, 0.0012, f64::NAN];
+        assert_eq!(numbers.map(short), ["0", "0.5", "2", "12.3", "250", "12,346", "-1,500", "1.2e-3", NONE]);
     }
 
     #[test]

@@ -12,11 +12,11 @@ mod text;
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 pub(crate) use markup::{clean, escape, paragraphs};
-pub(crate) use page::{Output, Page, Section};
+pub(crate) use page::{Output, Page, Section, schema};
 
 /// One column of a table.
 #[derive(Debug, Clone)]
@@ -32,7 +32,8 @@ pub(crate) struct Column {
 }
 
 /// How a value is written for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Format {
     /// As it is, to the left.
     Text,
@@ -104,6 +105,28 @@ impl Column {
         Self { key: index.to_string().into(), name: name.into(), ..column("", "", format, "") }
     }
 
+    /// What machines are told of it, and [`Self::heard`] understands.
+    pub(crate) fn said(&self) -> Value {
+        let shown = self.show != Show::Never;
+        json!({
+            "key": self.key, "name": self.name, "format": self.format, "unit": self.format.unit(), "help": self.help,
+            "shown": shown,
+        })
+    }
+
+    /// A column that was [`said`](Self::said); `None` where it was not.
+    pub(crate) fn heard(said: &Value) -> Option<Self> {
+        let text = |key: &str| Some(said[key].as_str()?.to_owned());
+        let format = Format::deserialize(&said["format"]).ok()?;
+        let column = Self { key: text("key")?.into(), name: text("name")?.into(), ..column("", "", format, "") };
+        Some(if said["shown"] == false { column.detail() } else { column.if_any() })
+    }
+
+    /// Whether people see it unless all columns are asked for.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.show != Show::Never
+    }
+
     /// Whether rows may have no value for it.
     #[cfg(test)]
     pub(crate) fn is_optional(&self) -> bool {
@@ -153,6 +176,18 @@ impl Format {
             Self::Microseconds => "us",
             Self::Microjoules => "uJ",
             _ => "",
+        }
+    }
+
+    /// A number of an axis in words.
+    pub(crate) fn tick(self) -> fn(f64) -> String {
+        match self {
+            Self::Percent => format::percent,
+            Self::Change => format::change,
+            Self::Ratio => format::ratio,
+            Self::Microseconds => format::microseconds,
+            Self::Microjoules => format::microjoules,
+            Self::Number(_) | Self::Plain | Self::Count | Self::Text | Self::Flag => format::short,
         }
     }
 
@@ -231,6 +266,11 @@ impl Table {
         Self { title: title.into(), ..self }
     }
 
+    /// Whether it is one row, its columns below each other.
+    pub(crate) const fn is_upright(&self) -> bool {
+        self.upright
+    }
+
     /// What the star means, where a row has one.
     pub(crate) fn star_note(&self) -> Option<&'static str> {
         self.star.filter(|(key, _)| self.rows.iter().any(|row| row[*key] == true)).map(|(_, meaning)| meaning)
@@ -291,6 +331,20 @@ mod tests {
             (Format::Percent, Value::Null, format::NONE),
         ] {
             assert_eq!(format.text(&value), text, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn columns_are_heard_as_they_are_said() {
+        for format in [Format::Text, Format::Number(3), Format::Percent, Format::Microseconds, Format::Flag] {
+            for told in [column("a.b", "name", format, "help"), column("a", "", format, "").detail()] {
+                let heard = Column::heard(&told.said()).unwrap();
+                assert_eq!((&heard.key, &heard.name, heard.format), (&told.key, &told.name, told.format));
+                assert_eq!(heard.is_shown(), told.is_shown());
+            }
+        }
+        for wrong in [json!(null), json!({"key": "a"}), json!({"key": "a", "name": "b", "format": "furlongs"})] {
+            assert!(Column::heard(&wrong).is_none(), "{wrong}");
         }
     }
 

@@ -5,17 +5,26 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Table, value};
+use super::{Column, Table, value};
 use crate::commands::Answer;
+use crate::commands::asked::Asked;
 use crate::report;
 use crate::terminal;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::file::Written;
 
+/// Version of what `--json` prints. Keys that are added leave it; one that goes or comes to mean something else does not.
+pub(crate) const VERSION: u32 = 1;
+
+/// Name of the form in which a command prints JSON.
+pub(crate) fn schema(command: &str) -> String {
+    format!("cptr.{command}/{VERSION}")
+}
+
 /// Where results go; every command has these options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Output {
-    /// Print JSON: {"schema", "command", "inputs", "rows", …}
+    /// Print JSON: {"schema", "command", "inputs", "answer", "rows", …}; cptr report compares two
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Write the rows as CSV; - prints them instead of the table
@@ -30,6 +39,11 @@ impl Output {
     /// Whether anything else than the text is.
     pub(crate) const fn is_asked_for(&self) -> bool {
         self.json || self.csv.is_some() || self.report.is_some()
+    }
+
+    /// Whether a form is asked for that says which files were read.
+    pub(crate) const fn names_files(&self) -> bool {
+        self.json || self.report.is_some()
     }
 }
 
@@ -76,6 +90,8 @@ pub(crate) struct Page {
     beside: Map<String, Value>,
     /// Remarks for people.
     notes: Vec<String>,
+    /// What comes out, in one sentence.
+    pub(crate) answer: Option<String>,
     /// Where the page is written if nothing is said.
     report: Option<PathBuf>,
 }
@@ -108,8 +124,24 @@ impl Page {
         self
     }
 
+    /// The rows as machines read them.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> &[Value] {
+        &self.rows.rows
+    }
+
+    /// Remarks for people.
+    pub(crate) fn said(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What comes out, in one sentence made of the rows.
+    pub(crate) fn answered(self, sentence: impl Into<Option<String>>) -> Self {
+        Self { answer: sentence.into(), ..self }
+    }
+
     /// Where the page goes if `--report` says nothing.
-    pub(crate) fn reported(self, path: &str) -> Self {
+    pub(crate) fn reported(self, path: impl Into<PathBuf>) -> Self {
         Self { report: Some(path.into()), ..self }
     }
 
@@ -118,19 +150,19 @@ impl Page {
     ///
     /// # Errors
     /// A failed write.
-    pub(crate) fn show(mut self, command: &str, inputs: Map<String, Value>, output: &Output) -> Result<()> {
+    pub(crate) fn show(mut self, asked: &Asked, output: &Output) -> Result<()> {
         if self.sections.is_empty() {
             self = self.with_facts([]);
         }
         let report = output.report.as_ref().or(self.report.as_ref());
         let to_file = output.csv.as_ref().filter(|path| path.as_os_str() != "-");
-        let page = |path: &PathBuf| Written::new(path, |out| out.write_all(report::html(command, &self).as_bytes()));
+        let page = |path: &PathBuf| Written::new(path, |out| out.write_all(report::html(asked, &self).as_bytes()));
         let rows = |path: &PathBuf| Written::new(path, |out| self.rows.csv(out));
         let written = [report.map(page).transpose()?, to_file.map(rows).transpose()?];
         written.into_iter().flatten().try_for_each(Written::publish)?;
         terminal::remark(&self.notes);
         match () {
-            () if output.json => terminal::print_json(&self.json(command, inputs)),
+            () if output.json => terminal::print_json(&self.json(asked)),
             () if output.csv.is_some() && to_file.is_none() => {
                 let mut text = Vec::new();
                 self.rows.csv(&mut text).map_err(|error| Error::new(format!("CSV: {error}")))?;
@@ -145,12 +177,12 @@ impl Page {
     }
 
     /// What would be printed, as JSON and as text.
-    pub(crate) fn answer(mut self, command: &str, inputs: Map<String, Value>) -> Answer {
+    pub(crate) fn answer(mut self, asked: &Asked) -> Answer {
         if self.sections.is_empty() {
             self = self.with_facts([]);
         }
         let text = self.text();
-        Answer { json: self.json(command, inputs), text }
+        Answer { json: self.json(asked), text }
     }
 
     /// What people read.
@@ -158,11 +190,16 @@ impl Page {
         self.sections.iter().map(Section::text).collect::<Vec<_>>().join("\n")
     }
 
-    fn json(self, command: &str, inputs: Map<String, Value>) -> Value {
+    fn json(self, asked: &Asked) -> Value {
         let mut all = Map::new();
-        all.insert("schema".into(), format!("cptr.{command}/1").into());
-        all.insert("command".into(), command.into());
-        all.insert("inputs".into(), json!(inputs));
+        all.insert("schema".into(), schema(&asked.command).into());
+        all.insert("command".into(), asked.command.as_str().into());
+        all.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        all.insert("command_line".into(), asked.line.as_str().into());
+        all.insert("inputs".into(), json!(asked.inputs));
+        all.insert("files".into(), json!(asked.files));
+        all.insert("answer".into(), json!(self.answer));
+        all.insert("columns".into(), self.rows.columns.iter().map(Column::said).collect());
         all.insert("rows".into(), json!(self.rows.rows));
         all.extend(self.beside);
         all.insert("notes".into(), json!(self.notes));

@@ -8,7 +8,8 @@ use super::capture;
 use super::machine::{self, Machine, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Text};
-use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::advise::{self, Candidate, Plan};
 use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
@@ -103,9 +104,33 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         format!("fast memory: {resident}{}; system {}", in_words(resident), system.name),
     ];
     let mut page = Page::new(Table::new(&COLUMNS, &rows)).notes(trace.notes.clone()).notes(advice.skipped.clone());
-    let section = Section { remarks: said.clone(), ..Section::of(facts, Table::new(&COLUMNS, &rows)) };
+    let figures = vec![figure(&rows)];
+    let section = Section { remarks: said.clone(), figures, ..Section::of(facts, Table::new(&COLUMNS, &rows)) };
     page.sections = vec![section];
-    Ok(page.beside("advice", &said).beside("sure", &advice.sure))
+    Ok(page.answered(said.first().cloned()).beside("advice", &said).beside("sure", &advice.sure))
+}
+
+/// The times of the parts of the recording, candidate by candidate.
+fn figure(rows: &[Row<'_>]) -> String {
+    let strip = |row: &Row<'_>| {
+        let candidate = row.candidate;
+        Strip {
+            name: format!("{} ({})", candidate.strategy, row.kind_name),
+            values: candidate.parts_us.iter().copied().chain([candidate.token_us]).collect(),
+            label: format!("{} tokens/s", format::short(candidate.tokens_per_s)),
+            strong: row.advised,
+        }
+    };
+    Strips {
+        title: "Time of a token, by candidate",
+        caption: "Three parts of the recording by themselves, and their mean: where the parts of two candidates \
+                  overlap, the recording does not tell which is faster. In bold: what is advised.",
+        series: &["first part", "second part", "third part", "mean"],
+        look: Look::Marks,
+        tick: format::microseconds,
+        rows: rows.iter().map(strip).collect(),
+    }
+    .figure()
 }
 
 const fn in_words(resident: Budget) -> &'static str {

@@ -156,8 +156,19 @@ fn page(plan: &Plan<'_>, found: &Found) -> Page {
     });
     let mut remarks: Vec<String> = vec!["The routing, again and again:".into()];
     remarks.extend(parts);
+    let answer = match &found.best_strategy {
+        Some(best) => format!(
+            "On the routing that was found {} has {:.3} {} a token, and {best} {:.3}: {:.2} times as much.",
+            plan.strategy,
+            found.own,
+            plan.hurt,
+            found.best,
+            found.own / found.best
+        ),
+        None => format!("On the routing that was found {} has {:.3} {} a token.", plan.strategy, found.own, plan.hurt),
+    };
     let rows = [row];
     let mut page = Page::new(Table::new(&COLUMNS, &rows));
     page.sections = vec![Section { remarks, ..Section::of(facts, Table::new(&COLUMNS, &rows)) }];
-    page.beside("program", &found.program).beside("tokens", &found.tokens)
+    page.answered(answer).beside("program", &found.program).beside("tokens", &found.tokens)
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::machine::system_name;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Ratio, Text};
-use crate::columns::{self, Column, Page, Table, column};
+use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -237,7 +238,47 @@ pub(super) fn main(args: &Args) -> Result<Page> {
          the time in which the device runs the k experts of {tokens}",
         controller.core, controller.clock_mhz, args.system.name
     );
-    Ok(Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]))
+    let table = Table::new(&COLUMNS, &rows);
+    let section = Section { figures: vec![figure(&rows)], ..Section::of([fact], table.clone()) };
+    let answer = answer(&rows, &controller);
+    Ok(Page::new(table).section(section).answered(answer))
+}
+
+/// Of how many models a turn fits, and the one that it fits worst.
+fn answer(rows: &[Row], controller: &Controller) -> Option<String> {
+    let worst = rows.iter().max_by(|a, b| a.times_allowed.total_cmp(&b.times_allowed))?;
+    let fits = rows.iter().filter(|row| row.fits).count();
+    Some(format!(
+        "{} at {} MHz takes no more than it may in {fits} of {} cases; the worst is {} at {} bits: {} of the device's \
+         time, {} of what is allowed.",
+        controller.core,
+        controller.clock_mhz,
+        rows.len(),
+        worst.model,
+        worst.bits,
+        format::percent(worst.turn_share),
+        format::ratio(worst.times_allowed)
+    ))
+}
+
+/// The share of a turn beside the share that it may have.
+fn figure(rows: &[Row]) -> String {
+    let strip = |row: &Row| Strip {
+        name: format!("{}, {} bits", row.model, row.bits),
+        values: vec![row.turn_share, row.allowed, row.update_share],
+        label: format!("{} of allowed", format::ratio(row.times_allowed)),
+        strong: row.fits,
+    };
+    Strips {
+        title: "Share of the device's time",
+        caption: "A turn fits where the circle is left of the triangle: those rows are in bold. The update comes behind \
+                  the answer.",
+        series: &["turn", "allowed", "update"],
+        look: Look::Marks,
+        tick: format::percent,
+        rows: rows.iter().map(strip).collect(),
+    }
+    .figure()
 }
 
 #[cfg(test)]

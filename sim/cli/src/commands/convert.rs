@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::source::Reading;
 use crate::columns::Format::{Count, Plain, Text};
-use crate::columns::{Column, Page, Table, column};
+use crate::columns::{Column, Page, Table, column, format};
 use cptr_trace::Trace;
 use cptr_trace::error::Result;
 use cptr_trace::export::{self, EXPORTERS};
@@ -58,7 +58,18 @@ pub(super) fn row(out: &Path, trace: &Trace) -> serde_json::Value {
 
 /// Its page.
 pub(super) fn page(row: serde_json::Value, notes: Vec<String>) -> Page {
-    Page::new(Table::new(&WRITTEN, &[row])).notes(notes)
+    let answer = match row["tokens"].as_u64() {
+        Some(tokens) => format!(
+            "{}: {} tokens, {} layers of {} experts, {} a token.",
+            row["out"].as_str().unwrap_or_default(),
+            format::count(tokens as usize),
+            row["layers"],
+            row["experts"],
+            row["k"]
+        ),
+        None => format!("{}: {} tables of counts.", row["out"].as_str().unwrap_or_default(), row["tables"]),
+    };
+    Page::new(Table::new(&WRITTEN, &[row])).answered(answer).notes(notes)
 }
 
 pub(super) fn written(out: &Path, trace: &Trace) -> Page {

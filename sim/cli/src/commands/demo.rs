@@ -5,7 +5,7 @@ use std::io::Write;
 use cptr_hw_model::{Model, System};
 use serde_json::{Value, json};
 
-use super::run::{columns::RUN, remarks, rows, section, usual};
+use super::run::{answer, columns::RUN, remarks, rows, section, usual};
 use crate::columns::{Page, Section, Table, value};
 use cptr_sim::replay::{self, Budget, Machine, Outcome, Plan};
 use cptr_sim::strategy::Strategy;
@@ -98,13 +98,21 @@ pub(super) fn main() -> Result<Page> {
             .collect::<Vec<_>>()
     };
     let all: Vec<Value> = parts().flat_map(with_title).collect();
+    let brief = |(part, outcome): (&Part, &Outcome)| {
+        let said = answer::brief(&rows(outcome).rows)?;
+        Some(format!("{} on {}, {said}", part.trace.name, part.system))
+    };
+    let answer = format!(
+        "The fastest of what a system can run, part by part: {}.",
+        parts().filter_map(brief).collect::<Vec<_>>().join("; ")
+    );
     let described: Vec<Value> = parts().map(|(part, outcome)| described(part, outcome)).collect();
     let sections = parts().map(|(part, outcome)| {
         let section = section(outcome);
         let remarks = section.remarks.iter().cloned().chain(remarks(outcome)).collect();
         Section { title: part.title.into(), introduction: part.introduction.into(), remarks, ..section }
     });
-    let page = Page::new(Table::new(&RUN, &all)).beside("parts", &described).reported("report.html");
+    let page = Page::new(Table::new(&RUN, &all)).beside("parts", &described).answered(answer).reported("report.html");
     Ok(sections.fold(page, Page::section))
 }
 

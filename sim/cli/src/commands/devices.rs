@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use super::machine::{Machine, whole_bits};
 use super::source::Reading;
 use crate::columns::Format::{Microseconds, Number, Percent, Ratio, Text};
-use crate::columns::{self, Column, Page, Table, column, value};
+use crate::columns::{self, Column, Page, Section, Table, column, format, value};
+use crate::report::number;
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::devices::{self, KINDS, Plan};
 use cptr_trace::error::Result;
+use serde_json::Value;
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help())]
@@ -72,7 +75,42 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         all
     };
     let rows: Vec<_> = rows.iter().map(with_ratio).collect();
-    Ok(Page::new(Table::new(&COLUMNS, &rows)).notes(trace.notes))
+    let table = Table::new(&COLUMNS, &rows);
+    let section = Section { figures: vec![figure(&rows)], ..Section::of([], table.clone()) };
+    Ok(Page::new(table).section(section).answered(answer(&rows)).notes(trace.notes))
+}
+
+/// The layout with the shortest layer.
+fn answer(rows: &[Value]) -> Option<String> {
+    let best = rows.iter().min_by(|a, b| number(a, "layer_us").total_cmp(&number(b, "layer_us")))?;
+    let name = |row: &Value| row["layout"].as_str().unwrap_or_default().to_owned();
+    Some(format!(
+        "Of {} layouts {} is the fastest: {} a layer, {} of {}'s, with {} of the experts stored once more.",
+        rows.len(),
+        name(best),
+        format::microseconds(number(best, "layer_us")),
+        format::ratio(number(best, "ratio_to_first")),
+        name(&rows[0]),
+        format::percent(number(best, "stored") - 1.0)
+    ))
+}
+
+fn figure(rows: &[Value]) -> String {
+    let strip = |row: &Value| Strip {
+        name: row["layout"].as_str().unwrap_or_default().into(),
+        values: ["layer_us", "layer_p95_us"].map(|key| number(row, key)).into(),
+        label: format!("imbalance {}", format::decimals(number(row, "imbalance"), 2)),
+        strong: false,
+    };
+    Strips {
+        title: "Time of a layer, by layout",
+        caption: "Of the most loaded device: the mean over layers and tokens, and the tail that a token waits for.",
+        series: &["mean", "P95"],
+        look: Look::Marks,
+        tick: format::microseconds,
+        rows: rows.iter().map(strip).collect(),
+    }
+    .figure()
 }
 
 fn help() -> String {

@@ -12,7 +12,9 @@ use cptr_hw_model::dram::{
 use serde_json::{Map, Value, json};
 
 use crate::columns::Format::{Count, Flag, Microseconds, Number, Percent, Plain, Text};
-use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::report::number;
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::dram::run::{Outcome, Plan, Source};
 use cptr_sim::dram::stream_file::STANDARD_INPUT;
 use cptr_sim::dram::timeline::{Recording, Timeline};
@@ -194,7 +196,71 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let commands = outcome.statistics.commands.iter();
     let commands: Vec<Value> = commands.map(|(kind, count)| json!({"command": kind.name(), "count": count})).collect();
     let tables = vec![Table::upright(&COLUMNS, &row), Table::new(&COMMANDS, &commands)];
-    Ok(Page::new(Table::new(&COLUMNS, &[row])).section(Section { tables, ..Section::default() }))
+    let (figures, answer) = (vec![mix(&commands), energies(&row)], answer(&row));
+    let section = Section { tables, figures, ..Section::default() };
+    Ok(Page::new(Table::new(&COLUMNS, &[row])).section(section).answered(answer))
+}
+
+/// How fast the channel was, and how its rows were met.
+fn answer(row: &Value) -> String {
+    let met = ["row_hits", "row_misses", "row_conflicts"].map(|key| number(row, key));
+    let hits = met[0] / met.iter().sum::<f64>();
+    let hits = if hits.is_finite() {
+        format!("; {} of its requests find their row open", format::percent(hits))
+    } else {
+        String::new()
+    };
+    format!(
+        "{} serves {} requests of the stream {} at {:.2} GB/s, {} of its peak, with a read waiting {:.1} clocks on \
+         average{hits}.",
+        row["device"].as_str().unwrap_or_default(),
+        format::count(row["requests"].as_u64().unwrap_or_default() as usize),
+        row["stream"].as_str().unwrap_or_default(),
+        number(row, "bandwidth_gb_s"),
+        format::percent(number(row, "share_of_peak")),
+        number(row, "mean_latency_clk")
+    )
+}
+
+/// The mix of commands.
+fn mix(commands: &[Value]) -> String {
+    let all: f64 = commands.iter().map(|row| number(row, "count")).sum();
+    let strip = |row: &Value| Strip {
+        name: row["command"].as_str().unwrap_or_default().into(),
+        values: vec![number(row, "count")],
+        label: format::percent(number(row, "count") / all),
+        strong: false,
+    };
+    Strips {
+        title: "Mix of commands",
+        caption: "Activates and precharges beside reads and writes say how often a row is opened for how much; beside \
+                  each command its share of all.",
+        series: &[""],
+        look: Look::Stacked,
+        tick: format::short,
+        rows: commands.iter().filter(|row| number(row, "count") > 0.0).map(strip).collect(),
+    }
+    .figure()
+}
+
+/// Energy by commands, of devices whose currents are known.
+fn energies(row: &Value) -> String {
+    let parts = ["activate_uj", "read_uj", "write_uj", "refresh_uj", "standby_uj"];
+    let strip = Strip {
+        name: row["device"].as_str().unwrap_or_default().into(),
+        values: parts.map(|key| number(row, key)).into(),
+        label: format::microjoules(number(row, "energy_uj")),
+        strong: false,
+    };
+    Strips {
+        title: "Energy by commands",
+        caption: "Without data wires, physical layer and controller.",
+        series: &["activates", "reads", "writes", "refreshes", "standby"],
+        look: Look::Stacked,
+        tick: format::microjoules,
+        rows: vec![strip],
+    }
+    .figure()
 }
 
 /// The built-in device of this name, or the one that a file describes.
@@ -302,7 +368,9 @@ fn constraints(device: &Device) -> Page {
     };
     let rows: Vec<Value> = dram::constraints::constraints(device).iter().map(row).collect();
     let table = Table::new(&CONSTRAINTS, &rows);
-    Page::new(table.clone()).section(Section { tables: vec![table.titled(&device.name)], ..Section::default() })
+    let answer = format!("{} has {} constraints between commands.", device.name, rows.len());
+    let section = Section { tables: vec![table.clone().titled(&device.name)], ..Section::default() };
+    Page::new(table).section(section).answered(answer)
 }
 
 fn list() -> Page {
@@ -325,6 +393,12 @@ fn list() -> Page {
         Table::new(&KINDS, &mappings).titled("Mappings, bits from high to low"),
         Table::new(&KINDS, &streams).titled("Streams"),
     ];
-    let page = Page::new(devices).section(Section { tables, ..Section::default() });
+    let answer = format!(
+        "{} devices, {} mappings and {} streams come with cptr.",
+        devices.rows.len(),
+        mappings.len(),
+        streams.len()
+    );
+    let page = Page::new(devices).section(Section { tables, ..Section::default() }).answered(answer);
     page.beside("mappings", &mappings).beside("streams", &streams)
 }

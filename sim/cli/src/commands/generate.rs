@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::convert::written;
 use super::source::read_parts;
 use crate::columns::Format::{Percent, Plain};
-use crate::columns::{Column, Page, Table, column};
+use crate::columns::{Column, Page, Table, column, format};
+use crate::report::number;
 use cptr_trace::error::Result;
 use cptr_trace::generate::join::join;
 use cptr_trace::generate::mixtral::{self, LIKE, Like};
@@ -100,5 +101,15 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     };
     let (trace, checks) = mixtral::generate(like, args.prefill as usize, args.tokens as usize, args.seed);
     native::write(&trace, &args.out)?;
-    Ok(Page::new(Table::new(&CHECKS, &checks)))
+    let table = Table::new(&CHECKS, &checks);
+    let off = |row: &serde_json::Value| (number(row, "same_first") - number(row, "same_first_published")).abs();
+    let worst = table.rows.iter().map(off).filter(|off| off.is_finite()).fold(0.0, f64::max);
+    let answer = format!(
+        "{}: {} tokens; first choices that stay from token to token are within {} of the published share in every layer \
+         for which there is one.",
+        args.out.display(),
+        format::count(trace.shape.tokens),
+        format::percent(worst)
+    );
+    Ok(Page::new(table).answered(answer))
 }

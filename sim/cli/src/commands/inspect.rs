@@ -1,6 +1,7 @@
 //! `cptr inspect`: what a trace says about itself.
 
 mod columns;
+mod figures;
 
 use std::path::PathBuf;
 
@@ -86,7 +87,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     section.tables.push(Table::of("What one layer says about a later one", &PAIRS[..], &report["pairs"]));
     section.remarks = sentences(&counts.notes, &counts.warnings);
     let rows = Table::of("", &LOADS[..], &report["tables"]);
-    let page = Page::new(rows).section(section);
+    let answer = figures::of_counts(&rows.rows);
+    let page = Page::new(rows).section(section).answered(answer);
     Ok(["source", "models", "pairs", "warnings"].into_iter().fold(page, |page, key| page.beside(key, &report[key])))
 }
 
@@ -94,14 +96,18 @@ fn changes(trace: &Trace, thresholds: &[u8]) -> Page {
     let working = Progress::unknown("detecting");
     let rows = detect::run(trace, thresholds);
     drop(working);
-    Page::new(Table::new(&CHANGES, &rows)).notes(trace.notes.clone())
+    let table = Table::new(&CHANGES, &rows);
+    let answer = figures::of_changes(&table.rows);
+    Page::new(table).answered(answer).notes(trace.notes.clone())
 }
 
 fn forecast(trace: &Trace, prefill: usize, resident: Option<usize>) -> Result<Page> {
     let resident = resident.unwrap_or_else(|| (trace.shape.experts / 4).max(1));
     let found = predict::run(trace, prefill, resident)?;
     let notes = trace.notes.iter().chain(&found.notes).cloned();
-    Ok(Page::new(Table::new(&FORECAST, &found.rows)).notes(notes))
+    let table = Table::new(&FORECAST, &found.rows);
+    let answer = figures::of_forecast(&table.rows, resident);
+    Ok(Page::new(table).answered(answer).notes(notes))
 }
 
 /// Tokens that run together.
@@ -110,7 +116,9 @@ fn together(trace: &Trace, args: &Args) -> Result<Page> {
     let tokens = args.batches.clone().unwrap_or_default();
     let found = batches::run(trace, &batches::Options { tokens, eps: args.eps, keep: 1, resident })?;
     let notes = trace.notes.iter().chain(&found.notes).cloned();
-    let page = Page::new(Table::new(&BATCHES, &found.rows)).notes(notes);
+    let table = Table::new(&BATCHES, &found.rows);
+    let answer = figures::of_batches(&table.rows);
+    let page = Page::new(table).answered(answer).notes(notes);
     Ok(page.beside("eps", &args.eps).beside("resident", &resident))
 }
 
@@ -154,20 +162,25 @@ fn again(trace: &Trace) -> Result<Page> {
     );
     let figures = report::recall::figures(&rows.rows);
     let section = Section { facts, tables, remarks: vec![remark], figures, ..Section::default() };
-    let page = Page::new(rows).section(section).notes(trace.notes.clone());
+    let answer = figures::of_recall(&rows.rows);
+    let page = Page::new(rows).section(section).answered(answer).notes(trace.notes.clone());
     Ok(page.beside("counted", &study.counted).beside("repeated", &study.repeated).beside("eviction", &study.eviction))
 }
 
 fn whole(trace: &Trace, cache: &[usize], parts: u32) -> Page {
     let working = Progress::unknown("inspecting");
-    let report = inspect(trace, &Options { cache_sizes: cache.to_vec() });
+    let found = inspect(trace, &Options { cache_sizes: cache.to_vec() });
     let context = Context::in_parts(trace, parts as usize);
     drop(working);
-    let row = value(&report);
-    let mut tables = tables(&report, &row);
+    let row = value(&found);
+    let mut tables = tables(&found, &row);
     tables.push(Table::new(&SIGNAL, &context.signal).titled("Signal-to-noise ratio along the trace"));
-    let section = Section { tables, remarks: remarks(&report), ..Section::default() };
-    Page::new(Table::new(&WHOLE, &[row])).section(section).beside("context", &context)
+    let mut figures = vec![figures::hits(&row), report::signal::figure(trace.shape.tokens, &context)];
+    figures.extend(report::heat::figures(trace));
+    figures.push(figures::reuse(&row));
+    let section = Section { tables, remarks: remarks(&found), figures, ..Section::default() };
+    let answer = figures::answer(&row);
+    Page::new(Table::new(&WHOLE, &[row])).section(section).answered(answer).beside("context", &context)
 }
 
 fn tables(report: &Inspection, row: &Value) -> Vec<Table> {

@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 use super::machine::{Machine, systems_help};
 use crate::columns::Format::{Microjoules, Microseconds, Number, Percent, Text};
 use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::report::strips::{Look, Strip, Strips};
+use crate::report::{ENERGIES, number};
 use cptr_sim::layer::{Counts, Picture};
 use cptr_trace::error::{Error, Result};
 
@@ -188,8 +190,23 @@ impl<'a> Report<'a> {
         );
         let rates: Vec<String> = self.rates().iter().map(|(name, rate)| format!("{name} {rate:.2}")).collect();
         let tables = vec![Table::new(&BUSY, &busy), Table::new(&ENERGY, &energy), Table::new(&PARTS, &parts)];
-        let section = Section { facts: facts.into(), tables, remarks: vec![rates.join("; ")], ..Section::default() };
-        Page::new(Table::new(&COLUMNS, &[self.row()])).section(section)
+        let figures = vec![busy_figure(&busy), energy_figure(&self.time.energy)];
+        let remarks = vec![rates.join("; ")];
+        let section = Section { facts: facts.into(), tables, remarks, figures, ..Section::default() };
+        Page::new(Table::new(&COLUMNS, &[self.row()])).section(section).answered(self.answer())
+    }
+
+    /// What a layer takes, and what is busy for most of it.
+    fn answer(&self) -> Option<String> {
+        let &(name, ps) = self.busy.iter().max_by_key(|(_, ps)| *ps)?;
+        Some(format!(
+            "A layer of {} on {} takes {}; busy for most of it is the {name}, {} ({}).",
+            self.model.name,
+            self.system.name,
+            format::microseconds(self.time.total_ps as f64 / 1e6),
+            format::microseconds(ps as f64 / 1e6),
+            format::percent(ps as f64 / self.time.total_ps.max(1) as f64)
+        ))
     }
 
     fn parts(&self) -> Vec<Value> {
@@ -216,12 +233,44 @@ impl<'a> Report<'a> {
     }
 }
 
+fn busy_figure(busy: &[Value]) -> String {
+    let strip = |row: &Value| Strip {
+        name: row["name"].as_str().unwrap_or_default().into(),
+        values: vec![number(row, "us")],
+        label: format::percent(number(row, "share")),
+        strong: row["name"] == "total",
+    };
+    Strips {
+        title: "Busy times of a layer",
+        caption: "The parts work side by side where they can, so that they need not add up to the total.",
+        series: &[""],
+        look: Look::Stacked,
+        tick: format::microseconds,
+        rows: busy.iter().filter(|row| number(row, "us") > 0.0).map(strip).collect(),
+    }
+    .figure()
+}
+
+fn energy_figure(energy: &Energy) -> String {
+    let strip = Strip {
+        name: "one layer".into(),
+        values: energies(energy).iter().map(|(_, pj)| *pj as f64 / 1e6).collect(),
+        label: format::microjoules(energy.total_pj() as f64 / 1e6),
+        strong: false,
+    };
+    Strips {
+        title: "Energy of a layer by component",
+        caption: "Dynamic energy of all units.",
+        series: &ENERGIES,
+        look: Look::Stacked,
+        tick: format::microjoules,
+        rows: vec![strip],
+    }
+    .figure()
+}
+
 fn energies(energy: &Energy) -> [(&'static str, u64); 5] {
-    [
-        ("GPU memory", energy.gpu_memory_pj),
-        ("GPU chip", energy.gpu_compute_pj),
-        ("link", energy.link_pj),
-        ("memory behind the link", energy.far_memory_pj),
-        ("near-data arrays", energy.ndp_compute_pj),
-    ]
+    let parts =
+        [energy.gpu_memory_pj, energy.gpu_compute_pj, energy.link_pj, energy.far_memory_pj, energy.ndp_compute_pj];
+    std::array::from_fn(|part| (ENERGIES[part], parts[part]))
 }

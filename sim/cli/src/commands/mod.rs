@@ -2,6 +2,7 @@
 //! with one sentence and exit code 2.
 
 mod advise;
+pub(crate) mod asked;
 mod attack;
 mod budget;
 #[cfg(feature = "model")]
@@ -19,6 +20,7 @@ mod machine;
 mod plan;
 #[cfg(feature = "model")]
 mod quantize;
+mod report;
 mod reproduce;
 mod run;
 mod serve;
@@ -26,11 +28,12 @@ mod source;
 #[cfg(not(feature = "model"))]
 mod without_models;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::{Map, Value};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::Value;
 #[cfg(not(feature = "model"))]
 use without_models as capture;
 #[cfg(not(feature = "model"))]
@@ -38,6 +41,7 @@ use without_models as quantize;
 
 use crate::columns::{Output, Page};
 use crate::terminal::complain;
+use asked::Asked;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
 use source::Reading;
@@ -89,6 +93,8 @@ enum Command {
     Budget(budget::Args),
     /// Published figures on this model of the hardware, each marked in or out of its range
     Reproduce(reproduce::Args),
+    /// Two runs side by side, from what their --json printed
+    Report(report::Args),
 }
 
 /// Runs the command line of this process.
@@ -101,8 +107,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return without_command(&error),
     };
-    let (name, inputs) = inputs(&matches);
-    match page(command).and_then(|page| page.show(&name, inputs, &output)) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let writes_a_page = matches!(command, Command::Report(_));
+    let asked = Asked::of(&matches, &line, output.names_files() || writes_a_page);
+    match page(command).and_then(|page| page.show(&asked, &output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -126,6 +134,7 @@ fn page(command: Command) -> Result<Page> {
         Command::Plan(args) => plan::main(&args),
         Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
+        Command::Report(args) => report::main(&args),
     }
 }
 
@@ -159,19 +168,19 @@ pub struct Answer {
 pub fn answer(arguments: &[String], given: Option<Recording>) -> Result<Answer> {
     let line = std::iter::once("cptr").chain(arguments.iter().map(String::as_str));
     let wrong = |error: clap::Error| Error::usage(sentence(&error.to_string()));
-    let matches = Cli::command().try_get_matches_from(line).map_err(wrong)?;
+    let matches = Cli::command().try_get_matches_from(line.clone()).map_err(wrong)?;
     let Cli { mut command, output } = Cli::from_arg_matches(&matches).map_err(wrong)?;
     if output.is_asked_for() {
         return Err(Error::usage("expected no --json, --csv or --report: the answer is returned"));
     }
-    let (name, inputs) = inputs(&matches);
+    let line: Vec<OsString> = line.map(OsString::from).collect();
+    let asked = Asked::of(&matches, &line, true);
     if given.is_some() {
         let reading = reading(&mut command);
-        let reading = reading.ok_or_else(|| Error::usage(format!("cptr {name} takes no recording")))?;
+        let reading = reading.ok_or_else(|| Error::usage(format!("cptr {} takes no recording", asked.command)))?;
         reading.give(given);
     }
-    let page = page(command)?;
-    Ok(page.answer(&name, inputs))
+    Ok(page(command)?.answer(&asked))
 }
 
 /// How a command reads its recording, of those that do.
@@ -208,27 +217,6 @@ pub fn read(arguments: &[String]) -> Result<Recording> {
     let line = std::iter::once("read").chain(arguments.iter().map(String::as_str));
     let read = Read::try_parse_from(line).map_err(|error| Error::usage(sentence(&error.to_string())))?;
     read.reading.read(&read.source)
-}
-
-/// The command's name and all of its arguments, given or by default: what a reader of its results needs to run it
-/// again.
-fn inputs(matches: &ArgMatches) -> (String, Map<String, Value>) {
-    let Some((name, matches)) = matches.subcommand() else { return Default::default() };
-    let cli = Cli::command();
-    let arguments = cli.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-    let one = |text: &str| match text {
-        "true" => true.into(),
-        "false" => false.into(),
-        text => serde_json::from_str::<serde_json::Number>(text).map_or_else(|_| text.into(), Value::Number),
-    };
-    let input = |argument: &clap::Arg| {
-        let values = matches.try_get_raw(argument.get_id().as_str()).ok()??;
-        let mut values: Vec<Value> = values.map(|value| one(&value.to_string_lossy())).collect();
-        let single = matches!(argument.get_action(), ArgAction::Set | ArgAction::SetTrue);
-        let value = if single && values.len() == 1 { values.remove(0) } else { values.into() };
-        Some((argument.get_id().to_string(), value))
-    };
-    (name.into(), arguments.filter_map(input).collect())
 }
 
 fn fail(reason: &Error) -> ExitCode {
@@ -279,18 +267,6 @@ mod tests {
         assert_eq!(refusal(&["cptr", "inspect"]), "the following required arguments were not provided: <TRACE>");
         let tip = refusal(&["cptr", "inspect", "a", "--jsn"]);
         assert!(tip.starts_with("unexpected argument '--jsn' found; tip: ") && !tip.contains("Usage"), "{tip}");
-    }
-
-    #[test]
-    fn inputs_are_all_arguments() {
-        let line = ["cptr", "budget", "--bits", "2,3.5", "--json"];
-        let (name, inputs) = inputs(&Cli::command().try_get_matches_from(line).unwrap());
-        assert_eq!(name, "budget");
-        let expected = serde_json::json!({"controller": "ibex-fast", "clock_mhz": 1000.0, "bits": [2, 3.5]});
-        // The default is written as a whole number.
-        assert_eq!(inputs["clock_mhz"].as_f64(), expected["clock_mhz"].as_f64());
-        assert_eq!((&inputs["controller"], &inputs["bits"]), (&expected["controller"], &expected["bits"]));
-        assert!(!inputs.contains_key("json"), "{inputs:?}");
     }
 
     fn words(line: &str) -> Vec<String> {

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::machine::{config, system_name, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Text};
-use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::columns::{self, Column, Page, Section, Table, column, format};
 use crate::report;
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::plan::map::{self, Cell};
 use cptr_sim::plan::{Change, Misses, Place, Question, Way, published};
 use cptr_trace::Trace;
@@ -164,10 +165,11 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         facts: facts(&model, &question),
         tables: vec![Table::new(&WAYS, &rows)],
         remarks: verdict.clone(),
+        figures: vec![bands(&rows)],
         ..Section::default()
     };
     page.sections = vec![section];
-    Ok(page.beside("model", &model.name).beside("verdict", &verdict))
+    Ok(page.answered(verdict.first().cloned()).beside("model", &model.name).beside("verdict", &verdict))
 }
 
 /// Refuses lists that would take for ever.
@@ -244,6 +246,30 @@ fn facts(model: &Model, question: &Question<'_>) -> Vec<String> {
         ),
         format!("one sequence, {} tokens before; misses {of}", question.context),
     ]
+}
+
+/// The band of every way that fits.
+fn bands(rows: &[Row<'_>]) -> String {
+    let fastest = rows.iter().filter(|row| row.way.fits).map(|row| row.way.tokens_per_s).fold(0.0, f64::max);
+    let strip = |row: &Row<'_>| {
+        let way = row.way;
+        let bits = way.near_bits.map_or_else(|| way.bits.to_string(), |near| format!("{}/{near}", way.bits));
+        Strip {
+            name: format!("{}, {} at {bits}", way.system, row.place_name),
+            values: vec![way.low_tokens_per_s, way.high_tokens_per_s, way.tokens_per_s],
+            label: format!("{} tokens/s", format::short(way.tokens_per_s)),
+            strong: way.tokens_per_s == fastest,
+        }
+    };
+    Strips {
+        title: "Tokens per second of what fits",
+        caption: "Ways whose bands overlap cannot be told apart by this model of the hardware. In bold: the fastest.",
+        series: &["low end of the band", "high end", "tokens per second"],
+        look: Look::Marks,
+        tick: format::short,
+        rows: rows.iter().filter(|row| row.way.fits).map(strip).collect(),
+    }
+    .figure()
 }
 
 /// What a reader should do with the table, in sentences.
@@ -347,7 +373,20 @@ fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Pa
         figures: report::map::figures(&cells),
         ..Section::default()
     };
-    let mut page = Page::new(Table::new(&CELLS, &rows));
+    let best = |a: &&Way, b: &&Way| a.tokens_per_s.total_cmp(&b.tokens_per_s);
+    let fastest = cells.iter().filter_map(|cell| cell.best.as_ref()).max_by(best);
+    let gains = cells.iter().filter(|cell| cell.best.as_ref().is_some_and(|way| way.place == Place::NearData)).count();
+    let answer = match fastest {
+        Some(way) => format!(
+            "Running cold experts near the data is the fastest that fits in {gains} of {} fields of the map; the fastest \
+             of all is {} at {} tokens/s.",
+            cells.len(),
+            way.place.name(),
+            format::short(way.tokens_per_s)
+        ),
+        None => "Nothing fits anywhere on the map.".into(),
+    };
+    let mut page = Page::new(Table::new(&CELLS, &rows)).answered(answer);
     page.sections = vec![section];
     Ok(page)
 }
@@ -360,5 +399,21 @@ fn rates() -> Result<Page> {
         others.iter().filter(|rate| rate.holds).count(),
         others.len()
     );
-    Ok(Page::new(Table::new(&RATES, &held)).notes([note]))
+    let strip = |rate: &published::Held| Strip {
+        name: rate.name.clone(),
+        values: vec![rate.low_tokens_per_s, rate.high_tokens_per_s, rate.tokens_per_s, rate.published_tokens_per_s],
+        label: if rate.holds { "in".into() } else { "out".into() },
+        strong: false,
+    };
+    let figure = Strips {
+        title: "Published rates against this model's bands",
+        caption: "Tokens per second. A square between circle and triangle is a rate that the band holds.",
+        series: &["low end of the band", "high end", "here", "published"],
+        look: Look::Marks,
+        tick: format::short,
+        rows: held.iter().map(strip).collect(),
+    };
+    let table = Table::new(&RATES, &held);
+    let section = Section { figures: vec![figure.figure()], ..Section::of([], table.clone()) };
+    Ok(Page::new(table).section(section).answered(format!("{note}.")).notes([note]))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::columns::Format::{Change, Count, Number, Plain, Ratio};
-use crate::columns::{Column, Page, Table, column};
+use crate::columns::{Column, Page, Table, column, format};
 use cptr_model::quantise::{self, Method, Outcome, Plan, Replicas, Sample, Uniform, perplexity};
 use cptr_model::{Model, Unaltered};
 use cptr_trace::error::Result;
@@ -122,6 +122,17 @@ fn measure(model: &Model, sample: &Sample, outcome: Outcome, folder: &Path) -> R
         folder.display(),
         records.len(),
     );
-    let page = Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]).notes(outcome.notes);
+    let best = rows.iter().min_by(|a, b| a.perplexity_change.total_cmp(&b.perplexity_change));
+    let least = rows.iter().min_by_key(|row| row.bits);
+    let answer = best.zip(least).map(|(best, least)| {
+        format!(
+            "With all experts at {} bits perplexity changes by {}, at {} bits by {}.",
+            best.bits,
+            format::change(best.perplexity_change),
+            least.bits,
+            format::change(least.perplexity_change)
+        )
+    });
+    let page = Page::new(Table::new(&COLUMNS, &rows)).with_facts([fact]).answered(answer).notes(outcome.notes);
     Ok(page.beside("folder", &folder).beside("experts", &records.len()).beside("perplexity", &unaltered))
 }

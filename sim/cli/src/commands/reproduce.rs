@@ -3,11 +3,14 @@
 mod fit;
 
 use crate::columns::Format::{Count, Flag, Number, Percent, Plain, Text};
-use crate::columns::{Column, Page, Section, Table, column, value};
+use crate::columns::{Column, Page, Section, Table, column, format, value};
+use crate::report::number;
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::reproduce::fit::Paper;
 use cptr_sim::reproduce::{self, Figure, filter};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
+use serde_json::{Value, json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -88,7 +91,51 @@ fn cptr() -> Result<Page> {
     let tables = vec![choices.clone(), Table::new(&DETECTIONS, &found.detections).titled("Changes of context")];
     let remark = "Contexts are drawn at random and stand still for 256 tokens; made as `cptr gen --piecewise --tokens 4096 --segment 256 --snr DB`.";
     let section = Section { tables, remarks: vec![remark.into()], ..Section::default() };
-    Ok(Page::new(choices).section(section).beside("detections", &found.detections))
+    let named = |row: &&Value| row["strategy"].as_str().is_some_and(|name| name.starts_with("bounded"));
+    let best = choices.rows.iter().filter(named).max_by(|a, b| number(a, "hit_rate").total_cmp(&number(b, "hit_rate")));
+    let answer = best.map(|row| {
+        format!(
+            "Selection under a bound hits at most {} of its choices, at {} dB of context over noise, for {} of the \
+             routing mass.",
+            format::percent(number(row, "hit_rate")),
+            row["snr_db"],
+            format::percent(number(row, "mass_loss"))
+        )
+    });
+    Ok(Page::new(choices).section(section).answered(answer).beside("detections", &found.detections))
+}
+
+/// Published figures beside those of this model.
+fn figure(rows: &[Value]) -> String {
+    let strip = |row: &Value| Strip {
+        name: format!(
+            "{}, {} bits: {}",
+            row["model"].as_str().unwrap_or_default(),
+            row["bits"],
+            row["figure"].as_str().unwrap_or_default()
+        ),
+        values: vec![
+            number(&row["published"], "0"),
+            number(&row["published"], "1"),
+            number(row, "moves"),
+            number(row, "stays"),
+        ],
+        label: if row["moves_holds"] == true || row["stays_holds"] == true { "in".into() } else { "out".into() },
+        strong: false,
+    };
+    let mut rows = rows.to_vec();
+    for row in &mut rows {
+        row["published"] = json!({"0": row["published"][0], "1": row["published"][1]});
+    }
+    Strips {
+        title: "Published figures, and what comes out here",
+        caption: "In: within the published range, or within 15 % of a single figure, with one of the two baselines.",
+        series: &["published, from", "to", "baseline copies", "baseline stays"],
+        look: Look::Marks,
+        tick: format::short,
+        rows: rows.iter().map(strip).collect(),
+    }
+    .figure()
 }
 
 fn context_aware() -> Result<Page> {
@@ -108,6 +155,11 @@ fn context_aware() -> Result<Page> {
     let figures = Table::new(&FIGURES, &rows);
     let remark = "in: within the published range, or within 15 % of a single figure. 128 tokens of prompt, 2,048 decoded, traces imitated.";
     let tables = vec![figures.clone(), Table::new(&SHARES, &found.shares)];
-    let section = Section { tables, remarks: vec![remark.into()], ..Section::default() };
-    Ok(Page::new(figures).section(section).beside("shares", &found.shares))
+    let holds = figures.rows.iter().filter(|row| row["moves_holds"] == true || row["stays_holds"] == true).count();
+    let answer = format!(
+        "{holds} of {} published figures come out with one of the two baselines that the paper may mean.",
+        figures.rows.len()
+    );
+    let section = Section { tables, remarks: vec![remark.into()], figures: vec![figure(&rows)], ..Section::default() };
+    Ok(Page::new(figures).section(section).answered(answer).beside("shares", &found.shares))
 }

@@ -10,6 +10,7 @@ use super::plan::{at_least, at_most, model, own_trace};
 use super::source::Reading;
 use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way};
 use cptr_sim::serving::{self, Arrivals, Limits, Load, Served, StepTimes};
 use cptr_trace::error::{Error, Result};
@@ -187,22 +188,79 @@ pub(super) fn main(args: &Args) -> Result<Page> {
             kv_gb
         ),
     ];
-    let overrun = rows.iter().filter_map(|row| {
-        let asked = row.rate_per_s? * args.output as f64;
-        // The last answers are written when nothing more arrives.
-        (row.served.tokens_per_s < 0.9 * asked && row.served.busy_share > 0.99).then(|| {
-            format!(
-                "{} requests a second are more than it serves, {:.3}: waits grow with --requests",
-                row.rate_per_s.unwrap_or_default(),
-                row.served.tokens_per_s / args.output as f64
-            )
-        })
+    let overrun = rows.iter().filter(|row| !keeps_up(row, args.output)).map(|row| {
+        format!(
+            "{} requests a second are more than it serves, {:.3}: waits grow with --requests",
+            row.rate_per_s.unwrap_or_default(),
+            row.served.tokens_per_s / args.output as f64
+        )
     });
     let overrun: Vec<String> = overrun.collect();
     let mut page =
         Page::new(Table::new(&COLUMNS, &rows)).notes(overrun).notes([format!("{RESERVED_GB} GB is left to buffers")]);
-    page.sections = vec![Section::of(facts, Table::new(&COLUMNS, &rows))];
-    Ok(page)
+    let table = Table::new(&COLUMNS, &rows);
+    let (answer, figures) = (answer(&rows, args.output), vec![figure(&rows)]);
+    page.sections = vec![Section { figures, ..Section::of(facts, table) }];
+    Ok(page.answered(answer))
+}
+
+/// Whether all that arrives is served, of answers of so many tokens.
+fn keeps_up(row: &Row, output: u64) -> bool {
+    let asked = row.rate_per_s.map_or(0.0, |rate| rate * output as f64);
+    // The last answers are written when nothing more arrives.
+    row.served.tokens_per_s >= 0.9 * asked || row.served.busy_share <= 0.99
+}
+
+/// What users wait for at the highest rate that is served.
+fn answer(rows: &[Row], output: u64) -> Option<String> {
+    let rate = |row: &&Row| row.rate_per_s.unwrap_or_default();
+    let kept = rows.iter().filter(|row| keeps_up(row, output)).max_by(|a, b| rate(a).total_cmp(&rate(b)));
+    let row = kept.or(rows.first())?;
+    let at = match (row.rate_per_s, kept) {
+        (Some(rate), Some(_)) => {
+            format!("At {rate} requests a second, the most of those asked for that it keeps up with,")
+        }
+        (Some(rate), None) => format!("Even {rate} requests a second are more than it serves: then"),
+        (None, _) => "With these requests".into(),
+    };
+    let us = columns::format::microseconds;
+    Some(format!(
+        "{at} half of the users wait at most {} for the first token and one in a hundred more than {}; {:.1} tokens a \
+         second are generated.",
+        us(row.served.first_token_us.p50),
+        us(row.served.first_token_us.p99),
+        row.served.tokens_per_s
+    ))
+}
+
+/// Waits, rate by rate.
+fn figure(rows: &[Row]) -> String {
+    let strips = |of: fn(&Served) -> [f64; 3]| -> Vec<Strip> {
+        let strip = |row: &Row| Strip {
+            name: row.rate_per_s.map_or_else(|| "all".into(), |rate| format!("{rate} a second")),
+            values: of(&row.served).into(),
+            label: format!("{} tokens/s", columns::format::short(row.served.tokens_per_s)),
+            strong: false,
+        };
+        rows.iter().map(strip).collect()
+    };
+    let plot = |title, caption, rows| Strips {
+        title,
+        caption,
+        series: &["P50", "P95", "P99"],
+        look: Look::Marks,
+        tick: columns::format::microseconds,
+        rows,
+    };
+    let first = strips(|served| [served.first_token_us.p50, served.first_token_us.p95, served.first_token_us.p99]);
+    let next = strips(|served| [served.per_token_us.p50, served.per_token_us.p95, served.per_token_us.p99]);
+    let first = plot(
+        "Wait for the first token, by requests a second",
+        "Where the marks leave each other, requests begin to wait for others.",
+        first,
+    );
+    let next = plot("Time from a token to the next, by requests a second", "What a reader of an answer sees.", next);
+    first.figure() + &next.figure()
 }
 
 impl Args {

@@ -134,11 +134,13 @@ fn add(all: &mut Tally, other: Tally) {
         all.worst_mass_loss = all.worst_mass_loss.max(other.worst_mass_loss);
     }
     all.steps.extend(other.steps);
-    all.miss_bins.resize(other.miss_bins.len().max(all.miss_bins.len()), 0);
-    all.miss_bins.iter_mut().zip(&other.miss_bins).for_each(|(all, other)| *all += other);
+    for (all, other) in [(&mut all.miss_bins, &other.miss_bins), (&mut all.stall_bins, &other.stall_bins)] {
+        all.resize(other.len().max(all.len()), 0);
+        all.iter_mut().zip(other).for_each(|(all, other)| *all += other);
+    }
     all.busy_ps.iter_mut().zip(other.busy_ps).for_each(|(all, other)| *all += other);
+    all.energy_pj.iter_mut().zip(other.energy_pj).for_each(|(all, other)| *all += other);
     for (all, other) in [
-        (&mut all.energy_pj, other.energy_pj),
         (&mut all.near_mass, other.near_mass),
         (&mut all.near_bits, other.near_bits),
         (&mut all.loss, other.loss),

@@ -1,4 +1,4 @@
-//! Misses against what they cost in quality: an evaluation as one plot in a file of its own.
+//! Misses against what they cost in quality: an evaluation as one plot, of the report and in a file of its own.
 //!
 //! The price is the divergence of the predictions, not the change of perplexity: it never comes out on the wrong side
 //! of 0, so settings of one policy lie on one line.
@@ -6,9 +6,10 @@
 use plotters::prelude::*;
 use serde_json::Value;
 
-use super::plot::{self, WIDTH};
-use super::price::{MISSES, Mark, Scatter, by_importance};
+use super::plot::{self, Key, Swatch, WIDTH, palette};
+use super::price::{self, MISSES, Mark, Scatter, by_importance};
 use super::roles::{Role, name, number};
+use crate::columns::format;
 
 const HEIGHT: u32 = 1100;
 
@@ -17,6 +18,34 @@ const HEIGHT: u32 = 1100;
 /// # Errors
 /// If the library that draws fails, as a sentence.
 pub(crate) fn svg(rows: &[Value]) -> Result<String, String> {
+    let scatter = scatter(rows);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        let drawn = area.fill(&WHITE).map_err(Into::into).and_then(|()| scatter.draw(&area, &mut Vec::new()));
+        drawn.and_then(|()| area.present().map_err(Into::into)).map_err(|error| error.to_string())?;
+    }
+    Ok(svg)
+}
+
+/// The same as a figure of the report.
+pub(crate) fn figure(rows: &[Value]) -> String {
+    let scatter = scatter(rows);
+    if scatter.marks.is_empty() {
+        return String::new();
+    }
+    let mut legend = price::legend(&scatter.marks, "reference: the unaltered model", scatter.bound.is_some());
+    if scatter.bound.is_some() {
+        legend.push(Key::new(Swatch::Line, palette::BOUND, "Belady bound of the unaltered model"));
+    }
+    let caption = "Down is gain, right is price: how far the predictions are from those of the unaltered model. A line \
+                   goes through the settings of one strategy; one that lies below another is better at every price.";
+    plot::figure("Misses against what they cost the model", HEIGHT, &legend, caption, |area, tips| {
+        scatter.draw(area, tips)
+    })
+}
+
+fn scatter(rows: &[Value]) -> Scatter<'static> {
     let rows: Vec<&Value> = rows.iter().filter(|row| number(row, "full_precision") == 1.0).collect();
     let curves = curves(&rows);
     let mark = |(index, row): (usize, &&Value)| Mark {
@@ -24,22 +53,23 @@ pub(crate) fn svg(rows: &[Value]) -> Result<String, String> {
         y: number(row, "miss_rate") * 100.0,
         role: Role::of(index, row),
         name: if curves.iter().any(|curve| curve.passes(row)) { String::new() } else { plot::short(name(row), 40) },
+        said: format!(
+            "{}: misses {}, divergence {:.4}, perplexity {}",
+            name(row),
+            format::percent(number(row, "miss_rate")),
+            number(row, "divergence"),
+            format::change(number(row, "perplexity_change"))
+        ),
     };
-    let scatter = Scatter {
+    Scatter {
         marks: by_importance(rows.iter().enumerate().map(mark).collect()),
-        curves: curves.iter().map(|curve| (curve.role, curve.points.clone())).collect(),
         bound: rows.iter().filter(|row| row["bound"] == true).map(|row| number(row, "miss_rate") * 100.0).next(),
+        curves: curves.into_iter().map(|curve| (curve.role, curve.points)).collect(),
         price: "divergence from the unaltered model, nats per token",
         gain: MISSES,
         tick: |value| format!("{value:.3}"),
-    };
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
-        let drawn = area.fill(&WHITE).map_err(Into::into).and_then(|()| scatter.draw(&area));
-        drawn.and_then(|()| area.present().map_err(Into::into)).map_err(|error| error.to_string())?;
+        gain_tick: plot::percent_tick,
     }
-    Ok(svg)
 }
 
 /// The settings of a selection with one residency, cheapest first.

@@ -1,45 +1,46 @@
 //! Miss rate and switch rate by layer.
 
-use plotters::prelude::*;
 use serde_json::Value;
 
 use super::Run;
-use super::plot::{self, Area, Axis, Drawn, Key, Swatch};
+use super::lines::{Curve, Panel, whole};
+use super::plot::{self, Area, Drawn, Key, Tip};
 use super::roles::{Role, few, name, number};
 
 const HEIGHT: u32 = 660;
 
 /// The plot, or nothing for a single layer.
 pub(super) fn figure(run: &Run<'_>) -> String {
-    let curves = few(run.rows);
-    if !curves.iter().any(|&index| layers(run, index).len() > 1) {
+    let rows = few(run.rows);
+    if !rows.iter().any(|&index| layers(run, index).len() > 1) {
         return String::new();
     }
-    let key = |&index: &usize| {
-        let color = Role::of(index, &run.rows[index]).color();
-        Key { swatch: Swatch::Line, color, text: name(&run.rows[index]).into() }
-    };
-    let legend: Vec<Key> = curves.iter().map(key).collect();
+    let misses = panel(run, &rows, "miss_rate");
+    let switches = panel(run, &rows, "switch_rate");
+    let legend: Vec<Key> = misses.curves.iter().map(Curve::key).collect();
     let caption = "Layers differ: where more experts change from token to token (right), a cache tends to miss more (left). A gap \
         between two rows in all layers speaks for the policy; one in a few layers says which layers deserve a larger cache.";
-    plot::figure("Misses and switches by layer", HEIGHT, &legend, caption, |area| draw(area, run, &curves))
+    plot::figure("Misses and switches by layer", HEIGHT, &legend, caption, |area, tips| {
+        draw(area, tips, &misses, &switches)
+    })
 }
 
 fn layers<'a>(run: &Run<'a>, index: usize) -> &'a [Value] {
     run.rows[index]["by_layer"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn draw(area: &Area<'_>, run: &Run<'_>, curves: &[usize]) -> Drawn {
-    let has_switches = curves.iter().any(|&index| layers(run, index).iter().any(|l| !l["switch_rate"].is_null()));
-    if !has_switches {
-        return panel(area, run, curves, "miss_rate");
+fn draw(area: &Area<'_>, tips: &mut Vec<Tip>, misses: &Panel<'_>, switches: &Panel<'_>) -> Drawn {
+    if switches.curves.iter().all(|curve| curve.points.is_empty()) {
+        misses.draw(area, tips)?;
+        return Ok(());
     }
     let (left, right) = area.split_horizontally(plot::WIDTH / 2);
-    panel(&left, run, curves, "miss_rate")?;
-    panel(&right, run, curves, "switch_rate")
+    misses.draw(&left, tips)?;
+    switches.draw(&right, tips)?;
+    Ok(())
 }
 
-fn panel(area: &Area<'_>, run: &Run<'_>, curves: &[usize], rate: &str) -> Drawn {
+fn panel<'a>(run: &Run<'_>, rows: &[usize], rate: &'static str) -> Panel<'a> {
     let points = |index: usize| -> Vec<(f64, f64)> {
         let point = |layer: &Value| (number(layer, "layer"), number(layer, rate) * 100.0);
         let mut points: Vec<(f64, f64)> =
@@ -47,24 +48,16 @@ fn panel(area: &Area<'_>, run: &Run<'_>, curves: &[usize], rate: &str) -> Drawn 
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let lines: Vec<(Role, Vec<(f64, f64)>)> =
-        curves.iter().map(|&index| (Role::of(index, &run.rows[index]), points(index))).collect();
-    let all = || lines.iter().flat_map(|line| &line.1);
-    let x = plot::padded(all().map(|point| point.0), 0.02, f64::NEG_INFINITY);
-    let y = plot::padded(all().map(|point| point.1).chain([0.0]), 0.08, 0.0);
-    // Layers are whole numbers: no tick between two.
-    let layer_tick = |value: f64| if value.fract() == 0.0 { format!("{value:.0}") } else { String::new() };
-    let mut chart = plot::axes(
-        area,
-        Axis { range: x, name: "layer", tick: layer_tick },
-        Axis { range: y, name: &rate.replace('_', " "), tick: plot::percent_tick },
-    )?;
-    for (role, points) in lines {
-        let width = if role == Role::Bounded { 6 } else { 4 };
-        if points.len() <= 64 {
-            chart.draw_series(points.iter().map(|&point| Circle::new(point, 6, role.color().filled())))?;
-        }
-        chart.draw_series(LineSeries::new(points, role.color().stroke_width(width)))?;
+    let curve = |&index: &usize| {
+        let row = &run.rows[index];
+        Curve::of_role(Role::of(index, row), name(row), points(index))
+    };
+    Panel {
+        x: ("layer", whole),
+        y: (if rate == "miss_rate" { "miss rate" } else { "switch rate" }, plot::percent_tick),
+        ends: None,
+        floor: 0.0,
+        room: 0.08,
+        curves: rows.iter().map(curve).collect(),
     }
-    Ok(())
 }

@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::Run;
 use super::plot::{self, Key, Swatch, palette};
-use super::price::{Mark, Scatter, by_importance};
+use super::price::{self, Mark, Scatter, by_importance};
 use super::roles::{Role, name, number};
+use crate::columns::format::percent;
 
 const HEIGHT: u32 = 1000;
 
@@ -44,31 +45,36 @@ pub(super) fn figure(run: &Run<'_>) -> String {
         y: point(row).1,
         role: Role::of(index, row),
         name: if last(row) { plot::short(name(row), 40) } else { String::new() },
+        said: format!(
+            "{}: stalls {}, loads {}",
+            name(row),
+            percent(number(row, "stall_rate")),
+            percent(number(row, "load_rate"))
+        ),
     };
     let marks = run.rows.iter().enumerate().map(mark).filter(|mark| mark.x.is_finite() && mark.y.is_finite());
     let bound = run.rows.iter().filter(|row| row["bound"] == true).map(|row| number(row, "stall_rate") * 100.0);
     let bound = bound.min_by(f64::total_cmp);
-    let mut legend = vec![
-        Key { swatch: Swatch::Mark, color: palette::REFERENCE, text: "reference: the first strategy".into() },
-        Key { swatch: Swatch::Mark, color: palette::OTHER, text: "other strategies".into() },
-    ];
+    let marks: Vec<Mark> = marks.collect();
+    let mut legend = price::legend(&marks, "reference: the first strategy", false);
     let mut caption = "Down is less to wait for, left is less on the link. A line goes through the settings of one \
         strategy. Who fetches nothing waits for all that is loaded."
         .to_owned();
     if bound.is_some() {
-        let text = "Belady bound of loading on demand".into();
-        legend.push(Key { swatch: Swatch::Line, color: palette::BOUND, text });
+        let text = "Belady bound of loading on demand";
+        legend.push(Key::new(Swatch::Line, palette::BOUND, text));
         caption.push_str(" Below the dashed line is only who fetches what the model will want.");
     }
     let scatter = Scatter {
-        marks: by_importance(marks.collect()),
+        marks: by_importance(marks),
         curves: curves.into_iter().map(|curve| (curve.role, curve.points)).collect(),
         bound,
         price: "load rate: experts copied per choice",
         gain: "stall rate: copies waited for per choice",
         tick: plot::percent_tick,
+        gain_tick: plot::percent_tick,
     };
-    plot::figure("Stalls over loads", HEIGHT, &legend, &caption, |area| scatter.draw(area))
+    plot::figure("Stalls over loads", HEIGHT, &legend, &caption, |area, tips| scatter.draw(area, tips))
 }
 
 /// Loads and stalls per choice, in percent.

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Drawn, Key, Swatch, Tip, palette};
 use cptr_sim::plan::map::Cell;
 use cptr_sim::plan::{Place, Way};
 
@@ -21,12 +21,22 @@ fn color(way: Option<&Way>) -> RGBColor {
     }
 }
 
+/// What tells ways apart without colour.
+fn letter(way: Option<&Way>) -> &'static str {
+    match way.map(|way| way.place) {
+        None => "",
+        Some(Place::Gpu) => "G",
+        Some(Place::Copied | Place::Layers) => "C",
+        Some(Place::NearData) => "N",
+    }
+}
+
 fn legend() -> Vec<Key> {
-    let key = |color, text: &str| Key { swatch: Swatch::Bar, color, text: text.into() };
+    let key = |color, text: &str| Key::new(Swatch::Bar, color, text);
     vec![
-        key(palette::GPU, "all experts in GPU memory"),
-        key(palette::LINK, "experts copied when they are wanted"),
-        key(palette::NEAR_DATA, "cold experts run in the device"),
+        key(palette::GPU, "G: all experts in GPU memory"),
+        key(palette::LINK, "C: experts copied when they are wanted"),
+        key(palette::NEAR_DATA, "N: cold experts run in the device"),
         key(palette::TRACK, "nothing fits"),
     ]
 }
@@ -37,7 +47,7 @@ pub(crate) fn figures(cells: &[Cell]) -> Vec<String> {
                    experts at 4 bits in GPU memory, where they fit.";
     let map = |cells: &[Cell]| {
         let title = format!("The fastest way with experts of {} bits", cells[0].bits);
-        plot::figure(&title, HEIGHT, &legend(), caption, |area| draw(cells, area))
+        plot::figure(&title, HEIGHT, &legend(), caption, |area, tips| draw(cells, area, tips))
     };
     cells.chunk_by(|a, b| a.bits == b.bits).map(map).collect()
 }
@@ -54,14 +64,14 @@ pub(crate) fn svg(cells: &[Cell]) -> Result<String, String> {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         let drawn = area.fill(&WHITE).map_err(Into::into).and_then(|()| {
             let parts = area.split_evenly((maps.len().max(1), 1));
-            parts.iter().zip(&maps).try_for_each(|(part, cells)| draw(cells, part))
+            parts.iter().zip(&maps).try_for_each(|(part, cells)| draw(cells, part, &mut Vec::new()))
         });
         drawn.and_then(|()| area.present().map_err(Into::into)).map_err(|error| error.to_string())?;
     }
     Ok(svg)
 }
 
-fn draw(cells: &[Cell], area: &Area<'_>) -> Drawn {
+fn draw(cells: &[Cell], area: &Area<'_>, tips: &mut Vec<Tip>) -> Drawn {
     let (width, height) = area.dim_in_pixel();
     let text = |text: &str, at: (i32, i32), style: TextStyle<'static>| area.draw_text(text, &style, at);
     let sorted = |of: fn(&Cell) -> f64| {
@@ -84,6 +94,11 @@ fn draw(cells: &[Cell], area: &Area<'_>) -> Drawn {
         let (x, y) = (left + wide / 2, top + high / 2);
         let center = |vertical| plot::text_style(palette::INK, HPos::Center, vertical);
         let rate = best.map_or_else(|| "–".into(), |way| rate(way.tokens_per_s));
+        let how = best.map_or("nothing fits", |way| way.place.name());
+        let said = format!("{} GB, {:.0} GB/s: {how}, {rate} tokens/s", cell.gpu_gb, cell.device_gb_s);
+        tips.push(Tip { from: (left, top), to: (left + wide, top + high), text: said });
+        let corner = plot::text_style(palette::SOFT, HPos::Left, VPos::Top);
+        text(letter(best), (left + 12, top + 8), corner)?;
         text(&rate, (x, y - 2), center(VPos::Bottom))?;
         if let Some(all) = cell.all_at_4_bits_tokens_per_s {
             text(&format!("all: {}", self::rate(all)), (x, y + 4), center(VPos::Top))?;

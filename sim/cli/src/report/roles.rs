@@ -3,7 +3,7 @@
 use plotters::style::RGBColor;
 use serde_json::Value;
 
-use super::plot::palette;
+use super::plot::{Shape, palette};
 
 /// What a row is to the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,16 @@ impl Role {
         }
     }
 
+    /// Its mark: what tells roles apart without colour.
+    pub(super) const fn shape(self) -> Shape {
+        match self {
+            Self::Reference => Shape::Square,
+            Self::Bounded => Shape::Diamond,
+            Self::Future => Shape::Ring,
+            Self::Other => Shape::Circle,
+        }
+    }
+
     pub(super) const fn color(self) -> RGBColor {
         match self {
             Self::Reference => palette::REFERENCE,
@@ -48,12 +58,12 @@ impl Role {
 }
 
 /// A number of a row; not a number where it has none.
-pub(super) fn number(row: &Value, key: &str) -> f64 {
+pub(crate) fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or(f64::NAN)
 }
 
 /// Name of a row.
-pub(super) fn name(row: &Value) -> &str {
+pub(crate) fn name(row: &Value) -> &str {
     row["strategy"].as_str().unwrap_or_default()
 }
 

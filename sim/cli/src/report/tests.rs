@@ -16,7 +16,8 @@ fn row(strategy: &str, miss_rate: f64, mass_loss: f64) -> Value {
     json!({
         "strategy": strategy, "select": strategy.split('+').next(), "bound": strategy == "belady",
         "sees_future": strategy == "belady", "miss_rate": miss_rate, "mass_loss": mass_loss,
-        "agreement": if mass_loss == 0.0 { 1.0 } else { 0.9 }, "token_time_us": 900.0, "gpu_us": 300.0, "link_us": 850.0,
+        "agreement": if mass_loss == 0.0 { 1.0 } else { 0.9 }, "token_time_us": 900.0, "token_time_p50_us": 890.0,
+        "token_time_p95_us": 990.0, "token_time_p99_us": 1200.0, "gpu_us": 300.0, "link_us": 850.0,
         "ndp_us": 0.0, "ratio_to_raw": 0.9, "by_layer": [layer(0), layer(1), layer(2), layer(3)],
         "miss_rate_timeline": vec![miss_rate; 10],
     })
@@ -65,9 +66,13 @@ fn section_of(found: &Found, title: &str, fact: &str) -> Section {
     }
 }
 
+fn html(page: &Page) -> String {
+    super::html(&Asked { command: "run".into(), line: "cptr run a".into(), ..Asked::default() }, page)
+}
+
 /// The page of one section, checked: well-formed, and nothing in it asks for anything outside it.
 fn page(found: &Found) -> String {
-    let page = html("run", &Page::default().section(section_of(found, "Run", "")));
+    let page = html(&Page::default().section(section_of(found, "Run", "")));
     check(&page);
     page
 }
@@ -76,14 +81,11 @@ fn check(page: &str) {
     let document = parse(page);
     for element in document.descendants().filter(Node::is_element) {
         let name = element.tag_name().name();
-        assert!(
-            !["script", "link", "img", "image", "iframe", "object", "embed", "use", "base"].contains(&name),
-            "{name}"
-        );
+        assert!(!["link", "img", "image", "iframe", "object", "embed", "use", "base"].contains(&name), "{name}");
         for attribute in element.attributes() {
             let (key, value) = (attribute.name(), attribute.value());
             assert!(!key.starts_with("on") && key != "src" && key != "style", "{key}");
-            assert!(key != "href" || value.starts_with("#section-"), "{key}={value}");
+            assert!(key != "href" || value.starts_with("#section-") || value == "#results", "{key}={value}");
             assert!(!value.contains("url("), "{key}={value}");
         }
     }
@@ -91,7 +93,76 @@ fn check(page: &str) {
         let text = style.text().unwrap();
         assert!(!text.contains("url(") && !text.contains("@import") && !text.contains("://"));
     }
-    assert!(!page.contains("NaN") && !page.contains("inf%"));
+    // One script, ours, and a policy that allows it alone.
+    let scripts: Vec<Node<'_, '_>> = document.descendants().filter(|node| node.has_tag_name("script")).collect();
+    assert_eq!(scripts.iter().map(|script| script.text().unwrap()).collect::<Vec<_>>(), [SCRIPT]);
+    assert_eq!(scripts[0].attributes().count(), 0);
+    let hash = BASE64.encode(Sha256::digest(SCRIPT));
+    let policy = format!("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'");
+    let metas = document.descendants().filter(|node| node.attribute("http-equiv") == Some("Content-Security-Policy"));
+    assert_eq!(metas.map(|meta| meta.attribute("content").unwrap()).collect::<Vec<_>>(), [policy]);
+    let without_script = page.replace(SCRIPT, "");
+    assert!(!without_script.contains("NaN") && !without_script.contains("inf%"));
+    accessible(&document);
+}
+
+/// What a screen reader and a keyboard need of the document.
+fn accessible(document: &Document<'_>) {
+    let all = |tag: &'static str| document.descendants().filter(move |node| node.tag_name().name() == tag);
+    let within = |node: &Node<'_, '_>, tag: &str| node.ancestors().any(|parent| parent.has_tag_name(tag));
+    assert_eq!((all("h1").count(), all("main").count()), (1, 1));
+    let mut ids: Vec<&str> = document.descendants().filter_map(|node| node.attribute("id")).collect();
+    for link in all("a") {
+        assert!(ids.contains(&link.attribute("href").unwrap().trim_start_matches('#')), "{link:?}");
+    }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "every id once");
+    for head in all("th") {
+        assert!(["row", "col"].contains(&head.attribute("scope").unwrap()));
+    }
+    for plot in all("svg").filter(|svg| within(svg, "figure") && !within(svg, "ul")) {
+        assert_eq!(plot.attribute("role"), Some("img"));
+        for part in ["title", "desc"] {
+            let text = plot.children().find(|node| node.tag_name().name() == part).and_then(|node| node.text());
+            assert!(text.is_some_and(|text| !text.is_empty()), "{part}");
+        }
+    }
+    for figure in all("figure") {
+        assert!(figure.children().any(|node| node.has_tag_name("figcaption") && node.text().is_some()));
+    }
+    for wide in document.descendants().filter(|node| node.attribute("class") == Some("wide")) {
+        assert_eq!((wide.attribute("role"), wide.attribute("tabindex")), (Some("region"), Some("0")));
+        assert!(wide.attribute("aria-label").is_some_and(|label| !label.is_empty()));
+    }
+}
+
+#[test]
+fn the_top_says_what_was_run_and_what_came_out() {
+    let file = InputFile { argument: "source".into(), name: "a<b>".into(), bytes: 1234, sha256: Some("0".repeat(64)) };
+    let asked = Asked { command: "run".into(), line: "cptr run 'a<b>'".into(), files: vec![file], ..Asked::default() };
+    let page = Page::default().section(section_of(&typical(), "Run", "")).answered("It is \"fast\".".to_owned());
+    let page = super::html(&asked, &page);
+    check(&page);
+    for part in [
+        "<p class=\"answer\">It is &quot;fast&quot;.</p>",
+        "<code>cptr run &#39;a&lt;b&gt;&#39;</code>",
+        "cptr.run/1",
+        "<code>a&lt;b&gt;</code>, 1,234 bytes, SHA-256 <code>000000000000…</code>",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let head = page.find("class=\"answer\"").unwrap();
+    assert!(head < page.find("<section").unwrap() && head < page.find("<figure").unwrap());
+}
+
+#[test]
+fn the_script_is_short_and_xml() {
+    assert!(SCRIPT.lines().count() < 200 && !SCRIPT.contains(['<', '&']) && !SCRIPT.contains("]]>"));
+    for word in ["fetch(", "XMLHttpRequest", "import(", "eval(", "innerHTML", "http"] {
+        assert!(!SCRIPT.contains(word), "{word}");
+    }
 }
 
 fn parse(page: &str) -> Document<'_> {
@@ -104,19 +175,21 @@ fn headings(page: &str) -> Vec<String> {
 }
 
 const PRICE: &str = "Price against gain";
+const PRICE_OF_TIME: &str = "Price against time";
 const TIME: &str = "Time of a token";
+const TAIL: &str = "Token times: median and tail";
 const TIMELINE: &str = "Miss rate along the trace";
 const LAYERS: &str = "Misses and switches by layer";
 
 #[test]
 fn shows_everything_that_the_run_has() {
     let page = page(&typical());
-    assert_eq!(headings(&page), [PRICE, TIME, TIMELINE, LAYERS]);
+    assert_eq!(headings(&page), [PRICE, PRICE_OF_TIME, TIME, TAIL, TIMELINE, LAYERS]);
     for text in [
         "bounded:eps=0.02",
         "belady *",
         "* sees the future.",
-        "miss: choices that were not resident.",
+        "<dt>miss</dt><dd>choices that were not resident</dd>",
         "approximate",
         "900 µs",
         "0.90×",
@@ -147,9 +220,9 @@ fn text_from_traces_is_only_text() {
     let mut section = section_of(&found, evil, evil);
     section.introduction = evil.into();
     section.remarks = vec![evil.into()];
-    let page = html("run", &Page::default().section(section).section(section_of(&found, evil, evil)));
+    let page = html(&Page::default().section(section).section(section_of(&found, evil, evil)));
     check(&page);
-    assert!(!page.contains("<script") && !page.contains("<img"));
+    assert!(page.matches("<script").count() == 1 && !page.contains("<img"));
     // It is there all the same, as text.
     let document = parse(&page);
     let title = document.descendants().find(|node| node.has_tag_name("h2")).unwrap();
@@ -170,7 +243,7 @@ fn without_model_sizes_there_are_no_times() {
 #[test]
 fn without_mass_loss_there_is_no_price() {
     let page = page(&found(vec![row("raw", 0.4, 0.0), row("lfu", 0.35, 0.0)]));
-    assert_eq!(headings(&page), [TIME, TIMELINE, LAYERS]);
+    assert_eq!(headings(&page), [TIME, TAIL, TIMELINE, LAYERS]);
     assert!(!page.contains("sees the future"));
 }
 
@@ -197,7 +270,7 @@ fn stalls_over_loads_where_something_is_fetched() {
         plot.descendants().filter(|node| node.tag_name().name() == tag && node.attribute(key) == Some(value)).count()
     };
     // A mark for each row, a line through the two settings, and one name for both.
-    assert_eq!((count("circle", "fill", "#0072B2"), count("circle", "fill", "#6B6B6A")), (3, 1));
+    assert_eq!((count("circle", "fill", "#0072B2"), count("polygon", "fill", "#6B6B6A")), (3, 1));
     let texts: Vec<&str> = plot.descendants().filter_map(|node| node.text()).map(str::trim).collect();
     assert!(texts.contains(&"transition:sure=0.3") && !texts.contains(&"transition:sure=0.7"));
 }
@@ -211,7 +284,7 @@ fn extremes_still_make_a_page() {
     small.rows[0]["miss_rate_timeline"].as_array_mut().unwrap().truncate(1);
     small.context.changes.clear();
     small.context.domain_starts.clear();
-    assert_eq!(headings(&page(&small)), [TIME, TIMELINE]);
+    assert_eq!(headings(&page(&small)), [TIME, TAIL, TIMELINE]);
     // No row at all.
     let empty = page(&found(Vec::new()));
     assert!(headings(&empty).is_empty() && empty.contains("No row was run."));
@@ -250,8 +323,8 @@ fn marks_and_lines_are_in_the_plots() {
         plot(title).descendants().filter(|n| n.tag_name().name() == tag && n.attribute(key) == Some(value)).count()
     };
     // One mark per row that is no oracle of the model's own choice, which is the dashed line.
-    for color in ["#6B6B6A", "#0072B2", "#D55E00"] {
-        assert_eq!(count(PRICE, "circle", "fill", color), 1, "{color}");
+    for (color, mark) in [("#6B6B6A", "polygon"), ("#0072B2", "circle"), ("#D55E00", "polygon")] {
+        assert_eq!(count(PRICE, mark, "fill", color), 1, "{color}");
         assert_eq!(count(TIMELINE, "polyline", "stroke", color), 1, "{color}");
         assert_eq!(count(LAYERS, "polyline", "stroke", color), 2, "{color}");
     }

@@ -1,43 +1,84 @@
-//! Time of a token by row, with the busy time of each part of the machine.
+//! Time and energy of a token by row: busy times of the machine's parts, percentiles, energy by component.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, VPos};
+use plotters::style::text_anchor::HPos;
 use serde_json::Value;
 
 use super::Run;
-use super::plot::{self, Area, Drawn, Key, Swatch, palette};
+use super::plot::{self, Area, Drawn, Key, Swatch, Tip, palette};
 use super::roles::{Role, name, number};
+use super::strips::{Layout, Look, Strip, Strips};
 use crate::columns::format;
 
 /// Height of the bars of one row, and from one row to the next.
 const BARS: i32 = 54;
 const PITCH: i32 = 78;
-const TOP: i32 = 10;
-const BOTTOM: i32 = 60;
 
-/// The plot, or nothing where there are no times.
+/// The plot of busy times, or nothing where there are no times.
 pub(super) fn figure(run: &Run<'_>) -> String {
     let bars: Vec<Bar> = run.rows.iter().enumerate().filter_map(Bar::new).collect();
     if bars.is_empty() {
         return String::new();
     }
-    let key = |color, text: &str| Key { swatch: Swatch::Bar, color, text: text.into() };
     let parts =
         [(palette::GPU, "GPU busy"), (palette::LINK, "link busy"), (palette::NEAR_DATA, "near-data device busy")];
     let works = |part: usize| bars.iter().any(|bar| bar.busy_us[part].1 > 0.0);
-    let mut legend = vec![key(palette::TRACK, "token time (mean)")];
-    legend.extend(
-        parts.into_iter().enumerate().filter(|(part, _)| works(*part)).map(|(_, (color, text))| key(color, text)),
-    );
+    let mut legend = vec![Key::new(Swatch::Bar, palette::TRACK, "token time (mean)")];
+    let busy = parts.into_iter().enumerate().filter(|(part, _)| works(*part));
+    legend.extend(busy.map(|(_, (color, text))| Key::new(Swatch::Bar, color, text)));
     let caption = format!(
         "The wide bar is the time of a token; the thin bars in it say for how long each part of the machine is busy in it. The parts \
          work side by side where they can, so that the thin bars need not add up to the wide one; the part with the longest thin bar \
          is the first to relieve. Times are {}.",
         run.time_method
     );
-    let height = TOP + BOTTOM + PITCH * bars.len() as i32;
-    plot::figure("Time of a token", height as u32, &legend, &caption, |area| draw(area, &bars))
+    let height = Layout::height(bars.len(), PITCH);
+    plot::figure("Time of a token", height, &legend, &caption, |area, tips| draw(area, tips, &bars))
 }
+
+/// Median and tail of the time of a token, or nothing where there are none.
+pub(super) fn percentiles(run: &Run<'_>) -> String {
+    let strip = |(index, row): (usize, &Value)| Strip {
+        name: name(row).into(),
+        values: ["token_time_p50_us", "token_time_p95_us", "token_time_p99_us"].map(|key| number(row, key)).into(),
+        label: format::microseconds(number(row, "token_time_p99_us")),
+        strong: Role::of(index, row) == Role::Bounded,
+    };
+    Strips {
+        title: "Token times: median and tail",
+        caption: "The longer the line, the less even the pace: a reader of the text waits for its right end in one of \
+                  a hundred tokens. Beside it, that time.",
+        series: &["P50", "P95", "P99"],
+        look: Look::Marks,
+        tick: format::microseconds,
+        rows: run.rows.iter().enumerate().map(strip).collect(),
+    }
+    .figure()
+}
+
+/// Energy of a token by component, or nothing where there is none.
+pub(super) fn energy(run: &Run<'_>) -> String {
+    let parts = ["gpu_memory", "gpu_compute", "link", "far_memory", "ndp_compute"];
+    let strip = |(index, row): (usize, &Value)| Strip {
+        name: name(row).into(),
+        values: parts.map(|part| number(&row["energy_by_component_uj"], part)).into(),
+        label: format::microjoules(number(row, "energy_uj")),
+        strong: Role::of(index, row) == Role::Bounded,
+    };
+    Strips {
+        title: "Energy of a token by component",
+        caption: "Dynamic energy, background copies included: what leaves the model's memory pays for the memory \
+                  behind the link and for the link, what runs near the data for memory and arrays.",
+        series: &ENERGIES,
+        look: Look::Stacked,
+        tick: format::microjoules,
+        rows: run.rows.iter().enumerate().map(strip).collect(),
+    }
+    .figure()
+}
+
+/// Where energy goes.
+pub(crate) const ENERGIES: [&str; 5] = ["GPU memory", "GPU chip", "link", "memory behind the link", "near-data arrays"];
 
 /// Times of one row in microseconds.
 struct Bar {
@@ -68,79 +109,43 @@ impl Bar {
             _ => format!("{time} ({})", format::ratio(self.to_raw)),
         }
     }
-}
 
-fn draw(area: &Area<'_>, bars: &[Bar]) -> Drawn {
-    let (width, _) = area.dim_in_pixel();
-    let left = bars.iter().map(|bar| plot::text_width(&bar.name)).max().unwrap_or(0) + 40;
-    let right = width as i32 - 20 - bars.iter().map(|bar| plot::text_width(&bar.label())).max().unwrap_or(0);
-    let longest = bars.iter().flat_map(|bar| bar.busy_us.iter().map(|busy| busy.1).chain([bar.total_us]));
-    let longest = longest.filter(|time| time.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
-    let x = |time_us: f64| left + (time_us / longest * f64::from(right - left)).round() as i32;
-    let bottom = TOP + PITCH * bars.len() as i32;
-    scale(area, longest, bottom, &x)?;
-    for (index, bar) in (0..).zip(bars) {
-        let top = TOP + index * PITCH + (PITCH - BARS) / 2;
-        draw_bar(area, bar, top, left, &x)?;
+    fn said(&self) -> String {
+        let busy = self.busy_us.iter().zip(["GPU", "link", "near-data device"]);
+        let busy = busy.filter(|((_, time), _)| *time > 0.0);
+        let busy = busy.map(|((_, time), name)| format!(", {name} busy {}", format::microseconds(*time)));
+        format!("{}: {}{}", self.name, self.label(), busy.collect::<String>())
     }
-    area.draw(&PathElement::new([(left, TOP), (left, bottom)], palette::SOFT.stroke_width(2)))?;
-    Ok(())
 }
 
-/// Grid lines and ticks at round times.
-fn scale(area: &Area<'_>, longest: f64, bottom: i32, x: &dyn Fn(f64) -> i32) -> Drawn {
-    let step = round_step(longest / 5.0);
-    for time_us in (0..).map(|i| f64::from(i) * step).take_while(|time| *time <= longest * (1.0 + 1e-9)) {
-        let x = x(time_us);
-        area.draw(&PathElement::new([(x, TOP), (x, bottom)], palette::GRID.stroke_width(2)))?;
-        let style = plot::text_style(palette::SOFT, HPos::Center, VPos::Top);
-        area.draw(&Text::new(format::microseconds(time_us), (x, bottom + 12), style))?;
+fn draw(area: &Area<'_>, tips: &mut Vec<Tip>, bars: &[Bar]) -> Drawn {
+    let labels: Vec<String> = bars.iter().map(Bar::label).collect();
+    let values = bars.iter().flat_map(|bar| bar.busy_us.iter().map(|busy| busy.1).chain([bar.total_us]));
+    let rows = bars.iter().zip(&labels).map(|(bar, label)| (&*bar.name, &**label, bar.role == Role::Bounded));
+    let layout = Layout::new(rows, values, PITCH, Look::Stacked);
+    layout.scale(area, &format::microseconds)?;
+    for ((index, bar), label) in (0..).zip(bars).zip(&labels) {
+        let strong = bar.role == Role::Bounded;
+        layout.name(area, index, &bar.name, strong)?;
+        let end = draw_bar(area, &layout, bar, layout.top(index) + (PITCH - BARS) / 2)?;
+        layout.text(area, index, label, (end + 12, HPos::Left), strong)?;
+        tips.push(layout.tip(index, bar.said()));
     }
     Ok(())
 }
 
-/// The next 1, 2 or 5 times a power of ten that is not below `step`.
-fn round_step(step: f64) -> f64 {
-    let power = 10f64.powf(step.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|round| *round >= step).unwrap_or(step)
-}
-
-fn draw_bar(area: &Area<'_>, bar: &Bar, top: i32, left: i32, x: &dyn Fn(f64) -> i32) -> Drawn {
-    let middle = top + BARS / 2;
-    let color = if bar.role == Role::Bounded { palette::CPTR } else { palette::INK };
-    let text = |text: &str, x: i32, side: HPos| {
-        let mut style = plot::text_style(color, side, VPos::Center);
-        if bar.role == Role::Bounded {
-            style.font = style.font.style(FontStyle::Bold);
-        }
-        area.draw(&Text::new(text.to_owned(), (x, middle), style))
-    };
-    text(&bar.name, left - 16, HPos::Right)?;
-    area.draw(&Rectangle::new([(left, top), (x(bar.total_us), top + BARS)], palette::TRACK.filled()))?;
+/// Draws the bars of a row, and says where they end.
+fn draw_bar(area: &Area<'_>, layout: &Layout, bar: &Bar, top: i32) -> Result<i32, Box<dyn std::error::Error>> {
+    let (left, mut end) = (layout.x(0.0), layout.x(bar.total_us));
+    plot::bar(area, (left, top), (end, top + BARS), palette::TRACK)?;
     let thin = BARS / 3 - 6;
-    let mut end = x(bar.total_us);
     for (index, (color, time_us)) in (0..).zip(&bar.busy_us) {
         if time_us.is_nan() || *time_us <= 0.0 {
             continue;
         }
         let top = top + 3 + index * BARS / 3;
-        end = end.max(x(*time_us));
-        area.draw(&Rectangle::new([(left, top), (x(*time_us), top + thin)], color.filled()))?;
+        end = end.max(layout.x(*time_us));
+        plot::bar(area, (left, top), (layout.x(*time_us), top + thin), *color)?;
     }
-    text(&bar.label(), end + 12, HPos::Left)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_are_round() {
-        for (step, round) in
-            [(0.9, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (6.0, 10.0), (0.03, 0.05), (1234.0, 2000.0)]
-        {
-            assert!((round_step(step) / round - 1.0).abs() < 1e-9, "{step}");
-        }
-    }
+    Ok(end)
 }

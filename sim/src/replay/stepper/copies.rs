@@ -175,7 +175,7 @@ impl Replay<'_> {
         };
         self.tally.steps[step - self.setup.prefill].time_ps += counted.total_ps;
         self.tally.add_time(&counted, 0.0);
-        self.tally.energy_pj += time.energy.total_pj() as f64 * part;
+        self.tally.add_energy(&time.energy, part);
     }
 
     /// Lets the prefetch learn from a layer, and has what it asks for at once of the next layer fetched.

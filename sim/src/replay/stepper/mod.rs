@@ -174,6 +174,7 @@ impl<'a> Replay<'a> {
                 ],
                 steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],
                 miss_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
+                stall_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
                 ..Tally::default()
             },
             buffers: Buffers { found: vec![(0, 0); experts], ..Buffers::default() },
@@ -219,7 +220,7 @@ impl<'a> Replay<'a> {
     #[must_use]
     pub fn finish(mut self) -> Tally {
         if let Some(times) = &self.times {
-            self.tally.energy_pj += times.system().migration_energy(self.queue.payload).total_pj() as f64;
+            self.tally.add_energy(&times.system().migration_energy(self.queue.payload), 1.0);
         }
         for (layer, tally) in self.tally.layers.iter_mut().enumerate() {
             tally.migrated += self.queue.migrated(layer);
@@ -507,9 +508,8 @@ impl<'a> Replay<'a> {
         }
         let tally = &mut self.tally.layers[layer];
         tally.misses += misses as u64;
-        let bins = self.tally.miss_bins.len();
-        let decoded = self.tally.steps.len();
-        self.tally.miss_bins[(step - self.setup.prefill) * bins / decoded] += misses as u32;
+        let bin = self.tally.bin(step - self.setup.prefill);
+        self.tally.miss_bins[bin] += misses as u32;
     }
 
     /// Where every choice runs, at how many bits.
@@ -543,6 +543,7 @@ impl<'a> Replay<'a> {
         used.clear();
         let (memory, planes) = (&self.memories[layer], self.precision.planes().is_some());
         let beside = self.division.loads_beside();
+        let bin = self.tally.bin(step - self.setup.prefill);
         let tally = &mut self.tally.layers[layer];
         let sums = &mut self.tally.steps[step - self.setup.prefill];
         for (index, choice) in choices.iter().enumerate() {
@@ -582,6 +583,7 @@ impl<'a> Replay<'a> {
                 Place::Copied { bits } => {
                     copied.push(CopiedRun { run: run(execution.bits), bits: bits.into() });
                     tally.stalls += u64::from(choice.tokens);
+                    self.tally.stall_bins[bin] += choice.tokens;
                     tally.demanded += 1;
                 }
                 Place::NearData => {

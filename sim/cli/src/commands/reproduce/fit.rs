@@ -90,8 +90,18 @@ pub(super) fn main(what: &str) -> Result<Page> {
         remarks: remarks(&fitted),
         ..Section::default()
     };
-    Ok(Page::new(Table::new(&ROWS, &fitted.figures))
+    let rows = Table::new(&ROWS, &fitted.figures);
+    let verdicts = |verdict: &str| rows.rows.iter().filter(|row| row["verdict"] == verdict).count();
+    let answer = format!(
+        "Of {} figures of the paper the fit to all others predicts {}, {} come out otherwise, and {} cannot be told.",
+        rows.rows.len(),
+        verdicts("in"),
+        verdicts("out"),
+        rows.rows.len() - verdicts("in") - verdicts("out")
+    );
+    Ok(Page::new(rows)
         .section(section)
+        .answered(answer)
         .beside("parameters", &fitted.parameters)
         .beside("trade_offs", &fitted.trades)
         .beside("values", &fitted.values)

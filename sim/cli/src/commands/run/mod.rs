@@ -1,6 +1,7 @@
 //! `cptr run`: strategies on a trace, on counts, or on a model that reads.
 
 mod ablation;
+pub(super) mod answer;
 pub(super) mod columns;
 mod help;
 #[cfg(feature = "model")]
@@ -110,7 +111,9 @@ pub(super) fn main(args: &Args) -> Result<Page> {
             };
             let rows = replay::counts::run(&counts, resident)?;
             let note = "counts have no token order: switches, token times and other strategies cannot be had from them";
-            Ok(Page::new(Table::new(&COUNTS, &rows)).notes(counts.notes).notes([note.into()]))
+            let table = Table::new(&COUNTS, &rows);
+            let answer = answer::of_counts(&table.rows);
+            Ok(Page::new(table).answered(answer).notes(counts.notes).notes([note.into()]))
         }
     }
 }
@@ -202,11 +205,14 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     };
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
+    section.figures.extend(report::heat::figures(trace));
     let repaired = losses.as_ref().and_then(repaired);
     // A doubtful router is among the notes of the trace already.
     let evidence = trace.evidence.as_ref().map(ToString::to_string).filter(|said| !trace.notes.contains(said));
     let notes = trace.notes.iter().cloned().chain(evidence).chain(remarks(&outcome)).chain(repaired);
-    let page = Page::new(rows(&outcome)).section(section).notes(notes);
+    let rows = rows(&outcome);
+    let answer = answer::sentence(&rows.rows);
+    let page = Page::new(rows).section(section).notes(notes).answered(answer);
     let page =
         page.beside("trace", &outcome.trace).beside("skipped", &outcome.skipped).beside("context", &outcome.context);
     Ok(match report {

@@ -4,7 +4,7 @@ use cptr_hw_model::Model as Sizes;
 
 use super::super::bundled;
 use super::columns::{MODEL, RUN};
-use super::{Args, ModelArgs};
+use super::{Args, ModelArgs, answer};
 use crate::columns::Format::{Percent, Plain, Text};
 use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::eval::outcome::Row;
@@ -75,10 +75,11 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         let on = (controller, args.image.as_deref());
         let (row, report) = eval::on_controller(&model, &documents, &plan, on)?;
         let table = Table::new(&RUN, &[row]).viewed(MODEL);
+        let answer = answer::sentence(&table.rows);
         let facts = vec![about(&model, &documents), format!("{} in fast memory", plan.resident)];
         let section = Section { facts, tables: vec![table.clone()], ..Section::default() };
         let section = Section { remarks: vec![super::said(&report), RESULTS.into()], ..section };
-        return Ok(Page::new(table).section(section).beside("controller", &report));
+        return Ok(Page::new(table).section(section).answered(answer).beside("controller", &report));
     }
     let mut rows = eval::run(&model, &documents, &plan)?;
     let verdicts = eval::verdicts(&rows);
@@ -97,8 +98,13 @@ pub(super) fn run(args: &Args) -> Result<Page> {
         format!("{} in fast memory; system {}", plan.resident, system.name),
     ];
     let prices = Table::new(&VERDICTS, &verdicts).titled("Misses at the same price, between the settings above");
-    let section = Section { facts, tables: vec![table.clone(), prices], ..Section::default() };
-    let page = Page::new(table).section(section).beside("verdicts", &verdicts).beside("perplexity", &perplexity);
+    let (answer, figures) = (answer::sentence(&table.rows), vec![frontier::figure(&table.rows)]);
+    let section = Section { facts, tables: vec![table.clone(), prices], figures, ..Section::default() };
+    let page = Page::new(table)
+        .answered(answer)
+        .section(section)
+        .beside("verdicts", &verdicts)
+        .beside("perplexity", &perplexity);
     Ok(page.notes(notes(&documents, &rows)))
 }
 
