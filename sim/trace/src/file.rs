@@ -30,7 +30,7 @@ pub fn text(path: &Path, most: u64) -> Result<String> {
 ///
 /// # Errors
 /// Any failed file operation, `write`'s own among them.
-pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+pub fn replace(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".cptr-").suffix(".tmp");

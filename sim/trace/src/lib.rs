@@ -35,6 +35,7 @@ mod gate;
 pub mod generate;
 pub mod import;
 pub mod loss;
+pub mod lock;
 pub mod native;
 mod part;
 pub mod progress;
