@@ -36,7 +36,10 @@ pub fn named(text: &str) -> Result<System> {
         let names = || System::all().iter().map(|system| system.name.as_str());
         let unknown = || {
             let all = names().collect::<Vec<_>>().join(", ");
-            Error::new(format!("expected a file ending in .toml, or one of {all}, found \"{name}\"{}", hint(name, names())))
+            Error::new(format!(
+                "expected a file ending in .toml, or one of {all}, found \"{name}\"{}",
+                hint(name, names())
+            ))
         };
         let known = System::find(name).ok_or_else(unknown)?;
         if changes.is_empty() {
@@ -54,7 +57,8 @@ fn changed(whole: &str, name: &str, text: &str, changes: &str) -> Result<System>
         let path = Path::new(name).with_file_name(device);
         file::text(&path, MOST).map_err(|error| error.to_string())
     };
-    let read = |text: &str| System::from_toml_with(text, beside).map_err(|error| Error::new(format!("{name}: {error}")));
+    let read =
+        |text: &str| System::from_toml_with(text, beside).map_err(|error| Error::new(format!("{name}: {error}")));
     if changes.is_empty() {
         return read(text);
     }

@@ -4,8 +4,8 @@
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
-//! between host and device, llama.cpp is built and tested with a strategy in its loop, and the Python package is built
-//! and tested with models attached.
+//! between host and device, llama.cpp is built and tested with a strategy in its loop, the Python package is built and
+//! tested with models attached, and a sweep goes through a Slurm of its own.
 #![forbid(unsafe_code)]
 
 mod firmware;
@@ -13,6 +13,7 @@ mod llama;
 mod memory;
 mod packages;
 mod python;
+mod slurm;
 mod unit;
 mod width;
 
@@ -25,7 +26,7 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch, or take minutes.
-const LONG: [&str; 3] = ["llama", "contract", "python"];
+const LONG: [&str; 4] = ["llama", "contract", "python", "slurm"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -34,7 +35,7 @@ struct Group {
     run: fn(Scope) -> bool,
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group {
         name: "format",
         purpose: "the code is formatted, no line of prose too long",
@@ -82,6 +83,11 @@ const GROUPS: [Group; 11] = [
     },
     Group { name: "llama", purpose: "llama.cpp with a strategy in the loop", run: |_| llama::check() },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
+    Group {
+        name: "slurm",
+        purpose: "a sweep as an array of Slurm, and what reads its results",
+        run: |_| slurm::check(),
+    },
 ];
 
 fn main() -> ExitCode {

@@ -2,8 +2,8 @@
 
 use cptr_trace::error::{Error, Result};
 
-use crate::nearest::hint;
 use super::{Part, Preset, Strategy, division, precision, prefetch, presets, residency, select};
+use crate::nearest::hint;
 
 /// Axes in the order of texts.
 pub(crate) const AXES: [&str; 5] = ["select", "residency", "prefetch", "division", "precision"];

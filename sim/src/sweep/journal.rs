@@ -205,7 +205,8 @@ impl Scan {
         let Some(first) = lines.next(path)? else { return Ok(None) };
         let header = serde_json::from_slice::<Header>(&first).map_err(|error| error.to_string());
         let header = header.and_then(Header::check);
-        let header = header.map_err(|error| Error::in_file(path, format!("no journal of a sweep: {error}")).at("line 1"))?;
+        let header =
+            header.map_err(|error| Error::in_file(path, format!("no journal of a sweep: {error}")).at("line 1"))?;
         let mut scan = Self { header, points: Vec::new(), end: lines.at };
         let mut seen = HashSet::new();
         while let Some(line) = lines.next(path)? {
@@ -225,7 +226,9 @@ impl Scan {
                 () if line.cells.len() != columns.len() => {
                     return Err(wrong(format!("damaged: {} cells of {}", line.cells.len(), columns.len())));
                 }
-                () if !seen.insert(line.index) => return Err(wrong(format!("damaged: point {} is there twice", line.index))),
+                () if !seen.insert(line.index) => {
+                    return Err(wrong(format!("damaged: point {} is there twice", line.index)));
+                }
                 () => scan.points.push((line.index, start)),
             }
             scan.end = lines.at;
@@ -290,13 +293,20 @@ impl Joined {
             let shard = scan.header.shard;
             if shard.of != of {
                 let (first, other) = (first.display(), header.shard);
-                return Err(Error::in_file(path, format!("expected one of {of} parts, as {first} is {other}, found {shard}")));
+                return Err(Error::in_file(
+                    path,
+                    format!("expected one of {of} parts, as {first} is {other}, found {shard}"),
+                ));
             }
             if let Some(other) = held.get_mut(shard.number - 1).and_then(|held| held.replace(path)) {
-                return Err(Error::in_file(path, format!("part {shard} is there twice: {} has it too", other.display())));
+                return Err(Error::in_file(
+                    path,
+                    format!("part {shard} is there twice: {} has it too", other.display()),
+                ));
             }
         }
-        let missing: Vec<String> = (1..).zip(&held).filter(|(_, held)| held.is_none()).map(|(n, _)| n.to_string()).collect();
+        let missing: Vec<String> =
+            (1..).zip(&held).filter(|(_, held)| held.is_none()).map(|(n, _)| n.to_string()).collect();
         if !missing.is_empty() {
             let (some, more) = (missing[..missing.len().min(8)].join(", "), if missing.len() > 8 { ", …" } else { "" });
             return Err(Error::new(format!("expected all {of} parts of the sweep, missing {some}{more}")));
@@ -340,7 +350,11 @@ impl Joined {
         reader.by_ref().take(MOST_LINE).read_until(b'\n', &mut line).map_err(failed)?;
         let changed = || Error::in_file(path, "changed while it was read");
         let line: Line = serde_json::from_slice(&line).map_err(|_| changed())?;
-        if line.index == point && line.cells.len() == self.header.columns.len() { Ok(line.cells) } else { Err(changed()) }
+        if line.index == point && line.cells.len() == self.header.columns.len() {
+            Ok(line.cells)
+        } else {
+            Err(changed())
+        }
     }
 }
 
@@ -350,10 +364,8 @@ mod tests {
     use serde_json::json;
 
     fn header(number: usize, of: usize, points: usize) -> Header {
-        let columns = vec![
-            Column { name: "a".into(), kind: Kind::Number },
-            Column { name: "b".into(), kind: Kind::Text },
-        ];
+        let columns =
+            vec![Column { name: "a".into(), kind: Kind::Number }, Column { name: "b".into(), kind: Kind::Text }];
         Header::new("1".into(), "s".into(), Shard { number, of }, points, columns, Vec::new())
     }
 

@@ -45,8 +45,8 @@ use serde_json::Value;
 pub use journal::{Cell, Column, Header, Joined, Journal, Kind};
 pub use pareto::{MOST_OBJECTIVES, front};
 pub use shard::Shard;
-use space::{Draws, Parameter, Search, Values};
 pub use space::Method;
+use space::{Draws, Parameter, Search, Values};
 use template::Template;
 
 /// Points that a sweep may have.
@@ -128,8 +128,9 @@ impl Sweep {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             format!("line {line}")
         };
-        let File { run, parameters, search, pareto } = toml::from_str(text)
-            .map_err(|error| Error::new(error.message().split_whitespace().collect::<Vec<_>>().join(" ")).at(at(&error)))?;
+        let File { run, parameters, search, pareto } = toml::from_str(text).map_err(|error| {
+            Error::new(error.message().split_whitespace().collect::<Vec<_>>().join(" ")).at(at(&error))
+        })?;
         let parameters = parameters.into_iter().map(|(name, value)| Parameter::new(&name, value));
         let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let draws = Draws::new(search, &parameters)?;
@@ -255,7 +256,9 @@ fn check_use(run: &[(String, Vec<Template>)], parameters: &[Parameter], names: &
     match used.iter().position(|used| !used) {
         Some(unused) => {
             let name = names[unused];
-            Err(Error::new(format!("parameters.{name}: expected {{{name}}} under [run] or in another parameter's value")))
+            Err(Error::new(format!(
+                "parameters.{name}: expected {{{name}}} under [run] or in another parameter's value"
+            )))
         }
         None => Ok(()),
     }
@@ -287,7 +290,10 @@ mod tests {
             (&format!("{run}[parameters]\na = [1]\n[search]\nmethod = \"random\""), "search.points: expected"),
             ("[run]\nstrategy = { a = 1 }", "run.strategy: expected a value or a list of them"),
             ("[run]\nx = 1\n[pareto]\na = \"least\"", "unknown variant `least`"),
-            ("[run]\nx = 1\n[pareto]\na = \"min\"\nb = \"min\"\nc = \"min\"\nd = \"min\"", "at most 3 columns, found 4"),
+            (
+                "[run]\nx = 1\n[pareto]\na = \"min\"\nb = \"min\"\nc = \"min\"\nd = \"min\"",
+                "at most 3 columns, found 4",
+            ),
         ] {
             let found = refusal(text);
             assert!(found.contains(expected), "{text}: {found}");

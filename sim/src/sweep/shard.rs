@@ -44,7 +44,8 @@ impl Shard {
         let number = |name: &str, default: Option<usize>| {
             let text = variable(name);
             let found = text.as_deref().map_or(default, |text| text.parse().ok());
-            let wrong = || Error::new(format!("{name}: expected a number, found \"{}\"", text.as_deref().unwrap_or("")));
+            let wrong =
+                || Error::new(format!("{name}: expected a number, found \"{}\"", text.as_deref().unwrap_or("")));
             found.ok_or_else(wrong)
         };
         let (count, least) = (number("SLURM_ARRAY_TASK_COUNT", None)?, number("SLURM_ARRAY_TASK_MIN", None)?);

@@ -188,7 +188,9 @@ impl Draws {
     pub(super) fn new(search: Search, parameters: &[Parameter]) -> Result<Self> {
         let Search { method, points, seed } = search;
         let too_many = |found: String| {
-            Error::new(format!("expected at most {MOST_POINTS} points, found {found}: leave some out, or draw at random"))
+            Error::new(format!(
+                "expected at most {MOST_POINTS} points, found {found}: leave some out, or draw at random"
+            ))
         };
         let (count, steps) = match (method, points) {
             (Method::Grid, Some(_)) => {
@@ -259,13 +261,16 @@ mod tests {
     fn a_grid_has_every_value_with_every_other() {
         let found = grid(&[json!(["a", "b"]), json!({"from": 0, "to": 0.3, "steps": 4})]);
         assert_eq!(found.len(), 8);
-        assert_eq!(found[..5], [
-            vec![json!("a"), json!(0.0)],
-            vec![json!("a"), json!(0.1)],
-            vec![json!("a"), json!(0.2)],
-            vec![json!("a"), json!(0.3)],
-            vec![json!("b"), json!(0.0)],
-        ]);
+        assert_eq!(
+            found[..5],
+            [
+                vec![json!("a"), json!(0.0)],
+                vec![json!("a"), json!(0.1)],
+                vec![json!("a"), json!(0.2)],
+                vec![json!("a"), json!(0.3)],
+                vec![json!("b"), json!(0.0)],
+            ]
+        );
         let whole: Vec<_> = grid(&[json!({"from": 1, "to": 64, "steps": 4, "log": true, "whole": true})]);
         assert_eq!(whole, [[json!(1)], [json!(4)], [json!(16)], [json!(64)]]);
     }

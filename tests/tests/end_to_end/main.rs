@@ -32,5 +32,6 @@ mod reproduce;
 mod samples;
 mod serve;
 mod shared;
+mod sweep;
 mod systems;
 mod traces;

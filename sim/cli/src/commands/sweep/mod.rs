@@ -52,7 +52,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let named = || path.file_stem().map_or_else(|| "sweep".into(), PathBuf::from);
     let out = args.out.as_deref().map_or_else(named, base);
     folder(&out)?;
-    let part = if shard == Shard::WHOLE { out.clone() } else { with(&out, &format!(".{}-of-{}", shard.number, shard.of)) };
+    let part =
+        if shard == Shard::WHOLE { out.clone() } else { with(&out, &format!(".{}-of-{}", shard.number, shard.of)) };
     let journal = with(&part, ".journal");
     let lock = Lock::take(with(&part, ".lock"), &journal)?;
     let header = Header::new(
@@ -70,7 +71,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     } else {
         let share = counted(shard.share(points.len()));
         let merge = format!("cptr merge {}.*-of-{}.journal --out {}", out.display(), shard.of, out.display());
-        let facts = vec![about, format!("part {shard}, {share}: {}", journal.display()), format!("with all parts: {merge}")];
+        let facts =
+            vec![about, format!("part {shard}, {share}: {}", journal.display()), format!("with all parts: {merge}")];
         Page::default().section(Section { facts, ..Section::default() })
     };
     lock.remove()?;
@@ -106,7 +108,8 @@ fn method(sweep: &Sweep) -> String {
 
 /// The name without an ending that is added anyway.
 fn base(out: &Path) -> PathBuf {
-    let known = out.extension().is_some_and(|extension| ["parquet", "csv", "journal"].iter().any(|known| extension == *known));
+    let known =
+        out.extension().is_some_and(|extension| ["parquet", "csv", "journal"].iter().any(|known| extension == *known));
     if known { out.with_extension("") } else { out.into() }
 }
 

@@ -90,7 +90,13 @@ impl Points {
     }
 
     /// The cells of a point: a row of `cptr run`, or why there is none.
-    pub(super) fn cells(&self, point: Point, line: &Line, digest: &str, row: std::result::Result<&Value, &Error>) -> Vec<Value> {
+    pub(super) fn cells(
+        &self,
+        point: Point,
+        line: &Line,
+        digest: &str,
+        row: std::result::Result<&Value, &Error>,
+    ) -> Vec<Value> {
         let cells = [digest.into(), line.command.as_str().into()].into_iter();
         let cells = cells.chain(point.values.into_iter().map(Option::unwrap_or_default));
         let figures = RUN.iter().map(|column| row.map_or(Value::Null, |row| column.of(row).clone()));
@@ -113,8 +119,12 @@ fn columns(sweep: &Sweep) -> Result<Vec<Column>> {
         column(figure.key.replace('.', "_"), kind)
     });
     let text = |name: &str| column(name.into(), Kind::Text);
-    let columns: Vec<Column> =
-        [text("point"), text("command")].into_iter().chain(parameters).chain(figures).chain([text("refusal")]).collect();
+    let columns: Vec<Column> = [text("point"), text("command")]
+        .into_iter()
+        .chain(parameters)
+        .chain(figures)
+        .chain([text("refusal")])
+        .collect();
     let mut seen = HashSet::new();
     if let Some(twice) = columns.iter().find(|column| !seen.insert(&column.name)) {
         return Err(Error::new(format!("parameters: expected names that differ, found two for {}", twice.name)));
@@ -123,7 +133,9 @@ fn columns(sweep: &Sweep) -> Result<Vec<Column>> {
         let numbers = || columns.iter().filter(|column| column.kind == Kind::Number).map(|column| column.name.as_str());
         if !numbers().any(|name| name == objective.column) {
             let (name, hint) = (&objective.column, hint(&objective.column, numbers()));
-            return Err(Error::new(format!("pareto: expected a column of numbers of cptr run --csv, found \"{name}\"{hint}")));
+            return Err(Error::new(format!(
+                "pareto: expected a column of numbers of cptr run --csv, found \"{name}\"{hint}"
+            )));
         }
     }
     Ok(columns)
@@ -179,7 +191,9 @@ impl Options {
             if !known.contains(&name) {
                 let hint = hint(name, known.iter().copied());
                 let why = if NOT_HERE.contains(&name) { " that gives one row and writes nothing" } else { "" };
-                return Err(Error::new(format!("run.{name}: expected an option of cptr run{why}, found \"{name}\"{hint}")));
+                return Err(Error::new(format!(
+                    "run.{name}: expected an option of cptr run{why}, found \"{name}\"{hint}"
+                )));
             }
         }
         match sweep.options().any(|name| name == "strategy") {
@@ -192,7 +206,8 @@ impl Options {
     fn line(&self, point: &Point) -> Result<Line> {
         let (mut source, mut reading, mut words, mut text) = (None, Vec::new(), Vec::new(), false);
         for (name, values) in &point.options {
-            let wrong = |expected: &str| Error::new(format!("run.{name}: expected {expected}, found \"{}\"", values.join(" ")));
+            let wrong =
+                |expected: &str| Error::new(format!("run.{name}: expected {expected}, found \"{}\"", values.join(" ")));
             if name == SOURCE {
                 let one = values.first().filter(|name| values.len() == 1 && !name.starts_with('-') && !name.is_empty());
                 source = Some(one.ok_or_else(|| wrong("a file or folder"))?.clone());
@@ -282,7 +297,10 @@ mod tests {
     fn what_cptr_run_does_not_take_is_refused_with_the_nearest_name() {
         for (text, expected) in [
             ("strateg = \"lru\"", "run.strateg: expected an option of cptr run, found \"strateg\" (strategy?)"),
-            ("strategy = \"lru\"\nablate = true", "expected an option of cptr run that gives one row and writes nothing"),
+            (
+                "strategy = \"lru\"\nablate = true",
+                "expected an option of cptr run that gives one row and writes nothing",
+            ),
             ("strategy = \"lru\"\njson = true", "run.json: expected an option of cptr run, found \"json\""),
             ("resident = 8", "run: expected strategy, found none"),
             ("strategy = \"lru,lfu\"", "run.strategy: expected one strategy at a point, found 2"),

@@ -45,7 +45,9 @@ pub(super) fn run(
     let (busy, wall) = (busy.into_inner().unwrap_or_else(PoisonError::into_inner), start.elapsed());
     let share = busy.as_secs_f64() / (wall.as_secs_f64() * workers as f64);
     let seconds = wall.as_secs_f64();
-    Ok((left > 0).then(|| format!("{left} points in {seconds:.1} s, {workers} at a time; {:.1} % of that in their runs", 100.0 * share)))
+    Ok((left > 0).then(|| {
+        format!("{left} points in {seconds:.1} s, {workers} at a time; {:.1} % of that in their runs", 100.0 * share)
+    }))
 }
 
 /// What points read, once for all of them; `None` of models, which each point reads.
@@ -93,7 +95,10 @@ impl Work<'_> {
         };
         let ends: Vec<Result<()>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
         });
         ends.into_iter().collect::<Result<Vec<()>>>()?;
         Ok(workers)
@@ -106,9 +111,10 @@ impl Work<'_> {
         let answer = pool.install(|| answer_on(&arguments, given));
         *self.busy.lock().unwrap_or_else(PoisonError::into_inner) += start.elapsed();
         let row = match &answer {
-            Ok(answer) => answer.json["rows"].as_array().and_then(|rows| rows.last()).ok_or_else(|| {
-                Error::new(format!("{}: expected a row, found none", line.command))
-            }),
+            Ok(answer) => answer.json["rows"]
+                .as_array()
+                .and_then(|rows| rows.last())
+                .ok_or_else(|| Error::new(format!("{}: expected a row, found none", line.command))),
             // Of the computer, not of the point.
             Err(error) if error.kind() == Kind::Io => return Err(error.clone()),
             Err(error) => Err(error.clone()),

@@ -66,7 +66,8 @@ impl Results {
             numbers.push(costs);
         }
         let on_front = asked.then(|| front(&numbers));
-        let mut on: Vec<usize> = (0..numbers.len()).filter(|&point| on_front.as_ref().is_some_and(|on| on[point])).collect();
+        let mut on: Vec<usize> =
+            (0..numbers.len()).filter(|&point| on_front.as_ref().is_some_and(|on| on[point])).collect();
         on.sort_by(|&a, &b| numbers[a].partial_cmp(&numbers[b]).unwrap_or(std::cmp::Ordering::Equal));
         let row = |point: usize| {
             let cells = joined.cells(point)?;
