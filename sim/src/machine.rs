@@ -131,7 +131,8 @@ mod tests {
         }
         // What is not changed is as it was.
         let same = named("ndp:gpu.memory_gb=80").unwrap();
-        let renamed = System { name: "ndp".into(), ..same };
+        let mut renamed = same;
+        renamed.name = "ndp".into();
         assert_eq!(renamed, *System::find("ndp").unwrap());
     }
 

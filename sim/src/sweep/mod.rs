@@ -226,7 +226,10 @@ fn check_use(run: &[(String, Vec<Template>)], parameters: &[Parameter], names: &
     let inner = |parameter: &Parameter| -> Result<Vec<usize>> {
         let Values::List(list) = &parameter.values else { return Ok(Vec::new()) };
         let place = format!("parameters.{}", parameter.name);
-        let holes = |value: &Value| Ok(Template::parse(&plain(value), names, &place)?.holes().collect::<Vec<_>>());
+        let holes = |value: &Value| -> Result<Vec<usize>> {
+            let template = Template::parse(&plain(value), names, &place)?;
+            Ok(template.holes().collect())
+        };
         Ok(list.iter().filter(|value| value.is_string()).map(holes).collect::<Result<Vec<_>>>()?.concat())
     };
     let inner: Vec<Vec<usize>> = parameters.iter().map(inner).collect::<Result<_>>()?;

@@ -98,12 +98,12 @@ fn counted(points: usize) -> String {
 
 /// How points were chosen.
 fn method(sweep: &Sweep) -> String {
-    let (way, draws) = match sweep.method {
-        Method::Grid => ("a grid", sweep.draws()),
-        Method::Random => ("random", sweep.draws()),
-        Method::LatinHypercube => ("a Latin hypercube", sweep.draws()),
+    let way = match sweep.method {
+        Method::Grid => "a grid",
+        Method::Random => "random",
+        Method::LatinHypercube => "a Latin hypercube",
     };
-    format!("{way} of {}", crate::columns::format::count(draws))
+    format!("{way} of {}", crate::columns::format::count(sweep.draws()))
 }
 
 /// The name without an ending that is added anyway.

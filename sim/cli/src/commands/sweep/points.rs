@@ -235,7 +235,9 @@ impl Options {
             }
             model => {
                 words.extend(reading);
-                words.splice(0..0, model);
+                if let Some(model) = model {
+                    words.insert(0, model);
+                }
                 Ok(Line { reading: None, words, command })
             }
         }

@@ -11,7 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::super::run::columns::RUN;
 use crate::columns::{Column, Format, Table};
@@ -22,8 +22,9 @@ use cptr_trace::file;
 /// Rows that are in memory at a time.
 const ROWS: usize = 1 << 14;
 
-/// Rows of the front that people see.
+/// Rows of the front that people see, and that JSON has; the files have all.
 const SHOWN: usize = 40;
+const PRINTED: usize = 10_000;
 
 /// The column that is there where a front is asked for.
 const ON_FRONT: &str = "pareto";
@@ -34,7 +35,8 @@ pub(super) struct Results {
     objectives: Vec<sweep::Objective>,
     /// Whether each point is on the front; `None`: none was asked for.
     on_front: Option<Vec<bool>>,
-    /// Rows of the front, the first objective's best first.
+    /// Points on the front, and rows of them, the first objective's best first.
+    on: usize,
     rows: Vec<Value>,
     /// Points without a row, and why the first of them has none.
     refusals: (usize, String),
@@ -52,7 +54,9 @@ impl Results {
         for point in 0..joined.points() {
             let cells = joined.cells(point)?;
             if let Some(Value::String(why)) = refusal.map(|place| &cells[place]) {
-                refusals.1 = if refusals.0 == 0 { why.clone() } else { refusals.1 };
+                if refusals.0 == 0 {
+                    refusals.1.clone_from(why);
+                }
                 refusals.0 += 1;
             }
             let mut costs = Some([0.0; MOST_OBJECTIVES]);
@@ -71,10 +75,11 @@ impl Results {
         on.sort_by(|&a, &b| numbers[a].partial_cmp(&numbers[b]).unwrap_or(std::cmp::Ordering::Equal));
         let row = |point: usize| {
             let cells = joined.cells(point)?;
-            Ok(columns.iter().map(|column| column.name.clone()).zip(cells).collect::<Map<_, _>>().into())
+            Ok(Value::Object(columns.iter().map(|column| column.name.clone()).zip(cells).collect()))
         };
-        let rows = on.into_iter().map(row).collect::<Result<Vec<Value>>>()?;
-        Ok(Self { columns, objectives, on_front, rows, refusals, points: numbers.len() })
+        let count = on.len();
+        let rows = on.into_iter().take(PRINTED).map(row).collect::<Result<Vec<Value>>>()?;
+        Ok(Self { columns, objectives, on_front, on: count, rows, refusals, points: numbers.len() })
     }
 
     /// How many points have no row, where there are any.
@@ -85,7 +90,7 @@ impl Results {
 
     /// What there is to say below the front.
     pub(super) fn remarks(&self) -> Vec<String> {
-        let more = self.rows.len().saturating_sub(SHOWN);
+        let more = self.on.saturating_sub(SHOWN);
         let more = (more > 0).then(|| format!("{more} more points are on the front (column {ON_FRONT})"));
         more.into_iter().collect()
     }
@@ -106,8 +111,8 @@ impl Results {
             self.columns.iter().filter_map(parameter).chain(self.objectives.iter().map(objective)).collect();
         let whole = |column: &sweep::Column| Column::of_key(column.name.clone(), column.name.clone(), Format::Plain);
         let whole: Vec<Column> = self.columns.iter().map(whole).collect();
-        let (on, of) = (self.rows.len(), super::counted(self.points));
-        let rows: Value = self.rows[..on.min(SHOWN)].to_vec().into();
+        let (on, of) = (self.on, super::counted(self.points));
+        let rows: Value = self.rows[..self.rows.len().min(SHOWN)].to_vec().into();
         let shown = Table::of(&format!("On the front: {on} of {of}"), Cow::Owned(seen), &rows);
         (shown, Table::of("", Cow::Owned(whole), &self.rows.clone().into()))
     }
