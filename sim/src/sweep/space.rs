@@ -338,7 +338,11 @@ mod tests {
 
         #[test]
         fn values_lie_between_the_ends(
-            from in -1e6f64..1e6, wide in 1e-3f64..1e6, seed in any::<u64>(), whole in any::<bool>(), log in any::<bool>(),
+            from in -1e6f64..1e6,
+            wide in 1e-3f64..1e6,
+            seed in any::<u64>(),
+            whole in any::<bool>(),
+            log in any::<bool>(),
         ) {
             let (from, wide) = if whole { (from.round(), wide.ceil()) } else { (from, wide) };
             let from = if log { from.abs() + 1.0 } else { from };

@@ -290,7 +290,8 @@ fn drawn_points_are_as_many_as_asked_for() {
     let text = |method: &str| {
         format!(
             "[run]\nsource = \"tiny-moe-8m.safetensors\"\ntokens = 40\nstrategy = \"bounded:eps={{eps}}\"\n\
-             [parameters]\neps = {{ from = 0.001, to = 0.5, log = true }}\n[search]\nmethod = \"{method}\"\npoints = 12\nseed = 7"
+             [parameters]\neps = {{ from = 0.001, to = 0.5, log = true }}\n\
+             [search]\nmethod = \"{method}\"\npoints = 12\nseed = 7"
         )
     };
     for method in ["random", "latin-hypercube"] {
