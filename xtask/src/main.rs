@@ -7,7 +7,8 @@
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
 //! between host and device and as many in state, fuzzers run, llama.cpp is built and tested with a strategy in its
-//! loop, the Python package is built and tested with models attached, and reports are looked at in a browser.
+//! loop, the Python package is built and tested with models attached, a sweep goes through a Slurm of its own, and
+//! reports are looked at in a browser.
 #![forbid(unsafe_code)]
 
 mod book;
@@ -20,6 +21,7 @@ mod miri;
 mod packages;
 mod python;
 mod report;
+mod slurm;
 mod supply;
 #[cfg(test)]
 mod threats;
@@ -35,7 +37,7 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch or a browser, or take minutes.
-const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python", "report"];
+const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python", "slurm", "report"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -111,6 +113,11 @@ const GROUPS: &[Group] = &[
     },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
     Group { name: "report", purpose: "reports in a browser: seen, read, used by keyboard", run: |_| report::check() },
+    Group {
+        name: "slurm",
+        purpose: "a sweep as an array of Slurm, and what reads its results",
+        run: |_| slurm::check(),
+    },
 ];
 
 fn main() -> ExitCode {

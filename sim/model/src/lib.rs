@@ -36,7 +36,6 @@
 
 pub mod capture;
 mod error;
-mod lock;
 mod model;
 pub mod quantise;
 pub mod text;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use cptr_trace::BiasTable;
 use cptr_trace::error::{Error, Result};
 
+use crate::nearest::hint;
+
 /// What a parameter's number is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
@@ -150,8 +152,9 @@ impl Values {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Some(index) = self.parameters.iter().position(|parameter| parameter.name == name) else {
             let names: Vec<_> = self.parameters.iter().map(|parameter| parameter.name).collect();
+            let hint = hint(name, names.iter().copied());
             let known = if names.is_empty() { "no parameters".into() } else { names.join(", ") };
-            return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"")));
+            return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"{hint}")));
         };
         let unit = self.parameters[index].unit;
         if unit == Unit::Biases {

@@ -3,6 +3,7 @@
 use cptr_trace::error::{Error, Result};
 
 use super::{Part, Preset, Strategy, division, precision, prefetch, presets, residency, select};
+use crate::nearest::hint;
 
 /// Axes in the order of texts.
 pub(crate) const AXES: [&str; 5] = ["select", "residency", "prefetch", "division", "precision"];
@@ -116,16 +117,17 @@ impl Strategy {
         let Some(axis) = own.or_else(|| has.iter().position(|has| *has)) else {
             let parameters = axes.iter().flat_map(|&axis| self.values(axis).parameters());
             let known: Vec<&str> = parameters.map(|parameter| parameter.name).collect();
+            let hint = hint(name, known.iter().copied());
             let known = if known.is_empty() { "no parameters".into() } else { known.join(", ") };
-            return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"")));
+            return Err(Error::new(format!("{owner}: expected {known}, found \"{pair}\"{hint}")));
         };
         self.values_mut(axis).set(owner, pair)
     }
 }
 
 fn unknown(name: &str, first: bool) -> Error {
-    fn names<M>(kinds: &[&super::Kind<M>]) -> String {
-        kinds.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
+    fn names<M>(kinds: &[&super::Kind<M>]) -> Vec<&'static str> {
+        kinds.iter().map(|kind| kind.name).collect()
     }
     let parts = [
         names(select::KINDS),
@@ -134,13 +136,12 @@ fn unknown(name: &str, first: bool) -> Error {
         names(division::KINDS),
         names(precision::KINDS),
     ];
-    let parts: Vec<String> = AXES.iter().zip(parts).map(|(axis, names)| format!("a {axis} ({names})")).collect();
-    let parts = parts.join(", ");
-    if first {
-        let presets: Vec<&str> = presets::PRESETS.iter().map(|preset| preset.name).collect();
-        return Error::new(format!("found \"{name}\", expected a strategy ({}), or {parts}", presets.join(", ")));
-    }
-    Error::new(format!("found \"{name}\", expected {parts}"))
+    let presets: Vec<&str> = presets::PRESETS.iter().filter(|_| first).map(|preset| preset.name).collect();
+    let hint = hint(name, presets.iter().chain(parts.iter().flatten()).copied());
+    let parts = AXES.iter().zip(&parts).map(|(axis, names)| format!("a {axis} ({})", names.join(", ")));
+    let parts = parts.collect::<Vec<_>>().join(", ");
+    let strategy = if first { format!("a strategy ({}), or ", presets.join(", ")) } else { String::new() };
+    Error::new(format!("found \"{name}\"{hint}, expected {strategy}{parts}"))
 }
 
 #[cfg(test)]

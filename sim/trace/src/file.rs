@@ -40,7 +40,7 @@ const RANDOM: usize = 6;
 ///
 /// # Errors
 /// Any failed file operation, `write`'s own among them; a folder or a device in the place of the file.
-pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+pub fn replace(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<()> {
     Written::new(path, write)?.publish()
 }
 
@@ -57,7 +57,7 @@ impl Written {
     ///
     /// # Errors
     /// As [`replace`].
-    pub fn new(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<Self> {
+    pub fn new(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<Self> {
         let failed = |error: &std::io::Error| Error::io(path, error);
         let there = std::fs::metadata(path).ok();
         if there.as_ref().is_some_and(|there| !there.is_file()) {

@@ -34,6 +34,7 @@ pub mod file;
 mod gate;
 pub mod generate;
 pub mod import;
+pub mod lock;
 pub mod loss;
 pub mod native;
 mod part;

@@ -1,10 +1,12 @@
-//! Progress of long work, for people: shown on a terminal once two seconds have passed, never in a pipe.
+//! Progress of long work, for people: shown on a terminal once two seconds have passed, never in a pipe. Work inside
+//! other work shows nothing: the outer one says how far it all is.
 //!
 //! ```
 //! let progress = cptr_trace::progress::Progress::new(2, "reading");
 //! progress.advance(1);
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -13,12 +15,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How long a command may take before it shows that it is at work.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Whether there is progress to show already.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
 /// Progress of a piece of work; gone from the screen when dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    /// Dropped with the progress, which ends the wait of the thread that shows it.
-    _done: Sender<()>,
+    /// Dropped with the progress, which ends the wait of the thread that shows it; none inside other work.
+    done: Option<Sender<()>>,
 }
 
 impl Progress {
@@ -36,6 +41,9 @@ impl Progress {
 
     fn start(bar: ProgressBar, template: &str) -> Self {
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        if SHOWN.swap(true, Ordering::Relaxed) {
+            return Self { bar, done: None };
+        }
         let (done, waiting) = channel::<()>();
         let shown = bar.clone();
         std::thread::spawn(move || {
@@ -44,7 +52,7 @@ impl Progress {
                 shown.enable_steady_tick(Duration::from_millis(100));
             }
         });
-        Self { bar, _done: done }
+        Self { bar, done: Some(done) }
     }
 
     /// Counts `steps` more as done.
@@ -56,5 +64,8 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        if self.done.is_some() {
+            SHOWN.store(false, Ordering::Relaxed);
+        }
     }
 }

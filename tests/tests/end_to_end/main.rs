@@ -33,6 +33,7 @@ mod reproduce;
 mod samples;
 mod serve;
 mod shared;
+mod sweep;
 mod systems;
 mod traces;
 mod writers;

@@ -7,10 +7,16 @@ use crate::traces::{bundled, number};
 
 const DOCUMENT: &str = include_str!("../../../docs/plan.md");
 
-/// Runs every block of a chapter that begins with a command, and compares what it prints; how many there are.
+/// Runs every block of a chapter that begins with a command, and compares what it prints; how many there are. A block of
+/// TOML that begins with `# NAME.toml` is that file.
 #[track_caller]
 pub(crate) fn compare_blocks(document: &str) -> usize {
     let folder = bundled();
+    for text in document.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("toml\n# ")) {
+        if let Some((name, text)) = text.split_once('\n').filter(|(name, _)| name.ends_with(".toml")) {
+            folder.file(name, text);
+        }
+    }
     let block = |text: &str| {
         let (command, output) = text.strip_prefix("console\n")?.split_once('\n')?;
         Some((command.strip_prefix("$ cptr ")?.to_string(), output.to_string()))

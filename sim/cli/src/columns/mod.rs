@@ -127,6 +127,11 @@ impl Column {
         self.show != Show::Never
     }
 
+    /// A column whose key is only known when the program runs; rows may have no value for it.
+    pub(crate) fn of_key(key: String, name: String, format: Format) -> Self {
+        Self { key: key.into(), name: name.into(), ..column("", "", format, "") }
+    }
+
     /// Whether rows may have no value for it.
     #[cfg(test)]
     pub(crate) fn is_optional(&self) -> bool {

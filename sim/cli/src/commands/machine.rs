@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use cptr_hw_model::{Model, System};
 
+use cptr_sim::machine;
 use cptr_sim::replay::Counted;
 use cptr_trace::error::{Error, Result};
 
 /// The machine and the model that times are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Machine {
-    /// System by its name, or the TOML file of one (default: offload; of devices: ndp)
-    #[arg(long, value_name = "NAME|FILE.toml", value_parser = system_name, help_heading = "Machine")]
+    /// System by its name, or the TOML file of one, and what is changed in it, such as ndp:link.gt_s=32 (default:
+    /// offload; of devices: ndp)
+    #[arg(long, value_name = "NAME|FILE.toml[:FIELD=VALUE]…", value_parser = system_name, help_heading = "Machine")]
     system: Option<System>,
     /// Bits per weight of experts that run near the data, where a strategy does not say (default: the strategy's, or
     /// the system's)
@@ -98,18 +100,9 @@ impl Counting {
     }
 }
 
-/// A system by its name, or the TOML file of one.
-pub(super) fn system_name(name: &str) -> std::result::Result<System, String> {
-    if name.ends_with(".toml") {
-        let text = std::fs::read_to_string(name).map_err(|error| error.to_string())?;
-        let beside = |device: &str| {
-            let path = Path::new(name).with_file_name(device);
-            std::fs::read_to_string(path).map_err(|error| error.to_string())
-        };
-        return System::from_toml_with(&text, beside).map_err(|error| error.to_string());
-    }
-    let names = || System::all().iter().map(|system| system.name.as_str()).collect::<Vec<_>>().join(", ");
-    System::find(name).cloned().ok_or_else(|| format!("expected a file ending in .toml, or one of {}", names()))
+/// A system by its name, or the TOML file of one, and what is changed in it.
+pub(super) fn system_name(text: &str) -> std::result::Result<System, String> {
+    machine::named(text).map_err(|error| error.to_string())
 }
 
 /// Whole bits per weight near the data.

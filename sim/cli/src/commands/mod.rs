@@ -25,12 +25,14 @@ mod reproduce;
 mod run;
 mod serve;
 mod source;
+mod sweep;
 #[cfg(not(feature = "model"))]
 mod without_models;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::Value;
@@ -66,6 +68,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Run a trace, counts or a model through strategies: what they load, wait for, lose, and how long it takes
     Run(Box<run::Args>),
+    /// Many points of `cptr run` from one file, on all cores or by Slurm: Parquet, CSV, a Pareto front
+    Sweep(sweep::Args),
+    /// Join the parts of a sweep
+    Merge(sweep::merge::Args),
     /// Several near-data devices: where the experts should lie so that none waits for another
     Devices(Box<devices::Args>),
     /// What to do with experts that do not fit: pin, cache, forecast, fetch ahead, stand-ins, near data; how sure
@@ -121,6 +127,8 @@ fn page(command: Command) -> Result<Page> {
         Command::Demo(_) => demo::main(),
         Command::Inspect(args) => inspect::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Sweep(args) => sweep::main(&args),
+        Command::Merge(args) => sweep::merge::main(&args),
         Command::Devices(args) => devices::main(&args),
         Command::Convert(args) => convert::main(&args),
         Command::Gen(args) => generate::main(&args),
@@ -166,6 +174,11 @@ pub struct Answer {
 /// # Errors
 /// Arguments that the command does not take ([`cptr_trace::error::Kind::Usage`]), and whatever the command refuses.
 pub fn answer(arguments: &[String], given: Option<Recording>) -> Result<Answer> {
+    answer_on(arguments, given.map(Arc::new))
+}
+
+/// As [`answer`], on a recording that others work on too.
+fn answer_on(arguments: &[String], given: Option<Arc<Recording>>) -> Result<Answer> {
     let line = std::iter::once("cptr").chain(arguments.iter().map(String::as_str));
     let wrong = |error: clap::Error| Error::usage(sentence(&error.to_string()));
     let matches = Cli::command().try_get_matches_from(line.clone()).map_err(wrong)?;

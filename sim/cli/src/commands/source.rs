@@ -1,6 +1,7 @@
 //! What the user of a trace may know about it, shared by all commands that read one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
@@ -58,7 +59,7 @@ pub(super) struct Reading {
     tokens: Option<usize>,
     /// What is worked on instead of what a path says
     #[arg(skip)]
-    given: Option<Recording>,
+    given: Option<Arc<Recording>>,
 }
 
 fn bytes(text: &str) -> std::result::Result<u64, String> {
@@ -96,16 +97,16 @@ pub(super) fn read_parts(name: &str) -> Result<Vec<Trace>> {
 
 impl Reading {
     /// Has a recording worked on instead of a file.
-    pub(super) fn give(&mut self, recording: Option<Recording>) {
+    pub(super) fn give(&mut self, recording: Option<Arc<Recording>>) {
         self.given = recording;
     }
 
     pub(super) fn read(&self, path: &Path) -> Result<Recording> {
-        match self.given.clone() {
+        match &self.given {
             Some(_) if self.says_what_a_file_is() => Err(Error::usage(
                 "expected no option of reading but --domain, --domain-tokens and --tokens for a recording in memory",
             )),
-            Some(recording) => self.select(recording, path),
+            Some(recording) => self.select(Recording::clone(recording), path),
             None => self.select(self.open(path)?, path),
         }
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{Options, Sequence};
 use crate::Model;
 use crate::error::{Error, Result};
-use crate::lock::Lock;
+use cptr_trace::lock::Lock;
 use cptr_trace::{Trace, file, native};
 
 /// File in the folder that says which capture it belongs to.

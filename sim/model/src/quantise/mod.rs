@@ -45,8 +45,8 @@ use sha2::{Digest, Sha256};
 
 use crate::Model;
 use crate::error::{Error, Result};
-use crate::lock::Lock;
 use calibration::Calibration;
+use cptr_trace::lock::Lock;
 use cptr_trace::progress::Progress;
 use layer::FEW;
 use matrix::Format;

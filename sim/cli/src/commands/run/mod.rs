@@ -70,6 +70,13 @@ pub(super) struct Args {
     pub(super) reading: Reading,
 }
 
+impl Args {
+    /// How many strategies were named.
+    pub(super) const fn strategies(&self) -> usize {
+        self.strategy.len()
+    }
+}
+
 /// What a model reads, where the source is one.
 #[derive(Debug, clap::Args)]
 struct ModelArgs {

@@ -1,4 +1,15 @@
 //! One writer for an output: a file in the output's folder that a process holds locked while it writes there.
+//!
+//! ```
+//! use cptr_trace::lock::Lock;
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let (path, output) = (folder.path().join("out.lock"), folder.path().join("out"));
+//! let lock = Lock::take(path.clone(), &output).unwrap();
+//! assert!(Lock::take(path.clone(), &output).unwrap_err().to_string().contains("another process writes it"));
+//! lock.remove().unwrap();
+//! assert!(!path.exists());
+//! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Seek, Write};
@@ -10,7 +21,7 @@ use crate::error::{Error, Result};
 /// Held until it is dropped. The system lets go of it when the process ends, however that happens: an interrupted run
 /// locks nobody out.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     file: File,
     path: PathBuf,
     removed: bool,
@@ -18,7 +29,10 @@ pub(crate) struct Lock {
 
 impl Lock {
     /// Locks the file `path`; `output` is what the message is about.
-    pub(crate) fn take(path: PathBuf, output: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Another process holds it; a failed file operation.
+    pub fn take(path: PathBuf, output: &Path) -> Result<Self> {
         let busy = || Error::in_file(output, "another process writes it: wait for it to end, or name another output");
         let failed = |error: &std::io::Error| Error::io(&path, error);
         let mut file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
@@ -47,7 +61,10 @@ impl Lock {
     }
 
     /// Removes the file, then lets go of it.
-    pub(crate) fn remove(mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// A failed file operation.
+    pub fn remove(mut self) -> Result<()> {
         self.removed = true;
         fs::remove_file(&self.path).map_err(|error| Error::io(&self.path, &error))
     }
