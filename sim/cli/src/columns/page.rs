@@ -13,7 +13,8 @@ use crate::terminal;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::file::Written;
 
-/// Version of what `--json` prints. Keys that are added leave it; one that goes or comes to mean something else does not.
+/// Version of what `--json` prints. Keys that are added leave it; one that goes, or comes to mean something else, does
+/// not.
 pub(crate) const VERSION: u32 = 1;
 
 /// Name of the form in which a command prints JSON.

@@ -1,4 +1,5 @@
-//! What was asked for: what a reader of the results needs to run it again, and to see whether two runs were of the same.
+//! What was asked for: what a reader of the results needs to run it again, and to see whether two runs were of the
+//! same.
 
 use std::any::TypeId;
 use std::ffi::OsString;

@@ -258,8 +258,8 @@ impl Rectangle {
 /// Rings of places around a mark that are tried.
 const RINGS: i32 = 12;
 
-/// The nearest free place for a label of this width, and the ring it lies on: one that its line reaches without crossing anything if
-/// there is one, beside the mark if none is free.
+/// The nearest free place for a label of this width, and the ring it lies on: one that its line reaches without
+/// crossing anything if there is one, beside the mark if none is free.
 fn place((x, y): (i32, i32), width: i32, frame: Rectangle, taken: &[Rectangle]) -> (Rectangle, i32) {
     let half = plot::TEXT as i32 / 2;
     let at =
