@@ -24,7 +24,9 @@ pub(super) fn run(
     let mine = (0..points.len()).filter(|index| shard.has(*index));
     let lines = mine.map(|index| Ok((index, points.get(sweep, index)?.1))).collect::<Result<Vec<_>>>()?;
     let mut groups = by_reading(lines.into_iter()).into_iter();
-    let first = groups.next().map(|(reading, all)| Ok((recording(reading.as_deref())?, all))).transpose()?;
+    let read =
+        |(reading, all): (Option<Vec<String>>, Vec<usize>)| recording(reading.as_deref()).map(|given| (given, all));
+    let first = groups.next().map(read).transpose()?;
     let journal = open()?;
     let done: HashSet<usize> = journal.done.clone();
     let left = shard.share(points.len()) - done.len();
