@@ -1,18 +1,20 @@
 //! The name that somebody may have meant.
 
-/// How alike a name must be to be offered, as the command line has it.
-const ALIKE: f64 = 0.7;
-
-/// The name most like `text`, where one is alike at all.
+/// The name most like `text`, where one is alike at all: at most a third of its letters, and one in any case, left out,
+/// put in, changed or exchanged with the next.
 ///
 /// ```
 /// let names = ["resident", "prefill", "batch"];
 /// assert_eq!(cptr_sim::nearest::nearest("residnt", names), Some("resident"));
+/// assert_eq!(cptr_sim::nearest::nearest("lur", ["lrfu", "lru"]), Some("lru"));
 /// assert_eq!(cptr_sim::nearest::nearest("colour", names), None);
 /// ```
 pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let alike = names.into_iter().map(|name| (strsim::jaro(text, name), name));
-    alike.filter(|(alike, _)| *alike > ALIKE).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    let apart = names.into_iter().map(|name| (strsim::damerau_levenshtein(text, name), name));
+    apart
+        .filter(|(apart, name)| *apart <= (name.len() / 3).max(1))
+        .min_by_key(|(apart, _)| *apart)
+        .map(|(_, name)| name)
 }
 
 /// ` (NAME?)` where a name is alike, for a message that has just quoted `text`; else nothing.

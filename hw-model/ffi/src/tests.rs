@@ -36,8 +36,7 @@ fn a_conversation_from_open_to_close() {
             let mut id = MaybeUninit::uninit();
             let address = offered * 7919 % (capacity / access) * access;
             let is_write = i32::from(offered % 4 == 0);
-            if offered < REQUESTS
-                && cptr_memory_offer(memory, address, is_write, (offered % 2) as u32, id.as_mut_ptr()) == CPTR_MEMORY_OK
+            if offered < REQUESTS && cptr_memory_offer(memory, address, is_write, 0, id.as_mut_ptr()) == CPTR_MEMORY_OK
             {
                 offered += 1;
                 let mut at = MaybeUninit::<u64>::uninit();
@@ -58,7 +57,7 @@ fn a_conversation_from_open_to_close() {
             let (id, at, latency) = (id.as_mut_ptr(), at.as_mut_ptr(), latency.as_mut_ptr());
             while cptr_memory_pop(memory, id, at, latency, source.as_mut_ptr(), is_write.as_mut_ptr()) == CPTR_MEMORY_OK
             {
-                assert!(*at <= cycle && source.assume_init() < 2 && is_write.assume_init() < 2);
+                assert!(*at <= cycle && source.assume_init() == 0 && is_write.assume_init() < 2);
                 taken += 1;
             }
         }

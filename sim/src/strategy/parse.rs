@@ -191,7 +191,7 @@ mod tests {
             ("raw+hobbit", "expected a select"),
             (
                 "bounded:lambda=1",
-                "bounded: expected eps, error, keep, pair, spare, slow, fast, reopened, threshold, found \"lambda=1\"",
+                "bounded: expected eps, error, keep, pair, spare, floor, slow, fast, reopened, threshold, found \"lambda=1\"",
             ),
             ("bounded:keep=1.9", "bounded: expected keep as a whole number from 0 to 64, found \"1.9\""),
             ("monde:hot=-0.5", "monde: expected hot as a whole number from 0 to 1024, or auto, found \"-0.5\""),

@@ -423,7 +423,7 @@ mod tests {
         for (from, to, expected) in [
             ("\"version\":\"1\"", "\"version\":\"2\"", "expected points of cptr 1, found some of cptr 2"),
             ("\"sweep\":\"s\"", "\"sweep\":\"t\"", "another sweep"),
-            ("\"of\":3", "\"of\":4", "expected one of 3 parts"),
+            ("\"of\":3", "\"of\":4", "line 2: damaged: point 4 is not of part 2/4"),
             ("\"number\":2", "\"number\":9", "line 1: no journal of a sweep: expected a part of all, found 9/3"),
             ("cptr.sweep/1", "cptr.sweep/2", "expected the format cptr.sweep/1"),
             ("\"index\":4", "\"index\":1", "line 3: damaged: point 1 is there twice"),

@@ -222,7 +222,7 @@ fn what_cannot_be_swept_is_refused_and_nothing_written() {
     let folder = folder();
     let run = "[run]\nsource = \"tiny-moe-8m.safetensors\"\nstrategy = \"{a}\"\n";
     let steps = "{ from = 0, to = 1, steps = 1000 }";
-    folder.file("counts.json", r#"{"expert_popularity": [[1, 2], [3, 4]]}"#);
+    folder.file("counts.json", r#"{"logical_count": [[1, 2], [3, 4]]}"#);
     for (text, expected) in [
         (String::new(), "file.toml: line 1: missing field `run`"),
         (
