@@ -115,8 +115,8 @@ pub struct Row {
     pub worst_mass_loss: f64,
     /// Choices that the model wanted.
     pub agreement: f64,
-    /// The expert that is silenced most, of those that are wanted [`OFTEN`] times; `None` where all of them run whenever
-    /// they are wanted.
+    /// The expert that is silenced most, of those that are wanted [`OFTEN`] times; `None` where all of them run
+    /// whenever they are wanted.
     pub least_run: Option<LeastRun>,
     /// Experts copied into fast memory per token, all layers.
     pub loads_per_token: f64,

@@ -7,8 +7,8 @@ use crate::traces::{bundled, number};
 
 const DOCUMENT: &str = include_str!("../../../docs/plan.md");
 
-/// Runs every block of a chapter that begins with a command, and compares what it prints; how many there are. A block of
-/// TOML that begins with `# NAME.toml` is that file.
+/// Runs every block of a chapter that begins with a command, and compares what it prints; how many there are. A block
+/// of TOML that begins with `# NAME.toml` is that file.
 #[track_caller]
 pub(crate) fn compare_blocks(document: &str) -> usize {
     let folder = bundled();

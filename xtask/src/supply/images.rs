@@ -1,5 +1,5 @@
-//! The firmware's images are made of their sources and nothing else: two builds in two folders, one hash of what a board
-//! is given. The names of symbols, which no board sees, tell where the sources lay.
+//! The firmware's images are made of their sources and nothing else: two builds in two folders, one hash of what a
+//! board is given. The names of symbols, which no board sees, tell where the sources lay.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

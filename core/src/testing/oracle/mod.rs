@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`exp_neg`], [`sigmoid`], [`acos`], [`log2_ratio`] | functions of [`num`](crate::num) | the errors there |
 //! | [`Router`] | [`top_k`](crate::Router::top_k), [`weights`](crate::Router::weights) | close comparisons; 2^-22 |
-//! | [`loss`], [`fewest_misses`] | what [`select`](crate::select()) promises | 1e-6 of the mass, at the mass of the best |
+//! | [`loss`], [`fewest_misses`] | what [`select`](crate::select()) promises | 1e-6 of the mass |
 //! | [`Tracker`] | [`Tracker`](crate::Tracker), [`Phase`](crate::Phase), [`Kalman`](crate::Kalman) | docs/filter.md |
 //! | [`distance`] | [`context::distance`](crate::context::distance) | 2^-20 |
 //! | [`importance`] | [`placement::importance`](crate::placement::importance) | 1e-8 |
