@@ -1,5 +1,6 @@
 //! `cargo xtask miri`: the tests of what has `unsafe`, and of what orders memory by atomics, in the interpreter that
-//! sees undefined behaviour: accesses out of bounds, of what is not initialised, by pointers that may not, and data races.
+//! sees undefined behaviour: accesses out of bounds, of what is not initialised, by pointers that may not, and data
+//! races.
 
 use std::path::Path;
 use std::process::Command;
