@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use super::{ROOT, run};
 
 /// What builds it.
-const MDBOOK: &str = "0.5.0";
+const MDBOOK: &str = "0.5.4";
 
 /// Whether it is built, every chapter of it.
 pub(crate) fn build() -> bool {
