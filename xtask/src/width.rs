@@ -8,7 +8,7 @@ use std::process::Command;
 const COLUMNS: usize = 120;
 /// Endings of files whose every line is prose, and of those in which only comments are, with what starts one.
 const DOCUMENTS: [&str; 1] = ["md"];
-const CODE: [(&str, &[&str]); 8] = [
+const CODE: [(&str, &[&str]); 10] = [
     ("rs", &["//"]),
     ("py", &["#"]),
     ("toml", &["#"]),
@@ -16,6 +16,8 @@ const CODE: [(&str, &[&str]); 8] = [
     ("h", &["//", "/*", "*"]),
     ("cpp", &["//", "/*", "*"]),
     ("sv", &["//"]),
+    ("js", &["//"]),
+    ("css", &["/*", "*"]),
     ("x", &["/*", "*"]),
 ];
 /// Texts that are data, not documents: what the bundled model reads.

@@ -1,6 +1,7 @@
 
 "use strict";
-// What the page can do beyond being read. All of it is there without this script, and the page's policy allows no other.
+// What the page can do beyond being read. All of it is there without this script, and the page's policy allows no
+// other.
 (() => {
   const make = (tag, attributes, text) => {
     const element = document.createElement(tag);
