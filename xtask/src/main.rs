@@ -235,7 +235,7 @@ fn hostile() -> bool {
     let test = |arguments: &[&str]| {
         cargo(&[&["test", "--package"], arguments, &["--", "--ignored", "--nocapture"]].concat(), &[])
     };
-    test(&["cptr-tests", "--test", "faults", "--test", "long"])
+    test(&["cptr-tests", "--test", "faults", "--test", "long", "--test", "memory"])
         & test(&["cptr-sim", "--lib", "attack"])
         & fuzz::fuzz(&fuzz::Options::usual())
 }

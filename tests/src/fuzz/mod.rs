@@ -13,6 +13,8 @@ mod readers;
 mod state;
 mod texts;
 
+pub use readers::READING_BYTES;
+
 /// What a fuzzer drives.
 #[derive(Debug)]
 pub struct Target {

@@ -10,7 +10,7 @@ use cptr_trace::{BiasTable, LossTable, Trace, native};
 use tempfile::TempDir;
 
 /// Most bytes that the arrays of a reading may become here.
-const MEMORY: u64 = 16 << 20;
+pub const READING_BYTES: u64 = 16 << 20;
 /// Most characters of a refusal.
 const MESSAGE: usize = 300;
 
@@ -48,7 +48,7 @@ pub(super) fn recording(data: &[u8]) {
         keep_startup: known & 32 != 0,
         // Ambiguous formats are read by name alone.
         format: (known & 192 == 192).then(|| IMPORTERS[usize::from(*name) / 7 % IMPORTERS.len()].name().into()),
-        memory: Some(MEMORY),
+        memory: Some(READING_BYTES),
         ..Options::default()
     };
     check(import::read(&file(names[usize::from(*name) % 7], bytes), &options));

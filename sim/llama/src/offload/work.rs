@@ -350,59 +350,78 @@ mod tests {
         assert!(work.failed.is_some() && work.held == 0 && *work.state(slice(0, 0)) == State::Absent);
     }
 
-    /// Whatever is asked for and given up, and in whatever order threads end: what counts as there has been read whole
-    /// since its memory was last another's, and memory is counted right.
-    #[test]
-    fn nothing_is_there_that_was_not_read() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..200 {
-            // The second tensor has no pages of its own.
-            let mut work = Work::new(vec![vec![BYTES; 6], vec![0; 6], vec![PIECE - STEP; 6]]);
-            let mut read = vec![vec![vec![false; BYTES / STEP]; 6]; 3];
-            let mut jobs: Vec<Job> = Vec::new();
-            for step in 0..400 {
-                let slice = slice(random.usize(..3), random.usize(..6));
-                match random.usize(..8) {
-                    // At the end everything comes to rest.
-                    _ if step > 300 => jobs.extend(work.next()),
-                    0 => work.demand(slice),
-                    1 => work.fetch(slice),
-                    2 | 3 => work.evict(slice),
-                    _ if jobs.len() < 3 => jobs.extend(work.next()),
-                    _ => {}
-                }
-                if !jobs.is_empty() && (random.bool() || step > 300) {
-                    match jobs.swap_remove(random.usize(..jobs.len())) {
-                        Job::GiveBack(gone) => {
+    /// Whatever is asked for and given up, in whatever order threads end, and whichever read fails: what counts as
+    /// there has been read whole since its memory was last another's, and memory is counted right. `fails` is the
+    /// number of the read that fails; whether it came to that.
+    fn any_order(random: &mut fastrand::Rng, fails: Option<usize>) -> bool {
+        // The second tensor has no pages of its own.
+        let mut work = Work::new(vec![vec![BYTES; 6], vec![0; 6], vec![PIECE - STEP; 6]]);
+        let mut read = vec![vec![vec![false; BYTES / STEP]; 6]; 3];
+        let (mut jobs, mut reads): (Vec<Job>, usize) = (Vec::new(), 0);
+        for step in 0..400 {
+            let slice = slice(random.usize(..3), random.usize(..6));
+            match random.usize(..8) {
+                // At the end everything comes to rest.
+                _ if step > 300 => jobs.extend(work.next()),
+                0 => work.demand(slice),
+                1 => work.fetch(slice),
+                2 | 3 => work.evict(slice),
+                _ if jobs.len() < 3 => jobs.extend(work.next()),
+                _ => {}
+            }
+            if !jobs.is_empty() && (random.bool() || step > 300) {
+                match jobs.swap_remove(random.usize(..jobs.len())) {
+                    Job::GiveBack(gone) => {
+                        read[gone.place][gone.expert].fill(false);
+                        work.left(gone);
+                    }
+                    Job::Open(slice, gone) => {
+                        if let Some(gone) = gone {
                             read[gone.place][gone.expert].fill(false);
                             work.left(gone);
                         }
-                        Job::Open(slice, gone) => {
-                            if let Some(gone) = gone {
-                                read[gone.place][gone.expert].fill(false);
-                                work.left(gone);
-                            }
-                            work.ends(slice, 0, Ok(()));
-                        }
-                        Job::Read(slice, range) => {
-                            read[slice.place][slice.expert][range.start / STEP..range.end.div_ceil(STEP)].fill(true);
-                            work.ends(slice, range.len(), Ok(()));
-                        }
+                        work.ends(slice, 0, Ok(()));
                     }
-                }
-                for (place, states) in work.states.iter().enumerate() {
-                    for (expert, state) in states.iter().enumerate() {
-                        let whole =
-                            read[place][expert][..work.sizes[place][expert].div_ceil(STEP)].iter().all(|&read| read);
-                        assert!(*state != State::There || whole, "{place} {expert} at {step}");
+                    Job::Read(slice, range) if fails == Some(reads) => {
+                        reads += 1;
+                        work.ends(slice, range.len(), Err(Error::new("expected an expert, found the end")));
+                    }
+                    Job::Read(slice, range) => {
+                        reads += 1;
+                        read[slice.place][slice.expert][range.start / STEP..range.end.div_ceil(STEP)].fill(true);
+                        work.ends(slice, range.len(), Ok(()));
                     }
                 }
             }
-            let rests = |state: &State| matches!(state, State::Absent | State::There);
-            assert!(jobs.is_empty() && work.states.iter().flatten().all(rests));
-            let there = work.states.iter().zip(&work.sizes).flat_map(|(states, sizes)| states.iter().zip(sizes));
-            let held: usize = there.filter(|(state, _)| **state == State::There).map(|(_, size)| size).sum();
-            assert_eq!(work.held, held as u64);
+            for (place, states) in work.states.iter().enumerate() {
+                for (expert, state) in states.iter().enumerate() {
+                    let whole =
+                        read[place][expert][..work.sizes[place][expert].div_ceil(STEP)].iter().all(|&read| read);
+                    assert!(*state != State::There || whole, "{place} {expert} at {step}");
+                }
+            }
         }
+        let failed = fails.is_some_and(|fails| reads > fails);
+        assert_eq!(work.failed.is_some(), failed, "a failure is said, and nothing else is");
+        let rests = |state: &State| matches!(state, State::Absent | State::There);
+        assert!(failed || jobs.is_empty() && work.states.iter().flatten().all(rests));
+        let there = work.states.iter().zip(&work.sizes).flat_map(|(states, sizes)| states.iter().zip(sizes));
+        let held: usize = there.filter(|(state, _)| **state == State::There).map(|(_, size)| size).sum();
+        assert!(failed || work.held == held as u64);
+        failed
+    }
+
+    #[test]
+    fn nothing_is_there_that_was_not_read() {
+        let mut random = fastrand::Rng::with_seed(7);
+        (0..200).for_each(|_| assert!(!any_order(&mut random, None)));
+    }
+
+    #[test]
+    fn a_read_that_fails_is_said_and_what_it_was_of_never_runs() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let failed = (0..10_000).filter(|number| any_order(&mut random, Some(number % 40))).count();
+        println!("{failed} reads failed, each was said, none was run");
+        assert!(failed > 5_000, "{failed}");
     }
 }
