@@ -269,6 +269,7 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
 mod tests {
     use super::*;
     use crate::set::ExpertSet;
+    use crate::testing::oracle;
     use proptest::prelude::*;
     use std::vec::Vec as StdVec;
 
@@ -342,28 +343,18 @@ mod tests {
         ) {
             let (chosen, resident): (StdVec<u16>, _) = (chosen.into_iter().collect(), set(residents));
             let found = dispatch::<8>(&chosen, &resident, &bits).unwrap();
-            let expected: StdVec<u16> = chosen.iter().copied().filter(|&e| resident.contains(e)).collect();
-            prop_assert_eq!(&found.gpu[..], &expected[..]);
-            prop_assert_eq!(found.gpu.len() + found.near.len(), chosen.len());
+            let (here, near) = oracle::dispatch(&chosen, &resident, &bits);
+            prop_assert_eq!(&found.gpu[..], &here[..]);
+            prop_assert!(found.near.iter().map(|run| run.expert).eq(near));
             for run in &found.near {
                 prop_assert_eq!(chosen[usize::from(run.rank)], run.expert);
-                prop_assert!(!resident.contains(run.expert));
                 prop_assert_eq!(run.bits, bits[usize::from(run.expert)]);
             }
-            prop_assert!(found.near.is_sorted_by_key(|run| (core::cmp::Reverse(run.bits), run.rank)));
             // Graham's bound against the best assignment of jobs to units, by trying all of them.
             let lengths: StdVec<u32> = found.near.iter().take(6).map(|run| run.bits.into()).collect();
-            let best = (0..units.pow(lengths.len() as u32)).map(|assignment| {
-                let mut load = std::vec![0; units];
-                let mut rest = assignment;
-                for length in &lengths {
-                    load[rest % units] += length;
-                    rest /= units;
-                }
-                load.into_iter().max().unwrap()
-            });
             let (m, found) = (units as u32, makespan(lengths.iter().copied(), units));
-            prop_assert!(found * 3 * m <= best.min().unwrap() * (4 * m - 1), "{lengths:?} on {units}: {found}");
+            let best = oracle::makespan(&lengths, units);
+            prop_assert!(found * 3 * m <= best * (4 * m - 1), "{lengths:?} on {units}: {found}");
         }
 
         #[test]

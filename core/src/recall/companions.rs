@@ -177,27 +177,13 @@ fn split(words: &mut [u32], shape: Shape) -> (&mut [u32], &mut [u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::oracle::companions;
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
 
     fn new(shape: Shape) -> Companions<Vec<u32>> {
         Companions::new(shape, vec![7; Companions::<Vec<u32>>::words(shape)]).unwrap()
-    }
-
-    /// What a token chose in a layer, the oldest first; the share in which each expert came with the last choices.
-    fn counted(shape: Shape, seen: &[Vec<u16>]) -> Vec<f64> {
-        let layers = usize::from(shape.layers);
-        let mut shares = vec![0.0; shape.experts.into()];
-        let Some(now) = seen.last() else { return shares };
-        for &from in now {
-            // Places where the layer before had chosen it.
-            let place = |&at: &usize| at % layers == seen.len() % layers && seen[at - 1].contains(&from);
-            for at in (1..seen.len()).filter(place).rev().take(TIMES) {
-                seen[at].iter().for_each(|&to| shares[usize::from(to)] += 1.0 / (TIMES * now.len()) as f64);
-            }
-        }
-        shares
     }
 
     proptest! {
@@ -209,15 +195,15 @@ mod tests {
                 (shape, prop::collection::vec(ids, 0..120))
             }),
         ) {
-            let mut companions = new(shape);
+            let mut counted = new(shape);
             let mut told = Vec::new();
             for (at, ids) in seen.into_iter().enumerate() {
                 let ids: Vec<u16> = ids.into_iter().take(shape.k.into()).collect();
-                companions.observe(at as u16 % shape.layers, &ids).unwrap();
+                counted.observe(at as u16 % shape.layers, &ids).unwrap();
                 told.push(ids);
                 let mut shares = vec![Level::ONE; shape.experts.into()];
-                companions.forecast(&mut shares).unwrap();
-                for (share, expected) in shares.iter().zip(counted(shape, &told)) {
+                counted.forecast(&mut shares).unwrap();
+                for (share, expected) in shares.iter().zip(companions(shape, &told)) {
                     let share = share.to_num::<f64>();
                     prop_assert!(share <= expected + 1e-12 && share > expected - 1e-6, "{share} {expected}");
                 }

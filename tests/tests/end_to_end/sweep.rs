@@ -8,6 +8,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
 use crate::command::{Folder, Output, finish};
+use crate::plan::compare_blocks;
 use crate::traces::bundled;
 
 /// Strategies with and without a parameter of their own, two machines of which one cannot run all, two traces.
@@ -118,6 +119,11 @@ fn parquet_has(folder: &Folder, name: &str, rows: &[Row]) {
     }
     assert_eq!(count, rows.len());
     assert_eq!(reader.metadata().file_metadata().schema_descr().num_columns(), rows[0].len());
+}
+
+#[test]
+fn what_the_chapter_shows_is_what_is_printed() {
+    assert!(compare_blocks(include_str!("../../../docs/sweep.md")) >= 1);
 }
 
 #[test]

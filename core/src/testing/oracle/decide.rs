@@ -1,11 +1,11 @@
-//! Placement, bits, replacement, changes of context, low-bit products.
+//! Placement, bits, dispatch, replacement, changes of context, low-bit products.
 
 use std::vec::Vec;
 
 use crate::bits::Losses;
 use crate::expert::{Activations, Matrix};
 use crate::level::Levels;
-use crate::num::Level;
+use crate::num::{Gate, Level};
 use crate::placement::Demand;
 use crate::set::Experts;
 
@@ -19,6 +19,39 @@ pub fn importance(layer: &[Demand], alpha: f64) -> Vec<f64> {
         alpha * over(f64::from(demand.count()), counts) + (1.0 - alpha) * over(demand.score() as f64, scores)
     };
     layer.iter().map(mixed).collect()
+}
+
+/// Experts by falling importance, of equals the lower id first.
+#[must_use]
+pub fn rank(importance: &[Gate]) -> Vec<u16> {
+    let mut order: Vec<u16> = (0..importance.len() as u16).collect();
+    order.sort_by_key(|&expert| core::cmp::Reverse(importance[usize::from(expert)]));
+    order
+}
+
+/// Where the chosen run: the resident ones, and the ids of the others, most bits first, of equals in the order of the
+/// chosen.
+#[must_use]
+pub fn dispatch(chosen: &[u16], resident: &Experts, bits: &[u8]) -> (Vec<u16>, Vec<u16>) {
+    let (here, mut near): (Vec<u16>, Vec<u16>) = chosen.iter().partition(|&&expert| resident.contains(expert));
+    near.sort_by_key(|&expert| core::cmp::Reverse(bits[usize::from(expert)]));
+    (here, near)
+}
+
+/// When the last of these jobs ends at the earliest, of all ways to give them to `units` units. Cost: `units` to the
+/// power of the jobs.
+#[must_use]
+pub fn makespan(lengths: &[u32], units: usize) -> u32 {
+    let ways = 0..units.pow(lengths.len() as u32);
+    let last = |way: usize| {
+        let mut load = std::vec![0; units];
+        lengths.iter().fold(way, |rest, length| {
+            load[rest % units] += length;
+            rest / units
+        });
+        load.into_iter().max().unwrap_or(0)
+    };
+    ways.map(last).min().unwrap_or(0)
 }
 
 /// The most that a split of so many increments can gain, over every assignment that never gives a less important expert

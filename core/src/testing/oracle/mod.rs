@@ -8,10 +8,13 @@
 //! | [`Tracker`] | [`Tracker`](crate::Tracker), [`Phase`](crate::Phase), [`Kalman`](crate::Kalman) | docs/filter.md |
 //! | [`distance`] | [`context::distance`](crate::context::distance) | 2^-20 |
 //! | [`importance`] | [`placement::importance`](crate::placement::importance) | 1e-8 |
+//! | [`rank`] | [`placement::rank`](crate::placement::rank) | nothing |
+//! | [`dispatch`], [`makespan`] | [`dispatch`](crate::dispatch::dispatch) | the order of units: 4/3 of the makespan |
 //! | [`split`] | [`bits::split`](crate::bits::split) | nothing |
 //! | [`swap`] | [`replace::swap`](crate::replace::swap()) | nothing |
 //! | [`matvec`] | [`expert::matvec`](crate::expert::matvec) | nothing |
 //! | [`Recall`] | [`Recall`](crate::recall::Recall) | close places |
+//! | [`companions`] | [`Companions`](crate::recall::Companions) | 1e-6 |
 
 mod decide;
 mod number;
@@ -19,8 +22,8 @@ mod recall;
 mod router;
 mod tracker;
 
-pub use decide::{distance, importance, matvec, split, swap};
+pub use decide::{dispatch, distance, importance, makespan, matvec, rank, split, swap};
 pub use number::{acos, exp_neg, log2_ratio, sigmoid};
-pub use recall::Recall;
+pub use recall::{Recall, companions};
 pub use router::{Router, fewest_misses, log_score, loss};
 pub use tracker::Tracker;

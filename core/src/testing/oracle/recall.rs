@@ -163,3 +163,22 @@ impl Recall {
         shares
     }
 }
+
+/// Shares in which the layer that is next will choose each expert: of the last eight times that each of the last
+/// choices had been chosen in the layer before, those with the expert behind them. `seen` is what each layer chose, the
+/// oldest first, beginning with the first layer of a token.
+#[must_use]
+pub fn companions(shape: Shape, seen: &[Vec<u16>]) -> Vec<f64> {
+    const TIMES: usize = 8;
+    let layers = usize::from(shape.layers);
+    let mut shares = vec![0.0; shape.experts.into()];
+    let Some(now) = seen.last() else { return shares };
+    for &from in now {
+        // Places where the layer before had chosen it.
+        let place = |&at: &usize| at % layers == seen.len() % layers && seen[at - 1].contains(&from);
+        for at in (1..seen.len()).filter(place).rev().take(TIMES) {
+            seen[at].iter().for_each(|&to| shares[usize::from(to)] += 1.0 / (TIMES * now.len()) as f64);
+        }
+    }
+    shares
+}
