@@ -269,7 +269,8 @@ impl Work {
         if open && !kept && begun == done {
             self.reading.remove(at);
             *self.state(slice) = State::Leaving { kept: false };
-            self.leaving.push_back((slice, done));
+            // What a read has left that failed is nothing, should the slice be asked for again.
+            self.leaving.push_back((slice, if self.failed.is_some() { 0 } else { done }));
         }
     }
 }
