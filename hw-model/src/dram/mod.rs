@@ -26,7 +26,7 @@
 //!   (`tests/dram_rules.rs`).
 //!
 //! # What is left out
-//! Power-down and self-refresh, refresh postponing, RowHammer management (RFM), ECC, calibration, and the on-die
+//! Power-down and self-refresh, refresh postponing, ECC, calibration, and the on-die
 //! details of a bank-wise refresh that counts as an activate in the tFAW window. Bank-wise refresh waits with the same
 //! priority as all-bank refresh: while one is due, the queue waits too. Where the reference simulator is known to
 //! deviate from the standard, it is followed if its counts are the measure (LPDDR5: PREab to REFab takes nRP, activates
@@ -44,6 +44,7 @@ mod error;
 mod fast;
 mod histogram;
 mod issue;
+mod management;
 pub mod mapping;
 pub mod presets;
 mod queue;
@@ -66,6 +67,7 @@ pub use engine::{CallError, Completion, Engine, EngineConfig, Id, NotTaken, Snap
 pub use error::{AddressError, CommandError, ConfigError, DeviceFileError, Refused};
 pub use fast::FastChannel;
 pub use histogram::Histogram;
+pub use management::{ManagementCommand, RefreshManagement};
 pub use mapping::{AddressMap, ChannelStripe, Location, MappingKind};
 pub use request::{Request, RequestKind, StreamError, Until};
 pub use statistics::{SourceStatistics, Statistics};

@@ -9,6 +9,7 @@ use super::command::{Command, CommandKind};
 use super::config::{Config, Refresh};
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use super::error::ConfigError;
+use super::management::ManagementCommand;
 use super::queue::{Entry, Queue};
 
 /// Room for the banks of the greatest channel.
@@ -214,26 +215,36 @@ impl State {
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let burst =
-            channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
-        // The first cycle ahead in which a command other than PRE can go out.
-        let rising = |cycle: u64| cycle.max(self.now + 1) | channel.edge;
-        let mut next = rising(self.bounds.active.max(burst));
-        if self.refreshes_waiting > 0 {
-            next = next.min(match self.refresh_step(&self.refresh_turn()) {
+        let (mut burst, mut others, mut precharge) = (u64::MAX, u64::MAX, u64::MAX);
+        for rank in 0..channel.rank_count {
+            let of_rank = &channel.ranks[rank % MAX_RANKS];
+            burst = burst.min(of_rank.rd).min(of_rank.wr);
+            let [of_column, of_precharge, of_activate] = self.due(rank);
+            others = others.min(of_column).min(of_activate);
+            precharge = precharge.min(of_precharge);
+        }
+        let mut refresh = u64::MAX;
+        if self.is_refresh_wanted()
+            && let Some(turn) = self.refresh_turn()
+        {
+            refresh = match self.refresh_step(&turn) {
                 RefreshStep::Ready(_) => self.now + 1,
                 RefreshStep::At(cycle) => cycle,
                 RefreshStep::AfterBursts => u64::MAX,
-            });
-            if self.config.refresh != Refresh::SameBank {
-                return next;
+            };
+            if !turn.refresh.kind.is_bank_wise() {
+                (others, precharge) = (u64::MAX, u64::MAX);
             }
         }
-        for rank in 0..channel.rank_count {
-            let [column, precharge, activate] = self.due(rank);
-            next = next.min(rising(column)).min(precharge).min(rising(activate));
-        }
-        next
+        // Commands other than PRE wait for the rising edge.
+        let others = self.bounds.active.max(burst).min(others);
+        (others.max(self.now + 1) | channel.edge).min(precharge).min(refresh)
+    }
+
+    /// Whether a refresh waits, or a bank asks for management.
+    #[inline(always)]
+    const fn is_refresh_wanted(&self) -> bool {
+        self.refreshes_waiting > 0 || self.channel.asking.is_some()
     }
 
     /// The bounds of a rank with what the rank itself and the buses allow.
@@ -301,14 +312,15 @@ impl State {
             return Some(choice);
         }
         let mut held = Held::NOTHING;
-        if self.refreshes_waiting > 0 {
-            let turn = self.refresh_turn();
+        if self.is_refresh_wanted()
+            && let Some(turn) = self.refresh_turn()
+        {
             if let RefreshStep::Ready(command) = self.refresh_step(&turn)
                 && slot != Slot::Column
             {
                 return Some(Choice::Refresh(command.kind, command.bank));
             }
-            if self.config.refresh != Refresh::SameBank {
+            if !turn.refresh.kind.is_bank_wise() {
                 return None;
             }
             held = self.held_for(&turn);
@@ -364,19 +376,45 @@ impl State {
         [rank.rd.max(bus), rank.wr.max(bus)]
     }
 
-    /// 2. The waiting refresh whose turn it is.
-    fn refresh_turn(&self) -> RefreshTurn {
+    /// 2. The waiting refresh whose turn it is; if none waits, the management that is asked for.
+    #[cold]
+    fn refresh_turn(&self) -> Option<RefreshTurn> {
+        if self.refreshes_waiting == 0 {
+            return self.channel.asking.and_then(|bank| self.management_turn(bank));
+        }
         let ranks = self.channel.rank_count as u64;
         let rank = (self.refresh_turn % ranks) as usize;
         let first = self.channel.first_of(rank) as u16;
         if self.config.refresh != Refresh::SameBank {
             let refresh = Command::new(CommandKind::RefAll, first);
-            return RefreshTurn { rank, banks: self.channel.set_of(rank).1, refresh, precharge: CommandKind::PreAll };
+            let banks = self.channel.set_of(rank).1;
+            return Some(RefreshTurn { rank, banks, refresh, precharge: CommandKind::PreAll });
         }
         let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
         let bank = first + self.refresh_banks[round as usize];
         let refresh = Command::new(CommandKind::RefBank, bank);
-        RefreshTurn { rank, banks: self.channel.refresh_mask(bank), refresh, precharge: CommandKind::Pre }
+        Some(RefreshTurn { rank, banks: self.channel.refresh_mask(bank), refresh, precharge: CommandKind::Pre })
+    }
+
+    /// The management that `bank` asks for.
+    #[cold]
+    fn management_turn(&self, bank: u16) -> Option<RefreshTurn> {
+        let rank = self.channel.rank_of(bank);
+        let turn = match self.channel.management.as_ref()?.command() {
+            ManagementCommand::AllBank => RefreshTurn {
+                rank,
+                banks: self.channel.set_of(rank).1,
+                refresh: Command::new(CommandKind::RfmAll, self.channel.first_of(rank) as u16),
+                precharge: CommandKind::PreAll,
+            },
+            ManagementCommand::BankWise => RefreshTurn {
+                rank,
+                banks: self.channel.refresh_mask(bank),
+                refresh: Command::new(CommandKind::RfmBank, bank),
+                precharge: CommandKind::Pre,
+            },
+        };
+        Some(turn)
     }
 
     fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
@@ -471,7 +509,8 @@ impl State {
             return;
         }
         let (word, of_rank) = channel.set_of(rank);
-        let misses = queue.misses[word] & !channel.open[word] & of_rank & held.free(rank);
+        let closed = !channel.open[word] & !channel.exhausted_banks(word);
+        let misses = queue.misses[word] & closed & of_rank & held.free(rank);
         let ready = |bank: usize| channel.act_ready(bank);
         let oldest = oldest_ready(queue, word, misses, self.now, &queue.miss_age, ready);
         self.meet(best, oldest, rank, Kind::Activate);
