@@ -107,8 +107,8 @@ proptest! {
     /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next
     /// begins.
     #[test]
-    fn ranges_without_a_break_agree(device in 0usize..devices().len(), mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
-                                    offers in 1u32..5,
+    fn ranges_without_a_break_agree(device in 0usize..devices().len(), mapping in 0usize..6, refresh: bool,
+                                    closed: bool, depth in 1u16..64, offers in 1u32..5,
                                     reads in prop::collection::vec((0u64..6, 0u64..40, 1u64..20_000, 0u64..300, 0u32..4), 2..20)) {
         let device = &devices()[device];
         let refresh = if refresh { Refresh::AllBank } else { Refresh::None };

@@ -298,8 +298,8 @@ macro_rules! constraints {
     };
 }
 
-// Where several rows have the same commands, the strictest holds. Management waits for the same as a refresh of the same
-// banks.
+// Where several rows have the same commands, the strictest holds. Management waits for what a refresh of the same banks
+// waits for.
 constraints! {
     t;
     act_act: Bank 1 [Act] act = t.n_rc, "tRC";

@@ -71,7 +71,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn jumping_changes_nothing(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+    fn jumping_changes_nothing(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3,
+                               closed: bool, depth in 1u16..40,
                                lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200, 0u32..5), 1..60),
                                spread in 0u32..14) {
         let device = &devices()[device];
@@ -164,7 +165,8 @@ proptest! {
     /// Offers at any time, of several sources: however time is cut, the same is taken, sent and served.
     #[test]
     fn any_steps_are_the_same(
-        device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40, offers in 1u32..5,
+        device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+        offers in 1u32..5,
         script in prop::collection::vec((prop::collection::vec((0u64..1 << 12, any::<bool>(), 0u8..3), 0..8), 0u64..60), 1..150),
         pauses in prop::collection::vec(0u64..20_000, 3), spread in 0u32..12, most in 1u64..30,
         priorities in prop::collection::vec(0u8..4, 3)) {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::command::Folder;
 use crate::traces::number;
 
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 10] = [
     "DDR4-3200",
     "DDR5-3200",
     "DDR5-4800",
@@ -15,6 +15,7 @@ const DEVICES: [&str; 9] = [
     "LPDDR5X-8533",
     "HBM2-2000",
     "HBM3-6400",
+    "HBM4-8000",
 ];
 const MAPPINGS: [&str; 6] =
     ["robaracoch", "mop4clxor", "rochrababgco", "rochrabacobg", "row-contiguous", "bank-interleaved"];
