@@ -134,13 +134,13 @@ impl CommandEnergy {
         let times = |current: u32, cycles: u32| f64::from(current) * f64::from(cycles);
         let refresh_all_pj = sum(&|s| times(s.i5b_ua - s.i2n_ua, t.n_rfc));
         let share = device.bank_refresh.map_or(0.0, |refresh| f64::from(refresh.n_refi) / f64::from(t.n_refi));
-        let per_clock = device.refresh_management.map_or(0.0, |needs| match needs.command {
-            ManagementCommand::AllBank => refresh_all_pj / f64::from(t.n_rfc),
-            ManagementCommand::BankWise => {
-                refresh_all_pj * share / device.bank_refresh.map_or(1.0, |refresh| f64::from(refresh.n_rfc))
-            }
+        let management_pj = device.refresh_management.map_or(0.0, |needs| {
+            let (refresh_pj, n_rfc) = match (needs.command, device.bank_refresh) {
+                (ManagementCommand::BankWise, Some(refresh)) => (refresh_all_pj * share, refresh.n_rfc),
+                _ => (refresh_all_pj, t.n_rfc),
+            };
+            refresh_pj * f64::from(needs.n_rfm) / f64::from(n_rfc)
         });
-        let management_pj = per_clock * device.refresh_management.map_or(0.0, |needs| f64::from(needs.n_rfm));
         let banks = f64::from(device.organisation.banks_per_rank());
         let clocks = 1.0 / f64::from(device.cycles_per_clock());
         Some(Self {

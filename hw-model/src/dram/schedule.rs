@@ -304,9 +304,10 @@ impl State {
     }
 
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
-        let rising = self.channel.is_rising(self.now);
+        // Commands but PRE are for the rising edge: what is due before this.
+        let rising = if self.channel.is_rising(self.now) { self.now + 1 } else { 0 };
         if slot != Slot::Row
-            && rising
+            && self.bounds.active < rising
             && let Some(choice) = self.pick_active()
         {
             return Some(choice);
@@ -335,9 +336,6 @@ impl State {
 
     /// 1. Requests whose row was opened for them.
     fn pick_active(&mut self) -> Option<Choice> {
-        if self.bounds.active > self.now {
-            return None;
-        }
         let (mut best, mut others) = (None, u64::MAX);
         for rank in 0..self.channel.rank_count {
             let (word, of_rank) = self.channel.set_of(rank);
@@ -454,17 +452,17 @@ impl State {
 
     /// 3. The oldest ready command of the queue.
     #[inline(always)]
-    fn pick_queued(&mut self, slot: Slot, rising: bool, held: Held) -> Option<Choice> {
+    fn pick_queued(&mut self, slot: Slot, rising: u64, held: Held) -> Option<Choice> {
         let mut best = Best::NONE;
         for rank in 0..self.channel.rank_count {
             let [column, precharge, activate] = self.due(rank);
-            if slot != Slot::Row && rising && column <= self.now {
+            if slot != Slot::Row && column < rising {
                 self.look_at_hits(rank, held, &mut best);
             }
             if slot != Slot::Column && precharge <= self.now {
                 self.look_at_conflicts(rank, held, &mut best);
             }
-            if slot != Slot::Column && rising && activate <= self.now {
+            if slot != Slot::Column && activate < rising {
                 self.look_at_misses(rank, held, &mut best);
             }
         }
