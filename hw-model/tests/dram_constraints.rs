@@ -40,7 +40,7 @@ fn every_row() -> Vec<Constraint> {
             let more = |mine: &mut Vec<CommandKind>, theirs: &[CommandKind]| {
                 theirs.iter().for_each(|kind| {
                     if !mine.contains(kind) {
-                        mine.push(*kind)
+                        mine.push(*kind);
                     }
                 });
             };

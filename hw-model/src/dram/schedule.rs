@@ -5,12 +5,14 @@
 //! are looked at. A bound may be too low, never too high: ready times only grow, and whatever gives a bank a new
 //! candidate lowers the bound again.
 use super::channel::{Channel, Masks, PerBank, banks_of, bits, spot};
-use super::command::{Command, CommandKind};
-use super::config::{Config, Refresh};
+use super::command::CommandKind;
+use super::config::Config;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use super::error::ConfigError;
-use super::management::ManagementCommand;
 use super::queue::{Entry, Queue};
+use refresh::RefreshStep;
+
+mod refresh;
 
 /// Room for the banks of the greatest channel.
 const BANKS: usize = MAX_BANKS as usize;
@@ -53,26 +55,6 @@ pub(super) enum Choice {
     Precharge(u16),
     /// For a refresh: precharge or the refresh itself.
     Refresh(CommandKind, u16),
-}
-
-/// A refresh, and what it needs.
-struct RefreshTurn {
-    rank: usize,
-    /// Banks that must be closed, in the word of their rank.
-    banks: u64,
-    refresh: Command,
-    /// What closes them.
-    precharge: CommandKind,
-}
-
-/// Where a waiting refresh stands.
-enum RefreshStep {
-    /// This command can go out: a precharge or the refresh itself.
-    Ready(Command),
-    /// The next command can go out in this cycle.
-    At(u64),
-    /// A row was opened for a request, which must be served first.
-    AfterBursts,
 }
 
 /// What the queue must leave alone in one rank.
@@ -199,12 +181,6 @@ impl State {
         })
     }
 
-    /// Refreshes after which the turn comes back to the first rank and bank.
-    pub(super) fn refresh_round(&self) -> u64 {
-        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
-        (self.channel.rank_count * sets) as u64
-    }
-
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never
     /// too late.
     pub(super) fn next_event(&self) -> u64 {
@@ -239,12 +215,6 @@ impl State {
         // Commands other than PRE wait for the rising edge.
         let others = self.bounds.active.max(burst).min(others);
         (others.max(self.now + 1) | channel.edge).min(precharge).min(refresh)
-    }
-
-    /// Whether a refresh waits, or a bank asks for management.
-    #[inline(always)]
-    const fn is_refresh_wanted(&self) -> bool {
-        self.refreshes_waiting > 0 || self.channel.asking.is_some()
     }
 
     /// The bounds of a rank with what the rank itself and the buses allow.
@@ -372,76 +342,6 @@ impl State {
     fn gates(&self, rank: usize) -> [u64; 2] {
         let (rank, bus) = (&self.channel.ranks[rank % MAX_RANKS], self.channel.bus[usize::from(self.dual_bus)]);
         [rank.rd.max(bus), rank.wr.max(bus)]
-    }
-
-    /// 2. The waiting refresh whose turn it is; if none waits, the management that is asked for.
-    #[cold]
-    fn refresh_turn(&self) -> Option<RefreshTurn> {
-        if self.refreshes_waiting == 0 {
-            return self.channel.asking.and_then(|bank| self.management_turn(bank));
-        }
-        let ranks = self.channel.rank_count as u64;
-        let rank = (self.refresh_turn % ranks) as usize;
-        let first = self.channel.first_of(rank) as u16;
-        if self.config.refresh != Refresh::SameBank {
-            let refresh = Command::new(CommandKind::RefAll, first);
-            let banks = self.channel.set_of(rank).1;
-            return Some(RefreshTurn { rank, banks, refresh, precharge: CommandKind::PreAll });
-        }
-        let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
-        let bank = first + self.refresh_banks[round as usize];
-        let refresh = Command::new(CommandKind::RefBank, bank);
-        Some(RefreshTurn { rank, banks: self.channel.refresh_mask(bank), refresh, precharge: CommandKind::Pre })
-    }
-
-    /// The management that `bank` asks for.
-    #[cold]
-    fn management_turn(&self, bank: u16) -> Option<RefreshTurn> {
-        let rank = self.channel.rank_of(bank);
-        let turn = match self.channel.management.as_ref()?.command() {
-            ManagementCommand::AllBank => RefreshTurn {
-                rank,
-                banks: self.channel.set_of(rank).1,
-                refresh: Command::new(CommandKind::RfmAll, self.channel.first_of(rank) as u16),
-                precharge: CommandKind::PreAll,
-            },
-            ManagementCommand::BankWise => RefreshTurn {
-                rank,
-                banks: self.channel.refresh_mask(bank),
-                refresh: Command::new(CommandKind::RfmBank, bank),
-                precharge: CommandKind::Pre,
-            },
-        };
-        Some(turn)
-    }
-
-    fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
-        let (word, _) = self.channel.set_of(turn.rank);
-        if (self.channel.activating[word] | self.active_banks[word]) & turn.banks != 0 {
-            return RefreshStep::AfterBursts;
-        }
-        let open = self.channel.open[word] & turn.banks;
-        let command = match open {
-            0 => turn.refresh,
-            _ => Command::new(turn.precharge, word as u16 * 64 + open.trailing_zeros() as u16),
-        };
-        match self.channel.probe(command) {
-            Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
-            Ok(_) if !command.kind.is_precharge() && !self.channel.is_rising(self.now) => RefreshStep::At(self.now + 1),
-            Ok(_) => RefreshStep::Ready(command),
-            Err(_) => RefreshStep::AfterBursts,
-        }
-    }
-
-    /// What the queue must leave alone for a bank-wise refresh. An activate of another bank of the rank delays the
-    /// refresh by nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the
-    /// refresh off for ever.
-    fn held_for(&self, turn: &RefreshTurn) -> Held {
-        let (word, _) = self.channel.set_of(turn.rank);
-        let closed = (self.channel.open[word] | self.channel.activating[word]) & turn.banks == 0;
-        let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
-        let delays = self.now + self.channel.lat.act_other_refpb > ready;
-        Held { rank: turn.rank, banks: turn.banks, activates: delays }
     }
 
     /// Writes are served in batches, or while there is nothing to read.
