@@ -61,7 +61,7 @@ def lines(stream):
 
 
 def of_children(command):
-    """Processor time of a process, and what it wrote."""
+    """Seconds of processor time of a process, and what it wrote."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -92,7 +92,7 @@ def ramulator_run(trace):
 
 
 def ours(program, words):
-    """Nanoseconds of processor time per read, and cycles."""
+    """Seconds of processor time, and cycles."""
     seconds, text = of_children([program, *words])
     rows = [line.split() for line in text.splitlines()[1:]]
     assert len(rows) == 1, (words, text)
