@@ -9,8 +9,8 @@ rows: refresh of all banks and of one, and refresh management, among activates, 
 Where Ramulator's table has no row and the standard has a rule, our model waits and Ramulator does not (of HBM4 it is
 the other way round: an activate puts a REFpb of its bank group off by nRRD_L there, by nRRD_S here); such commands are
 not drawn: a REFpb or RFMpb of a bank that was closed by PREab, RDA or WRA, or of one just refreshed or managed; those
-of LPDDR5, DDR5 and HBM4 within tRRD of an activate; REFab or RFMab of a rank that was not activated since the last one, or
-(but for LPDDR5) while a REFpb or RFMpb lasts.
+of LPDDR5, DDR5 and HBM4 within tRRD of an activate; REFab or RFMab of a rank that was not activated since the last
+one, or (but for LPDDR5) while a REFpb or RFMpb lasts.
 """
 import random
 

@@ -7,8 +7,8 @@
 
 `draw` draws configurations and prints a row for each; with `--managed`, of devices whose refresh management comes
 after so many activates of a bank (refresh `rfm32`: after 32, and no refresh beside it, as Ramulator's has none there);
-the rows of `random.tsv` from the 329th on are those two calls. `again` runs the configurations of a file of rows once more and
-says which rows Ramulator now counts otherwise; with `--as-published`, without the changes below.
+the rows of `random.tsv` from the 329th on are those two calls. `again` runs the configurations of a file of rows once
+more and says which rows Ramulator now counts otherwise; with `--as-published`, without the changes below.
 
 RAMULATOR is github.com/CMU-SAFARI/ramulator2 at commit c5b1c3a, built with its Python bindings. Of its tables only the
 deviations that `docs/dram.md` names under Devices are changed, when they are loaded; its code is as published.
