@@ -1,5 +1,5 @@
 //! Refresh management: rows that are opened too often would disturb their neighbours, so the device wants time to
-//! refresh those (JESD79-5, "Refresh Management (RFM)"; LPDDR5, HBM3 and HBM4 have the same).
+//! refresh those (JESD79-5, 4.41, Refresh Management (RFM); LPDDR5, HBM3 and HBM4 have the same).
 //!
 //! Each bank has a rolling count of activates (RAA). From RAAIMT on it asks for a management command, at RAAMMT it
 //! takes no further activate. RFMab takes RAAIMT off the counts of all banks of the rank, RFMsb (RFMpb) off those of
