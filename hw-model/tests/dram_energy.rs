@@ -39,7 +39,8 @@ fn a_lone_read_by_hand() {
     assert_eq!((energy.write_pj, energy.refresh_pj), (0.0, 0.0));
 }
 
-/// Management costs what a refresh of the same banks costs in its time: DDR4 takes 213 mA beyond standby for 100 clocks.
+/// Management costs what a refresh of the same banks costs in its time: DDR4 takes 213 mA beyond standby for 100
+/// clocks.
 #[test]
 fn management_costs_what_a_refresh_as_long_does() {
     let (raaimt, raammt, refresh_decrement) = (4, 8, 0);

@@ -30,8 +30,8 @@ struct Row<'a> {
     writes: u64,
     seed: u64,
     requests: u64,
-    /// Cycles, reads served, writes served, reads forwarded, writes merged, hits, misses, conflicts, refreshes and their
-    /// management.
+    /// Cycles, reads served, writes served, reads forwarded, writes merged, hits, misses, conflicts, refreshes and
+    /// their management.
     counts: [u64; 9],
 }
 

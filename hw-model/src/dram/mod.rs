@@ -28,9 +28,9 @@
 //!   (`tests/dram_rules.rs`).
 //!
 //! # What is left out
-//! Power-down and self-refresh, refresh postponing, ECC, calibration, and the on-die details of a bank-wise refresh that
-//! counts as an activate in the tFAW window. Where the reference simulator is known to deviate from the standard, it is
-//! followed if its counts are the measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not
+//! Power-down and self-refresh, refresh postponing, ECC, calibration, and the on-die details of a bank-wise refresh
+//! that counts as an activate in the tFAW window. Where the reference simulator is known to deviate from the standard,
+//! it is followed if its counts are the measure (LPDDR5: PREab to REFab takes nRP, activates count from ACT1) and not
 //! otherwise (nRRD of DDR5; a read of one rank followed by a write of another, whose bursts would collide).
 mod channel;
 mod command;
