@@ -1,6 +1,6 @@
 //! The table of constraints in `docs/dram.md` is the table of the model. `CPTR_BLESS=1` writes it there.
 use cptr_hw_model::dram::constraints::{Constraint, Level, constraints};
-use cptr_hw_model::dram::{CommandKind, Device, presets};
+use cptr_hw_model::dram::{CommandKind, Device, ManagementCommand, RefreshManagement, presets};
 use std::fmt::Write;
 use std::fs;
 
@@ -9,12 +9,50 @@ const BEGIN: &str =
     "<!-- constraints: written by CPTR_BLESS=1 cargo test -p cptr-hw-model --test dram_constraints -->\n";
 const END: &str = "<!-- end of constraints -->";
 
-/// A device that every row concerns; no such memory exists.
-fn everything() -> Device {
+/// A device that every row concerns but those of the other command of management; no such memory exists.
+fn everything(command: ManagementCommand) -> Device {
     let mut device = presets::ddr5_4800();
     device.organisation.ranks = 2;
     device.organisation.stacks = 2;
+    device.refresh_management =
+        Some(RefreshManagement { command, raaimt: 1, raammt: 1, refresh_decrement: 0, n_rfm: 1 });
     device
+}
+
+/// Whether two rows are the same but for commands of management.
+fn same_row(a: &Constraint, b: &Constraint) -> bool {
+    let without = |kinds: &[CommandKind]| {
+        let managing = |kind: &CommandKind| matches!(kind, CommandKind::RfmAll | CommandKind::RfmBank);
+        kinds.iter().copied().filter(|kind| !managing(kind)).collect::<Vec<_>>()
+    };
+    let key = |row: &Constraint| {
+        (row.level, row.window, row.formula.clone(), row.source, without(&row.before), without(&row.after))
+    };
+    key(a) == key(b)
+}
+
+/// Every row with all its commands.
+fn every_row() -> Vec<Constraint> {
+    let mut rows = constraints(&everything(ManagementCommand::AllBank));
+    let mut at = 0;
+    for row in constraints(&everything(ManagementCommand::BankWise)) {
+        if let Some(found) = rows.iter().position(|other| same_row(other, &row)) {
+            let more = |mine: &mut Vec<CommandKind>, theirs: &[CommandKind]| {
+                theirs.iter().for_each(|kind| {
+                    if !mine.contains(kind) {
+                        mine.push(*kind);
+                    }
+                });
+            };
+            more(&mut rows[found].before, &row.before);
+            more(&mut rows[found].after, &row.after);
+            at = found + 1;
+        } else {
+            rows.insert(at, row);
+            at += 1;
+        }
+    }
+    rows
 }
 
 fn names(kinds: &[CommandKind]) -> String {
@@ -27,13 +65,10 @@ fn table() -> String {
         "{BEGIN}| level | first | then | cycles | D4 | D5 | L5 | H3 | source |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     let columns = devices.map(|device| constraints(&device));
-    for row in constraints(&everything()) {
-        let same = |other: &&Constraint| {
-            (other.level, &other.before, &other.after, other.window) == (row.level, &row.before, &row.after, row.window)
-        };
-        let cycles = columns
-            .each_ref()
-            .map(|column| column.iter().find(same).map_or("–".into(), |row| row.cycles.to_string()));
+    for row in every_row() {
+        let cycles = columns.each_ref().map(|column| {
+            column.iter().find(|other| same_row(other, &row)).map_or("–".into(), |row| row.cycles.to_string())
+        });
         let first = if row.window > 1 { format!("{} {}", row.window, names(&row.before)) } else { names(&row.before) };
         let then = names(&row.after);
         let (formula, cycles) = (&row.formula, cycles.join(" | "));

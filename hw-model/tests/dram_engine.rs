@@ -72,6 +72,9 @@ fn devices() -> Vec<Device> {
     };
     let mut devices = presets::all();
     devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    let managed = "base = \"DDR5-4800\"\n[refresh_management]\ncommand = \"bank-wise\"\nraaimt = 3\nraammt = 6\n\
+                   refresh_decrement = 1\nn_rfm = 90\n";
+    devices.push(Device::from_toml(managed).unwrap());
     devices
 }
 
@@ -94,8 +97,16 @@ fn turns(device: &Device, channels: u64) -> impl Strategy<Value = Vec<Turn>> + u
 }
 
 fn setups() -> impl Strategy<Value = (Device, EngineConfig, Vec<Turn>)> {
-    let figures =
-        (0usize..11, 0usize..6, 0usize..3, any::<bool>(), 1u16..40, 1u32..5, 1u32..4, prop::collection::vec(0u8..3, 3));
+    let figures = (
+        0usize..devices().len(),
+        0usize..6,
+        0usize..3,
+        any::<bool>(),
+        1u16..40,
+        1u32..5,
+        1u32..4,
+        prop::collection::vec(0u8..3, 3),
+    );
     figures.prop_flat_map(|(device, mapping, refresh, closed, queue_depth, offers_per_cycle, channels, priorities)| {
         let device = devices()[device].clone();
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];

@@ -1,7 +1,7 @@
 //! The fast path is the exact path, to the cycle and to the last count.
 use cptr_hw_model::dram::{
-    ChannelStripe, Config, Controller, Device, FastChannel, FastChannels, MappingKind, PagePolicy, Refresh, Until,
-    presets, stream,
+    ChannelStripe, Config, Controller, Device, FastChannel, FastChannels, ManagementCommand, MappingKind, PagePolicy,
+    Refresh, RefreshManagement, Until, presets, stream,
 };
 use proptest::prelude::*;
 
@@ -15,6 +15,14 @@ fn devices() -> Vec<Device> {
     };
     let mut devices = presets::all();
     devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    let managed = |mut device: Device, command: ManagementCommand, raaimt: u32| {
+        let (raammt, refresh_decrement, n_rfm) = (raaimt + 3, raaimt / 2, 90);
+        device.refresh_management = Some(RefreshManagement { command, raaimt, raammt, refresh_decrement, n_rfm });
+        device
+    };
+    devices.push(managed(of_ranks(presets::ddr5_4800(), 2), ManagementCommand::BankWise, 3));
+    devices.push(managed(presets::lpddr5_6400(), ManagementCommand::AllBank, 8));
+    devices.push(managed(presets::hbm3_6400(), ManagementCommand::BankWise, 2));
     devices
 }
 
@@ -70,7 +78,7 @@ proptest! {
     /// with and without pauses, some of them again: whatever is in the memory of the fast path must lead to the same
     /// cycle.
     #[test]
-    fn fast_and_exact_agree(device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool,
+    fn fast_and_exact_agree(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool,
                             depth in 1u16..64, offers in 1u32..5,
                             reads in prop::collection::vec((0u64..64, 0u64..3, 1u64..30_000, 0u64..20_000, 0usize..4), 2..6)) {
         let device = &devices()[device];
@@ -99,8 +107,8 @@ proptest! {
     /// Ranges that follow each other without waiting for data: the queue still holds the end of one when the next
     /// begins.
     #[test]
-    fn ranges_without_a_break_agree(device in 0usize..11, mapping in 0usize..6, refresh: bool, closed: bool, depth in 1u16..64,
-                                    offers in 1u32..5,
+    fn ranges_without_a_break_agree(device in 0usize..devices().len(), mapping in 0usize..6, refresh: bool,
+                                    closed: bool, depth in 1u16..64, offers in 1u32..5,
                                     reads in prop::collection::vec((0u64..6, 0u64..40, 1u64..20_000, 0u64..300, 0u32..4), 2..20)) {
         let device = &devices()[device];
         let refresh = if refresh { Refresh::AllBank } else { Refresh::None };

@@ -94,8 +94,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_rule_is_broken(device in 0usize..15, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..64,
-                         offers in 1u32..5, seed: u64, writes in prop::sample::select(vec![0u64, 10, 50, 100]),
+    fn no_rule_is_broken(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool,
+                         depth in 1u16..64, offers in 1u32..5, seed: u64, writes in prop::sample::select(vec![0u64, 10, 50, 100]),
                          gap in prop::sample::select(vec![0u64, 0, 5, 100])) {
         let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
@@ -117,7 +117,8 @@ proptest! {
     /// accepted, too.
     #[test]
     fn bank_refresh_that_is_accepted_lets_a_run_end(
-        preset in 0usize..15, n_refi in 20u32..2000, n_rfc in 1u32..2000, n_ref_to_act in 0u32..2000, edge: bool, seed: u64,
+        preset in 0usize..devices().len(), n_refi in 20u32..2000, n_rfc in 1u32..2000, n_ref_to_act in 0u32..2000,
+        edge: bool, seed: u64,
     ) {
         let mut device = devices()[preset].clone();
         let Some(refresh) = &mut device.bank_refresh else { return Ok(()) };

@@ -6,6 +6,7 @@ use super::command::{Command, CommandKind};
 use super::constraints::Latencies;
 use super::device::{Device, MAX_BANKS, MAX_RANKS, RefreshSet};
 use super::error::{CommandError, ConfigError, Refused};
+use super::management::{Activates, ManagementCommand};
 
 /// What a bank is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +90,10 @@ pub struct Channel {
     pub(super) activating: Masks,
     /// Cycles in which rows were closed less cycles in which they were opened, modulo 2^64.
     pub(super) open_balance: u64,
+    /// Activates of each bank, where the device wants management.
+    pub(super) management: Option<Box<Activates>>,
+    /// The bank whose management is next. It stays that until a refresh or management goes out.
+    pub(super) asking: Option<u16>,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
     /// The data clock of LPDDR5 runs up to this cycle.
@@ -148,6 +153,8 @@ impl Channel {
             open: [0; WORDS],
             activating: [0; WORDS],
             open_balance: 0,
+            management: device.refresh_management.map(|needs| Box::new(Activates::new(needs))),
+            asking: None,
             act2_deadline: 0,
             wck_until: 0,
             n_aad: device.split_activate.map(|split| u64::from(split.n_aad)),
@@ -271,12 +278,14 @@ impl Channel {
         let (banks, bank) = (&self.banks, usize::from(command.bank));
         let rank = &self.ranks[self.rank_of(command.bank) % MAX_RANKS];
         let (word, of_rank) = self.set_of(self.rank_of(command.bank));
+        let (_, bit) = spot(command.bank);
         let closed = |mask: u64| (self.open[word] | self.activating[word]) & mask == 0;
         let require = |holds: bool, otherwise: CommandError| if holds { Ok(()) } else { Err(otherwise) };
         let bus = self.bus[if command.kind.is_column() { self.column_bus } else { 0 }];
         let earliest = match command.kind {
             CommandKind::Act => {
                 require(state == BankState::Closed, CommandError::BankNotClosed)?;
+                require(self.exhausted_banks(word) & bit == 0, CommandError::ManagementDue)?;
                 self.act_ready(bank).max(rank.act)
             }
             CommandKind::Act2 => {
@@ -304,8 +313,14 @@ impl Channel {
                 require(closed(of_rank), CommandError::BankNotClosed)?;
                 rank.ref_all
             }
-            CommandKind::RefBank => {
-                require(self.refresh_set.is_some(), CommandError::NotSupported)?;
+            CommandKind::RfmAll => {
+                require(self.manages_with(ManagementCommand::AllBank), CommandError::NotSupported)?;
+                require(closed(of_rank), CommandError::BankNotClosed)?;
+                rank.ref_all
+            }
+            CommandKind::RefBank | CommandKind::RfmBank => {
+                let managed = command.kind == CommandKind::RefBank || self.manages_with(ManagementCommand::BankWise);
+                require(self.refresh_set.is_some() && managed, CommandError::NotSupported)?;
                 let set = self.refresh_mask(command.bank);
                 require(closed(set), CommandError::BankNotClosed)?;
                 banks_of(word, set).map(|bank| banks.refresh[bank % BANKS]).fold(rank.ref_bank, u64::max)
@@ -369,6 +384,9 @@ impl Channel {
                 self.constrain(CommandKind::Act, bank, now);
                 self.open_balance = self.open_balance.wrapping_sub(now);
                 self.banks.row[usize::from(bank) % BANKS] = command.row;
+                if self.management.is_some() {
+                    self.count_activate(bank);
+                }
                 match self.n_aad {
                     Some(n_aad) => {
                         self.activating[word] |= bit;
@@ -383,12 +401,12 @@ impl Channel {
             }
             CommandKind::Pre => {
                 self.constrain(CommandKind::Pre, bank, now);
-                self.close(bank, bit, now);
+                self.close(bank, now);
             }
             CommandKind::PreAll => {
                 self.constrain(CommandKind::PreAll, bank, now);
                 let (_, of_rank) = self.set_of(self.rank_of(bank));
-                self.close(bank, of_rank, now);
+                banks_of(word, self.open[word] & of_rank).for_each(|bank| self.close(bank as u16, now));
             }
             CommandKind::Rd => {
                 self.constrain(CommandKind::Rd, bank, now);
@@ -397,7 +415,7 @@ impl Channel {
             CommandKind::RdA => {
                 self.constrain(CommandKind::RdA, bank, now);
                 self.run_data_clock(now + self.wck_after_rd);
-                self.close(bank, bit, now);
+                self.close(bank, now);
             }
             CommandKind::Wr => {
                 self.constrain(CommandKind::Wr, bank, now);
@@ -406,21 +424,36 @@ impl Channel {
             CommandKind::WrA => {
                 self.constrain(CommandKind::WrA, bank, now);
                 self.run_data_clock(now + self.wck_after_wr);
-                self.close(bank, bit, now);
+                self.close(bank, now);
             }
-            CommandKind::RefAll => self.constrain(CommandKind::RefAll, bank, now),
-            CommandKind::RefBank => self.constrain(CommandKind::RefBank, bank, now),
+            CommandKind::RefAll => {
+                self.constrain(CommandKind::RefAll, bank, now);
+                self.take_off_activates(command);
+            }
+            CommandKind::RefBank => {
+                self.constrain(CommandKind::RefBank, bank, now);
+                self.take_off_activates(command);
+            }
+            CommandKind::RfmAll => {
+                self.constrain(CommandKind::RfmAll, bank, now);
+                self.take_off_activates(command);
+            }
+            CommandKind::RfmBank => {
+                self.constrain(CommandKind::RfmBank, bank, now);
+                self.take_off_activates(command);
+            }
             CommandKind::Cas => self.run_data_clock(now + 2),
         }
     }
 
-    /// Closes the rows of `banks` in the word of `bank`.
+    /// Closes the row of a bank.
     #[inline(always)]
-    fn close(&mut self, bank: u16, banks: u64, now: u64) {
-        let (word, _) = spot(bank);
-        let closed = u64::from((self.open[word] & banks).count_ones());
-        self.open[word] &= !banks;
-        self.open_balance = self.open_balance.wrapping_add(now * closed);
+    fn close(&mut self, bank: u16, now: u64) {
+        let (word, bit) = spot(bank);
+        if self.open[word] & bit != 0 {
+            self.open[word] &= !bit;
+            self.open_balance = self.open_balance.wrapping_add(now);
+        }
     }
 
     /// Banks with a row that is open or being opened, times `now`.

@@ -25,13 +25,17 @@ pub enum CommandKind {
     RefAll,
     /// Refresh of some banks: DDR5 same-bank, LPDDR5 and HBM per-bank.
     RefBank,
+    /// Refresh management of all banks of a rank.
+    RfmAll,
+    /// Refresh management of the banks of one bank-wise refresh: DDR5 same-bank, LPDDR5 and HBM per-bank.
+    RfmBank,
     /// Starts the LPDDR5 data clock (WCK) for the read or write of the next cycle.
     Cas,
 }
 
 impl CommandKind {
     /// All kinds, in the order of [`CommandCounts`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Act,
         Self::Act2,
         Self::Pre,
@@ -42,6 +46,8 @@ impl CommandKind {
         Self::WrA,
         Self::RefAll,
         Self::RefBank,
+        Self::RfmAll,
+        Self::RfmBank,
         Self::Cas,
     ];
 
@@ -58,6 +64,8 @@ impl CommandKind {
             Self::WrA => "WRA",
             Self::RefAll => "REFab",
             Self::RefBank => "REFpb",
+            Self::RfmAll => "RFMab",
+            Self::RfmBank => "RFMpb",
             Self::Cas => "CAS",
         }
     }
@@ -73,9 +81,15 @@ impl CommandKind {
         matches!(self, Self::Rd | Self::RdA | Self::Wr | Self::WrA | Self::Cas)
     }
 
-    /// True for refreshes of all banks or some.
+    /// True for refreshes of all banks or some, and for refresh management.
     pub const fn is_refresh(self) -> bool {
-        matches!(self, Self::RefAll | Self::RefBank)
+        matches!(self, Self::RefAll | Self::RefBank | Self::RfmAll | Self::RfmBank)
+    }
+
+    /// True for refresh and management of some banks.
+    #[inline(always)]
+    pub(super) const fn is_bank_wise(self) -> bool {
+        matches!(self, Self::RefBank | Self::RfmBank)
     }
 }
 
@@ -87,7 +101,8 @@ impl fmt::Display for CommandKind {
 
 /// One command as it goes out: kind, flat bank number in the channel, row (only for ACT; otherwise 0).
 ///
-/// For `PreAll` and `RefAll` the bank is any bank of the rank. For `RefBank` it is the first bank of the refreshed set.
+/// For `PreAll`, `RefAll` and `RfmAll` the bank is any bank of the rank. For `RefBank` and `RfmBank` it is any bank of
+/// the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Command {
     /// What.

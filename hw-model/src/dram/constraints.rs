@@ -10,6 +10,7 @@
 use super::channel::{Channel, banks_of, spot};
 use super::command::CommandKind;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
+use super::management::ManagementCommand;
 use std::fmt;
 
 /// Where two commands meet.
@@ -90,6 +91,8 @@ struct Terms {
     n_rfc_pb: i64,
     n_ref_to_ref: i64,
     n_ref_to_act: i64,
+    /// Of refresh management.
+    n_rfm: i64,
     /// Further cycles of ACT, and of RD and WR.
     act: i64,
     column: i64,
@@ -99,7 +102,7 @@ impl Terms {
     fn of(device: &Device) -> Self {
         let t = &device.timing;
         let refresh = device.bank_refresh;
-        // Without bank-wise refresh nothing looks at these.
+        // Without bank-wise refresh, or management, nothing looks at these.
         let of_refresh = |value: Option<u32>| i64::from(value.unwrap_or(t.n_rfc));
         Self {
             n_rc: t.n_rc.into(),
@@ -131,6 +134,7 @@ impl Terms {
             n_rfc_pb: of_refresh(refresh.map(|refresh| refresh.n_rfc)),
             n_ref_to_ref: of_refresh(refresh.map(|refresh| refresh.n_ref_to_ref)),
             n_ref_to_act: of_refresh(refresh.map(|refresh| refresh.n_ref_to_act)),
+            n_rfm: of_refresh(device.refresh_management.map(|management| management.n_rfm)),
             act: i64::from(t.act_cycles) - 1,
             column: i64::from(t.column_cycles) - 1,
         }
@@ -169,20 +173,20 @@ macro_rules! kinds_of {
         [CommandKind::PreAll]
     };
     (refresh) => {
-        [CommandKind::RefBank]
+        [CommandKind::RefBank, CommandKind::RfmBank]
     };
     (ref_bank) => {
-        [CommandKind::RefBank]
+        [CommandKind::RefBank, CommandKind::RfmBank]
     };
     (ref_all) => {
-        [CommandKind::RefAll]
+        [CommandKind::RefAll, CommandKind::RfmAll]
     };
 }
 
 /// Puts a field of a level off to a cycle.
 macro_rules! put_off {
     (Bank 1 $after:ident, $c:ident, $at:ident, $cycle:expr) => {
-        if $at.kind as usize == CommandKind::RefBank as usize {
+        if $at.kind.is_bank_wise() {
             for bank in banks_of(spot($at.bank as u16).0, $c.refresh_mask($at.bank as u16)) {
                 raise(&mut $c.banks.$after[bank % BANKS], $cycle);
             }
@@ -289,12 +293,13 @@ macro_rules! constraints {
                     source: $source,
                 },
             )+];
-            rows.into_iter().filter(|row| row.concerns(device)).collect()
+            rows.into_iter().filter_map(|row| row.of(device)).collect()
         }
     };
 }
 
-// Where several rows have the same commands, the strictest holds.
+// Where several rows have the same commands, the strictest holds. Management waits for what a refresh of the same banks
+// waits for.
 constraints! {
     t;
     act_act: Bank 1 [Act] act = t.n_rc, "tRC";
@@ -312,6 +317,8 @@ constraints! {
     wra_ref: Bank 1 [WrA] refresh = t.n_cwl + t.n_bl + t.n_wr + t.n_rp, "tWR + tRP";
     refpb_act: Bank 1 [RefBank] act = t.n_rfc_pb, "tRFCsb, tRFCpb";
     refpb_ref: Bank 1 [RefBank] refresh = t.n_rfc_pb, "tRFCsb, tRFCpb";
+    rfmpb_act: Bank 1 [RfmBank] act = t.n_rfm, "tRFMsb, tRFMpb";
+    rfmpb_ref: Bank 1 [RfmBank] refresh = t.n_rfm, "tRFMsb, tRFMpb";
     group_act_act: Group 1 [Act] act = t.n_rrd_l, "tRRD_L";
     group_rd_rd: Group 1 [Rd RdA] rd = t.n_ccd_l, "tCCD_L";
     group_wr_wr: Group 1 [Wr WrA] wr = t.n_ccd_l_wr, "tCCD_L_WR";
@@ -341,9 +348,14 @@ constraints! {
     refab_preab: Rank 1 [RefAll] pre_all = t.n_rfc, "tRFC";
     refab_refab: Rank 1 [RefAll] ref_all = t.n_rfc, "tRFC";
     refab_refpb: Rank 1 [RefAll] ref_bank = t.n_rfc, "tRFC";
-    refpb_other_act: Rank 1 [RefBank] act = t.n_ref_to_act, "tREFSBRD, tpbR2act, tRREFD";
-    refpb_refpb: Rank 1 [RefBank] ref_bank = t.n_ref_to_ref, "tpbR2pbR, tRREFD; DDR5: one set at a time";
+    rfmab_act: Rank 1 [RfmAll] act = t.n_rfm, "tRFMab";
+    rfmab_preab: Rank 1 [RfmAll] pre_all = t.n_rfm, "tRFMab";
+    rfmab_refab: Rank 1 [RfmAll] ref_all = t.n_rfm, "tRFMab";
+    rfmab_refpb: Rank 1 [RfmAll] ref_bank = t.n_rfm, "tRFMab";
+    refpb_other_act: Rank 1 [RefBank RfmBank] act = t.n_ref_to_act, "tREFSBRD, tpbR2act, tRREFD";
+    refpb_refpb: Rank 1 [RefBank RfmBank] ref_bank = t.n_ref_to_ref, "tpbR2pbR, tRREFD; DDR5: one set at a time";
     refpb_refab: Rank 1 [RefBank] ref_all = t.n_rfc_pb, "tRFCsb, tRFCpb";
+    rfmpb_refab: Rank 1 [RfmBank] ref_all = t.n_rfm, "tRFMsb, tRFMpb";
     other_rd_rd: OtherRank 1 [Rd RdA] rd = t.n_bl + t.n_cs, "nCS between bursts";
     other_rd_wr: OtherRank 1 [Rd RdA] wr = t.n_cl + t.n_bl + t.n_cs - t.n_cwl,
         "nCS; Ramulator: nBL + nCS";
@@ -352,16 +364,24 @@ constraints! {
 }
 
 impl Constraint {
-    /// Whether the device has the level and the commands.
-    fn concerns(&self, device: &Device) -> bool {
+    /// The row with the commands that the device has; `None` if it has none of them, or not the level.
+    fn of(mut self, device: &Device) -> Option<Self> {
         let o = &device.organisation;
         let level = match self.level {
             Level::OtherStack => o.stacks > 1,
             Level::OtherRank => o.ranks > 1 && !device.pseudo_channels,
             _ => true,
         };
-        let mut kinds = self.before.iter().chain(&self.after);
-        level && (device.bank_refresh.is_some() || kinds.all(|&kind| kind != CommandKind::RefBank))
+        let management = device.refresh_management.map(|management| management.command);
+        let known = |&kind: &CommandKind| match kind {
+            CommandKind::RefBank => device.bank_refresh.is_some(),
+            CommandKind::RfmAll => management == Some(ManagementCommand::AllBank),
+            CommandKind::RfmBank => management == Some(ManagementCommand::BankWise),
+            _ => true,
+        };
+        self.before.retain(known);
+        self.after.retain(known);
+        (level && !self.before.is_empty() && !self.after.is_empty()).then_some(self)
     }
 }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::command::CommandKind;
 use super::device::Device;
 use super::error::ConfigError;
+use super::management::ManagementCommand;
 use super::statistics::Statistics;
 
 /// Currents of the devices of a rank.
@@ -112,6 +113,8 @@ pub struct CommandEnergy {
     pub refresh_all_pj: f64,
     /// A REFpb or REFsb.
     pub refresh_bank_pj: f64,
+    /// A RFMab or RFMpb: as a refresh that takes as long (derived).
+    pub management_pj: f64,
     /// A cycle of a rank.
     pub cycle_pj: f64,
     /// A cycle of an open row beside.
@@ -131,6 +134,13 @@ impl CommandEnergy {
         let times = |current: u32, cycles: u32| f64::from(current) * f64::from(cycles);
         let refresh_all_pj = sum(&|s| times(s.i5b_ua - s.i2n_ua, t.n_rfc));
         let share = device.bank_refresh.map_or(0.0, |refresh| f64::from(refresh.n_refi) / f64::from(t.n_refi));
+        let management_pj = device.refresh_management.map_or(0.0, |needs| {
+            let (refresh_pj, n_rfc) = match (needs.command, device.bank_refresh) {
+                (ManagementCommand::BankWise, Some(refresh)) => (refresh_all_pj * share, refresh.n_rfc),
+                _ => (refresh_all_pj, t.n_rfc),
+            };
+            refresh_pj * f64::from(needs.n_rfm) / f64::from(n_rfc)
+        });
         let banks = f64::from(device.organisation.banks_per_rank());
         let clocks = 1.0 / f64::from(device.cycles_per_clock());
         Some(Self {
@@ -139,6 +149,7 @@ impl CommandEnergy {
             write_pj: sum(&|s| times(s.i4w_ua - s.i3n_ua, t.n_bl)),
             refresh_all_pj,
             refresh_bank_pj: refresh_all_pj * share,
+            management_pj,
             cycle_pj: sum(&|s| times(s.i2n_ua, 1)) * clocks,
             open_cycle_pj: sum(&|s| times(s.i3n_ua - s.i2n_ua, 1)) / banks * clocks,
         })
@@ -153,7 +164,8 @@ impl CommandEnergy {
             read_pj: self.read_pj * commands(&[CommandKind::Rd, CommandKind::RdA]),
             write_pj: self.write_pj * commands(&[CommandKind::Wr, CommandKind::WrA]),
             refresh_pj: self.refresh_all_pj * commands(&[CommandKind::RefAll])
-                + self.refresh_bank_pj * commands(&[CommandKind::RefBank]),
+                + self.refresh_bank_pj * commands(&[CommandKind::RefBank])
+                + self.management_pj * commands(&[CommandKind::RfmAll, CommandKind::RfmBank]),
             standby_pj: self.cycle_pj * rank_cycles as f64 + self.open_cycle_pj * counts.open_cycles as f64,
         }
     }
@@ -168,7 +180,7 @@ pub struct Energy {
     pub read_pj: f64,
     /// Writes beyond standby.
     pub write_pj: f64,
-    /// Refreshes beyond standby.
+    /// Refreshes and their management beyond standby.
     pub refresh_pj: f64,
     /// Standby, with open rows and without.
     pub standby_pj: f64,

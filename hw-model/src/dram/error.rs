@@ -75,6 +75,8 @@ pub enum CommandError {
     DataClockStopped,
     /// The second half of an LPDDR5 activate came later than nAAD after the first.
     ActivateExpired,
+    /// The bank was activated RAAMMT times: refresh management or a refresh must come first.
+    ManagementDue,
     /// A timing constraint: legal from cycle `earliest`.
     TooEarly {
         /// First cycle in which the command is legal.
@@ -91,6 +93,7 @@ impl fmt::Display for CommandError {
             Self::NotSupported => write!(f, "the device does not know this command"),
             Self::DataClockStopped => write!(f, "the data clock is stopped: a CAS must come one cycle before"),
             Self::ActivateExpired => write!(f, "ACT2 came later than nAAD after ACT1"),
+            Self::ManagementDue => write!(f, "the bank was activated RAAMMT times and must be managed first"),
             Self::TooEarly { earliest } => write!(f, "legal from cycle {earliest}"),
         }
     }

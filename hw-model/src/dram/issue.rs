@@ -15,6 +15,9 @@ impl<O: Observer> Controller<O> {
         while self.state.next_refresh <= self.state.now {
             self.state.refreshes_waiting += self.state.channel.rank_count as u64;
             self.state.next_refresh += self.refresh_interval;
+            if self.state.channel.asking.is_some() {
+                self.state.bounds.forget(); // The refresh goes first, and other banks are held for it.
+            }
         }
         if self.split {
             self.tick_split_activate();
@@ -147,7 +150,9 @@ impl<O: Observer> Controller<O> {
         for bank in banks_of(word, open & !self.state.channel.open[word]) {
             self.row_closed(bank as u16);
         }
-        if command.kind == CommandKind::RefBank {
+        if self.state.channel.management.is_some() {
+            self.state.bounds.forget(); // Other banks are held now.
+        } else if command.kind.is_bank_wise() {
             // The bounds were found without these banks.
             for bank in banks_of(word, self.state.channel.refresh_mask(command.bank)) {
                 self.state.touch(bank as u16);

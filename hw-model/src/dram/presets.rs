@@ -3,18 +3,22 @@
 //! Where to look first: [`by_name`] for a name from a configuration, [`NAMES`] for the list. Sources, as marked in the
 //! tables:
 //! - **R2** Ramulator 2.1 (github.com/CMU-SAFARI/ramulator2, commit c5b1c3a, MIT), `python/ramulator/dram/*.py`, whose
-//!   values follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238;
+//!   values follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238; its HBM4 names no standard;
 //! - **R2.0** the DDR5 table of Ramulator 2.0 (commit 6c0cd42), which has the same-bank refresh that 2.1 leaves out;
 //! - **derived** computed here; the sentence says from what.
 //!
 //! Deviations from R2, both to the standard: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have;
 //! here it is max(8, 5 ns) = 8. And its nRRD_S of DDR5-5600 and -6400 are 14 and 16, as its nRRD_L; JESD79-5 has 8
 //! clocks at all speeds, and so it is here. Who compares with R2 sets it in a device file (`base = "DDR5-5600"`).
+mod hbm;
+
+pub use hbm::{hbm2_2000, hbm3_6400, hbm4_8000};
+
 use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
 use super::energy::{Power, Supply};
 
 /// Names that [`by_name`] knows.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "DDR4-3200",
     "DDR5-3200",
     "DDR5-4800",
@@ -24,6 +28,7 @@ pub const NAMES: [&str; 9] = [
     "LPDDR5X-8533",
     "HBM2-2000",
     "HBM3-6400",
+    "HBM4-8000",
 ];
 
 /// The device called `name` (upper or lower case); `None` if there is none.
@@ -38,6 +43,7 @@ pub fn by_name(name: &str) -> Option<Device> {
         "LPDDR5X-8533" => lpddr5x_8533(),
         "HBM2-2000" => hbm2_2000(),
         "HBM3-6400" => hbm3_6400(),
+        "HBM4-8000" => hbm4_8000(),
         _ => return None,
     };
     Some(device)
@@ -97,6 +103,7 @@ pub fn ddr4_3200() -> Device {
         },
         split_activate: None,
         bank_refresh: None, // DDR4 has no bank-wise refresh
+        refresh_management: None,
         power: Some(Power {
             devices: 8,
             source: "DRAMsim3 2981759, configs/DDR4_8Gb_x8_3200.ini".into(),
@@ -194,6 +201,7 @@ fn ddr5(speed: &Ddr5) -> Device {
             n_ref_to_ref: cycles(130), // derived: one set at a time
             n_ref_to_act: cycles(30),  // R2.0: tREFSBRD 30 ns
         }),
+        refresh_management: None,
         power: speed.currents.map(|[vdd, vpp]| Power {
             devices: 4,
             source: "Stardust-lf/ramulator2-latency-supported, illustration_script/chip_pow_config.py; IPP2N as IPP3N"
@@ -351,6 +359,7 @@ pub fn lpddr5_6400() -> Device {
             n_ref_to_ref: 72,      // R2: tpbR2pbR 90 ns
             n_ref_to_act: 6,       // R2: tpbR2act 7.5 ns
         }),
+        refresh_management: None,
         power: None,
         dual_command_bus: false,
         pseudo_channels: false,
@@ -405,137 +414,6 @@ pub fn lpddr5x_8533() -> Device {
     }
 }
 
-/// HBM2 at 2000 Mb/s a pin: one 128-bit channel as two 64-bit pseudo-channels.
-pub fn hbm2_2000() -> Device {
-    Device {
-        name: "HBM2-2000".into(),
-        organisation: Organisation {
-            ranks: 2, // pseudo-channels
-            stacks: 1,
-            groups: 4,       // R2 HBM2_8Gb
-            banks: 4,        // R2
-            rows: 1 << 16,   // R2
-            columns: 1 << 7, // R2: 32 bursts of 4
-            burst_length: 4,
-            width_bits: 64,
-            capacity_bytes: 2 << 30, // two pseudo-channels of 8 Gb
-        },
-        timing: Timing {
-            t_ck_ps: 1000, // R2 HBM2_2000Mbps, and all primary timings below
-            n_bl: 2,
-            n_bl_max: 2,
-            n_cl: 14,
-            n_cwl: 5,
-            n_rcd_rd: 14,
-            n_rcd_wr: 12,
-            n_rp: 14,
-            n_rp_all: 14,
-            n_ras: 34,
-            n_rc: 48,
-            n_rtp: 5, // R2 nRTPL
-            n_wr: 16,
-            n_ccd_s: 2,
-            n_ccd_l: 4,
-            n_ccd_r: 2, // no stacks
-            n_ccd_s_wr: 2,
-            n_ccd_l_wr: 4,
-            n_rrd_s: 4, // R2: 4 ns
-            n_rrd_l: 4, // R2: 4 ns
-            n_faw: 15,  // R2: 15 ns
-            n_wtr_s: 6,
-            n_wtr_l: 8,
-            n_rtw: 14 + 2 + 2 - 5, // R2: nCL + nBL + 2 - nCWL
-            n_ppd: 0,
-            n_cs: 0,
-            n_rfc: 350,    // R2: 350 ns, 8 Gb
-            n_refi: 3900,  // R2: 3.9 us
-            act_cycles: 2, // R2
-            column_cycles: 1,
-        },
-        split_activate: None,
-        bank_refresh: Some(BankRefresh {
-            set: RefreshSet::Bank,
-            n_rfc: 160,      // R2: 160 ns
-            n_refi: 243,     // R2: 3.9 us / 16 banks of a pseudo-channel
-            n_ref_to_ref: 8, // derived: as n_ref_to_act
-            n_ref_to_act: 8, // R2 nRREFD: 8 ns
-        }),
-        power: None,
-        dual_command_bus: true,
-        pseudo_channels: true,
-        half_clocks: false,
-        source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)".into(),
-        derived: false,
-    }
-}
-
-/// HBM3 at 6400 Mb/s a pin: one 64-bit channel of an 8-high stack as two 32-bit pseudo-channels with two stack
-/// identifiers.
-///
-/// Its cycles are half clocks.
-pub fn hbm3_6400() -> Device {
-    Device {
-        name: "HBM3-6400".into(),
-        organisation: Organisation {
-            ranks: 2,        // pseudo-channels
-            stacks: 2,       // R2 HBM3_32Gb_8hi
-            groups: 4,       // R2
-            banks: 4,        // R2
-            rows: 1 << 15,   // R2
-            columns: 1 << 8, // R2: 32 bursts of 8
-            burst_length: 8,
-            width_bits: 32,
-            capacity_bytes: 2 << 30, // 2 pseudo-channels x 2 stacks x 16 banks x 32,768 rows x 1 KiB
-        },
-        timing: Timing {
-            t_ck_ps: 625, // R2 HBM3_6400Mbps, and all timings below
-            n_bl: 2,
-            n_bl_max: 2,
-            n_cl: 20,
-            n_cwl: 10,
-            n_rcd_rd: 31,
-            n_rcd_wr: 15,
-            n_rp: 26,
-            n_rp_all: 26,
-            n_ras: 45,
-            n_rc: 72,
-            n_rtp: 9,
-            n_wr: 33,
-            n_ccd_s: 2,
-            n_ccd_l: 4,
-            n_ccd_r: 3,
-            n_ccd_s_wr: 2,
-            n_ccd_l_wr: 4,
-            n_rrd_s: 4,
-            n_rrd_l: 5,
-            n_faw: 24,
-            n_wtr_s: 7,
-            n_wtr_l: 10,
-            n_rtw: 20,
-            n_ppd: 2,
-            n_cs: 0,
-            n_rfc: 720,    // R2: 450 ns, 16 Gb a channel
-            n_refi: 6240,  // R2
-            act_cycles: 2, // R2: 1.5, half a clock less
-            column_cycles: 1,
-        },
-        split_activate: None,
-        bank_refresh: Some(BankRefresh {
-            set: RefreshSet::Bank,
-            n_rfc: 320,      // R2
-            n_refi: 195,     // R2: tREFI / 32 banks of a pseudo-channel
-            n_ref_to_ref: 8, // R2 nRREFD
-            n_ref_to_act: 8, // R2 nRREFD
-        }),
-        power: None,
-        dual_command_bus: true,
-        pseudo_channels: true,
-        half_clocks: true, // R2: ACT 1.5 clocks, PRE and REF half a clock, a PRE at either edge
-        source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)".into(),
-        derived: false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -566,10 +444,11 @@ mod tests {
     #[test]
     fn one_access_moves_a_line_of_the_standard() {
         let bytes: Vec<u64> = all().iter().map(|device| device.organisation.access_bytes()).collect();
-        assert_eq!(bytes, [64, 64, 64, 64, 64, 32, 32, 32, 32]);
+        assert_eq!(bytes, [64, 64, 64, 64, 64, 32, 32, 32, 32, 32]);
         // HBM columns are bursts already: a row is 1 KiB, not a fraction of it.
         assert_eq!(hbm2_2000().organisation.row_bytes(), 1024);
         assert_eq!(hbm3_6400().organisation.row_bytes(), 1024);
+        assert_eq!(hbm4_8000().organisation.row_bytes(), 1024);
     }
 
     #[test]
@@ -581,9 +460,10 @@ mod tests {
 
     #[test]
     fn siblings_share_their_rules() {
-        // HBM2 and HBM3, LPDDR5 and LPDDR5X, and all DDR5 have the same kinds of constraint.
+        // HBM2 to HBM4, LPDDR5 and LPDDR5X, and all DDR5 have the same kinds of constraint.
         let kinds = |d: &Device| (d.dual_command_bus, d.split_activate.is_some(), d.bank_refresh.map(|r| r.set));
         assert_eq!(kinds(&hbm2_2000()), kinds(&hbm3_6400()));
+        assert_eq!(kinds(&hbm3_6400()), kinds(&hbm4_8000()));
         assert_eq!(kinds(&lpddr5_6400()), kinds(&lpddr5x_8533()));
         assert_eq!(kinds(&ddr5_3200()), kinds(&ddr5_6400()));
     }

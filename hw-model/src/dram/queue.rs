@@ -247,11 +247,17 @@ impl Queue {
     }
 
     /// Sorts the entries of `bank` anew after its row was opened (`Some`) or closed (`None`).
+    #[inline(always)]
     pub(super) fn row_changed(&mut self, bank: u16, open: Option<u32>) {
         let (word, bit) = spot(bank);
-        if (self.hits[word] | self.misses[word]) & bit == 0 {
-            return; // There are none.
+        if (self.hits[word] | self.misses[word]) & bit != 0 {
+            self.sort(bank, open);
         }
+    }
+
+    /// Sorts the entries of `bank`, of which there are some.
+    fn sort(&mut self, bank: u16, open: Option<u32>) {
+        let (word, bit) = spot(bank);
         let list = &mut self.lists[usize::from(bank) % BANKS];
         let head = list.head;
         let Some(row) = open else {

@@ -5,11 +5,14 @@
 //! are looked at. A bound may be too low, never too high: ready times only grow, and whatever gives a bank a new
 //! candidate lowers the bound again.
 use super::channel::{Channel, Masks, PerBank, banks_of, bits, spot};
-use super::command::{Command, CommandKind};
-use super::config::{Config, Refresh};
+use super::command::CommandKind;
+use super::config::Config;
 use super::device::{Device, MAX_BANKS, MAX_RANKS};
 use super::error::ConfigError;
 use super::queue::{Entry, Queue};
+use refresh::RefreshStep;
+
+mod refresh;
 
 /// Room for the banks of the greatest channel.
 const BANKS: usize = MAX_BANKS as usize;
@@ -52,26 +55,6 @@ pub(super) enum Choice {
     Precharge(u16),
     /// For a refresh: precharge or the refresh itself.
     Refresh(CommandKind, u16),
-}
-
-/// A refresh, and what it needs.
-struct RefreshTurn {
-    rank: usize,
-    /// Banks that must be closed, in the word of their rank.
-    banks: u64,
-    refresh: Command,
-    /// What closes them.
-    precharge: CommandKind,
-}
-
-/// Where a waiting refresh stands.
-enum RefreshStep {
-    /// This command can go out: a precharge or the refresh itself.
-    Ready(Command),
-    /// The next command can go out in this cycle.
-    At(u64),
-    /// A row was opened for a request, which must be served first.
-    AfterBursts,
 }
 
 /// What the queue must leave alone in one rank.
@@ -198,12 +181,6 @@ impl State {
         })
     }
 
-    /// Refreshes after which the turn comes back to the first rank and bank.
-    pub(super) fn refresh_round(&self) -> u64 {
-        let sets = if self.config.refresh == Refresh::SameBank { self.refresh_banks.len() } else { 1 };
-        (self.channel.rank_count * sets) as u64
-    }
-
     /// First later cycle in which something of what is known may go out, not counting refreshes yet to fall due; never
     /// too late.
     pub(super) fn next_event(&self) -> u64 {
@@ -214,26 +191,30 @@ impl State {
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
         }
-        let burst =
-            channel.ranks[..channel.rank_count].iter().fold(u64::MAX, |burst, rank| burst.min(rank.rd).min(rank.wr));
-        // The first cycle ahead in which a command other than PRE can go out.
-        let rising = |cycle: u64| cycle.max(self.now + 1) | channel.edge;
-        let mut next = rising(self.bounds.active.max(burst));
-        if self.refreshes_waiting > 0 {
-            next = next.min(match self.refresh_step(&self.refresh_turn()) {
+        let (mut burst, mut others, mut precharge) = (u64::MAX, u64::MAX, u64::MAX);
+        for rank in 0..channel.rank_count {
+            let of_rank = &channel.ranks[rank % MAX_RANKS];
+            burst = burst.min(of_rank.rd).min(of_rank.wr);
+            let [of_column, of_precharge, of_activate] = self.due(rank);
+            others = others.min(of_column).min(of_activate);
+            precharge = precharge.min(of_precharge);
+        }
+        let mut refresh = u64::MAX;
+        if self.is_refresh_wanted()
+            && let Some(turn) = self.refresh_turn()
+        {
+            refresh = match self.refresh_step(&turn) {
                 RefreshStep::Ready(_) => self.now + 1,
                 RefreshStep::At(cycle) => cycle,
                 RefreshStep::AfterBursts => u64::MAX,
-            });
-            if self.config.refresh != Refresh::SameBank {
-                return next;
+            };
+            if !turn.refresh.kind.is_bank_wise() {
+                (others, precharge) = (u64::MAX, u64::MAX);
             }
         }
-        for rank in 0..channel.rank_count {
-            let [column, precharge, activate] = self.due(rank);
-            next = next.min(rising(column)).min(precharge).min(rising(activate));
-        }
-        next
+        // Commands other than PRE wait for the rising edge.
+        let others = self.bounds.active.max(burst).min(others);
+        (others.max(self.now + 1) | channel.edge).min(precharge).min(refresh)
     }
 
     /// The bounds of a rank with what the rank itself and the buses allow.
@@ -293,22 +274,24 @@ impl State {
     }
 
     pub(super) fn pick(&mut self, slot: Slot) -> Option<Choice> {
-        let rising = self.channel.is_rising(self.now);
+        // Commands but PRE are for the rising edge: what is due before this.
+        let rising = if self.channel.is_rising(self.now) { self.now + 1 } else { 0 };
         if slot != Slot::Row
-            && rising
+            && self.bounds.active < rising
             && let Some(choice) = self.pick_active()
         {
             return Some(choice);
         }
         let mut held = Held::NOTHING;
-        if self.refreshes_waiting > 0 {
-            let turn = self.refresh_turn();
+        if self.is_refresh_wanted()
+            && let Some(turn) = self.refresh_turn()
+        {
             if let RefreshStep::Ready(command) = self.refresh_step(&turn)
                 && slot != Slot::Column
             {
                 return Some(Choice::Refresh(command.kind, command.bank));
             }
-            if self.config.refresh != Refresh::SameBank {
+            if !turn.refresh.kind.is_bank_wise() {
                 return None;
             }
             held = self.held_for(&turn);
@@ -323,9 +306,6 @@ impl State {
 
     /// 1. Requests whose row was opened for them.
     fn pick_active(&mut self) -> Option<Choice> {
-        if self.bounds.active > self.now {
-            return None;
-        }
         let (mut best, mut others) = (None, u64::MAX);
         for rank in 0..self.channel.rank_count {
             let (word, of_rank) = self.channel.set_of(rank);
@@ -364,50 +344,6 @@ impl State {
         [rank.rd.max(bus), rank.wr.max(bus)]
     }
 
-    /// 2. The waiting refresh whose turn it is.
-    fn refresh_turn(&self) -> RefreshTurn {
-        let ranks = self.channel.rank_count as u64;
-        let rank = (self.refresh_turn % ranks) as usize;
-        let first = self.channel.first_of(rank) as u16;
-        if self.config.refresh != Refresh::SameBank {
-            let refresh = Command::new(CommandKind::RefAll, first);
-            return RefreshTurn { rank, banks: self.channel.set_of(rank).1, refresh, precharge: CommandKind::PreAll };
-        }
-        let round = self.refresh_turn / ranks % self.refresh_banks.len() as u64;
-        let bank = first + self.refresh_banks[round as usize];
-        let refresh = Command::new(CommandKind::RefBank, bank);
-        RefreshTurn { rank, banks: self.channel.refresh_mask(bank), refresh, precharge: CommandKind::Pre }
-    }
-
-    fn refresh_step(&self, turn: &RefreshTurn) -> RefreshStep {
-        let (word, _) = self.channel.set_of(turn.rank);
-        if (self.channel.activating[word] | self.active_banks[word]) & turn.banks != 0 {
-            return RefreshStep::AfterBursts;
-        }
-        let open = self.channel.open[word] & turn.banks;
-        let command = match open {
-            0 => turn.refresh,
-            _ => Command::new(turn.precharge, word as u16 * 64 + open.trailing_zeros() as u16),
-        };
-        match self.channel.probe(command) {
-            Ok(earliest) if earliest > self.now => RefreshStep::At(earliest),
-            Ok(_) if !command.kind.is_precharge() && !self.channel.is_rising(self.now) => RefreshStep::At(self.now + 1),
-            Ok(_) => RefreshStep::Ready(command),
-            Err(_) => RefreshStep::AfterBursts,
-        }
-    }
-
-    /// What the queue must leave alone for a bank-wise refresh. An activate of another bank of the rank delays the
-    /// refresh by nRRD; where that would be beyond its time the activate waits, or a stream of them could hold the
-    /// refresh off for ever.
-    fn held_for(&self, turn: &RefreshTurn) -> Held {
-        let (word, _) = self.channel.set_of(turn.rank);
-        let closed = (self.channel.open[word] | self.channel.activating[word]) & turn.banks == 0;
-        let ready = if closed { self.channel.probe(turn.refresh).unwrap_or(u64::MAX) } else { u64::MAX };
-        let delays = self.now + self.channel.lat.act_other_refpb > ready;
-        Held { rank: turn.rank, banks: turn.banks, activates: delays }
-    }
-
     /// Writes are served in batches, or while there is nothing to read.
     fn write_mode_wanted(&self) -> bool {
         let enough = self.write_marks[usize::from(self.write_mode)];
@@ -416,17 +352,17 @@ impl State {
 
     /// 3. The oldest ready command of the queue.
     #[inline(always)]
-    fn pick_queued(&mut self, slot: Slot, rising: bool, held: Held) -> Option<Choice> {
+    fn pick_queued(&mut self, slot: Slot, rising: u64, held: Held) -> Option<Choice> {
         let mut best = Best::NONE;
         for rank in 0..self.channel.rank_count {
             let [column, precharge, activate] = self.due(rank);
-            if slot != Slot::Row && rising && column <= self.now {
+            if slot != Slot::Row && column < rising {
                 self.look_at_hits(rank, held, &mut best);
             }
             if slot != Slot::Column && precharge <= self.now {
                 self.look_at_conflicts(rank, held, &mut best);
             }
-            if slot != Slot::Column && rising && activate <= self.now {
+            if slot != Slot::Column && activate < rising {
                 self.look_at_misses(rank, held, &mut best);
             }
         }
@@ -471,7 +407,8 @@ impl State {
             return;
         }
         let (word, of_rank) = channel.set_of(rank);
-        let misses = queue.misses[word] & !channel.open[word] & of_rank & held.free(rank);
+        let closed = !channel.open[word] & !channel.exhausted_banks(word);
+        let misses = queue.misses[word] & closed & of_rank & held.free(rank);
         let ready = |bank: usize| channel.act_ready(bank);
         let oldest = oldest_ready(queue, word, misses, self.now, &queue.miss_age, ready);
         self.meet(best, oldest, rank, Kind::Activate);

@@ -90,6 +90,10 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
             words.push(ahead(time)?);
         }
     }
+    if let Some(management) = &channel.management {
+        words.extend(management.counts(banks));
+        words.push(channel.asking.map_or(0, |bank| u32::from(bank) + 1));
+    }
     for bank in sets.flat_map(|set| banks_of(set, channel.open[set])) {
         let row = channel.banks.row[bank];
         let touched = (frame.first..frame.end).contains(&(i64::from(row) - frame.base_row));
@@ -160,6 +164,7 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
     for times in channel.groups.all_mut() {
         times[..groups].fill_with(|| words.time());
     }
+    channel.replace_activates(|_, _| words.next());
     for set in sets {
         for bank in banks_of(set, channel.open[set]) {
             let row = words.next();

@@ -2,7 +2,7 @@
 use super::config::{Config, PagePolicy, Refresh};
 use super::controller::Controller;
 use super::request::{Request, RequestKind};
-use super::{Device, MappingKind, presets};
+use super::{Device, ManagementCommand, MappingKind, RefreshManagement, presets};
 use proptest::prelude::*;
 
 /// The built-in devices, and some of more ranks and other sizes.
@@ -15,6 +15,14 @@ fn devices() -> Vec<Device> {
     };
     let mut devices = presets::all();
     devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
+    let managed = |mut device: Device, command: ManagementCommand, raaimt: u32| {
+        let (raammt, refresh_decrement, n_rfm) = (raaimt + 3, raaimt / 2, 90);
+        device.refresh_management = Some(RefreshManagement { command, raaimt, raammt, refresh_decrement, n_rfm });
+        device
+    };
+    devices.push(managed(of_ranks(presets::ddr5_4800(), 2), ManagementCommand::BankWise, 3));
+    devices.push(managed(presets::lpddr5_6400(), ManagementCommand::AllBank, 8));
+    devices.push(managed(presets::hbm3_6400(), ManagementCommand::BankWise, 2));
     devices
 }
 
@@ -63,7 +71,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn jumping_changes_nothing(device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+    fn jumping_changes_nothing(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3,
+                               closed: bool, depth in 1u16..40,
                                lines in prop::collection::vec((0u64..1 << 20, 1u64..24, 0u64..200, 0u32..5), 1..60),
                                spread in 0u32..14) {
         let device = &devices()[device];
@@ -156,7 +165,8 @@ proptest! {
     /// Offers at any time, of several sources: however time is cut, the same is taken, sent and served.
     #[test]
     fn any_steps_are_the_same(
-        device in 0usize..11, mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40, offers in 1u32..5,
+        device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool, depth in 1u16..40,
+        offers in 1u32..5,
         script in prop::collection::vec((prop::collection::vec((0u64..1 << 12, any::<bool>(), 0u8..3), 0..8), 0u64..60), 1..150),
         pauses in prop::collection::vec(0u64..20_000, 3), spread in 0u32..12, most in 1u64..30,
         priorities in prop::collection::vec(0u8..4, 3)) {

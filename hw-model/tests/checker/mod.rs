@@ -5,7 +5,7 @@
 use cptr_hw_model::dram::device::RefreshSet;
 use cptr_hw_model::dram::{Command, CommandKind, Device};
 
-use CommandKind::{Act, Act2, Cas, Pre, PreAll, Rd, RdA, RefAll, RefBank, Wr, WrA};
+use CommandKind::{Act, Act2, Cas, Pre, PreAll, Rd, RdA, RefAll, RefBank, RfmAll, RfmBank, Wr, WrA};
 
 const READS: &[CommandKind] = &[Rd, RdA];
 const WRITES: &[CommandKind] = &[Wr, WrA];
@@ -86,6 +86,29 @@ fn rules(d: &Device) -> Vec<Rule> {
         add(Scope::Rank, &[RefBank], &[RefBank], refresh.n_ref_to_ref, "REFpb to REFpb");
         add(Scope::Rank, &[RefBank], &[RefAll], refresh.n_rfc, "REFpb to REFab");
     }
+    if let Some(management) = d.refresh_management {
+        let busy = management.n_rfm;
+        add(Scope::Rank, &[Act], &[RfmAll], t.n_rc, "tRC before RFMab");
+        add(Scope::Rank, &[Pre, PreAll], &[RfmAll], t.n_rp, "tRP before RFMab");
+        add(Scope::Rank, &[RdA], &[RfmAll], t.n_rtp + t.n_rp, "tRTP + tRP before RFMab");
+        add(Scope::Rank, &[WrA], &[RfmAll], write_end + t.n_wr + t.n_rp, "tWR + tRP before RFMab");
+        add(Scope::Rank, &[RefAll], &[RfmAll, RfmBank], t.n_rfc, "tRFC before RFM");
+        add(Scope::Rank, &[RfmAll], &[Act, PreAll, RefAll, RefBank, RfmAll], busy, "tRFMab");
+        add(Scope::Bank, &[Act], &[RfmBank], t.n_rc, "tRC before RFMsb");
+        add(Scope::Bank, &[Pre], &[RfmBank], t.n_rp, "tRP before RFMsb");
+        add(Scope::Rank, &[PreAll], &[RfmBank], t.n_rp_all, "tRPab before RFMsb");
+        add(Scope::Bank, &[RdA], &[RfmBank], t.n_rtp + t.n_rp, "tRTP + tRP before RFMsb");
+        add(Scope::Bank, &[WrA], &[RfmBank], write_end + t.n_wr + t.n_rp, "tWR + tRP before RFMsb");
+        add(Scope::Bank, &[RfmBank], &[Act, RefBank, RfmBank], busy, "tRFMsb");
+        add(Scope::Rank, &[RfmBank], &[RefAll], busy, "tRFMsb before REFab");
+        if let Some(refresh) = d.bank_refresh {
+            add(Scope::Bank, &[RefBank], &[RfmBank], refresh.n_rfc, "tRFCsb before RFMsb");
+            add(Scope::Rank, &[RefBank], &[RfmAll], refresh.n_rfc, "tRFCsb before RFMab");
+            add(Scope::OtherBank, &[RfmBank], &[Act], refresh.n_ref_to_act, "tREFSBRD after RFMsb");
+            add(Scope::Rank, &[RfmBank], &[RefBank, RfmBank], refresh.n_ref_to_ref, "RFMsb to REFsb, RFMsb");
+            add(Scope::Rank, &[RefBank], &[RfmBank], refresh.n_ref_to_ref, "REFsb to RFMsb");
+        }
+    }
     rules
 }
 
@@ -103,11 +126,11 @@ fn targets(d: &Device, command: Command) -> Vec<u16> {
     let (rank, ..) = place(d, command.bank);
     let same_rank = |b: u32| b / o.banks_per_rank() == rank;
     match (command.kind, d.bank_refresh.map(|refresh| refresh.set)) {
-        (PreAll | RefAll, _) => all(&same_rank),
-        (RefBank, Some(RefreshSet::SameBank)) => {
+        (PreAll | RefAll | RfmAll, _) => all(&same_rank),
+        (RefBank | RfmBank, Some(RefreshSet::SameBank)) => {
             all(&|b| same_rank(b) && b % o.banks == u32::from(command.bank) % o.banks)
         }
-        (RefBank, Some(RefreshSet::Pair)) => {
+        (RefBank | RfmBank, Some(RefreshSet::Pair)) => {
             let half = o.banks_per_rank() / 2;
             all(&|b| same_rank(b) && b % half == u32::from(command.bank) % half)
         }
@@ -154,7 +177,33 @@ pub(crate) fn check(d: &Device, log: &[(u64, Command)]) -> Result<(), Violation>
         }
         check_four_activates(d, &log[..=index]).map_err(violated)?;
     }
+    check_activate_counts(d, log)?;
     check_split_activate(d, log)
+}
+
+/// The rolling count of activates of no bank exceeds RAAMMT, and management comes only where a bank asks for it.
+fn check_activate_counts(d: &Device, log: &[(u64, Command)]) -> Result<(), Violation> {
+    let Some(needs) = d.refresh_management else { return Ok(()) };
+    let mut counts = vec![0u32; d.organisation.total_banks() as usize];
+    for &(cycle, command) in log {
+        let violated = |rule: &str| Violation { rule: rule.into(), cycle, command };
+        let banks: Vec<usize> = targets(d, command).into_iter().map(usize::from).collect();
+        match command.kind {
+            Act if counts[banks[0]] == needs.raammt => return Err(violated("an activate beyond RAAMMT")),
+            Act => counts[banks[0]] += 1,
+            RfmAll | RfmBank => {
+                if banks.iter().all(|&bank| counts[bank] < needs.raaimt) {
+                    return Err(violated("management that no bank asked for"));
+                }
+                banks.iter().for_each(|&bank| counts[bank] = counts[bank].saturating_sub(needs.raaimt));
+            }
+            RefAll | RefBank => {
+                banks.iter().for_each(|&bank| counts[bank] = counts[bank].saturating_sub(needs.refresh_decrement));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +223,7 @@ fn step_state(d: &Device, state: &mut [BankState], command: Command) -> Result<(
             Pre | PreAll => (&[BankState::Open, BankState::Closed], BankState::Closed),
             Rd | Wr => (&[BankState::Open], BankState::Open),
             RdA | WrA => (&[BankState::Open], BankState::Closed),
-            RefAll | RefBank => (&[BankState::Closed], BankState::Closed),
+            RefAll | RefBank | RfmAll | RfmBank => (&[BankState::Closed], BankState::Closed),
             Cas => continue,
         };
         if !needs.contains(bank) {
@@ -266,7 +315,7 @@ fn check_split_activate(d: &Device, log: &[(u64, Command)]) -> Result<(), Violat
                 let latency = if matches!(command.kind, Rd | RdA) { d.timing.n_cl } else { d.timing.n_cwl };
                 clock_until = clock_until.max(cycle + u64::from(latency + d.timing.n_bl + split.n_wck_pst));
             }
-            Pre | PreAll | RefAll | RefBank => {}
+            Pre | PreAll | RefAll | RefBank | RfmAll | RfmBank => {}
         }
     }
     Ok(())

@@ -128,7 +128,7 @@ impl Timeline {
 
     /// `open` holds, for each bank, where the slice of its open row stands in its track.
     fn add(&mut self, device: &Device, open: &mut [Option<usize>], cycle: u64, command: Command) {
-        use CommandKind::{Act, Pre, PreAll, Rd, RdA, RefAll, RefBank, Wr, WrA};
+        use CommandKind::{Act, Pre, PreAll, Rd, RdA, RefAll, RefBank, RfmAll, RfmBank, Wr, WrA};
         let t = &device.timing;
         let Command { kind, bank, row } = command;
         let at = usize::from(bank);
@@ -146,6 +146,7 @@ impl Timeline {
             Rd | RdA | Wr | WrA => t.n_bl.max(on_bus),
             RefAll => t.n_rfc,
             RefBank => device.bank_refresh.map_or(t.n_rfc, |refresh| refresh.n_rfc),
+            RfmAll | RfmBank => device.refresh_management.map_or(t.n_rfc, |management| management.n_rfm),
             CommandKind::Act2 | CommandKind::Cas => on_bus,
         };
         let end = cycle + u64::from(busy);
@@ -165,7 +166,7 @@ impl Timeline {
         let row =
             if kind == Act { Some(row) } else { open[at].and_then(|slice| self.banks[at].slices[slice].shows.row) };
         let track = match kind {
-            PreAll | RefAll | RefBank => &mut self.refresh[rank],
+            PreAll | RefAll | RefBank | RfmAll | RfmBank => &mut self.refresh[rank],
             _ => &mut self.banks[at],
         };
         push(track, slice(What::Command(kind), cycle, end, bank, row));

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::command::Folder;
 use crate::traces::number;
 
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 10] = [
     "DDR4-3200",
     "DDR5-3200",
     "DDR5-4800",
@@ -15,6 +15,7 @@ const DEVICES: [&str; 9] = [
     "LPDDR5X-8533",
     "HBM2-2000",
     "HBM3-6400",
+    "HBM4-8000",
 ];
 const MAPPINGS: [&str; 6] =
     ["robaracoch", "mop4clxor", "rochrababgco", "rochrabacobg", "row-contiguous", "bank-interleaved"];
@@ -225,6 +226,33 @@ fn a_device_on_top_of_a_built_in_one() {
     assert_eq!(find("rank", "4 ACT", "ACT")["cycles"], 53);
     let table = folder.run("dram --device device.toml --constraints").ok().stdout;
     assert!(table.contains("three ranks of 24 Gb") && table.contains("tREFSBRD"), "{table}");
+}
+
+/// The documentation's device with refresh management: random reads ask for it as often as the model in Rust says, on
+/// both paths, and it costs energy and time.
+#[test]
+fn a_device_with_refresh_management() {
+    const DOCUMENT: &str = include_str!("../../../docs/dram.md");
+    let section = DOCUMENT.split("## Refresh management\n").nth(1).unwrap();
+    let example = section.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = Folder::new();
+    // Every eighth activate of a bank, so that a short run has some.
+    folder.file(
+        "managed.toml",
+        example.replace("raaimt = 32", "raaimt = 8").replace("_decrement = 16", "_decrement = 4"),
+    );
+    let of = |device: &str, path: &str| {
+        let line = format!("dram --device {device} --stream rand --refresh none --requests 4000 --path {path}");
+        folder.row(&line)
+    };
+    let (managed, plain) = (of("managed.toml", "exact"), of("DDR5-4800", "exact"));
+    let count = |row: &Value| number(&row["commands"]["rfmab"]);
+    assert_eq!(figures(&managed)["commands"], figures(&of("managed.toml", "fast"))["commands"]);
+    assert!(count(&managed) >= 10.0 && count(&plain) == 0.0, "{}", count(&managed));
+    assert!(number(&managed["cycles"]) >= number(&plain["cycles"]) + count(&managed) * 700.0);
+    assert!(number(&managed["refresh_uj"]) > 0.0 && number(&plain["refresh_uj"]) == 0.0);
+    let table = folder.run("dram --device managed.toml --constraints").ok().stdout;
+    assert!(table.contains("RFMab") && table.contains("tRFMab"), "{table}");
 }
 
 #[test]

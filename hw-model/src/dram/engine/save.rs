@@ -17,7 +17,7 @@ use super::completions::Completions;
 use super::{Engine, EngineConfig, LAST_CYCLE, MOST_UNREAD, SnapshotError};
 
 /// First word.
-const MARK: u64 = u64::from_le_bytes(*b"cptrmem2");
+const MARK: u64 = u64::from_le_bytes(*b"cptrmem3");
 /// Times lie at most so far ahead: longer than any constraint, short enough not to overflow.
 const AHEAD: u64 = 1 << 24;
 
@@ -182,6 +182,12 @@ fn channel(io: &mut impl Words, c: &mut Channel, now: u64) -> Done {
         small(io, &mut rank.oldest, 3)?;
     }
     io.word(&mut c.open_balance)?;
+    let mut valid = Ok(());
+    c.replace_activates(|mut number, most| {
+        valid = valid.and_then(|()| small(io, &mut number, u64::from(most)));
+        number
+    });
+    valid?;
     times(io, now, &mut c.bus)?;
     times(io, now, [&mut c.act2_deadline, &mut c.wck_until])
 }
