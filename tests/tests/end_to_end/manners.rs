@@ -56,7 +56,7 @@ const OTHER_ROWS: [&str; 8] = [
     "inspect counts.json",
     "run counts.json",
     "run tiny-moe-8m.safetensors --domain rust --strategy bounded --ablate",
-    "plan gpt-oss-20b --system workstation --map",
+    "plan gpt-oss-20b --system ndp --map",
     "plan --published",
     "reproduce ctx-aware",
 ];
