@@ -129,7 +129,8 @@ fn installed() -> Done {
         return Err(format!("cptr --version: expected {expected:?}, found {:?}", String::from_utf8_lossy(&version)));
     }
     // As an interactive shell does it: the completion is found by the command's name, and loaded when it is wanted.
-    let script = ". /usr/share/bash-completion/bash_completion; _comp_load cptr 2> /dev/null || __load_completion cptr; \
+    let script = ". /usr/share/bash-completion/bash_completion; \
+                  _comp_load cptr 2> /dev/null || __load_completion cptr; \
                   COMP_WORDS=(cptr run --resi); COMP_CWORD=2; _cptr cptr --resi run; echo \"${COMPREPLY[@]}\"";
     let completed = output(Command::new("bash").args(["-c", script]).env("XDG_DATA_DIRS", prefix.join("share")))?;
     if completed != b"--resident\n" {

@@ -39,7 +39,8 @@ fn of(columns: &[(&str, &Column)], kind: Value) -> Value {
         properties.insert(name.into(), value);
     }
     if properties.keys().all(|name| name.parse::<usize>().is_ok()) {
-        return json!({"type": ["array", "null"], "prefixItems": properties.into_iter().map(|(_, value)| value).collect::<Vec<_>>()});
+        let items: Vec<Value> = properties.into_iter().map(|(_, value)| value).collect();
+        return json!({"type": ["array", "null"], "prefixItems": items});
     }
     json!({"type": kind, "required": required, "properties": properties})
 }

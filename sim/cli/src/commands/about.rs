@@ -56,7 +56,11 @@ fn part(heading: &str, lines: &str) -> String {
 pub(crate) fn json_schema() -> Value {
     let text = || json!({"type": "string"});
     let texts = || json!({"type": "array", "items": text()});
-    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
+    // Of objects in which nothing is optional.
+    let object = |properties: Value| {
+        let required: Vec<String> = properties.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+        json!({"type": "object", "required": required, "properties": properties})
+    };
     let file = json!({
         "argument": text(), "name": text(), "bytes": {"type": "integer", "minimum": 0},
         "sha256": {"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"},
@@ -70,13 +74,12 @@ pub(crate) fn json_schema() -> Value {
         "version": {"type": "string", "description": "of cptr"},
         "command_line": {"type": "string", "description": "as typed, quoted for a shell"},
         "inputs": {"type": "object", "description": "all arguments, given or by default"},
-        "files": {"type": "array", "items": object(&["argument", "name", "bytes", "sha256"], file)},
+        "files": {"type": "array", "items": object(file)},
         "answer": {"type": ["string", "null"], "description": "what comes out, in one sentence"},
-        "columns": {"type": "array", "items": object(&["key", "name", "format", "unit", "help", "shown"], column)},
+        "columns": {"type": "array", "items": object(column)},
         "rows": {"type": "array", "items": {"type": "object"}},
         "notes": texts(),
     });
-    let required: Vec<&String> = all.as_object().into_iter().flat_map(Map::keys).collect();
     let of_command = |(name, about): &(&str, &About)| {
         let mut properties = json!({"schema": {"const": schema(name)}});
         let mut kinds: Vec<Value> = about.rows.iter().map(|columns| row_schema(columns)).collect();
@@ -86,14 +89,11 @@ pub(crate) fn json_schema() -> Value {
         }
         json!({"if": {"properties": {"command": {"const": name}}}, "then": {"properties": properties}})
     };
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "What cptr COMMAND --json prints",
-        "type": "object",
-        "required": required,
-        "properties": all,
-        "allOf": super::ABOUT.iter().map(of_command).collect::<Vec<_>>(),
-    })
+    let mut schema = object(all);
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "What cptr COMMAND --json prints".into();
+    schema["allOf"] = super::ABOUT.iter().map(of_command).collect();
+    schema
 }
 
 #[cfg(test)]

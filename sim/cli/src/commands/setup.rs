@@ -1,4 +1,5 @@
-//! `cptr completions`, `cptr man` and `cptr schema`: what shells, manuals and programs want to know of the command line.
+//! `cptr completions`, `cptr man` and `cptr schema`: what shells, manuals and programs want to know of the command
+//! line.
 
 use std::path::PathBuf;
 
