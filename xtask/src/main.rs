@@ -2,13 +2,13 @@
 //! failure at the end; `cargo xtask firmware [--bless] [STEP]…` builds, checks and runs the firmware;
 //! `cargo xtask rtl [--bless]` counts its cycles; `cargo xtask fuzz` looks for inputs that break promises, `cargo xtask
 //! supply` at what all this is made of, `cargo xtask miri` at its `unsafe`; `cargo xtask install --prefix FOLDER`
-//! installs the C libraries.
+//! installs the command, with completions and manual pages, and the C libraries.
 //!
 //! Without `--full` the firmware runs on one emulated machine of each instruction set and the cores on RTL as far as
 //! golden step 10,000; with it on all machines, and as far as the last golden step, a million faults are injected
 //! between host and device and as many in state, fuzzers run, llama.cpp is built and tested with a strategy in its
-//! loop, the Python package is built and tested with models attached, a sweep goes through a Slurm of its own, and
-//! reports are looked at in a browser.
+//! loop, the Python package is built and tested with models attached, a sweep goes through a Slurm of its own, reports
+//! are looked at in a browser, and the packages of all crates are built.
 #![forbid(unsafe_code)]
 
 mod book;
@@ -19,6 +19,7 @@ mod llama;
 mod memory;
 mod miri;
 mod packages;
+mod publish;
 mod python;
 mod report;
 mod slurm;
@@ -37,7 +38,8 @@ use firmware::Scope;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Run with `--full`, or when they are named: they build llama.cpp, install PyTorch or a browser, or take minutes.
-const LONG: &[&str] = &["llama", "contract", "hostile", "supply", "miri", "book", "python", "slurm", "report"];
+const LONG: &[&str] =
+    &["llama", "contract", "hostile", "supply", "miri", "book", "python", "slurm", "report", "package"];
 
 /// A set of commands with one purpose.
 struct Group {
@@ -114,6 +116,11 @@ const GROUPS: &[Group] = &[
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
     Group { name: "report", purpose: "reports in a browser: seen, read, used by keyboard", run: |_| report::check() },
     Group {
+        name: "package",
+        purpose: "the packages of all crates, and the command as it is installed",
+        run: |_| publish::check(),
+    },
+    Group {
         name: "slurm",
         purpose: "a sweep as an array of Slurm, and what reads its results",
         run: |_| slurm::check(),
@@ -165,7 +172,8 @@ fn main() -> ExitCode {
         Some("install") => {
             return exit(match &arguments.collect::<Vec<String>>()[..] {
                 [option, prefix] if option == "--prefix" => {
-                    firmware::install_library(prefix.as_ref()) && memory::install(prefix.as_ref())
+                    let prefix = prefix.as_ref();
+                    publish::install(prefix) && firmware::install_library(prefix) && memory::install(prefix)
                 }
                 _ => return usage(),
             });

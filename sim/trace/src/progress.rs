@@ -18,6 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Whether there is progress to show already.
 static SHOWN: AtomicBool = AtomicBool::new(false);
 
+/// Shows no progress from here on.
+pub fn hide() {
+    SHOWN.store(true, Ordering::Relaxed);
+}
+
 /// Progress of a piece of work; gone from the screen when dropped.
 #[derive(Debug)]
 pub struct Progress {

@@ -20,6 +20,8 @@ mod files;
 mod formats;
 mod guarantees;
 mod layer;
+#[cfg(unix)]
+mod manners;
 #[cfg(feature = "model")]
 mod models;
 mod options;

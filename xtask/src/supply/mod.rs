@@ -4,6 +4,8 @@
 mod advisories;
 mod bill;
 mod deny;
+#[cfg(test)]
+mod direct;
 mod hidden;
 mod images;
 mod tree;

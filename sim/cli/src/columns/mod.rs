@@ -8,6 +8,7 @@
 pub(crate) mod format;
 mod markup;
 mod page;
+mod schema;
 mod text;
 
 use std::borrow::Cow;
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub(crate) use markup::{clean, escape, paragraphs};
-pub(crate) use page::{Output, Page, Section, schema};
+pub(crate) use page::{Output, Page, Section};
+pub(crate) use schema::{row_schema, schema};
 
 /// One column of a table.
 #[derive(Debug, Clone)]
@@ -309,8 +311,7 @@ pub(crate) fn value(row: &impl Serialize) -> Value {
 
 /// The columns of a command's rows, for its help.
 pub(crate) fn help(columns: &[Column]) -> String {
-    let lines: String = columns.iter().map(Column::described).collect();
-    format!("Rows (--json, --csv):\n{lines}")
+    columns.iter().map(Column::described).collect()
 }
 
 #[cfg(test)]

@@ -5,22 +5,13 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Column, Table, value};
+use super::{Column, Table, schema, value};
 use crate::commands::Answer;
 use crate::commands::asked::Asked;
 use crate::report;
 use crate::terminal;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::file::Written;
-
-/// Version of what `--json` prints. Keys that are added leave it; one that goes, or comes to mean something else, does
-/// not.
-pub(crate) const VERSION: u32 = 1;
-
-/// Name of the form in which a command prints JSON.
-pub(crate) fn schema(command: &str) -> String {
-    format!("cptr.{command}/{VERSION}")
-}
 
 /// Where results go; every command has these options.
 #[derive(Debug, clap::Args)]
@@ -34,6 +25,12 @@ pub(crate) struct Output {
     /// Write an HTML page with tables and plots
     #[arg(long, global = true, value_name = "FILE", help_heading = "Output")]
     report: Option<PathBuf>,
+    /// Say nothing on standard error but why something is refused: no remarks, no progress
+    #[arg(long, short, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// Say on standard error what was read, its SHA-256, and how long it all took
+    #[arg(long, short, global = true, help_heading = "Output")]
+    pub(crate) verbose: bool,
 }
 
 impl Output {
@@ -44,7 +41,7 @@ impl Output {
 
     /// Whether a form is asked for that says which files were read.
     pub(crate) const fn names_files(&self) -> bool {
-        self.json || self.report.is_some()
+        self.json || self.report.is_some() || self.verbose
     }
 }
 
@@ -161,7 +158,9 @@ impl Page {
         let rows = |path: &PathBuf| Written::new(path, |out| self.rows.csv(out));
         let written = [report.map(page).transpose()?, to_file.map(rows).transpose()?];
         written.into_iter().flatten().try_for_each(Written::publish)?;
-        terminal::remark(&self.notes);
+        if !output.quiet {
+            terminal::remark(&self.notes);
+        }
         match () {
             () if output.json => terminal::print_json(&self.json(asked)),
             () if output.csv.is_some() && to_file.is_none() => {

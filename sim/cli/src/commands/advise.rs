@@ -4,18 +4,19 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::about::About;
 use super::capture;
 use super::machine::{self, Machine, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::advise::{self, Candidate, Plan};
 use cptr_sim::replay::Budget;
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
+#[command(after_long_help = format!("Systems:\n{}", systems_help()))]
 pub(super) struct Args {
     /// Trace file, folder or archive of any known format; or the folder of a Hugging Face checkpoint, which is run on
     /// --text (of a GGUF, and on this machine as measured: cptr-llama advise)
@@ -56,6 +57,14 @@ struct Row<'a> {
     advised: bool,
     spread: f64,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[(
+        "cptr advise gpt-oss-20b.safetensors --resident 8 --system offload",
+        "what to do with experts of which a quarter fits",
+    )],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let sizes = args.source.join("config.json");

@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::Cli;
+use crate::columns::format;
+use cptr_trace::error::printable;
 
 /// Larger files are named without a hash: it would take longer than many a command.
 const MOST_HASHED: u64 = 64 << 20;
@@ -51,6 +53,12 @@ impl InputFile {
         let bytes = path.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
         let sha256 = if bytes <= MOST_HASHED { hash(path) } else { None };
         Some(Self { argument: argument.into(), name: name.into(), bytes, sha256 })
+    }
+
+    /// For people.
+    pub(super) fn said(&self) -> String {
+        let hash = self.sha256.as_ref().map(|hash| format!(", SHA-256 {hash}")).unwrap_or_default();
+        format!("read {}, {} bytes{hash}", printable(&self.name), format::count(self.bytes as usize))
     }
 }
 

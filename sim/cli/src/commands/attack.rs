@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::about::About;
 use super::machine::{Machine, systems_help};
 use crate::columns::Format::{Count, Number, Percent, Text};
-use crate::columns::{self, Column, Page, Section, Table, column};
+use crate::columns::{Column, Page, Section, Table, column};
 use cptr_hw_model::Model;
 use cptr_sim::attack::{self, Found, Hurt, Limits, Plan, Program};
 use cptr_sim::replay;
@@ -15,7 +16,7 @@ use cptr_trace::error::{Error, Result};
 use cptr_trace::{MAX_EXPERTS, MAX_TOP_K, Shape, file, native};
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
+#[command(after_long_help = format!("Systems:\n{}", systems_help()))]
 pub(super) struct Args {
     /// Strategy that is to do badly
     #[arg(value_name = "STRATEGY", value_parser = Strategy::parse)]
@@ -81,6 +82,11 @@ static COLUMNS: [Column; 6] = [
 
 /// Bytes that a kept program may have.
 const MOST: u64 = 1 << 20;
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[("cptr attack tracked --against lru --tries 50", "the routing on which it stalls most, beside LRU")],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let (experts, k) = (args.experts as usize, args.top_k as usize);

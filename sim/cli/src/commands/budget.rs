@@ -5,14 +5,14 @@ use cptr_hw_model::ndp::Ndp;
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
 
+use super::about::About;
 use super::machine::system_name;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Ratio, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = columns::help(&COLUMNS))]
 pub(super) struct Args {
     /// Processor whose cycles were counted on its RTL
     #[arg(long, value_name = "CORE", default_value = "ibex-fast")]
@@ -203,6 +203,11 @@ struct Device<'a> {
     /// Whether a DMA engine fetches requests.
     dma: bool,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[("cptr budget --bits 2,4", "whether the controller keeps up with its device, model by model")],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let controller = Controller { core: args.controller.clone(), clock_mhz: args.clock_mhz };

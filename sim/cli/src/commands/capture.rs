@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::convert;
+use super::about::About;
+use super::convert::{self, WRITTEN};
 use crate::columns::Page;
 use cptr_model::capture::{self, Options, Outcome, sequences};
 use cptr_model::{Model, text};
@@ -62,6 +63,14 @@ fn captured(args: &Args) -> Result<(Outcome, usize)> {
     let sequences = sequences(&model, &texts, options.context)?;
     Ok((capture::run(&model, &name, &sequences, options, &args.out)?, sequences.len()))
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&WRITTEN],
+    examples: &[(
+        "cptr capture model --text held-out/rust --context 256 --out mine.safetensors",
+        "what the bundled model's routers say to a text",
+    )],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let (captured, all) = captured(args)?;

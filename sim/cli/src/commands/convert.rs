@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::about::About;
 use super::source::Reading;
 use crate::columns::Format::{Count, Plain, Text};
 use crate::columns::{Column, Page, Table, column, format};
@@ -34,7 +35,7 @@ pub(super) struct Args {
     threshold: f64,
 }
 
-static WRITTEN: [Column; 9] = [
+pub(super) static WRITTEN: [Column; 9] = [
     column("out", "written", Text, ""),
     column("model", "model", Text, ""),
     column("tokens", "tokens", Count, "").if_any(),
@@ -84,6 +85,14 @@ fn format_name(name: &str) -> std::result::Result<String, String> {
 fn formats_help() -> String {
     EXPORTERS.iter().map(|exporter| format!("  {:<15} {}\n", exporter.name(), exporter.about())).collect()
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&WRITTEN],
+    examples: &[
+        ("cptr convert tiny-moe-8m.safetensors rust.safetensors --domain rust", "one domain of a recording"),
+        ("cptr convert gpt-oss-20b.safetensors counts.json --to eplb", "counts for engines that place experts by them"),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let recording = args.reading.read(&args.source)?;

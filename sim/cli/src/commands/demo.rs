@@ -5,6 +5,7 @@ use std::io::Write;
 use cptr_hw_model::{Model, System};
 use serde_json::{Value, json};
 
+use super::about::About;
 use super::run::{answer, columns::RUN, remarks, rows, section, usual};
 use crate::columns::{Page, Section, Table, value};
 use cptr_sim::replay::{self, Budget, Machine, Outcome, Plan};
@@ -21,10 +22,8 @@ struct Bundled {
     bytes: &'static [u8],
 }
 
-const TINY_MOE: Bundled =
-    Bundled { name: "tiny-moe-8m", bytes: include_bytes!("../../../data/tiny-moe-8m.safetensors") };
-const GPT_OSS: Bundled =
-    Bundled { name: "gpt-oss-20b", bytes: include_bytes!("../../../data/gpt-oss-20b.safetensors") };
+const TINY_MOE: Bundled = Bundled { name: "tiny-moe-8m", bytes: include_bytes!("../../data/tiny-moe-8m.safetensors") };
+const GPT_OSS: Bundled = Bundled { name: "gpt-oss-20b", bytes: include_bytes!("../../data/gpt-oss-20b.safetensors") };
 
 /// One part of the demonstration.
 struct Part {
@@ -80,6 +79,11 @@ const PARTS: [Part; 4] = [
         prefill: 512,
     },
 ];
+
+pub(super) static ABOUT: About = About {
+    rows: &[&RUN],
+    examples: &[("cptr demo --report demo.html", "what cptr is for, on two bundled recordings")],
+};
 
 pub(super) fn main() -> Result<Page> {
     let outcomes = PARTS.iter().map(Part::run).collect::<Result<Vec<_>>>()?;

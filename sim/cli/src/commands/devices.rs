@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::about::About;
 use super::machine::{Machine, whole_bits};
 use super::source::Reading;
 use crate::columns::Format::{Microseconds, Number, Percent, Ratio, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format, value};
+use crate::columns::{Column, Page, Section, Table, column, format, value};
 use crate::report::number;
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::devices::{self, KINDS, Plan};
@@ -50,6 +51,11 @@ static COLUMNS: [Column; 9] = [
     column("stays", "stays", Percent, "choices on a device on which the token was in the layer before"),
     column("stored", "stored", Number(2), "experts stored over the experts that there are"),
 ];
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[("cptr devices gpt-oss-20b.safetensors --devices 4", "where the experts should lie on four devices")],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let trace = args.reading.tokens(&args.source)?;
@@ -121,5 +127,5 @@ fn help() -> String {
             text += &format!("      {} = {} ({}): {}\n", p.name, p.default_text(), p.unit, p.summary);
         }
     }
-    text + "\n" + &columns::help(&COLUMNS)
+    text
 }

@@ -11,8 +11,9 @@ use cptr_hw_model::dram::{
 };
 use serde_json::{Map, Value, json};
 
+use super::about::About;
 use crate::columns::Format::{Count, Flag, Microseconds, Number, Percent, Plain, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report::number;
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::dram::run::{Outcome, Plan, Source};
@@ -30,7 +31,7 @@ const MOST_TIMELINE_CYCLES: u64 = 4_000_000;
 const LARGEST_DEVICE_FILE: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\n{}", list().text(), columns::help(&COLUMNS)))]
+#[command(after_long_help = list().text())]
 pub(super) struct Args {
     /// Device, or a TOML file that describes one
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "DDR5-4800")]
@@ -182,6 +183,15 @@ static CONSTRAINTS: [Column; 6] = [
 ];
 
 static KINDS: [Column; 2] = [column("name", "name", Text, ""), column("summary", "what it is", Text, "")];
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS, &DEVICES, &CONSTRAINTS],
+    examples: &[
+        ("cptr dram --requests 100000", "an expert, read out of DDR5-4800"),
+        ("cptr dram --device HBM3-6400 --stream rand --requests 100000", "random accesses on another device"),
+        ("cptr dram --list", "the devices, mappings and streams that there are"),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     if args.list {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::convert::written;
+use super::about::About;
+use super::convert::{WRITTEN, written};
 use super::source::read_parts;
 use crate::columns::Format::{Percent, Plain};
 use crate::columns::{Column, Page, Table, column, format};
@@ -73,6 +74,17 @@ fn like(name: &str) -> std::result::Result<Like, String> {
     let names = || LIKE.map(|like| like.name).join(", ");
     LIKE.into_iter().find(|like| like.name == name).ok_or_else(|| format!("expected one of {}", names()))
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&CHECKS, &WRITTEN],
+    examples: &[
+        ("cptr gen like.safetensors --like mixtral-8x7b", "a trace like those that are not public"),
+        (
+            "cptr gen joined.safetensors --segment 200 --join tiny-moe-8m.safetensors",
+            "its domains in turn, 200 tokens each",
+        ),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     if args.piecewise {

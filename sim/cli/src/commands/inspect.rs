@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::about::About;
 use super::source::Reading;
 use crate::columns::{Column, Format, Page, Section, Table, value};
 use crate::report;
@@ -60,6 +61,18 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     resident: Option<usize>,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&WHOLE, &CHANGES, &FORECAST, &RECALL, &BATCHES, &LOADS],
+    examples: &[
+        ("cptr inspect tiny-moe-8m.safetensors", "everything that a recording says of itself"),
+        (
+            "cptr inspect tiny-moe-8m.safetensors --recall --report recall.html",
+            "how much of its routing comes again, with plots",
+        ),
+        ("cptr inspect tiny-moe-8m.safetensors --changes", "how soon a change of domain is seen"),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let recording = args.reading.read(&args.source)?;

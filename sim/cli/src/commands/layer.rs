@@ -7,16 +7,17 @@ use cptr_hw_model::events::Unit;
 use cptr_hw_model::{Energy, LayerTime, Model, System};
 use serde_json::{Map, Value, json};
 
+use super::about::About;
 use super::machine::{Machine, systems_help};
 use crate::columns::Format::{Microjoules, Microseconds, Number, Percent, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report::strips::{Look, Strip, Strips};
 use crate::report::{ENERGIES, number};
 use cptr_sim::layer::{Counts, Picture};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
+#[command(after_long_help = format!("Systems:\n{}", systems_help()))]
 pub(super) struct Args {
     /// Model whose sizes are meant
     #[arg(long, value_name = "NAME", default_value = "Mixtral-8x7B")]
@@ -55,6 +56,14 @@ pub(super) struct Args {
 fn count() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=65_536)
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[
+        ("cptr layer --system ndp --cold 2", "one resident expert, and two near the data"),
+        ("cptr layer --timeline layer.json --vcd layer.vcd", "the same for Perfetto and GTKWave"),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let system = args.machine.system_or("offload")?;

@@ -70,8 +70,11 @@ impl Machine {
     /// As [`Self::model`], for what cannot do without.
     pub(super) fn known_model(&self, name: &str) -> Result<Model> {
         self.model(name)?.ok_or_else(|| {
+            let known = Model::all().iter().map(|model| &*model.name).collect::<Vec<_>>().join(", ");
+            let found = if name.is_empty() { "no name in the source".into() } else { format!("\"{name}\"") };
             Error::new(format!(
-                "model: expected one whose sizes are known, or --hidden and --expert-inner, found \"{name}\""
+                "--model: expected one whose sizes are known ({known}), or --config, or --hidden and --expert-inner, \
+                 found {found}"
             ))
         })
     }

@@ -1,11 +1,15 @@
 //! The command line: one file per command. Results go to standard output, remarks to standard error; bad input ends
 //! with one sentence and exit code 2.
 
+mod about;
 mod advise;
 pub(crate) mod asked;
 mod attack;
 mod budget;
-#[cfg(feature = "model")]
+#[cfg(all(feature = "model", bundled_model))]
+mod bundled;
+#[cfg(all(feature = "model", not(bundled_model)))]
+#[path = "without_bundled.rs"]
 mod bundled;
 #[cfg(feature = "model")]
 mod capture;
@@ -24,6 +28,7 @@ mod report;
 mod reproduce;
 mod run;
 mod serve;
+mod setup;
 mod source;
 mod sweep;
 #[cfg(not(feature = "model"))]
@@ -33,6 +38,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::Value;
@@ -42,8 +48,9 @@ use without_models as capture;
 use without_models as quantize;
 
 use crate::columns::{Output, Page};
-use crate::terminal::complain;
-use asked::Asked;
+use crate::terminal;
+use about::About;
+use asked::{Asked, InputFile};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::Recording;
 use source::Reading;
@@ -101,11 +108,55 @@ enum Command {
     Reproduce(reproduce::Args),
     /// Two runs side by side, from what their --json printed
     Report(report::Args),
+    /// What completes commands and options in a shell, for the shell to read
+    Completions(setup::Completions),
+    /// Manual pages of all commands
+    Man(setup::Man),
+    /// The JSON Schema of what --json prints, of all commands
+    Schema(setup::Schema),
+}
+
+/// What the commands say of themselves, in their order.
+static ABOUT: [(&str, &About); 22] = [
+    ("demo", &demo::ABOUT),
+    ("inspect", &inspect::ABOUT),
+    ("run", &run::ABOUT),
+    ("sweep", &sweep::ABOUT),
+    ("merge", &sweep::merge::ABOUT),
+    ("devices", &devices::ABOUT),
+    ("advise", &advise::ABOUT),
+    ("attack", &attack::ABOUT),
+    ("plan", &plan::ABOUT),
+    ("serve", &serve::ABOUT),
+    ("convert", &convert::ABOUT),
+    ("gen", &generate::ABOUT),
+    ("capture", &capture::ABOUT),
+    ("quantize", &quantize::ABOUT),
+    ("layer", &layer::ABOUT),
+    ("dram", &dram::ABOUT),
+    ("budget", &budget::ABOUT),
+    ("reproduce", &reproduce::ABOUT),
+    ("report", &report::ABOUT),
+    ("completions", &setup::COMPLETIONS),
+    ("man", &setup::MAN),
+    ("schema", &setup::SCHEMA),
+];
+
+/// Of the whole.
+const EXAMPLES: [(&str, &str); 3] = [
+    ("cptr demo", "what it is for, on two bundled recordings: tables, and report.html with plots"),
+    ("cptr inspect tiny-moe-8m.safetensors", "what a recording says of itself"),
+    ("cptr advise gpt-oss-20b.safetensors --resident 8", "what to do with experts of which 8 a layer fit"),
+];
+
+/// The command line, as it is parsed and as its help shows it.
+fn command_line() -> clap::Command {
+    about::with_ends(Cli::command())
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let matches = match Cli::command().try_get_matches() {
+    let matches = match command_line().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return without_command(&error),
     };
@@ -116,8 +167,18 @@ pub fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
     let writes_a_page = matches!(command, Command::Report(_));
     let asked = Asked::of(&matches, &line, output.names_files() || writes_a_page);
+    if output.quiet {
+        cptr_trace::progress::hide();
+    }
+    let start = Instant::now();
     match page(command).and_then(|page| page.show(&asked, &output)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            if output.verbose {
+                terminal::remark(&asked.files.iter().map(InputFile::said).collect::<Vec<_>>());
+                terminal::remark(&[format!("{:.3} s", start.elapsed().as_secs_f64())]);
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => fail(&error),
     }
 }
@@ -143,6 +204,9 @@ fn page(command: Command) -> Result<Page> {
         Command::Serve(args) => serve::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
         Command::Report(args) => report::main(&args),
+        Command::Completions(args) => Ok(setup::completions(&args)),
+        Command::Man(args) => setup::man(&args),
+        Command::Schema(_) => Ok(setup::schema()),
     }
 }
 
@@ -233,7 +297,7 @@ pub fn read(arguments: &[String]) -> Result<Recording> {
 }
 
 fn fail(reason: &Error) -> ExitCode {
-    complain(&format!("cptr: {reason}"));
+    terminal::refuse(reason);
     ExitCode::from(2)
 }
 
@@ -251,8 +315,16 @@ fn without_command(error: &clap::Error) -> ExitCode {
             ExitCode::from(2)
         }
         // As an error of ours: as short, and as printable.
-        _ => fail(&Error::usage(sentence(&error.to_string()))),
+        _ => fail(&Error::usage(format!("{}; {}", sentence(&error.to_string()), next()))),
     }
+}
+
+/// Where whoever has typed what cannot be parsed sees how it is done.
+fn next() -> String {
+    let typed = std::env::args_os().nth(1).unwrap_or_default();
+    let command =
+        ABOUT.iter().find(|(name, _)| typed == *name).map_or_else(String::new, |(name, _)| format!(" {name}"));
+    format!("cptr{command} --help has examples")
 }
 
 /// The message and the tips of a clap error in one line, without its usage.

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use cptr_hw_model::{Model, System};
 use serde::Serialize;
 
+use super::about::About;
 use super::machine::{config, system_name, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Text};
-use crate::columns::{self, Column, Page, Section, Table, column, format};
+use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report;
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::plan::map::{self, Cell};
@@ -27,7 +28,7 @@ pub(super) fn at_least(least: u64) -> clap::builder::RangedU64ValueParser {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&WAYS), systems_help()))]
+#[command(after_long_help = format!("Systems:\n{}", systems_help()))]
 pub(super) struct Args {
     /// Model: a known name, or its config.json
     #[arg(value_name = "MODEL|config.json", required_unless_present = "published")]
@@ -138,6 +139,17 @@ impl<'a> Row<'a> {
         Self { way, place_name: way.place.name(), bound }
     }
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&WAYS, &CELLS, &RATES],
+    examples: &[
+        ("cptr plan gpt-oss-120b", "every machine that there is, every way that fits"),
+        (
+            "cptr plan gpt-oss-20b --system workstation --gpu-memory 8 --bits 3,4",
+            "one machine with less memory, at two precisions",
+        ),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let Some(name) = args.asked.as_deref().filter(|_| !args.published) else { return rates() };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::about::About;
 use crate::columns::Format::{Change, Count, Number, Plain, Ratio};
 use crate::columns::{Column, Page, Table, column, format};
 use cptr_model::quantise::{self, Method, Outcome, Plan, Replicas, Sample, Uniform, perplexity};
@@ -73,6 +74,14 @@ static COLUMNS: [Column; 8] = [
 fn method(name: String) -> Method {
     if name == "rtn" { Method::Rtn } else { Method::Gptq }
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[(
+        "cptr quantize model --calibration calibration/rust --bits 2 --tokens 512 --out low-bit",
+        "experts at 2 bits, and what each loses",
+    )],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let mut bits = args.bits.clone();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::about::About;
 use crate::columns::Format::{Change, Plain, Text};
-use crate::columns::{self, Column, Format, Page, Section, Table, column, format, schema};
+use crate::columns::{Column, Format, Page, Section, Table, column, format, schema};
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_trace::error::{Error, Result};
 use cptr_trace::file;
@@ -20,7 +21,6 @@ const MOST_STRIPS: usize = 40;
 const MAIN: [&str; 5] = ["token_time_us", "tokens_per_s", "stall_rate", "miss_rate", "mass_loss"];
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = columns::help(&COLUMNS))]
 pub(super) struct Args {
     /// What --json printed of one run
     #[arg(value_name = "A.json")]
@@ -52,6 +52,11 @@ static ASKED: [Column; 3] =
     [column("what", "asked or read", Text, ""), column("a", "A", Text, ""), column("b", "B", Text, "")];
 
 static LONE: [Column; 2] = [column("row", "row", Text, ""), column("only", "only in", Text, "")];
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[("cptr report a.json b.json --out differences.html", "what changed between two runs of one command")],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let (a, b) = (Run::read(&args.a)?, Run::read(&args.b)?);

@@ -2,6 +2,7 @@
 
 mod fit;
 
+use super::about::About;
 use crate::columns::Format::{Count, Flag, Number, Percent, Plain, Text};
 use crate::columns::{Column, Page, Section, Table, column, format, value};
 use crate::report::number;
@@ -70,6 +71,11 @@ static SHARES: [Column; 7] = [
     column("both", "both", Number(1), ""),
     column("without_selector", "without selector", Number(1), ""),
 ];
+
+pub(super) static ABOUT: About = About {
+    rows: &[&CHOICES, &FIGURES, &fit::ROWS],
+    examples: &[("cptr reproduce cptr", "the filter, on contexts that stand still, in noise")],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     match (args.what.as_str(), args.fit) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use cptr_hw_model::System;
 use serde::Serialize;
 
+use super::about::About;
 use super::machine::{system_name, systems_help};
 use super::plan::{at_least, at_most, model, own_trace};
 use super::source::Reading;
@@ -16,7 +17,7 @@ use cptr_sim::serving::{self, Arrivals, Limits, Load, Served, StepTimes};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("{}\nSystems:\n{}", columns::help(&COLUMNS), systems_help()))]
+#[command(after_long_help = format!("Systems:\n{}", systems_help()))]
 pub(super) struct Args {
     /// Model: a known name, or its config.json
     #[arg(value_name = "MODEL|config.json")]
@@ -113,6 +114,14 @@ struct Row {
     rate_per_s: Option<f64>,
     served: Served,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&COLUMNS],
+    examples: &[(
+        "cptr serve gpt-oss-120b --rate 1,4 --requests 200",
+        "what users wait for at one and four requests a second",
+    )],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     at_most("--rate", args.rate.len(), 64)?;

@@ -306,7 +306,13 @@ fn nothing_known(path: &Path, ignored: &[PathBuf]) -> Error {
         [only] if only == path => "something else".to_owned(),
         several => list(several),
     };
-    Error::in_file(path, format!("expected a routing trace of a known format ({}), found {found}", names.join(", ")))
+    Error::in_file(
+        path,
+        format!(
+            "expected a routing trace of a known format ({}), or a log and its --columns, found {found}",
+            names.join(", ")
+        ),
+    )
 }
 
 /// Up to eight file names, each once.

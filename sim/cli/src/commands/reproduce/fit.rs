@@ -13,7 +13,7 @@ use cptr_trace::error::{Error, Result};
 use cptr_trace::progress::Progress;
 
 /// What machines read.
-static ROWS: [Column; 13] = [
+pub(super) static ROWS: [Column; 13] = [
     column("figure", "figure", Text, ""),
     column("unit", "unit", Text, "empty for ratios"),
     column("published_low", "published", Plain, ""),

@@ -1,9 +1,6 @@
 //! What `cptr run --help` says of strategies.
 
 use super::super::machine::systems_help;
-use super::ablation::ABLATION;
-use super::columns::RUN;
-use crate::columns;
 use cptr_sim::strategy::{KindRow, PRESETS, kinds};
 
 const INTRODUCTION: &str = "\
@@ -25,8 +22,7 @@ pub(super) fn text() -> String {
     for preset in PRESETS {
         text += &format!("  {:<16} {}: {}\n", preset.name, preset.summary, preset.text);
     }
-    format!("{text}\nSystems:\n{}\n{}", systems_help(), columns::help(&RUN))
-        + &format!("\nWith --ablate:\n{}", columns::help(&ABLATION))
+    format!("{text}\nSystems:\n{}", systems_help())
 }
 
 fn line(kind: &KindRow) -> String {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use cptr_hw_model::Model;
 use serde_json::Value;
 
+use super::about::About;
 use super::machine::{Counting, Machine};
 use super::source::Reading;
 use crate::columns::{Page, Section, Table};
@@ -95,6 +96,28 @@ struct ModelArgs {
     #[arg(long, value_name = "FILE", help_heading = "Models")]
     plot: Option<PathBuf>,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[&RUN, &COUNTS, &ablation::ABLATION],
+    examples: &[
+        (
+            "cptr run tiny-moe-8m.safetensors --strategy lru,recall,bounded:eps=0.04 --resident 8",
+            "three strategies, 8 of the 32 experts of each layer in fast memory",
+        ),
+        (
+            "cptr run gpt-oss-20b.safetensors --strategy ctx-aware,monde --system ndp --prefill 512",
+            "whole systems with a near-data device, after a prompt of 512 tokens",
+        ),
+        (
+            "cptr run gpt-oss-20b.safetensors --strategy lru,recall --resident 8 --json > a.json",
+            "the same for programs, and for cptr report",
+        ),
+        (
+            "cptr run gpt-oss-20b.safetensors --strategy lru,recall --resident 12 --json > b.json",
+            "with more memory, to compare",
+        ),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let path = match &args.source {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::super::about::About;
 use super::{base, counted, finish, folder, with};
 use crate::columns::Page;
 use cptr_sim::sweep::Joined;
@@ -17,6 +18,14 @@ pub(in super::super) struct Args {
     #[arg(long, value_name = "NAME")]
     out: PathBuf,
 }
+
+pub(in super::super) static ABOUT: About = About {
+    rows: &[],
+    examples: &[(
+        "cptr merge parts.1-of-2.journal parts.2-of-2.journal --out parts",
+        "parts.parquet and parts.csv, of all points",
+    )],
+};
 
 pub(in super::super) fn main(args: &Args) -> Result<Page> {
     let mut joined = Joined::open(&args.shards)?;

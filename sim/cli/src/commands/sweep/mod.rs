@@ -9,6 +9,7 @@ mod table;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::about::About;
 use crate::columns::{Page, Section};
 use cptr_sim::sweep::{Header, Joined, Journal, Method, Shard, Sweep};
 use cptr_trace::error::{Error, Result};
@@ -39,6 +40,16 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["file", "out", "shard"])]
     job_script: bool,
 }
+
+pub(super) static ABOUT: About = About {
+    rows: &[],
+    examples: &[
+        ("cptr sweep bound.toml", "the points of a file on all cores: bound.parquet and bound.csv"),
+        ("cptr sweep bound.toml --out parts --shard 1/2", "half of them, into parts.1-of-2.journal"),
+        ("cptr sweep bound.toml --out parts --shard 2/2", "the other half"),
+        ("cptr sweep --job-script > sweep.sh", "for sbatch --array=1-8 sweep.sh bound.toml"),
+    ],
+};
 
 pub(super) fn main(args: &Args) -> Result<Page> {
     let Some(path) = args.file.as_ref().filter(|_| !args.job_script) else {
