@@ -1,10 +1,15 @@
 //! The memory engine as others use it.
 use cptr_hw_model::dram::{
-    AddressError, CallError, Completion, Config, Controller, Device, Engine, EngineConfig, Id, MappingKind, NotTaken,
-    PagePolicy, Refresh, Request, RequestKind, SnapshotError, StreamKind, Until, presets,
+    AddressError, CallError, Completion, Config, Controller, Device, Engine, EngineConfig, Id, ManagementCommand,
+    MappingKind, NotTaken, PagePolicy, Refresh, RefreshManagement, Request, RequestKind, SnapshotError, StreamKind,
+    Until, presets,
 };
 use proptest::prelude::*;
 use std::collections::HashMap;
+
+mod devices;
+
+use devices::devices;
 
 fn config(refresh: Refresh) -> Config {
     Config::new(MappingKind::Mop4ClXor, refresh)
@@ -60,22 +65,6 @@ fn a_list_gives_the_figures_of_a_run() {
             }
         }
     }
-}
-
-/// The built-in devices, and some of more ranks and other sizes.
-fn devices() -> Vec<Device> {
-    let of_ranks = |mut device: Device, ranks: u32| {
-        device.organisation.ranks = ranks;
-        device.organisation.rows = device.organisation.rows / 2 * 3;
-        device.organisation.capacity_bytes = device.organisation.capacity_bytes / 2 * 3 * u64::from(ranks);
-        device
-    };
-    let mut devices = presets::all();
-    devices.extend([of_ranks(presets::ddr5_6400(), 4), of_ranks(presets::ddr4_3200(), 3)]);
-    let managed = "base = \"DDR5-4800\"\n[refresh_management]\ncommand = \"bank-wise\"\nraaimt = 3\nraammt = 6\n\
-                   refresh_decrement = 1\nn_rfm = 90\n";
-    devices.push(Device::from_toml(managed).unwrap());
-    devices
 }
 
 /// What a host does in a cycle.

@@ -95,7 +95,8 @@ proptest! {
 
     #[test]
     fn no_rule_is_broken(device in 0usize..devices().len(), mapping in 0usize..6, refresh in 0usize..3, closed: bool,
-                         depth in 1u16..64, offers in 1u32..5, seed: u64, writes in prop::sample::select(vec![0u64, 10, 50, 100]),
+                         depth in 1u16..64, offers in 1u32..5, seed: u64,
+                         writes in prop::sample::select(vec![0u64, 10, 50, 100]),
                          gap in prop::sample::select(vec![0u64, 0, 5, 100])) {
         let device = &devices()[device];
         let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];

@@ -1,11 +1,12 @@
 //! What a reading takes of memory: at most twice what its arrays may become, and 64 MB. Mapped files are not counted:
 //! the system drops their pages when it needs them.
 //!
-//! One test, so that nothing else allocates meanwhile.
+//! One test at a time, so that nothing else allocates meanwhile.
 
 mod kept;
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use cptr_tests::fuzz::{READING_BYTES, TARGETS};
 use cptr_trace::import::{self, Options, Recording};
@@ -15,6 +16,9 @@ use peak_alloc::PeakAlloc;
 
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
+
+/// Held by the test that runs.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Inputs made of kept ones, for each target: 10^5 in all where all that takes long is asked for.
 const MUTATIONS: usize = 1500;
@@ -68,6 +72,7 @@ fn mutations(count: usize) {
 
 #[test]
 fn readings_take_what_their_arrays_may_become() {
+    let _alone = ALONE.lock();
     mutations(MUTATIONS);
     // Recordings that become all that they may.
     let folder = tempfile::tempdir().expect("a folder");
@@ -85,7 +90,8 @@ fn readings_take_what_their_arrays_may_become() {
 }
 
 #[test]
-#[ignore = "a hundred thousand readings"]
+#[ignore = "a hundred thousand readings; cargo xtask test hostile runs it"]
 fn a_hundred_thousand_readings_take_what_their_arrays_may_become() {
+    let _alone = ALONE.lock();
     mutations(MANY_MUTATIONS);
 }

@@ -1,4 +1,4 @@
-//! Devices that two ways to simulate are compared on, for the tests of the crate and those inside it.
+//! Devices that ways to simulate are compared on, for the tests of the crate and those inside it.
 
 use super::{Device, ManagementCommand, RefreshManagement, presets};
 

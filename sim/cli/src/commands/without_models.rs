@@ -34,7 +34,7 @@ pub(super) fn record(_: &Path, _: &[PathBuf], _: Option<usize>) -> Result<Trace>
 /// How to have what is missing.
 pub(super) fn missing() -> Error {
     Error::new(
-        "this program was built without language models; cargo install --path sim/cli --features model, in a clone of the \
-         repository, builds it with them",
+        "this program was built without language models; cargo install --path sim/cli --features model, in a clone of \
+         the repository, builds it with them",
     )
 }
