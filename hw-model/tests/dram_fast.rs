@@ -112,10 +112,10 @@ proptest! {
     }
 }
 
-/// LPDDR5 may be between ACT1 and ACT2 where a jump lands: the row that ACT2 opens is part of the state.
+/// LPDDR5 and LPDDR6 may be between ACT1 and ACT2 where a jump lands: the row that ACT2 opens is part of the state.
 #[test]
 fn jumps_that_land_between_the_halves_of_an_activate_agree() {
-    for device in [presets::lpddr5_6400(), presets::lpddr5x_8533()] {
+    for device in [presets::lpddr5_6400(), presets::lpddr5x_8533(), presets::lpddr6_10667()] {
         for (queue_depth, page_policy) in
             (20..64).flat_map(|depth| [(depth, PagePolicy::Closed), (depth, PagePolicy::Open)])
         {

@@ -37,8 +37,12 @@ fn an_interleaved_stream_runs_at_the_peak_but_for_refresh() {
         let free = rate(&device, MappingKind::Mop4ClXor, Refresh::None, false);
         assert!(free <= peak * 1.0001, "{}: {free} above the peak {peak}", device.name);
         if !device.pseudo_channels {
-            // All banks change rows at nearly the same time; at the higher clock the queue of 32 hides less of that.
-            let share = if device.name == "LPDDR5X-8533" { 0.03 } else { 0.012 };
+            // All banks change rows at nearly the same time; at the higher clocks the queue of 32 hides less of that.
+            let share = match device.name.as_str() {
+                "LPDDR5X-8533" => 0.03,
+                "LPDDR6-10667" => 0.05,
+                _ => 0.012,
+            };
             assert_near(free, peak, share, &device.name);
             let refreshed = rate(&device, MappingKind::Mop4ClXor, Refresh::AllBank, false);
             assert_near(refreshed, free * refresh_factor(&device), 0.01, &format!("{} with refresh", device.name));
@@ -165,11 +169,11 @@ fn a_lone_read_takes_precharge_activate_and_burst() {
             controller.run([Request::read(row * next_row)], Until::Served).unwrap();
         }
         let t = &device.in_cycles().timing;
-        // One cycle from acceptance to the first command; a two-cycle ACT shortens PRE to ACT by one, a two-cycle RD
-        // that after ACT is made up for by the two-cycle ACT; LPDDR5 needs a CAS.
-        let two_cycle_act = t.act_cycles - 1;
-        let before_burst = 1 + t.n_rp - two_cycle_act + (t.n_rcd_rd + two_cycle_act + 1 - t.column_cycles);
-        let expected = before_burst + t.n_cl + t.n_bl + u32::from(device.split_activate.is_some());
+        // One cycle from acceptance to the first command; distances are from last cycle to last cycle, so the length of
+        // PRE counts and that of RD does not; LPDDR5 and LPDDR6 need a CAS.
+        let before_burst = 1 + t.other_cycles + t.n_rp + t.n_rcd_rd - t.column_cycles;
+        let cas = if device.split_activate.is_some() { t.other_cycles } else { 0 };
+        let expected = before_burst + cas + t.n_cl + t.n_bl;
         let latencies = &controller.statistics().read_latency;
         assert_eq!(latencies.len(), 50);
         // ACT and RD wait for a rising edge where there are two in a clock.
@@ -261,6 +265,27 @@ fn lpddr5_activates_in_two_halves_and_starts_its_data_clock() {
     // The clock runs for nCL + nBL + nWCKPST = 20 more cycles.
     assert!(channel.clone().issue(rd, 35).is_ok());
     assert_eq!(channel.issue(rd, 36).unwrap_err().reason, CommandError::DataClockStopped);
+}
+
+#[test]
+fn every_command_of_lpddr6_takes_two_clocks() {
+    let device = presets::lpddr6_10667();
+    let mut channel = Channel::new(&device).unwrap();
+    let of = |kind| Command::new(kind, 0);
+    let too_early = |earliest| CommandError::TooEarly { earliest };
+    channel.issue(Command::act(0, 1), 0).unwrap();
+    assert_eq!(channel.issue(of(CommandKind::Act2), 1).unwrap_err().reason, too_early(2));
+    assert_eq!(channel.clone().issue(of(CommandKind::Act2), 9).unwrap_err().reason, CommandError::ActivateExpired);
+    channel.issue(of(CommandKind::Act2), 8).unwrap();
+    assert_eq!(channel.probe(of(CommandKind::Rd)), Ok(48), "tRCD counts from ACT1");
+    channel.issue(of(CommandKind::Cas), 48).unwrap();
+    assert_eq!(channel.issue(of(CommandKind::Rd), 49).unwrap_err().reason, too_early(50));
+    channel.issue(of(CommandKind::Rd), 50).unwrap();
+    // The clock runs for nCL + nBL + nWCKPST = 65 more cycles.
+    assert!(channel.clone().issue(of(CommandKind::Rd), 114).is_ok());
+    assert_eq!(channel.issue(of(CommandKind::Rd), 115).unwrap_err().reason, CommandError::DataClockStopped);
+    channel.issue(of(CommandKind::Pre), 115).unwrap();
+    assert_eq!(channel.issue(of(CommandKind::PreAll), 116).unwrap_err().reason, too_early(119), "tPPD");
 }
 
 #[test]

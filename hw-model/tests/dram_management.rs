@@ -100,6 +100,26 @@ fn refresh_takes_activates_off() {
     }
 }
 
+/// HBM3 refreshes a bank every 97 clocks and each for 320, so one always is: RFMab of all banks gets its turn, and so
+/// do the refreshes.
+#[test]
+fn management_of_all_banks_and_refresh_of_single_ones_do_not_keep_each_other_off() {
+    for decrement in [0, 1] {
+        let device = managed(presets::hbm3_6400(), ManagementCommand::AllBank, 1, decrement);
+        let config = Config::new(MappingKind::RoBaRaCoCh, Refresh::SameBank);
+        let reads = 300;
+        let log = log_of(&device, config, rows_in_turn(&device, 4, reads));
+        assert_eq!(count(&log, CommandKind::Act), reads);
+        let (managements, refreshes) = (count(&log, CommandKind::RfmAll), count(&log, CommandKind::RefBank));
+        assert!(managements * 4 >= reads, "{managements} RFMab, decrement {decrement}");
+        // One of each pseudo-channel every 195 clocks; what falls due while the last RFMab waits and lasts is left.
+        let interval = u64::from(device.bank_refresh.unwrap().n_refi * device.cycles_per_clock());
+        let due = log.last().unwrap().0 / interval * u64::from(device.organisation.ranks);
+        assert!((due - 20..=due).contains(&refreshes), "{refreshes} of {due} REFpb, decrement {decrement}");
+        checker::check(&device, &log).unwrap_or_else(|violation| panic!("{violation:?}"));
+    }
+}
+
 /// Single commands: at RAAMMT the bank takes no activate until it is managed or refreshed.
 #[test]
 fn a_bank_at_raammt_takes_no_activate() {

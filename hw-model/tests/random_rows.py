@@ -3,12 +3,14 @@
 
     PYTHONPATH=RAMULATOR/python python3 hw-model/tests/random_rows.py draw 230 --seed 2026
     PYTHONPATH=RAMULATOR/python python3 hw-model/tests/random_rows.py draw 40 --seed 2026 --managed
+    PYTHONPATH=RAMULATOR/python python3 hw-model/tests/random_rows.py draw 60 --seed 2026 --device LPDDR6-10667
     PYTHONPATH=RAMULATOR/python python3 hw-model/tests/random_rows.py again hw-model/tests/random.tsv
 
-`draw` draws configurations and prints a row for each; with `--managed`, of devices whose refresh management comes
-after so many activates of a bank (refresh `rfm32`: after 32, and no refresh beside it, as Ramulator's has none there);
-the rows of `random.tsv` from the 329th on are those two calls. `again` runs the configurations of a file of rows once
-more and says which rows Ramulator now counts otherwise; with `--as-published`, without the changes below.
+`draw` draws configurations and prints a row for each, of all devices but LPDDR6 or of one; with `--managed`, of devices
+whose refresh management comes after so many activates of a bank (refresh `rfm32`: after 32, and no refresh beside it,
+as Ramulator's has none there); the rows of `random.tsv` from the 329th on are those three calls. `again` runs the
+configurations of a file of rows once more and says which rows Ramulator now counts otherwise; with `--as-published`,
+without the changes below: those are the rows of `random_published.tsv`.
 
 RAMULATOR is github.com/CMU-SAFARI/ramulator2 at commit c5b1c3a, built with its Python bindings. Of its tables only the
 deviations that `docs/dram.md` names under Devices are changed, when they are loaded; its code is as published.
@@ -31,6 +33,7 @@ DEVICES = {
     "DDR5-5600": ("DDR5", "DDR5_16Gb_x8", "DDR5_5600AN", "GenericDDR", {"nRRDS": 8}),
     "DDR5-6400": ("DDR5", "DDR5_16Gb_x8", "DDR5_6400AN", "GenericDDR", {"nRRDS": 8}),
     "LPDDR5-6400": ("LPDDR5", "LPDDR5_8Gb_x16", "LPDDR5_6400", "LPDDR5", {}),
+    "LPDDR6-10667": ("LPDDR6", "LPDDR6_16Gb_x12", "LPDDR6_10667_BL24", "LPDDR6", {}),
     "HBM2-2000": ("HBM2", "HBM2_8Gb", "HBM2_2000Mbps", "HBM12", {}),
     "HBM3-6400": ("HBM3", "HBM3_32Gb_8hi", "HBM3_6400Mbps", "HBM34", {}),
     "HBM4-8000": ("HBM4", "HBM4_32Gb_8Hi", "HBM4_8000Mbps", "HBM34", {}),
@@ -39,16 +42,23 @@ DEVICES = {
 
 def change_tables():
     """Ranks that share wires, and the bank groups of LPDDR5, as `docs/dram.md` says."""
-    for name, burst in (("DDR4", "nBL"), ("DDR5", "nBL"), ("DDR5_RFM", "nBL"), ("LPDDR5", "nBL_min")):
+    for name, burst, read, write, short in (
+        ("DDR4", "nBL", "nCL", "nCWL", ""),
+        ("DDR5", "nBL", "nCL", "nCWL", ""),
+        ("DDR5_RFM", "nBL", "nCL", "nCWL", ""),
+        ("LPDDR5", "nBL_min", "nCL", "nCWL", ""),
+        ("LPDDR6", "nBL_min", "nRL", "nWL", "_S"),
+    ):
         standard = getattr(ramulator.dram, name)
         rows = [row for row in standard.timing_constraints if not row.sibling]
         for first, then, latency in (
             ("RD", "RD", f"{burst} + nCS"),
-            ("RD", "WR", f"nCL + {burst} + nCS - nCWL"),
-            ("WR", "RD", f"nCWL + {burst} + nCS - nCL"),
+            ("RD", "WR", f"{read} + {burst} + nCS - {write}"),
+            ("WR", "RD", f"{write} + {burst} + nCS - {read}"),
             ("WR", "WR", f"{burst} + nCS"),
         ):
-            rows.append(TimingConstraint("Rank", [first, first + "A"], [then, then + "A"], latency, sibling=True))
+            firsts, thens = ([kind + short, kind + "A" + short] for kind in (first, then))
+            rows.append(TimingConstraint("Rank", firsts, thens, latency, sibling=True))
         if name == "LPDDR5":
             rows.append(TimingConstraint("BankGroup", ["RD", "RDA"], ["WR", "WRA"], "nCL + nBL_max + 2 - nCWL"))
         standard.timing_constraints = rows
@@ -111,7 +121,8 @@ def counts(fields, published):
     sizes = dram.resolve()[0]
     columns = sizes["column"] // dram.internal_prefetch_size
     lines = int(ranks) * sizes.get("sid", 1) * sizes["bankgroup"] * sizes["bank"] * sizes["row"] * columns
-    line_bytes = sizes["channel_width"] * dram.internal_prefetch_size // 8
+    on_wires = sizes["channel_width"] * dram.internal_prefetch_size // 8
+    line_bytes = getattr(dram, "data_payload_bytes", None) or on_wires
     refresh_manager = ramulator.refresh_manager
     with tempfile.NamedTemporaryFile("w", suffix=".trace") as trace:
         for is_write, line in stream(kind, int(parameter), int(writes), int(seed), int(requests), lines):
@@ -145,11 +156,11 @@ def counts(fields, published):
     return [str(stats[name]) for name in names.split()]
 
 
-def drawn(count, seed, managed):
+def drawn(count, seed, devices, managed):
     """Configurations: the first ten columns of rows."""
     draw = random.Random(seed)
     for _ in range(count):
-        device = draw.choice([name for name in DEVICES if name.startswith("DDR5") or not managed])
+        device = draw.choice(devices)
         # Ramulator's management of one rank forgets what it counted in the others.
         ranks = 1 if managed or device.startswith("HBM") else draw.choice([1, 2, 4])
         kind = draw.choice(["seq", "stride", "rand", "runs", "hammer"])
@@ -180,14 +191,18 @@ def main():
     draw = tasks.add_parser("draw", help="draw configurations and print a row for each")
     draw.add_argument("count", type=int)
     draw.add_argument("--seed", type=int, required=True)
-    draw.add_argument("--managed", action="store_true", help="devices with refresh management")
+    which = draw.add_mutually_exclusive_group()
+    which.add_argument("--managed", action="store_true", help="devices with refresh management")
+    which.add_argument("--device", choices=DEVICES, help="this device only")
     again = tasks.add_parser("again", help="run the configurations of a file once more")
     again.add_argument("file")
     again.add_argument("--as-published", action="store_true", help="leave Ramulator's tables as they are")
     chosen = arguments.parse_args()
     if chosen.task == "draw":
         change_tables()
-        for fields in drawn(chosen.count, chosen.seed, chosen.managed):
+        usual = [name for name in DEVICES if name != "LPDDR6-10667" and (name.startswith("DDR5") or not chosen.managed)]
+        devices = [chosen.device] if chosen.device else usual
+        for fields in drawn(chosen.count, chosen.seed, devices, chosen.managed):
             print("\t".join(fields + counts(fields, False)), flush=True)
         return
     if not chosen.as_published:

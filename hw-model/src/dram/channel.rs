@@ -13,7 +13,7 @@ use super::management::{Activates, ManagementCommand};
 pub enum BankState {
     /// No row open.
     Closed,
-    /// LPDDR5: between ACT1 and ACT2.
+    /// LPDDR5, LPDDR6: between ACT1 and ACT2.
     Activating,
     /// A row is open.
     Open,
@@ -96,7 +96,7 @@ pub struct Channel {
     pub(super) asking: Option<u16>,
     /// ACT2 must go out by this cycle.
     pub(super) act2_deadline: u64,
-    /// The data clock of LPDDR5 runs up to this cycle.
+    /// The data clock of LPDDR5 and LPDDR6 runs up to this cycle.
     pub(super) wck_until: u64,
     n_aad: Option<u64>,
     refresh_set: Option<RefreshSet>,
@@ -113,12 +113,14 @@ pub struct Channel {
     /// Whether ranks have several stacks.
     pub(super) stacked: bool,
     pub(super) ranks_share_wires: bool,
-    /// Cycles of ACT on the command bus, and of RD and WR.
+    /// Cycles of ACT on the command bus, of RD and WR.
     act_cycles: u64,
     column_cycles: u64,
+    /// Of every other command.
+    pub(super) other_cycles: u64,
     /// 1 where commands but PRE go out in odd cycles only: those of the rising edges, where a cycle is half a clock.
     pub(super) edge: u64,
-    /// How long the data clock of LPDDR5 runs after a read and a write.
+    /// How long that data clock runs after a read and a write.
     wck_after_rd: u64,
     wck_after_wr: u64,
 }
@@ -171,6 +173,7 @@ impl Channel {
             ranks_share_wires: o.ranks > 1 && !device.pseudo_channels,
             act_cycles: u64::from(t.act_cycles),
             column_cycles: u64::from(t.column_cycles),
+            other_cycles: u64::from(t.other_cycles),
             edge: u64::from(device.half_clocks),
             wck_after_rd: u64::from(t.n_cl + t.n_bl + wck_post),
             wck_after_wr: u64::from(t.n_cwl + t.n_bl + wck_post),
@@ -374,7 +377,7 @@ impl Channel {
         let cycles = match command.kind {
             CommandKind::Act => self.act_cycles,
             CommandKind::Rd | CommandKind::RdA | CommandKind::Wr | CommandKind::WrA => self.column_cycles,
-            _ => 1,
+            _ => self.other_cycles,
         };
         self.bus[bus] = now + cycles;
         let bank = command.bank;
@@ -442,7 +445,7 @@ impl Channel {
                 self.constrain(CommandKind::RfmBank, bank, now);
                 self.take_off_activates(command);
             }
-            CommandKind::Cas => self.run_data_clock(now + 2),
+            CommandKind::Cas => self.run_data_clock(now + self.other_cycles + 1),
         }
     }
 

@@ -5,9 +5,9 @@ use std::fmt;
 /// banks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CommandKind {
-    /// Activate: opens a row. On LPDDR5 the first of two halves (ACT1).
+    /// Activate: opens a row. On LPDDR5 and LPDDR6 the first of two halves (ACT1).
     Act,
-    /// Second half of an LPDDR5 activate.
+    /// Second half of such an activate.
     Act2,
     /// Precharge of one bank.
     Pre,
@@ -29,7 +29,7 @@ pub enum CommandKind {
     RfmAll,
     /// Refresh management of the banks of one bank-wise refresh: DDR5 same-bank, LPDDR5 and HBM per-bank.
     RfmBank,
-    /// Starts the LPDDR5 data clock (WCK) for the read or write of the next cycle.
+    /// Starts the data clock (WCK) of LPDDR5 and LPDDR6 for the read or write right behind it.
     Cas,
 }
 

@@ -53,10 +53,12 @@ pub struct Constraint {
     pub window: u32,
     /// Least distance in cycles, first cycle to first cycle.
     pub cycles: u64,
-    /// The standards' formula, last cycle to last cycle.
+    /// The standards' formula, last cycle to last cycle; `given` where the device gives the distance itself.
     pub formula: String,
     /// Where it stands, and what is particular.
     pub source: &'static str,
+    /// What [`Device::distances`] calls it.
+    pub name: &'static str,
 }
 
 /// The values that formulas are made of.
@@ -93,9 +95,10 @@ struct Terms {
     n_ref_to_act: i64,
     /// Of refresh management.
     n_rfm: i64,
-    /// Further cycles of ACT, and of RD and WR.
+    /// Further cycles of ACT, of RD and WR, and of all others.
     act: i64,
     column: i64,
+    other: i64,
 }
 
 impl Terms {
@@ -137,6 +140,7 @@ impl Terms {
             n_rfm: of_refresh(device.refresh_management.map(|management| management.n_rfm)),
             act: i64::from(t.act_cycles) - 1,
             column: i64::from(t.column_cycles) - 1,
+            other: i64::from(t.other_cycles) - 1,
         }
     }
 
@@ -145,7 +149,7 @@ impl Terms {
         match kind {
             CommandKind::Act => self.act,
             CommandKind::Rd | CommandKind::RdA | CommandKind::Wr | CommandKind::WrA => self.column,
-            _ => 0,
+            _ => self.other,
         }
     }
 
@@ -254,10 +258,18 @@ macro_rules! constraints {
         impl Latencies {
             pub(super) fn of(device: &Device) -> Self {
                 let $t = Terms::of(device);
+                let given = |row: &str| device.distances.get(row).map(|&cycles| u64::from(cycles.max(1)));
                 Self {
-                    $($name: $t.resolve($formula, [$(CommandKind::$before),+][0], kinds_of!($after)[0]),)+
+                    $($name: given(stringify!($name)).unwrap_or_else(|| {
+                        $t.resolve($formula, [$(CommandKind::$before),+][0], kinds_of!($after)[0])
+                    }),)+
                 }
             }
+        }
+
+        /// Whether the table has a row of this name.
+        pub(super) fn is_row(name: &str) -> bool {
+            [$(stringify!($name)),+].contains(&name)
         }
 
         impl Channel {
@@ -289,8 +301,13 @@ macro_rules! constraints {
                     after: kinds_of!($after).to_vec(),
                     window: $window,
                     cycles: lat.$name,
-                    formula: written(stringify!($formula)),
+                    formula: if device.distances.contains_key(stringify!($name)) {
+                        "given".into()
+                    } else {
+                        written(stringify!($formula))
+                    },
                     source: $source,
+                    name: stringify!($name),
                 },
             )+];
             rows.into_iter().filter_map(|row| row.of(device)).collect()

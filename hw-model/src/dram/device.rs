@@ -9,6 +9,7 @@ use super::energy::Power;
 use super::error::DeviceFileError;
 use super::management::RefreshManagement;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 mod validate;
 
@@ -77,7 +78,7 @@ impl Organisation {
     }
 }
 
-/// LPDDR5 only: activate in two halves and a data clock that must be started.
+/// LPDDR5 and LPDDR6 only: activate in two halves and a data clock that must be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SplitActivate {
@@ -123,7 +124,7 @@ pub struct Timing {
     pub t_ck_ps: u32,
     /// Data bus cycles of one burst.
     pub n_bl: u32,
-    /// Cycles that a burst keeps its bank group busy (LPDDR5 BL/n_max); elsewhere equal to `n_bl`.
+    /// Cycles that a burst keeps its bank group busy (LPDDR5 and LPDDR6 BL/n_max); elsewhere equal to `n_bl`.
     pub n_bl_max: u32,
     /// RD to first data.
     pub n_cl: u32,
@@ -179,11 +180,18 @@ pub struct Timing {
     pub act_cycles: u32,
     /// Cycles of RD and WR on the command bus.
     pub column_cycles: u32,
+    /// Cycles of every other command on the command bus (ACT2 and CAS among them); 1 but for LPDDR6.
+    #[serde(default = "one")]
+    pub other_cycles: u32,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 impl Timing {
     /// Every field with its name in a configuration.
-    const fn fields(&self) -> [(&'static str, u32); 30] {
+    const fn fields(&self) -> [(&'static str, u32); 31] {
         [
             ("timing.t_ck_ps", self.t_ck_ps),
             ("timing.n_bl", self.n_bl),
@@ -215,6 +223,7 @@ impl Timing {
             ("timing.n_refi", self.n_refi),
             ("timing.act_cycles", self.act_cycles),
             ("timing.column_cycles", self.column_cycles),
+            ("timing.other_cycles", self.other_cycles),
         ]
     }
 }
@@ -229,7 +238,7 @@ pub struct Device {
     pub organisation: Organisation,
     /// Timing in clock cycles.
     pub timing: Timing,
-    /// LPDDR5: activate in two halves.
+    /// LPDDR5, LPDDR6: activate in two halves.
     pub split_activate: Option<SplitActivate>,
     /// Bank-wise refresh, where the standard has one.
     pub bank_refresh: Option<BankRefresh>,
@@ -247,6 +256,10 @@ pub struct Device {
     /// a clock; PRE may begin at either edge, all others at the rising one. A cycle of the model is then half a clock.
     #[serde(default)]
     pub half_clocks: bool,
+    /// Rows of the table of constraints whose distance is given here, by their names, in place of the formula's: cycles
+    /// of the model from first cycle to first cycle, as [`super::constraints::constraints`] has them.
+    #[serde(default)]
+    pub distances: BTreeMap<String, u32>,
     /// Where the numbers come from.
     pub source: String,
     /// True if the numbers were scaled from another device and not read from a table of this one.
@@ -256,7 +269,8 @@ pub struct Device {
 
 impl Device {
     /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them
-    /// must be there but `split_activate`, `bank_refresh`, `refresh_management`, `power` and the flags.
+    /// must be there but `split_activate`, `bank_refresh`, `refresh_management`, `power`, `distances`, `other_cycles` and
+    /// the flags.
     ///
     /// # Errors
     /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that

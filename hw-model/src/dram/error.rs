@@ -69,11 +69,11 @@ pub enum CommandError {
     BankNotClosed,
     /// Read or write to a bank without an open row, or second activate without the first.
     RowNotOpen,
-    /// The device has no such command (CAS and ACT2 outside LPDDR5, per-bank refresh where there is none).
+    /// The device has no such command (CAS and ACT2 outside LPDDR5 and LPDDR6, per-bank refresh where there is none).
     NotSupported,
-    /// A read or write while the LPDDR5 data clock (WCK) is stopped: a CAS must come one cycle before.
+    /// A read or write while the data clock (WCK) of LPDDR5 or LPDDR6 is stopped: a CAS must come right before.
     DataClockStopped,
-    /// The second half of an LPDDR5 activate came later than nAAD after the first.
+    /// The second half of a split activate came later than nAAD after the first.
     ActivateExpired,
     /// The bank was activated RAAMMT times: refresh management or a refresh must come first.
     ManagementDue,

@@ -16,7 +16,7 @@ impl<O: Observer> Controller<O> {
             self.state.refreshes_waiting += self.state.channel.rank_count as u64;
             self.state.next_refresh += self.refresh_interval;
             if self.state.channel.asking.is_some() {
-                self.state.bounds.forget(); // The refresh goes first, and other banks are held for it.
+                self.state.bounds.forget(); // What goes first may be another, and other banks are held for it.
             }
         }
         if self.split {
@@ -32,15 +32,19 @@ impl<O: Observer> Controller<O> {
         }
     }
 
-    /// One cycle of an LPDDR5 controller: urgent ACT2, burst after CAS, normal choice with CAS in front if needed,
-    /// other ACT2.
+    /// One cycle of an LPDDR5 or LPDDR6 controller: burst after CAS, urgent ACT2, normal choice with CAS in front if
+    /// needed, other ACT2. The commands are equally long.
     fn tick_split_activate(&mut self) {
-        if let Some(choice) = self.state.after_cas.take() {
-            self.issue(choice);
+        let length = self.state.channel.other_cycles;
+        if let Some(choice) = self.state.after_cas {
+            if self.state.channel.bus[0] <= self.state.now {
+                self.state.after_cas = None;
+                self.issue(choice);
+            }
             return;
         }
-        if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now {
-            self.issue_act2();
+        // The last cycle in which ACT2 may go out comes before another command would be over.
+        if self.state.channel.act2_deadline < self.state.now + length && self.issue_act2() {
             return;
         }
         let Some(choice) = self.state.pick(Slot::Any) else {
@@ -53,8 +57,8 @@ impl<O: Observer> Controller<O> {
         };
         if self.state.now < self.state.channel.wck_until {
             self.issue(choice);
-        } else if self.state.activating.is_some() && self.state.channel.act2_deadline <= self.state.now + 1 {
-            self.issue_act2(); // CAS takes two cycles, and the second is the last for ACT2.
+        } else if self.state.channel.act2_deadline < self.state.now + 2 * length && self.issue_act2() {
+            // CAS and its burst would have taken the last cycle for ACT2.
             self.state.bounds.active = self.state.now;
             self.state.touch(bank);
         } else {
@@ -63,11 +67,15 @@ impl<O: Observer> Controller<O> {
         }
     }
 
-    /// ACT2, if one is due.
-    fn issue_act2(&mut self) {
-        let Some(entry) = self.state.activating.take() else { return };
+    /// ACT2, if a row is half open and the bus is free.
+    fn issue_act2(&mut self) -> bool {
+        if self.state.channel.bus[0] > self.state.now {
+            return false;
+        }
+        let Some(entry) = self.state.activating.take() else { return false };
         self.send(Command::new(CommandKind::Act2, entry.bank));
         self.row_opened(entry);
+        true
     }
 
     /// Inlined, because callers know the kind.
@@ -130,7 +138,11 @@ impl<O: Observer> Controller<O> {
                 of.row_misses += 1;
             }
         }
+        let asked = self.state.channel.asking.is_some();
         self.send(Command::act(bank, entry.row));
+        if !asked && self.state.channel.asking.is_some() {
+            self.state.refreshes_ahead = self.state.refreshes_waiting;
+        }
         if self.split {
             self.row_closed(bank);
             self.state.activating = Some(entry);
@@ -145,7 +157,10 @@ impl<O: Observer> Controller<O> {
         self.send(command);
         if matches!(command.kind, CommandKind::RefAll | CommandKind::RefBank) {
             self.state.refreshes_waiting -= 1;
+            self.state.refreshes_ahead = self.state.refreshes_ahead.saturating_sub(1);
             self.state.refresh_turn += 1;
+        } else if !command.kind.is_precharge() {
+            self.state.refreshes_ahead = self.state.refreshes_waiting; // Who asks now comes behind them.
         }
         for bank in banks_of(word, open & !self.state.channel.open[word]) {
             self.row_closed(bank as u16);

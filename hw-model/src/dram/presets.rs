@@ -3,22 +3,25 @@
 //! Where to look first: [`by_name`] for a name from a configuration, [`NAMES`] for the list. Sources, as marked in the
 //! tables:
 //! - **R2** Ramulator 2.1 (github.com/CMU-SAFARI/ramulator2, commit c5b1c3a, MIT), `python/ramulator/dram/*.py`, whose
-//!   values follow JESD79-4, JESD79-5, JESD209-5, JESD235 and JESD238; its HBM4 names no standard;
+//!   values follow JESD79-4, JESD79-5, JESD209-5, JESD209-6, JESD235 and JESD238; its HBM4 names no standard;
 //! - **R2.0** the DDR5 table of Ramulator 2.0 (commit 6c0cd42), which has the same-bank refresh that 2.1 leaves out;
 //! - **derived** computed here; the sentence says from what.
 //!
 //! Deviations from R2, both to the standard: its DDR5-3200 has nRRD_L = 5 below nRRD_S = 8, which no memory can have;
 //! here it is max(8, 5 ns) = 8. And its nRRD_S of DDR5-5600 and -6400 are 14 and 16, as its nRRD_L; JESD79-5 has 8
-//! clocks at all speeds, and so it is here. Who compares with R2 sets it in a device file (`base = "DDR5-5600"`).
+//! clocks at all speeds, and so it is here. `data/devices/ramulator-2.1` has the devices as R2 publishes them.
 mod hbm;
+mod lpddr;
 
 pub use hbm::{hbm2_2000, hbm3_6400, hbm4_8000};
+pub use lpddr::{lpddr5_6400, lpddr5x_8533, lpddr6_10667};
 
-use super::device::{BankRefresh, Device, Organisation, RefreshSet, SplitActivate, Timing};
+use super::device::{BankRefresh, Device, Organisation, RefreshSet, Timing};
 use super::energy::{Power, Supply};
+use std::collections::BTreeMap;
 
 /// Names that [`by_name`] knows.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "DDR4-3200",
     "DDR5-3200",
     "DDR5-4800",
@@ -26,6 +29,7 @@ pub const NAMES: [&str; 10] = [
     "DDR5-6400",
     "LPDDR5-6400",
     "LPDDR5X-8533",
+    "LPDDR6-10667",
     "HBM2-2000",
     "HBM3-6400",
     "HBM4-8000",
@@ -41,6 +45,7 @@ pub fn by_name(name: &str) -> Option<Device> {
         "DDR5-6400" => ddr5_6400(),
         "LPDDR5-6400" => lpddr5_6400(),
         "LPDDR5X-8533" => lpddr5x_8533(),
+        "LPDDR6-10667" => lpddr6_10667(),
         "HBM2-2000" => hbm2_2000(),
         "HBM3-6400" => hbm3_6400(),
         "HBM4-8000" => hbm4_8000(),
@@ -100,6 +105,7 @@ pub fn ddr4_3200() -> Device {
             n_refi: 12480, // R2: 7.8 us
             act_cycles: 1,
             column_cycles: 1,
+            other_cycles: 1,
         },
         split_activate: None,
         bank_refresh: None, // DDR4 has no bank-wise refresh
@@ -112,6 +118,7 @@ pub fn ddr4_3200() -> Device {
         dual_command_bus: false,
         pseudo_channels: false,
         half_clocks: false,
+        distances: BTreeMap::new(),
         source: "Ramulator 2.1 c5b1c3a, DDR4_3200AA with DDR4_8Gb_x8 (JESD79-4)".into(),
         derived: false,
     }
@@ -192,6 +199,7 @@ fn ddr5(speed: &Ddr5) -> Device {
             n_refi,
             act_cycles: 2,    // R2, JESD79-5 table 30
             column_cycles: 2, // R2
+            other_cycles: 1,
         },
         split_activate: None,
         bank_refresh: Some(BankRefresh {
@@ -211,6 +219,7 @@ fn ddr5(speed: &Ddr5) -> Device {
         dual_command_bus: false,
         pseudo_channels: false,
         half_clocks: false,
+        distances: BTreeMap::new(),
         source: speed.source.into(),
         derived: false,
     }
@@ -304,116 +313,6 @@ pub fn ddr5_6400() -> Device {
     })
 }
 
-/// LPDDR5-6400, 8 Gb x16, bank-group mode, WCK 4:1.
-pub fn lpddr5_6400() -> Device {
-    Device {
-        name: "LPDDR5-6400".into(),
-        organisation: Organisation {
-            ranks: 1,
-            stacks: 1,
-            groups: 4,     // R2 LPDDR5_8Gb_x16
-            banks: 4,      // R2
-            rows: 1 << 15, // R2
-            columns: 1 << 10,
-            burst_length: 16,
-            width_bits: 16,
-            capacity_bytes: 1 << 30, // one device of 8 Gb
-        },
-        timing: Timing {
-            t_ck_ps: 1250, // R2 LPDDR5_6400: CK 800 MHz; all primary timings below
-            n_bl: 2,       // R2 nBL_min
-            n_bl_max: 4,   // R2 nBL_max
-            n_cl: 17,
-            n_cwl: 9,
-            n_rcd_rd: 15,
-            n_rcd_wr: 15,
-            n_rp: 15,
-            n_rp_all: 17, // R2 nRPab
-            n_ras: 34,
-            n_rc: 49,
-            n_rtp: 8,
-            n_wr: 28,
-            n_ccd_s: 2,
-            n_ccd_l: 4,
-            n_ccd_r: 2, // no stacks
-            n_ccd_s_wr: 2,
-            n_ccd_l_wr: 4,
-            n_rrd_s: 4, // R2: max(4, 5 ns)
-            n_rrd_l: 4, // R2: max(4, 5 ns)
-            n_faw: 16,  // R2: 20 ns
-            n_wtr_s: 5,
-            n_wtr_l: 10,
-            n_rtw: 17 + 2 + 2 - 9, // R2: nCL + nBL_min + 2 - nCWL
-            n_ppd: 2,              // R2
-            n_cs: 2,               // R2
-            n_rfc: 168,            // R2: tRFCab 210 ns, 8 Gb
-            n_refi: 3125,          // R2: 3.906 us
-            act_cycles: 1,
-            column_cycles: 1,
-        },
-        split_activate: Some(SplitActivate { n_aad: 8, n_wck_pst: 1 }), // R2
-        bank_refresh: Some(BankRefresh {
-            set: RefreshSet::Pair, // JESD209-5, bank-group mode: eight REFpb cover the sixteen banks
-            n_rfc: 96,             // R2: tRFCpb 120 ns, 8 Gb
-            n_refi: 391,           // R2: tREFIpb 488 ns
-            n_ref_to_ref: 72,      // R2: tpbR2pbR 90 ns
-            n_ref_to_act: 6,       // R2: tpbR2act 7.5 ns
-        }),
-        refresh_management: None,
-        power: None,
-        dual_command_bus: false,
-        pseudo_channels: false,
-        half_clocks: false,
-        source: "Ramulator 2.1 c5b1c3a, LPDDR5_6400 with LPDDR5_8Gb_x16 (JESD209-5)".into(),
-        derived: false,
-    }
-}
-
-/// LPDDR5X-8533, scaled from [`lpddr5_6400`]: the same nanoseconds at a clock of 938 ps. No full table was at hand.
-pub fn lpddr5x_8533() -> Device {
-    let base = lpddr5_6400();
-    let t_ck_ps = 938; // derived: 1250 ps * 6400 / 8533
-    let up = |cycles: u32| (cycles * base.timing.t_ck_ps).div_ceil(t_ck_ps);
-    let down = |ps: u32| ps / t_ck_ps;
-    let t = base.timing;
-    let (n_cl, n_cwl) = (up(t.n_cl), up(t.n_cwl));
-    Device {
-        name: "LPDDR5X-8533".into(),
-        timing: Timing {
-            t_ck_ps,
-            n_cl,
-            n_cwl,
-            n_rcd_rd: up(t.n_rcd_rd), // derived: 18.75 ns
-            n_rcd_wr: up(t.n_rcd_wr),
-            n_rp: up(t.n_rp),         // derived: 18.75 ns
-            n_rp_all: up(t.n_rp_all), // derived: 21.25 ns
-            n_ras: up(t.n_ras),       // derived: 42.5 ns
-            n_rc: up(t.n_rc),         // derived: 61.25 ns
-            n_rtp: up(t.n_rtp),
-            n_wr: up(t.n_wr),
-            n_rrd_s: up(t.n_rrd_s),
-            n_rrd_l: up(t.n_rrd_l),
-            n_faw: up(t.n_faw), // derived: 20 ns
-            n_wtr_s: up(t.n_wtr_s),
-            n_wtr_l: up(t.n_wtr_l),
-            n_rtw: n_cl + t.n_bl + 2 - n_cwl,
-            n_rfc: up(t.n_rfc),      // derived: 210 ns
-            n_refi: down(3_906_000), // derived: 3.906 us
-            ..t                      // burst, nCCD, nPPD, nCS: fixed in clocks, not in nanoseconds
-        },
-        bank_refresh: base.bank_refresh.map(|refresh| BankRefresh {
-            n_rfc: up(refresh.n_rfc),
-            n_refi: down(488_000), // derived: 488 ns
-            n_ref_to_ref: up(refresh.n_ref_to_ref),
-            n_ref_to_act: up(refresh.n_ref_to_act),
-            ..refresh
-        }),
-        source: "derived: the nanoseconds of LPDDR5-6400 at 938 ps".into(),
-        derived: true,
-        ..base
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,7 +343,7 @@ mod tests {
     #[test]
     fn one_access_moves_a_line_of_the_standard() {
         let bytes: Vec<u64> = all().iter().map(|device| device.organisation.access_bytes()).collect();
-        assert_eq!(bytes, [64, 64, 64, 64, 64, 32, 32, 32, 32, 32]);
+        assert_eq!(bytes, [64, 64, 64, 64, 64, 32, 32, 32, 32, 32, 32]);
         // HBM columns are bursts already: a row is 1 KiB, not a fraction of it.
         assert_eq!(hbm2_2000().organisation.row_bytes(), 1024);
         assert_eq!(hbm3_6400().organisation.row_bytes(), 1024);

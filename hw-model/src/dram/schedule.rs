@@ -120,14 +120,16 @@ pub(super) struct State {
     pub(super) active_banks: Masks,
     pub(super) activations: u64,
     pub(super) sequence: u64,
-    /// LPDDR5: the request between its ACT1 and ACT2.
+    /// LPDDR5, LPDDR6: the request between its ACT1 and ACT2.
     pub(super) activating: Option<Entry>,
-    /// LPDDR5: CAS went out for this choice; its burst follows in the next cycle.
+    /// LPDDR5, LPDDR6: CAS went out for this choice; its burst follows as soon as the bus is free.
     pub(super) after_cas: Option<Choice>,
     pub(super) write_mode: bool,
     /// More waiting writes than this make or keep it write mode: when in read mode, when in write mode.
     write_marks: [u32; 2],
     pub(super) refreshes_waiting: u64,
+    /// Those of them that fell due before the management that is asked for.
+    pub(super) refreshes_ahead: u64,
     pub(super) next_refresh: u64,
     /// Refreshes issued, to know whose turn it is.
     pub(super) refresh_turn: u64,
@@ -166,6 +168,7 @@ impl State {
             write_mode: false,
             write_marks: config.write_marks(),
             refreshes_waiting: 0,
+            refreshes_ahead: 0,
             next_refresh: refresh_interval,
             refresh_turn: 0,
             refresh_banks,
@@ -185,11 +188,14 @@ impl State {
     /// too late.
     pub(super) fn next_event(&self) -> u64 {
         let channel = &self.channel;
-        if self.activating.is_some() || self.after_cas.is_some() {
+        if self.after_cas.is_some() {
             return channel.bus[0];
         }
         if self.write_mode_wanted() != self.write_mode {
             return self.now + 1;
+        }
+        if self.activating.is_some() {
+            return channel.bus[0];
         }
         let (mut burst, mut others, mut precharge) = (u64::MAX, u64::MAX, u64::MAX);
         for rank in 0..channel.rank_count {

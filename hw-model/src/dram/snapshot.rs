@@ -56,6 +56,7 @@ pub(super) fn encode(c: &State, frame: Frame, horizon: Horizon) -> Option<Vec<u3
         Horizon::Refreshes => {
             words.push(if c.next_refresh == u64::MAX { NEVER } else { ahead(c.next_refresh)? });
             words.push(u32::try_from(c.refreshes_waiting).ok()?);
+            words.push(u32::try_from(c.refreshes_ahead).ok()?);
             words.push((c.refresh_turn % c.refresh_round()) as u32);
         }
         Horizon::NextRefresh if c.refreshes_waiting > 0 => return None,
@@ -139,6 +140,7 @@ pub(super) fn decode(c: &mut State, words: &[u32], frame: Frame, horizon: Horizo
         let next_refresh = words.next();
         c.next_refresh = if next_refresh == NEVER { u64::MAX } else { now + u64::from(next_refresh) };
         c.refreshes_waiting = u64::from(words.next());
+        c.refreshes_ahead = u64::from(words.next());
         c.refresh_turn = u64::from(words.next());
     }
     let word = words.next();

@@ -142,7 +142,7 @@ fn cycles(d: &Device, kind: CommandKind) -> u64 {
     match kind {
         Act => u64::from(d.timing.act_cycles),
         Rd | RdA | Wr | WrA => u64::from(d.timing.column_cycles),
-        _ => 1,
+        _ => u64::from(d.timing.other_cycles),
     }
 }
 
@@ -293,7 +293,7 @@ fn check_four_activates(d: &Device, log: &[(u64, Command)]) -> Result<(), String
     }
 }
 
-/// LPDDR5: ACT2 within tAAD of ACT1 with no other ACT1 between, and a running data clock under every burst.
+/// LPDDR5, LPDDR6: ACT2 within tAAD of ACT1 with no other ACT1 between, and a running data clock under every burst.
 fn check_split_activate(d: &Device, log: &[(u64, Command)]) -> Result<(), Violation> {
     let Some(split) = d.split_activate else { return Ok(()) };
     let mut first_half: Option<(u64, u16)> = None;
@@ -309,7 +309,7 @@ fn check_split_activate(d: &Device, log: &[(u64, Command)]) -> Result<(), Violat
             },
             Cas => last_cas = Some(cycle),
             Rd | RdA | Wr | WrA => {
-                if cycle >= clock_until && last_cas != Some(cycle - 1) {
+                if cycle >= clock_until && last_cas != Some(cycle - cycles(d, Cas)) {
                     return Err(violated("data clock stopped"));
                 }
                 let latency = if matches!(command.kind, Rd | RdA) { d.timing.n_cl } else { d.timing.n_cwl };

@@ -1,11 +1,11 @@
 //! `cptr dram`: figures of one memory channel.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::command::Folder;
 use crate::traces::number;
 
-const DEVICES: [&str; 10] = [
+const DEVICES: [&str; 11] = [
     "DDR4-3200",
     "DDR5-3200",
     "DDR5-4800",
@@ -13,6 +13,7 @@ const DEVICES: [&str; 10] = [
     "DDR5-6400",
     "LPDDR5-6400",
     "LPDDR5X-8533",
+    "LPDDR6-10667",
     "HBM2-2000",
     "HBM3-6400",
     "HBM4-8000",
@@ -226,6 +227,24 @@ fn a_device_on_top_of_a_built_in_one() {
     assert_eq!(find("rank", "4 ACT", "ACT")["cycles"], 53);
     let table = folder.run("dram --device device.toml --constraints").ok().stdout;
     assert!(table.contains("three ranks of 24 Gb") && table.contains("tREFSBRD"), "{table}");
+}
+
+/// A distance of the table that a file gives itself.
+#[test]
+fn a_device_with_a_distance_of_its_own() {
+    let folder = Folder::new();
+    let device = |distances: &str| format!("base = \"DDR4-3200\"\n[distances]\n{distances}\n");
+    folder.file("slow.toml", device("act_rd = 40"));
+    let rows = folder.json("dram --device slow.toml --constraints --json");
+    let row = rows["rows"].as_array().unwrap().iter().find(|row| row["name"] == "act_rd").unwrap();
+    assert_eq!((&row["cycles"], &row["formula"]), (&json!(40), &json!("given")));
+    let cycles = |device: &str| {
+        number(&folder.row(&format!("dram --device {device} --stream rand --queue 1 --requests 2000"))["cycles"])
+    };
+    assert!(cycles("slow.toml") > cycles("DDR4-3200") + 2000.0 * 17.0);
+    folder.file("unknown.toml", device("act_act_act = 3"));
+    let refused = folder.refusal("dram --device unknown.toml");
+    assert!(refused.contains("act_act_act") && refused.contains("--constraints"), "{refused}");
 }
 
 /// The documentation's device with refresh management: random reads ask for it as often as the model in Rust says, on

@@ -9,17 +9,22 @@ impl Device {
         self.validate_organisation()?;
         self.validate_timing()?;
         if let Some(split) = self.split_activate {
-            at_least("split_activate.n_aad", split.n_aad, "1", 1)?;
+            // ACT2 may have to go out right behind any command, so all are equally long.
+            let length = self.timing.other_cycles;
+            at_least("split_activate.n_aad", split.n_aad, "timing.other_cycles", length)?;
             at_most_longest("split_activate.n_aad", split.n_aad)?;
             at_most_longest("split_activate.n_wck_pst", split.n_wck_pst)?;
-            // ACT1 and ACT2 are a cycle each, and ACT2 may have to go out right behind any command.
             for (field, cycles) in
                 [("timing.act_cycles", self.timing.act_cycles), ("timing.column_cycles", self.timing.column_cycles)]
             {
-                if cycles != 1 {
-                    return Err(ConfigError::new(field, cycles, "must be 1 where the activate is split"));
+                if cycles != length {
+                    let rule = format!("must be timing.other_cycles, which is {length}, where the activate is split");
+                    return Err(ConfigError::new(field, cycles, rule));
                 }
             }
+        } else if self.timing.other_cycles != 1 {
+            let rule = "must be 1 where the activate is not split";
+            return Err(ConfigError::new("timing.other_cycles", self.timing.other_cycles, rule));
         }
         if self.half_clocks && (self.split_activate.is_some() || !self.dual_command_bus) {
             return Err(ConfigError::new(
@@ -41,6 +46,13 @@ impl Device {
         }
         if let Some(management) = self.refresh_management {
             self.validate_management(management)?;
+        }
+        for (row, &cycles) in &self.distances {
+            at_most_longest("distances", cycles)?;
+            if !super::super::constraints::is_row(row) {
+                let rule = "must name a row of the table of constraints (cptr dram --constraints)";
+                return Err(ConfigError::new("distances", row, rule));
+            }
         }
         self.power.as_ref().map_or(Ok(()), |power| power.validate(self))
     }
@@ -154,6 +166,7 @@ impl Device {
             ("timing.n_rtw", t.n_rtw),
             ("timing.act_cycles", t.act_cycles),
             ("timing.column_cycles", t.column_cycles),
+            ("timing.other_cycles", t.other_cycles),
         ] {
             at_least(field, value, "1", 1)?;
         }
@@ -180,7 +193,11 @@ impl Device {
             let rule = format!("must leave time beside timing.n_rfc + n_rp_all + n_rc = {busy}");
             return Err(ConfigError::new("timing.n_refi", t.n_refi, rule));
         }
-        for (field, cycles) in [("timing.act_cycles", t.act_cycles), ("timing.column_cycles", t.column_cycles)] {
+        for (field, cycles) in [
+            ("timing.act_cycles", t.act_cycles),
+            ("timing.column_cycles", t.column_cycles),
+            ("timing.other_cycles", t.other_cycles),
+        ] {
             if cycles > 2 {
                 return Err(ConfigError::new(field, cycles, "must be 1 or 2"));
             }
@@ -274,7 +291,9 @@ mod tests {
         assert_eq!((needs.raaimt, needs.raammt, needs.n_rfm), (32, 96, presets::ddr5_4800().timing.n_rfc));
         let with_split = used(&["[split_activate]", "n_aad", "n_wck_pst"]);
         let long = Device::from_toml(&with_split).unwrap_err().to_string();
-        assert_eq!(long, "timing.act_cycles is 2, but it must be 1 where the activate is split");
+        let rule =
+            "timing.act_cycles is 2, but it must be timing.other_cycles, which is 1, where the activate is split";
+        assert_eq!(long, rule);
         let short =
             with_split.replace("act_cycles = 2", "act_cycles = 1").replace("column_cycles = 2", "column_cycles = 1");
         let split = SplitActivate { n_aad: 8, n_wck_pst: 1 };

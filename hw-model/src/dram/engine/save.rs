@@ -146,6 +146,7 @@ fn controller(io: &mut impl Words, lane: &mut Controller<Completions>, now: u64)
     actives(io, c, priorities)?;
     decisions(io, c, priorities)?;
     number(io, &mut c.refreshes_waiting, 1 << 32)?;
+    number(io, &mut c.refreshes_ahead, c.refreshes_waiting)?;
     io.word(&mut c.next_refresh)?;
     require(c.next_refresh == u64::MAX && lane.refresh_interval == u64::MAX || c.next_refresh > now)?;
     require(c.next_refresh == u64::MAX || c.next_refresh <= now + AHEAD)?;

@@ -1,5 +1,6 @@
 //! High-bandwidth memory. R2, derived: as in the module above.
 use super::super::device::{BankRefresh, Device, Organisation, RefreshSet, Timing};
+use std::collections::BTreeMap;
 
 /// HBM2 at 2000 Mb/s a pin: one 128-bit channel as two 64-bit pseudo-channels.
 pub fn hbm2_2000() -> Device {
@@ -47,6 +48,7 @@ pub fn hbm2_2000() -> Device {
             n_refi: 3900,  // R2: 3.9 us
             act_cycles: 2, // R2
             column_cycles: 1,
+            other_cycles: 1,
         },
         split_activate: None,
         bank_refresh: Some(BankRefresh {
@@ -61,6 +63,7 @@ pub fn hbm2_2000() -> Device {
         dual_command_bus: true,
         pseudo_channels: true,
         half_clocks: false,
+        distances: BTreeMap::new(),
         source: "Ramulator 2.1 c5b1c3a, HBM2_2000Mbps with HBM2_8Gb (JESD235)".into(),
         derived: false,
     }
@@ -115,6 +118,7 @@ pub fn hbm3_6400() -> Device {
             n_refi: 6240,  // R2
             act_cycles: 2, // R2: 1.5, half a clock less
             column_cycles: 1,
+            other_cycles: 1,
         },
         split_activate: None,
         bank_refresh: Some(BankRefresh {
@@ -129,6 +133,7 @@ pub fn hbm3_6400() -> Device {
         dual_command_bus: true,
         pseudo_channels: true,
         half_clocks: true, // R2: ACT 1.5 clocks, PRE and REF half a clock, a PRE at either edge
+        distances: BTreeMap::new(),
         source: "Ramulator 2.1 c5b1c3a, HBM3_6400Mbps with HBM3_32Gb_8hi (JESD238)".into(),
         derived: false,
     }
@@ -185,6 +190,7 @@ pub fn hbm4_8000() -> Device {
             n_refi: 7800,  // R2: 3.9 us
             act_cycles: 2, // R2: 1.5, half a clock less
             column_cycles: 1,
+            other_cycles: 1,
         },
         bank_refresh: Some(BankRefresh {
             set: RefreshSet::Bank,

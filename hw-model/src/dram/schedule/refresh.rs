@@ -37,10 +37,12 @@ impl State {
         self.refreshes_waiting > 0 || self.channel.asking.is_some()
     }
 
-    /// The waiting refresh whose turn it is; if none waits, the management that is asked for.
+    /// What fell due first: the waiting refresh whose turn it is, or the management that is asked for. Whichever always
+    /// went first could keep the other off for ever: management of all banks waits until no bank is refreshed, and HBM3
+    /// refreshes one sooner than the last is through.
     #[cold]
     pub(super) fn refresh_turn(&self) -> Option<RefreshTurn> {
-        if self.refreshes_waiting == 0 {
+        if self.refreshes_waiting == 0 || self.refreshes_ahead == 0 && self.channel.asking.is_some() {
             return self.channel.asking.and_then(|bank| self.management_turn(bank));
         }
         let ranks = self.channel.rank_count as u64;

@@ -173,7 +173,8 @@ static DEVICES: [Column; 11] = [
     column("derived", "derived", Flag, ""),
 ];
 
-static CONSTRAINTS: [Column; 6] = [
+static CONSTRAINTS: [Column; 7] = [
+    column("name", "name", Text, "what `distances` of a device file calls it"),
     column("level", "level", Text, ""),
     column("first", "first", Text, ""),
     column("then", "then", Text, ""),
@@ -372,7 +373,7 @@ fn constraints(device: &Device) -> Page {
         let first = names(&row.before);
         let first = if row.window > 1 { format!("{} {first}", row.window) } else { first };
         json!({
-            "level": row.level.to_string(), "first": first, "then": names(&row.after), "cycles": row.cycles,
+            "name": row.name, "level": row.level.to_string(), "first": first, "then": names(&row.after), "cycles": row.cycles,
             "formula": row.formula, "source": row.source,
         })
     };
@@ -387,7 +388,8 @@ fn list() -> Page {
     let device = |device: Device| {
         let (o, bank_refresh) = (device.organisation, device.bank_refresh.is_some());
         json!({
-            "name": device.name, "peak_gb_s": device.peak_gb_s(), "bytes_per_request": o.access_bytes(), "row_bytes": o.row_bytes(),
+            "name": device.name, "peak_gb_s": device.peak_gb_s(),
+            "bytes_per_request": o.access_bytes(), "row_bytes": o.row_bytes(),
             "ranks": o.ranks * o.stacks, "groups": o.groups, "banks_per_group": o.banks, "banks": o.total_banks(),
             "capacity_bytes": o.capacity_bytes, "t_ck_ps": device.timing.t_ck_ps, "bank_refresh": bank_refresh,
             "derived": device.derived, "source": device.source,
