@@ -27,6 +27,7 @@ DEVICES = {
     "DDR5-4800": ("DDR5_RFM", "DDR5_16Gb_x8", "DDR5_4800AN", {"nRFM": 710, "nRFMpb": 313}, ["REFab", "RFMab"]),
     "DDR5-4800 bank": ("DDR5_RFM", "DDR5_16Gb_x8", "DDR5_4800AN", {"nRFM": 710, "nRFMpb": 313}, ["REFab", "RFMpb"]),
     "LPDDR5-6400": ("LPDDR5", "LPDDR5_8Gb_x16", "LPDDR5_6400", {}, ["REFab", "REFpb"]),
+    "LPDDR6-10667": ("LPDDR6", "LPDDR6_16Gb_x12", "LPDDR6_10667_BL24", {}, ["REFab"]),
     "HBM2-2000": ("HBM2", "HBM2_8Gb", "HBM2_2000Mbps", {}, ["REFab", "REFpb"]),
     "HBM4-8000": ("HBM4", "HBM4_32Gb_8Hi", "HBM4_8000Mbps", {}, ["REFab", "REFpb"]),
 }
@@ -44,7 +45,9 @@ class Sequence:
         self.counts = [sizes[level.lower()] for level in self.levels[1:-2]]
         self.device = _DeviceUnderTest(dram.to_config(), 0)
         self.half_clocks = dram.tick_multiplier == 2
-        self.split = standard == "LPDDR5"
+        self.split = standard.startswith("LPDDR")
+        # LPDDR6: clocks of each command, and what ends the names of bursts of 24 beats.
+        self.length, self.burst = (2, "_S") if standard == "LPDDR6" else (1, "")
         self.row = {}
         self.closed_by = {}
         self.draw = random.Random(seed)
@@ -142,13 +145,14 @@ class Sequence:
             del self.row[bank]
             return
         if self.split:
-            cycle = self.earliest(command, bank, row, start + 1)
-            cas = "CAS_RD" if command.startswith("R") else "CAS_WR"
-            self.device.issue(cas, self.address(bank, row, cas), cycle - 1)
-            self.out.append(f"CAS:{bank}:0:-:{cycle - 1}")
-            self.now = cycle - 1
+            # CAS right before the burst, and no sooner than the bus is free for it.
+            cycle = self.earliest(command + self.burst, bank, row, start + 2 * self.length - 1)
+            cas = "CAS" if self.burst else "CAS_RD" if command.startswith("R") else "CAS_WR"
+            self.device.issue(cas, self.address(bank, row, cas), cycle - self.length)
+            self.out.append(f"CAS:{bank}:0:-:{cycle - self.length}")
+            self.now = cycle - self.length
             start, slack = cycle, 0
-        self.send(command, command, bank, row, start, slack)
+        self.send(command, command + self.burst, bank, row, start, slack)
         if command.endswith("A"):
             del self.row[bank]
             self.closed_by[bank] = command

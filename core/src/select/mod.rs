@@ -10,6 +10,7 @@
 //! another.
 
 mod any;
+mod floor;
 mod joint;
 #[cfg(test)]
 mod joint_tests;
@@ -25,6 +26,7 @@ use heapless::Vec;
 use crate::num::{Eps, Logit};
 use crate::router::{MAX_K, Router};
 use crate::set::Experts;
+pub use floor::Floor;
 pub(crate) use joint::real;
 pub use joint::{Batch, NOTHING, select_in_turn, select_jointly};
 pub use pairs::Pairs;

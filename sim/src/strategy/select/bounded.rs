@@ -1,6 +1,6 @@
 //! Bounded-loss selection of the core: the fixed-point code that a controller links, bit for bit.
 
-use cptr_core::select::{Pairs, select_by_pairs};
+use cptr_core::select::{Floor, Pairs, select_by_pairs};
 use cptr_core::{Bounds, Eps, Experts, Level};
 
 use super::{Kind, Make, Select};
@@ -72,48 +72,9 @@ struct Bounded {
     spare: f64,
     /// Shares of the next tokens, times `spare`.
     shares: Vec<Level>,
-    floor: Floor,
-}
-
-/// Sees to it that of the tokens that want an expert at least a share run it: what stands in for it is paid out of a
-/// credit, which the tokens that run it have earned.
-///
-/// Of any tokens so far, the share that ran an expert of those that wanted it is `floor` or more. The credit is at most
-/// that of [`Self::MOST`] stand-ins in a row: a long time of running does not pay for as long a silence.
-struct Floor {
-    floor: f64,
-    /// By expert.
-    credits: Vec<f64>,
-}
-
-impl Floor {
-    /// Stand-ins in a row, at most.
-    const MOST: f64 = 8.0;
-
-    fn credit(&self, expert: u16) -> f64 {
-        self.credits.get(usize::from(expert)).copied().unwrap_or(0.0)
-    }
-
-    /// The resident experts, and those of the wanted that have to run.
-    fn guard(&self, wanted: &[u16], resident: &Experts) -> Resident {
-        let mut guarded = Resident::new();
-        resident.iter().for_each(|expert| _ = guarded.insert(expert));
-        wanted
-            .iter()
-            .filter(|&&expert| self.credit(expert) < self.floor)
-            .for_each(|&expert| _ = guarded.insert(expert));
-        guarded
-    }
-
-    fn learn(&mut self, wanted: &[u16], chosen: &[u16], experts: usize) {
-        self.credits.resize(experts, 0.0);
-        for &expert in wanted {
-            if let Some(credit) = self.credits.get_mut(usize::from(expert)) {
-                let earned = if chosen.contains(&expert) { 1.0 - self.floor } else { -self.floor };
-                *credit = (*credit + earned).min(Self::MOST * self.floor);
-            }
-        }
-    }
+    floor: Eps,
+    /// Of the floor, by expert.
+    credits: Vec<u32>,
 }
 
 fn make(values: &Values) -> Box<dyn Select> {
@@ -124,7 +85,8 @@ fn make(values: &Values) -> Box<dyn Select> {
         pair: (pair < 1.0).then(|| Eps::saturating_from_num(pair)),
         spare: values.get("spare"),
         shares: Vec::new(),
-        floor: Floor { floor: values.get("floor"), credits: Vec::new() },
+        floor: Eps::saturating_from_num(values.get("floor")),
+        credits: Vec::new(),
     })
 }
 
@@ -139,10 +101,14 @@ impl Select for Bounded {
         // Sources are validated when they are read: a wanted list that the core refuses cannot get here, and would stay
         // as it is.
         let (bounds, keep, list) = (self.bounds, self.keep, &mut chosen[first..]);
-        if self.floor.floor > 0.0 {
-            let guarded = self.floor.guard(token.wanted, resident);
+        if self.floor > Eps::ZERO {
+            self.credits.resize(token.experts, 0);
+            let mut floor = Floor::new(self.floor, &mut self.credits);
+            let mut guarded = Resident::new();
+            resident.iter().for_each(|expert| _ = guarded.insert(expert));
+            floor.guard(token.wanted, &mut guarded);
             _ = select_by_pairs(router, bounds, keep, logits, list, &guarded, pairs);
-            self.floor.learn(token.wanted, list, token.experts);
+            floor.learn(token.wanted, list);
         } else {
             _ = select_by_pairs(router, bounds, keep, logits, list, resident, pairs);
         }
