@@ -1,7 +1,7 @@
 //! Bounded-loss selection of the core: the fixed-point code that a controller links, bit for bit.
 
 use cptr_core::select::{Floor, Pairs, select_by_pairs};
-use cptr_core::{Bounds, Eps, Experts, Level};
+use cptr_core::{Bounds, Eps, Level};
 
 use super::{Kind, Make, Select};
 use crate::memory::Resident;
