@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod book;
+mod checkout;
 mod firmware;
 mod fuzz;
 mod links;
@@ -27,7 +28,6 @@ mod supply;
 #[cfg(test)]
 mod threats;
 mod unit;
-mod width;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -54,7 +54,7 @@ const GROUPS: &[Group] = &[
         purpose: "the code is formatted, no line of prose too long",
         run: |_| {
             let fuzzers = ["fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"];
-            cargo(&["fmt", "--all", "--check"], &[]) & cargo(&fuzzers, &[]) & width::check(ROOT.as_ref())
+            cargo(&["fmt", "--all", "--check"], &[]) & cargo(&fuzzers, &[]) & checkout::check(ROOT.as_ref())
         },
     },
     Group {

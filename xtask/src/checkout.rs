@@ -1,11 +1,16 @@
-//! No line of a document or of a comment is longer than [`COLUMNS`]. Code is the formatter's business, which leaves
-//! strings alone.
+//! What is checked in: no line of a document or of a comment is longer than [`COLUMNS`] (code is the formatter's
+//! business, which leaves strings alone), and no file larger than [`BYTES`] but for the few that are meant to be.
 
 use std::path::Path;
 use std::process::Command;
 
 /// Most characters in a line.
 const COLUMNS: usize = 120;
+/// Most bytes of a file.
+const BYTES: u64 = 1 << 20;
+/// Files that are larger: the bundled model and two recordings.
+const LARGE: [&str; 3] =
+    ["sim/data/gpt-oss-20b.safetensors", "sim/data/model/model.safetensors", "sim/data/tiny-moe-8m.safetensors"];
 /// Endings of files whose every line is prose, and of those in which only comments are, with what starts one.
 const DOCUMENTS: [&str; 1] = ["md"];
 const CODE: [(&str, &[&str]); 10] = [
@@ -23,16 +28,21 @@ const CODE: [(&str, &[&str]); 10] = [
 /// Texts that are data, not documents: what the bundled model reads.
 const NOT_OURS: [&str; 2] = ["sim/data/held-out/", "sim/data/calibration/"];
 
-/// Whether all of the repository's lines are short enough; says which are not.
+/// Whether all of the repository's lines are short and its files small enough; says which are not.
 pub(crate) fn check(root: &Path) -> bool {
     let files = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output();
     let Some(files) = files.ok().filter(|out| out.status.success()).and_then(|out| String::from_utf8(out.stdout).ok())
     else {
-        eprintln!("xtask: git ls-files failed: widths are checked in a checkout");
+        eprintln!("xtask: git ls-files failed: lines and sizes are checked in a checkout");
         return false;
     };
     let mut fine = true;
     for file in files.split('\0').filter(|file| !NOT_OURS.iter().any(|start| file.starts_with(start))) {
+        let bytes = std::fs::metadata(root.join(file)).map_or(0, |of| of.len());
+        if bytes > BYTES && !LARGE.contains(&file) {
+            eprintln!("{file}: {bytes} bytes, more than {BYTES}: is it meant to be here?");
+            fine = false;
+        }
         let Ok(text) = std::fs::read_to_string(root.join(file)) else { continue };
         for number in long_lines(file, &text) {
             eprintln!("{file}:{number}: longer than {COLUMNS} columns");
