@@ -3,6 +3,8 @@
 //!
 //! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`,
 //! `golden STEPS HASH`, `stack BYTES`. Corner and golden lines are the same on every machine.
+//!
+//! With the feature `soak` it runs 10^7 turns of a controller instead.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod float;
@@ -12,6 +14,7 @@ mod placement;
 mod random;
 mod recall;
 mod rival;
+mod soak;
 mod turn;
 
 use core::fmt::Write;
@@ -21,6 +24,10 @@ use cptr_rt::Console;
 cptr_rt::entry!(image);
 
 fn image() -> bool {
+    if cfg!(feature = "soak") {
+        soak::report();
+        return true;
+    }
     kernels::report();
     turn::report();
     golden::report();

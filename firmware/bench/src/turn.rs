@@ -34,7 +34,7 @@ const BATCHES: [(usize, [&str; 3]); 4] = [
 const WARM: u32 = 4;
 const COUNTED: u32 = 8;
 /// One queue of one request, and one of the longest answers.
-const GEOMETRY: Geometry = Geometry {
+pub(crate) const GEOMETRY: Geometry = Geometry {
     queues: 1,
     slots: 1,
     request: wire::max_request_of(MOST, wire::MAX_TOKENS),
@@ -42,13 +42,13 @@ const GEOMETRY: Geometry = Geometry {
 };
 
 /// What host and device share, and what each has beside.
-static MEMORY: [AtomicU32; GEOMETRY.words()] = [const { AtomicU32::new(0) }; GEOMETRY.words()];
+pub(crate) static MEMORY: [AtomicU32; GEOMETRY.words()] = [const { AtomicU32::new(0) }; GEOMETRY.words()];
 
-struct Buffers {
-    request: [u32; GEOMETRY.request.div_ceil(4)],
-    answers: [u8; GEOMETRY.answer],
-    frame: [u8; GEOMETRY.request],
-    taken: [u8; GEOMETRY.answer],
+pub(crate) struct Buffers {
+    pub(crate) request: [u32; GEOMETRY.request.div_ceil(4)],
+    pub(crate) answers: [u8; GEOMETRY.answer],
+    pub(crate) frame: [u8; GEOMETRY.request],
+    pub(crate) taken: [u8; GEOMETRY.answer],
 }
 
 static mut BUFFERS: Buffers = Buffers {
@@ -89,15 +89,15 @@ impl Platform for Machine<'_> {
 }
 
 /// What the host asks.
-struct Host<'a> {
-    frame: &'a mut [u8],
-    sequence: u32,
-    random: Random,
-    integrity: Integrity,
+pub(crate) struct Host<'a> {
+    pub(crate) frame: &'a mut [u8],
+    pub(crate) sequence: u32,
+    pub(crate) random: Random,
+    pub(crate) integrity: Integrity,
 }
 
 impl Host<'_> {
-    fn frame(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>, &mut Random)) -> &[u8] {
+    pub(crate) fn frame(&mut self, command: Command, body: impl FnOnce(&mut Writer<'_>, &mut Random)) -> &[u8] {
         let mut writer = Writer::new(self.frame);
         body(&mut writer, &mut self.random);
         let head = Head { kind: command as u8, queue: 0, session: 1, sequence: self.sequence };
@@ -138,7 +138,7 @@ fn token(writer: &mut Writer<'_>, random: &mut Random, experts: usize, router: &
 }
 
 /// A softmax router, a bound of 0.04, a quarter of the experts in fast memory.
-fn configuration(experts: usize, k: usize, sigmoid: bool) -> Configure {
+pub(crate) fn configuration(experts: usize, k: usize, sigmoid: bool) -> Configure {
     Configure {
         layers: 1.into(),
         experts: (experts as u16).into(),
@@ -189,14 +189,19 @@ struct Case {
     dma: bool,
 }
 
+/// The memory of an image's turns; for one caller, once.
+pub(crate) fn buffers() -> &'static mut Buffers {
+    let buffers = &raw mut BUFFERS;
+    // SAFETY: each image calls this once, and nobody else names the memory.
+    unsafe { &mut *buffers }
+}
+
 /// Prints the mean of a turn for each layer; nothing where the machine has no counters.
 pub(crate) fn report() {
     if !counts() {
         return;
     }
-    let buffers = &raw mut BUFFERS;
-    // SAFETY: this function is called once, and nobody else names the memory.
-    let buffers = unsafe { &mut *buffers };
+    let buffers = buffers();
     let empty = Cost::empty();
     let mut turns = |name: &str, case: Case| turns(name, case, buffers, empty);
     for (experts, k) in LAYERS {

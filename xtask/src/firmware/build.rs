@@ -18,7 +18,8 @@ pub(super) fn build(package: &str, target: &str) -> Done {
     build_with(package, target, "")
 }
 
-fn build_with(package: &str, target: &str, features: &str) -> Done {
+/// [`build`] with features of the package.
+pub(super) fn build_with(package: &str, target: &str, features: &str) -> Done {
     execute(building(package, target).args(["--features", features]).env("CARGO_TARGET_DIR", build_folder(target)))
 }
 

@@ -20,6 +20,7 @@ mod machines;
 mod overflow;
 mod rings;
 mod rtl;
+mod soak;
 mod stack;
 mod table;
 mod toolchain;
@@ -39,7 +40,7 @@ const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi")
 type Step = (&'static str, fn(Scope, bool) -> Done);
 
 /// What is done, in this order.
-pub(crate) const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 12] = [
     ("lint", |_, _| lint()),
     ("header", |_, bless| header(bless)),
     ("library", |scope, _| library::check(scope)),
@@ -51,6 +52,7 @@ pub(crate) const STEPS: [Step; 11] = [
     ("faults", |scope, _| faults::check(scope)),
     ("log", |_, bless| log::check(bless)),
     ("loop", controller::in_the_loop),
+    ("soak", |scope, bless| if scope == Scope::Full { soak::check(bless) } else { Ok(()) }),
 ];
 
 /// The steps named, or all; whether they went well. Goes on after a failure.

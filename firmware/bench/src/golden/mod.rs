@@ -26,12 +26,12 @@ const CAPACITY: usize = 6;
 const CONTEXT_STEPS: u32 = 700;
 
 /// FNV-1a over 32-bit words.
-struct Hash(u32);
+pub(crate) struct Hash(pub(crate) u32);
 
 impl Hash {
-    const START: Self = Self(0x811C_9DC5);
+    pub(crate) const START: Self = Self(0x811C_9DC5);
 
-    fn word(&mut self, word: u32) {
+    pub(crate) fn word(&mut self, word: u32) {
         self.0 = (self.0 ^ word).wrapping_mul(0x0100_0193);
         self.0 ^= self.0 >> 15;
     }
