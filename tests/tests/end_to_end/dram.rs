@@ -239,11 +239,14 @@ fn a_device_with_a_distance_of_its_own() {
     let rows = folder.json("dram --device slow.toml --constraints --json");
     let row = rows["rows"].as_array().unwrap().iter().find(|row| row["name"] == "act_rd").unwrap();
     assert_eq!((&row["cycles"], &row["formula"]), (&json!(40), &json!("given")));
-    // Nearly every read opens a row, and then waits for 40 clocks instead of 22.
+    // Each read opens a row, and then waits for 40 clocks instead of 22.
+    let reads: String = (0u64..20).map(|read| format!("R {} {}\n", read << 20, 1000 * read)).collect();
+    folder.file("reads.txt", reads);
     let latency = |device: &str| {
-        number(&folder.row(&format!("dram --device {device} --stream rand --requests 2000"))["mean_latency_clk"])
+        let row = folder.row(&format!("dram --device {device} --stream reads.txt --refresh none --until served"));
+        number(&row["mean_latency_clk"])
     };
-    assert!(latency("slow.toml") > latency("DDR4-3200") + 16.0);
+    assert!((latency("slow.toml") - latency("DDR4-3200") - 18.0).abs() < 1e-9);
     folder.file("unknown.toml", device("act_act_act = 3"));
     let refused = folder.refusal("dram --device unknown.toml");
     assert!(refused.contains("act_act_act") && refused.contains("--constraints"), "{refused}");
