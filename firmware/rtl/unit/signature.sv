@@ -67,9 +67,9 @@ module unit_signature #(
   assign hash_in = state == FROM ? place ^ (place >> 16) : from + 32'(choice[ID-1:0]);
   unit_hash hash (.clk, .in(hash_in), .out(hashed));
   // Choices on their way: asked for, read and hashed.
-  logic [7:0] asked;
+  logic asked;
   logic counts;
-  unit_delay #(.WIDTH(1), .CYCLES(7)) counts_line (.clk, .in(asked[0] & ~choice[ID]), .out(counts));
+  unit_delay #(.WIDTH(1), .CYCLES(9)) counts_line (.clk, .in(asked & ~choice[ID]), .out(counts));
 
   // 32 sums, and the one whose mean is at hand.
   logic [32*12-1:0] sums;
@@ -124,7 +124,7 @@ module unit_signature #(
     if (tokens_write) tokens <= window_data;
     else if (state == CLEAR) tokens <= '0;
     else if (state == WRITE && last_bit && last_word && tokens != 32'hffff_ffff) tokens <= tokens + 32'd1;
-    if (state == FROM && wait_steps == 4'd7) from <= hashed;
+    if (state == FROM && wait_steps == 4'd9) from <= hashed;
   end
   wire [12:0] next_layer = {1'b0, layer} + (13'd1 << every);
   always_ff @(posedge clk or negedge rst_n) begin
@@ -134,7 +134,7 @@ module unit_signature #(
       done <= 1'b0;
     end else begin
       done <= 1'b0;
-      asked <= {asked[6:0], state == IDS};
+      asked <= state == IDS;
       case (state)
         IDLE: begin
           {word, most, cleared} <= '0;
@@ -161,7 +161,7 @@ module unit_signature #(
         // The hash is held until it comes out.
         FROM: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd7) begin
+          if (wait_steps == 4'd9) begin
             state <= IDS;
             if (word == '0) most <= most + 12'(k);
           end
@@ -175,7 +175,7 @@ module unit_signature #(
         end
         DRAIN: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd9) begin
+          if (wait_steps == 4'd11) begin
             bit_index <= '0;
             row <= row + ((CHOICE + 1)'(k) << every);
             layer <= 12'(next_layer);

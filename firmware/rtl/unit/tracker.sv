@@ -112,7 +112,7 @@ module unit_tracker #(
   logic [31:0] root, quotient, low;
   logic [33:0] left;
   logic [5:0] steps;
-  logic [1:0] wait_steps;
+  logic [2:0] wait_steps;
   unit_multiply #(.A(32), .B(32)) multiplier (.clk, .a, .b, .product);
   wire [35:0] root_next = {left, radicand[63:62]};
   wire [35:0] root_trial = {2'd0, root, 2'b01};
@@ -168,9 +168,9 @@ module unit_tracker #(
   assign state_word = number[3:0];
   assign state_data = a;
   assign level_expert = a[ID-1:0];
-  assign level_read = state == WAIT & op == LDL & wait_steps == 2'd0;
-  assign level_raise = state == WAIT & op == RAISE & wait_steps == 2'd0;
-  assign level_sweep = state == WAIT & op == SWEEP & wait_steps == 2'd0;
+  assign level_read = state == WAIT & op == LDL & wait_steps == 3'd0;
+  assign level_raise = state == WAIT & op == RAISE & wait_steps == 3'd0;
+  assign level_sweep = state == WAIT & op == SWEEP & wait_steps == 3'd0;
   assign slow_shift = numbers[32*21+:6];
   assign slow_raise = numbers[32*22+:32];
   assign fast_shift = numbers[32*23+:6];
@@ -223,12 +223,12 @@ module unit_tracker #(
           endcase
         end
         WAIT: begin
-          wait_steps <= wait_steps + 2'd1;
+          wait_steps <= wait_steps + 3'd1;
           case (op)
-            LDID, LDL: if (wait_steps == 2'd1) state <= RESULT;
-            RAISE, SWEEP: if (wait_steps == 2'd0) state <= LEVELS;
+            LDID, LDL: if (wait_steps == 3'd1) state <= RESULT;
+            RAISE, SWEEP: if (wait_steps == 3'd0) state <= LEVELS;
             DIVF, DIVI: state <= QUOTIENT;
-            default: if (wait_steps == 2'd3) state <= op == SQRT ? ROOT : RESULT;
+            default: if (wait_steps == 3'd4) state <= op == SQRT ? ROOT : RESULT;
           endcase
         end
         ROOT, QUOTIENT: if (steps == 6'd31) state <= RESULT;
