@@ -173,8 +173,8 @@ module unit_select #(
 
   // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles since
   // it was given the first of them.
-  logic [13:0] fed;
-  logic [31:0] factor_a, factor_b;
+  logic [15:0] fed;
+  logic [31:0] factor_a, factor_b, next_a, next_b;
   logic [63:0] product, error_left;
   logic [41:0] mass_left, part;
   logic [31:0] error_mass;
@@ -182,83 +182,93 @@ module unit_select #(
 
   // Pairs: rank `rank` with stand-in `pair`. Masses, then their difference, its square and their product, then what it
   // costs. Two cycles a pair where the error is bounded.
-  logic [RANK:0] rank, pair;
+  logic [K-1:0] at_rank, at_pair, at_last, replaceable;
   logic second;
-  logic [K*33-1:0] marked_masses, marked_stand_ins;
   logic [K*(RANK+1)-1:0] marked_sources;
   for (genvar i = 0; i < K; i++) begin : marks
-    assign marked_masses[33*i+:33] = {wanted_resident[i], weights[32*i+:32]};
-    assign marked_stand_ins[33*i+:33] = {stand_in_full[i], stand_in_masses[32*i+:32]};
     assign marked_sources[(RANK+1)*i+:RANK+1] = {replaced[i], sources[RANK*i+:RANK]};
   end
-  wire [RANK-1:0] at_rank = RANK'(rank - 1'b1);
-  wire pairs_left = rank > (RANK + 1)'(0) & 12'(rank) > 12'(keep_top);
-  logic present, full_there;
   logic [31:0] old_mass, new_mass;
-  unit_pick #(.N(K), .WIDTH(33)) pick_old (.entries(marked_masses), .index(at_rank), .entry({present, old_mass}));
-  unit_pick #(.N(K), .WIDTH(33)) pick_new (
-    .entries(marked_stand_ins), .index(pair[RANK-1:0]), .entry({full_there, new_mass})
-  );
-  wire stand_in_there = pair < (RANK + 1)'(K) & full_there;
-  wire issue = state == PAIRS & pairs_left & ~present & stand_in_there & ~second;
-  logic [9:0] issued;
+  logic [RANK-1:0] rank, pair;
+  always_comb begin
+    {old_mass, new_mass, rank, pair} = '0;
+    for (int unsigned i = 0; i < K; i++) begin
+      old_mass = old_mass | (weights[32*i+:32] & {32{at_rank[i]}});
+      new_mass = new_mass | (stand_in_masses[32*i+:32] & {32{at_pair[i]}});
+      if (at_rank[i]) rank = rank | RANK'(i);
+      if (at_pair[i]) pair = pair | RANK'(i);
+    end
+  end
+  for (genvar i = 0; i < K; i++) begin : pointers
+    always_ff @(posedge clk) begin
+      at_last[i] <= (RANK + 1)'(i + 1) == k;
+      replaceable[i] <= 7'(i) >= keep_top;
+    end
+  end
+  wire pairs_left = (at_rank & replaceable) != '0;
+  wire present = (at_rank & wanted_resident) != '0;
+  wire stand_in_there = (at_pair & stand_in_full) != '0;
+  logic pairing;
+  wire issue = pairing & pairs_left & ~present & stand_in_there & ~second;
+  logic [10:0] issued;
   logic [31:0] old_1, new_1, old_2, new_2, lost_2, old_3, new_3;
-  logic [RANK-1:0] rank_10, pair_10;
-  logic [31:0] lost_8;
-  logic [63:0] square_7, cost_8;
+  logic [RANK-1:0] rank_11, pair_11;
+  logic [31:0] lost_9;
+  logic [63:0] square_8, cost_9;
   always_ff @(posedge clk) begin
     {old_1, new_1} <= {old_mass, new_mass};
     lost_2 <= old_1 - new_1;
     {old_2, new_2} <= {old_1, new_1};
     {old_3, new_3} <= {old_2, new_2};
-    square_7 <= product;
-    cost_8 <= square_7 + (product >> 2);
+    square_8 <= product;
+    cost_9 <= square_8 + (product >> 2);
   end
-  unit_delay #(.WIDTH(2 * RANK), .CYCLES(10)) pair_line (
-    .clk, .in({at_rank, pair[RANK-1:0]}), .out({rank_10, pair_10})
+  unit_delay #(.WIDTH(2 * RANK), .CYCLES(11)) pair_line (
+    .clk, .in({rank, pair}), .out({rank_11, pair_11})
   );
-  unit_delay #(.WIDTH(32), .CYCLES(6)) lost_line (.clk, .in(lost_2), .out(lost_8));
+  unit_delay #(.WIDTH(32), .CYCLES(7)) lost_line (.clk, .in(lost_2), .out(lost_9));
   always_comb begin
-    factor_a = issued[1] ? lost_2 : old_3;
-    factor_b = issued[1] ? lost_2 : new_3;
-    if (fed[0]) {factor_a, factor_b} = {sum[31:0], eps_mass};
-    if (fed[1]) {factor_a, factor_b} = {22'd0, sum[41:32], eps_mass};
-    if (error_bound && fed[2]) {factor_a, factor_b} = {total[31:0], eps_error};
-    if (error_bound && fed[3]) {factor_a, factor_b} = {22'd0, total[41:32], eps_error};
-    if (error_bound && fed[9]) {factor_a, factor_b} = {error_mass, error_mass};
+    next_a = issued[1] ? lost_2 : old_3;
+    next_b = issued[1] ? lost_2 : new_3;
+    if (fed[0]) {next_a, next_b} = {sum[31:0], eps_mass};
+    if (fed[1]) {next_a, next_b} = {22'd0, sum[41:32], eps_mass};
+    if (error_bound && fed[2]) {next_a, next_b} = {total[31:0], eps_error};
+    if (error_bound && fed[3]) {next_a, next_b} = {22'd0, total[41:32], eps_error};
+    if (error_bound && fed[10]) {next_a, next_b} = {error_mass, error_mass};
   end
   always_ff @(posedge clk) begin
-    if (fed[4]) mass_left <= 42'(product[63:32]);
-    if (fed[5]) mass_left <= mass_left + product[41:0];
-    if (fed[6]) part <= 42'(product[63:32]);
-    if (fed[7]) part <= part + product[41:0];
-    if (fed[8]) error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
-    if (fed[13]) error_left <= product;
+    {factor_a, factor_b} <= {next_a, next_b};
+    if (fed[5]) mass_left <= 42'(product[63:32]);
+    if (fed[6]) mass_left <= mass_left + product[41:0];
+    if (fed[7]) part <= 42'(product[63:32]);
+    if (fed[8]) part <= part + product[41:0];
+    if (fed[9]) error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
+    if (fed[15]) error_left <= product;
   end
 
   // What the pairs cost so far, kept or not: those before one that is not kept all were.
   logic [31+RANK:0] mass_spent;
   logic [63+RANK:0] error_spent;
   logic affordable, stopped;
-  wire kept = issued[9] & ~stopped & affordable;
+  wire kept = issued[10] & ~stopped & affordable;
   always_ff @(posedge clk) begin
     if (start) {mass_spent, error_spent} <= '0;
-    else if (issued[7]) begin
-      mass_spent <= mass_spent + (32 + RANK)'(lost_8);
-      error_spent <= error_spent + (64 + RANK)'(cost_8);
+    else if (issued[8]) begin
+      mass_spent <= mass_spent + (32 + RANK)'(lost_9);
+      error_spent <= error_spent + (64 + RANK)'(cost_9);
     end
     affordable <= mass_left >= 42'(mass_spent) & (~error_bound | (64 + RANK)'(error_left) >= error_spent);
   end
   for (genvar i = 0; i < K; i++) begin : replacements
     always_ff @(posedge clk) begin
       if (start) replaced[i] <= 1'b0;
-      else if (kept && rank_10 == RANK'(i)) replaced[i] <= 1'b1;
-      if (kept && rank_10 == RANK'(i)) sources[RANK*i+:RANK] <= pair_10;
+      else if (kept && rank_11 == RANK'(i)) replaced[i] <= 1'b1;
+      if (kept && rank_11 == RANK'(i)) sources[RANK*i+:RANK] <= pair_11;
     end
   end
   always_ff @(posedge clk) begin
     if (start) stopped <= 1'b0;
-    else if (issued[9] && !kept) stopped <= 1'b1;
+    else if (issued[10] && !kept) stopped <= 1'b1;
     if (start) stand_ins <= '0;
     else if (kept) stand_ins <= stand_ins + 1'b1;
   end
@@ -290,17 +300,20 @@ module unit_select #(
     inexact <= bits_lost & 32'(total >> down) != 32'hffff_ffff;
     if (state == SHARE) whole <= rounded + 32'(inexact);
   end
+  logic loading, stepping;
+  always_ff @(posedge clk) {loading, stepping} <= {state == LOAD, state == DIVIDE & count[4:0] != 5'd31};
   for (genvar i = 0; i < DIVIDERS; i++) begin : dividers
     logic [BLOCKS*32-1:0] in_turn;
-    logic [31:0] numerator;
+    logic [31:0] in_block, numerator;
     for (genvar j = 0; j < BLOCKS; j++) begin : turns
       assign in_turn[32*j+:32] = weights[32*(j*DIVIDERS+i)+:32];
     end
     unit_pick #(.N(BLOCKS), .WIDTH(32)) pick_numerator (
-      .entries(in_turn), .index(BLOCK'(block)), .entry(numerator)
+      .entries(in_turn), .index(BLOCK'(block)), .entry(in_block)
     );
+    always_ff @(posedge clk) numerator <= in_block >> down;
     unit_quotient divider (
-      .clk, .load(state == LOAD), .step(state == DIVIDE), .numerator(numerator >> down), .denominator(whole),
+      .clk, .load(loading), .step(stepping), .numerator, .denominator(whole),
       .quotient(quotients[32*i+:32])
     );
   end
@@ -310,18 +323,18 @@ module unit_select #(
     if (!rst_n) begin
       state <= IDLE;
       count <= '0;
-      {rank, pair, second, issued, fed, block} <= '0;
+      {at_rank, at_pair, pairing, second, issued, fed, block} <= '0;
       {chosen, weighed} <= '0;
     end else if (start) begin
       state <= LOGITS;
       count <= '0;
-      {rank, pair, second, issued, fed, block} <= '0;
+      {at_rank, at_pair, pairing, second, issued, fed, block} <= '0;
       {chosen, weighed} <= '0;
     end else if (cancel) begin
       state <= IDLE;
     end else if (running) begin
       count <= count + 12'd1;
-      issued <= {issued[8:0], issue};
+      issued <= {issued[9:0], issue};
       fed <= fed << 1;
       case (state)
         LOGITS: begin
@@ -341,21 +354,27 @@ module unit_select #(
         EVERY: if (count + 12'd1 == 12'(experts)) state <= COLLECT;
         COLLECT: begin
           count <= '0;
-          rank <= k;
+          at_rank <= at_last;
+          at_pair <= K'(1);
           if (collected >= asked) begin
             state <= may_replace ? BUDGET : CHOOSE;
             fed[0] <= may_replace;
           end
         end
         // What may be lost is known before it is held against what the first pair loses.
-        BUDGET: if (fed[error_bound ? 7 : 1]) state <= PAIRS;
+        BUDGET: if (fed[error_bound ? 8 : 1]) begin
+          state <= PAIRS;
+          pairing <= 1'b1;
+        end
         PAIRS: begin
-          if (issue && error_bound) second <= 1'b1;
-          else second <= 1'b0;
+          second <= issue & error_bound;
           if (!second) begin
-            if (!pairs_left || (!present && !stand_in_there)) state <= SPEND;
-            else rank <= rank - 1'b1;
-            if (issue) pair <= pair + 1'b1;
+            if (!pairs_left || (!present && !stand_in_there)) begin
+              state <= SPEND;
+              pairing <= 1'b0;
+            end
+            at_rank <= at_rank >> 1;
+            if (issue) at_pair <= at_pair << 1;
           end
         end
         SPEND: begin
@@ -379,7 +398,7 @@ module unit_select #(
           state <= DIVIDE;
           count <= '0;
         end
-        DIVIDE: if (count == 12'd30) state <= KEEP;
+        DIVIDE: if (count == 12'd31) state <= KEEP;
         KEEP: begin
           block <= block + 1'b1;
           if ((12'(block) + 12'd1) * 12'(DIVIDERS) >= 12'(k)) begin
