@@ -1,79 +1,176 @@
-//! `cargo xtask rtl unit --synthesis`: what parts of the unit take in the cells of osu018 (0.18 µm), by yosys and
-//! OpenSTA, without wires and with ideal clocks, from flip-flop to flip-flop; the table in docs/unit.md is compared.
+//! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and OpenSTA,
+//! and in an ECP5, for three sizes; the tables in docs/unit.md are compared.
+//!
+//! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
+//! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::cycles::grouped;
-use super::{Done, sources};
+use super::{Done, Sizes, sources};
 use crate::firmware::{firmware_folder, target_folder};
 
 const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
-/// What an input is driven with and an output has to drive, fF.
-const CONSTRAINTS: &str = "set_driving_cell BUFX4\nset_load 20.0 [all_outputs]\n";
+/// What drives a part, as a flip-flop has no cell of its own for this, and what it has to drive, fF.
+const CONSTRAINTS: &str = "set_driving_cell INVX1\nset_load 20.0 [all_outputs]\n";
+/// For delay, unlike yosys' own script, whose `dc2` makes rows of the trees of adders; no more than 12 inputs a driver.
+const ABC: &str = "+strash;&get,-n;&fraig,-x;&dch,-f;&nf,-D,1500;&put;buffer,-N,12;upsize,-D,1500;dnsize,-D,1500";
 /// The clock that is aimed at, ns.
 const PERIOD: f64 = 2.5;
-/// Parts: a module, its parameters, and what it is.
-const PARTS: [(&str, &str, &str); 3] = [
-    ("unit_rank_chain", "-set K 8 -set KEY 40", "chain of 8 of 256"),
-    ("unit_quotient", "", "divider"),
-    ("unit_exponential", "-set TAG 5", "exponential"),
+/// Parts that are not flattened into those that they are in.
+const PARTS: [&str; 11] = [
+    "select",
+    "exponential",
+    "multiply",
+    "quotient",
+    "levels",
+    "tracker",
+    "tracker_program",
+    "signature",
+    "search",
+    "registers",
+    "answer",
 ];
+/// Sizes for models: their layers, a memory of 2,048 tokens and the 44 places of `Config::small`.
+const SIZES: [(&str, Sizes); 3] = [
+    ("Mixtral-8x7B", Sizes { name: "mixtral", experts: 32, k: 2, layers: 32, dividers: 2, choices: 64, ..RECALL }),
+    ("gpt-oss-120b", Sizes { name: "gpt-oss", experts: 128, k: 4, layers: 36, dividers: 4, choices: 144, ..RECALL }),
+    ("Qwen3-like", Sizes { name: "qwen3", experts: 256, k: 8, layers: 48, dividers: 8, choices: 384, ..RECALL }),
+];
+const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, ..super::USUAL };
 
 pub(super) fn synthesise() -> Done {
-    let folder = target_folder().join("rtl/unit-synthesis");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
-    let rows = PARTS.iter().map(|&part| row(&folder, part)).collect::<Done<Vec<String>>>()?;
-    println!("{}", rows.join("\n"));
     let path = firmware_folder().join("../docs/unit.md");
     let document = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let missing = rows.iter().any(|row| !document.lines().any(|line| line == row));
-    if missing { Err(format!("docs/unit.md has not\n{}", rows.join("\n"))) } else { Ok(()) }
+    let rows = std::thread::scope(|scope| {
+        let sizes = SIZES.map(|size| scope.spawn(move || rows(size)));
+        let rows = sizes.into_iter().map(|size| size.join().unwrap_or_else(|_| Err("a thread panicked".into())));
+        rows.collect::<Done<Vec<Vec<String>>>>()
+    })?;
+    let missing = rows.iter().flatten().any(|row| !document.lines().any(|line| line == row));
+    if missing { Err(format!("docs/unit.md has not\n{}", rows.concat().join("\n"))) } else { Ok(()) }
 }
 
-/// A part's row of the table: cells, flip-flops, area in mm², and the longest path in ns.
-fn row(folder: &Path, (module, parameters, meaning): (&str, &str, &str)) -> Done<String> {
-    let files: Vec<String> = sources()?.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let set = if parameters.is_empty() { String::new() } else { format!("chparam {parameters} {module}\n") };
+/// A size's rows of the tables: in cells, in an FPGA, and its parts' longest paths.
+fn rows((model, sizes): (&str, Sizes)) -> Done<Vec<String>> {
+    let folder = target_folder().join("rtl/unit-synthesis").join(sizes.name);
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
+    let name = format!("{model} | {} | {}", sizes.experts, sizes.k);
+    let mut rows = cells(&folder, &name, sizes)?;
+    rows.push(fpga(&folder, &name, sizes)?);
+    println!("{}", rows.join("\n"));
+    Ok(rows)
+}
+
+/// How yosys begins: the sources, `unit_ram` from elsewhere if asked for, and the parameters.
+fn begin(sizes: Sizes, memory: Option<&Path>) -> Done<String> {
+    let sources = sources()?.into_iter().filter(|path| memory.is_none() || !path.ends_with("ram.sv"));
+    let files: Vec<String> =
+        sources.chain(memory.map(Path::to_path_buf)).map(|path| path.to_string_lossy().into_owned()).collect();
+    let parameters = sizes.parameters().map(|(name, value)| format!("-set {name} {value}")).join(" ");
+    let files = files.join(" ");
+    Ok(format!("read_verilog -sv -defer {files}\nchparam {parameters} cptr_unit\nhierarchy -check -top cptr_unit\n"))
+}
+
+/// Cells, flip-flops, area in mm², bits of memories, and the longest path with its two ends; then those of parts.
+fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
+    let memory = firmware_folder().join("rtl/synthesis/ram.sv");
     let script = format!(
-        "read_verilog -sv -defer {}\n{set}hierarchy -check -top {module}\nsynth -top {module} -noabc -flatten\n\
-         dfflibmap -liberty {LIBRARY}\nabc -liberty {LIBRARY} -constr constraints -D 2000\nopt_clean -purge\n\
-         tee -o cells.txt stat -liberty {LIBRARY}\nwrite_verilog -noattr -noexpr netlist.v\n",
-        files.join(" ")
+        "{}tee -o memories.txt stat\ndesign -reset\n{}setattr -mod -set keep_hierarchy 1 {}\n\
+         synth -top cptr_unit -noabc -flatten\ndfflibmap -liberty {LIBRARY}\n\
+         abc -liberty {LIBRARY} -constr constraints -script {ABC}\nopt_clean -purge\nsplitnets -ports\nautoname\n\
+         write_verilog -noattr -noexpr -simple-lhs netlist.v\nblackbox *unit_ram*\n\
+         tee -o cells.txt stat -liberty {LIBRARY}\n",
+        begin(sizes, None)?,
+        begin(sizes, Some(&memory))?,
+        PARTS.map(|part| format!("*unit_{part}*")).join(" ")
     );
     let timing = format!(
-        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design {module}\n\
+        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design cptr_unit\n\
          create_clock -name clk -period {PERIOD} [get_ports clk]\nset_false_path -from [all_inputs]\n\
-         report_checks -path_delay max\nexit\n"
+         report_checks -path_delay max\nreport_checks -path_delay max -group_count 100000 -format end\nexit\n"
     );
-    for (name, text) in [("script.ys", script), ("timing.tcl", timing)] {
-        fs::write(folder.join(name), text).map_err(|error| format!("{name}: {error}"))?;
+    run_script(folder, "yosys", "cells.ys", &script, &["-q"])?;
+    let timing = run_script(folder, "sta", "timing.tcl", &timing, &["-exit"])?;
+    let bits = last(folder, "memories.txt", "Number of memory bits:")?;
+    let area = last(folder, "cells.txt", "Chip area for top module '\\cptr_unit':")?;
+    let gates = counted(folder, "cells.txt", |_| true)?;
+    let flops = counted(folder, "cells.txt", |cell| cell.starts_with("DFF"))?;
+    let end = |what: &str| timing.lines().find_map(|line| line.strip_prefix(what)).map(register).unwrap_or_default();
+    let (from, to) = (end("Startpoint: "), end("Endpoint: "));
+    let parts = longest(&timing);
+    let longest = parts.iter().map(|part| part.1).fold(0.0, f64::max);
+    let (gates, flops, bits, area) = (grouped(gates), grouped(flops), grouped(bits as u64), area / 1e6);
+    let mut rows =
+        vec![format!("| {name} | {gates} | {flops} | {area:.2} | {bits} | {longest:.2} | `{from}` → `{to}` |")];
+    if sizes.experts == 256 {
+        rows.extend(parts.iter().map(|(part, longest)| format!("| {part} | {longest:.2} |")));
     }
-    run(folder, "yosys", &["-q", "script.ys"])?;
-    let timing = run(folder, "sta", &["-exit", "timing.tcl"])?;
-    let cells = fs::read_to_string(folder.join("cells.txt")).map_err(|error| format!("cells.txt: {error}"))?;
-    let count = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-        let lines = cells.lines().filter_map(|line| line.trim().rsplit_once(' '));
-        lines.filter(|(name, _)| wanted(name.trim())).filter_map(|(_, number)| number.parse::<u64>().ok()).sum()
-    };
-    let (gates, flops) = (count(&|name| name == "Number of cells:"), count(&|name| name.starts_with("DFF")));
-    let area =
-        cells.lines().find_map(|line| line.split_once("Chip area").and_then(|(_, rest)| rest.rsplit(' ').next()));
-    let area: f64 = area.and_then(|area| area.parse().ok()).ok_or("yosys prints no area")?;
-    let slack = timing.lines().find(|line| line.contains("slack")).and_then(|line| line.split_whitespace().next());
-    let slack: f64 = slack.and_then(|slack| slack.parse().ok()).ok_or("OpenSTA prints no slack")?;
-    let (gates, flops, area) = (grouped(gates), grouped(flops), area / 1e6);
-    Ok(format!("| {meaning} | {gates} | {flops} | {area:.3} | {:.2} |", PERIOD - slack))
+    Ok(rows)
 }
 
-fn run(folder: &Path, program: &str, arguments: &[&str]) -> Done<String> {
-    let output = Command::new(program).args(arguments).current_dir(folder).stdin(Stdio::null()).output();
+/// The longest path that ends in each part, ns, longest first: out of OpenSTA's list of ends.
+fn longest(timing: &str) -> Vec<(String, f64)> {
+    let mut parts = Vec::<(String, f64)>::new();
+    for line in timing.lines() {
+        // An end, its cell, when it must and when it does arrive, and the slack, which may be called violated.
+        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "(VIOLATED)").collect();
+        let [end, _, _, _, slack] = words[..] else { continue };
+        let Ok(slack) = slack.parse::<f64>() else { continue };
+        let Some((instance, _)) = end.rsplit_once('/') else { continue };
+        let part = instance.split_once('/').map_or("top", |(part, _)| part).to_owned();
+        if !parts.iter().any(|known| known.0 == part) {
+            parts.push((part, PERIOD - slack));
+        }
+    }
+    parts
+}
+
+/// A register's name out of what yosys calls its flip-flop.
+fn register(line: &str) -> String {
+    let name = line.split(' ').next().unwrap_or_default();
+    let end = |at: usize| name[at..].starts_with('_') && name[at + 1..].starts_with(|c: char| c.is_ascii_uppercase());
+    let cut = (0..name.len()).find(|&at| name[at..].starts_with('[') || end(at)).unwrap_or(name.len());
+    name[..cut].to_owned()
+}
+
+/// Four-input tables, flip-flops, multipliers and memories of 18 Kbit in an ECP5.
+fn fpga(folder: &Path, name: &str, sizes: Sizes) -> Done<String> {
+    let script = format!("{}synth_ecp5 -top cptr_unit\ntee -o fpga.txt stat\n", begin(sizes, None)?);
+    run_script(folder, "yosys", "fpga.ys", &script, &["-q"])?;
+    // A carry cell and a small memory sit in the place of two and four tables.
+    let count = |cell: &str| counted(folder, "fpga.txt", |found| found == cell);
+    let tables = count("LUT4")? + 2 * count("CCU2C")? + 4 * count("TRELLIS_DPR16X4")?;
+    let others = [tables, count("TRELLIS_FF")?, count("MULT18X18D")?, count("DP16KD")?].map(grouped);
+    Ok(format!("| {name} | {} |", others.join(" | ")))
+}
+
+/// The last number that a file of yosys gives under a name.
+fn last(folder: &Path, file: &str, name: &str) -> Done<f64> {
+    let text = fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
+    let lines = text.lines().rev().find_map(|line| line.trim().strip_prefix(name));
+    lines.and_then(|number| number.trim().parse().ok()).ok_or_else(|| format!("{file} has no {name}"))
+}
+
+/// How many cells of a kind the whole has, memories left out.
+fn counted(folder: &Path, file: &str, wanted: impl Fn(&str) -> bool) -> Done<u64> {
+    let text = fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
+    let whole = text.rsplit_once("Number of cells:").ok_or_else(|| format!("{file} counts no cells"))?.1;
+    let lines = whole.lines().skip(1).filter_map(|line| line.trim().rsplit_once(' '));
+    let cells = lines.filter(|(cell, _)| !cell.contains("unit_ram") && wanted(cell.trim()));
+    Ok(cells.filter_map(|(_, number)| number.parse::<u64>().ok()).sum())
+}
+
+fn run_script(folder: &Path, program: &str, file: &str, script: &str, arguments: &[&str]) -> Done<String> {
+    fs::write(folder.join(file), script).map_err(|error| format!("{file}: {error}"))?;
+    let output = Command::new(program).args(arguments).arg(file).current_dir(folder).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
     }
-    Err(format!("{program}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    Err(format!("{program} {file}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
