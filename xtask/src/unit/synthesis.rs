@@ -1,5 +1,5 @@
 //! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and OpenSTA,
-//! and in an ECP5, for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
+//! for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
 //!
 //! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
 //! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
@@ -60,17 +60,14 @@ pub(super) fn synthesise() -> Done {
     if missing { Err(format!("docs/unit.md has not\n{}", rows.concat().join("\n"))) } else { Ok(()) }
 }
 
-/// A size's rows of the tables: in cells, in an FPGA, and its parts' longest paths.
+/// A size's rows of the tables, and its parts' longest paths.
 fn rows((model, sizes): (&str, Sizes)) -> Done<Vec<String>> {
     let folder = target_folder().join("rtl/unit-synthesis").join(sizes.name);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
     let name = format!("{model} | {} | {}", sizes.experts, sizes.k);
-    let mut rows = cells(&folder, &name, sizes)?;
+    let rows = cells(&folder, &name, sizes)?;
     println!("{}", rows.join("\n"));
-    let fpga = fpga(&folder, &name, sizes)?;
-    println!("{fpga}");
-    rows.push(fpga);
     Ok(rows)
 }
 
@@ -173,9 +170,9 @@ fn mapped(folder: &Path, script: &str, top: &str, clock: &str) -> Done<(String, 
 fn longest(timing: &str) -> Vec<(String, f64)> {
     let mut parts = Vec::<(String, f64)>::new();
     for line in timing.lines() {
-        // An end, its cell, when it must and when it does arrive, and the slack, which may be called violated.
-        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "(VIOLATED)").collect();
-        let [end, _, _, _, slack] = words[..] else { continue };
+        // An end with its cell in brackets, when it must and when it does arrive, the slack and what that means.
+        let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with('(')).collect();
+        let [end, _, _, slack] = words[..] else { continue };
         let Ok(slack) = slack.parse::<f64>() else { continue };
         let Some((instance, _)) = end.rsplit_once('/') else { continue };
         let part = instance.split_once('/').map_or("top", |(part, _)| part).to_owned();
@@ -192,17 +189,6 @@ fn register(line: &str) -> String {
     let end = |at: usize| name[at..].starts_with('_') && name[at + 1..].starts_with(|c: char| c.is_ascii_uppercase());
     let cut = (0..name.len()).find(|&at| name[at..].starts_with('[') || end(at)).unwrap_or(name.len());
     name[..cut].to_owned()
-}
-
-/// Four-input tables, flip-flops, multipliers and memories of 18 Kbit in an ECP5.
-fn fpga(folder: &Path, name: &str, sizes: Sizes) -> Done<String> {
-    let script = format!("{}synth_ecp5 -top cptr_unit\ntee -o fpga.txt stat\n", begin(sizes, None)?);
-    run_script(folder, "yosys", "fpga.ys", &script, &["-q"])?;
-    // A carry cell and a small memory sit in the place of two and four tables.
-    let count = |cell: &str| counted(folder, "fpga.txt", |found| found == cell);
-    let tables = count("LUT4")? + 2 * count("CCU2C")? + 4 * count("TRELLIS_DPR16X4")?;
-    let others = [tables, count("TRELLIS_FF")?, count("MULT18X18D")?, count("DP16KD")?].map(grouped);
-    Ok(format!("| {name} | {} |", others.join(" | ")))
 }
 
 /// The last number that a file of yosys gives under a name.
