@@ -183,12 +183,14 @@ fn longest(timing: &str) -> Vec<(String, f64)> {
     parts
 }
 
-/// A register's name out of what yosys calls its flip-flop.
+/// A register's name, with the instance that it is in, out of what yosys calls its flip-flop.
 fn register(line: &str) -> String {
     let name = line.split(' ').next().unwrap_or_default();
     let end = |at: usize| name[at..].starts_with('_') && name[at + 1..].starts_with(|c: char| c.is_ascii_uppercase());
     let cut = (0..name.len()).find(|&at| name[at..].starts_with('[') || end(at)).unwrap_or(name.len());
-    name[..cut].to_owned()
+    let name = name[..cut].rsplit('.').next().unwrap_or_default();
+    let instance = name.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
+    name[instance..].to_owned()
 }
 
 /// The last number that a file of yosys gives under a name.
