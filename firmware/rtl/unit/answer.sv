@@ -59,7 +59,7 @@ module unit_answer #(
   logic stands_in, is_missing, candidate_there;
   logic [31:0] weight;
   logic [K-1:0] keeps;
-  logic [7:0] missing_count;
+  logic [7:0] counted, missing_count;
   for (genvar i = 0; i < K; i++) begin : ranks
     assign choices[i*(ID+2)+:ID+2] = {missing[i], replaced[i], chosen_ids[i*ID+:ID]};
     assign candidates[i*(ID+1)+:ID+1] = {victim_full[i], victim_ids[i*ID+:ID]};
@@ -73,8 +73,8 @@ module unit_answer #(
   );
   unit_pick #(.N(K), .WIDTH(32)) pick_weight (.entries(weights), .index(index[RANK-1:0]), .entry(weight));
   always_comb begin
-    missing_count = '0;
-    for (int i = 0; i < K; i++) missing_count = missing_count + 8'(missing[i]);
+    counted = '0;
+    for (int i = 0; i < K; i++) counted = counted + 8'(missing[i]);
   end
 
   assign set_expert = state == REMOVE || state == REMOVED ? given_up : id;
@@ -84,6 +84,7 @@ module unit_answer #(
   assign set_bits = state == REMOVED ? set_word & ~bit_of_expert : set_word | bit_of_expert;
 
   always_ff @(posedge clk) begin
+    missing_count <= counted;
     if (state == FIND) given_up <= candidate;
     if (free) begin
       case (state)

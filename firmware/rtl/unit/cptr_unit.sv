@@ -44,7 +44,8 @@ module cptr_unit #(
   localparam int unsigned PLACE = $clog2(PLACES);
 
   // Registers.
-  logic ring, abort, lost_lock, error_bound, of_chosen, recall_changed, window_write, window_read;
+  logic ring, abort, lost_lock, error_bound, of_chosen, recall_changed, window_read;
+  logic [7:0] window_write;
   logic [31:0] command, cycles, snr, angle, eps_mass, eps_error, process_noise, reopened, fast_gain, phase;
   logic [31:0] window_address, window_data, window_word, recall_found;
   logic [1:0] lock;
@@ -65,20 +66,22 @@ module cptr_unit #(
   wire learns = command[5];
   wire observes = command[6];
 
-  typedef enum logic [4:0] {
-    IDLE, CHECK, SCALES, SCALES_1, SCALES_2, LOGITS, CHOOSE, ANSWER, IDS, NEXT_ID, HOLD_ID, EARLIER_ID, COMPARE_ID,
+  // Whether it runs is a bit of its own.
+  typedef enum logic [5:0] {
+    IDLE = 6'd0, CHECK = 6'd32, SCALES, SCALES_1, SCALES_2, LOGITS, CHOOSE, ANSWER, IDS, NEXT_ID, HOLD_ID, EARLIER_ID, COMPARE_ID,
     LEARN, LEARNING, OBSERVE,
     OBSERVE_1, END, SIGN, SEARCH, HEADER, KEYS, WIPE, WIPING, FORGET, FORGETTING, DRAIN
   } state_t;
   state_t state;
-  assign busy = state != IDLE;
+  wire running = state[5];
 
   // The stream. A logit and its expert, a cycle later with the word of the resident set, and then with its bit.
   logic [ID:0] count;
   wire takes_logits = state == LOGITS;
   wire taken = in_valid & in_ready;
   wire scan = taken & takes_logits;
-  wire complete = count + 1'b1 == experts;
+  logic [ID:0] last_expert;
+  wire complete = count == last_expert;
   assign in_ready = takes_logits | state == IDS | state == DRAIN;
   logic scan_1, scan_2, last_1, last_2, resident_2;
   logic [31:0] logit_1, logit_2, set_word;
@@ -88,6 +91,7 @@ module cptr_unit #(
     {logit_2, logit_1} <= {logit_1, in_data};
     {expert_2, expert_1} <= {expert_1, count[ID-1:0]};
     {last_2, last_1} <= {last_1, in_last};
+    last_expert <= experts - 1'b1;
     resident_2 <= set_word[expert_1[4:0]];
     if (state == CHECK) residents <= '0;
     else if (scan_2 && resident_2) residents <= residents + 1'b1;
@@ -105,17 +109,16 @@ module cptr_unit #(
     .of_chosen, .in_valid(scan_2), .in_last(last_2), .in_logit(logit_2), .in_expert(expert_2),
     .in_resident(resident_2), .chosen, .weighed, .stand_ins, .chosen_ids, .replaced, .missing, .wanted_ids, .weights
   );
-  assign start_select = state == SCALES_2;
 
   // The answer, and who comes and goes.
-  logic answer_valid, answer_last, set_read_answer, set_write_answer;
+  logic answering, answer_valid, answer_last, set_read_answer, set_write_answer;
   logic [ID-1:0] set_expert;
   logic [31:0] answer_data, set_bits;
   unit_answer #(.E(E), .K(K)) answer (
     .clk, .rst_n, .start(state == CHOOSE & chosen), .apply(applies), .layer, .k(k[RANK:0]), .capacity, .residents,
     .stand_ins, .chosen_ids, .replaced, .missing, .weighed, .weights, .victim_full, .victim_ids, .done(answered),
     .set_read(set_read_answer), .set_write(set_write_answer), .set_expert, .set_bits, .set_word,
-    .out_valid(answer_valid), .out_ready(out_ready & state == ANSWER), .out_data(answer_data), .out_last(answer_last)
+    .out_valid(answer_valid), .out_ready(out_ready & answering), .out_data(answer_data), .out_last(answer_last)
   );
 
   // The nearest places, after a token's end.
@@ -139,7 +142,7 @@ module cptr_unit #(
   assign set_read = (scan & count[4:0] == '0) | set_read_answer | (window_read & space == 3'd2);
   wire [ID:0] set_id = scan ? count : {1'b0, set_expert};
   assign set_read_at = window_read ? window_address[SET-1:0] : set_base + SET'(set_id >> 5);
-  assign set_write = set_write_answer | (window_write & space == 3'd2)
+  assign set_write = set_write_answer | window_write[2]
       | (state == WIPING & wiped[4:0] == '0 & ~wiped[ID]);
   assign set_write_at = state == WIPING ? set_base + SET'(wiped >> 5)
                       : set_write_answer ? set_base + SET'(set_expert >> 5) : window_address[SET-1:0];
@@ -156,7 +159,7 @@ module cptr_unit #(
   wire [STATE-1:0] state_base = STATE'({layer, 4'd0});
   wire scales = state == SCALES | state == SCALES_1;
   assign state_read = tracker_reads | scales | (window_read & space == 3'd1);
-  assign state_write = tracker_writes | (state == WIPING & wiped < (ID + 1)'(16)) | (window_write & space == 3'd1);
+  assign state_write = tracker_writes | (state == WIPING & wiped < (ID + 1)'(16)) | window_write[1];
   logic [STATE-1:0] state_read_at, state_write_at;
   always_comb begin
     state_read_at = state_base + STATE'(state_word);
@@ -164,12 +167,12 @@ module cptr_unit #(
     if (window_read) state_read_at = window_address[STATE-1:0];
     state_write_at = state_base + STATE'(state_word);
     if (state == WIPING) state_write_at = state_base + STATE'(wiped[3:0]);
-    else if (window_write) state_write_at = window_address[STATE-1:0];
+    else if (window_write[1]) state_write_at = window_address[STATE-1:0];
   end
   unit_ram #(.WIDTH(32), .DEPTH(16 * LAYERS)) states (
     .clk, .read(state_read), .read_address(state_read_at), .read_data(state_stored),
     .write(state_write), .write_address(state_write_at),
-    .write_data(state == WIPING ? 32'd0 : window_write ? window_data : state_data)
+    .write_data(state == WIPING ? 32'd0 : window_write[1] ? window_data : state_data)
   );
   always_ff @(posedge clk) begin
     if (state == SCALES_1) slow_scale <= ~state_stored;
@@ -210,7 +213,7 @@ module cptr_unit #(
     .scan_resident(resident_2), .slow_scale, .fast_scale, .victim_full, .victim_ids,
     .read(level_read), .raise(level_raise), .sweep(level_sweep), .wipe(state == WIPE), .expert(level_expert),
     .slow_shift, .fast_shift, .slow_raise, .fast_raise, .busy(level_busy), .slow(level_slow),
-    .window_read(window_read & space == 3'd0), .window_write(window_write & space == 3'd0),
+    .window_read(window_read & space == 3'd0), .window_write(window_write[0]),
     .window_address(window_address[LEVEL:0]), .window_data, .stored(level_stored)
   );
   unit_tracker #(.E(E)) tracker (
@@ -223,7 +226,7 @@ module cptr_unit #(
   );
 
   // Recall.
-  logic signed_now, searched, recall_known, both_done;
+  logic at_tokens, signed_now, searched, recall_known, both_done;
   logic [CHOICE:0] row;
   logic [32*WORDS-1:0] signature;
   logic [31:0] mean, tokens, place_word, reach;
@@ -233,15 +236,15 @@ module cptr_unit #(
     .put_at(CHOICE'(row + (CHOICE + 1)'(put_rank))), .put_none(put_rank >= wanted_count),
     .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & errors == '0), .done(signed_now),
     .signature, .tokens,
-    .window_read(window_read & space == 3'd3), .window_write(window_write & space == 3'd3),
+    .window_read(window_read & space == 3'd3), .window_write(window_write[3]),
     .window_address(window_address[MEAN-1:0]), .window_data, .mean,
-    .tokens_write(window_write & space == 3'd6 & window_address[1:0] == 2'd3)
+    .tokens_write(window_write[6] & at_tokens)
   );
   unit_search #(.WORDS(WORDS), .TOKENS(TOKENS), .PLACES(PLACES)) search (
     .clk, .rst_n, .slots(recall_tokens[SLOT:0]), .candidates(recall_places[PLACE:0]), .clear(state == FORGET),
     .start(state == SIGN & signed_now), .done(searched), .now(signature), .slot, .complete(remembered), .reach, .found,
     .nearest, .window_read(window_read & (space == 3'd4 | space == 3'd5)),
-    .window_write(window_write & (space == 3'd4 | space == 3'd5 | space == 3'd6)), .window_past(space == 3'd5),
+    .window_write(window_write[6:4] != '0), .window_past(space == 3'd5),
     .window_state(space == 3'd6), .window_address(window_address[SLOT+WORD-1:0]), .window_data,
     .window_word(place_word)
   );
@@ -272,16 +275,23 @@ module cptr_unit #(
   unit_pick #(.N(LAYERS), .WIDTH(1)) pick_begun (
     .entries(begun), .index(layer[(LAYERS>1?$clog2(LAYERS):1)-1:0]), .entry(layer_begun)
   );
-  wire needs_layer = selects | learns;
-  wire wrong_layer = needs_layer & ~layer_begun;
-  wire wrong_recall = observes & ~recall_known;
-  wire wrong_order = observes & (12'(layer) != next_layer | layer >= 16'(recall_layers));
-  wire too_many = observes & selects & k > recall_k;
-  wire wrong_end = next_layer != recall_layers;
+  logic wrong_layer, wrong_recall, wrong_order, too_many, wrong_end;
+  always_ff @(posedge clk) begin
+    wrong_layer <= (selects | learns) & ~layer_begun;
+    wrong_recall <= observes & ~recall_known;
+    wrong_order <= observes & (12'(layer) != next_layer | layer >= 16'(recall_layers));
+    too_many <= observes & selects & k > recall_k;
+    wrong_end <= next_layer != recall_layers;
+  end
   wire may_abort = state == LOGITS | state == IDS | state == DRAIN;
   wire early = taken & in_last & takes_logits & ~complete;
   wire late = taken & ~in_last & ((takes_logits & complete) | (state == IDS & list_count[6]));
-  assign cancel = (takes_logits & (early | late)) | (abort & may_abort);
+  always_ff @(posedge clk) begin
+    start_select <= state == SCALES_1;
+    answering <= state == ANSWER;
+    at_tokens <= window_address[1:0] == 2'd3;
+    cancel <= (takes_logits & (early | late)) | (abort & may_abort);
+  end
 
   always_comb begin
     errors = '0;
@@ -313,8 +323,8 @@ module cptr_unit #(
       {scan_2, scan_1} <= '0;
     end else begin
       {scan_2, scan_1} <= {scan_1, scan};
-      if (ring) cycles <= '0;
-      else if (busy) cycles <= cycles + 32'd1;
+      if (state == CHECK) cycles <= 32'd1;
+      else if (running) cycles <= cycles + 32'd1;
       if (recall_changed) recall_known <= 1'b0;
       if (abort && may_abort) begin
         state <= IDLE;

@@ -1,4 +1,4 @@
-// exp(-distance), bit for bit as `cptr_core::num::exp_neg`: `U16F16` in, `U1F31` out, 16 cycles later, one a cycle. The
+// exp(-distance), bit for bit as `cptr_core::num::exp_neg`: `U16F16` in, `U1F31` out, 21 cycles later, one a cycle. The
 // power of two that it is has three parts: whole, 64ths from a table, and the rest from a polynomial.
 module unit_exponential #(
   parameter int unsigned TAG = 1
@@ -33,48 +33,51 @@ module unit_exponential #(
   logic [31:0] distance;
   always_ff @(posedge clk) distance <= largest - value;
   logic none;
-  unit_delay #(.WIDTH(1), .CYCLES(14)) none_line (.clk, .in(distance >= 32'd22 << 16), .out(none));
+  unit_delay #(.WIDTH(1), .CYCLES(19)) none_line (.clk, .in(distance >= 32'd22 << 16), .out(none));
 
-  // Cycles 2 to 4: as a power of two, U6F26.
+  // Cycles 2 to 5: as a power of two, U6F26.
   logic [52:0] product_1;
   unit_multiply #(.A(21), .B(32)) by_log2_e (.clk, .a(distance[20:0]), .b(LOG2_E), .product(product_1));
   wire [31:0] exponent = product_1[52:21];
   wire [19:0] rest = exponent[19:0];
 
-  // Cycles 5 to 7, and 8: the polynomial.
+  // Cycles 6 to 9, and 10: the polynomial.
   logic [37:0] product_2;
   unit_multiply #(.A(20), .B(18)) by_c2 (.clk, .a(rest), .b(C2), .product(product_2));
   logic [19:0] rest_later;
-  unit_delay #(.WIDTH(20), .CYCLES(4)) rest_line (.clk, .in(rest), .out(rest_later));
+  unit_delay #(.WIDTH(20), .CYCLES(5)) rest_line (.clk, .in(rest), .out(rest_later));
   logic [25:0] factor;
   always_ff @(posedge clk) factor <= C1 - 26'(product_2[37:20]);
 
-  // Cycles 9 to 11: what the power lacks.
+  // Cycles 11 to 14: what the power lacks.
   logic [45:0] product_3;
   unit_multiply #(.A(26), .B(20)) by_rest (.clk, .a(factor), .b(rest_later), .product(product_3));
   logic [5:0] entry, whole;
-  unit_delay #(.WIDTH(6), .CYCLES(6)) entry_line (.clk, .in(exponent[25:20]), .out(entry));
-  unit_delay #(.WIDTH(6), .CYCLES(11)) whole_line (.clk, .in(exponent[31:26]), .out(whole));
+  unit_delay #(.WIDTH(6), .CYCLES(8)) entry_line (.clk, .in(exponent[25:20]), .out(entry));
+  unit_delay #(.WIDTH(6), .CYCLES(14)) whole_line (.clk, .in(exponent[31:26]), .out(whole));
   logic [31:0] power, power_later;
   always_ff @(posedge clk) power <= POWERS[32*entry+:32];
-  unit_delay #(.WIDTH(32), .CYCLES(3)) power_line (.clk, .in(power), .out(power_later));
+  unit_delay #(.WIDTH(32), .CYCLES(4)) power_line (.clk, .in(power), .out(power_later));
 
-  // Cycles 12 to 14, 15 and 16.
+  // Cycles 15 to 18, and 19; the shift by eights and the rest of it, 20 and 21.
   logic [57:0] product_4;
   unit_multiply #(.A(32), .B(26)) by_power (.clk, .a(power), .b(product_3[45:20]), .product(product_4));
-  logic [31:0] reduced;
+  logic [31:0] reduced, shifted;
+  logic [2:0] whole_rest;
   always_ff @(posedge clk) begin
     reduced <= power_later - 32'(product_4[57:32]);
-    mass <= none ? 32'd0 : reduced >> whole[4:0];
+    shifted <= reduced >> {whole[4:3], 3'd0};
+    whole_rest <= whole[2:0];
+    mass <= none ? 32'd0 : shifted >> whole_rest;
   end
 
   // Who asked.
-  logic [15:0] valid;
+  logic [20:0] valid;
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) valid <= '0;
     else if (clear) valid <= '0;
-    else valid <= {valid[14:0], in_valid};
+    else valid <= {valid[19:0], in_valid};
   end
-  assign out_valid = valid[15];
-  unit_delay #(.WIDTH(TAG), .CYCLES(16)) tag_line (.clk, .in(in_tag), .out(out_tag));
+  assign out_valid = valid[20];
+  unit_delay #(.WIDTH(TAG), .CYCLES(21)) tag_line (.clk, .in(in_tag), .out(out_tag));
 endmodule

@@ -1,4 +1,4 @@
-// Signs of an expert: the last two rounds of `lowbias32`, seven cycles later, one a cycle.
+// Signs of an expert: the last two rounds of `lowbias32`, nine cycles later, one a cycle.
 module unit_hash (
   input  logic        clk,
   input  logic [31:0] in,

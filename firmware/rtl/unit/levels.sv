@@ -119,28 +119,28 @@ module unit_levels #(
     end
   end
 
-  // Scores of the scan: `slow + fast / 4`, five cycles after the expert came.
+  // Scores of the scan: `slow + fast / 4`, six cycles after the expert came.
   logic [63:0] slow_product, fast_product;
   unit_multiply #(.A(32), .B(32)) by_slow (.clk, .a(stored[63:32]), .b(slow_scale), .product(slow_product));
   unit_multiply #(.A(32), .B(32)) by_fast (.clk, .a(stored[31:0]), .b(fast_scale), .product(fast_product));
   logic [31:0] score;
-  logic [ID-1:0] expert_5;
-  logic resident_5;
-  logic [4:0] scanned;
+  logic [ID-1:0] expert_6;
+  logic resident_6;
+  logic [5:0] scanned;
   always_ff @(posedge clk) score <= slow_product[63:32] + (fast_product[63:32] >> 2);
-  unit_delay #(.WIDTH(ID), .CYCLES(5)) expert_line (.clk, .in(scan_expert), .out(expert_5));
-  unit_delay #(.WIDTH(1), .CYCLES(3)) resident_line (.clk, .in(scan_resident), .out(resident_5));
+  unit_delay #(.WIDTH(ID), .CYCLES(6)) expert_line (.clk, .in(scan_expert), .out(expert_6));
+  unit_delay #(.WIDTH(1), .CYCLES(4)) resident_line (.clk, .in(scan_resident), .out(resident_6));
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) scanned <= '0;
     else if (clear_scan) scanned <= '0;
-    else scanned <= {scanned[3:0], scan};
+    else scanned <= {scanned[4:0], scan};
   end
 
   // The lowest scores, and of equals the lowest ids.
   logic [K*(32+ID)-1:0] victims;
   unit_rank_chain #(.K(K), .KEY(32 + ID), .DATA(1)) victim_chain (
     .clk, .rst_n, .clear(clear_scan), .enabled({K{1'b1}}),
-    .in_valid(scanned[4] & resident_5), .in_key({~score, ~expert_5}), .in_data(1'b0),
+    .in_valid(scanned[5] & resident_6), .in_key({~score, ~expert_6}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full(victim_full), .keys(victims), .data()
   );
   for (genvar i = 0; i < K; i++) begin : ids

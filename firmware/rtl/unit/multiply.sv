@@ -1,5 +1,6 @@
-// A product of two numbers without a sign, three cycles later; a new one every cycle. Four bits of `b` at a time, then
-// sums of four, then all: no cycle has more than a few rows to add.
+// A product of two numbers without a sign, four cycles later; a new one every cycle. Three times `a`; then rows of four
+// bits of `b` each, two picks of 0 to 3 times `a`; then sums of three rows; then all. No cycle has more to do than a
+// pick, or one saved carry, before one sum.
 module unit_multiply #(
   parameter int unsigned A = 32,
   parameter int unsigned B = 32
@@ -9,29 +10,40 @@ module unit_multiply #(
   input  logic [B-1:0]   b,
   output logic [A+B-1:0] product
 );
-  localparam int unsigned GROUPS = (B + 15) / 16;
-  localparam int unsigned WIDE = 16 * GROUPS;
+  localparam int unsigned GROUPS = (B + 11) / 12;
+  localparam int unsigned WIDE = 12 * GROUPS;
 
   logic [WIDE-1:0] digits;
-  logic [4*GROUPS*(A+4)-1:0] partial;
-  logic [GROUPS*(A+16)-1:0] group;
-  logic [A+WIDE-1:0] sum;
+  logic [A-1:0] once;
+  logic [A+1:0] thrice;
+  logic [3*GROUPS*(A+4)-1:0] rows;
+  logic [GROUPS*(A+12)-1:0] groups;
+  logic [A+WIDE-1:0] total, sum;
 
-  assign digits = WIDE'(b);
-  for (genvar i = 0; i < 4 * GROUPS; i++) begin : rows
-    always_ff @(posedge clk) partial[i*(A+4)+:A+4] <= (A + 4)'(a) * (A + 4)'(digits[4*i+:4]);
+  always_ff @(posedge clk) begin
+    digits <= WIDE'(b);
+    once <= a;
+    thrice <= (A + 2)'(a) + ((A + 2)'(a) << 1);
   end
-  for (genvar i = 0; i < GROUPS; i++) begin : groups
+  for (genvar i = 0; i < 3 * GROUPS; i++) begin : every_row
+    logic [A+1:0] low, high;
+    unit_pick #(.N(4), .WIDTH(A + 2)) pick_low (
+      .entries({thrice, 1'b0, once, 1'b0, 2'b00, once, (A + 2)'(0)}), .index(digits[4*i+:2]), .entry(low)
+    );
+    unit_pick #(.N(4), .WIDTH(A + 2)) pick_high (
+      .entries({thrice, 1'b0, once, 1'b0, 2'b00, once, (A + 2)'(0)}), .index(digits[4*i+2+:2]), .entry(high)
+    );
+    always_ff @(posedge clk) rows[i*(A+4)+:A+4] <= (A + 4)'(low) + ((A + 4)'(high) << 2);
+  end
+  for (genvar i = 0; i < GROUPS; i++) begin : every_group
     always_ff @(posedge clk)
-      group[i*(A+16)+:A+16] <= (A + 16)'(partial[(4*i)*(A+4)+:A+4])
-                             + ((A + 16)'(partial[(4*i+1)*(A+4)+:A+4]) << 4)
-                             + ((A + 16)'(partial[(4*i+2)*(A+4)+:A+4]) << 8)
-                             + ((A + 16)'(partial[(4*i+3)*(A+4)+:A+4]) << 12);
+      groups[i*(A+12)+:A+12] <= (A + 12)'(rows[(3*i)*(A+4)+:A+4]) + ((A + 12)'(rows[(3*i+1)*(A+4)+:A+4]) << 4)
+                              + ((A + 12)'(rows[(3*i+2)*(A+4)+:A+4]) << 8);
   end
-  if (GROUPS == 1) begin : one
-    always_ff @(posedge clk) sum <= (A + WIDE)'(group[0+:A+16]);
-  end else begin : two
-    always_ff @(posedge clk) sum <= (A + WIDE)'(group[0+:A+16]) + ((A + WIDE)'(group[A+16+:A+16]) << 16);
+  always_comb begin
+    total = '0;
+    for (int unsigned i = 0; i < GROUPS; i++) total = total + ((A + WIDE)'(groups[i*(A+12)+:A+12]) << (12 * i));
   end
+  always_ff @(posedge clk) sum <= total;
   assign product = sum[A+B-1:0];
 endmodule

@@ -1,7 +1,8 @@
 // The registers, and the checks of what is written there before anything begins (docs/unit.md has the table).
 //
 // A request on the bus is taken every cycle; a read has its word in the next. While the unit works, numbers and window
-// may be read but not written: that is an error, and changes nothing.
+// may be read but not written: that is an error, and changes nothing. It works from a doorbell on, which is looked at
+// for three cycles.
 module unit_registers #(
   parameter int unsigned E = 256,
   parameter int unsigned K = 8,
@@ -21,7 +22,8 @@ module unit_registers #(
   input  logic [31:0] bus_write_data,
   output logic [31:0] bus_read_data,
   // The doorbell: a command that was found right, or aborts.
-  input  logic        busy,
+  input  logic        running,
+  output logic        busy,
   output logic        ring,
   output logic        abort,
   output logic [31:0] command,
@@ -54,8 +56,8 @@ module unit_registers #(
   output logic [16:0] recall_tokens,
   output logic [8:0]  recall_places,
   output logic        recall_changed,
-  // The window.
-  output logic        window_write,
+  // The window: into which memory a word is written, or that all read.
+  output logic [7:0]  window_write,
   output logic        window_read,
   output logic [31:0] window_address,
   output logic [31:0] window_data,
@@ -75,16 +77,21 @@ module unit_registers #(
   wire [5:0] register_at = bus_address[7:2];
   wire write = bus_request & bus_write;
   wire [31:0] value = bus_write_data;
-  wire [3:0] asked = value[3:0];
+  wire [3:0] asked = command[3:0];
   wire [ID:0] experts_now = experts;
 
   // What a command needs to be right.
-  logic [18:0] choices;
-  always_ff @(posedge clk) choices <= 19'(recall_layers) * 19'(recall_k);
+  logic [18:0] choices, few_choices, many_choices, most_choices;
+  always_ff @(posedge clk) begin
+    few_choices <= 19'(recall_layers) * 19'(recall_k[2:0]);
+    many_choices <= 19'(recall_layers) * 19'(recall_k[5:3]);
+    most_choices <= recall_k[6] ? 19'(recall_layers) : '0;
+    choices <= few_choices + (many_choices << 3) + (most_choices << 6);
+  end
   wire refused = (router & ~32'h0000_0301) != '0;
   wire router_range = experts == '0 | experts > (ID + 1)'(E) | k == '0 | 32'(k) > K | 32'(k) > 32'(experts_now)
                     | capacity > (ID + 1)'(E);
-  wire layer_range = 32'(value[31:16]) >= LAYERS;
+  wire layer_range = 32'(command[31:16]) >= LAYERS;
   wire recall_range = recall_layers == '0 | recall_k == '0 | 32'(choices) > CHOICES | choices > 19'd4095
                     | 32'(recall_k) > 64 | recall_tokens < 17'd64 | 32'(recall_tokens) > TOKENS
                     | recall_places == '0 | 32'(recall_places) > PLACES;
@@ -92,56 +99,62 @@ module unit_registers #(
   always_comb begin
     known = 1'b1;
     in_range = 1'b1;
-    flags = value[15:7] == '0;
+    flags = command[15:7] == '0;
     case (asked)
       4'd1: in_range = ~router_range & ~layer_range;
       4'd2: begin
-        in_range = ~(layer_range & value[5]) & experts != '0 & experts <= (ID + 1)'(E);
-        flags = value[15:7] == '0 & ~value[4];
+        in_range = ~(layer_range & command[5]) & experts != '0 & experts <= (ID + 1)'(E);
+        flags = command[15:7] == '0 & ~command[4];
       end
-      4'd3: flags = value[15:4] == '0;
+      4'd3: flags = command[15:4] == '0;
       4'd4: begin
         in_range = ~layer_range;
-        flags = value[15:4] == '0;
+        flags = command[15:4] == '0;
       end
       4'd5: begin
         in_range = ~recall_range & experts != '0 & experts <= (ID + 1)'(E);
-        flags = value[15:4] == '0;
+        flags = command[15:4] == '0;
       end
-      4'd6: flags = value[15:4] == '0;
       default: known = 1'b0;
     endcase
   end
   wire doorbell = write & register_at == DOORBELL;
-  wire aborts = doorbell & asked == 4'd6 & flags;
-  wire wrong_command = ~known | ~flags;
-  wire router_wrong = asked == 4'd1 & refused;
-
-  assign ring = doorbell & ~busy & known & flags & in_range & ~router_wrong & ~aborts;
-  assign abort = aborts;
-  assign window_write = write & register_at == DATA & ~busy;
-  assign window_data = value;
+  wire aborts = doorbell & value[3:0] == 4'd6 & value[15:4] == '0;
+  logic [2:0] pending;
+  logic wrong_command, out_of_range, router_wrong;
+  always_ff @(posedge clk) begin
+    wrong_command <= ~known | ~flags;
+    out_of_range <= ~in_range;
+    router_wrong <= asked == 4'd1 & refused;
+  end
+  assign busy = running | abort | pending != '0;
+  assign ring = pending[2] & ~wrong_command & ~out_of_range & ~router_wrong;
+  // What is written through the window is read again after that.
+  always_ff @(posedge clk) window_data <= value;
 
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) begin
       error <= '0;
       command <= '0;
-      window_read <= 1'b0;
+      {abort, pending} <= '0;
       window_address <= '0;
+      {window_read, window_write} <= '0;
       {experts, k, keep_top, capacity, eps_mass, eps_error, router} <= '0;
       {process_noise, reopened, fast_gain, phase, acquire} <= '0;
       {recall_layers, recall_k, recall_tokens, recall_places} <= '0;
       recall_changed <= 1'b0;
     end else begin
-      window_read <= 1'b0;
+      window_read <= window_write != '0;
+      window_write <= '0;
       recall_changed <= 1'b0;
-      error <= error | errors;
-      if (write && register_at == ERROR) error <= (error & ~value[11:0]) | errors;
-      else if (write && busy && !aborts) error[BUSY] <= 1'b1;
-      else if (doorbell && wrong_command) error[COMMAND] <= 1'b1;
-      else if (doorbell && !aborts && !in_range) error[RANGE] <= 1'b1;
-      else if (doorbell && !aborts && router_wrong) error[REFUSED] <= 1'b1;
-      if (ring) command <= value;
+      abort <= aborts;
+      pending <= {pending[1:0], doorbell & ~aborts & ~busy};
+      if (doorbell && !aborts && !busy) command <= value;
+      error <= (write && register_at == ERROR ? error & ~value[11:0] : error) | errors;
+      if (write && register_at != ERROR && busy && !aborts) error[BUSY] <= 1'b1;
+      if (pending[2] && wrong_command) error[COMMAND] <= 1'b1;
+      else if (pending[2] && out_of_range) error[RANGE] <= 1'b1;
+      else if (pending[2] && router_wrong) error[REFUSED] <= 1'b1;
       if (write && !busy) begin
         case (register_at)
           EXPERTS: begin
@@ -176,7 +189,7 @@ module unit_registers #(
             window_address <= value;
             window_read <= 1'b1;
           end
-          DATA: window_read <= 1'b1;
+          DATA: window_write <= 8'd1 << window_address[30:28];
           default: ;
         endcase
       end

@@ -45,67 +45,67 @@ module unit_search #(
 
   logic [BITS-1:0] signature, changed;
   logic [31:0] past;
-  wire [SLOT:0] back = {1'b0, slot} >= age ? {1'b0, slot} - age : {1'b0, slot} + slots - age;
-  wire [SLOT-1:0] past_of_age = SLOT'(slots - (SLOT + 1)'(1) - age);
+  logic [SLOT+1:0] wrapped;
 
-  // Reads, and what comes of them: xor; counts of words; the distance looked at and the whole one; the one that counts.
-  logic [4:0] valid;
-  logic [SLOT-1:0] place_1, place_2, place_3, place_4, place_5;
-  logic [SLOT:0] age_1, age_2, age_3, age_4, age_5;
-  logic [BITS-1:0] differ_2;
-  logic [WORDS*6-1:0] counts_3;
-  logic [COUNT-1:0] all_3, all_4, few_3, few_4;
-  logic [34:0] past_2;
-  logic [31:0] old_3, old_4, past_5;
-  logic [31:0] look, whole;
+  // Where to look; what is read; xor, from the word whose turn it is; ones of half words; of the part looked at and of all;
+  // both distances; the one that counts.
+  logic [7:0] valid;
+  logic [SLOT-1:0] back_1, place_1, place_8;
+  logic [SLOT:0] age_8;
+  logic [BITS-1:0] differ_3, turned_4;
+  logic [2*WORDS*5-1:0] counts_5;
+  logic [COUNT-1:0] all_5, all_6, few_5, few_6;
+  logic [34:0] past_3;
+  logic [31:0] old_4, old_5, old_6, look_7, whole_7, past_8;
   logic [32:0] reach_further;
   logic [31:0] beyond;
   assign reach_further = {1'b0, reach} + (33'(BITS) << 17);
-  assign beyond = reach_further[32] ? 32'hffff_ffff : reach_further[31:0];
 
   logic [WORD-1:0] first_word;
   assign first_word = WORD'(32'(slot) * FIRST);
-  logic [BITS-1:0] turned;
-  // From the word whose turn it is.
-  assign turned = BITS'({differ_2, differ_2} >> {first_word, 5'd0});
   always_comb begin
-    all_3 = '0;
-    for (int i = 0; i < WORDS; i++) all_3 = all_3 + COUNT'(counts_3[6*i+:6]);
-    few_3 = '0;
-    for (int i = 0; i < FIRST; i++) few_3 = few_3 + COUNT'(counts_3[6*i+:6]);
+    all_5 = '0;
+    for (int i = 0; i < 2 * WORDS; i++) all_5 = all_5 + COUNT'(counts_5[5*i+:5]);
+    few_5 = '0;
+    for (int i = 0; i < 2 * FIRST; i++) few_5 = few_5 + COUNT'(counts_5[5*i+:5]);
   end
-  function automatic logic [5:0] ones(input logic [31:0] bits);
+  function automatic logic [4:0] ones(input logic [15:0] bits);
     ones = '0;
-    for (int i = 0; i < 32; i++) ones = ones + 6'(bits[i]);
+    for (int i = 0; i < 16; i++) ones = ones + 5'(bits[i]);
   endfunction
-  for (genvar i = 0; i < WORDS; i++) begin : words
-    always_ff @(posedge clk) counts_3[6*i+:6] <= ones(turned[32*i+:32]);
+  for (genvar i = 0; i < 2 * WORDS; i++) begin : halves
+    always_ff @(posedge clk) counts_5[5*i+:5] <= ones(turned_4[16*i+:16]);
   end
-  assign look = (32'(few_4) << (22 + TIMES)) + old_4;
-  assign whole = (32'(all_4) << 22) + old_4;
-  wire [40:0] past_45 = 41'(past_2) + (41'(past_2) << 3);
+  wire [40:0] past_45 = 41'(past_3) + (41'(past_3) << 3);
   always_ff @(posedge clk) begin
-    {place_5, place_4, place_3, place_2, place_1} <= {place_4, place_3, place_2, place_1, past_of_age};
-    {age_5, age_4, age_3, age_2, age_1} <= {age_4, age_3, age_2, age_1, age};
-    differ_2 <= signature ^ now;
-    past_2 <= {3'd0, past} + {1'b0, past, 2'd0};
-    old_3 <= past_45[37:6];
-    {all_4, few_4, old_4} <= {all_3, few_3, old_3};
-    past_5 <= look <= beyond ? whole : look;
+    beyond <= reach_further[32] ? 32'hffff_ffff : reach_further[31:0];
+    wrapped <= {2'd0, slot} + {1'b0, slots};
+    back_1 <= {1'b0, slot} >= age ? SLOT'({1'b0, slot} - age) : SLOT'(wrapped - {1'b0, age});
+    place_1 <= SLOT'(slots - (SLOT + 1)'(1) - age);
+    differ_3 <= signature ^ now;
+    past_3 <= {3'd0, past} + {1'b0, past, 2'd0};
+    turned_4 <= BITS'({differ_3, differ_3} >> {first_word, 5'd0});
+    old_4 <= past_45[37:6];
+    {all_6, few_6, old_6, old_5} <= {all_5, few_5, old_5, old_4};
+    look_7 <= (32'(few_6) << (22 + TIMES)) + old_6;
+    whole_7 <= (32'(all_6) << 22) + old_6;
+    past_8 <= look_7 <= beyond ? whole_7 : look_7;
   end
+  unit_delay #(.WIDTH(SLOT), .CYCLES(7)) place_line (.clk, .in(place_1), .out(place_8));
+  unit_delay #(.WIDTH(SLOT + 1), .CYCLES(8)) age_line (.clk, .in(age), .out(age_8));
 
   unit_ram #(.WIDTH(BITS), .DEPTH(TOKENS)) signatures (
-    .clk, .read(state == AGES | window_read),
-    .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back[SLOT-1:0]),
-    .read_data(signature), .write(state == STORE | (window_write & ~window_past)),
+    .clk, .read(valid[0] | window_read),
+    .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back_1),
+    .read_data(signature), .write(state == STORE | (window_write & ~window_past & ~window_state)),
     .write_address(state == STORE ? slot : window_address[SLOT+WORD-1:WORD]),
     .write_data(state == STORE ? now : changed)
   );
   unit_ram #(.WIDTH(32), .DEPTH(TOKENS)) distances (
-    .clk, .read(state == AGES | window_read), .read_address(window_read ? window_address[SLOT-1:0] : past_of_age),
-    .read_data(past), .write(valid[4] | state == CLEAR | (window_write & window_past)),
-    .write_address(state == CLEAR ? cleared[SLOT-1:0] : window_write ? window_address[SLOT-1:0] : place_5),
-    .write_data(state == CLEAR ? UNKNOWN[31:0] : window_write ? window_data : past_5)
+    .clk, .read(valid[0] | window_read), .read_address(window_read ? window_address[SLOT-1:0] : place_1),
+    .read_data(past), .write(valid[7] | state == CLEAR | (window_write & window_past)),
+    .write_address(state == CLEAR ? cleared[SLOT-1:0] : window_write ? window_address[SLOT-1:0] : place_8),
+    .write_data(state == CLEAR ? UNKNOWN[31:0] : window_write ? window_data : past_8)
   );
   logic [31:0] signature_word;
   unit_pick #(.N(WORDS), .WIDTH(32)) pick_word (
@@ -119,24 +119,30 @@ module unit_search #(
   // The nearest: a distance in 64ths of a bit and the age less one; the smallest keys.
   logic [PLACES-1:0] full;
   logic [PLACES*32-1:0] keys;
-  wire [15:0] age_less_one = 16'(age_5) - 16'd1;
+  wire [15:0] age_less_one = 16'(age_8) - 16'd1;
   unit_rank_chain #(.K(PLACES), .KEY(32), .DATA(1)) chain (
     .clk, .rst_n, .clear(state == CLEAR | state == STORE), .enabled({PLACES{1'b1}}),
-    .in_valid(valid[4]), .in_key(~{past_5[31:16], age_less_one}), .in_data(1'b0),
+    .in_valid(valid[7]), .in_key(~{past_8[31:16], age_less_one}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full, .keys, .data()
   );
   assign nearest = ~keys;
   logic [$clog2(PLACES)-1:0] last_place;
-  assign last_place = ($clog2(PLACES))'(candidates - 1'b1);
-  logic [31:0] last_key;
-  logic last_full;
+  always_ff @(posedge clk) last_place <= ($clog2(PLACES))'(candidates - 1'b1);
+  logic [31:0] last_key, picked_key;
+  logic last_full, picked_full;
+  always_ff @(posedge clk) {last_full, last_key} <= {picked_full, picked_key};
   logic [PLACES*33-1:0] marked;
   for (genvar i = 0; i < PLACES; i++) begin : marks
     assign marked[33*i+:33] = {full[i], nearest[32*i+:32]};
   end
-  unit_pick #(.N(PLACES), .WIDTH(33)) pick_last (.entries(marked), .index(last_place), .entry({last_full, last_key}));
+  unit_pick #(.N(PLACES), .WIDTH(33)) pick_last (.entries(marked), .index(last_place), .entry({picked_full, picked_key}));
 
+  logic [SLOT-1:0] last_slot, next_slot;
+  logic [$clog2(PLACES):0] searched;
   always_ff @(posedge clk) begin
+    last_slot <= SLOT'(slots - 1'b1);
+    next_slot <= slot == last_slot ? '0 : slot + 1'b1;
+    searched <= 32'(complete) > NEWEST ? ($clog2(PLACES) + 1)'(32'(complete) - NEWEST) : '0;
     if (state == CLEAR) begin
       {slot, complete, found} <= '0;
       reach <= 32'hffff_ffff;
@@ -149,10 +155,9 @@ module unit_search #(
       endcase
     end else if (state == LAST) begin
       reach <= last_full ? {last_key[31:16], 16'd0} : 32'hffff_ffff;
-      if (last_full) found <= candidates;
-      else found <= 32'(complete) > NEWEST ? ($clog2(PLACES) + 1)'(32'(complete) - NEWEST) : '0;
-      slot <= {1'b0, slot} + 1'b1 == slots ? '0 : slot + 1'b1;
-      if ({1'b0, complete} + 1'b1 < slots) complete <= complete + 1'b1;
+      found <= last_full ? candidates : searched;
+      slot <= next_slot;
+      if (complete < last_slot) complete <= complete + 1'b1;
     end
   end
   always_ff @(posedge clk or negedge rst_n) begin
@@ -162,7 +167,7 @@ module unit_search #(
       done <= 1'b0;
     end else begin
       done <= 1'b0;
-      valid <= {valid[3:0], state == AGES};
+      valid <= {valid[6:0], state == AGES};
       case (state)
         IDLE: begin
           cleared <= '0;
@@ -187,7 +192,7 @@ module unit_search #(
         end
         DRAIN: begin
           wait_steps <= wait_steps + 8'd1;
-          if (wait_steps == 8'(PLACES + 8)) state <= LAST;
+          if (wait_steps == 8'(PLACES + 13)) state <= LAST;
         end
         default: begin
           state <= IDLE;

@@ -44,9 +44,9 @@ module unit_select #(
 
   // How masses are asked for: of the wanted, of the stand-ins, of all, of the chosen.
   localparam logic [1:0] WANTED = 2'd0, STAND_IN = 2'd1, ALL = 2'd2, CHOSEN = 2'd3;
-  typedef enum logic [3:0] {
-    IDLE, LOGITS, SETTLE, MASSES, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN, SHARE, LOAD,
-    DIVIDE, KEEP
+  typedef enum logic [4:0] {
+    IDLE, LOGITS, SETTLE, MASSES, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN, SCALE, SHARE,
+    LOAD, DIVIDE, KEEP
   } state_t;
   state_t state;
   logic [11:0] count;
@@ -81,25 +81,22 @@ module unit_select #(
     .write(in_valid), .write_address(in_expert), .write_data({~in_logit[31], in_logit[30:0]})
   );
 
-  // Masses: asked for one a cycle, and where they come back.
-  logic ask, ask_1, ask_2, mass_valid;
+  // Masses: asked for one a cycle, and where they come back. A cycle for who it is, one for his logit.
+  logic ask, ask_1, ask_2, mass_valid, stands_in_1, choosing_1, choosing_2;
   logic [1:0] kind, kind_1, kind_2, mass_kind;
-  logic [RANK-1:0] index, index_1, index_2, mass_index;
-  logic [31:0] value_1, value_2, largest, mass;
-  logic [RANK-1:0] source, place;
+  logic [RANK-1:0] index, index_1, index_2, place_1, mass_index;
+  logic [31:0] value_2, largest, mass;
+  logic [ID-1:0] id_2;
+  logic [RANK-1:0] source;
   logic [K*RANK-1:0] sources;
-  logic [31:0] of_wanted, of_stand_in;
+  logic [32+ID-1:0] of_wanted, of_stand_in;
   logic replaced_there;
-  logic [K*32-1:0] wanted_logits, stand_in_logits;
-  for (genvar i = 0; i < K; i++) begin : logits_of_keys
-    assign wanted_logits[i*32+:32] = wanted_keys[i*KEY+ID+:32];
-    assign stand_in_logits[i*32+:32] = stand_in_keys[i*KEY+ID+:32];
-  end
+  wire [32+ID-1:0] of_rank = stands_in_1 ? of_stand_in : of_wanted;
   unit_pick #(.N(K), .WIDTH(RANK + 1)) pick_source (
     .entries(marked_sources), .index, .entry({replaced_there, source})
   );
-  unit_pick #(.N(K), .WIDTH(32)) pick_wanted (.entries(wanted_logits), .index, .entry(of_wanted));
-  unit_pick #(.N(K), .WIDTH(32)) pick_stand_in (.entries(stand_in_logits), .index(place), .entry(of_stand_in));
+  unit_pick #(.N(K), .WIDTH(KEY)) pick_wanted (.entries(wanted_keys), .index(index_1), .entry(of_wanted));
+  unit_pick #(.N(K), .WIDTH(KEY)) pick_stand_in (.entries(stand_in_keys), .index(place_1), .entry(of_stand_in));
   always_comb begin
     ask = 1'b0;
     kind = WANTED;
@@ -108,7 +105,6 @@ module unit_select #(
     case (state)
       MASSES: begin
         ask = 1'b1;
-        kind = WANTED;
         if (count >= 12'(k)) begin
           kind = STAND_IN;
           index = RANK'(count - 12'(k));
@@ -126,13 +122,14 @@ module unit_select #(
       default: ;
     endcase
   end
-  wire stands_in = kind == STAND_IN | (kind == CHOSEN & replaced_there);
-  assign place = kind == CHOSEN ? source : index;
   always_ff @(posedge clk) begin
-    value_1 <= stands_in ? of_stand_in : of_wanted;
-    value_2 <= kind_1 == ALL ? logit_again : value_1;
+    stands_in_1 <= kind == STAND_IN | (kind == CHOSEN & replaced_there);
+    place_1 <= kind == CHOSEN ? source : index;
+    value_2 <= kind_1 == ALL ? logit_again : of_rank[KEY-1:ID];
+    id_2 <= ~of_rank[ID-1:0];
     {kind_2, kind_1} <= {kind_1, kind};
     {index_2, index_1} <= {index_1, index};
+    {choosing_2, choosing_1} <= {choosing_1, state == CHOOSE};
   end
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) {ask_2, ask_1} <= '0;
@@ -170,11 +167,14 @@ module unit_select #(
     if (start || state == CHOOSE) collected <= '0;
     else if (mass_valid && mass_kind != STAND_IN) collected <= collected + 12'd1;
   end
-  wire [11:0] asked = 12'(k) + (of_chosen ? 12'd0 : 12'(experts));
+  logic [11:0] asked;
+  always_ff @(posedge clk) asked <= 12'(k) + (of_chosen ? 12'd0 : 12'(experts));
   wire [41:0] total = of_chosen ? sum : sum_of_all;
 
-  // What a token may lose: parts of masses by one multiplier, which the pairs use after that.
-  logic [31:0] factor_a, factor_b;
+  // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles since
+  // it was given the first of them.
+  logic [15:0] fed;
+  logic [31:0] factor_a, factor_b, next_a, next_b;
   logic [63:0] product, error_left;
   logic [41:0] mass_left, part;
   logic [31:0] error_mass;
@@ -182,159 +182,168 @@ module unit_select #(
 
   // Pairs: rank `rank` with stand-in `pair`. Masses, then their difference, its square and their product, then what it
   // costs. Two cycles a pair where the error is bounded.
-  logic [RANK:0] rank, pair;
+  logic [K-1:0] at_rank, at_pair, at_last, replaceable;
   logic second;
-  logic [K*33-1:0] marked_masses, marked_stand_ins;
   logic [K*(RANK+1)-1:0] marked_sources;
   for (genvar i = 0; i < K; i++) begin : marks
-    assign marked_masses[33*i+:33] = {wanted_resident[i], weights[32*i+:32]};
-    assign marked_stand_ins[33*i+:33] = {stand_in_full[i], stand_in_masses[32*i+:32]};
     assign marked_sources[(RANK+1)*i+:RANK+1] = {replaced[i], sources[RANK*i+:RANK]};
   end
-  wire [RANK-1:0] at_rank = RANK'(rank - 1'b1);
-  wire pairs_left = rank > (RANK + 1)'(0) & 12'(rank) > 12'(keep_top);
-  logic present, full_there;
   logic [31:0] old_mass, new_mass;
-  unit_pick #(.N(K), .WIDTH(33)) pick_old (.entries(marked_masses), .index(at_rank), .entry({present, old_mass}));
-  unit_pick #(.N(K), .WIDTH(33)) pick_new (
-    .entries(marked_stand_ins), .index(pair[RANK-1:0]), .entry({full_there, new_mass})
-  );
-  wire stand_in_there = pair < (RANK + 1)'(K) & full_there;
-  wire issue = state == PAIRS & pairs_left & ~present & stand_in_there & ~second;
-  logic [7:0] issued;
+  logic [RANK-1:0] rank, pair;
+  always_comb begin
+    {old_mass, new_mass, rank, pair} = '0;
+    for (int unsigned i = 0; i < K; i++) begin
+      old_mass = old_mass | (weights[32*i+:32] & {32{at_rank[i]}});
+      new_mass = new_mass | (stand_in_masses[32*i+:32] & {32{at_pair[i]}});
+      if (at_rank[i]) rank = rank | RANK'(i);
+      if (at_pair[i]) pair = pair | RANK'(i);
+    end
+  end
+  for (genvar i = 0; i < K; i++) begin : pointers
+    always_ff @(posedge clk) begin
+      at_last[i] <= (RANK + 1)'(i + 1) == k;
+      replaceable[i] <= 7'(i) >= keep_top;
+    end
+  end
+  wire pairs_left = (at_rank & replaceable) != '0;
+  wire present = (at_rank & wanted_resident) != '0;
+  wire stand_in_there = (at_pair & stand_in_full) != '0;
+  logic pairing;
+  wire issue = pairing & pairs_left & ~present & stand_in_there & ~second;
+  logic [10:0] issued;
   logic [31:0] old_1, new_1, old_2, new_2, lost_2, old_3, new_3;
-  logic [RANK-1:0] rank_7, pair_7;
-  logic [31:0] lost_7;
-  logic [63:0] square_6, cost_7;
+  logic [RANK-1:0] rank_11, pair_11;
+  logic [31:0] lost_9;
+  logic [63:0] square_8, cost_9;
   always_ff @(posedge clk) begin
     {old_1, new_1} <= {old_mass, new_mass};
     lost_2 <= old_1 - new_1;
     {old_2, new_2} <= {old_1, new_1};
     {old_3, new_3} <= {old_2, new_2};
-    square_6 <= product;
-    cost_7 <= square_6 + (product >> 2);
+    square_8 <= product;
+    cost_9 <= square_8 + (product >> 2);
   end
-  unit_delay #(.WIDTH(2 * RANK), .CYCLES(7)) pair_line (.clk, .in({at_rank, pair[RANK-1:0]}), .out({rank_7, pair_7}));
-  unit_delay #(.WIDTH(32), .CYCLES(5)) lost_line (.clk, .in(lost_2), .out(lost_7));
+  unit_delay #(.WIDTH(2 * RANK), .CYCLES(11)) pair_line (
+    .clk, .in({rank, pair}), .out({rank_11, pair_11})
+  );
+  unit_delay #(.WIDTH(32), .CYCLES(7)) lost_line (.clk, .in(lost_2), .out(lost_9));
   always_comb begin
-    factor_a = lost_2;
-    factor_b = lost_2;
-    if (state == BUDGET) begin
-      case (count[3:0])
-        4'd0: {factor_a, factor_b} = {sum[31:0], eps_mass};
-        4'd1: {factor_a, factor_b} = {22'd0, sum[41:32], eps_mass};
-        4'd2: {factor_a, factor_b} = {total[31:0], eps_error};
-        4'd3: {factor_a, factor_b} = {22'd0, total[41:32], eps_error};
-        default: {factor_a, factor_b} = {error_mass, error_mass};
-      endcase
-    end else if (!issued[1]) begin
-      {factor_a, factor_b} = {old_3, new_3};
-    end
+    next_a = issued[1] ? lost_2 : old_3;
+    next_b = issued[1] ? lost_2 : new_3;
+    if (fed[0]) {next_a, next_b} = {sum[31:0], eps_mass};
+    if (fed[1]) {next_a, next_b} = {22'd0, sum[41:32], eps_mass};
+    if (error_bound && fed[2]) {next_a, next_b} = {total[31:0], eps_error};
+    if (error_bound && fed[3]) {next_a, next_b} = {22'd0, total[41:32], eps_error};
+    if (error_bound && fed[10]) {next_a, next_b} = {error_mass, error_mass};
   end
-  logic stopped;
-  wire kept = issued[6] & ~stopped & mass_left >= 42'(lost_7) & (~error_bound | error_left >= cost_7);
   always_ff @(posedge clk) begin
-    if (state == BUDGET) begin
-      case (count[3:0])
-        4'd3: mass_left <= 42'(product[63:32]);
-        4'd4: mass_left <= mass_left + product[41:0];
-        4'd5: part <= 42'(product[63:32]);
-        4'd6: part <= part + product[41:0];
-        4'd7: error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
-        default: ;
-      endcase
-    end else if (kept) begin
-      mass_left <= mass_left - 42'(lost_7);
+    {factor_a, factor_b} <= {next_a, next_b};
+    if (fed[5]) mass_left <= 42'(product[63:32]);
+    if (fed[6]) mass_left <= mass_left + product[41:0];
+    if (fed[7]) part <= 42'(product[63:32]);
+    if (fed[8]) part <= part + product[41:0];
+    if (fed[9]) error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
+    if (fed[15]) error_left <= product;
+  end
+
+  // What the pairs cost so far, kept or not: those before one that is not kept all were.
+  logic [31+RANK:0] mass_spent;
+  logic [63+RANK:0] error_spent;
+  logic affordable, stopped;
+  wire kept = issued[10] & ~stopped & affordable;
+  always_ff @(posedge clk) begin
+    if (start) {mass_spent, error_spent} <= '0;
+    else if (issued[8]) begin
+      mass_spent <= mass_spent + (32 + RANK)'(lost_9);
+      error_spent <= error_spent + (64 + RANK)'(cost_9);
     end
-    if (state == BUDGET && count[3:0] == 4'd11) error_left <= product;
-    else if (kept) error_left <= error_left - cost_7;
+    affordable <= mass_left >= 42'(mass_spent) & (~error_bound | (64 + RANK)'(error_left) >= error_spent);
   end
   for (genvar i = 0; i < K; i++) begin : replacements
     always_ff @(posedge clk) begin
       if (start) replaced[i] <= 1'b0;
-      else if (kept && rank_7 == RANK'(i)) replaced[i] <= 1'b1;
-      if (kept && rank_7 == RANK'(i)) sources[RANK*i+:RANK] <= pair_7;
+      else if (kept && rank_11 == RANK'(i)) replaced[i] <= 1'b1;
+      if (kept && rank_11 == RANK'(i)) sources[RANK*i+:RANK] <= pair_11;
     end
   end
   always_ff @(posedge clk) begin
     if (start) stopped <= 1'b0;
-    else if (issued[6] && !kept) stopped <= 1'b1;
+    else if (issued[10] && !kept) stopped <= 1'b1;
     if (start) stand_ins <= '0;
     else if (kept) stand_ins <= stand_ins + 1'b1;
   end
   wire may_replace = eps_mass != '0 & ~(error_bound & eps_error == '0);
 
-  // The choice, rank by rank, and the greatest logit in it.
-  wire [RANK-1:0] choice = RANK'(count);
-  logic [K*ID-1:0] stand_in_ids;
-  logic [ID-1:0] wanted_id, stand_in_id;
-  unit_pick #(.N(K), .WIDTH(ID)) pick_wanted_id (.entries(wanted_ids), .index, .entry(wanted_id));
-  unit_pick #(.N(K), .WIDTH(ID)) pick_stand_in_id (.entries(stand_in_ids), .index(source), .entry(stand_in_id));
-  wire [31:0] choice_logit = replaced_there ? of_stand_in : of_wanted;
+  // The choice, rank by rank, and the greatest logit in it: of all, where all share the mass, else of those that do.
   for (genvar i = 0; i < K; i++) begin : choices
-    assign stand_in_ids[i*ID+:ID] = ~stand_in_keys[i*KEY+:ID];
     assign missing[i] = in_use[i] & ~replaced[i] & ~wanted_resident[i];
-    always_ff @(posedge clk) begin
-      if (state == CHOOSE && choice == RANK'(i)) chosen_ids[i*ID+:ID] <= replaced_there ? stand_in_id : wanted_id;
-    end
+    always_ff @(posedge clk) if (choosing_2 && index_2 == RANK'(i)) chosen_ids[i*ID+:ID] <= id_2;
   end
   always_ff @(posedge clk) begin
-    // Of all, where all share the mass, else of those that share it.
-    if (state == SETTLE) largest <= greatest;
-    else if (state == CHOOSE && of_chosen && (count == '0 || choice_logit > largest)) largest <= choice_logit;
+    if (state == MASSES && count == '0) largest <= greatest;
+    else if (choosing_2 && of_chosen && (index_2 == '0 || value_2 > largest)) largest <= value_2;
   end
 
   // Shares of the whole: it is brought to 32 bits, rounded up, and its parts with it.
-  logic [3:0] down;
-  logic [31:0] whole;
-  logic inexact;
+  logic [3:0] down, bits_over;
+  logic [31:0] whole, rounded;
+  logic inexact, bits_lost;
   always_comb begin
-    down = '0;
-    inexact = 1'b0;
-    for (int i = 0; i < 10; i++) if (total[32+i]) down = 4'(i + 1);
-    for (int i = 0; i < 10; i++) if (4'(i) < down && total[i]) inexact = 1'b1;
+    bits_over = '0;
+    bits_lost = 1'b0;
+    for (int i = 0; i < 10; i++) if (total[32+i]) bits_over = 4'(i + 1);
+    for (int i = 0; i < 10; i++) if (4'(i) < down && total[i]) bits_lost = 1'b1;
   end
-  wire [31:0] rounded = 32'(total >> down);
+  always_ff @(posedge clk) begin
+    down <= bits_over;
+    rounded <= 32'(total >> down);
+    inexact <= bits_lost & 32'(total >> down) != 32'hffff_ffff;
+    if (state == SHARE) whole <= rounded + 32'(inexact);
+  end
+  logic loading, stepping;
+  always_ff @(posedge clk) {loading, stepping} <= {state == LOAD, state == DIVIDE & count[4:0] != 5'd31};
   for (genvar i = 0; i < DIVIDERS; i++) begin : dividers
     logic [BLOCKS*32-1:0] in_turn;
-    logic [31:0] numerator;
+    logic [31:0] in_block, numerator;
     for (genvar j = 0; j < BLOCKS; j++) begin : turns
       assign in_turn[32*j+:32] = weights[32*(j*DIVIDERS+i)+:32];
     end
     unit_pick #(.N(BLOCKS), .WIDTH(32)) pick_numerator (
-      .entries(in_turn), .index(BLOCK'(block)), .entry(numerator)
+      .entries(in_turn), .index(BLOCK'(block)), .entry(in_block)
     );
+    always_ff @(posedge clk) numerator <= in_block >> down;
     unit_quotient divider (
-      .clk, .load(state == LOAD), .step(state == DIVIDE), .numerator(numerator >> down), .denominator(whole),
+      .clk, .load(loading), .step(stepping), .numerator, .denominator(whole),
       .quotient(quotients[32*i+:32])
     );
   end
-  always_ff @(posedge clk) if (state == SHARE) whole <= rounded + 32'(inexact && rounded != 32'hffff_ffff);
 
   wire running = state != IDLE;
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) begin
       state <= IDLE;
       count <= '0;
-      {rank, pair, second, issued, block} <= '0;
+      {at_rank, at_pair, pairing, second, issued, fed, block} <= '0;
       {chosen, weighed} <= '0;
     end else if (start) begin
       state <= LOGITS;
       count <= '0;
-      {rank, pair, second, issued, block} <= '0;
+      {at_rank, at_pair, pairing, second, issued, fed, block} <= '0;
       {chosen, weighed} <= '0;
     end else if (cancel) begin
       state <= IDLE;
     end else if (running) begin
       count <= count + 12'd1;
-      issued <= {issued[6:0], issue};
+      issued <= {issued[9:0], issue};
+      fed <= fed << 1;
       case (state)
         LOGITS: begin
           count <= '0;
-          if (in_valid && in_last) state <= SETTLE;
+          if (in_valid && in_last) state <= k == (RANK + 1)'(K) ? MASSES : SETTLE;
         end
-        // The last logit is in the cells of both chains by the time that their masses are asked for.
-        SETTLE: if (count == 12'(K + 1) - 12'(k)) begin
+        // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to their
+        // cells. Past the cells that are not in use it takes as long as the wait here.
+        SETTLE: if (count + 12'd1 + 12'(k) == 12'(K)) begin
           state <= MASSES;
           count <= '0;
         end
@@ -345,22 +354,32 @@ module unit_select #(
         EVERY: if (count + 12'd1 == 12'(experts)) state <= COLLECT;
         COLLECT: begin
           count <= '0;
-          rank <= k;
-          if (collected >= asked) state <= may_replace ? BUDGET : CHOOSE;
+          at_rank <= at_last;
+          at_pair <= K'(1);
+          if (collected >= asked) begin
+            state <= may_replace ? BUDGET : CHOOSE;
+            fed[0] <= may_replace;
+          end
         end
-        BUDGET: if (count == (error_bound ? 12'd11 : 12'd4)) state <= PAIRS;
+        // What may be lost is known before it is held against what the first pair loses.
+        BUDGET: if (fed[error_bound ? 8 : 1]) begin
+          state <= PAIRS;
+          pairing <= 1'b1;
+        end
         PAIRS: begin
-          if (issue && error_bound) second <= 1'b1;
-          else second <= 1'b0;
+          second <= issue & error_bound;
           if (!second) begin
-            if (!pairs_left || (!present && !stand_in_there)) state <= SPEND;
-            else rank <= rank - 1'b1;
-            if (issue) pair <= pair + 1'b1;
+            if (!pairs_left || (!present && !stand_in_there)) begin
+              state <= SPEND;
+              pairing <= 1'b0;
+            end
+            at_rank <= at_rank >> 1;
+            if (issue) at_pair <= at_pair << 1;
           end
         end
         SPEND: begin
           count <= '0;
-          if (issued[6:0] == '0) state <= CHOOSE;
+          if (issued == '0) state <= CHOOSE;
         end
         // A rank is said no earlier than two cycles after it is chosen here.
         CHOOSE: begin
@@ -371,13 +390,15 @@ module unit_select #(
           end
         end
         WEIGH: if (count + 12'd1 == 12'(k)) state <= COLLECT_CHOSEN;
-        COLLECT_CHOSEN: if (collected == 12'(k)) state <= SHARE;
+        // The sum is there, then how far it goes down, then what is left of it.
+        COLLECT_CHOSEN: if (collected == 12'(k)) state <= SCALE;
+        SCALE: state <= SHARE;
         SHARE: state <= LOAD;
         LOAD: begin
           state <= DIVIDE;
           count <= '0;
         end
-        DIVIDE: if (count == 12'd30) state <= KEEP;
+        DIVIDE: if (count == 12'd31) state <= KEEP;
         KEEP: begin
           block <= block + 1'b1;
           if ((12'(block) + 12'd1) * 12'(DIVIDERS) >= 12'(k)) begin

@@ -34,7 +34,7 @@ module unit_signature #(
   localparam int unsigned WORD = $clog2(WORDS);
 
   typedef enum logic [3:0] {
-    IDLE, CLEAR, WORD_START, LAYER_START, FROM, IDS, DRAIN, READ, DIFFERENCE, FOLLOW, WRITE
+    IDLE, CLEAR, WORD_START, LAYER_START, FROM, IDS, DRAIN, READ, SCALE, DIFFERENCE, HALF, FOLLOW, NEXT, WRITE
   } state_t;
   state_t state;
   logic [WORD-1:0] word;
@@ -47,11 +47,11 @@ module unit_signature #(
 
   // Every how many layers a word sees one, as a power of two.
   logic [1:0] every;
-  always_comb begin
-    every = 2'd0;
-    if (WORDS >= 2 && layers >= 12'd8) every = 2'd1;
-    if (WORDS >= 4 && layers >= 12'd16) every = 2'd2;
-    if (WORDS >= 8 && layers >= 12'd32) every = 2'd3;
+  always_ff @(posedge clk) begin
+    every <= 2'd0;
+    if (WORDS >= 2 && layers >= 12'd8) every <= 2'd1;
+    if (WORDS >= 4 && layers >= 12'd16) every <= 2'd2;
+    if (WORDS >= 8 && layers >= 12'd32) every <= 2'd3;
   end
   wire [2:0] first_layer = 3'(word) & ~(3'd7 << every);
 
@@ -67,9 +67,9 @@ module unit_signature #(
   assign hash_in = state == FROM ? place ^ (place >> 16) : from + 32'(choice[ID-1:0]);
   unit_hash hash (.clk, .in(hash_in), .out(hashed));
   // Choices on their way: asked for, read and hashed.
-  logic [7:0] asked;
+  logic asked;
   logic counts;
-  unit_delay #(.WIDTH(1), .CYCLES(7)) counts_line (.clk, .in(asked[0] & ~choice[ID]), .out(counts));
+  unit_delay #(.WIDTH(1), .CYCLES(9)) counts_line (.clk, .in(asked & ~choice[ID]), .out(counts));
 
   // 32 sums, and the one whose mean is at hand.
   logic [32*12-1:0] sums;
@@ -82,25 +82,30 @@ module unit_signature #(
   end
   unit_pick #(.N(32), .WIDTH(12)) pick_sum (.entries(sums), .index(bit_index[4:0]), .entry(sum));
 
-  // Sums are parts of what a signed word holds.
-  logic [3:0] used, shift;
+  // Sums are parts of what a signed word holds. A step a cycle: the mean moves by a part of the difference.
+  logic [3:0] used, bits_used, shift, bits_of_tokens;
+  logic [31:0] half;
   always_comb begin
-    used = '0;
-    for (int i = 0; i < 12; i++) if (most[i]) used = 4'(i + 1);
-    shift = '0;
-    for (int i = 0; i < 9; i++) if (tokens[i]) shift = 4'(i + 1);
-    if (tokens[31:8] != '0) shift = 4'd9;
+    bits_used = '0;
+    for (int i = 0; i < 12; i++) if (most[i]) bits_used = 4'(i + 1);
+    bits_of_tokens = '0;
+    for (int i = 0; i < 9; i++) if (tokens[i]) bits_of_tokens = 4'(i + 1);
+    if (tokens[31:8] != '0) bits_of_tokens = 4'd9;
   end
-  logic [31:0] difference, moved, scaled;
+  logic [11:0] picked;
+  logic [31:0] scaled, difference, raised, moved, next_mean;
   logic above;
-  assign scaled = 32'(sum) << (5'd31 - 5'(used));
-  wire [31:0] half = (32'd1 << shift) >> 1;
   always_ff @(posedge clk) begin
-    if (state == DIFFERENCE) difference <= scaled - mean;
-    if (state == FOLLOW) begin
-      moved <= $signed(difference + half) >>> shift;
-      above <= ~difference[31] & difference != '0;
-    end
+    used <= bits_used;
+    shift <= bits_of_tokens;
+    half <= (32'd1 << shift) >> 1;
+    picked <= sum;
+    scaled <= 32'(picked) << (5'd31 - 5'(used));
+    difference <= scaled - mean;
+    raised <= difference + half;
+    moved <= $signed(raised) >>> shift;
+    above <= ~difference[31] & difference != '0;
+    next_mean <= mean + moved;
   end
   unit_ram #(.WIDTH(32), .DEPTH(32 * WORDS)) means (
     .clk,
@@ -109,7 +114,7 @@ module unit_signature #(
     .read_data(mean),
     .write(state == WRITE | state == CLEAR | window_write),
     .write_address(window_write ? window_address : state == CLEAR ? cleared[MEAN-1:0] : {word, bit_index[4:0]}),
-    .write_data(window_write ? window_data : state == CLEAR ? 32'd0 : mean + moved)
+    .write_data(window_write ? window_data : state == CLEAR ? 32'd0 : next_mean)
   );
   for (genvar i = 0; i < WORDS; i++) begin : words
     for (genvar j = 0; j < 32; j++) begin : bits
@@ -118,15 +123,19 @@ module unit_signature #(
     end
   end
 
+  logic all_tokens;
   wire last_bit = bit_index == 6'd31;
   wire last_word = word == WORD'(WORDS - 1);
   always_ff @(posedge clk) begin
     if (tokens_write) tokens <= window_data;
     else if (state == CLEAR) tokens <= '0;
-    else if (state == WRITE && last_bit && last_word && tokens != 32'hffff_ffff) tokens <= tokens + 32'd1;
-    if (state == FROM && wait_steps == 4'd7) from <= hashed;
+    else if (state == WRITE && last_bit && last_word && !all_tokens) tokens <= tokens + 32'd1;
+    all_tokens <= tokens == 32'hffff_ffff;
+    if (state == FROM && wait_steps == 4'd9) from <= hashed;
   end
   wire [12:0] next_layer = {1'b0, layer} + (13'd1 << every);
+  logic more_layers;
+  always_ff @(posedge clk) more_layers <= next_layer < {1'b0, layers} & layer < layers;
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) begin
       state <= IDLE;
@@ -134,7 +143,7 @@ module unit_signature #(
       done <= 1'b0;
     end else begin
       done <= 1'b0;
-      asked <= {asked[6:0], state == IDS};
+      asked <= state == IDS;
       case (state)
         IDLE: begin
           {word, most, cleared} <= '0;
@@ -161,7 +170,7 @@ module unit_signature #(
         // The hash is held until it comes out.
         FROM: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd7) begin
+          if (wait_steps == 4'd9) begin
             state <= IDS;
             if (word == '0) most <= most + 12'(k);
           end
@@ -175,16 +184,19 @@ module unit_signature #(
         end
         DRAIN: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd9) begin
+          if (wait_steps == 4'd11) begin
             bit_index <= '0;
             row <= row + ((CHOICE + 1)'(k) << every);
             layer <= 12'(next_layer);
-            state <= next_layer < {1'b0, layers} && layer < layers ? LAYER_START : READ;
+            state <= more_layers ? LAYER_START : READ;
           end
         end
-        READ: state <= DIFFERENCE;
-        DIFFERENCE: state <= FOLLOW;
-        FOLLOW: state <= WRITE;
+        READ: state <= SCALE;
+        SCALE: state <= DIFFERENCE;
+        DIFFERENCE: state <= HALF;
+        HALF: state <= FOLLOW;
+        FOLLOW: state <= NEXT;
+        NEXT: state <= WRITE;
         default: begin
           bit_index <= bit_index + 6'd1;
           state <= READ;

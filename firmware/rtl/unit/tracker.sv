@@ -1,7 +1,8 @@
 // The tracker of a layer: after each token its levels, gain, phase and lock, bit for bit as `Tracker::update`. Off the
 // critical path, so that it is small: a program of some 200 steps on one multiplier and one divider.
 //
-// A step takes two cycles, one for its sources and one for its result; those that wait for a unit take longer.
+// A step takes three cycles, for its sources, for sums and shifts of them and for its result, and two more if it jumps;
+// those that wait for a unit take longer.
 module unit_tracker #(
   parameter int unsigned E = 256,
   parameter int unsigned ID = $clog2(E)
@@ -52,73 +53,85 @@ module unit_tracker #(
     DIVF = 5'd16, DIVI = 5'd17, LDW = 5'd18, STW = 5'd19, LDID = 5'd20, LDL = 5'd21, RAISE = 5'd22, SWEEP = 5'd23,
     JEQ = 5'd24, JNE = 5'd25, JLTU = 5'd26, JGEU = 5'd27, JGES = 5'd28, CALL = 5'd29, RET = 5'd30, HALT = 5'd31;
 
-  typedef enum logic [2:0] {IDLE, SOURCES, RESULT, WAIT, ROOT, QUOTIENT, LEVELS} state_t;
+  typedef enum logic [3:0] {IDLE, FETCH, DECODE, SOURCES, EXECUTE, RESULT, WAIT, ROOT, QUOTIENT, LEVELS} state_t;
   state_t state;
   logic [7:0] at, link;
-  logic [54:0] instruction;
-  unit_tracker_program rom (.address(at), .instruction);
+  logic [54:0] stored, fetched, instruction;
+  unit_tracker_program rom (.address(at), .instruction(stored));
   wire [4:0] op = instruction[54:50];
   wire [5:0] target = instruction[49:44];
-  wire [5:0] source_a = instruction[43:38];
-  wire [5:0] source_b = instruction[37:32];
   wire [31:0] number = instruction[31:0];
 
-  // The numbers that change, and the sources of a step.
+  // The numbers that change, those that do not, and the instruction's; the sources of a step, which are known by then.
+  localparam int unsigned NUMBERS = 43;
   logic [32*32-1:0] numbers;
-  logic [31:0] a, b, number_a, number_b, fixed_a, fixed_b;
-  unit_pick #(.N(32), .WIDTH(32)) pick_a (.entries(numbers), .index(source_a[4:0]), .entry(number_a));
-  unit_pick #(.N(32), .WIDTH(32)) pick_b (.entries(numbers), .index(source_b[4:0]), .entry(number_b));
-  function automatic logic [31:0] fixed(input logic [4:0] which);
-    case (which)
-      5'd0: fixed = process_noise;
-      5'd1: fixed = reopened;
-      5'd2: fixed = fast_gain;
-      5'd3: fixed = 32'(proportional_shift);
-      5'd4: fixed = 32'(integral_shift);
-      5'd5: fixed = 32'(acquire_tokens);
-      5'd6: fixed = 32'(slack_16ths);
-      5'd7: fixed = 32'(threshold);
-      5'd8: fixed = 32'(experts);
-      5'd9: fixed = 32'(wanted_count);
-      5'd31: fixed = number;
-      default: fixed = '0;
-    endcase
-  endfunction
-  assign fixed_a = fixed(source_a[4:0]);
-  assign fixed_b = fixed(source_b[4:0]);
-  always_ff @(posedge clk) begin
-    if (state == SOURCES) begin
-      a <= source_a[5] ? fixed_a : number_a;
-      b <= source_b[5] ? fixed_b : number_b;
+  logic [NUMBERS-1:0] uses_a, uses_b;
+  logic [31:0] a, b, source_a, source_b;
+  wire [32*NUMBERS-1:0] sources = {
+    number, 32'(wanted_count), 32'(experts), 32'(threshold), 32'(slack_16ths), 32'(acquire_tokens),
+    32'(integral_shift), 32'(proportional_shift), fast_gain, reopened, process_noise, numbers
+  };
+  always_comb begin
+    {source_a, source_b} = '0;
+    for (int unsigned i = 0; i < NUMBERS; i++) begin
+      source_a = source_a | (sources[32*i+:32] & {32{uses_a[i]}});
+      source_b = source_b | (sources[32*i+:32] & {32{uses_b[i]}});
     end
+  end
+  always_ff @(posedge clk) begin
+    fetched <= stored;
+    if (state == DECODE || state == RESULT) begin
+      instruction <= fetched;
+      for (int unsigned i = 0; i < NUMBERS; i++) begin
+        uses_a[i] <= fetched[43:38] == (i == NUMBERS - 1 ? 6'd63 : 6'(i));
+        uses_b[i] <= fetched[37:32] == (i == NUMBERS - 1 ? 6'd63 : 6'(i));
+      end
+    end
+    if (state == SOURCES) {a, b} <= {source_a, source_b};
   end
 
   // Sums and shifts.
-  wire [32:0] total = {1'b0, a} + {1'b0, b};
-  wire [32:0] rest = {1'b0, a} - {1'b0, b};
+  logic [5:0] zeros;
+  logic [32:0] total, rest;
+  logic [31:0] other;
+  logic equal, too_great;
+  always_comb begin
+    zeros = 6'd32;
+    for (int unsigned i = 0; i < 32; i++) if (a[i]) zeros = 6'(31 - i);
+  end
+  always_ff @(posedge clk) begin
+    total <= {1'b0, a} + {1'b0, b};
+    rest <= {1'b0, a} - {1'b0, b};
+    equal <= a == b;
+    case (op)
+      SHL: other <= a << b[4:0];
+      SHR: other <= a >> b[4:0];
+      SAR: other <= $signed(a) >>> b[4:0];
+      LZ: other <= 32'(zeros);
+      default: other <= a[31] ? ~a + 32'd1 : a;
+    endcase
+    too_great <= product[63:31] != '0;
+  end
   wire less = rest[32];
   wire below = a[31] != b[31] ? a[31] : less;
   wire sum_overflows = a[31] == b[31] & total[31] != a[31];
   wire rest_overflows = a[31] != b[31] & rest[31] != a[31];
   wire [31:0] end_of_range = a[31] ? 32'h8000_0000 : 32'h7fff_ffff;
-  logic [5:0] zeros;
-  always_comb begin
-    zeros = 6'd32;
-    for (int unsigned i = 0; i < 32; i++) if (a[i]) zeros = 6'(31 - i);
-  end
 
   // The multiplier; the divider, which finds 32 bits of {a, low} / b; and the root of a product, two bits at a time.
   logic [63:0] product, radicand;
   logic [31:0] root, quotient, low;
   logic [33:0] left;
   logic [5:0] steps;
-  logic [1:0] wait_steps;
-  unit_multiply #(.A(32), .B(32)) multiplier (.clk, .a, .b, .product);
+  logic [2:0] wait_steps;
+  logic [31:0] factor_a, factor_b, divisor;
+  always_ff @(posedge clk) {factor_a, factor_b} <= {a, b};
+  unit_multiply #(.A(32), .B(32)) multiplier (.clk, .a(factor_a), .b(factor_b), .product);
   wire [35:0] root_next = {left, radicand[63:62]};
   wire [35:0] root_trial = {2'd0, root, 2'b01};
   wire root_fits = root_next >= root_trial;
   wire [32:0] divide_next = {left[31:0], low[31]};
-  wire divide_fits = divide_next >= {1'b0, b};
+  wire divide_fits = divide_next >= {1'b0, divisor};
 
   logic [31:0] result;
   logic writes, jumps;
@@ -130,15 +143,11 @@ module unit_tracker #(
       SUBU: result = less ? 32'd0 : rest[31:0];
       IADD: result = sum_overflows ? end_of_range : total[31:0];
       ISUB: result = rest_overflows ? end_of_range : rest[31:0];
-      SHL: result = a << b[4:0];
-      SHR: result = a >> b[4:0];
-      SAR: result = $signed(a) >>> b[4:0];
       MAX: result = below ? b : a;
       MIN: result = below ? a : b;
-      ABS: result = a[31] ? ~a + 32'd1 : a;
-      LZ: result = 32'(zeros);
+      SHL, SHR, SAR, ABS, LZ: result = other;
       MULH: result = product[63:32];
-      MULS: result = product[63:31] != '0 ? 32'h7fff_ffff : product[31:0];
+      MULS: result = too_great ? 32'h7fff_ffff : product[31:0];
       SQRT: result = root;
       DIVF, DIVI: result = quotient;
       LDW: result = state_stored;
@@ -148,12 +157,12 @@ module unit_tracker #(
     endcase
     jumps = 1'b0;
     case (op)
-      JEQ: jumps = a == b;
-      JNE: jumps = a != b;
+      JEQ: jumps = equal;
+      JNE: jumps = ~equal;
       JLTU: jumps = less;
       JGEU: jumps = ~less;
       JGES: jumps = ~below;
-      CALL: jumps = 1'b1;
+      CALL, RET: jumps = 1'b1;
       default: ;
     endcase
   end
@@ -168,9 +177,9 @@ module unit_tracker #(
   assign state_word = number[3:0];
   assign state_data = a;
   assign level_expert = a[ID-1:0];
-  assign level_read = state == WAIT & op == LDL & wait_steps == 2'd0;
-  assign level_raise = state == WAIT & op == RAISE & wait_steps == 2'd0;
-  assign level_sweep = state == WAIT & op == SWEEP & wait_steps == 2'd0;
+  assign level_read = state == WAIT & op == LDL & wait_steps == 3'd0;
+  assign level_raise = state == WAIT & op == RAISE & wait_steps == 3'd0;
+  assign level_sweep = state == WAIT & op == SWEEP & wait_steps == 3'd0;
   assign slow_shift = numbers[32*21+:6];
   assign slow_raise = numbers[32*22+:32];
   assign fast_shift = numbers[32*23+:6];
@@ -183,6 +192,7 @@ module unit_tracker #(
   always_ff @(posedge clk) begin
     if (state == WAIT) begin
       radicand <= product;
+      divisor <= b;
       root <= '0;
       quotient <= '0;
       low <= op == DIVI ? a : '0;
@@ -197,7 +207,7 @@ module unit_tracker #(
       low <= low << 1;
       // Of a numerator that is not below the denominator the largest.
       quotient <= {quotient[30:0], divide_fits};
-      left <= divide_fits ? 34'(divide_next - {1'b0, b}) : 34'(divide_next);
+      left <= divide_fits ? 34'(divide_next - {1'b0, divisor}) : 34'(divide_next);
       steps <= steps + 6'd1;
       if (op == DIVF && !less) quotient <= 32'hffff_ffff;
     end
@@ -212,32 +222,37 @@ module unit_tracker #(
       done <= 1'b0;
       case (state)
         IDLE: if (start) begin
-          state <= SOURCES;
+          state <= FETCH;
           at <= '0;
         end
+        FETCH: state <= DECODE;
+        DECODE: state <= SOURCES;
+        // The next step is on its way by the time that this one is done.
         SOURCES: begin
           wait_steps <= '0;
+          at <= at + 8'd1;
           case (op)
             MULH, MULS, SQRT, DIVF, DIVI, LDID, LDL, RAISE, SWEEP: state <= WAIT;
-            default: state <= RESULT;
+            default: state <= EXECUTE;
           endcase
         end
+        EXECUTE: state <= RESULT;
         WAIT: begin
-          wait_steps <= wait_steps + 2'd1;
+          wait_steps <= wait_steps + 3'd1;
           case (op)
-            LDID, LDL: if (wait_steps == 2'd1) state <= RESULT;
-            RAISE, SWEEP: if (wait_steps == 2'd0) state <= LEVELS;
+            LDID, LDL: if (wait_steps == 3'd1) state <= RESULT;
+            RAISE, SWEEP: if (wait_steps == 3'd0) state <= LEVELS;
             DIVF, DIVI: state <= QUOTIENT;
-            default: if (wait_steps == 2'd3) state <= op == SQRT ? ROOT : RESULT;
+            default: if (wait_steps == 3'd6) state <= op == SQRT ? ROOT : RESULT;
           endcase
         end
         ROOT, QUOTIENT: if (steps == 6'd31) state <= RESULT;
         LEVELS: if (!level_busy) state <= RESULT;
         default: begin
-          state <= op == HALT ? IDLE : SOURCES;
+          state <= op == HALT ? IDLE : jumps ? FETCH : SOURCES;
           done <= op == HALT;
-          if (op == CALL) link <= at + 8'd1;
-          at <= jumps ? number[7:0] : op == RET ? link : at + 8'd1;
+          if (op == CALL) link <= at;
+          if (jumps) at <= op == RET ? link : number[7:0];
         end
       endcase
     end

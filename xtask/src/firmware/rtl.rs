@@ -78,7 +78,7 @@ fn measure(bless: bool, golden_steps: &str) -> Done {
     install(&PACKAGES)?;
     toolchain::prepare(&[TARGET])?;
     let work = target_folder().join("rtl");
-    let sources = fetch(&work)?;
+    let sources = fetch_cores(&work)?;
     let golden =
         fs::read_to_string(folder().join("golden/bench.out")).map_err(|error| format!("golden/bench.out: {error}"))?;
     let last = format!("golden {golden_steps} ");
@@ -114,7 +114,7 @@ fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &st
 }
 
 /// Fetches and unpacks the packages.
-fn fetch(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
+pub(crate) fn fetch_cores(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
     let wheels = work.join("wheels");
     fs::create_dir_all(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))?;
     let there = fs::read_dir(&wheels).map_or(0, Iterator::count);

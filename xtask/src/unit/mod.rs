@@ -80,6 +80,12 @@ const LARGE: Sizes = Sizes {
     places: 64,
 };
 
+/// The least unit that the golden chain's layer fits, as a million of its steps take the usual one hours.
+const LEAST: Sizes =
+    Sizes { name: "least", experts: 32, k: 4, layers: 1, dividers: 4, words: 2, choices: 64, tokens: 64, places: 2 };
+/// Steps of the golden chain that the usual unit goes.
+const STEPS: u32 = 10_000;
+
 /// What is checked of a size.
 type Check<'a> = &'a (dyn Fn(&mut Unit<BufWriter<std::process::ChildStdin>>) -> Done + Sync);
 
@@ -112,14 +118,17 @@ pub(crate) const OPTIONS: [(&str, Task); 5] = [
 /// Does a task; whether it went well.
 pub(crate) fn unit(task: Task) -> bool {
     let done = install(&PACKAGES).and_then(|()| match task {
-        Task::Check => check(10_000),
+        Task::Check => check(),
         Task::Coverage => coverage(),
         Task::Mutate => mutate::all(),
         Task::Formal => install(&YOSYS).and_then(|()| formal::prove()),
         Task::Synthesis => install(&YOSYS).and_then(|()| synthesis::synthesise()),
         Task::Full => {
             install(&YOSYS)?;
-            check(1_000_000)?;
+            check()?;
+            let program = build(LEAST, "", "OPT_FAST=-O3")?;
+            let golden = golden_file()?;
+            run(&program, "golden chain", &|unit| golden::chain(unit, &golden, 1_000_000))?;
             formal::prove()?;
             coverage()?;
             mutate::all()?;
@@ -132,13 +141,13 @@ pub(crate) fn unit(task: Task) -> bool {
     done.is_ok()
 }
 
-/// Everything, with the golden chain as far as one of the steps that are in the golden file.
-fn check(steps: u32) -> Done {
+/// The usual unit and the largest.
+fn check() -> Done {
     let golden = golden_file()?;
     cases::constants()?;
     std::thread::scope(|scope| {
         let large = scope.spawn(check_large);
-        let usual = build(USUAL, "", "OPT_FAST=-O2").and_then(|program| check_usual(&program, &golden, steps));
+        let usual = build(USUAL, "", "OPT_FAST=-O2").and_then(|program| check_usual(&program, &golden, STEPS));
         let large = large.join().unwrap_or_else(|_| Err("a thread panicked".into()));
         match (usual, large) {
             (Err(usual), Err(large)) => Err(format!("{usual}\n{large}")),

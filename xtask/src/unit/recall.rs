@@ -77,30 +77,39 @@ pub(super) fn text<W: Write, const WORDS: usize, const PLACES: usize>(
         unit.script.expect(&answer);
         unit.script.idle();
         unit.script.read(Register::Found, found as u32);
-        for (word, value) in [saved[7], saved[8], saved[9], saved[12]].into_iter().enumerate() {
-            unit.script.window(Space::Recall, word, value);
-        }
+        let state = [saved[7], saved[8], saved[9], saved[12]];
+        let state = (Space::Recall, &state[..]);
+        compare(unit, state);
         if token % every == 0 {
-            memory::<W, WORDS>(unit, &saved[HEAD + PLACES..count], remembered, token as usize);
+            let memory = memory::<WORDS>(&saved[HEAD + PLACES..count], remembered, token as usize);
+            memory.iter().for_each(|&words| compare(unit, words));
+            // Forgotten and put back, it goes on.
+            unit.script.write(Register::Doorbell, CLEAR_RECALL);
+            unit.script.idle();
+            memory.iter().chain([&state]).for_each(|&words| put_back(unit, words));
         }
     }
     unit.script.errors(0);
     Ok(())
 }
 
-/// Compares means, signatures and distances; signatures of slots that have had no token are never read.
-fn memory<W: Write, const WORDS: usize>(unit: &mut Unit<W>, saved: &[u32], remembered: usize, tokens: usize) {
+/// Means, signatures and distances; signatures of slots that have had no token are never read.
+fn memory<const WORDS: usize>(saved: &[u32], remembered: usize, tokens: usize) -> [(Space, &[u32]); 3] {
     let (means, rest) = saved.split_at(32 * WORDS);
     let (signatures, rest) = rest.split_at(remembered * WORDS);
     let (signatures, past) = (&signatures[..remembered.min(tokens) * WORDS], &rest[..remembered]);
-    for (space, words) in [(Space::Means, means), (Space::Signatures, signatures), (Space::Distances, past)] {
-        for (at, &word) in words.iter().enumerate() {
-            unit.script.window(space, at, word);
-        }
-    }
+    [(Space::Means, means), (Space::Signatures, signatures), (Space::Distances, past)]
 }
 
-/// What is out of order or out of range, and memories that go on after they were put back.
+fn compare<W: Write>(unit: &mut Unit<W>, (space, words): (Space, &[u32])) {
+    words.iter().enumerate().for_each(|(at, &word)| unit.script.window(space, at, word));
+}
+
+fn put_back<W: Write>(unit: &mut Unit<W>, (space, words): (Space, &[u32])) {
+    words.iter().enumerate().for_each(|(at, &word)| unit.script.set(space, at, word));
+}
+
+/// What is out of order or out of range.
 pub(super) fn refusals<W: Write>(unit: &mut Unit<W>, seed: u32) -> Done {
     unit.restart();
     let mut random = Random(seed);

