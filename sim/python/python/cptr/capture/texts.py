@@ -106,7 +106,7 @@ def capture(
     if not todo:
         raise InputError("no token to be captured: the texts are empty")
     check_vocabulary(model, todo)
-    model.eval()
+    model.train(False)
     groups = list(batches(todo, 1 if generate else batch))
     notes = ["layers of the decoder, which was given the encoder's text"] if model.config.is_encoder_decoder else []
     with attach(model, sketch=sketch) as attached:
@@ -125,7 +125,7 @@ def capture(
 def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
     """Refuses ids that the model does not know."""
     highest = max((max(window.tokens, default=0) for window in todo), default=0)
-    known = model.get_input_embeddings().weight.shape[0]
+    known = model.get_input_embeddings().get_parameter("weight").shape[0]
     if highest >= known:
         raise InputError(f"the tokenizer gave id {highest}, the model knows ids below {known}: another tokenizer?")
 
