@@ -1,5 +1,6 @@
 """From texts to a trace."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,9 @@ def run_batch(model: PreTrainedModel, attached: Attached, group: list[Window], g
     read = model.get_encoder()(tokens) if twice else None
     given = {"encoder_outputs": read, "decoder_input_ids": tokens} if twice else {"input_ids": tokens}
     output = model(**given, use_cache=generate > 0)
+    # It is called otherwise in newer versions, which warn of the older name.
+    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     for _ in range(generate):
         token = output.logits[:, -1:].argmax(-1)
         given = {"encoder_outputs": read, "decoder_input_ids": token} if twice else {"input_ids": token}
-        output = model(**given, use_cache=True, past_key_values=output.past_key_values)
+        output = model(**given, use_cache=True, **{cache: output.past_key_values})
