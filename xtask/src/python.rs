@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use super::ROOT;
 
@@ -49,6 +50,9 @@ impl Python {
         self.run(&engine.join("python"), &["-m", "pytest", "-q", "tests/test_engine.py", "tests/test_memory.py"])?;
         let whole = self.environment("whole", &["-r", "requirements.txt"])?;
         self.install(&whole, &wheel)?;
+        // Types, and whether the stubs are those of the compiled part.
+        self.run(&whole.join("python"), &["-m", "mypy"])?;
+        self.run(&whole.join("python"), &["-m", "mypy.stubtest", "cptr._cptr"])?;
         self.run(&whole.join("python"), &["-m", "pytest", "-q"])?;
         self.run(&whole.join("python"), &["compat/table.py", "--check", "../../docs/python.md"])
     }
@@ -79,8 +83,12 @@ impl Python {
         command.args(arguments).current_dir(&self.package).env("CARGO_TARGET_DIR", &self.own);
         command.env("CPTR", self.own.join("release/cptr"));
         let line = format!("{} {}", program.display(), arguments.join(" "));
+        let start = Instant::now();
         match command.status() {
-            Ok(status) if status.success() => Ok(()),
+            Ok(status) if status.success() => {
+                println!("xtask python: {:.0} s: {line}", start.elapsed().as_secs_f64());
+                Ok(())
+            }
             Ok(status) => Err(format!("{line}: {status}")),
             Err(error) => Err(format!("{line}: {error}")),
         }

@@ -68,7 +68,9 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let store = Arc::new(take(&model, &moe, &args.model, &args.offload)?);
     let measured = measure(&model, &moe, &store, memory, args.model.threads())?;
     let (system, sizes) = (measured.system(&moe)?, Measured::sizes(&moe));
-    let asked = advise::Plan { system: &system, model: &sizes, resident: memory };
+    // What copies reach was measured with the token.
+    let copies = Some([system.link().copy_efficiency; 2]);
+    let asked = advise::Plan { system: &system, model: &sizes, resident: memory, copies };
     let first = trace.first(known);
     let first = Trace { meta: Meta { domains: first.meta.domains.clone(), ..moe.meta() }, ..first };
     let advice = advise::advise(&first, &asked)?;
@@ -88,6 +90,8 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         column("what", "what"),
         column("advised", "advised"),
         column("tokens_per_s", "tokens/s").decimals(2),
+        column("low_tokens_per_s", "from").decimals(2),
+        column("high_tokens_per_s", "to").decimals(2),
         column("stall_rate", "stall").percent(),
         column("load_rate", "load").percent(),
         column("mass_loss", "mass loss").percent(),

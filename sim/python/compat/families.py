@@ -98,7 +98,10 @@ SMALL: dict[str, Any] = {
 }
 
 BESIDE: dict[str, dict[str, Any]] = {
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 4, "clip_qkv": 8.0}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 4, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": EXPERTS, "moe_top_k": ACTIVE},
+    },
     "deepseek_ocr2": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
     "qwen4_exp": {
         "indexer_n_heads": 2,

@@ -1,6 +1,6 @@
 """Attaches to a tiny model of every MoE family of the installed transformers, and says what works.
 
-    python compat/table.py --write ../../docs/python.md     # makes the table anew
+    python compat/table.py --write ../../docs/python.md     # makes the table anew; rows of families named behind it
     python compat/table.py --check ../../docs/python.md     # fails where it is not what is found
 
 A family works where the choices of all routers follow from their logits under one description. *Text*: with a strategy
@@ -179,19 +179,26 @@ def line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def table(names: list[str], timed: bool) -> tuple[str, int]:
-    """The table, and how many families work."""
-    found = list(rows(names, timed))
+def table(names: list[str], timed: bool, stated: str = "") -> tuple[str, int]:
+    """The table, and how many families work; families that are not asked for are as they are stated."""
+    of_family = {cells[0]: cells for cells in parsed(stated)[2:]}
+    of_family |= {cells[0]: cells for cells in rows(names, timed)}
+    found = [of_family[family] for family in sorted(of_family)]
     count = sum(works(cells) for cells in found)
     date = datetime.date.today().isoformat()
     said = f"{count} of {len(found)} families of transformers {transformers.__version__} work, {date}:\n\n"
     return said + HEAD + "".join(map(line, found)), count
 
 
+def parsed(text: str) -> list[list[str]]:
+    """The cells of a table, its head and the line below that among them."""
+    lines = [part for part in text.splitlines() if part.startswith("|")]
+    return [[cell.strip() for cell in part.strip("|").split("|")] for part in lines]
+
+
 def untimed(text: str) -> list[list[str]]:
     """The cells that are the same in every run."""
-    lines = [part for part in text.splitlines() if part.startswith("|")]
-    return [[cell.strip() for cell in part.strip("|").split("|")][:-1] for part in lines]
+    return [cells[:-1] for cells in parsed(text)]
 
 
 def main() -> int:
@@ -206,12 +213,15 @@ def main() -> int:
     # A family whose configuration stays large is to fail, not to take the machine with it.
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
     names = arguments.families or [family for family in families() if family not in LEFT_OUT]
-    found, count = table(names, timed=arguments.check is None)
     if arguments.write:
         document = arguments.write.read_text("utf-8")
         before, rest = document.split(BEGIN)
-        arguments.write.write_text(before + BEGIN + "\n" + found + "\n" + END + rest.split(END)[1], "utf-8")
-    elif arguments.check:
+        stated, behind = rest.split(END)
+        found, _ = table(names, timed=True, stated=stated if arguments.families else "")
+        arguments.write.write_text(before + BEGIN + "\n" + found + "\n" + END + behind, "utf-8")
+        return 0
+    found, count = table(names, timed=arguments.check is None)
+    if arguments.check:
         stated = arguments.check.read_text("utf-8").split(BEGIN)[1].split(END)[0]
         differ = [cells for cells in untimed(found) if cells not in untimed(stated)]
         missing = [cells for cells in untimed(stated) if cells not in untimed(found)]
@@ -219,8 +229,7 @@ def main() -> int:
             print(f"{sign}: {line(cells)}", end="")
         print(f"{count} families work; at least {LEAST} are to")
         return 1 if differ or missing or count < LEAST else 0
-    else:
-        print(found, end="")
+    print(found, end="")
     return 0
 
 

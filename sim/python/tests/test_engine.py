@@ -125,12 +125,14 @@ def test_run_is_the_commands_to_the_digit(strategies, options):
     tokens = options.pop("tokens")
     of_file = cptr.run(TINY, strategies, tokens=tokens, **options)
     of_memory = cptr.run(cptr.read(TINY, tokens=tokens), strategies, **options)
+    # How it was asked for, and of which files, is said by each in its way.
+    same = [key for key in expected if key not in ("inputs", "files", "command_line")]
     for found in (of_file, of_memory):
         assert found.rows == expected["rows"] and len(found.rows) > 0
-        assert {key: found[key] for key in expected if key != "inputs"} == {
-            key: value for key, value in expected.items() if key != "inputs"
-        }
-    assert of_file["inputs"] == expected["inputs"]
+        assert {key: found[key] for key in same} == {key: expected[key] for key in same}
+        assert found["command_line"].startswith("cptr run ")
+    for key in ("inputs", "files"):
+        assert of_file[key] == expected[key]
 
 
 @by_command

@@ -15,7 +15,7 @@
 //! let trace = Trace::of_ids(Shape { tokens: 400, layers: 1, experts: 8, k: 2 }, [0, 3].repeat(400));
 //! let system = System::find("offload").ok_or("no such machine")?;
 //! let model = Model::find("OLMoE").ok_or("no such model")?;
-//! let advice = advise(&trace, &Plan { system, model, resident: Budget::Experts(2) })?;
+//! let advice = advise(&trace, &Plan { system, model, resident: Budget::Experts(2), copies: None })?;
 //! assert_eq!((advice.best().strategy, advice.sure), ("once", true));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -29,6 +29,8 @@ use cptr_trace::progress::Progress;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::plan::band::{self, Band};
+use crate::plan::{Misses, Place, Placed};
 use crate::replay::{self, Budget, LayerTally, Machine, StepTally, Tally, drive};
 use crate::strategy::Strategy;
 pub use say::sentences;
@@ -95,6 +97,8 @@ pub struct Plan<'a> {
     pub model: &'a Model,
     /// Fast memory for experts.
     pub resident: Budget,
+    /// The least and the greatest share of the link that copies reach, where that was measured.
+    pub copies: Option<[f64; 2]>,
 }
 
 /// What a strategy does on the recording.
@@ -109,8 +113,12 @@ pub struct Candidate {
     pub token_us: f64,
     /// The same of each part.
     pub parts_us: [f64; PARTS],
-    /// Tokens per second.
+    /// Tokens per second, and the band that holds them ([`band`]).
     pub tokens_per_s: f64,
+    /// See [`Self::tokens_per_s`].
+    pub low_tokens_per_s: f64,
+    /// See [`Self::tokens_per_s`].
+    pub high_tokens_per_s: f64,
     /// Choices that were waited for.
     pub stall_rate: f64,
     /// Experts that were copied, per choice.
@@ -163,7 +171,7 @@ pub fn advise(trace: &Trace, plan: &Plan<'_>) -> Result<Advice> {
     let one = |&(name, kind): &(&'static str, Kind)| {
         let tally = Strategy::parse(name).and_then(|strategy| drive(trace, &replayed, &strategy, &mut []));
         progress.advance(1);
-        tally.map(|tally| Candidate::new(name, kind, &tally)).map_err(|error| error.to_string())
+        tally.and_then(|tally| Candidate::new(name, kind, &tally, trace, plan)).map_err(|error| error.to_string())
     };
     let tried: Vec<std::result::Result<Candidate, String>> = CANDIDATES.par_iter().map(one).collect();
     let mut skipped = Vec::new();
@@ -172,7 +180,7 @@ pub fn advise(trace: &Trace, plan: &Plan<'_>) -> Result<Advice> {
 }
 
 impl Candidate {
-    fn new(strategy: &'static str, kind: Kind, tally: &Tally) -> Self {
+    fn new(strategy: &'static str, kind: Kind, tally: &Tally, trace: &Trace, plan: &Plan<'_>) -> Result<Self> {
         let steps = &tally.steps;
         let mean = |steps: &[StepTally]| {
             steps.iter().map(|step| step.time_ps as f64).sum::<f64>() / steps.len().max(1) as f64 / 1e6
@@ -180,17 +188,52 @@ impl Candidate {
         let part = |part: usize| mean(&steps[part * steps.len() / PARTS..(part + 1) * steps.len() / PARTS]);
         let sum = |of: &dyn Fn(&LayerTally) -> f64| tally.layers.iter().map(of).sum::<f64>();
         let choices = sum(&|layer| layer.choices as f64).max(1.0);
-        Self {
+        let load_rate = sum(&|layer| layer.loads() as f64) / choices;
+        let placed = match kind {
+            Kind::NearData => (Place::NearData, sum(&|layer| layer.misses as f64) / choices),
+            _ => (Place::Copied, load_rate),
+        };
+        let band = band(strategy, placed, trace, plan)?;
+        let tokens_per_s = 1e6 / mean(steps);
+        Ok(Self {
             strategy,
             kind,
             token_us: mean(steps),
             parts_us: std::array::from_fn(part),
-            tokens_per_s: 1e6 / mean(steps),
+            tokens_per_s,
+            low_tokens_per_s: tokens_per_s * band.low,
+            high_tokens_per_s: tokens_per_s * band.high,
             stall_rate: sum(&|layer| layer.stalls as f64) / choices,
-            load_rate: sum(&|layer| layer.loads() as f64) / choices,
+            load_rate,
             mass_loss: sum(&|layer| layer.mass_lost) / sum(&|layer| layer.tokens as f64).max(1.0),
-        }
+        })
     }
+}
+
+/// How far the rate of a strategy may be off that was counted token by token: the band that `cptr plan` gives a mean
+/// token of the same machine with as many experts elsewhere ([`band::of`]).
+fn band(strategy: &'static str, placed: (Place, f64), trace: &Trace, plan: &Plan<'_>) -> Result<Band> {
+    let shape = trace.shape;
+    // Of a model whose sizes were given by hand only these are known.
+    let mut model = plan.model.clone();
+    model.experts_per_token = shape.k as u64;
+    if model.layers == 0 {
+        model.layers = shape.layers as u64;
+    }
+    let resident = match plan.resident {
+        Budget::Experts(experts) => experts as f64,
+        Budget::Bytes { bytes, .. } => bytes as f64 / (model.expert_bytes(plan.system.gpu_bits) * shape.layers as f64),
+    };
+    let placed = Placed {
+        place: placed.0,
+        resident_share: (resident / shape.experts as f64).min(1.0),
+        // Experts may be copied more often than they are wanted.
+        miss_rate: placed.1.min(1.0),
+        strategy: Some(strategy),
+    };
+    // The middle of the three quarters that are timed.
+    let context = shape.tokens as u64 * 5 / 8;
+    band::of(plan.system, &model, context, &placed, &Misses::counted(), plan.copies)
 }
 
 /// The advice from what was measured.
@@ -226,6 +269,8 @@ mod tests {
             token_us,
             parts_us,
             tokens_per_s: 1e6 / token_us,
+            low_tokens_per_s: 0.0,
+            high_tokens_per_s: 0.0,
             stall_rate: 0.1,
             load_rate: 0.1,
             mass_loss: 0.0,
@@ -256,7 +301,7 @@ mod tests {
     fn a_short_recording_is_refused() {
         let trace = Trace::of_ids(cptr_trace::Shape { tokens: 8, layers: 1, experts: 4, k: 1 }, vec![0; 8]);
         let (system, model) = (System::find("offload").unwrap(), Model::find("OLMoE").unwrap());
-        let error = advise(&trace, &Plan { system, model, resident: Budget::Experts(2) }).unwrap_err();
+        let error = advise(&trace, &Plan { system, model, resident: Budget::Experts(2), copies: None }).unwrap_err();
         assert!(error.to_string().contains("expected 16 tokens at least, found 8"));
     }
 }

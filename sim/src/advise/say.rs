@@ -27,7 +27,10 @@ fn sentence(advice: &Advice) -> String {
         Kind::NearData => "Run the cold experts where they lie",
         Kind::Substitute => "Let residents stand in",
     };
-    format!("{what}: {}, {:.1} tokens/s.", best.strategy, best.tokens_per_s)
+    format!(
+        "{what}: {}, {:.1} tokens/s ({:.1} to {:.1}).",
+        best.strategy, best.tokens_per_s, best.low_tokens_per_s, best.high_tokens_per_s
+    )
 }
 
 fn how_sure(advice: &Advice) -> Vec<String> {

@@ -33,7 +33,7 @@ pub const HOST_LAUNCH: (f64, f64) = (4.0, 0.25);
 /// to whole batches out of pinned memory.
 pub const COPY_SHARE: (f64, f64) = (0.2, 0.9);
 
-/// All of them.
+/// All of them, the link's last.
 pub const UNKNOWNS: [Unknown; 5] = [
     Unknown {
         name: "share of the GPU's bandwidth",
@@ -77,15 +77,23 @@ pub struct Band {
     pub high: f64,
 }
 
-/// The band of a token's rate.
+/// The band of a token's rate. `copies`: the least and the greatest share of the link that copies reach, where that was
+/// measured; else [`COPY_SHARE`].
 ///
 /// # Errors
 /// A machine that is none at the ends of its band.
-pub(super) fn of(system: &System, model: &Model, context: u64, placed: &Placed, misses: &Misses) -> Result<Band> {
+pub fn of(
+    system: &System,
+    model: &Model,
+    context: u64,
+    placed: &Placed,
+    misses: &Misses,
+    copies: Option<[f64; 2]>,
+) -> Result<Band> {
     let time = |system: &System, placed: &Placed| token::busy(system, model, context, placed).token_us;
     let base = time(system, placed);
     // A device that the copies outrun is refused; its link may be as slow as the file's.
-    let at = |change: fn(&mut Parts)| match system.changed(change) {
+    let at = |change: &dyn Fn(&mut Parts)| match system.changed(change) {
         Ok(changed) => Ok(time(&changed, placed)),
         Err(_) if system.ndp().is_some() => Ok(base),
         Err(error) => Err(Error::new(error.to_string())),
@@ -95,9 +103,13 @@ pub(super) fn of(system: &System, model: &Model, context: u64, placed: &Placed, 
         let effect = (us / base).ln();
         *(if effect > 0.0 { &mut slower } else { &mut faster }) += effect * effect;
     };
-    for unknown in &UNKNOWNS {
-        add(at(unknown.slowest)?);
-        add(at(unknown.fastest)?);
+    let unknown = if copies.is_some() { &UNKNOWNS[..UNKNOWNS.len() - 1] } else { &UNKNOWNS[..] };
+    for unknown in unknown {
+        add(at(&unknown.slowest)?);
+        add(at(&unknown.fastest)?);
+    }
+    for share in copies.into_iter().flatten() {
+        add(at(&|parts| parts.link.copy_efficiency = share)?);
     }
     if placed.strategy.is_some() {
         for miss_rate in misses.band(placed.miss_rate, placed.resident_share) {

@@ -50,6 +50,12 @@ impl Misses {
         Self { points: TYPICAL.to_vec(), own: false }
     }
 
+    /// None, for who counts them on a recording of the model: they say how far another text's may be off.
+    #[must_use]
+    pub const fn counted() -> Self {
+        Self { points: Vec::new(), own: true }
+    }
+
     /// Those of a trace: the first half is shown to the strategies, the second is counted.
     ///
     /// # Errors

@@ -230,7 +230,7 @@ impl<'a> Question<'a> {
         let system = self.at_bits(system, bits, near_bits)?;
         let (placed, memory) = self.placed(&system, place);
         let busy = token::busy(&system, self.model, self.context, &placed);
-        let Band { low, high } = band::of(&system, self.model, self.context, &placed, &self.misses)?;
+        let Band { low, high } = band::of(&system, self.model, self.context, &placed, &self.misses, None)?;
         let tokens_per_s = 1e6 / busy.token_us;
         Ok(Way {
             system: system.name.clone(),

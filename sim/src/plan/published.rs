@@ -100,7 +100,7 @@ impl Rate {
         let placed = Placed { place, resident_share: 1.0 - miss_rate, miss_rate, strategy: None };
         let system = self.system()?;
         let tokens_per_s = 1e6 / token::busy(&system, &model, self.context, &placed).token_us;
-        let Band { low, high } = band::of(&system, &model, self.context, &placed, &Misses::typical())?;
+        let Band { low, high } = band::of(&system, &model, self.context, &placed, &Misses::typical(), None)?;
         let (low, high) = (tokens_per_s * low, tokens_per_s * high);
         Ok(Held {
             name: self.name.clone(),

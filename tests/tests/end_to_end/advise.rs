@@ -45,6 +45,54 @@ fn a_checkpoint_reads_ones_own_text() {
     assert_eq!((&page["rows"], &page["advice"]), (&again["rows"], &again["advice"]));
 }
 
+/// The rate is within a band, which is wider the less is known; more misses on a slower link are the slower machine's.
+#[test]
+fn every_rate_has_the_band_of_the_plan() {
+    let folder = bundled();
+    for system in ["offload", "workstation"] {
+        let page = folder.json(&format!("advise gpt-oss-20b.safetensors --resident 8 --system {system} --json"));
+        for row in page["rows"].as_array().unwrap() {
+            let [low, rate, high] =
+                ["low_tokens_per_s", "tokens_per_s", "high_tokens_per_s"].map(|name| number(&row[name]));
+            assert!(0.0 < low && low < 0.95 * rate && high > 1.01 * rate, "{row}");
+        }
+        let advised = page["rows"].as_array().unwrap().iter().find(|row| row["advised"] == true).unwrap();
+        let band = ["low_tokens_per_s", "high_tokens_per_s"].map(|name| format!("{:.1}", number(&advised[name])));
+        assert!(page["advice"][0].as_str().unwrap().ends_with(&format!("({} to {}).", band[0], band[1])), "{page:#}");
+    }
+}
+
+/// With experts on a drive, which is measured, times are those of a link that copies as fast.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_drive_is_measured_where_that_is_asked_for() {
+    let (folder, weights) = (bundled(), data("model"));
+    let line = "tiny-moe-8m.safetensors --tokens 400 --resident 8";
+    // Whether this file system has direct reads is not for the command to say.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT;
+    if rustix::fs::open(data("model/model.safetensors"), flags, rustix::fs::Mode::empty()).is_err() {
+        let said = folder.refusal(&format!("advise {line} --measure {weights}"));
+        assert!(said.contains("expected a file that can be read directly"), "{said}");
+        return;
+    }
+    let page = folder.json(&format!("advise {line} --measure {weights} --json"));
+    let drive = &page["drive"];
+    assert!(drive["file"].as_str().unwrap().ends_with("model.safetensors"), "{drive}");
+    let [low, rate, high, share] =
+        ["low_gb_s", "gb_s", "high_gb_s", "copy_efficiency"].map(|name| number(&drive[name]));
+    assert!(0.0 < low && low <= rate && rate <= high && number(&drive["reads"]) >= 12.0, "{drive}");
+    // 16 GT/s, 16 lanes, 128 of 130 bits; no drive is faster than copies over that.
+    let expected = (rate / (16.0 * 16.0 / 8.0 * 128.0 / 130.0)).min(0.787);
+    assert!((share / expected - 1.0).abs() < 1e-12, "{drive}");
+    for row in page["rows"].as_array().unwrap().iter().filter(|row| row["kind"] != "substitute") {
+        let strategy = row["strategy"].as_str().unwrap();
+        let system = format!("offload:link.copy_efficiency={share}");
+        let run = folder.rows(&format!("run {line} --prefill 100 --strategy {strategy} --system {system}"));
+        let found = run.iter().find(|found| found["strategy"] == strategy).unwrap_or(&run[0]);
+        assert!((number(&found["token_time_us"]) / number(&row["token_us"]) - 1.0).abs() < 1e-9, "{row}");
+    }
+}
+
 #[test]
 fn what_cannot_be_advised_is_refused() {
     let folder = bundled();
@@ -57,6 +105,9 @@ fn what_cannot_be_advised_is_refused() {
         ("advise gpt-oss-20b.safetensors --tokens 10", "expected 16 tokens at least, found 10"),
         ("advise gpt-oss-20b.safetensors --resident 99", "expected 1 to 32 experts per layer, found 99"),
         ("advise gpt-oss-20b.safetensors --system moon", "expected a file ending in .toml"),
+        ("advise gpt-oss-20b.safetensors --measure", "--measure: expected a file of weights beside a recording"),
+        ("advise gpt-oss-20b.safetensors --measure none.gguf", "none.gguf"),
+        ("advise gpt-oss-20b.safetensors --system ndp --measure none.gguf", "that copies experts to its GPU"),
     ] {
         let found = folder.refusal(line);
         assert!(found.contains(expected), "cptr {line}: {found}");

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::about::About;
 use super::capture;
+use super::drive::{self, Drive};
 use super::machine::{self, Machine, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Text};
@@ -31,17 +32,23 @@ pub(super) struct Args {
     /// Fast memory: experts per layer (16), or bytes for all layers together (8GB) (default: twice the active experts)
     #[arg(long, value_name = "N|BYTES")]
     resident: Option<Budget>,
+    /// Experts come from a drive, as fast as direct reads of this file of weights turn out to be, or of the largest file
+    /// of this folder (default: the checkpoint); without it they come over the link of the system
+    #[arg(long, value_name = "FILE|FOLDER", num_args = 0..=1)]
+    measure: Option<Option<PathBuf>>,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
     pub(super) reading: Reading,
 }
 
-static COLUMNS: [Column; 9] = [
+static COLUMNS: [Column; 11] = [
     column("advised", "advised", Flag, ""),
     column("kind_name", "what", Text, ""),
     column("strategy", "strategy", Text, "as cptr run takes it"),
     column("tokens_per_s", "tokens/s", Number(1), "three quarters of the recording, behind the first"),
+    column("low_tokens_per_s", "from", Number(1), "band of tokens/s, as of cptr plan"),
+    column("high_tokens_per_s", "to", Number(1), ""),
     column("token_us", "token", Microseconds, ""),
     column("spread", "parts", Percent, "the slowest of three parts over the fastest"),
     column("stall_rate", "stalls", Percent, "choices that were waited for"),
@@ -85,7 +92,24 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         (None, false) => args.machine.known_model(&trace.meta.model)?,
     };
     let resident = args.resident.unwrap_or(Budget::Experts((2 * trace.shape.k).min(trace.shape.experts)));
-    let plan = Plan { system: &system, model: &model, resident };
+    let weights = match &args.measure {
+        Some(Some(path)) => Some(path),
+        Some(None) if checkpoint => Some(&args.source),
+        Some(None) => {
+            let why = "--measure: expected a file of weights beside a recording, found none";
+            return Err(Error::in_file(&args.source, why));
+        }
+        None => None,
+    };
+    let drive = match weights {
+        Some(path) => Some(drive::measure(path, &system, &model)?),
+        None => None,
+    };
+    let (system, copies) = match &drive {
+        Some(drive) => drive.system(&system).map(|(system, copies)| (system, Some(copies)))?,
+        None => (system, None),
+    };
+    let plan = Plan { system: &system, model: &model, resident, copies };
     let advice = advise::advise(&trace, &plan).map_err(|error| Error::in_file(&args.source, error.to_string()))?;
     let rows: Vec<Row<'_>> = advice
         .candidates
@@ -105,17 +129,21 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         })
         .collect();
     let said = advise::sentences(&trace, &plan, &advice);
-    let facts = vec![
+    let mut facts = vec![
         format!(
             "{}: {} tokens, {} layers of {} experts, {} a token",
             model.name, trace.shape.tokens, trace.shape.layers, trace.shape.experts, trace.shape.k
         ),
         format!("fast memory: {resident}{}; system {}", in_words(resident), system.name),
     ];
+    facts.extend(drive.as_ref().map(Drive::said));
     let mut page = Page::new(Table::new(&COLUMNS, &rows)).notes(trace.notes.clone()).notes(advice.skipped.clone());
     let figures = vec![figure(&rows)];
     let section = Section { remarks: said.clone(), figures, ..Section::of(facts, Table::new(&COLUMNS, &rows)) };
     page.sections = vec![section];
+    if let Some(drive) = &drive {
+        page = page.beside("drive", drive);
+    }
     Ok(page.answered(said.first().cloned()).beside("advice", &said).beside("sure", &advice.sure))
 }
 

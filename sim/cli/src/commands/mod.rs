@@ -17,6 +17,7 @@ mod convert;
 mod demo;
 mod devices;
 mod dram;
+mod drive;
 mod generate;
 mod inspect;
 mod layer;

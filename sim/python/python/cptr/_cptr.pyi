@@ -2,10 +2,32 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "__version__",
+    "CptrError",
+    "InputError",
+    "FileError",
+    "UnsupportedError",
+    "UsageError",
+    "MemoryEngineError",
+    "MemoryBusyError",
+    "Trace",
+    "Counts",
+    "Memory",
+    "Stepper",
+    "read",
+    "answer",
+    "lists",
+    "canonical",
+    "choose",
+    "weights",
+    "explained",
+]
 
 __version__: str
 
@@ -17,6 +39,7 @@ class UsageError(CptrError): ...
 class MemoryEngineError(CptrError): ...
 class MemoryBusyError(MemoryEngineError): ...
 
+@final
 class Trace:
     def __new__(cls, arrays: dict[str, np.ndarray | None], names: dict[str, Any]) -> Trace: ...
     @property
@@ -63,6 +86,7 @@ class Trace:
     def first(self, tokens: int) -> Trace: ...
     def __len__(self) -> int: ...
 
+@final
 class Counts:
     @property
     def source(self) -> str: ...
@@ -71,6 +95,7 @@ class Counts:
     @property
     def rows(self) -> list[tuple[str, str, int, list[int], list[list[int]]]]: ...
 
+@final
 class Memory:
     def __new__(cls, device: str, options: str = "") -> Memory: ...
     @property
@@ -107,6 +132,7 @@ class Memory:
     def snapshot(self) -> bytes: ...
     def restore(self, snapshot: bytes) -> None: ...
 
+@final
 class Stepper:
     def __new__(
         cls,
@@ -140,19 +166,19 @@ def answer(arguments: Sequence[str], given: Trace | Counts | None = None) -> tup
 def lists() -> str: ...
 def canonical(router: str) -> str: ...
 def choose(
-    router: str, logits: NDArray[np.float32], k: int, bias: Sequence[float] = (), expert_scale: Sequence[float] = ()
+    router: str, logits: NDArray[np.float32], k: int, bias: Sequence[float] = ..., expert_scale: Sequence[float] = ...
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]: ...
 def weights(
     router: str,
     logits: NDArray[np.float32],
     ids: NDArray[np.int64],
-    bias: Sequence[float] = (),
-    expert_scale: Sequence[float] = (),
+    bias: Sequence[float] = ...,
+    expert_scale: Sequence[float] = ...,
 ) -> NDArray[np.float32]: ...
 def explained(
     router: str,
     logits: NDArray[np.float32],
     ids: NDArray[np.int64],
-    bias: Sequence[float] = (),
+    bias: Sequence[float] = ...,
     tolerance: float = 1e-5,
 ) -> int: ...

@@ -25,12 +25,14 @@ class Answer(dict[str, Any]):
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of its table, with all their columns."""
-        return self["rows"]
+        rows: list[dict[str, Any]] = self["rows"]
+        return rows
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the rows should know."""
-        return self["notes"]
+        notes: list[str] = self["notes"]
+        return notes
 
     def __str__(self) -> str:
         return self.text

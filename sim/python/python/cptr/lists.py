@@ -11,7 +11,8 @@ from . import _cptr
 
 @cache
 def _lists() -> dict[str, list[dict[str, Any]]]:
-    return json.loads(_cptr.lists())
+    found: dict[str, list[dict[str, Any]]] = json.loads(_cptr.lists())
+    return found
 
 
 def strategies() -> list[dict[str, Any]]:

@@ -108,16 +108,14 @@ class Memory:
 
         `writes` has true for writes; before its cycle in `arrivals` an access is not offered.
         """
-        as_unsigned = [
-            None if array is None else _unsigned(name, array)
-            for name, array in (("addresses", addresses), ("arrivals", arrivals))
-        ]
+        known = None if arrivals is None else _unsigned("arrivals", arrivals)
         given = None if writes is None else np.asarray(writes, bool)
-        return self._inner.run(as_unsigned[0], writes=given, arrivals=as_unsigned[1], source=source)
+        return self._inner.run(_unsigned("addresses", addresses), writes=given, arrivals=known, source=source)
 
     def statistics(self, *, channel: int | None = None, source: int | None = None) -> dict[str, Any]:
         """Counts since the start: of all, of one channel, or of one source. Of all also bandwidth and energy."""
-        return json.loads(self._inner.statistics(channel=channel, source=source))
+        found: dict[str, Any] = json.loads(self._inner.statistics(channel=channel, source=source))
+        return found
 
     def snapshot(self) -> bytes:
         """The state, for `restore` of a memory with the same device and options."""
@@ -128,7 +126,7 @@ class Memory:
         self._inner.restore(snapshot)
 
 
-def _unsigned(name: str, given: ArrayLike) -> np.ndarray:
+def _unsigned(name: str, given: ArrayLike) -> NDArray[np.uint64]:
     array = np.asarray(given)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array.dtype.kind == "i" and array.size and array.min() < 0):
         raise _cptr.UsageError(f"{name}: expected one axis of whole numbers that are not negative")

@@ -48,6 +48,6 @@ def experts(trace: Trace, ax: Axes | None = None) -> Axes:
     table = np.stack([np.bincount(ids[:, layer][ids[:, layer] < count], minlength=count) for layer in range(layers)])
     image = ax.imshow(100 * table / tokens, aspect="auto", interpolation="nearest", vmin=0)
     ax.set(xlabel="expert", ylabel="layer")
-    ax.set_yticks(range(layers), trace.layer_ids)
+    ax.set_yticks(range(layers), [str(layer) for layer in trace.layer_ids])
     ax.figure.colorbar(image, ax=ax, label="% of the tokens")
     return ax

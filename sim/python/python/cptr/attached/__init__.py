@@ -15,11 +15,16 @@ from .. import _cptr
 from .._cptr import UnsupportedError, UsageError
 from ..traces import Trace
 from .forced import forced
+from .forms import hooked
 from .offload import Offload
 from .recorder import Pass, Recorder
-from .routers import TABLE, Router, Routers, evaluating, find, probe_inputs
+from .routers import TABLE, Router, Routers, evaluating, find, probe_inputs, text_config
+from .store import Pool
 
 __all__ = ["Attached", "attach"]
+
+Asked = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+"""A router, and what it was called with."""
 
 CHECKED_ROWS = 8
 """Tokens of each pass whose choice is held against the description in each layer."""
@@ -122,10 +127,10 @@ class Attached:
         self._undo: list[Callable[[], None]] = []
         self.offload: Offload | None = None
         try:
-            if offload:
+            if offload and memory is not None:
                 self.offload = Offload(model, self.routers, memory, None if offload is True else Path(offload))
                 self._undo.append(self.offload.close)
-                self._try_offload(probe)
+                self._try_offload(self.offload.pool, probe)
             self._hook()
         except BaseException:
             self.detach()
@@ -134,9 +139,7 @@ class Attached:
         self._undo.append(lambda: model.__dict__.pop("_cptr_attached", None))
 
     def _width(self) -> int:
-        config = self.model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return config.hidden_size
+        return int(text_config(self.model).hidden_size)
 
     def _stepper(self, text: str, memory: int | None, tokens: int) -> _cptr.Stepper:
         routers = self.routers
@@ -161,9 +164,8 @@ class Attached:
             if router.topk is None and not self.routers.description.weighs:
                 raise UnsupportedError(f"{router.name}: {text} replaces experts, and their weights are not explained")
 
-    def _try_offload(self, probe: Mapping[str, Any] | None) -> None:
+    def _try_offload(self, pool: Pool, probe: Mapping[str, Any] | None) -> None:
         """One forward pass, so that experts which are not taken one by one are refused now."""
-        pool = self.offload.pool
         with evaluating(self.model):
             self.model(**probe_inputs(self.model, probe))
         if pool.reads == 0:
@@ -177,9 +179,10 @@ class Attached:
         keep(self.model.register_forward_pre_hook(self._begin, with_kwargs=True))
         keep(self.model.register_forward_hook(self._end))
         for number, router in enumerate(self.routers.all):
-            keep(router.module.register_forward_hook(self._on_router(number, router), with_kwargs=True))
+            for handle in hooked(router.module, router.experts, self._on_router(number, router)):
+                keep(handle)
 
-    def _begin(self, _model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         twice = getattr(self.model.config, "is_encoder_decoder", False)
         given = [kwargs.get("decoder_input_ids") if twice else kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
         if not twice and args and isinstance(args[0], torch.Tensor):
@@ -203,7 +206,7 @@ class Attached:
             self.recorder.end(done)
 
     def _on_router(self, number: int, router: Router) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             of = self._pass
             if of is None:
                 raise UsageError("expected the model that was attached to be called, found a part of it")
@@ -218,7 +221,7 @@ class Attached:
                 self.recorder.layer(of, logits, weights, ids, args[0] if args else kwargs.get("hidden_states"))
             if self.stepper is None:
                 return None
-            return self._steer(number, router, output, (logits, weights, ids), (module, args, kwargs))
+            return self._steer(self.stepper, number, router, output, (module, args, kwargs))
 
         return hook
 
@@ -238,15 +241,15 @@ class Attached:
                 f"{len(chosen) - found} of {len(chosen)} tokens"
             )
 
-    def _steer(self, number: int, router: Router, output: Any, taken: tuple, call: tuple) -> Any:
-        logits, weights, ids = taken
+    def _steer(self, stepper: _cptr.Stepper, number: int, router: Router, output: Any, call: Asked) -> Any:
+        logits, weights, ids = router.form.take(output)
         wanted = ids.detach().long().cpu().numpy()
-        chosen, resident = self.stepper.layer(number, _host(logits), wanted)
+        chosen, resident = stepper.layer(number, _host(logits), wanted)
         if self.offload is not None:
             experts = self.routers.experts
             needed = {int(expert) for expert in np.unique(chosen) if 0 <= expert < experts}
             self.offload.pool.decided(number, needed, set(resident))
-        if not self.stepper.replaces or np.array_equal(chosen, wanted):
+        if not stepper.replaces or np.array_equal(chosen, wanted):
             return None
         new = torch.from_numpy(chosen).to(ids.device, ids.dtype)
         module, args, kwargs = call
@@ -257,6 +260,7 @@ class Attached:
             return changed
         scale = [] if self.routers.scale is None else self.routers.scale[number].tolist()
         given = self._weights(number, logits, chosen, scale)
+        assert router.form.put is not None, "checked before anything was attached"
         return router.form.put(output, torch.from_numpy(given).to(weights), new)
 
     def _weights(self, number: int, logits: torch.Tensor, chosen: np.ndarray, scale: list[float]) -> np.ndarray:
@@ -323,4 +327,5 @@ class Attached:
 
 
 def _host(logits: torch.Tensor) -> np.ndarray:
-    return logits.detach().float().cpu().contiguous().numpy()
+    found: np.ndarray = logits.detach().float().cpu().contiguous().numpy()
+    return found

@@ -57,14 +57,15 @@ def attribute(module: Any, names: tuple[str, ...]) -> Any:
     return None
 
 
-def bias_of(module: nn.Module, args: tuple, kwargs: dict, scored: int) -> np.ndarray | None:
+def bias_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], scored: int) -> np.ndarray | None:
     """What a router adds for its choice: its own, or what it is handed."""
     own = attribute(module, BIASES)
     handed = next((kwargs[name] for name in BIAS_ARGUMENTS if kwargs.get(name) is not None), None)
     vectors = [a for a in args[1:] if isinstance(a, torch.Tensor) and a.is_floating_point()]
     for bias in (own, handed, *vectors):
         if isinstance(bias, torch.Tensor) and bias.numel() == scored:
-            return bias.detach().float().cpu().reshape(-1).numpy()
+            found: np.ndarray = bias.detach().float().cpu().reshape(-1).numpy()
+            return found
     return None
 
 
@@ -72,8 +73,8 @@ def null_experts(module: nn.Module, config: Any) -> int:
     """Scores that mean no expert, behind the others."""
     classes = getattr(module, "num_router_classes", None)
     if classes is not None:
-        return classes - module.num_experts
-    return getattr(config, "zero_expert_num", None) or 0 if hasattr(module, "n_routed_experts") else 0
+        return int(classes - attribute(module, ("num_experts",)))
+    return int(getattr(config, "zero_expert_num", None) or 0) if hasattr(module, "n_routed_experts") else 0
 
 
 def candidates(module: nn.Module, scored: int, biased: bool, null: int) -> list[str]:
@@ -109,14 +110,14 @@ def _weights_of(text: str, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
 
 def scale_of(text: str, seen: list[Seen], scale: np.ndarray | None, tolerance: float) -> float | None:
     """The one factor between the weights and those of a description; None if there is none."""
-    ratios = []
+    parts: list[np.ndarray] = []
     for one in seen:
         agree, given = _weights_of(text, one)
         weights = one.weights if scale is None else one.weights / scale[np.maximum(one.ids, 0)]
         null = int(text.rsplit("null=")[1]) if "null=" in text else 0
         counts = (given > 1e-4) & agree[:, None] & (one.ids < one.logits.shape[1] - null)
-        ratios.append((weights[counts] / given[counts]).ravel())
-    ratios = np.concatenate(ratios)
+        parts.append((weights[counts] / given[counts]).ravel())
+    ratios = np.concatenate(parts)
     if not len(ratios):
         return None
     middle = float(np.median(ratios))

@@ -1,7 +1,8 @@
 """What a router returns: where in it logits, weights and ids are, and how others are put in their place.
 
 Most routers of `transformers` return (logits [N, S], weights [N, k], ids [N, k]) for N tokens, in some order and with
-more behind; those that do not are in `BY_CLASS`.
+more behind; those that do not are in `BY_CLASS`. Some return logits alone, and the choice is made between them and the
+experts (DBRX): there it is taken from what the experts are given (`hooked`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .._cptr import UnsupportedError
+from .describe import attribute
 
 Output = Any
 Taken = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -110,7 +113,7 @@ def _llama4(module: nn.Module, output: Output) -> Form:
 
 def _zaya(module: nn.Module, output: Output) -> Form:
     """Zaya: the last score means no expert, for which the router says expert 0 with weight 0."""
-    experts = module.num_experts
+    experts = int(attribute(module, ("num_experts",)))
 
     def take(output: Output) -> Taken:
         logits, weights, ids = (_rows(part) for part in output[:3])
@@ -119,11 +122,61 @@ def _zaya(module: nn.Module, output: Output) -> Form:
     return Form("logits, weights, ids (0 with weight 0: none), …", take, None)
 
 
+def _by_expert(module: nn.Module, output: Output) -> Form:
+    """JetMoE: places of all choices (token times k) sorted by expert, their tokens and weights, how many each expert
+    has, and logits."""
+
+    k = int(attribute(module, ("top_k",)))
+
+    def take(output: Output) -> Taken:
+        places, _, weights, sizes, logits = output
+        experts = torch.arange(len(sizes), device=places.device)
+        ids = torch.empty_like(places)
+        ids[places] = experts.repeat_interleave(torch.tensor(sizes, device=places.device))
+        placed = torch.empty_like(weights)
+        placed[places] = weights
+        return _rows(logits), placed.view(-1, k), ids.view(-1, k)
+
+    return Form("choices sorted by expert, logits", take, None)
+
+
 BY_CLASS: dict[str, Callable[[nn.Module, Output], Form]] = {
+    "JetMoeTopKGating": _by_expert,
     "SwitchTransformersTop1Router": _top_1,
     "Llama4Router": _llama4,
     "ZayaRouter": _zaya,
 }
+
+
+# Routers that return logits alone, and the module next to them that is given what is chosen.
+BEHIND = {"DbrxRouter": "experts"}
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Output], Any]
+"""(router, its arguments, by name, its answer): another answer, or None."""
+
+
+def hooked(module: nn.Module, experts: nn.Module | None, hook: Hook) -> list[RemovableHandle]:
+    """Calls a hook with each answer of a router.
+
+    Where a router returns logits [N, S] alone, the answer is (logits, weights, ids), with what `experts`, called with
+    (inputs, ids, weights), are given; another answer is given to them in its place.
+    """
+    if experts is None:
+        return [module.register_forward_hook(hook, with_kwargs=True)]
+    asked: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Output]] = []
+
+    def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Output) -> None:
+        asked[:] = [(module, args, kwargs, output)]
+
+    def choose(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        router, given, named, logits = asked.pop()
+        changed = hook(router, given, named, (logits, args[2], args[1]))
+        return None if changed is None else (args[0], changed[2], changed[1], *args[3:])
+
+    return [
+        module.register_forward_hook(remember, with_kwargs=True),
+        experts.register_forward_pre_hook(choose),
+    ]
 
 
 def form(name: str, module: nn.Module, output: Output) -> Form:

@@ -118,7 +118,7 @@ class Recorder:
             raise UnsupportedError("expected tokens, found that the model has not run since it was attached")
         if floats not in FLOATS:
             raise UsageError(f"floats: expected f16 or f32, found {floats}")
-        arrays = self.arrays()
+        arrays: dict[str, Any] = {**self.arrays()}
         for name in ("logits", "weights"):
             arrays[name] = arrays[name].astype(FLOATS[floats])
         described, layers, scored = self.routers, len(self.routers.all), self.routers.experts + self.routers.null
@@ -145,7 +145,7 @@ class Recorder:
             # Null experts and places that are empty come last, as the format has them.
             behind = (ids >= self.routers.experts).int() + (ids < 0).int() * 2
             order = (weights - 1e9 * behind).sort(dim=-1, descending=True, stable=True).indices
-            rows = {
+            rows: dict[str, np.ndarray] = {
                 "experts": ids.gather(-1, order).numpy(),
                 "logits": torch.stack(of.logits, 1).numpy(),
                 "weights": weights.gather(-1, order).clamp(min=0).numpy(),
@@ -162,5 +162,5 @@ class Recorder:
         whole = {name: np.concatenate(parts) for name, parts in columns.items()}
         if "token" in whole and len(whole["token"]) != len(whole["sequence"]):
             del whole["token"]
-        order = np.argsort(whole["sequence"], kind="stable")
-        return {name: values[order] for name, values in whole.items()}
+        side_by_side = np.argsort(whole["sequence"], kind="stable")
+        return {name: values[side_by_side] for name, values in whole.items()}

@@ -17,7 +17,7 @@ from .. import _cptr
 from .._cptr import UnsupportedError, UsageError
 from .describe import Description, Seen, attribute, bias_of, describe, null_experts
 from .forced import chooser
-from .forms import Form, form
+from .forms import BEHIND, Form, form, hooked
 
 PROBE_TOKENS = 24
 NAMES = re.compile(r"(Router|TopKGating)$")
@@ -41,6 +41,8 @@ class Router:
     """[S]."""
     topk: int | None
     """Which of its calls of topk chooses; None: none does."""
+    experts: nn.Module | None
+    """What is given its choice, where it does not return it (`forms.hooked`)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Routers:
         if all(router.bias is None for router in self.all):
             return []
         zeros = np.zeros(self.experts + self.null, np.float32)
-        return np.concatenate([zeros if r.bias is None else r.bias for r in self.all]).tolist()
+        every: list[float] = np.concatenate([zeros if r.bias is None else r.bias for r in self.all]).tolist()
+        return every
 
 
 def is_router(module: nn.Module) -> bool:
@@ -77,7 +80,8 @@ def is_router(module: nn.Module) -> bool:
 
 
 def candidates(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """The modules asked for, or all that are called as routers are; of an encoder and decoder the decoder's."""
+    """The modules asked for, or all that are called as routers are; of an encoder and decoder the decoder's, and none
+    that choose parts of attention (JetMoE), which are other experts."""
     modules = dict(model.named_modules())
     if names is not None:
         missing = [name for name in names if name not in modules]
@@ -87,6 +91,9 @@ def candidates(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Mo
     found = {name: module for name, module in modules.items() if is_router(module)}
     if getattr(model.config, "is_encoder_decoder", False):
         found = {name: module for name, module in found.items() if ".encoder." not in f".{name}"}
+    attention = [name for name, module in modules.items() if type(module).__name__.endswith("Attention")]
+    inside = tuple(f"{name}." for name in attention if name)
+    found = {name: module for name, module in found.items() if not name.startswith(inside)}
     if not found:
         kind = getattr(model.config, "model_type", type(model).__name__)
         raise UnsupportedError(f"{kind}: expected a model with routers, found none among its {len(modules)} modules")
@@ -112,18 +119,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def text_config(model: nn.Module) -> Any:
+    """The configuration of a model, or of the part of it that reads text."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def probe_inputs(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """A few tokens that are the same in every run, in the form that the model takes."""
     if given is not None:
         return dict(given)
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = text_config(model)
     size = getattr(config, "vocab_size", None)
     if size is None:
         raise UnsupportedError("the model's vocabulary is not known: give probe=dict(input_ids=…)")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, size, (1, PROBE_TOKENS), generator=generator)
     ids = ids.to(next(model.parameters()).device)
-    inputs = {"input_ids": ids}
+    inputs: dict[str, Any] = {"input_ids": ids}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids
     if "use_cache" in inspect.signature(model.forward).parameters or hasattr(config, "use_cache"):
@@ -131,7 +144,13 @@ def probe_inputs(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str,
     return inputs
 
 
-Call = tuple[tuple, dict, Any]
+def behind(model: nn.Module, name: str, module: nn.Module) -> nn.Module | None:
+    """The experts that are given a router's choice, where it does not return it."""
+    child = BEHIND.get(type(module).__name__)
+    return None if child is None else model.get_submodule(f"{name.rpartition('.')[0]}.{child}")
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any], Any]
 
 
 def probed(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> dict[str, Call]:
@@ -139,12 +158,16 @@ def probed(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Mapping[s
     calls: dict[str, Call] = {}
 
     def remember(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             calls[name] = (args, kwargs, output)
 
         return hook
 
-    hooks = [module.register_forward_hook(remember(name), with_kwargs=True) for name, module in modules.items()]
+    hooks = [
+        handle
+        for name, module in modules.items()
+        for handle in hooked(module, behind(model, name, module), remember(name))
+    ]
     try:
         with evaluating(model):
             model(**inputs)
@@ -162,12 +185,16 @@ def find(model: nn.Module, names: Sequence[str] | None, probe: Mapping[str, Any]
         raise UnsupportedError(
             f"{next(iter(modules))}: expected routers to run, found that a forward pass asks none of {len(modules)}"
         )
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    routers, seen, shapes = [], [], []
+    config = text_config(model)
+    routers: list[Router] = []
+    seen: list[Seen] = []
+    shapes: list[tuple[int, int]] = []
     coarse = False
     for name, (args, kwargs, output) in calls.items():
         module = modules[name]
-        of = form(name, module, output)
+        of, experts = form(name, module, output), behind(model, name, module)
+        if experts is not None:
+            of = replace(of, name="logits; weights, ids of what experts are given")
         with torch.no_grad():
             logits, weights, ids = of.take(output)
             with evaluating(module):
@@ -176,7 +203,7 @@ def find(model: nn.Module, names: Sequence[str] | None, probe: Mapping[str, Any]
         bias = bias_of(module, args, kwargs, logits.shape[-1])
         as_float = logits.detach().float().cpu().numpy()
         seen.append(Seen(as_float, weights.detach().float().cpu().numpy(), ids.detach().long().cpu().numpy(), bias))
-        routers.append(Router(name, module, layer_number(name, len(routers)), of, bias, topk))
+        routers.append(Router(name, module, layer_number(name, len(routers)), of, bias, topk, experts))
         shapes.append((as_float.shape[1], ids.shape[-1]))
     # Where parts of a model have routers of their own, those that are most.
     notes = []
@@ -188,8 +215,9 @@ def find(model: nn.Module, names: Sequence[str] | None, probe: Mapping[str, Any]
     routers, seen = [routers[at] for at in kept], [seen[at] for at in kept]
     first = routers[0]
     scale = None
-    if isinstance(getattr(first.module, "per_expert_scale", None), torch.Tensor):
-        scale = [router.module.per_expert_scale.detach().float().cpu().numpy() for router in routers]
+    factors = [getattr(router.module, "per_expert_scale", None) for router in routers]
+    if isinstance(factors[0], torch.Tensor):
+        scale = [factor.detach().float().cpu().numpy() for factor in factors if factor is not None]
     null = null_experts(first.module, config)
     # Layers that look their experts up have logits that decide weights alone.
     tables = [router.layer for router in routers if hasattr(router.module, TABLE)]

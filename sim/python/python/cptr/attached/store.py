@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,12 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        return torch.empty(0, dtype=self.dtype).element_size() * int(torch.Size(self.shape).numel())
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host."""
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 class File:
@@ -59,7 +60,7 @@ class File:
                 tensor.copy_(host)
         return at - start
 
-    def _all(self, move, room: memoryview, at: int) -> int:
+    def _all(self, move: Callable[[int, memoryview, int], int], room: memoryview, at: int) -> int:
         done = 0
         try:
             while done < len(room):

@@ -1,5 +1,6 @@
 """From texts to a trace."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def capture(
     if not todo:
         raise InputError("no token to be captured: the texts are empty")
     check_vocabulary(model, todo)
-    model.eval()
+    model.train(False)
     groups = list(batches(todo, 1 if generate else batch))
     notes = ["layers of the decoder, which was given the encoder's text"] if model.config.is_encoder_decoder else []
     with attach(model, sketch=sketch) as attached:
@@ -125,7 +126,7 @@ def capture(
 def check_vocabulary(model: PreTrainedModel, todo: list[Window]) -> None:
     """Refuses ids that the model does not know."""
     highest = max((max(window.tokens, default=0) for window in todo), default=0)
-    known = model.get_input_embeddings().weight.shape[0]
+    known = model.get_input_embeddings().get_parameter("weight").shape[0]
     if highest >= known:
         raise InputError(f"the tokenizer gave id {highest}, the model knows ids below {known}: another tokenizer?")
 
@@ -141,7 +142,9 @@ def run_batch(model: PreTrainedModel, attached: Attached, group: list[Window], g
     read = model.get_encoder()(tokens) if twice else None
     given = {"encoder_outputs": read, "decoder_input_ids": tokens} if twice else {"input_ids": tokens}
     output = model(**given, use_cache=generate > 0)
+    # It is called otherwise in newer versions, which warn of the older name.
+    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     for _ in range(generate):
         token = output.logits[:, -1:].argmax(-1)
         given = {"encoder_outputs": read, "decoder_input_ids": token} if twice else {"input_ids": token}
-        output = model(**given, use_cache=True, past_key_values=output.past_key_values)
+        output = model(**given, use_cache=True, **{cache: output.past_key_values})
