@@ -38,7 +38,7 @@ pub(crate) fn check(root: &Path) -> bool {
     };
     let mut fine = true;
     for file in files.split('\0').filter(|file| !NOT_OURS.iter().any(|start| file.starts_with(start))) {
-        let bytes = std::fs::metadata(root.join(file)).map_or(0, |of| of.len());
+        let bytes = std::fs::symlink_metadata(root.join(file)).map_or(0, |of| of.len());
         if bytes > BYTES && !LARGE.contains(&file) {
             eprintln!("{file}: {bytes} bytes, more than {BYTES}: is it meant to be here?");
             fine = false;

@@ -90,8 +90,8 @@ mod tests {
     use std::vec::Vec;
 
     proptest! {
-        /// Whatever comes, in whole numbers: ran / wanted >= share, after every token and for every expert; and a floor of
-        /// 0 changes nothing.
+        /// Whatever comes, in whole numbers: ran / wanted >= share, after every token and for every expert; and a floor
+        /// of 0 changes nothing.
         #[test]
         fn no_expert_is_silenced_below_the_floor(
             rows in prop::collection::vec(prop::collection::vec(-4.0f32..4.0, 8), 1..200),

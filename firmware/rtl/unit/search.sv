@@ -47,8 +47,8 @@ module unit_search #(
   logic [31:0] past;
   logic [SLOT+1:0] wrapped;
 
-  // Where to look; what is read; xor, from the word whose turn it is; ones of half words; of the part looked at and of all;
-  // both distances; the one that counts.
+  // Where to look; what is read; xor, from the word whose turn it is; ones of half words; of the part looked at and of
+  // all; both distances; the one that counts.
   logic [7:0] valid;
   logic [SLOT-1:0] back_1, place_1, place_8;
   logic [SLOT:0] age_8;

@@ -171,8 +171,8 @@ module unit_select #(
   always_ff @(posedge clk) asked <= 12'(k) + (of_chosen ? 12'd0 : 12'(experts));
   wire [41:0] total = of_chosen ? sum : sum_of_all;
 
-  // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles since
-  // it was given the first of them.
+  // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles
+  // since it was given the first of them.
   logic [15:0] fed;
   logic [31:0] factor_a, factor_b, next_a, next_b;
   logic [63:0] product, error_left;
@@ -341,8 +341,8 @@ module unit_select #(
           count <= '0;
           if (in_valid && in_last) state <= k == (RANK + 1)'(K) ? MASSES : SETTLE;
         end
-        // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to their
-        // cells. Past the cells that are not in use it takes as long as the wait here.
+        // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to
+        // their cells. Past the cells that are not in use it takes as long as the wait here.
         SETTLE: if (count + 12'd1 + 12'(k) == 12'(K)) begin
           state <= MASSES;
           count <= '0;

@@ -269,8 +269,8 @@ pub struct Device {
 
 impl Device {
     /// Reads a device of one's own from the text of a TOML file; the fields are those of this structure, all of them
-    /// must be there but `split_activate`, `bank_refresh`, `refresh_management`, `power`, `distances`, `other_cycles` and
-    /// the flags.
+    /// must be there but `split_activate`, `bank_refresh`, `refresh_management`, `power`, `distances`, `other_cycles`
+    /// and the flags.
     ///
     /// # Errors
     /// The line and what is wrong there: no TOML, an unknown or missing field; or a field, its value and the rule that

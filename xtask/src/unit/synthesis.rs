@@ -1,5 +1,5 @@
-//! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and OpenSTA,
-//! for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
+//! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and
+//! OpenSTA, for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
 //!
 //! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
 //! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.

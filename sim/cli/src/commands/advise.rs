@@ -32,8 +32,8 @@ pub(super) struct Args {
     /// Fast memory: experts per layer (16), or bytes for all layers together (8GB) (default: twice the active experts)
     #[arg(long, value_name = "N|BYTES")]
     resident: Option<Budget>,
-    /// Experts come from a drive, as fast as direct reads of this file of weights turn out to be, or of the largest file
-    /// of this folder (default: the checkpoint); without it they come over the link of the system
+    /// Experts come from a drive, as fast as direct reads of this file of weights turn out to be, or of the largest
+    /// file of this folder (default: the checkpoint); without it they come over the link of the system
     #[arg(long, value_name = "FILE|FOLDER", num_args = 0..=1)]
     measure: Option<Option<PathBuf>>,
     #[command(flatten)]
