@@ -124,50 +124,6 @@ mod tests {
     use super::*;
     use crate::strategy::Part;
     use cptr_core::{ExpertSet, Logit, Router};
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever comes: of the tokens so far that wanted an expert the floor's share ran it.
-        #[test]
-        fn no_expert_is_silenced_below_the_floor(
-            rows in prop::collection::vec(prop::collection::vec(-4.0f32..4.0, 8), 1..200),
-            residents in any::<u8>(), floor in 0.05f64..1.0,
-        ) {
-            let mut resident = ExpertSet::<1>::new();
-            (0..8).filter(|expert| residents >> expert & 1 != 0).for_each(|expert| _ = resident.insert(expert));
-            let mut part = Part::new(&KIND);
-            let values = ["eps=1".to_owned(), "keep=0".to_owned(), format!("floor={floor}")];
-            values.iter().for_each(|value| part.values.set("bounded", value).unwrap());
-            let (mut select, router) = (make(&part.values), Router::softmax_all(3));
-            let mut counts = [[0u32; 2]; 8];
-            for scores in &rows {
-                let logits: Vec<Logit> = scores.iter().map(|&z| Logit::from_num(z)).collect();
-                let wanted = router.top_k::<3>(&logits).unwrap();
-                let token = Token {
-                    layer: 0,
-                    scores,
-                    logits: &logits,
-                    wanted: &wanted,
-                    shares: &[],
-                    experts: 8,
-                    resident: &resident,
-                    starts_sequence: false,
-                    router: &router,
-                    expected: &[],
-                    committed: &[],
-                };
-                let mut chosen = Vec::new();
-                select.select(&token, &mut chosen);
-                for &expert in &wanted {
-                    let [wanted, ran] = &mut counts[usize::from(expert)];
-                    *wanted += 1;
-                    *ran += u32::from(chosen.contains(&expert));
-                    let share = f64::from(*ran) / f64::from(*wanted);
-                    prop_assert!(share >= floor - 1e-9, "expert {expert}: {share} of {floor}");
-                }
-            }
-        }
-    }
 
     /// Of the missing 1 and 2 the lesser is replaced, unless it is expected.
     #[test]
