@@ -1,6 +1,7 @@
 //! Whatever device a file describes, if it is taken: all that is asked of it is served, and soon.
 use cptr_hw_model::dram::{
-    Config, Device, Engine, EngineConfig, MappingKind, PagePolicy, Refresh, Request, RequestKind, presets,
+    Config, Device, Engine, EngineConfig, ManagementCommand, MappingKind, PagePolicy, Refresh, RefreshManagement,
+    Request, RequestKind, presets,
 };
 use proptest::prelude::*;
 
@@ -17,13 +18,13 @@ enum Number {
 }
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let number = prop_oneof![3 => (-3.0f64..3.0).prop_map(|power| Number::Times(power.exp2())), 1 => (0i64..5).prop_map(Number::Is)];
+    let times = (-3.0f64..3.0).prop_map(|power| Number::Times(power.exp2()));
+    let number = prop_oneof![3 => times, 1 => (0i64..5).prop_map(Number::Is)];
     prop::collection::vec((0usize..SECTIONS.len(), 0usize..64, number), 0..10)
 }
 
 /// The device with the changes, if it can be.
 fn changed(mut device: Device, ranks: u32, managed: Option<bool>, changes: &[Change]) -> Option<Device> {
-    use cptr_hw_model::dram::{ManagementCommand, RefreshManagement};
     if !device.pseudo_channels {
         device.organisation.ranks = ranks;
         device.organisation.capacity_bytes *= u64::from(ranks);
@@ -73,12 +74,13 @@ proptest! {
         let device = changed(device, ranks, managed, &changes);
         prop_assume!(device.is_some());
         let device = device.unwrap();
-        let refresh = [Refresh::None, Refresh::AllBank, Refresh::SameBank][refresh];
-        let refresh = if device.bank_refresh.is_none() && refresh == Refresh::SameBank { Refresh::AllBank } else { refresh };
+        let bank_wise = if device.bank_refresh.is_some() { Refresh::SameBank } else { Refresh::AllBank };
+        let refresh = [Refresh::None, Refresh::AllBank, bank_wise][refresh];
         let page_policy = if closed { PagePolicy::Closed } else { PagePolicy::Open };
         let config = Config { page_policy, queue_depth: depth, ..Config::new(MappingKind::ALL[mapping], refresh) };
         let mut engine = Engine::new(&device, EngineConfig::new(config)).unwrap();
-        let (capacity, access, limit) = (engine.capacity(), engine.access_bytes(), longest(&device, asked.len() as u64));
+        let limit = longest(&device, asked.len() as u64);
+        let (capacity, access) = (engine.capacity(), engine.access_bytes());
         let (mut left, mut served) = (asked.iter(), 0);
         let mut next = left.next();
         while next.is_some() || !engine.is_idle() {

@@ -119,7 +119,8 @@ mod tests {
                     let [wanted, ran] = &mut counts[usize::from(expert)];
                     *wanted += 1;
                     *ran += u64::from(chosen.contains(&expert));
-                    prop_assert!(*ran << 32 >= *wanted * u64::from(share.to_bits()), "{}: {} of {}", expert, ran, wanted);
+                    let least = *wanted * u64::from(share.to_bits());
+                    prop_assert!(*ran << 32 >= least, "{}: {} of {}", expert, ran, wanted);
                 }
             }
         }

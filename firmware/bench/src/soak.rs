@@ -56,7 +56,8 @@ fn decided(answer: &[u8], sequence: u32, hash: &mut Hash) -> Option<Loads> {
 
 #[inline(never)]
 pub(crate) fn report() {
-    let Buffers { request, answers, frame, taken } = buffers();
+    // SAFETY: an image runs either this function or the one of `turn`, and once.
+    let Buffers { request, answers, frame, taken } = unsafe { buffers() };
     let Ok(mut rings) = Rings::new(&MEMORY, GEOMETRY, Coherent, request) else { return };
     let mut layers = [Layer::<EXPERTS, { words_for(EXPERTS) }>::new()];
     let controller = Controller::new(&mut layers, answers, Untimed::default(), Uncounted);

@@ -189,10 +189,13 @@ struct Case {
     dma: bool,
 }
 
-/// The memory of an image's turns; for one caller, once.
-pub(crate) fn buffers() -> &'static mut Buffers {
+/// The memory of an image's turns.
+///
+/// # Safety
+/// To be called once in an image: what it returns is the only reference to that memory.
+pub(crate) unsafe fn buffers() -> &'static mut Buffers {
     let buffers = &raw mut BUFFERS;
-    // SAFETY: each image calls this once, and nobody else names the memory.
+    // SAFETY: nobody else names the memory, and the caller calls this once.
     unsafe { &mut *buffers }
 }
 
@@ -201,7 +204,8 @@ pub(crate) fn report() {
     if !counts() {
         return;
     }
-    let buffers = buffers();
+    // SAFETY: an image runs either this function or the long one, and once.
+    let buffers = unsafe { buffers() };
     let empty = Cost::empty();
     let mut turns = |name: &str, case: Case| turns(name, case, buffers, empty);
     for (experts, k) in LAYERS {

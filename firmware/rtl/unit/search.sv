@@ -135,7 +135,9 @@ module unit_search #(
   for (genvar i = 0; i < PLACES; i++) begin : marks
     assign marked[33*i+:33] = {full[i], nearest[32*i+:32]};
   end
-  unit_pick #(.N(PLACES), .WIDTH(33)) pick_last (.entries(marked), .index(last_place), .entry({picked_full, picked_key}));
+  unit_pick #(.N(PLACES), .WIDTH(33)) pick_last (
+    .entries(marked), .index(last_place), .entry({picked_full, picked_key})
+  );
 
   logic [SLOT-1:0] last_slot, next_slot;
   logic [$clog2(PLACES):0] searched;

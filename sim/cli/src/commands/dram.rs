@@ -373,8 +373,8 @@ fn constraints(device: &Device) -> Page {
         let first = names(&row.before);
         let first = if row.window > 1 { format!("{} {first}", row.window) } else { first };
         json!({
-            "name": row.name, "level": row.level.to_string(), "first": first, "then": names(&row.after), "cycles": row.cycles,
-            "formula": row.formula, "source": row.source,
+            "name": row.name, "level": row.level.to_string(), "first": first, "then": names(&row.after),
+            "cycles": row.cycles, "formula": row.formula, "source": row.source,
         })
     };
     let rows: Vec<Value> = dram::constraints::constraints(device).iter().map(row).collect();
