@@ -108,6 +108,10 @@ fn all(options: &Options) -> Result<bool, String> {
             outcome.seconds,
             if outcome.failed { ", FAILED" } else { "" }
         );
+        // After each: what a run of hours has counted stays if it is ended.
+        if options.record {
+            record(&outcome)?;
+        }
         outcomes.push(outcome);
     }
     println!("| target | executions | a second | failed |\n|---|---|---|---|");
@@ -117,9 +121,6 @@ fn all(options: &Options) -> Result<bool, String> {
             *executions as f64 / seconds,
             if *failed { "yes" } else { "no" }
         );
-    }
-    if options.record {
-        record(&outcomes)?;
     }
     Ok(outcomes.iter().all(|outcome| !outcome.failed))
 }
@@ -143,22 +144,25 @@ fn longest(name: &str) -> String {
     format!("-max_len={}", if FILES.contains(&name) { file } else { other })
 }
 
+/// One call builds what all targets share once: a name is given where there is one target alone.
 fn build_with(sanitizer: &str, targets: &[String]) -> Result<(), String> {
-    for name in targets.iter().filter(|name| self::sanitizer(name) == sanitizer) {
-        let (folder, target) = (folder(), build_folder().join(sanitizer));
-        // Of cargo's own environment nothing may stay: another toolchain builds.
-        let mut cargo = Command::new("rustup");
-        cargo.args(["run", "nightly", "cargo", "fuzz", "build", "--sanitizer", sanitizer, "--fuzz-dir"]);
-        cargo.arg(&folder).arg("--target-dir").arg(target).arg(name);
-        for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR"] {
-            cargo.env_remove(variable);
-        }
-        let status = cargo.current_dir(&folder).status().map_err(|error| format!("rustup: {error}"))?;
-        if !status.success() {
-            return Err("the fuzzers do not build (rustup toolchain install nightly)".into());
-        }
+    let targets: Vec<&String> = targets.iter().filter(|name| self::sanitizer(name) == sanitizer).collect();
+    if targets.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let (folder, target) = (folder(), build_folder().join(sanitizer));
+    // Of cargo's own environment nothing may stay: another toolchain builds.
+    let mut cargo = Command::new("rustup");
+    cargo.args(["run", "nightly", "cargo", "fuzz", "build", "--sanitizer", sanitizer, "--fuzz-dir"]);
+    cargo.arg(&folder).arg("--target-dir").arg(target);
+    if let [name] = targets[..] {
+        cargo.arg(name);
+    }
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR"] {
+        cargo.env_remove(variable);
+    }
+    let status = cargo.current_dir(&folder).status().map_err(|error| format!("rustup: {error}"))?;
+    status.success().then_some(()).ok_or_else(|| "the fuzzers do not build (rustup toolchain install nightly)".into())
 }
 
 fn corpus(name: &str) -> PathBuf {
@@ -248,7 +252,7 @@ fn bless(name: &str, program: &Path, inputs: &Path) -> Result<(), String> {
 }
 
 /// Adds to the executions on record.
-fn record(outcomes: &[Outcome]) -> Result<(), String> {
+fn record(outcome: &Outcome) -> Result<(), String> {
     let path = folder().join("executions.tsv");
     let text = fs::read_to_string(&path).unwrap_or_default();
     let mut all: BTreeMap<String, u64> = names().into_iter().map(|name| (name, 0)).collect();
@@ -259,7 +263,7 @@ fn record(outcomes: &[Outcome]) -> Result<(), String> {
             *sum += count;
         }
     }
-    for outcome in outcomes.iter().filter(|outcome| !outcome.failed) {
+    if !outcome.failed {
         *all.entry(outcome.name.clone()).or_default() += outcome.executions;
     }
     let lines: String = all.iter().map(|(name, count)| format!("{name}\t{count}\n")).collect();
