@@ -29,6 +29,7 @@ pub mod rings;
 pub mod serial;
 pub mod serve;
 mod sync;
+pub mod unit;
 pub mod units;
 pub mod wire;
 
@@ -40,5 +41,6 @@ pub use region::{Geometry, HostRegion};
 pub use rings::Rings;
 pub use serial::Serial;
 pub use serve::{Mailbox, Watchdog, serve};
+pub use unit::Unit;
 pub use units::{Kernels, Outcome, Timed, Units, Untimed};
 pub use wire::Status;

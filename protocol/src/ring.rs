@@ -22,6 +22,9 @@ use crate::sync::{AtomicU32, Ordering, release};
 
 /// Words of a line of 64 bytes: what one end writes and the other reads has lines of its own.
 pub const LINE: usize = 16;
+/// Words of the answer to a token that count instructions, which hardware has not: behind the frame's header two of the
+/// decision.
+const COUNTS: [usize; 2] = [6, 7];
 /// Words before the slots.
 const HEAD: usize = 2 * LINE;
 /// Most slots: more than an index can tell apart is far away.
@@ -151,6 +154,40 @@ impl<'a> Producer<'a> {
     }
 }
 
+impl Producer<'_> {
+    /// Address of the slot of the next frame, address of the index, and what the index will be then.
+    #[cfg(not(loom))]
+    pub(crate) fn place(&self) -> Option<(usize, usize, u32)> {
+        let slot = self.ring.slot(self.put).ok()?;
+        Some((slot.as_ptr().expose_provenance(), self.ring.put.as_ptr().expose_provenance(), self.put.wrapping_add(1)))
+    }
+
+    /// Counts a frame that hardware has put in, as [`put`](Self::put) would have: the same words but for the two that
+    /// count the instructions of a decision. Returns whether the consumer wants to be called.
+    ///
+    /// # Errors
+    /// [`Corrupt`] if another frame lies there, and nothing is counted.
+    pub(crate) fn follow(&mut self, platform: &impl Platform, frame: &[u8]) -> Result<bool, Corrupt> {
+        let ring = self.ring;
+        let [length, words @ ..] = ring.slot(self.put)? else { return Err(Corrupt) };
+        let (whole, rest) = frame.as_chunks::<4>();
+        let same = |(at, (word, bytes)): (usize, (&AtomicU32, &[u8; 4]))| {
+            COUNTS.contains(&at) || word.load(Ordering::Relaxed) == u32::from_le_bytes(*bytes)
+        };
+        let right = length.load(Ordering::Relaxed) as usize == frame.len()
+            && rest.is_empty()
+            && words.len() >= whole.len()
+            && (0..whole.len()).zip(words.iter().zip(whole)).all(same)
+            && ring.put.load(Ordering::Acquire) == self.put.wrapping_add(1);
+        if !right {
+            return Err(Corrupt);
+        }
+        self.put = self.put.wrapping_add(1);
+        platform.invalidate(ring.consumer);
+        Ok(ring.wanted.load(Ordering::Relaxed) != 0)
+    }
+}
+
 /// The end that takes frames out.
 #[derive(Debug)]
 pub struct Consumer<'a> {
@@ -170,6 +207,14 @@ impl<'a> Consumer<'a> {
         ring.taken.store(0, Ordering::Release);
         platform.clean(ring.consumer);
         Ok(Self { ring, taken: 0 })
+    }
+
+    /// Address of the slot of the next frame, address of the index of frames put in, frames taken out so far, and slots.
+    #[cfg(not(loom))]
+    pub(crate) fn place(&self) -> Option<(usize, usize, u32, usize)> {
+        let slot = self.ring.slot(self.taken).ok()?;
+        let put = self.ring.put.as_ptr().expose_provenance();
+        Some((slot.as_ptr().expose_provenance(), put, self.taken, self.ring.count))
     }
 
     /// Whether no frame lies in the ring.

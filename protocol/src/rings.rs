@@ -13,6 +13,25 @@ use crate::serve::Mailbox;
 use crate::sync::AtomicU32;
 use crate::wire::Integrity;
 
+/// Where the next request of a queue and its answer lie, by addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// Slot of the request: its bytes, then the frame.
+    pub request: usize,
+    /// Index of requests put in.
+    pub put: usize,
+    /// Requests taken out so far.
+    pub taken: u32,
+    /// Slots of the ring.
+    pub slots: usize,
+    /// Slot of the answer.
+    pub answer: usize,
+    /// Index of answers put in.
+    pub answered_at: usize,
+    /// What it will be.
+    pub answered: u32,
+}
+
 /// The controller's end of a region. Whatever a host writes there, the worst is that it has to attach anew.
 #[derive(Debug)]
 pub struct Rings<'a, P> {
@@ -66,6 +85,34 @@ impl<'a, P: Platform> Rings<'a, P> {
             platform.notify(index);
         }
         Ok(true)
+    }
+
+    /// Where the next request of a queue will lie and where its answer goes, for hardware that carries both; `None` if
+    /// nobody is attached, if frames have checksums, or if there is no room for the answer.
+    #[cfg(not(loom))]
+    pub fn places(&self, queue: usize) -> Option<Places> {
+        let DeviceQueue { requests, answers } = self.queues.get(queue).filter(|_| self.end.attached())?;
+        if self.end.integrity() != Integrity::Link || answers.is_full(&self.platform) != Ok(false) {
+            return None;
+        }
+        let ((request, put, taken, slots), (answer, answered_at, answered)) = (requests.place()?, answers.place()?);
+        Some(Places { request, put, taken, slots, answer, answered_at, answered })
+    }
+
+    /// Accounts for the next request of a queue, which hardware has answered: has `answer` give what the answer ought
+    /// to be. If it is another one the queue is broken, and its host has to attach anew.
+    pub(crate) fn follow<'k>(&mut self, index: usize, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> bool {
+        let integrity = self.end.integrity();
+        let Self { queues, platform, request, .. } = self;
+        let Some(DeviceQueue { requests, answers }) = queues.get_mut(index) else { return false };
+        let Ok(Some(length)) = requests.take_words(platform, request) else { return false };
+        let frame = answer(request.as_bytes().get(..length).unwrap_or_default(), integrity);
+        match answers.follow(platform, frame) {
+            Ok(true) => platform.notify(index),
+            Ok(false) => {}
+            Err(Corrupt) => self.end.give_up(&self.platform),
+        }
+        true
     }
 
     /// Whether every ring of requests is empty, after asking to be called for the next.

@@ -90,8 +90,9 @@ impl Cost {
         result
     }
 
+    /// Adds what a call has taken.
     #[inline(never)]
-    fn record(&mut self, call: Counters) {
+    pub(crate) fn record(&mut self, call: Counters) {
         self.sum = self.sum.map2(call, |a, b| a + b);
         self.most = self.most.map2(call, u64::max);
         self.calls += 1;

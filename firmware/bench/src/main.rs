@@ -4,7 +4,7 @@
 //! Lines: `count KERNEL EXPERTS K INSTRUCTIONS CYCLES` (on the host both 0, and not printed), `corner NAME HASH`,
 //! `golden STEPS HASH`, `stack BYTES`. Corner and golden lines are the same on every machine.
 //!
-//! With the feature `soak` it runs 10^7 turns of a controller instead.
+//! With the feature `soak` it runs 10^7 turns of a controller instead, with `unit` turns with the hardware unit.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod float;
@@ -16,6 +16,8 @@ mod recall;
 mod rival;
 mod soak;
 mod turn;
+#[cfg(target_arch = "riscv32")]
+mod unit;
 
 use core::fmt::Write;
 
@@ -27,6 +29,10 @@ fn image() -> bool {
     if cfg!(feature = "soak") {
         soak::report();
         return true;
+    }
+    #[cfg(target_arch = "riscv32")]
+    if cfg!(feature = "unit") {
+        return unit::report();
     }
     kernels::report();
     turn::report();

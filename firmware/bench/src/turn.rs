@@ -108,7 +108,14 @@ impl Host<'_> {
 
 /// A token that wants none of the experts in fast memory, which are every fourth: it lists what it wants, or has the
 /// controller find it.
-fn token(writer: &mut Writer<'_>, random: &mut Random, experts: usize, router: &Router<'_>, listed: bool) {
+pub(crate) fn token(
+    writer: &mut Writer<'_>,
+    random: &mut Random,
+    experts: usize,
+    router: &Router<'_>,
+    listed: bool,
+    layer: u16,
+) {
     let mut logits = [Logit::ZERO; MOST];
     let logits = &mut logits[..experts];
     fill(logits, random, 1);
@@ -124,7 +131,7 @@ fn token(writer: &mut Writer<'_>, random: &mut Random, experts: usize, router: &
     // As many as make whole words.
     let given = if listed { wanted.len() } else { 0 };
     writer.put(&Token {
-        layer: 0.into(),
+        layer: layer.into(),
         experts: (experts as u16).into(),
         wanted: given as u8,
         starts_sequence: 0,
@@ -265,7 +272,7 @@ fn turns(name: &str, case: Case, buffers: &mut Buffers, empty: Cost) {
                 writer.put(&Place { layer: 0.into(), hot, alpha: 0.into(), split: [0.into(); 4] });
             }),
             _ => host.frame(Command::Token, |writer, random| {
-                (0..tokens).for_each(|_| token(writer, random, experts, &router, listed));
+                (0..tokens).for_each(|_| token(writer, random, experts, &router, listed, 0));
             }),
         };
         let _ = region.send(0, frame);

@@ -28,6 +28,8 @@ use core::{ptr, slice};
 #[cfg(machine = "cortex-m")]
 pub use cortex_m_rt::entry as start;
 pub use machine::{COUNTER_BITS, cycles, exit, instructions, publish, read, setup, to_instructions, wait, write};
+#[cfg(machine = "riscv")]
+pub use machine::{load_unit, store_unit};
 #[cfg(not(machine = "host"))]
 pub use stack::stack_used;
 #[cfg(machine = "cortex-m")]

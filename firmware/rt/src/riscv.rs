@@ -132,6 +132,19 @@ fn load(address: usize) -> u32 {
     unsafe { ptr::read_volatile(ptr::with_exposed_provenance(address)) }
 }
 
+/// Registers of the hardware unit, where a top level has one.
+const UNIT: usize = 0x4000_0000;
+
+/// Reads a register of the hardware unit, by the byte of its address.
+pub fn load_unit(address: u16) -> u32 {
+    load(UNIT + usize::from(address & 0x3FC))
+}
+
+/// Writes a register of the hardware unit.
+pub fn store_unit(address: u16, value: u32) {
+    store(UNIT + usize::from(address & 0x3FC), value);
+}
+
 /// Instructions retired, modulo 2^32 on RV32.
 pub fn instructions() -> u64 {
     let count: usize;

@@ -1,0 +1,56 @@
+// Ibex with the hardware unit on its data bus, from 0x40000000 on. The unit reads and writes memory through the same
+// port as the core's data, and goes first. FAST as in top_ibex.sv.
+module top #(
+  parameter bit FAST = 1'b1,
+  parameter int unsigned E = 256,
+  parameter int unsigned K = 8,
+  parameter int unsigned LAYERS = 2
+) (input logic clk, input logic rst_n);
+  logic        instr_req, instr_rvalid, data_req, data_gnt, data_we;
+  logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;
+  logic [3:0]  data_be;
+
+  // Whom the core asks, and who answers it.
+  logic        unit_request, unit_write, unit_grant, answered, by_unit, interrupt;
+  logic [31:0] unit_address, unit_write_data, unit_read, memory_read;
+  wire         to_unit = data_addr[31:28] == 4'd4;
+  assign data_gnt = data_req & (to_unit ? unit_grant : ~unit_request);
+  assign data_rdata = by_unit ? unit_read : memory_read;
+  always_ff @(posedge clk) begin
+    answered <= rst_n & data_req & data_gnt;
+    by_unit <= to_unit;
+  end
+
+  memory memory (
+    .clk, .rst_n, .instr_req, .instr_addr, .instr_rvalid, .instr_rdata,
+    .data_req(unit_request | (data_req & data_gnt & ~to_unit)), .data_we(unit_request ? unit_write : data_we),
+    .data_be(unit_request ? 4'hf : data_be), .data_addr(unit_request ? unit_address : data_addr),
+    .data_wdata(unit_request ? unit_write_data : data_wdata), .data_rvalid(), .data_rdata(memory_read)
+  );
+
+  cptr_turn #(.E(E), .K(K), .LAYERS(LAYERS)) turn (
+    .clk, .rst_n, .bus_request(data_req & to_unit), .bus_grant(unit_grant), .bus_write(data_we),
+    .bus_address(data_addr[9:0]), .bus_write_data(data_wdata), .bus_read_data(unit_read),
+    .memory_request(unit_request), .memory_write(unit_write), .memory_address(unit_address),
+    .memory_write_data(unit_write_data), .memory_read_data(memory_read), .interrupt
+  );
+
+  ibex_top #(
+    .RV32M          (FAST ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
+    .RV32B          (FAST ? ibex_pkg::RV32BBalanced : ibex_pkg::RV32BNone),
+    .WritebackStage (FAST),
+    .BranchTargetALU(FAST)
+  ) core (
+    .clk_i(clk), .rst_ni(rst_n), .test_en_i(1'b0), .ram_cfg_i('0), .hart_id_i('0), .boot_addr_i(32'h8000_0000),
+    .instr_req_o(instr_req), .instr_gnt_i(instr_req), .instr_rvalid_i(instr_rvalid), .instr_addr_o(instr_addr),
+    .instr_rdata_i(instr_rdata), .instr_rdata_intg_i('0), .instr_err_i(1'b0),
+    .data_req_o(data_req), .data_gnt_i(data_gnt), .data_rvalid_i(answered), .data_we_o(data_we), .data_be_o(data_be),
+    .data_addr_o(data_addr), .data_wdata_o(data_wdata), .data_wdata_intg_o(), .data_rdata_i(data_rdata),
+    .data_rdata_intg_i('0), .data_err_i(1'b0),
+    .irq_software_i(1'b0), .irq_timer_i(1'b0), .irq_external_i(interrupt), .irq_fast_i('0), .irq_nm_i(1'b0),
+    .scramble_key_valid_i(1'b0), .scramble_key_i('0), .scramble_nonce_i('0), .scramble_req_o(),
+    .debug_req_i(1'b0), .crash_dump_o(), .double_fault_seen_o(),
+    .fetch_enable_i(ibex_pkg::IbexMuBiOn), .alert_minor_o(), .alert_major_internal_o(), .alert_major_bus_o(), .core_sleep_o(),
+    .scan_rst_ni(1'b1)
+  );
+endmodule

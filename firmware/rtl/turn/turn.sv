@@ -1,0 +1,457 @@
+// A whole turn in logic: a request out of its ring in shared memory, through the unit, its answer into the ring of
+// answers, its jobs into a list beside it (docs/unit.md has registers and order).
+//
+// The firmware arms it with what the next request of a queue has to be: place, session, number. A doorbell has it look.
+// A request that is that and asks for one token of one layer is answered here, whole. Anything else, whatever it is, is
+// handed to the firmware before a word of an answer is written, and stays in its ring.
+module cptr_turn #(
+  parameter int unsigned E = 256,
+  parameter int unsigned K = 8,
+  parameter int unsigned LAYERS = 1,
+  parameter int unsigned DIVIDERS = 8,
+  parameter int unsigned WORDS = 4,
+  parameter int unsigned CHOICES = 512,
+  parameter int unsigned TOKENS = 1024,
+  parameter int unsigned PLACES = 64
+) (
+  input  logic        clk,
+  input  logic        rst_n,
+  // The core's bus: the unit's registers from 000 on, those here from 100 on, the host's doorbell at 200. A request that
+  // is granted has its word in the next cycle.
+  input  logic        bus_request,
+  output logic        bus_grant,
+  input  logic        bus_write,
+  input  logic [9:0]  bus_address,
+  input  logic [31:0] bus_write_data,
+  output logic [31:0] bus_read_data,
+  // Memory, before everybody else: a word is there the cycle after it was asked for.
+  output logic        memory_request,
+  output logic        memory_write,
+  output logic [31:0] memory_address,
+  output logic [31:0] memory_write_data,
+  input  logic [31:0] memory_read_data,
+  // There is something for the firmware.
+  output logic        interrupt
+);
+  localparam int unsigned ID = $clog2(E);
+  localparam int unsigned RANK = (K > 1) ? $clog2(K) : 1;
+  localparam int unsigned BITS = $clog2(LAYERS * E);
+  localparam int unsigned LAYER = (LAYERS > 1) ? $clog2(LAYERS) : 1;
+  localparam logic [31:0] TOKEN_REQUEST = 32'h0604_7063, TOKEN_ANSWER = 32'h8604_7063;
+
+  // Registers.
+  localparam logic [4:0] NAME = 5'd0, CONTROL = 5'd1, STATUS = 5'd2, REQUEST = 5'd3, ANSWER = 5'd4, PUT_AT = 5'd5,
+    TAKEN = 5'd6, SLOTS = 5'd7, ANSWERED_AT = 5'd8, ANSWERED = 5'd9, SESSION = 5'd10, SEQUENCE = 5'd11, QUEUE = 5'd12,
+    NUMBER = 5'd13, JOBS = 5'd14, LISTED = 5'd15, READY = 5'd16, BITS_AT = 5'd17, BITS_OF = 5'd18, CYCLES = 5'd19,
+    TURN_EXPERTS = 5'd20, TURN_K = 5'd21;
+  logic [31:0] request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at;
+  logic [15:0] slots;
+  logic [7:0]  queue;
+  logic [LAYERS-1:0] ready;
+  logic [BITS-1:0] bits_at;
+  logic [ID:0] experts;
+  logic [RANK:0] k;
+  logic [31:0] cycles;
+
+  typedef enum logic [3:0] {
+    IDLE, ARMED, READ, START, LOGITS, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH, GIVE_UP
+  } state_t;
+  state_t state;
+  typedef enum logic [1:0] {NOTHING, TURN_DONE, HANDED} outcome_t;
+  outcome_t outcome;
+  wire works = state != IDLE && state != ARMED;
+  assign interrupt = outcome != NOTHING;
+
+  wire here = bus_request & bus_grant & bus_address[9:8] == 2'd1;
+  wire doorbell = bus_request & bus_grant & bus_write & bus_address[9:8] == 2'd2;
+  wire write = here & bus_write;
+  wire [4:0] register_at = bus_address[6:2];
+
+  // The unit, whose bus is the core's but for the cycle of a doorbell.
+  logic unit_rings, unit_aborts, unit_busy, from_unit;
+  logic [15:0] layer;
+  logic in_valid, in_ready, in_last, out_valid, out_ready, out_last;
+  logic [31:0] out_data, unit_data, here_data;
+  assign bus_grant = ~unit_rings & ~unit_aborts;
+  wire unit_mine = unit_rings | unit_aborts;
+  cptr_unit #(
+    .E(E), .K(K), .LAYERS(LAYERS), .DIVIDERS(DIVIDERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS),
+    .PLACES(PLACES)
+  ) choice (
+    .clk, .rst_n, .bus_request(unit_mine | (bus_request & bus_address[9:8] == 2'd0)),
+    .bus_write(unit_mine | bus_write), .bus_address(unit_mine ? 8'h10 : bus_address[7:0]),
+    .bus_write_data(unit_aborts ? 32'd6 : unit_rings ? {layer, 16'd1} : bus_write_data), .bus_read_data(unit_data),
+    .in_valid, .in_ready, .in_last, .in_data(memory_read_data), .out_valid, .out_ready, .out_last, .out_data,
+    .busy(unit_busy)
+  );
+  always_ff @(posedge clk) from_unit <= bus_request & bus_address[9:8] == 2'd0;
+  assign bus_read_data = from_unit ? unit_data : here_data;
+
+  // What is read, in order: the index; the layer, so that the unit can begin; the checksum; the rest of the header and
+  // of the descriptor; the logits. What was asked for in a cycle is looked at in the next.
+  localparam logic [3:0] LOOK_PUT = 4'd0, LOOK_LAYER = 4'd1, LOOK_SUM = 4'd2, LOOK_LENGTH = 4'd3, LOOK_KIND = 4'd4,
+    LOOK_SESSION = 4'd5, LOOK_SEQUENCE = 4'd6, LOOK_QUEUE = 4'd7, LOOK_COUNTS = 4'd8, LOOK_ACTIVATION = 4'd9,
+    LOOK_RESULT = 4'd10, LOOK_NONE = 4'd11;
+  logic [3:0] step, seen;
+  logic [ID:0] logit;
+  logic asked_logit, asked_last, empty, right;
+  logic [31:0] activation, result, waiting;
+  logic [31:0] request_bytes, answer_bytes;
+  logic [7:0] sum_word, answer_sum_word;
+  logic layer_ready;
+  always_comb begin
+    waiting = memory_read_data - taken;
+    empty = seen == LOOK_PUT && waiting == 32'd0;
+    layer_ready = 1'b0;
+    for (int unsigned i = 0; i < LAYERS; i++) if (memory_read_data[15:0] == 16'(i)) layer_ready = ready[i];
+    case (seen)
+      LOOK_PUT: right = waiting <= 32'(slots);
+      LOOK_LAYER: right = layer_ready && memory_read_data[31:16] == 16'(experts);
+      LOOK_SUM: right = memory_read_data == 32'd0;
+      LOOK_LENGTH: right = memory_read_data == request_bytes + 32'd20;
+      LOOK_KIND: right = memory_read_data == TOKEN_REQUEST;
+      LOOK_SESSION: right = memory_read_data == session;
+      LOOK_SEQUENCE: right = memory_read_data == sequence_number;
+      LOOK_QUEUE: right = memory_read_data == {queue, 8'd0, request_bytes[15:0]};
+      // No experts that the host wants, no loads; it may start a sequence.
+      LOOK_COUNTS: right = (memory_read_data & ~32'h0000_0100) == 32'd0;
+      default: right = 1'b1;
+    endcase
+  end
+
+  // What is written of the answer before anything is chosen, and the jobs.
+  logic [3:0] fixed;
+  logic [RANK:0] index, near, job;
+  logic [2:0] job_word;
+  logic [RANK+1:0] settle;
+  logic [31:0] fixed_word;
+  logic [8:0] fixed_at;
+  always_comb begin
+    fixed_at = 9'(fixed);
+    case (fixed)
+      4'd0: fixed_word = answer_bytes + 32'd20;
+      4'd1: fixed_word = TOKEN_ANSWER;
+      4'd2: fixed_word = session;
+      4'd3: fixed_word = sequence_number;
+      4'd4: fixed_word = {queue, 8'd0, answer_bytes[15:0]};
+      4'd5: begin
+        fixed_word = {number[15:0], 16'd0};
+        fixed_at = 9'd6;
+      end
+      4'd6, 4'd7: begin
+        fixed_word = 32'd0;
+        fixed_at = 9'(fixed) + 9'd1;
+      end
+      default: begin
+        fixed_word = 32'd0;
+        fixed_at = 9'(answer_sum_word);
+      end
+    endcase
+  end
+  always_ff @(posedge clk) begin
+    request_bytes <= 32'd16 + (32'(experts) << 2);
+    answer_bytes <= 32'd16 + (32'(k) << 3);
+    answer_sum_word <= 8'd9 + (8'(k) << 1);
+  end
+
+  // The experts that run near the data, those of most bits first, of equals as they were chosen. Their bits come out of
+  // a memory, a cycle after their words.
+  logic [4:0] bits, bits_2;
+  logic choice_1, choice_2, missing_1, stands_in_1;
+  logic [ID-1:0] expert_1;
+  logic [RANK-1:0] rank_1;
+  wire take_choice = state == CHOICES_OF & out_valid;
+  unit_ram #(.WIDTH(5), .DEPTH(LAYERS * E)) widths (
+    .clk, .read(take_choice), .read_address(BITS'(32'(layer) * E) + BITS'(out_data[ID-1:0])), .read_data(bits),
+    .write(write & register_at == BITS_OF), .write_address(bits_at), .write_data(bus_write_data[4:0])
+  );
+  logic [K-1:0] chain_full;
+  logic [K*(5+RANK)-1:0] chain_keys;
+  logic [K*ID-1:0] chain_experts;
+  logic [4+RANK:0] job_key;
+  logic [ID-1:0] job_expert;
+  unit_rank_chain #(.K(K), .KEY(5 + RANK), .DATA(ID)) chain (
+    .clk, .rst_n, .clear(state == FIXED), .enabled('1), .in_valid(choice_1 & missing_1), .in_key({bits, ~rank_1}),
+    .in_data(expert_1), .out_valid(), .out_key(), .out_data(), .full(chain_full), .keys(chain_keys), .data(chain_experts)
+  );
+  unit_pick #(.N(K), .WIDTH(5 + RANK)) pick_key (.entries(chain_keys), .index(job[RANK-1:0]), .entry(job_key));
+  unit_pick #(.N(K), .WIDTH(ID)) pick_expert (.entries(chain_experts), .index(job[RANK-1:0]), .entry(job_expert));
+  wire [RANK-1:0] job_rank = ~job_key[RANK-1:0];
+  // The place of a rank's job in the list.
+  logic [RANK-1:0] place_of[K];
+  logic [K-1:0] is_near;
+  logic [31:0] job_data;
+  always_comb begin
+    case (job_word)
+      3'd0: job_data = number;
+      3'd1: job_data = {16'(job_expert), layer};
+      3'd2: job_data = {16'd0, 8'(job_rank), 3'd0, job_key[RANK+:5]};
+      3'd3: job_data = activation;
+      default: job_data = result;
+    endcase
+  end
+  logic [RANK-1:0] weight_place;
+  always_comb weight_place = place_of[index[RANK-1:0]];
+  // The word of a job: the weight lies fourth.
+  wire [2:0] job_offset = job_word < 3'd3 ? job_word : job_word + 3'd1;
+  wire last_rank = index + 1'b1 == k;
+  wire last_job = job + 1'b1 == near;
+
+  assign out_ready = (state == HEADER) | (state == CHOICES_OF)
+                   | (state == WEIGHT & ~is_near[index[RANK-1:0]]) | (state == JOB_WEIGHT);
+  assign in_valid = asked_logit;
+  assign in_last = asked_last;
+
+  // The port to memory.
+  logic [31:0] slot_word;
+  always_comb begin
+    memory_request = 1'b0;
+    memory_write = 1'b0;
+    memory_address = request_at;
+    memory_write_data = fixed_word;
+    slot_word = '0;
+    case (state)
+      READ, START: begin
+        memory_request = state == READ;
+        case (step)
+          LOOK_PUT: memory_address = put_at;
+          LOOK_LAYER: memory_address = request_at + 32'd20;
+          LOOK_SUM: memory_address = request_at + 32'd36 + (32'(experts) << 2);
+          LOOK_COUNTS, LOOK_ACTIVATION, LOOK_RESULT: memory_address = request_at + 32'd24 + ((32'(step) - 32'd8) << 2);
+          default: memory_address = request_at + ((32'(step) - 32'd3) << 2);
+        endcase
+      end
+      LOGITS: begin
+        memory_request = 1'b1;
+        memory_address = request_at + 32'd36 + (32'(logit) << 2);
+      end
+      FIXED: begin
+        memory_request = 1'b1;
+        memory_write = 1'b1;
+        memory_address = answer_at + (32'(fixed_at) << 2);
+      end
+      HEADER: begin
+        memory_request = out_valid;
+        memory_write = 1'b1;
+        memory_address = answer_at + 32'd20;
+        memory_write_data = {out_data[7:0], 8'(k), layer};
+      end
+      CHOICES_OF, SETTLE: begin
+        memory_request = choice_1;
+        memory_write = 1'b1;
+        memory_address = answer_at + 32'd36 + (32'(rank_1) << 3);
+        memory_write_data = {7'd0, stands_in_1, missing_1 ? {3'd0, bits} : 8'd0, 16'(expert_1)};
+      end
+      LIST: begin
+        memory_request = near != '0;
+        memory_write = 1'b1;
+        memory_address = jobs_at + 32'(job) * 32'd24 + (32'(job_offset) << 2);
+        memory_write_data = job_data;
+      end
+      WEIGHT: begin
+        memory_request = out_valid;
+        memory_write = 1'b1;
+        memory_address = answer_at + 32'd40 + (32'(index) << 3);
+        memory_write_data = out_data;
+      end
+      JOB_WEIGHT: begin
+        memory_request = 1'b1;
+        memory_write = 1'b1;
+        memory_address = jobs_at + 32'(weight_place) * 32'd24 + 32'd12;
+        memory_write_data = out_data;
+      end
+      PUBLISH: begin
+        memory_request = 1'b1;
+        memory_write = 1'b1;
+        memory_address = answered_at;
+        memory_write_data = answered;
+      end
+      default: ;
+    endcase
+  end
+
+  // How long the unit has not begun, which a layer that there is not would cause.
+  logic [4:0] patience;
+  logic looks;
+  always_ff @(posedge clk or negedge rst_n) begin
+    if (!rst_n) begin
+      state <= IDLE;
+      outcome <= NOTHING;
+      {request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at} <= '0;
+      {slots, queue, ready, bits_at, experts, k, cycles} <= '0;
+      {unit_rings, unit_aborts, asked_logit, asked_last, choice_1, looks} <= '0;
+    end else begin
+      unit_rings <= 1'b0;
+      unit_aborts <= 1'b0;
+      asked_logit <= state == LOGITS;
+      asked_last <= state == LOGITS & logit + 1'b1 == experts;
+      seen <= state == READ ? step : LOOK_NONE;
+      choice_1 <= take_choice;
+      if (take_choice) begin
+        {missing_1, stands_in_1} <= out_data[17:16];
+        expert_1 <= out_data[ID-1:0];
+        rank_1 <= index[RANK-1:0];
+      end
+      if (seen == LOOK_ACTIVATION) activation <= memory_read_data;
+      if (seen == LOOK_RESULT) result <= memory_read_data;
+      if (doorbell) looks <= 1'b1;
+      if (works) cycles <= cycles + 32'd1;
+      if (write && register_at == CONTROL) begin
+        // What is under way goes on to its end.
+        if (bus_write_data[0] && state == IDLE) begin
+          state <= ARMED;
+          outcome <= NOTHING;
+          // A request may have come before.
+          looks <= 1'b1;
+        end else if (!bus_write_data[0]) begin
+          if (state == ARMED) state <= IDLE;
+          if (bus_write_data[1] && !works) outcome <= NOTHING;
+        end
+      end else if (write && state == IDLE) begin
+        case (register_at)
+          REQUEST: request_at <= bus_write_data;
+          ANSWER: answer_at <= bus_write_data;
+          PUT_AT: put_at <= bus_write_data;
+          TAKEN: taken <= bus_write_data;
+          SLOTS: slots <= bus_write_data[15:0];
+          ANSWERED_AT: answered_at <= bus_write_data;
+          ANSWERED: answered <= bus_write_data;
+          SESSION: session <= bus_write_data;
+          SEQUENCE: sequence_number <= bus_write_data;
+          QUEUE: queue <= bus_write_data[7:0];
+          NUMBER: number <= bus_write_data;
+          JOBS: jobs_at <= bus_write_data;
+          READY: for (int unsigned i = 0; i < LAYERS; i++) begin
+            if (bus_write_data[15:0] == 16'(i)) ready[i] <= bus_write_data[31];
+          end
+          BITS_AT: bits_at <= bus_write_data[BITS-1:0];
+          BITS_OF: bits_at <= bits_at + 1'b1;
+          TURN_EXPERTS: experts <= bus_write_data > E ? '0 : bus_write_data[ID:0];
+          TURN_K: k <= bus_write_data > K ? '0 : bus_write_data[RANK:0];
+          default: ;
+        endcase
+      end
+
+      case (state)
+        IDLE: ;
+        ARMED: if (looks && !(write && register_at == CONTROL) && experts != '0 && k != '0) begin
+          state <= READ;
+          looks <= 1'b0;
+          step <= LOOK_PUT;
+          cycles <= 32'd1;
+        end
+        READ, START: begin
+          if (state == READ) begin
+            step <= step + 4'd1;
+            if (step == LOOK_RESULT) begin
+              state <= START;
+              patience <= '0;
+            end
+          end else begin
+            patience <= patience + 5'd1;
+          end
+          if (seen == LOOK_LAYER && right) begin
+            layer <= memory_read_data[15:0];
+            unit_rings <= 1'b1;
+          end
+          if (empty) begin
+            state <= ARMED;
+          end else if (!right) begin
+            // Nobody has begun before the layer was found right.
+            state <= seen == LOOK_PUT || seen == LOOK_LAYER ? IDLE : GIVE_UP;
+            if (seen == LOOK_PUT || seen == LOOK_LAYER) outcome <= HANDED;
+            patience <= '0;
+          end else if ((state == START || step == LOOK_RESULT) && in_ready) begin
+            state <= LOGITS;
+            logit <= '0;
+          end else if (state == START && patience == '1) begin
+            state <= IDLE;
+            outcome <= HANDED;
+          end
+        end
+        LOGITS: begin
+          logit <= logit + 1'b1;
+          if (logit + 1'b1 == experts) begin
+            state <= FIXED;
+            fixed <= '0;
+          end
+        end
+        FIXED: begin
+          fixed <= fixed + 4'd1;
+          {index, near, job, job_word} <= '0;
+          is_near <= '0;
+          if (fixed == 4'd8) state <= HEADER;
+        end
+        HEADER: if (out_valid) state <= CHOICES_OF;
+        CHOICES_OF: if (out_valid) begin
+          if (out_data[17]) begin
+            near <= near + 1'b1;
+            is_near[index[RANK-1:0]] <= 1'b1;
+          end
+          index <= last_rank ? '0 : index + 1'b1;
+          settle <= '0;
+          if (last_rank) state <= SETTLE;
+        end
+        // A key goes through a cell a cycle.
+        SETTLE: begin
+          settle <= settle + 1'b1;
+          if (settle == (RANK + 2)'(K + 1)) state <= LIST;
+        end
+        LIST: begin
+          if (near == '0) begin
+            state <= WEIGHT;
+          end else begin
+            place_of[job_rank] <= job[RANK-1:0];
+            job_word <= job_word == 3'd4 ? 3'd0 : job_word + 3'd1;
+            if (job_word == 3'd4) begin
+              job <= job + 1'b1;
+              if (last_job) state <= WEIGHT;
+            end
+          end
+        end
+        WEIGHT: if (out_valid) begin
+          if (is_near[index[RANK-1:0]]) begin
+            state <= JOB_WEIGHT;
+          end else begin
+            index <= index + 1'b1;
+            if (last_rank) state <= PUBLISH;
+          end
+        end
+        JOB_WEIGHT: begin
+          index <= index + 1'b1;
+          state <= last_rank ? PUBLISH : WEIGHT;
+        end
+        PUBLISH: begin
+          state <= IDLE;
+          outcome <= TURN_DONE;
+        end
+        // Of a request that is not for here the unit has begun a layer: it is stopped where it can be.
+        default: begin
+          patience <= patience + 5'd1;
+          if (in_ready) unit_aborts <= 1'b1;
+          if (in_ready || patience == '1) begin
+            state <= IDLE;
+            outcome <= HANDED;
+          end
+        end
+      endcase
+    end
+  end
+
+  always_ff @(posedge clk) begin
+    if (here) begin
+      case (register_at)
+        NAME: here_data <= 32'h7572_7401;
+        STATUS: here_data <= {26'd0, outcome, 2'd0, works, state == ARMED};
+        LISTED: here_data <= 32'(near);
+        CYCLES: here_data <= cycles;
+        TURN_EXPERTS: here_data <= 32'(experts);
+        TURN_K: here_data <= 32'(k);
+        SEQUENCE: here_data <= sequence_number;
+        default: here_data <= '0;
+      endcase
+    end else begin
+      here_data <= '0;
+    end
+  end
+endmodule

@@ -1,0 +1,56 @@
+//! What the next request of a queue has to be and what a token of it is decided by, for hardware that decides it itself
+//! ([`Unit`](crate::unit::Unit)).
+
+use cptr_core::{Bounds, ExpertSet, Router};
+
+use super::{Controller, InstructionCounter};
+use crate::units::Units;
+
+/// What the next request of a queue has to be, if it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    /// Its session.
+    pub session: u32,
+    /// Its number in the queue.
+    pub sequence: u32,
+    /// The device's number of its token.
+    pub turn: u32,
+}
+
+/// What tokens are decided by in every layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// The router, which has no bias.
+    pub router: Router<'static>,
+    /// What a selection may cost.
+    pub bounds: Bounds,
+    /// How many of the wanted are never replaced.
+    pub keep: usize,
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Layers.
+    pub layers: usize,
+}
+
+impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller<'_, U, C, E, W> {
+    /// What tokens are decided by, if a decision depends on nothing but their logits and who is where: experts are
+    /// placed, routers have no bias, and no events are told.
+    pub fn policy(&self) -> Option<Policy> {
+        let known = self.configuration.as_ref().filter(|known| !known.on_demand && !known.biased && !known.events)?;
+        let (router, bounds, keep) = (known.router, known.bounds, known.keep);
+        Some(Policy { router, bounds, keep, experts: known.experts, layers: known.layers })
+    }
+
+    /// What the next request of a queue has to be; `None` if there is no session, or if [`idle`](Self::idle) has left
+    /// something over.
+    pub fn next(&self, queue: usize) -> Option<Next> {
+        let free = self.session != 0 && self.pending.is_empty() && queue < self.answers.queues();
+        free.then(|| Next { session: self.session, sequence: self.answers.next(queue), turn: self.turn })
+    }
+
+    /// The resident experts of a layer, and the bits of the others' replicas, if experts are placed there.
+    pub fn placed(&self, layer: usize) -> Option<(&ExpertSet<W>, &[u8])> {
+        let layer = self.layers.get(layer).filter(|layer| layer.placed() && !layer.partial())?;
+        Some((layer.resident(), layer.bits()))
+    }
+}

@@ -1,0 +1,290 @@
+//! The driver of the hardware unit (docs/unit.md): logic that takes a token's request out of a ring, decides it and
+//! publishes the answer, while the firmware waits.
+//!
+//! The firmware is as it is without the unit. It arms the unit with what the next request of a queue has to be; the
+//! unit answers it if it is that, and hands anything else over. Behind the answer the firmware has the controller do the
+//! same request, holds its answer against the unit's, word for word, and so knows what the unit has done: session,
+//! kept answer, queue and levels stay in one place. A unit that was wrong is found at once; the host then has to
+//! attach anew.
+//!
+//! Who uses it calls [`Unit::step`] in the place of [`Rings`] and [`Controller`] in [`serve`](crate::serve()).
+
+use core::cell::Cell;
+use core::convert::Infallible;
+
+use cptr_core::router::{Count, Score};
+
+use crate::controller::{Controller, InstructionCounter, Next, Policy};
+use crate::platform::Platform;
+use crate::rings::{Places, Rings};
+use crate::serve::Mailbox;
+use crate::units::Units;
+use crate::wire::{Command, Integrity, Status};
+
+/// The queue whose requests the unit answers.
+const QUEUE: usize = 0;
+
+/// Registers of the unit, by the byte of their address: its own below 0x100, those of the turn from there on.
+pub trait Registers {
+    /// Reads a register.
+    fn load(&self, address: u16) -> u32;
+
+    /// Writes a register.
+    fn store(&mut self, address: u16, value: u32);
+}
+
+/// The unit's own registers.
+mod choice {
+    pub(super) const NAME: (u16, u32) = (0x00, 0x7570_7401);
+    pub(super) const SIZES: u16 = 0x04;
+    pub(super) const STATUS: u16 = 0x08;
+    pub(super) const ERROR: u16 = 0x0C;
+    pub(super) const DOORBELL: u16 = 0x10;
+    pub(super) const EXPERTS: u16 = 0x14;
+    pub(super) const CHOSEN: u16 = 0x18;
+    pub(super) const ROUTER: u16 = 0x1C;
+    pub(super) const KEEP_TOP: u16 = 0x20;
+    pub(super) const CAPACITY: u16 = 0x24;
+    pub(super) const EPS_MASS: u16 = 0x28;
+    pub(super) const EPS_ERROR: u16 = 0x2C;
+    pub(super) const ADDRESS: u16 = 0x68;
+    pub(super) const DATA: u16 = 0x6C;
+    pub(super) const RECALL_SIZES: u16 = 0x70;
+    /// The window's space of resident sets.
+    pub(super) const SETS: u32 = 2 << 28;
+    /// Begins a layer.
+    pub(super) const BEGIN: u32 = 4;
+}
+
+/// Registers of the turn.
+mod turn {
+    pub(super) const NAME: (u16, u32) = (0x100, 0x7572_7401);
+    pub(super) const CONTROL: u16 = 0x104;
+    pub(super) const STATUS: u16 = 0x108;
+    pub(super) const REQUEST: u16 = 0x10C;
+    pub(super) const ANSWER: u16 = 0x110;
+    pub(super) const PUT_AT: u16 = 0x114;
+    pub(super) const TAKEN: u16 = 0x118;
+    pub(super) const SLOTS: u16 = 0x11C;
+    pub(super) const ANSWERED_AT: u16 = 0x120;
+    pub(super) const ANSWERED: u16 = 0x124;
+    pub(super) const SESSION: u16 = 0x128;
+    pub(super) const SEQUENCE: u16 = 0x12C;
+    pub(super) const QUEUE: u16 = 0x130;
+    pub(super) const NUMBER: u16 = 0x134;
+    pub(super) const JOBS: u16 = 0x138;
+    pub(super) const LISTED: u16 = 0x13C;
+    pub(super) const READY: u16 = 0x140;
+    pub(super) const BITS_AT: u16 = 0x144;
+    pub(super) const BITS_OF: u16 = 0x148;
+    pub(super) const CYCLES: u16 = 0x14C;
+    pub(super) const EXPERTS: u16 = 0x150;
+    pub(super) const CHOSEN: u16 = 0x154;
+    /// Of the status: it waits for a doorbell, or works; whether it has answered.
+    pub(super) const BUSY: u32 = 0b11;
+    /// Of the control: what came of the last request was seen.
+    pub(super) const SEEN: u32 = 0b10;
+    pub(super) const ARM: u32 = 0b01;
+    pub(super) const OUTCOME: u32 = 0b11_0000;
+    pub(super) const ANSWERED_IT: u32 = 0b01_0000;
+    /// Of a layer: it is ready.
+    pub(super) const IS_READY: u32 = 1 << 31;
+}
+
+/// The unit, and what it knows of the model.
+#[derive(Debug)]
+pub struct Unit<R> {
+    registers: R,
+    layers: usize,
+    experts: usize,
+    k: usize,
+    /// Where it lists jobs.
+    jobs: u32,
+    /// Whether it knows the model, and who is where.
+    prepared: bool,
+    /// Requests that it has answered, modulo 2^32.
+    answered: u32,
+}
+
+/// Whether a request may change what tokens are decided by.
+const fn changes(command: Command) -> bool {
+    use Command::{Bias, Configure, Place, Prefill, Reset, Restore};
+    matches!(command, Reset | Configure | Prefill | Place | Bias | Restore)
+}
+
+/// Has the controller answer a request, and notes whether that may change what tokens are decided by.
+fn noting<'e, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+    controller: &'e mut Controller<'_, U, C, E, W>,
+    changed: &'e Cell<bool>,
+) -> impl FnOnce(&[u8], Integrity) -> &'e [u8] {
+    |request, integrity| {
+        let kind = request.get(3).copied().map_or(Err(Status::Frame), Command::try_from);
+        changed.set(kind.is_ok_and(changes));
+        controller.handle_from(request, integrity)
+    }
+}
+
+impl<R: Registers> Unit<R> {
+    /// The unit behind these registers, which lists the jobs of a token at the address `jobs`, 24 bytes for each of its
+    /// experts; `None` if there is none.
+    pub fn find(registers: R, jobs: u32) -> Option<Self> {
+        if [choice::NAME, turn::NAME].iter().any(|&(address, name)| registers.load(address) != name) {
+            return None;
+        }
+        let sizes = registers.load(choice::SIZES);
+        let (layers, experts) = ((sizes >> 16) as usize, sizes as usize & 0xFFFF);
+        let k = (registers.load(choice::RECALL_SIZES) >> 24) as usize;
+        Some(Self { registers, layers, experts, k, jobs, prepared: false, answered: 0 })
+    }
+
+    /// Requests that it has answered, modulo 2^32.
+    pub const fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// Cycles of the last one, from the doorbell to the index of its answer.
+    pub fn cycles(&self) -> u32 {
+        self.registers.load(turn::CYCLES)
+    }
+
+    /// Jobs that it has listed for the last one.
+    pub fn listed(&self) -> usize {
+        self.registers.load(turn::LISTED) as usize
+    }
+
+    /// Whether it waits for a request: nothing has come that it has answered or handed over.
+    pub fn waits(&self) -> bool {
+        self.registers.load(turn::STATUS) & turn::BUSY != 0
+    }
+
+    /// One pass of the main loop: takes the ring back, accounts for what the unit has answered or answers what it has
+    /// not, does what can wait, and arms the unit for the next request. Returns whether there was anything to do; if
+    /// not, the caller waits until [`waits`](Self::waits) says that something has come, or another queue has.
+    pub fn step<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+        &mut self,
+        controller: &mut Controller<'_, U, C, E, W>,
+        rings: &mut Rings<'_, P>,
+    ) -> bool {
+        let answered = self.stop();
+        let changed = Cell::new(false);
+        let answer = noting(controller, &changed);
+        let served = if answered {
+            self.answered = self.answered.wrapping_add(1);
+            rings.follow(QUEUE, answer)
+        } else {
+            let Ok::<_, Infallible>(served) = rings.poll(answer);
+            served
+        };
+        let worked = controller.idle();
+        rings.events(controller.events());
+        if changed.get() || !self.prepared {
+            self.prepared = controller.policy().is_some_and(|policy| self.learn(&policy, controller));
+        }
+        if self.prepared && controller.outstanding() == 0 {
+            let next = controller.next(QUEUE).zip(rings.places(QUEUE));
+            next.into_iter().for_each(|(next, places)| self.arm(next, &places));
+        }
+        served || worked
+    }
+
+    /// Takes the ring back: waits until the unit has ended what it has begun, and says whether it has answered.
+    pub fn stop(&mut self) -> bool {
+        self.registers.store(turn::CONTROL, 0);
+        loop {
+            let status = self.registers.load(turn::STATUS);
+            if status & turn::BUSY == 0 {
+                // Once.
+                let answered = status & turn::OUTCOME == turn::ANSWERED_IT;
+                if answered {
+                    self.registers.store(turn::CONTROL, turn::SEEN);
+                }
+                return answered;
+            }
+        }
+    }
+
+    /// Has it wait for a request.
+    fn arm(&mut self, next: Next, places: &Places) {
+        let Next { session, sequence, turn: number } = next;
+        let slots = places.slots as u32;
+        for (address, value) in [
+            (turn::REQUEST, places.request as u32),
+            (turn::ANSWER, places.answer as u32),
+            (turn::PUT_AT, places.put as u32),
+            (turn::TAKEN, places.taken),
+            (turn::SLOTS, slots),
+            (turn::ANSWERED_AT, places.answered_at as u32),
+            (turn::ANSWERED, places.answered),
+            (turn::SESSION, session),
+            (turn::SEQUENCE, sequence),
+            (turn::QUEUE, QUEUE as u32),
+            (turn::NUMBER, number),
+            (turn::JOBS, self.jobs),
+            (turn::CONTROL, turn::ARM),
+        ] {
+            self.registers.store(address, value);
+        }
+    }
+
+    /// Tells it model and layers; returns whether it can decide tokens of that model.
+    fn learn<U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+        &mut self,
+        policy: &Policy,
+        controller: &Controller<'_, U, C, E, W>,
+    ) -> bool {
+        let Policy { router, bounds, keep, experts, layers } = *policy;
+        let score = match router.score {
+            Score::SoftmaxAll => 0,
+            Score::SoftmaxSelected => 1,
+            _ => return false,
+        };
+        let k = router.k;
+        let plain = router.count == Count::Fixed
+            && router.groups.count == 1
+            && router.bias.is_empty()
+            && router.expert_scale.is_empty()
+            && !router.table
+            && router.null_experts == 0;
+        if !plain || experts > self.experts || k > self.k {
+            return false;
+        }
+        let error = bounds.error.map_or(0, |error| error.to_bits());
+        let router = score | u32::from(router.renormalise) << 8 | u32::from(bounds.error.is_some()) << 9;
+        for (address, value) in [
+            (choice::ERROR, u32::MAX),
+            (choice::EXPERTS, experts as u32),
+            (choice::CHOSEN, k as u32),
+            (choice::ROUTER, router),
+            (choice::KEEP_TOP, keep.min(k) as u32),
+            (choice::CAPACITY, experts as u32),
+            (choice::EPS_MASS, bounds.mass.to_bits()),
+            (choice::EPS_ERROR, error),
+            (turn::EXPERTS, experts as u32),
+            (turn::CHOSEN, k as u32),
+        ] {
+            self.registers.store(address, value);
+        }
+        for layer in 0..self.layers {
+            let placed = if layer < layers { controller.placed(layer) } else { None };
+            let ready = if placed.is_some() { turn::IS_READY } else { 0 };
+            self.registers.store(turn::READY, ready | layer as u32);
+            let Some((resident, bits)) = placed else { continue };
+            self.registers.store(choice::DOORBELL, choice::BEGIN | (layer as u32) << 16);
+            while self.registers.load(choice::STATUS) & 1 != 0 {}
+            let first = layer.saturating_mul(self.experts);
+            let words = (0..experts.div_ceil(32)).map(|word| {
+                let start = word.saturating_mul(32);
+                let bit = |bit: usize| u32::from(resident.contains(start.saturating_add(bit) as u16)) << bit;
+                (start, (0..32).fold(0, |word, place| word | bit(place)))
+            });
+            for (start, word) in words {
+                let at = first.saturating_add(start) / 32;
+                self.registers.store(choice::ADDRESS, choice::SETS | at as u32);
+                self.registers.store(choice::DATA, word);
+            }
+            self.registers.store(turn::BITS_AT, first as u32);
+            bits.iter().for_each(|&bits| self.registers.store(turn::BITS_OF, bits.into()));
+        }
+        true
+    }
+}
