@@ -30,7 +30,7 @@ module top #(
 
   cptr_turn #(.E(E), .K(K), .LAYERS(LAYERS)) turn (
     .clk, .rst_n, .bus_request(data_req & to_unit), .bus_grant(unit_grant), .bus_write(data_we),
-    .bus_address(data_addr[9:0]), .bus_write_data(data_wdata), .bus_read_data(unit_read),
+    .bus_address(data_addr[10:0]), .bus_write_data(data_wdata), .bus_read_data(unit_read),
     .memory_request(unit_request), .memory_write(unit_write), .memory_address(unit_address),
     .memory_write_data(unit_write_data), .memory_read_data(memory_read), .interrupt
   );

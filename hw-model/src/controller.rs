@@ -6,6 +6,9 @@
 //! is linear, beyond the largest it goes on as between the last two, below the smallest it stays; of k the nearest
 //! measured one counts (of two equally near the larger). Turns were also counted for requests of 2, 4, 8 and 16 tokens
 //! (`turn_16`); between them this is linear, and more tokens take several requests.
+//!
+//! A core `CORE+unit` is that core with the hardware unit on its bus (docs/unit.md): the unit answers a token of a
+//! softmax router itself, one a request, and the firmware follows behind it. Whatever else there is to do the core does.
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -45,14 +48,19 @@ pub enum Kernel {
     TurnChecksum,
     /// As `Turn`, with a DMA engine that fetches the request: without the time that the engine takes.
     TurnDma,
+    /// With a hardware unit, what the firmware does behind the answer of the unit, until the next request can come: the
+    /// filter's step is in it.
+    TurnBehind,
 }
 
+/// What a core's name ends with if it has a hardware unit on its bus.
+const UNIT: &str = "+unit";
 /// Most tokens of a request.
 pub const MOST_TOKENS: u32 = 16;
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TopK,
         Self::TopKGrouped,
         Self::Select,
@@ -66,6 +74,7 @@ impl Kernel {
         Self::TurnSigmoid,
         Self::TurnChecksum,
         Self::TurnDma,
+        Self::TurnBehind,
     ];
 
     /// Its name in the table.
@@ -84,6 +93,7 @@ impl Kernel {
             Self::TurnSigmoid => "turn_sigmoid",
             Self::TurnChecksum => "turn_checksum",
             Self::TurnDma => "turn_dma",
+            Self::TurnBehind => "turn_behind",
         }
     }
 }
@@ -150,10 +160,21 @@ impl Controller {
         self.request_cycles(kernel, experts, k, 1)
     }
 
-    /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each.
+    /// Whether a hardware unit answers.
+    pub fn has_unit(&self) -> bool {
+        self.core.ends_with(UNIT)
+    }
+
+    /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each. A unit answers one a request,
+    /// each when the firmware is done with the one before.
     pub fn turn_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
+        if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
+            let [answer, behind] = [turn, Kernel::TurnBehind].map(|kernel| self.cycles(kernel, experts, k));
+            return answer + f64::from(tokens - 1) * (answer + behind);
+        }
         let of = |tokens| self.request_cycles(turn, experts, k, tokens);
-        let measured = TABLE.range((&*self.core, turn, 1)..=(&*self.core, turn, MOST_TOKENS));
+        let core = self.measured(turn);
+        let measured = TABLE.range((core, turn, 1)..=(core, turn, MOST_TOKENS));
         let curve: Vec<(u32, f64)> = measured.map(|(&(.., tokens), _)| (tokens, of(tokens))).collect();
         let (full, rest) = (tokens / MOST_TOKENS, tokens % MOST_TOKENS);
         f64::from(full) * along(&curve, f64::from(MOST_TOKENS))
@@ -162,9 +183,15 @@ impl Controller {
 
     /// As [`cycles`](Self::cycles), of a request with so many tokens; 0 where that was not measured.
     fn request_cycles(&self, kernel: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
-        let curves = TABLE.get(&(self.core.as_str(), kernel, tokens));
+        let curves = TABLE.get(&(self.measured(kernel), kernel, tokens));
         let nearest = curves.and_then(|curves| curves.iter().min_by_key(|&(&at, _)| (at.abs_diff(k), u32::MAX - at)));
         nearest.map_or(0.0, |(_, curve)| along(curve, f64::from(experts)))
+    }
+
+    /// The core on which a kernel was measured: with a unit what the unit does, the rest without.
+    fn measured(&self, kernel: Kernel) -> &str {
+        let alone = self.core.strip_suffix(UNIT).unwrap_or(&self.core);
+        if TABLE.contains_key(&(self.core.as_str(), kernel, 1)) { &self.core } else { alone }
     }
 
     /// The turns for so many tokens of which each takes `k` of `experts` experts, in picoseconds: on the critical path,
@@ -173,9 +200,19 @@ impl Controller {
         self.ps(self.turn_cycles(Kernel::Turn, experts, k, tokens))
     }
 
-    /// The `update`s of so many tokens, in picoseconds: after dispatch, beside the experts' runs.
+    /// What comes behind the last answer to so many tokens, in picoseconds: after dispatch, beside the experts' runs.
     pub fn update_ps(&self, experts: u32, k: u32, tokens: u32) -> u64 {
-        self.ps(self.cycles(Kernel::Update, experts, k)).saturating_mul(tokens.into())
+        self.ps(self.behind_cycles(Kernel::Turn, experts, k, tokens))
+    }
+
+    /// As [`update_ps`](Self::update_ps), in cycles, of a `turn`: the `update` of each token; with a unit what the firmware
+    /// does behind the answer to the last one.
+    pub fn behind_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
+        if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
+            self.cycles(Kernel::TurnBehind, experts, k)
+        } else {
+            f64::from(tokens) * self.cycles(Kernel::Update, experts, k)
+        }
     }
 
     fn ps(&self, cycles: f64) -> u64 {
@@ -211,7 +248,13 @@ mod tests {
         let own = |line: &&str| !["two_a_turn", "exp_neg", "update_worst"].contains(&line.split('\t').nth(1).unwrap());
         assert!(text.lines().skip(1).filter(own).all(|line| parse(line).is_some()));
         for core in cores() {
+            let (unit, by_unit) = (core.ends_with(UNIT), [Kernel::Turn, Kernel::TurnBehind]);
+            let has = |kernel| if unit { by_unit.contains(&kernel) } else { kernel != Kernel::TurnBehind };
             for kernel in Kernel::ALL {
+                if unit || !has(kernel) {
+                    assert_eq!(TABLE.contains_key(&(core, kernel, 1)), has(kernel), "{core} {kernel:?}");
+                    continue;
+                }
                 let several = [Kernel::Turn, Kernel::TurnDma, Kernel::TurnSigmoid].contains(&kernel);
                 for tokens in if several { &[1, 2, 4, 8, 16][..] } else { &[1] } {
                     let curves = &TABLE[&(core, kernel, *tokens)];
@@ -243,7 +286,7 @@ mod tests {
 
     #[test]
     fn tokens_of_a_request_share_what_is_done_once() {
-        for core in cores() {
+        for core in cores().into_iter().filter(|core| !core.ends_with(UNIT)) {
             let controller = Controller { core: core.into(), clock_mhz: 1000.0 };
             for (turn, experts, k) in [(Kernel::Turn, 8, 2), (Kernel::TurnDma, 128, 8), (Kernel::TurnSigmoid, 256, 8)] {
                 let of = |tokens| controller.turn_cycles(turn, experts, k, tokens);
@@ -258,6 +301,25 @@ mod tests {
                 controller.turn_cycles(Kernel::TurnDma, 256, 8, 16) < controller.turn_cycles(Kernel::Turn, 256, 8, 16)
             );
         }
+    }
+
+    #[test]
+    fn a_unit_answers_softmax_routers_and_nothing_else() {
+        let with = Controller { core: "ibex-fast+unit".into(), clock_mhz: 1000.0 };
+        for (experts, k) in [(8, 2), (128, 8), (256, 8)] {
+            let [turn, behind] = [Kernel::Turn, Kernel::TurnBehind].map(|kernel| with.cycles(kernel, experts, k));
+            assert!(turn < fast().cycles(Kernel::Turn, experts, k) / 10.0 && turn > f64::from(experts));
+            assert_eq!(with.turn_cycles(Kernel::Turn, experts, k, 1), turn);
+            assert_eq!(with.turn_cycles(Kernel::Turn, experts, k, 3), 3.0 * turn + 2.0 * behind);
+            assert_eq!(with.behind_cycles(Kernel::Turn, experts, k, 3), behind);
+            let sigmoid = |controller: &Controller| {
+                let turn = controller.turn_cycles(Kernel::TurnSigmoid, experts, k, 5);
+                (turn, controller.behind_cycles(Kernel::TurnSigmoid, experts, k, 5))
+            };
+            assert_eq!(sigmoid(&with), sigmoid(&fast()));
+        }
+        assert!(with.has_unit() && !fast().has_unit() && with.validate().is_ok());
+        assert_eq!((with.turn_cycles(Kernel::Turn, 8, 2, 0), with.update_ps(8, 2, 0)), (0.0, 0));
     }
 
     #[test]

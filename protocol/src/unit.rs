@@ -12,6 +12,7 @@
 use core::cell::Cell;
 use core::convert::Infallible;
 
+use cptr_core::Eps;
 use cptr_core::router::{Count, Score};
 
 use crate::controller::{Controller, InstructionCounter, Next, Policy};
@@ -248,7 +249,7 @@ impl<R: Registers> Unit<R> {
         if !plain || experts > self.experts || k > self.k {
             return false;
         }
-        let error = bounds.error.map_or(0, |error| error.to_bits());
+        let error = bounds.error.map_or(0, Eps::to_bits);
         let router = score | u32::from(router.renormalise) << 8 | u32::from(bounds.error.is_some()) << 9;
         for (address, value) in [
             (choice::ERROR, u32::MAX),

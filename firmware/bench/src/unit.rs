@@ -1,8 +1,8 @@
 //! Turns with the hardware unit on the core's bus: what they take, and that every answer and every job is what a
 //! controller without a unit gives to the same requests, right ones and others.
 //!
-//! Lines: `count turn_unit EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer; `count
-//! turn_unit_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does behind it until the unit waits again; `unit
+//! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer; `count
+//! turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does behind it until the unit waits again; `unit
 //! REQUESTS ANSWERED LISTED WRONG`: requests, those that the unit has answered itself, jobs that it has listed, and
 //! answers and jobs that were others than without it.
 
@@ -256,6 +256,6 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         seen.answered += u32::from(by_unit);
         seen.wrong += u32::from(!right);
     }
-    let _ = writeln!(Console, "count turn_unit {experts} {k} 0 {}", turn.checked_div(counted.into()).unwrap_or(0));
-    behind.print("turn_unit_behind", experts, k, Cost::empty());
+    let _ = writeln!(Console, "count turn {experts} {k} 0 {}", turn.checked_div(counted.into()).unwrap_or(0));
+    behind.print("turn_behind", experts, k, Cost::empty());
 }

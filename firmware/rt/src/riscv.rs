@@ -137,12 +137,12 @@ const UNIT: usize = 0x4000_0000;
 
 /// Reads a register of the hardware unit, by the byte of its address.
 pub fn load_unit(address: u16) -> u32 {
-    load(UNIT + usize::from(address & 0x3FC))
+    load(UNIT + usize::from(address & 0x7FC))
 }
 
 /// Writes a register of the hardware unit.
 pub fn store_unit(address: u16, value: u32) {
-    store(UNIT + usize::from(address & 0x3FC), value);
+    store(UNIT + usize::from(address & 0x7FC), value);
 }
 
 /// Instructions retired, modulo 2^32 on RV32.

@@ -16,12 +16,13 @@ module cptr_turn #(
 ) (
   input  logic        clk,
   input  logic        rst_n,
-  // The core's bus: the unit's registers from 000 on, those here from 100 on, the host's doorbell at 200. A request that
-  // is granted has its word in the next cycle.
+  // The core's bus: the unit's registers from 000 on, those here from 100 on, the host's doorbell at 200, from 400 on what
+  // was decided: for each rank its word of the unit's answer, then its weight. A request that is granted has its word in
+  // the next cycle.
   input  logic        bus_request,
   output logic        bus_grant,
   input  logic        bus_write,
-  input  logic [9:0]  bus_address,
+  input  logic [10:0] bus_address,
   input  logic [31:0] bus_write_data,
   output logic [31:0] bus_read_data,
   // Memory, before everybody else: a word is there the cycle after it was asked for.
@@ -62,8 +63,8 @@ module cptr_turn #(
   wire works = state != IDLE && state != ARMED;
   assign interrupt = outcome != NOTHING;
 
-  wire here = bus_request & bus_grant & bus_address[9:8] == 2'd1;
-  wire doorbell = bus_request & bus_grant & bus_write & bus_address[9:8] == 2'd2;
+  wire here = bus_request & bus_grant & bus_address[10:8] == 3'd1;
+  wire doorbell = bus_request & bus_grant & bus_write & bus_address[10:8] == 3'd2;
   wire write = here & bus_write;
   wire [4:0] register_at = bus_address[6:2];
 
@@ -78,14 +79,19 @@ module cptr_turn #(
     .E(E), .K(K), .LAYERS(LAYERS), .DIVIDERS(DIVIDERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS),
     .PLACES(PLACES)
   ) choice (
-    .clk, .rst_n, .bus_request(unit_mine | (bus_request & bus_address[9:8] == 2'd0)),
+    .clk, .rst_n, .bus_request(unit_mine | (bus_request & bus_address[10:8] == 3'd0)),
     .bus_write(unit_mine | bus_write), .bus_address(unit_mine ? 8'h10 : bus_address[7:0]),
     .bus_write_data(unit_aborts ? 32'd6 : unit_rings ? {layer, 16'd1} : bus_write_data), .bus_read_data(unit_data),
     .in_valid, .in_ready, .in_last, .in_data(memory_read_data), .out_valid, .out_ready, .out_last, .out_data,
     .busy(unit_busy)
   );
-  always_ff @(posedge clk) from_unit <= bus_request & bus_address[9:8] == 2'd0;
-  assign bus_read_data = from_unit ? unit_data : here_data;
+  logic from_decided;
+  logic [31:0] decided_data;
+  always_ff @(posedge clk) begin
+    from_unit <= bus_request & bus_address[10:8] == 3'd0;
+    from_decided <= bus_request & bus_address[10];
+  end
+  assign bus_read_data = from_unit ? unit_data : from_decided ? decided_data : here_data;
 
   // What is read, in order: the index; the layer, so that the unit can begin; the checksum; the rest of the header and
   // of the descriptor; the logits. What was asked for in a cycle is looked at in the next.
@@ -164,6 +170,11 @@ module cptr_turn #(
   unit_ram #(.WIDTH(5), .DEPTH(LAYERS * E)) widths (
     .clk, .read(take_choice), .read_address(BITS'(32'(layer) * E) + BITS'(out_data[ID-1:0])), .read_data(bits),
     .write(write & register_at == BITS_OF), .write_address(bits_at), .write_data(bus_write_data[4:0])
+  );
+  unit_ram #(.WIDTH(32), .DEPTH(2 * K)) decided (
+    .clk, .read(bus_request & bus_address[10]), .read_address(bus_address[2+:RANK+1]), .read_data(decided_data),
+    .write(out_valid & (state == CHOICES_OF | state == WEIGHT)),
+    .write_address({index[RANK-1:0], state == WEIGHT}), .write_data(out_data)
   );
   logic [K-1:0] chain_full;
   logic [K*(5+RANK)-1:0] chain_keys;

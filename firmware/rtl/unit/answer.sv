@@ -1,7 +1,8 @@
 // The answer to a token, word by word, as fast as it is taken:
 //
 //   header    bits 6:0 stand-ins, 14:8 missing experts, 31:16 the layer
-//   k words   bits 15:0 the expert that runs, 16 whether it stands in, 17 whether it must be loaded
+//   k words   bits 15:0 the expert that runs, 16 whether it stands in, 17 whether it must be loaded, 31:18 the wanted
+//             expert in whose place it runs
 //   victims   if asked for, for each missing expert in order: who makes room for it, or 0xffff for nobody
 //   k words   mixing weights, U1F31
 //
@@ -22,6 +23,7 @@ module unit_answer #(
   input  logic [ID:0]     residents,
   input  logic [RANK:0]   stand_ins,
   input  logic [K*ID-1:0] chosen_ids,
+  input  logic [K*ID-1:0] wanted_ids,
   input  logic [K-1:0]    replaced,
   input  logic [K-1:0]    missing,
   input  logic            weighed,
@@ -53,20 +55,20 @@ module unit_answer #(
   wire last_rank = index + 1'b1 == k;
 
   // What belongs to the rank.
-  logic [K*(ID+2)-1:0] choices;
+  logic [K*(2*ID+2)-1:0] choices;
   logic [K*(ID+1)-1:0] candidates;
-  logic [ID-1:0] id, candidate;
+  logic [ID-1:0] id, wanted, candidate;
   logic stands_in, is_missing, candidate_there;
   logic [31:0] weight;
   logic [K-1:0] keeps;
   logic [7:0] counted, missing_count;
   for (genvar i = 0; i < K; i++) begin : ranks
-    assign choices[i*(ID+2)+:ID+2] = {missing[i], replaced[i], chosen_ids[i*ID+:ID]};
+    assign choices[i*(2*ID+2)+:2*ID+2] = {wanted_ids[i*ID+:ID], missing[i], replaced[i], chosen_ids[i*ID+:ID]};
     assign candidates[i*(ID+1)+:ID+1] = {victim_full[i], victim_ids[i*ID+:ID]};
     assign keeps[i] = (RANK + 1)'(i) < k & chosen_ids[i*ID+:ID] == candidate;
   end
-  unit_pick #(.N(K), .WIDTH(ID + 2)) pick_choice (
-    .entries(choices), .index(index[RANK-1:0]), .entry({is_missing, stands_in, id})
+  unit_pick #(.N(K), .WIDTH(2 * ID + 2)) pick_choice (
+    .entries(choices), .index(index[RANK-1:0]), .entry({wanted, is_missing, stands_in, id})
   );
   unit_pick #(.N(K), .WIDTH(ID + 1)) pick_candidate (
     .entries(candidates), .index(victim[RANK-1:0]), .entry({candidate_there, candidate})
@@ -89,7 +91,7 @@ module unit_answer #(
     if (free) begin
       case (state)
         HEADER: out_data <= {layer, missing_count, 8'(stand_ins)};
-        CHOICES: out_data <= {14'd0, is_missing, stands_in, 16'(id)};
+        CHOICES: out_data <= {14'(wanted), is_missing, stands_in, 16'(id)};
         VICTIM: out_data <= nobody ? 32'h0000_ffff : 32'(given_up);
         default: out_data <= weight;
       endcase

@@ -1,4 +1,5 @@
-//! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles.
+//! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles; and with the
+//! hardware unit on the bus of one, turns that the unit answers.
 //!
 //! The sources come from the Python package index into the build folder, pinned with their hashes in
 //! `firmware/rtl/requirements.txt`.
@@ -42,27 +43,52 @@ struct Core {
     name: &'static str,
     /// Verilator's arguments; `{ibex}`, `{prim}`, `{renamed}` and `{cv}` are folders of sources.
     sources: &'static str,
-    /// The top level's parameters.
+    /// The file of the top level, which has the parameters.
+    top: &'static str,
     parameters: &'static str,
     /// Flags for the compiler beyond the target's: extensions of the instruction set, alignment.
     flags: &'static str,
+    /// Whether the hardware unit is on its bus: then the image runs turns, and nothing else.
+    unit: bool,
+}
+
+impl Core {
+    /// The line at which its image has done all that is looked at, by how it starts.
+    fn last<'a>(&self, golden: &'a str) -> &'a str {
+        if self.unit { "unit " } else { golden }
+    }
 }
 
 const IBEX: &str = "-y {renamed} -y {ibex}/rtl -y {prim}/rtl +incdir+{prim}/rtl +incdir+{ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
                     {ibex}/rtl/ibex_pkg.sv {prim}/rtl/prim_ram_1p_pkg.sv {prim}/rtl/prim_secded_pkg.sv {prim}/rtl/prim_count_pkg.sv \
-                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv top_ibex.sv main.cpp";
+                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv main.cpp";
 const CV32E40P: &str = "-y {cv}/rtl +incdir+{cv}/rtl/include {cv}/rtl/include/cv32e40p_apu_core_pkg.sv {cv}/rtl/include/cv32e40p_fpu_pkg.sv \
                         {cv}/rtl/include/cv32e40p_pkg.sv {cv}/bhv/cv32e40p_sim_clock_gate.sv {cv}/rtl/cv32e40p_register_file_ff.sv \
-                        memory.sv top_cv32e40p.sv main.cpp";
+                        memory.sv main.cpp";
 /// The core fetches words: jumps to the second half of one cost a cycle more.
 const BIT_MANIPULATION: &str = "-C target-feature=+zba,+zbb,+zbs -C llvm-args=-align-all-nofallthru-blocks=2";
 
 /// Ibex as it comes; Ibex with all that makes it fast (its own configuration "maxperf-pmp-bmbalanced", without memory
-/// protection); CV32E40P.
-const CORES: [Core; 3] = [
-    Core { name: "ibex", sources: IBEX, parameters: "-GFAST=0", flags: "" },
-    Core { name: "ibex-fast", sources: IBEX, parameters: "-GFAST=1", flags: BIT_MANIPULATION },
-    Core { name: "cv32e40p", sources: CV32E40P, parameters: "", flags: "" },
+/// protection); CV32E40P; and the fast Ibex with the hardware unit.
+const CORES: [Core; 4] = [
+    Core { name: "ibex", sources: IBEX, top: "top_ibex.sv", parameters: "-GFAST=0", flags: "", unit: false },
+    Core {
+        name: "ibex-fast",
+        sources: IBEX,
+        top: "top_ibex.sv",
+        parameters: "-GFAST=1",
+        flags: BIT_MANIPULATION,
+        unit: false,
+    },
+    Core { name: "cv32e40p", sources: CV32E40P, top: "top_cv32e40p.sv", parameters: "", flags: "", unit: false },
+    Core {
+        name: "ibex-fast+unit",
+        sources: IBEX,
+        top: "top_unit.sv",
+        parameters: "-GFAST=1",
+        flags: BIT_MANIPULATION,
+        unit: true,
+    },
 ];
 
 /// Everything, as far as one of the golden steps that the image prints; whether it went well.
@@ -105,7 +131,19 @@ fn write(path: &Path, text: &str) -> Done {
 fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &str, last: &str) -> Done<Vec<Count>> {
     let image = image(core, work)?;
     let model = verilate(core, sources, work)?;
-    let text = run(&model, &image, last)?;
+    let text = run(&model, &image, core.last(last))?;
+    if core.unit {
+        // The image ends in failure where an answer or a job was another one than without the unit.
+        let line = text.lines().rev().find_map(|line| line.strip_prefix("unit ")).unwrap_or_default();
+        let numbers: Vec<u64> = line.split(' ').map_while(|number| number.parse().ok()).collect();
+        return match numbers[..] {
+            [requests, answered, jobs, 0] if answered > 0 && jobs > 0 => {
+                println!("{}: {answered} of {requests} requests answered by the unit, {jobs} jobs listed", core.name);
+                table::parse(core.name, &text)
+            }
+            _ => Err(format!("{}: not what it is without the unit:\n{text}", core.name)),
+        };
+    }
     let found = lines(&text, &["corner ", "golden "]);
     if !golden.starts_with(&found) || !found.contains(last) {
         return Err(format!("{}: other results than on the host:\n{found}instead of\n{golden}", core.name));
@@ -144,6 +182,9 @@ pub(crate) fn fetch_cores(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
 fn image(core: &Core, work: &Path) -> Done<PathBuf> {
     let folder = work.join("images").join(if core.flags.is_empty() { "plain" } else { core.name });
     let mut command = building("cptr-bench", TARGET);
+    if core.unit {
+        command.args(["--features", "unit"]);
+    }
     if !core.flags.is_empty() {
         // Added to the flags of firmware/.cargo/config.toml.
         command.env("CARGO_TARGET_RISCV32IMC_UNKNOWN_NONE_ELF_RUSTFLAGS", core.flags);
@@ -165,10 +206,14 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
     };
     let mut verilator = Command::new("verilator");
     verilator.args(FLAGS.split_whitespace()).args(core.parameters.split_whitespace()).arg("-Mdir").arg(&folder);
-    let main = super::command::folder().join("rtl/main.cpp");
+    let rtl = super::command::folder().join("rtl");
+    if core.unit {
+        verilator.args(crate::unit::sources()?).arg(rtl.join("turn/turn.sv"));
+    }
+    verilator.arg(rtl.join(core.top));
     for word in core.sources.split_whitespace() {
         // The compiler runs in its own folder.
-        verilator.arg(if word == "main.cpp" { main.to_string_lossy().into_owned() } else { place(word) });
+        verilator.arg(if word == "main.cpp" { rtl.join(word).to_string_lossy().into_owned() } else { place(word) });
     }
     execute(&mut verilator)?;
     execute(Command::new("make").arg("-s").arg("-C").arg(&folder).args(["-f", "Vtop.mk", "OPT_FAST=-O3", "Vtop"]))?;
@@ -214,10 +259,15 @@ fn hex(elf: &Path) -> Done<String> {
     Ok(text)
 }
 
-/// The part of the counts that fits a screen: k = 8, and what a further expert costs.
+/// The part of the counts that fits a screen: k = 8, and what a further expert costs; and all turns of the unit.
 fn print(counts: &[Count]) {
+    for core in CORES.iter().filter(|core| core.unit) {
+        for Count { kernel, experts, k, cycles, .. } in counts.iter().filter(|count| count.core == core.name) {
+            println!("{} {kernel:<12} E={experts:<4} k={k:<3} {cycles:>6} cycles", core.name);
+        }
+    }
     println!("cycles of a call, k = 8; last column: cycles per expert, from 256 to 512");
-    for core in &CORES {
+    for core in CORES.iter().filter(|core| !core.unit) {
         for kernel in ["top_k", "select", "select_cold", "select_sigmoid", "victim", "update", "update_worst"] {
             let of: Vec<&Count> =
                 counts.iter().filter(|c| c.core == core.name && c.kernel == kernel && c.k == 8).collect();

@@ -207,7 +207,7 @@ fn golden_file() -> Done<String> {
 }
 
 /// The unit's sources.
-fn sources() -> Done<Vec<PathBuf>> {
+pub(crate) fn sources() -> Done<Vec<PathBuf>> {
     let folder = firmware_folder().join("rtl/unit");
     let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut files: Vec<PathBuf> = files.flatten().map(|file| file.path()).collect();

@@ -241,7 +241,8 @@ impl<W: Write> Unit<W> {
         let count = missing.iter().filter(|&&missing| missing).count();
         let mut words = vec![(layer as u32) << 16 | (count as u32) << 8 | selection.substituted as u32];
         for ((&expert, &wanted), &missing) in selection.experts.iter().zip(&wanted).zip(&missing) {
-            words.push(u32::from(expert) | u32::from(expert != wanted) << 16 | u32::from(missing) << 17);
+            let flags = u32::from(expert != wanted) << 16 | u32::from(missing) << 17;
+            words.push(u32::from(expert) | flags | u32::from(wanted) << 18);
         }
         let mut victims = Vec::new();
         if apply {

@@ -72,7 +72,7 @@ struct Row {
     device_us: f64,
     /// The same if memory gave its greatest rate and nothing else took time.
     at_peak_us: f64,
-    /// The whole turn with every expert cold; the choice alone in it; and a turn that also finds the best logits.
+    /// The whole turn with every expert cold; the choice alone on the processor; and a turn that also finds the best logits.
     turn_cycles: f64,
     select_cold_cycles: f64,
     turn_top_k_cycles: Option<f64>,
@@ -85,10 +85,10 @@ struct Row {
     fits: bool,
     /// Cycles of a turn that a unit would have to take over to fit.
     excess_cycles: f64,
-    /// Share that is left if a unit chooses, and if a unit carries the descriptors.
-    share_without_select: f64,
-    share_without_transport: f64,
-    /// Behind the answer.
+    /// Share that is left if a unit chooses, and if a unit carries the descriptors; `None` where one does both.
+    share_without_select: Option<f64>,
+    share_without_transport: Option<f64>,
+    /// Behind the answer; with a unit all that the firmware does for a token it has answered.
     update_cycles: f64,
     update_share: f64,
     /// From the GPU to the controller and back, without payload.
@@ -114,9 +114,12 @@ impl Row {
         };
         // What the copy takes does not depend on the router.
         let copied = if device.dma { turn_of(Kernel::Turn) - turn_of(Kernel::TurnDma) } else { 0.0 };
-        let turn_cycles = turn_of(turn) - copied;
-        let (select_cold_cycles, update_cycles) = (cycles(select), cycles(Kernel::Update));
-        let measured = !layer.sigmoid && batch == 1 && !device.dma;
+        // A unit answers softmax routers, and fetches itself.
+        let by_unit = controller.has_unit() && !layer.sigmoid;
+        let turn_cycles = turn_of(turn) - if by_unit { 0.0 } else { copied };
+        let update_cycles = controller.behind_cycles(turn, layer.experts, layer.k, batch);
+        let select_cold_cycles = cycles(select);
+        let measured = !layer.sigmoid && batch == 1 && !device.dma && !by_unit;
         let share = |cycles: f64| cycles / controller.clock_mhz / device_us;
         let allowed_cycles = layer.allowed * device_us * controller.clock_mhz;
         Ok(Self {
@@ -136,8 +139,8 @@ impl Row {
             times_allowed: turn_cycles / allowed_cycles,
             fits: turn_cycles <= allowed_cycles,
             excess_cycles: (turn_cycles - allowed_cycles).max(0.0),
-            share_without_select: share(turn_cycles - select_cold_cycles),
-            share_without_transport: share(select_cold_cycles),
+            share_without_select: (!by_unit).then(|| share(turn_cycles - select_cold_cycles)),
+            share_without_transport: (!by_unit).then(|| share(select_cold_cycles)),
             update_cycles,
             update_share: share(update_cycles),
             trip_us: device.trip_us,
@@ -186,7 +189,12 @@ static COLUMNS: [Column; 21] = [
         "cycles of a turn over a link without checks of its own",
     )
     .detail(),
-    column("update_cycles", "update", Number(0), "cycles of the filter's step, behind the answer"),
+    column(
+        "update_cycles",
+        "behind",
+        Number(0),
+        "cycles behind the answer: the filter's step; with a hardware unit all that the firmware does for the token",
+    ),
     column("update_share", "share", Percent, "of the device's time"),
     column(
         "trip_us",
@@ -303,7 +311,7 @@ mod tests {
             assert!((row.turn_share * row.device_us * 500.0 / row.turn_cycles - 1.0).abs() < 1e-9, "{row:?}");
             // The choice is a part of the turn, and the two units share it.
             assert!(row.select_cold_cycles > 0.0 && row.turn_cycles > row.select_cold_cycles, "{row:?}");
-            let parts = row.share_without_select + row.share_without_transport;
+            let parts = row.share_without_select.unwrap() + row.share_without_transport.unwrap();
             assert!((parts / row.turn_share - 1.0).abs() < 1e-9, "{row:?}");
             for more in [row.turn_top_k_cycles, row.turn_checksum_cycles] {
                 assert!(more.is_none_or(|cycles| cycles > row.turn_cycles), "{row:?}");
@@ -336,7 +344,10 @@ mod tests {
             // Jobs are one for each token, so that the device works as long for each.
             assert!((many.device_us / one.device_us / 16.0 - 1.0).abs() < 0.03, "{many:?}");
             assert!((many.update_share / one.update_share - 1.0).abs() < 0.03, "{many:?}");
-            assert!(many.turn_share < one.turn_share && many.share_without_transport < many.turn_share, "{many:?}");
+            assert!(
+                many.turn_share < one.turn_share && many.share_without_transport < Some(many.turn_share),
+                "{many:?}"
+            );
             for (with, without) in [(row(1, true), &one), (row(16, true), &many)] {
                 assert!(with.turn_cycles < without.turn_cycles && with.update_cycles == without.update_cycles);
                 assert_eq!(with.turn_top_k_cycles, None);
@@ -373,12 +384,56 @@ mod tests {
                 let row = row.unwrap();
                 let excess = if row.fits { "–".into() } else { thousands(row.excess_cycles) };
                 let [turn, select, transport, update] =
-                    [row.turn_share, row.share_without_select, row.share_without_transport, row.update_share].map(percent);
+                    [row.turn_share, row.share_without_select.unwrap(), row.share_without_transport.unwrap(), row.update_share]
+                        .map(percent);
                 let (allowed, of) = (100.0 * row.allowed, row.times_allowed);
                 let (us, cycles) = (row.device_us, thousands(row.turn_cycles));
                 format!(
                     "| {} | {} | {us:.1} | {cycles} | {turn} | {allowed} % | {of:.2} | {excess} | {select} | {transport} | \
                      {update} |",
+                    row.model, row.bits
+                )
+            })
+            .collect();
+        documented(&lines);
+    }
+
+    fn with_unit() -> Controller {
+        Controller { core: "ibex-fast+unit".into(), clock_mhz: 1000.0 }
+    }
+
+    #[test]
+    fn a_unit_takes_over_the_turns_of_softmax_routers() {
+        for layer in &LAYERS {
+            let [alone, unit] =
+                [fast(), with_unit()].map(|core| Row::new(layer, 2.0, &device(false), &core, 1).unwrap());
+            assert_eq!((unit.device_us, unit.select_cold_cycles), (alone.device_us, alone.select_cold_cycles));
+            if layer.sigmoid {
+                assert_eq!((unit.turn_cycles, unit.update_cycles), (alone.turn_cycles, alone.update_cycles));
+                assert_eq!(unit.share_without_select, alone.share_without_select);
+            } else {
+                assert!(unit.turn_cycles < alone.turn_cycles / 10.0 && unit.update_cycles > alone.update_cycles);
+                assert_eq!((unit.share_without_select, unit.share_without_transport), (None, None));
+                // The engine fetches itself.
+                let dma = Row::new(layer, 2.0, &device(true), &with_unit(), 1).unwrap();
+                assert_eq!(dma.turn_cycles, unit.turn_cycles);
+            }
+        }
+    }
+
+    #[test]
+    fn shares_with_a_unit_are_documented() {
+        let rows = LAYERS
+            .iter()
+            .flat_map(|layer| [2.0, 3.0, 4.0].map(|bits| Row::new(layer, bits, &device(false), &with_unit(), 1)));
+        let lines: Vec<String> = rows
+            .map(|row| {
+                let row = row.unwrap();
+                let (allowed, us, cycles) = (100.0 * row.allowed, row.device_us, thousands(row.turn_cycles));
+                let (fits, behind) = (if row.fits { "yes" } else { "no" }, thousands(row.update_cycles));
+                let [turn, update] = [row.turn_share, row.update_share].map(percent);
+                format!(
+                    "| {} | {} | {us:.1} | {cycles} | {turn} | {allowed} % | {fits} | {behind} | {update} |",
                     row.model, row.bits
                 )
             })
