@@ -48,6 +48,13 @@ pub struct Dispatch<const K: usize> {
     pub near: Vec<NearRun, K>,
 }
 
+impl<const K: usize> Dispatch<K> {
+    fn clear(&mut self) {
+        self.gpu.clear();
+        self.near.clear();
+    }
+}
+
 /// Why there is no dispatch.
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +109,30 @@ pub fn dispatch_in_place<const K: usize>(
     bits: &[u8],
     found: &mut Dispatch<K>,
 ) -> Result<(), DispatchError> {
-    let Dispatch { gpu, near } = found;
-    gpu.clear();
-    near.clear();
+    found.clear();
+    if chosen.len() <= K {
+        Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
+    }
+    dispatch_chosen(chosen, resident, bits, found)
+}
+
+/// [`dispatch_in_place`] of what a selection has left, which has checked the ids: they are not checked once more. One
+/// that is out of range has no replica.
+///
+/// # Errors
+/// As [`dispatch()`], but for [`DispatchError::Id`].
+#[inline]
+pub fn dispatch_chosen<const K: usize>(
+    chosen: &[u16],
+    resident: &Experts,
+    bits: &[u8],
+    found: &mut Dispatch<K>,
+) -> Result<(), DispatchError> {
+    found.clear();
     if chosen.len() > K {
         return Err(DispatchError::Capacity);
     }
-    Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
+    let Dispatch { gpu, near } = found;
     for (rank, &expert) in (0..chosen.len()).zip(chosen) {
         if resident.contains(expert) {
             // There is room, here and below: both lists hold as many as there are chosen.
@@ -117,8 +141,7 @@ pub fn dispatch_in_place<const K: usize>(
         }
         let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
         if !(1..=MOST_BITS).contains(&bits) {
-            gpu.clear();
-            near.clear();
+            found.clear();
             return Err(DispatchError::Bits);
         }
         let _ = near.push(NearRun { expert, rank: rank as u16, bits });
@@ -223,16 +246,29 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
     /// # Errors
     /// [`DispatchError::Full`].
     pub fn push(&mut self, jobs: &[Job]) -> Result<(), DispatchError> {
+        self.push_all(jobs.iter().copied())
+    }
+
+    /// [`push`](Self::push) of jobs that are made where they wait.
+    ///
+    /// # Errors
+    /// [`DispatchError::Full`].
+    #[inline]
+    pub fn push_all(&mut self, jobs: impl ExactSizeIterator<Item = Job>) -> Result<(), DispatchError> {
         if jobs.len() > self.room() {
             return Err(DispatchError::Full);
         }
+        let (mut end, mut waiting) = (self.after_first(self.waiting), self.waiting);
+        let places = self.jobs.as_mut();
         for job in jobs {
-            let end = self.after_first(self.waiting);
-            if let Some(place) = self.jobs.as_mut().get_mut(end) {
-                *place = *job;
-                self.waiting = self.waiting.wrapping_add(1);
+            if end >= places.len() {
+                end = 0;
             }
+            let Some(place) = places.get_mut(end) else { break };
+            *place = job;
+            (end, waiting) = (end.wrapping_add(1), waiting.wrapping_add(1));
         }
+        self.waiting = waiting;
         Ok(())
     }
 

@@ -52,11 +52,11 @@ impl Pending {
 
     /// Keeps a token, for which there is room.
     pub(super) fn keep(&mut self, turn: &Turn) {
-        let Turn { wanted, chosen, jobs, .. } = turn;
+        let Turn { wanted, chosen, .. } = turn;
         // One by one: a copy of all would be checked for overflow where a build checks.
         wanted.iter().chain(chosen).for_each(|&expert| _ = self.ids.push(expert));
         let [wanted, chosen, cold, substituted] =
-            [wanted.len(), chosen.len(), jobs.len(), turn.substituted].map(|count| count as u8);
+            [wanted.len(), chosen.len(), turn.cold(), turn.substituted].map(|count| count as u8);
         let (layer, starts_sequence) = (turn.layer.get(), turn.starts_sequence);
         let _ = self.tokens.push(Late { layer, wanted, chosen, cold, substituted, starts_sequence });
     }

@@ -1,6 +1,6 @@
 //! One token in one layer: what is asked, what is chosen, who runs where. Nothing here changes the controller's state.
 
-use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
+use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_chosen};
 use cptr_core::router::Count;
 use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
@@ -50,8 +50,6 @@ pub(super) struct Turn {
     /// Where and how the chosen run, in their order.
     pub(super) runs: Vec<Run, MAX_K>,
     sites: Dispatch<MAX_K>,
-    /// The runs near the data, longest first.
-    pub(super) jobs: Vec<Job, MAX_K>,
 }
 
 impl Turn {
@@ -126,39 +124,45 @@ impl Turn {
         Ok(())
     }
 
-    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have; `token` is the number of
-    /// the jobs.
+    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have.
     pub(super) fn dispatch(
         &mut self,
         router: &Router<'_>,
         logits: &[Logit],
         at_hand: &Experts,
         bits: &[u8],
-        token: u32,
     ) -> Result<(), Status> {
-        let mut weights = [Gate::ZERO; MAX_K];
+        // There is room for weights and runs: as much as for the chosen.
+        let mut weights = Vec::<Gate, MAX_K>::new();
+        let _ = weights.resize(self.chosen.len(), Gate::ZERO);
         router.weights(logits, &self.chosen, &mut weights);
-        dispatch_in_place(&self.chosen, at_hand, bits, &mut self.sites).map_err(|_| Status::Id)?;
-        // There is room for runs and jobs: as much as for the chosen.
-        for (&expert, weight) in self.chosen.iter().zip(weights) {
-            let stand_in = u8::from(self.substituted > 0 && !self.wanted.contains(&expert));
-            let _ = self.runs.push(Run { expert: expert.into(), bits: 0, stand_in, weight: weight.to_bits().into() });
+        dispatch_chosen(&self.chosen, at_hand, bits, &mut self.sites).map_err(|_| Status::Id)?;
+        let mut wanted = self.wanted.iter();
+        for (&expert, weight) in self.chosen.iter().zip(&weights) {
+            // Most run at the rank at which they are wanted.
+            let stands_in = wanted.next() != Some(&expert) && !self.wanted.contains(&expert);
+            let (stand_in, weight) = (u8::from(stands_in), weight.to_bits().into());
+            let _ = self.runs.push(Run { expert: expert.into(), bits: 0, stand_in, weight });
         }
-        for &NearRun { expert, rank, bits } in &self.sites.near {
+        for &NearRun { rank, bits, .. } in &self.sites.near {
             if let Some(run) = self.runs.get_mut(usize::from(rank)) {
                 run.bits = bits;
-                let _ = self.jobs.push(Job {
-                    token,
-                    layer: self.layer.get(),
-                    expert,
-                    bits,
-                    rank: rank as u8,
-                    weight: Gate::from_bits(run.weight.get()),
-                    activation: self.activation.get(),
-                    result: self.result.get(),
-                });
             }
         }
         Ok(())
+    }
+
+    /// The runs near the data, longest first; `token` is their number.
+    pub(super) fn jobs(&self, token: u32) -> impl ExactSizeIterator<Item = Job> {
+        let (layer, activation, result) = (self.layer.get(), self.activation.get(), self.result.get());
+        self.sites.near.iter().map(move |&NearRun { expert, rank, bits }| {
+            let weight = self.runs.get(usize::from(rank)).map_or(Gate::ZERO, |run| Gate::from_bits(run.weight.get()));
+            Job { token, layer, expert, bits, rank: rank as u8, weight, activation, result }
+        })
+    }
+
+    /// How many run near the data.
+    pub(super) fn cold(&self) -> usize {
+        self.sites.near.len()
     }
 }
