@@ -110,41 +110,49 @@ pub fn dispatch_in_place<const K: usize>(
     found: &mut Dispatch<K>,
 ) -> Result<(), DispatchError> {
     found.clear();
-    if chosen.len() <= K {
-        Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
-    }
-    dispatch_chosen(chosen, resident, bits, found)
-}
-
-/// [`dispatch_in_place`] of what a selection has left, which has checked the ids: they are not checked once more. One
-/// that is out of range has no replica.
-///
-/// # Errors
-/// As [`dispatch()`], but for [`DispatchError::Id`].
-#[inline]
-pub fn dispatch_chosen<const K: usize>(
-    chosen: &[u16],
-    resident: &Experts,
-    bits: &[u8],
-    found: &mut Dispatch<K>,
-) -> Result<(), DispatchError> {
-    found.clear();
     if chosen.len() > K {
         return Err(DispatchError::Capacity);
     }
-    let Dispatch { gpu, near } = found;
+    Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
+    let Dispatch { gpu, near } = &mut *found;
+    // There is room, here and below: both lists hold as many as there are chosen.
+    let done = dispatch_each(chosen, resident, bits, near, |expert, bits| {
+        if bits == 0 {
+            let _ = gpu.push(expert);
+        }
+    });
+    if done.is_err() {
+        found.clear();
+    }
+    done
+}
+
+/// [`dispatch()`] of what a selection has left: its ids, which that has checked, are not checked once more. Adds those
+/// that run near the data to the empty list `near`, and says of each of the chosen, in their order, at how many bits it
+/// runs there, 0 for the GPU.
+///
+/// # Errors
+/// [`DispatchError::Capacity`], [`DispatchError::Bits`], also for an expert that is out of range. What has been said and
+/// listed before it does not count.
+#[inline]
+pub fn dispatch_each<const K: usize>(
+    chosen: &[u16],
+    resident: &Experts,
+    bits: &[u8],
+    near: &mut Vec<NearRun, K>,
+    mut each: impl FnMut(u16, u8),
+) -> Result<(), DispatchError> {
     for (rank, &expert) in (0..chosen.len()).zip(chosen) {
         if resident.contains(expert) {
-            // There is room, here and below: both lists hold as many as there are chosen.
-            let _ = gpu.push(expert);
+            each(expert, 0);
             continue;
         }
         let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
         if !(1..=MOST_BITS).contains(&bits) {
-            found.clear();
             return Err(DispatchError::Bits);
         }
-        let _ = near.push(NearRun { expert, rank: rank as u16, bits });
+        each(expert, bits);
+        near.push(NearRun { expert, rank: rank as u16, bits }).map_err(|_| DispatchError::Capacity)?;
         let mut runs = &mut near[..];
         while let [.., above, last] = runs
             && above.bits < last.bits
