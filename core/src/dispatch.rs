@@ -48,6 +48,13 @@ pub struct Dispatch<const K: usize> {
     pub near: Vec<NearRun, K>,
 }
 
+impl<const K: usize> Dispatch<K> {
+    fn clear(&mut self) {
+        self.gpu.clear();
+        self.near.clear();
+    }
+}
+
 /// Why there is no dispatch.
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,26 +109,50 @@ pub fn dispatch_in_place<const K: usize>(
     bits: &[u8],
     found: &mut Dispatch<K>,
 ) -> Result<(), DispatchError> {
-    let Dispatch { gpu, near } = found;
-    gpu.clear();
-    near.clear();
+    found.clear();
     if chosen.len() > K {
         return Err(DispatchError::Capacity);
     }
     Router::check_ids(chosen, bits.len()).map_err(|_| DispatchError::Id)?;
+    let Dispatch { gpu, near } = &mut *found;
+    // There is room, here and below: both lists hold as many as there are chosen.
+    let done = dispatch_each(chosen, resident, bits, near, |expert, bits| {
+        if bits == 0 {
+            let _ = gpu.push(expert);
+        }
+    });
+    if done.is_err() {
+        found.clear();
+    }
+    done
+}
+
+/// [`dispatch()`] of what a selection has left: its ids, which that has checked, are not checked once more. Adds those
+/// that run near the data to the empty list `near`, and says of each of the chosen, in their order, at how many bits it
+/// runs there, 0 for the GPU.
+///
+/// # Errors
+/// [`DispatchError::Capacity`], [`DispatchError::Bits`], also for an expert that is out of range. What has been said and
+/// listed before it does not count.
+#[inline]
+pub fn dispatch_each<const K: usize>(
+    chosen: &[u16],
+    resident: &Experts,
+    bits: &[u8],
+    near: &mut Vec<NearRun, K>,
+    mut each: impl FnMut(u16, u8),
+) -> Result<(), DispatchError> {
     for (rank, &expert) in (0..chosen.len()).zip(chosen) {
         if resident.contains(expert) {
-            // There is room, here and below: both lists hold as many as there are chosen.
-            let _ = gpu.push(expert);
+            each(expert, 0);
             continue;
         }
         let bits = bits.get(usize::from(expert)).copied().unwrap_or(0);
         if !(1..=MOST_BITS).contains(&bits) {
-            gpu.clear();
-            near.clear();
             return Err(DispatchError::Bits);
         }
-        let _ = near.push(NearRun { expert, rank: rank as u16, bits });
+        each(expert, bits);
+        near.push(NearRun { expert, rank: rank as u16, bits }).map_err(|_| DispatchError::Capacity)?;
         let mut runs = &mut near[..];
         while let [.., above, last] = runs
             && above.bits < last.bits
@@ -223,16 +254,29 @@ impl<J: AsRef<[Job]> + AsMut<[Job]> + ?Sized> Queue<J> {
     /// # Errors
     /// [`DispatchError::Full`].
     pub fn push(&mut self, jobs: &[Job]) -> Result<(), DispatchError> {
+        self.push_all(jobs.iter().copied())
+    }
+
+    /// [`push`](Self::push) of jobs that are made where they wait.
+    ///
+    /// # Errors
+    /// [`DispatchError::Full`].
+    #[inline]
+    pub fn push_all(&mut self, jobs: impl ExactSizeIterator<Item = Job>) -> Result<(), DispatchError> {
         if jobs.len() > self.room() {
             return Err(DispatchError::Full);
         }
+        let (mut end, mut waiting) = (self.after_first(self.waiting), self.waiting);
+        let places = self.jobs.as_mut();
         for job in jobs {
-            let end = self.after_first(self.waiting);
-            if let Some(place) = self.jobs.as_mut().get_mut(end) {
-                *place = *job;
-                self.waiting = self.waiting.wrapping_add(1);
+            if end >= places.len() {
+                end = 0;
             }
+            let Some(place) = places.get_mut(end) else { break };
+            *place = job;
+            (end, waiting) = (end.wrapping_add(1), waiting.wrapping_add(1));
         }
+        self.waiting = waiting;
         Ok(())
     }
 

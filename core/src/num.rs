@@ -344,11 +344,13 @@ pub(crate) fn part_of(whole: u64, share: u32) -> u64 {
 }
 
 /// Shares of one whole, without a 64-bit division: the whole is brought to 32 bits once, and its parts by the same
-/// shift.
+/// shift, and what they are multiplied with instead of divided is worked out once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     /// The whole with its upper bit set, rounded up; 0 where there is nothing.
     whole: u32,
+    /// `floor((2^64 - 1) / whole) - 2^32`.
+    inverse: u32,
     /// Bits that it was shifted down; up if negative.
     down: i32,
 }
@@ -356,14 +358,23 @@ pub(crate) struct Share {
 impl Share {
     /// Shares of `whole`.
     #[inline(never)]
-    pub(crate) const fn of(whole: u64) -> Self {
+    pub(crate) fn of(whole: u64) -> Self {
         let down = 32i32.wrapping_sub(whole.leading_zeros().cast_signed());
-        if down <= 0 {
-            return Self { whole: (whole as u32).wrapping_shl(down.wrapping_neg().cast_unsigned()), down };
+        let whole = if down <= 0 {
+            (whole as u32).wrapping_shl(down.wrapping_neg().cast_unsigned())
+        } else {
+            let rounded = whole.wrapping_shr(down.cast_unsigned()) as u32;
+            let exact = u64::from(rounded).wrapping_shl(down.cast_unsigned()) == whole;
+            if exact { rounded } else { rounded.saturating_add(1) }
+        };
+        // `2^32 (2^32 - 1 - whole) / whole`, and what the 2^32 - 1 that are missing there add: at most 2.
+        let mut inverse = div_frac(!whole, whole);
+        let mut rest = u64::MAX.wrapping_sub((u64::from(inverse) | 1 << 32).wrapping_mul(whole.into()));
+        while whole > 0 && rest >= u64::from(whole) {
+            rest = rest.wrapping_sub(whole.into());
+            inverse = inverse.wrapping_add(1);
         }
-        let rounded = whole.wrapping_shr(down.cast_unsigned()) as u32;
-        let exact = (rounded as u64).wrapping_shl(down.cast_unsigned()) == whole;
-        Self { whole: if exact { rounded } else { rounded.saturating_add(1) }, down }
+        Self { whole, inverse, down }
     }
 
     /// The share of `part`, which is at most the whole: `U1F31`, rounded down, error below 2^-29; 0 where there is
@@ -371,10 +382,38 @@ impl Share {
     pub(crate) fn share(self, part: u64) -> u32 {
         let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
         let part = if self.down < 0 { part.wrapping_shl(up) } else { part.wrapping_shr(down) };
-        match (part as u32, self.whole) {
-            (_, 0) => 0,
-            (part, whole) if part >= whole => 1 << 31,
-            (part, whole) => div_frac(part, whole) >> 1,
+        self.share_of_shifted(part as u32)
+    }
+
+    /// The share of a part that has been shifted like the whole. A quotient by an inverse (Moeller and Granlund,
+    /// "Improved division by invariant integers", IEEE Transactions on Computers 60, 2011, algorithm 4).
+    #[inline(always)]
+    fn share_of_shifted(self, part: u32) -> u32 {
+        let whole = self.whole;
+        if part >= whole {
+            return if whole == 0 { 0 } else { 1 << 31 };
+        }
+        let product = u64::from(self.inverse).wrapping_mul(part.into()).wrapping_add(u64::from(part) << 32);
+        let mut quotient = ((product >> 32) as u32).wrapping_add(1);
+        let mut rest = quotient.wrapping_mul(whole).wrapping_neg();
+        if rest > product as u32 {
+            quotient = quotient.wrapping_sub(1);
+            rest = rest.wrapping_add(whole);
+        }
+        quotient.wrapping_add(u32::from(rest >= whole)) >> 1
+    }
+
+    /// Puts the shares of masses in their places; a mass above the whole counts as the whole.
+    #[inline(always)]
+    pub(crate) fn of_masses(self, masses: &mut [Gate]) {
+        let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        for mass in masses {
+            let part = if self.down < 0 {
+                u32::try_from(u64::from(mass.to_bits()).wrapping_shl(up)).unwrap_or(u32::MAX)
+            } else {
+                mass.to_bits().checked_shr(down).unwrap_or(0)
+            };
+            *mass = Gate::from_bits(self.share_of_shifted(part));
         }
     }
 }

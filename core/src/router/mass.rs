@@ -1,6 +1,6 @@
 //! Routing mass and mixing weights.
 
-use super::{Router, Score};
+use super::{BiasPlace, Router, Score};
 use crate::num::{
     Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid_relative, sqrt_softplus_relative,
     sqrt_softplus_shift,
@@ -93,33 +93,31 @@ impl Router<'_> {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
         }
-        let known = |expert: u16| usize::from(expert) < logits.len();
-        let largest = if self.of_chosen() {
-            let known = chosen.iter().filter(|&&expert| known(expert));
-            known.fold(Logit::MIN, |largest, &expert| largest.max(self.logit(logits, expert)))
-        } else {
-            self.unit(self.largest(logits))
-        };
-        let mass = |expert: u16| {
-            if known(expert) { self.mass(self.logit(logits, expert), largest) } else { Gate::ZERO }
-        };
-        // Masses first, in the place of the weights: each is worked out once.
-        let (mut sum, mut places) = (0, weights.iter_mut());
-        for &expert in chosen {
-            let mass = mass(expert);
-            sum = u64::wrapping_add(sum, mass.to_bits().into());
-            if let Some(place) = places.next() {
-                *place = mass;
+        let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
+        let logit = |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
+        // Without a bias the logit is what is there, and of a softmax the mass no call.
+        let (sum, largest) = match self.score {
+            Score::SoftmaxAll | Score::SoftmaxSelected if self.bias_place != BiasPlace::Logits && self.of_chosen() => {
+                let logit = |expert: u16| logits.get(usize::from(expert)).copied();
+                let largest = chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max);
+                (masses(chosen, weights, |expert| logit(expert).map(|logit| softmax_mass(logit, largest))), largest)
             }
-        }
-        let total = self.total_mass(logits, sum, largest);
+            _ => {
+                let largest = if self.of_chosen() {
+                    chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)
+                } else {
+                    self.unit(self.largest(logits))
+                };
+                (masses(chosen, weights, |expert| logit(expert).map(|logit| self.mass(logit, largest))), largest)
+            }
+        };
         // Scores that are no shares may be above 1: they are taken of 2.
-        let double = u32::from(!self.of_chosen() && self.score != Score::SoftmaxAll);
-        let total = total << double;
-        let whole = Share::of(total);
-        for (weight, _) in weights.iter_mut().zip(chosen) {
-            let mass = u64::from(weight.to_bits()).min(total);
-            *weight = Gate::from_bits(whole.share(mass).saturating_mul(1 << double));
+        let total = self.total_mass(logits, sum, largest) << u32::from(!shares);
+        let count = chosen.len().min(weights.len());
+        let weights = weights.get_mut(..count).unwrap_or_default();
+        Share::of(total).of_masses(weights);
+        if !shares {
+            weights.iter_mut().for_each(|weight| *weight = weight.saturating_add(*weight));
         }
     }
 
@@ -151,6 +149,21 @@ impl Router<'_> {
             *weight = Gate::from_bits(sum.share(one));
         }
     }
+}
+
+/// Puts the masses of `chosen` in the places of their weights, as far as there are any, so that each is worked out once;
+/// who has none weighs nothing. Returns the sum.
+#[inline(always)]
+fn masses(chosen: &[u16], weights: &mut [Gate], mass: impl Fn(u16) -> Option<Gate>) -> u64 {
+    let (mut sum, mut places) = (0, weights.iter_mut());
+    for &expert in chosen {
+        let mass = mass(expert).unwrap_or(Gate::ZERO);
+        sum = u64::wrapping_add(sum, mass.to_bits().into());
+        if let Some(place) = places.next() {
+            *place = mass;
+        }
+    }
+    sum
 }
 
 /// [`Router::mass`] of softmax routers.

@@ -240,15 +240,16 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
     if wanted.len() > MAX_K {
         return Err(SelectError::Capacity);
     }
-    let (mut seen, mut present) = (0u32, 0u32);
+    let (mut seen, mut present) = ([0u32; 4], 0u32);
     for &expert in wanted.iter().rev() {
-        let bit = 1 << (expert % 32);
-        // The list is searched only if another id has the same remainder.
-        if usize::from(expert) >= layer_experts || seen & bit != 0 && stands_twice(expert, wanted) {
+        let (index, bit) = (usize::from(expert / 32), 1 << (expert % 32));
+        let seen = &mut seen[index % 4];
+        // The list is searched only if another id has the same remainder by 128.
+        if usize::from(expert) >= layer_experts || *seen & bit != 0 && stands_twice(expert, wanted) {
             return Err(SelectError::Id);
         }
-        seen |= bit;
-        let word = resident.words().get(usize::from(expert / 32)).copied().unwrap_or(0);
+        *seen |= bit;
+        let word = resident.words().get(index).copied().unwrap_or(0);
         present = present << 1 | word.wrapping_shr(expert.into()) & 1;
     }
     if wanted.len() > 32 {
@@ -259,6 +260,7 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
 }
 
 #[cold]
+#[inline(never)]
 fn stands_twice(expert: u16, list: &[u16]) -> bool {
     list.iter().fold(0u32, |times, &other| times.wrapping_add(u32::from(other == expert))) > 1
 }

@@ -52,10 +52,9 @@ impl Plain<'_> {
     #[inline(never)]
     pub(super) fn replace(&self, missing: u32, experts: &mut [u16], eps: Eps) -> Option<usize> {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
-        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
-            // There is room: no more words than those of `MAX_EXPERTS`.
-            _ = others.push(word);
-        }
+        let words = self.resident.words();
+        // There is room: no more words than those of `MAX_EXPERTS`.
+        let _ = others.extend_from_slice(words.get(..words_for(self.logits.len())).unwrap_or(words));
         let largest = self.logit(experts.first().copied().unwrap_or(0));
         let masses = self.masses(missing, experts, largest, &mut others, &mut least_first)?;
         let mut mass_left = part_of(masses.all, eps.to_bits());
@@ -93,31 +92,36 @@ impl Plain<'_> {
         others: &mut Words,
         least_first: &mut Missing,
     ) -> Option<Masses> {
-        let mut masses = Masses { all: 0, last: (Logit::MAX, u32::MAX) };
-        let (mut most, mut in_order) = (0, true);
+        let (mut all, mut last, mut most) = (0u64, u32::MAX, 0);
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
-        for (rank, &expert) in (0..wanted.len()).zip(wanted).rev() {
+        let mut rank = wanted.len();
+        for &expert in wanted.iter().rev() {
+            rank = rank.wrapping_sub(1);
             let logit = self.logit(expert);
             if logit > largest {
                 return None;
             }
-            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
-                *word &= !(1 << (expert % 32));
-            }
             let mass = softmax_mass(logit, largest).to_bits();
-            if rank.wrapping_add(1) == wanted.len() {
-                masses.last = (logit, mass);
-            }
             // At most 64 masses of at most 2^31.
-            masses.all = masses.all.wrapping_add(mass.into());
-            if missing.wrapping_shr(rank as u32) & 1 != 0 {
-                in_order &= mass >= most;
-                most = mass;
-                // There is room: no more than the wanted ones.
-                _ = least_first.push((mass, rank as u16));
+            all = all.wrapping_add(mass.into());
+            if last == u32::MAX {
+                last = mass;
             }
+            if missing.wrapping_shr(rank as u32) & 1 == 0 {
+                // One that is missing is no resident.
+                if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                    *word &= !(1 << (expert % 32));
+                }
+                continue;
+            }
+            if mass < most {
+                return None;
+            }
+            most = mass;
+            // There is room: no more than the wanted ones.
+            _ = least_first.push((mass, rank as u16));
         }
-        in_order.then_some(masses)
+        Some(Masses { all, last: (wanted.last().map_or(Logit::MAX, |&expert| self.logit(expert)), last) })
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
@@ -145,17 +149,11 @@ impl Plain<'_> {
             _ => last,
         };
         let mut least = Logit::MIN;
-        for (index, &word) in (0..others.len()).zip(others) {
-            // An id: at most 65,535.
-            let base = index << 5;
-            let (mut open, logits) = (word, self.logits.get(base..).unwrap_or(&[]));
-            while open != 0 {
-                let bit = open.trailing_zeros() as usize;
-                open &= open.wrapping_sub(1);
-                let Some(&logit) = logits.get(bit) else { break };
-                if logit < least {
-                    continue;
-                }
+        // An id: at most 65,535.
+        let mut base = 0usize;
+        for (logits, &word) in self.logits.chunks(32).zip(others) {
+            let mut open = word;
+            while let Some((bit, logit)) = next(logits, &mut open, least) {
                 if logit < good {
                     if softmax_mass(logit, largest).to_bits() < enough {
                         least = logit.wrapping_add(Logit::DELTA); // `good` is above it
@@ -171,8 +169,28 @@ impl Plain<'_> {
                     least = least.max(above);
                 }
             }
+            base = base.wrapping_add(32);
         }
     }
+}
+
+/// The next of the `open` experts of a word whose logit is `least` or above, and is taken out with those before it.
+#[inline(always)]
+fn next(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)> {
+    let whole = logits.first_chunk::<32>();
+    while *open != 0 {
+        let bit = open.trailing_zeros() as usize % 32;
+        *open &= open.wrapping_sub(1);
+        // Nothing to check where the layer has experts for the whole word.
+        let logit = match whole {
+            Some(logits) => logits[bit],
+            None => *logits.get(bit)?,
+        };
+        if logit >= least {
+            return Some((bit, logit));
+        }
+    }
+    None
 }
 
 /// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass

@@ -44,18 +44,18 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
         turn.choose(&router, configuration, logits, &at_hand)?;
         let select = elapsed::<C>(before, self.counter.ticks());
         layer.add_nulls(&mut at_hand, router.null_experts);
-        turn.dispatch(&router, logits, &at_hand, layer.bits(), self.turn)?;
-        if turn.jobs.len() > self.queue.room() {
+        turn.dispatch(&router, logits, &at_hand, layer.bits())?;
+        if turn.cold() > self.queue.room() {
             // What the tokens before it in the request have brought.
             let finished = self.queue.advance(&mut Reporting { units: &mut self.units, events: &mut self.events });
             self.jobs = self.jobs.saturating_add(finished as u64);
         }
-        let jobs = turn.jobs.len().saturating_add(self.queue.outstanding());
+        let jobs = turn.cold().saturating_add(self.queue.outstanding());
         if !self.events.room(jobs) {
             return Err(Status::Busy);
         }
         // The last thing that can be refused: from here on the state changes.
-        self.queue.push(&turn.jobs).map_err(|_| Status::Busy)?;
+        self.queue.push_all(turn.jobs(self.turn)).map_err(|_| Status::Busy)?;
         let (loaded, failed) = turn.ended();
         layer.end_loads(loaded, failed);
         let mut loads = Vec::<_, MAX_K>::new();

@@ -52,13 +52,17 @@ impl Pending {
 
     /// Keeps a token, for which there is room.
     pub(super) fn keep(&mut self, turn: &Turn) {
-        let Turn { wanted, chosen, jobs, .. } = turn;
-        // One by one: a copy of all would be checked for overflow where a build checks.
-        wanted.iter().chain(chosen).for_each(|&expert| _ = self.ids.push(expert));
-        let [wanted, chosen, cold, substituted] =
-            [wanted.len(), chosen.len(), jobs.len(), turn.substituted].map(|count| count as u8);
-        let (layer, starts_sequence) = (turn.layer.get(), turn.starts_sequence);
-        let _ = self.tokens.push(Late { layer, wanted, chosen, cold, substituted, starts_sequence });
+        let Turn { wanted, chosen, .. } = turn;
+        let _ = self.ids.extend_from_slice(wanted);
+        let _ = self.ids.extend_from_slice(chosen);
+        let _ = self.tokens.push(Late {
+            layer: turn.layer.get(),
+            wanted: wanted.len() as u8,
+            chosen: chosen.len() as u8,
+            cold: turn.cold() as u8,
+            substituted: turn.substituted as u8,
+            starts_sequence: turn.starts_sequence,
+        });
     }
 
     /// Has the layers learn from all of them.

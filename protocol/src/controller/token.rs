@@ -1,6 +1,6 @@
 //! One token in one layer: what is asked, what is chosen, who runs where. Nothing here changes the controller's state.
 
-use cptr_core::dispatch::{Dispatch, Job, NearRun, dispatch_in_place};
+use cptr_core::dispatch::{Job, NearRun, dispatch_each};
 use cptr_core::router::Count;
 use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
 use heapless::Vec;
@@ -49,9 +49,8 @@ pub(super) struct Turn {
     pub(super) substituted: usize,
     /// Where and how the chosen run, in their order.
     pub(super) runs: Vec<Run, MAX_K>,
-    sites: Dispatch<MAX_K>,
-    /// The runs near the data, longest first.
-    pub(super) jobs: Vec<Job, MAX_K>,
+    /// Those near the data, longest first.
+    near: Vec<NearRun, MAX_K>,
 }
 
 impl Turn {
@@ -117,7 +116,7 @@ impl Turn {
     ) -> Result<(), Status> {
         let Configuration { bounds, keep, .. } = configuration;
         // There is room, as much as for the wanted.
-        self.wanted.iter().for_each(|&expert| _ = self.chosen.push(expert));
+        let _ = self.chosen.extend_from_slice(&self.wanted);
         let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,
@@ -126,39 +125,39 @@ impl Turn {
         Ok(())
     }
 
-    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have; `token` is the number of
-    /// the jobs.
+    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have.
     pub(super) fn dispatch(
         &mut self,
         router: &Router<'_>,
         logits: &[Logit],
         at_hand: &Experts,
         bits: &[u8],
-        token: u32,
     ) -> Result<(), Status> {
-        let mut weights = [Gate::ZERO; MAX_K];
+        // There is room for weights and runs: as much as for the chosen.
+        let mut weights = Vec::<Gate, MAX_K>::new();
+        let _ = weights.resize(self.chosen.len(), Gate::ZERO);
         router.weights(logits, &self.chosen, &mut weights);
-        dispatch_in_place(&self.chosen, at_hand, bits, &mut self.sites).map_err(|_| Status::Id)?;
-        // There is room for runs and jobs: as much as for the chosen.
-        for (&expert, weight) in self.chosen.iter().zip(weights) {
-            let stand_in = u8::from(self.substituted > 0 && !self.wanted.contains(&expert));
-            let _ = self.runs.push(Run { expert: expert.into(), bits: 0, stand_in, weight: weight.to_bits().into() });
-        }
-        for &NearRun { expert, rank, bits } in &self.sites.near {
-            if let Some(run) = self.runs.get_mut(usize::from(rank)) {
-                run.bits = bits;
-                let _ = self.jobs.push(Job {
-                    token,
-                    layer: self.layer.get(),
-                    expert,
-                    bits,
-                    rank: rank as u8,
-                    weight: Gate::from_bits(run.weight.get()),
-                    activation: self.activation.get(),
-                    result: self.result.get(),
-                });
-            }
-        }
-        Ok(())
+        let (mut ranks, runs) = (self.wanted.iter().zip(&weights), &mut self.runs);
+        let done = dispatch_each(&self.chosen, at_hand, bits, &mut self.near, |expert, bits| {
+            // As many are chosen as are wanted, and most run at the rank at which they are wanted.
+            let Some((&wanted, weight)) = ranks.next() else { return };
+            let stand_in = u8::from(wanted != expert && !self.wanted.contains(&expert));
+            let _ = runs.push(Run { expert: expert.into(), bits, stand_in, weight: weight.to_bits().into() });
+        });
+        done.map_err(|_| Status::Id)
+    }
+
+    /// The runs near the data, longest first; `token` is their number.
+    pub(super) fn jobs(&self, token: u32) -> impl ExactSizeIterator<Item = Job> {
+        let (layer, activation, result) = (self.layer.get(), self.activation.get(), self.result.get());
+        self.near.iter().map(move |&NearRun { expert, rank, bits }| {
+            let weight = self.runs.get(usize::from(rank)).map_or(Gate::ZERO, |run| Gate::from_bits(run.weight.get()));
+            Job { token, layer, expert, bits, rank: rank as u8, weight, activation, result }
+        })
+    }
+
+    /// How many run near the data.
+    pub(super) fn cold(&self) -> usize {
+        self.near.len()
     }
 }
