@@ -3,24 +3,25 @@
 //!
 //! The firmware is as it is without the unit. It arms the unit with what the next request of a queue has to be; the
 //! unit answers it if it is that, and hands anything else over. Behind the answer the firmware has the controller do the
-//! same request, holds its answer against the unit's, word for word, and so knows what the unit has done: session,
-//! kept answer, queue and levels stay in one place. A unit that was wrong is found at once; the host then has to
-//! attach anew.
+//! same request, with the unit's decision in the place of its own, and holds its answer against the unit's, word for
+//! word: session, kept answer, queue and levels stay in one place. Where the two are not the same, which a unit with a
+//! fault or a host that writes into the rings may cause, the host has to attach anew.
 //!
 //! Who uses it calls [`Unit::step`] in the place of [`Rings`] and [`Controller`] in [`serve`](crate::serve()).
 
 use core::cell::Cell;
 use core::convert::Infallible;
 
-use cptr_core::Eps;
 use cptr_core::router::{Count, Score};
+use cptr_core::{Eps, Gate};
+use heapless::Vec;
 
-use crate::controller::{Controller, InstructionCounter, Next, Policy};
+use crate::controller::{Controller, Decided, InstructionCounter, Next, Policy};
 use crate::platform::Platform;
 use crate::rings::{Places, Rings};
 use crate::serve::Mailbox;
 use crate::units::Units;
-use crate::wire::{Command, Integrity, Status};
+use crate::wire::{Command, Integrity, MAX_K, Status};
 
 /// The queue whose requests the unit answers.
 const QUEUE: usize = 0;
@@ -81,6 +82,8 @@ mod turn {
     pub(super) const CYCLES: u16 = 0x14C;
     pub(super) const EXPERTS: u16 = 0x150;
     pub(super) const CHOSEN: u16 = 0x154;
+    /// What was decided: for each rank its word of the answer, then its weight.
+    pub(super) const DECIDED: u16 = 0x400;
     /// Of the status: it waits for a doorbell, or works; whether it has answered.
     pub(super) const BUSY: u32 = 0b11;
     /// Of the control: what came of the last request was seen.
@@ -99,6 +102,8 @@ pub struct Unit<R> {
     layers: usize,
     experts: usize,
     k: usize,
+    /// Experts per token of the model that it knows.
+    chosen: usize,
     /// Where it lists jobs.
     jobs: u32,
     /// Whether it knows the model, and who is where.
@@ -135,7 +140,7 @@ impl<R: Registers> Unit<R> {
         let sizes = registers.load(choice::SIZES);
         let (layers, experts) = ((sizes >> 16) as usize, sizes as usize & 0xFFFF);
         let k = (registers.load(choice::RECALL_SIZES) >> 24) as usize;
-        Some(Self { registers, layers, experts, k, jobs, prepared: false, answered: 0 })
+        Some(Self { registers, layers, experts, k, chosen: 0, jobs, prepared: false, answered: 0 })
     }
 
     /// Requests that it has answered, modulo 2^32.
@@ -168,12 +173,12 @@ impl<R: Registers> Unit<R> {
     ) -> bool {
         let answered = self.stop();
         let changed = Cell::new(false);
-        let answer = noting(controller, &changed);
         let served = if answered {
             self.answered = self.answered.wrapping_add(1);
-            rings.follow(QUEUE, answer)
+            let decided = self.decided();
+            rings.follow(QUEUE, |request, integrity| controller.handle_decided(request, integrity, Some(&decided)))
         } else {
-            let Ok::<_, Infallible>(served) = rings.poll(answer);
+            let Ok::<_, Infallible>(served) = rings.poll(noting(controller, &changed));
             served
         };
         let worked = controller.idle();
@@ -202,6 +207,21 @@ impl<R: Registers> Unit<R> {
                 return answered;
             }
         }
+    }
+
+    /// What it has decided for the last token.
+    fn decided(&self) -> Vec<Decided, MAX_K> {
+        let mut decided = Vec::new();
+        for at in (turn::DECIDED..).step_by(8).take(self.chosen) {
+            let (word, weight) = (self.registers.load(at), self.registers.load(at.wrapping_add(4)));
+            // As many as the unit is made for, at most.
+            let _ = decided.push(Decided {
+                wanted: (word >> 18) as u16,
+                runs: word as u16,
+                weight: Gate::from_bits(weight),
+            });
+        }
+        decided
     }
 
     /// Has it wait for a request.
@@ -249,6 +269,7 @@ impl<R: Registers> Unit<R> {
         if !plain || experts > self.experts || k > self.k {
             return false;
         }
+        self.chosen = k;
         let error = bounds.error.map_or(0, Eps::to_bits);
         let router = score | u32::from(router.renormalise) << 8 | u32::from(bounds.error.is_some()) << 9;
         for (address, value) in [

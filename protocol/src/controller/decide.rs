@@ -4,6 +4,7 @@ use heapless::Vec;
 use zerocopy::little_endian::U32;
 
 use super::events::Reporting;
+use super::expected::Decided;
 use super::token::{Turn, check_batch};
 use super::{Controller, InstructionCounter, elapsed, layer};
 use crate::units::Units;
@@ -11,15 +12,26 @@ use crate::wire::{self, Body, MAX_K, Status, Writer};
 
 impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller<'_, U, C, E, W> {
     /// Decides the tokens of a request, in order, up to one that cannot be done; the first has to be.
-    pub(super) fn token(&mut self, mut body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    /// The one token of a request for which hardware has `decided` takes that over.
+    pub(super) fn token(
+        &mut self,
+        mut body: Body<'_>,
+        answer: &mut Writer<'_>,
+        decided: Option<&[Decided]>,
+    ) -> Result<(), Status> {
         check_batch(body, self.tokens)?;
-        self.decide(&mut body, answer)?;
-        while !body.rest().is_empty() && self.decide(&mut body, answer).is_ok() {}
+        self.decide(&mut body, answer, decided)?;
+        while !body.rest().is_empty() && self.decide(&mut body, answer, None).is_ok() {}
         Ok(())
     }
 
     /// Decides the next token of a request.
-    fn decide(&mut self, body: &mut Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    fn decide(
+        &mut self,
+        body: &mut Body<'_>,
+        answer: &mut Writer<'_>,
+        decided: Option<&[Decided]>,
+    ) -> Result<(), Status> {
         let begin = self.counter.ticks();
         let configuration = self.configuration.as_ref().ok_or(Status::Order)?;
         let memory = self.logits.get_mut(..configuration.experts).ok_or(Status::Capacity)?;
@@ -39,12 +51,17 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
             let bias = self.bias.get(usize::from(turn.layer.get()).saturating_mul(configuration.experts)..);
             router.bias = bias.and_then(|bias| bias.get(..configuration.experts)).unwrap_or_default();
         }
-        turn.want(&router, given, logits)?;
+        if decided.is_none() {
+            turn.want(&router, given, logits)?;
+        }
         let before = self.counter.ticks();
-        turn.choose(&router, configuration, logits, &at_hand)?;
+        match decided {
+            Some(decided) => turn.take(decided)?,
+            None => turn.choose(&router, configuration, logits, &at_hand)?,
+        }
         let select = elapsed::<C>(before, self.counter.ticks());
         layer.add_nulls(&mut at_hand, router.null_experts);
-        turn.dispatch(&router, logits, &at_hand, layer.bits())?;
+        turn.dispatch(&router, logits, &at_hand, layer.bits(), decided)?;
         if turn.cold() > self.queue.room() {
             // What the tokens before it in the request have brought.
             let finished = self.queue.advance(&mut Reporting { units: &mut self.units, events: &mut self.events });

@@ -1,7 +1,7 @@
 //! What the next request of a queue has to be and what a token of it is decided by, for hardware that decides it itself
 //! ([`Unit`](crate::unit::Unit)).
 
-use cptr_core::{Bounds, ExpertSet, Router};
+use cptr_core::{Bounds, ExpertSet, Gate, Router};
 
 use super::{Controller, InstructionCounter};
 use crate::units::Units;
@@ -15,6 +15,17 @@ pub struct Next {
     pub sequence: u32,
     /// The device's number of its token.
     pub turn: u32,
+}
+
+/// What hardware has decided for one rank of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided {
+    /// The expert that the router wants.
+    pub wanted: u16,
+    /// The expert that runs.
+    pub runs: u16,
+    /// Its mixing weight.
+    pub weight: Gate,
 }
 
 /// What tokens are decided by in every layer.

@@ -33,7 +33,7 @@ use answers::Answers;
 use configuration::Configuration;
 pub use events::EVENTS;
 use events::{Events, Reporting};
-pub use expected::{Next, Policy};
+pub use expected::{Decided, Next, Policy};
 pub use layer::Layer;
 use log::{Event, Log};
 use pending::Pending;
@@ -195,10 +195,16 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
 
     /// [`handle`](Self::handle), over a link.
     pub fn handle_from(&mut self, request: &[u8], integrity: Integrity) -> &[u8] {
+        self.handle_decided(request, integrity, None)
+    }
+
+    /// [`handle_from`](Self::handle_from), of a token that hardware has decided, with what it has decided for each
+    /// rank. That is believed: distinct experts of the layer, weights of those that run.
+    pub fn handle_decided(&mut self, request: &[u8], integrity: Integrity, decided: Option<&[Decided]>) -> &[u8] {
         self.idle();
         let (head, result) = match Frame::open_from(request, integrity) {
             Err((status, head)) => (head, Err(status)),
-            Ok(frame) => (frame.head(), self.answer(frame, integrity)),
+            Ok(frame) => (frame.head(), self.answer(frame, integrity, decided)),
         };
         match result {
             Ok(Answer::Kept(queue)) => self.answers.kept(queue),
@@ -239,7 +245,12 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     }
 
     /// Answers a frame that is whole.
-    fn answer(&mut self, frame: Frame<'_>, integrity: Integrity) -> Result<Answer, Status> {
+    fn answer(
+        &mut self,
+        frame: Frame<'_>,
+        integrity: Integrity,
+        decided: Option<&[Decided]>,
+    ) -> Result<Answer, Status> {
         let (head, command) = (frame.head(), Command::try_from(frame.header.kind)?);
         let queue = usize::from(head.queue);
         if frame.header.status != 0 || queue >= self.answers.queues() {
@@ -270,7 +281,7 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
         }
         let memory = take(&mut self.answers.memory);
         let mut writer = Writer::new(self.answers.place(memory, queue));
-        let done = self.execute(command, frame.body, &mut writer);
+        let done = self.execute(command, frame.body, &mut writer, decided);
         let length = done.map(|()| writer.finish_for(answer_to(head), Status::Done, integrity).len());
         self.answers.memory = memory;
         self.answers.keep(queue, head.sequence, frame.checksum, length?);
@@ -278,13 +289,19 @@ impl<'a, U: Units, C: InstructionCounter, const E: usize, const W: usize> Contro
     }
 
     /// Does what is asked. Writes nothing before it is sure that it can be done.
-    fn execute(&mut self, command: Command, body: Body<'_>, answer: &mut Writer<'_>) -> Result<(), Status> {
+    fn execute(
+        &mut self,
+        command: Command,
+        body: Body<'_>,
+        answer: &mut Writer<'_>,
+        decided: Option<&[Decided]>,
+    ) -> Result<(), Status> {
         match command {
             Command::Identify | Command::Reset => Ok(()),
             Command::Configure => self.configure(body),
             Command::Prefill => self.prefill(body),
             Command::Place => self.place(body, answer),
-            Command::Token => self.token(body, answer),
+            Command::Token => self.token(body, answer, decided),
             Command::Counters => self.counters(body, answer),
             Command::Bias => self.bias(body),
             Command::Events => self.take_events(body, answer),

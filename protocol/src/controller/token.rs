@@ -8,6 +8,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16, U32};
 
 use super::configuration::Configuration;
+use super::expected::Decided;
 use super::{experts, flag, list};
 use crate::wire::{Body, MAX_K, MAX_LOADS, Run, Status, Token};
 
@@ -106,6 +107,15 @@ impl Turn {
         if given { Ok(()) } else { router.top_k_in_place(logits, &mut self.wanted).map_err(|_| Status::Value) }
     }
 
+    /// Takes over what hardware has decided.
+    pub(super) fn take(&mut self, decided: &[Decided]) -> Result<(), Status> {
+        for &Decided { wanted, runs, .. } in decided {
+            self.wanted.push(wanted).and_then(|()| self.chosen.push(runs)).map_err(|_| Status::Length)?;
+            self.substituted = self.substituted.wrapping_add(usize::from(wanted != runs));
+        }
+        Ok(())
+    }
+
     /// Chooses the experts.
     pub(super) fn choose(
         &mut self,
@@ -125,18 +135,23 @@ impl Turn {
         Ok(())
     }
 
-    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have.
+    /// Says where the chosen run, given who is `at_hand` and how many `bits` the others have; their weights are those
+    /// that hardware has `decided`, if it has, else the router's.
     pub(super) fn dispatch(
         &mut self,
         router: &Router<'_>,
         logits: &[Logit],
         at_hand: &Experts,
         bits: &[u8],
+        decided: Option<&[Decided]>,
     ) -> Result<(), Status> {
         // There is room for weights and runs: as much as for the chosen.
         let mut weights = Vec::<Gate, MAX_K>::new();
         let _ = weights.resize(self.chosen.len(), Gate::ZERO);
-        router.weights(logits, &self.chosen, &mut weights);
+        match decided {
+            Some(decided) => weights.iter_mut().zip(decided).for_each(|(weight, by)| *weight = by.weight),
+            None => router.weights(logits, &self.chosen, &mut weights),
+        }
         let (mut ranks, runs) = (self.wanted.iter().zip(&weights), &mut self.runs);
         let done = dispatch_each(&self.chosen, at_hand, bits, &mut self.near, |expert, bits| {
             // As many are chosen as are wanted, and most run at the rank at which they are wanted.
