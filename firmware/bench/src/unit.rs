@@ -133,8 +133,10 @@ pub(crate) fn report() -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Right,
-    /// The host lists what it wants.
-    Listed,
+    /// The host leaves it to the controller what is wanted.
+    Unlisted,
+    /// The host wants another expert than the best.
+    Other,
     /// A bit of the header or the descriptor is another one.
     Flipped(u32),
     /// The last request again.
@@ -174,7 +176,8 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         let layer = if number < placing { number.saturating_sub(2) / each } else { number & 1 };
         let kind = match number {
             _ if number < placing + 12 => Kind::Right,
-            _ if number % 5 == 1 => Kind::Listed,
+            _ if number % 10 == 1 => Kind::Unlisted,
+            _ if number % 10 == 6 => Kind::Other,
             _ if number % 5 == 2 => Kind::Repeated,
             _ if number % 5 == 3 => Kind::Flipped(number.wrapping_mul(2_654_435_761) >> 24),
             _ => Kind::Right,
@@ -200,10 +203,20 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
                 wanted.for_each(|expert| writer.put(&U16::new(expert)));
             }),
             _ => host.frame(Command::Token, |writer, random| {
-                token(writer, random, experts, &router, kind == Kind::Listed, layer as u16);
+                token(writer, random, experts, &router, kind != Kind::Unlisted, layer as u16);
             }),
         }
         .len();
+        if kind == Kind::Other {
+            // The least of all, in the place of the last that is wanted, behind header, descriptor and logits.
+            let at = 32 + 4 * experts + 2 * (k - 1);
+            let logit = |expert: usize| {
+                let bytes = host.frame.get(32 + 4 * expert..).and_then(|rest| rest.first_chunk());
+                bytes.map_or(0, |bytes| i32::from_le_bytes(*bytes))
+            };
+            let least = (0..experts).min_by_key(|&expert| logit(expert)).unwrap_or(0);
+            host.frame[at..at + 2].copy_from_slice(&(least as u16).to_le_bytes());
+        }
         if kind == Kind::Repeated {
             // The number of the one before; its bytes are others, so that it is refused.
             host.frame[8..12].copy_from_slice(&(sequence.wrapping_sub(1)).to_le_bytes());
@@ -232,11 +245,11 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         if by_unit {
             let jobs = jobs.borrow();
             let in_list = (0..).zip(&*jobs).all(|(place, job)| listed(place) == words(job));
-            right &= in_list && unit.listed() == jobs.len() && kind != Kind::Listed && kind != Kind::Repeated;
+            right &= in_list && unit.listed() == jobs.len() && kind != Kind::Other && kind != Kind::Repeated;
             seen.listed += jobs.len() as u32;
         } else {
             // A right token is the unit's to answer.
-            right &= number < placing || kind != Kind::Right;
+            right &= number < placing || kind != Kind::Right && kind != Kind::Unlisted;
         }
         if !right {
             let _ = writeln!(Console, "{experts} {k}: request {number} is wrong, by the unit: {by_unit}");

@@ -3,7 +3,8 @@
 //
 // The firmware arms it with what the next request of a queue has to be: place, session, number. A doorbell has it look.
 // A request that is that and asks for one token of one layer is answered here, whole. Anything else, whatever it is, is
-// handed to the firmware before a word of an answer is written, and stays in its ring.
+// handed to the firmware before an answer is published, and stays in its ring: also a token for which the host wants
+// other experts than the unit finds.
 module cptr_turn #(
   parameter int unsigned E = 256,
   parameter int unsigned K = 8,
@@ -54,8 +55,9 @@ module cptr_turn #(
   logic [RANK:0] k;
   logic [31:0] cycles;
 
-  typedef enum logic [3:0] {
-    IDLE, ARMED, READ, START, LOGITS, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH, GIVE_UP
+  typedef enum logic [4:0] {
+    IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH, STOP,
+    DROP
   } state_t;
   state_t state;
   typedef enum logic [1:0] {NOTHING, TURN_DONE, HANDED} outcome_t;
@@ -93,17 +95,22 @@ module cptr_turn #(
   end
   assign bus_read_data = from_unit ? unit_data : from_decided ? decided_data : here_data;
 
-  // What is read, in order: the index; the layer, so that the unit can begin; the checksum; the rest of the header and
-  // of the descriptor; the logits. What was asked for in a cycle is looked at in the next.
-  localparam logic [3:0] LOOK_PUT = 4'd0, LOOK_LAYER = 4'd1, LOOK_SUM = 4'd2, LOOK_LENGTH = 4'd3, LOOK_KIND = 4'd4,
-    LOOK_SESSION = 4'd5, LOOK_SEQUENCE = 4'd6, LOOK_QUEUE = 4'd7, LOOK_COUNTS = 4'd8, LOOK_ACTIVATION = 4'd9,
-    LOOK_RESULT = 4'd10, LOOK_NONE = 4'd11;
+  // What is read, in order: the index; the layer, so that the unit can begin; how many experts the host lists; the rest
+  // of the header and of the descriptor; the checksum; the logits; the list. What was asked for in a cycle is looked at
+  // in the next.
+  localparam logic [3:0] LOOK_PUT = 4'd0, LOOK_LAYER = 4'd1, LOOK_COUNTS = 4'd2, LOOK_KIND = 4'd3, LOOK_SESSION = 4'd4,
+    LOOK_SEQUENCE = 4'd5, LOOK_LENGTH = 4'd6, LOOK_QUEUE = 4'd7, LOOK_ACTIVATION = 4'd8, LOOK_RESULT = 4'd9,
+    LOOK_SUM = 4'd10, LOOK_NONE = 4'd11;
   logic [3:0] step, seen;
   logic [ID:0] logit;
   logic asked_logit, asked_last, empty, right;
   logic [31:0] activation, result, waiting;
   logic [31:0] request_bytes, answer_bytes;
-  logic [7:0] sum_word, answer_sum_word;
+  logic [7:0] answer_sum_word;
+  // Whether the host lists what it wants, two ids a word, and what; whether that is something else than is found.
+  logic listed, asked_list, differs;
+  logic [RANK:0] list_word, list_seen;
+  logic [15:0] list[K];
   logic layer_ready;
   always_comb begin
     waiting = memory_read_data - taken;
@@ -119,8 +126,9 @@ module cptr_turn #(
       LOOK_SESSION: right = memory_read_data == session;
       LOOK_SEQUENCE: right = memory_read_data == sequence_number;
       LOOK_QUEUE: right = memory_read_data == {queue, 8'd0, request_bytes[15:0]};
-      // No experts that the host wants, no loads; it may start a sequence.
-      LOOK_COUNTS: right = (memory_read_data & ~32'h0000_0100) == 32'd0;
+      // As many experts as a token takes, or none, and no loads; it may start a sequence.
+      LOOK_COUNTS: right = (memory_read_data & ~32'h0000_01ff) == 32'd0
+                         && (memory_read_data[7:0] == 8'd0 || (memory_read_data[7:0] == 8'(k) && !k[0]));
       default: right = 1'b1;
     endcase
   end
@@ -155,7 +163,7 @@ module cptr_turn #(
     endcase
   end
   always_ff @(posedge clk) begin
-    request_bytes <= 32'd16 + (32'(experts) << 2);
+    request_bytes <= 32'd16 + (32'(experts) << 2) + (listed ? 32'(k) << 1 : 32'd0);
     answer_bytes <= 32'd16 + (32'(k) << 3);
     answer_sum_word <= 8'd9 + (8'(k) << 1);
   end
@@ -166,6 +174,7 @@ module cptr_turn #(
   logic choice_1, choice_2, missing_1, stands_in_1;
   logic [ID-1:0] expert_1;
   logic [RANK-1:0] rank_1;
+  logic [15:0] wanted_1;
   wire take_choice = state == CHOICES_OF & out_valid;
   unit_ram #(.WIDTH(5), .DEPTH(LAYERS * E)) widths (
     .clk, .read(take_choice), .read_address(BITS'(32'(layer) * E) + BITS'(out_data[ID-1:0])), .read_data(bits),
@@ -208,7 +217,7 @@ module cptr_turn #(
   wire last_rank = index + 1'b1 == k;
   wire last_job = job + 1'b1 == near;
 
-  assign out_ready = (state == HEADER) | (state == CHOICES_OF)
+  assign out_ready = (state == HEADER) | (state == CHOICES_OF) | (state == DROP)
                    | (state == WEIGHT & ~is_near[index[RANK-1:0]]) | (state == JOB_WEIGHT);
   assign in_valid = asked_logit;
   assign in_last = asked_last;
@@ -227,14 +236,22 @@ module cptr_turn #(
         case (step)
           LOOK_PUT: memory_address = put_at;
           LOOK_LAYER: memory_address = request_at + 32'd20;
-          LOOK_SUM: memory_address = request_at + 32'd36 + (32'(experts) << 2);
-          LOOK_COUNTS, LOOK_ACTIVATION, LOOK_RESULT: memory_address = request_at + 32'd24 + ((32'(step) - 32'd8) << 2);
-          default: memory_address = request_at + ((32'(step) - 32'd3) << 2);
+          LOOK_COUNTS: memory_address = request_at + 32'd24;
+          LOOK_ACTIVATION: memory_address = request_at + 32'd28;
+          LOOK_RESULT: memory_address = request_at + 32'd32;
+          LOOK_SUM: memory_address = request_at + 32'd20 + request_bytes;
+          LOOK_LENGTH: memory_address = request_at;
+          LOOK_QUEUE: memory_address = request_at + 32'd16;
+          default: memory_address = request_at + ((32'(step) - 32'd2) << 2);
         endcase
       end
       LOGITS: begin
         memory_request = 1'b1;
         memory_address = request_at + 32'd36 + (32'(logit) << 2);
+      end
+      WANTED: begin
+        memory_request = 1'b1;
+        memory_address = request_at + 32'd36 + (32'(experts) << 2) + (32'(list_word) << 2);
       end
       FIXED: begin
         memory_request = 1'b1;
@@ -290,15 +307,25 @@ module cptr_turn #(
       outcome <= NOTHING;
       {request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at} <= '0;
       {slots, queue, ready, bits_at, experts, k, cycles} <= '0;
-      {unit_rings, unit_aborts, asked_logit, asked_last, choice_1, looks} <= '0;
+      {unit_rings, unit_aborts, asked_logit, asked_last, asked_list, choice_1, looks} <= '0;
     end else begin
       unit_rings <= 1'b0;
       unit_aborts <= 1'b0;
       asked_logit <= state == LOGITS;
       asked_last <= state == LOGITS & logit + 1'b1 == experts;
       seen <= state == READ ? step : LOOK_NONE;
+      asked_list <= state == WANTED;
+      list_seen <= list_word;
+      if (asked_list) begin
+        list[RANK'(list_seen << 1)] <= memory_read_data[15:0];
+        list[RANK'((list_seen << 1) + 1'b1)] <= memory_read_data[31:16];
+      end
+      if (seen == LOOK_COUNTS) listed <= memory_read_data[7:0] != 8'd0;
+      if (state == READ && step == LOOK_PUT) {listed, fixed} <= '0;
       choice_1 <= take_choice;
+      if (choice_1 && listed && list[rank_1] != wanted_1) differs <= 1'b1;
       if (take_choice) begin
+        wanted_1 <= 16'(out_data[31:18]);
         {missing_1, stands_in_1} <= out_data[17:16];
         expert_1 <= out_data[ID-1:0];
         rank_1 <= index[RANK-1:0];
@@ -354,7 +381,7 @@ module cptr_turn #(
         READ, START: begin
           if (state == READ) begin
             step <= step + 4'd1;
-            if (step == LOOK_RESULT) begin
+            if (step == LOOK_SUM) begin
               state <= START;
               patience <= '0;
             end
@@ -369,10 +396,10 @@ module cptr_turn #(
             state <= ARMED;
           end else if (!right) begin
             // Nobody has begun before the layer was found right.
-            state <= seen == LOOK_PUT || seen == LOOK_LAYER ? IDLE : GIVE_UP;
+            state <= seen == LOOK_PUT || seen == LOOK_LAYER ? IDLE : STOP;
             if (seen == LOOK_PUT || seen == LOOK_LAYER) outcome <= HANDED;
             patience <= '0;
-          end else if ((state == START || step == LOOK_RESULT) && in_ready) begin
+          end else if ((state == START || step == LOOK_SUM) && in_ready) begin
             state <= LOGITS;
             logit <= '0;
           end else if (state == START && patience == '1) begin
@@ -382,15 +409,18 @@ module cptr_turn #(
         end
         LOGITS: begin
           logit <= logit + 1'b1;
-          if (logit + 1'b1 == experts) begin
-            state <= FIXED;
-            fixed <= '0;
-          end
+          list_word <= '0;
+          if (logit + 1'b1 == experts) state <= listed ? WANTED : FIXED;
+        end
+        WANTED: begin
+          list_word <= list_word + 1'b1;
+          if (list_word + 1'b1 == k >> 1) state <= FIXED;
         end
         FIXED: begin
           fixed <= fixed + 4'd1;
           {index, near, job, job_word} <= '0;
           is_near <= '0;
+          differs <= 1'b0;
           if (fixed == 4'd8) state <= HEADER;
         end
         HEADER: if (out_valid) state <= CHOICES_OF;
@@ -406,7 +436,8 @@ module cptr_turn #(
         // A key goes through a cell a cycle.
         SETTLE: begin
           settle <= settle + 1'b1;
-          if (settle == (RANK + 2)'(K + 1)) state <= LIST;
+          if (differs) state <= DROP;
+          else if (settle == (RANK + 2)'(K + 1)) state <= LIST;
         end
         LIST: begin
           if (near == '0) begin
@@ -435,6 +466,11 @@ module cptr_turn #(
         PUBLISH: begin
           state <= IDLE;
           outcome <= TURN_DONE;
+        end
+        // The host wants something else: what the unit still has to say is nobody's.
+        DROP: if (out_valid && out_last) begin
+          state <= IDLE;
+          outcome <= HANDED;
         end
         // Of a request that is not for here the unit has begun a layer: it is stopped where it can be.
         default: begin

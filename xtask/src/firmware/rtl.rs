@@ -207,14 +207,15 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
     let mut verilator = Command::new("verilator");
     verilator.args(FLAGS.split_whitespace()).args(core.parameters.split_whitespace()).arg("-Mdir").arg(&folder);
     let rtl = super::command::folder().join("rtl");
-    if core.unit {
-        verilator.args(crate::unit::sources()?).arg(rtl.join("turn/turn.sv"));
-    }
-    verilator.arg(rtl.join(core.top));
     for word in core.sources.split_whitespace() {
         // The compiler runs in its own folder.
         verilator.arg(if word == "main.cpp" { rtl.join(word).to_string_lossy().into_owned() } else { place(word) });
     }
+    if core.unit {
+        verilator.args(crate::unit::sources()?).arg(rtl.join("turn/turn.sv"));
+    }
+    // Behind the packages that it names.
+    verilator.arg(rtl.join(core.top));
     execute(&mut verilator)?;
     execute(Command::new("make").arg("-s").arg("-C").arg(&folder).args(["-f", "Vtop.mk", "OPT_FAST=-O3", "Vtop"]))?;
     Ok(folder.join("Vtop"))
