@@ -16,7 +16,7 @@ module memory #(parameter int unsigned WORDS = 524288) (
   output logic [31:0] data_rdata
 );
   localparam int unsigned BITS = $clog2(WORDS);
-  logic [31:0] ram[WORDS];
+  logic [31:0] ram[WORDS] /* verilator public_flat_rw */;
   string image;
 
   initial begin

@@ -87,14 +87,17 @@ impl<'a, P: Platform> Rings<'a, P> {
         Ok(true)
     }
 
-    /// Where the next request of a queue will lie and where its answer goes, for hardware that carries both; `None` if
-    /// nobody is attached, if frames have checksums, or if there is no room for the answer.
+    /// Where the next request of a queue will lie and where its answer goes, for hardware that carries both; from here
+    /// on it wants to be called. `None` if nobody is attached, if frames have checksums, or if there is no room for the
+    /// answer.
     #[cfg(not(loom))]
     pub fn places(&self, queue: usize) -> Option<Places> {
         let DeviceQueue { requests, answers } = self.queues.get(queue).filter(|_| self.end.attached())?;
         if self.end.integrity() != Integrity::Link || answers.is_full(&self.platform) != Ok(false) {
             return None;
         }
+        // Whether there is a request already the hardware sees itself.
+        requests.ask(&self.platform).ok()?;
         let ((request, put, taken, slots), (answer, answered_at, answered)) = (requests.place()?, answers.place()?);
         Some(Places { request, put, taken, slots, answer, answered_at, answered })
     }
@@ -113,6 +116,11 @@ impl<'a, P: Platform> Rings<'a, P> {
             Err(Corrupt) => self.end.give_up(&self.platform),
         }
         true
+    }
+
+    /// Waits as [`Platform::wait`], for whoever has said already that it wants to be called.
+    pub(crate) fn idle(&mut self) {
+        self.platform.wait();
     }
 
     /// Whether every ring of requests is empty, after asking to be called for the next.

@@ -7,7 +7,7 @@
 //! word: session, kept answer, queue and levels stay in one place. Where the two are not the same, which a unit with a
 //! fault or a host that writes into the rings may cause, the host has to attach anew.
 //!
-//! Who uses it calls [`Unit::step`] in the place of [`Rings`] and [`Controller`] in [`serve`](crate::serve()).
+//! Who uses it calls [`Unit::serve`] in the place of [`serve`](crate::serve()).
 
 use core::cell::Cell;
 use core::convert::Infallible;
@@ -19,7 +19,7 @@ use heapless::Vec;
 use crate::controller::{Controller, Decided, InstructionCounter, Next, Policy};
 use crate::platform::Platform;
 use crate::rings::{Places, Rings};
-use crate::serve::Mailbox;
+use crate::serve::{Mailbox, Watchdog};
 use crate::units::Units;
 use crate::wire::{Command, Integrity, MAX_K, Status};
 
@@ -163,14 +163,37 @@ impl<R: Registers> Unit<R> {
         self.registers.load(turn::STATUS) & turn::BUSY != 0
     }
 
-    /// One pass of the main loop: takes the ring back, accounts for what the unit has answered or answers what it has
-    /// not, does what can wait, and arms the unit for the next request. Returns whether there was anything to do; if
-    /// not, the caller waits until [`waits`](Self::waits) says that something has come, or another queue has.
+    /// The main loop: serves requests for ever.
+    pub fn serve<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+        &mut self,
+        controller: &mut Controller<'_, U, C, E, W>,
+        rings: &mut Rings<'_, P>,
+        watchdog: &mut impl Watchdog,
+    ) -> Infallible {
+        loop {
+            watchdog.feed();
+            if self.step(controller, rings) {
+                continue;
+            }
+            if self.waits() {
+                rings.idle();
+            } else if controller.outstanding() == 0 {
+                rings.wait();
+            }
+        }
+    }
+
+    /// One pass of the main loop: while the unit [waits](Self::waits) nothing; else takes the ring back, accounts for what
+    /// the unit has answered or answers what it has not, does what can wait, and arms the unit for the next request.
+    /// Returns whether there was anything to do.
     pub fn step<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
         &mut self,
         controller: &mut Controller<'_, U, C, E, W>,
         rings: &mut Rings<'_, P>,
     ) -> bool {
+        if self.waits() {
+            return false;
+        }
         let answered = self.stop();
         let changed = Cell::new(false);
         let served = if answered {

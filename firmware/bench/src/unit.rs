@@ -160,6 +160,8 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         seen.wrong += 1;
         return;
     };
+    // It may wait for the layer before.
+    unit.stop();
     let mut region = HostRegion::new(memory, Coherent).with_features(FEATURES);
     let mut twin_region = HostRegion::new(twin_memory, Coherent).with_features(FEATURES);
     for _ in 0..6 {

@@ -32,7 +32,8 @@ module cptr_turn #(
   output logic [31:0] memory_address,
   output logic [31:0] memory_write_data,
   input  logic [31:0] memory_read_data,
-  // There is something for the firmware.
+  // The host has rung, over its link; there is something for the firmware.
+  input  logic        host_rings,
   output logic        interrupt
 );
   localparam int unsigned ID = $clog2(E);
@@ -66,7 +67,7 @@ module cptr_turn #(
   assign interrupt = outcome != NOTHING;
 
   wire here = bus_request & bus_grant & bus_address[10:8] == 3'd1;
-  wire doorbell = bus_request & bus_grant & bus_write & bus_address[10:8] == 3'd2;
+  wire doorbell = host_rings | (bus_request & bus_grant & bus_write & bus_address[10:8] == 3'd2);
   wire write = here & bus_write;
   wire [4:0] register_at = bus_address[6:2];
 
@@ -300,14 +301,15 @@ module cptr_turn #(
 
   // How long the unit has not begun, which a layer that there is not would cause.
   logic [4:0] patience;
-  logic looks;
+  // It is to look at the index; a host has rung for that.
+  logic looks, rung;
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) begin
       state <= IDLE;
       outcome <= NOTHING;
       {request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at} <= '0;
       {slots, queue, ready, bits_at, experts, k, cycles} <= '0;
-      {unit_rings, unit_aborts, asked_logit, asked_last, asked_list, choice_1, looks} <= '0;
+      {unit_rings, unit_aborts, asked_logit, asked_last, asked_list, choice_1, looks, rung} <= '0;
     end else begin
       unit_rings <= 1'b0;
       unit_aborts <= 1'b0;
@@ -332,7 +334,7 @@ module cptr_turn #(
       end
       if (seen == LOOK_ACTIVATION) activation <= memory_read_data;
       if (seen == LOOK_RESULT) result <= memory_read_data;
-      if (doorbell) looks <= 1'b1;
+      if (doorbell) {looks, rung} <= '1;
       if (works) cycles <= cycles + 32'd1;
       if (write && register_at == CONTROL) begin
         // What is under way goes on to its end.
@@ -374,7 +376,7 @@ module cptr_turn #(
         IDLE: ;
         ARMED: if (looks && !(write && register_at == CONTROL) && experts != '0 && k != '0) begin
           state <= READ;
-          looks <= 1'b0;
+          looks <= doorbell;
           step <= LOOK_PUT;
           cycles <= 32'd1;
         end
@@ -393,7 +395,10 @@ module cptr_turn #(
             unit_rings <= 1'b1;
           end
           if (empty) begin
-            state <= ARMED;
+            // Who has rung without a request for here wants something of the firmware.
+            state <= rung ? IDLE : ARMED;
+            if (rung) outcome <= HANDED;
+            rung <= doorbell;
           end else if (!right) begin
             // Nobody has begun before the layer was found right.
             state <= seen == LOOK_PUT || seen == LOOK_LAYER ? IDLE : STOP;
@@ -464,6 +469,7 @@ module cptr_turn #(
           state <= last_rank ? PUBLISH : WEIGHT;
         end
         PUBLISH: begin
+          rung <= doorbell;
           state <= IDLE;
           outcome <= TURN_DONE;
         end

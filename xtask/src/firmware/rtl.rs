@@ -61,10 +61,10 @@ impl Core {
 
 const IBEX: &str = "-y {renamed} -y {ibex}/rtl -y {prim}/rtl +incdir+{prim}/rtl +incdir+{ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
                     {ibex}/rtl/ibex_pkg.sv {prim}/rtl/prim_ram_1p_pkg.sv {prim}/rtl/prim_secded_pkg.sv {prim}/rtl/prim_count_pkg.sv \
-                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv main.cpp";
+                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv";
 const CV32E40P: &str = "-y {cv}/rtl +incdir+{cv}/rtl/include {cv}/rtl/include/cv32e40p_apu_core_pkg.sv {cv}/rtl/include/cv32e40p_fpu_pkg.sv \
                         {cv}/rtl/include/cv32e40p_pkg.sv {cv}/bhv/cv32e40p_sim_clock_gate.sv {cv}/rtl/cv32e40p_register_file_ff.sv \
-                        memory.sv main.cpp";
+                        memory.sv";
 /// The core fetches words: jumps to the second half of one cost a cycle more.
 const BIT_MANIPULATION: &str = "-C target-feature=+zba,+zbb,+zbs -C llvm-args=-align-all-nofallthru-blocks=2";
 
@@ -208,14 +208,13 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
     verilator.args(FLAGS.split_whitespace()).args(core.parameters.split_whitespace()).arg("-Mdir").arg(&folder);
     let rtl = super::command::folder().join("rtl");
     for word in core.sources.split_whitespace() {
-        // The compiler runs in its own folder.
-        verilator.arg(if word == "main.cpp" { rtl.join(word).to_string_lossy().into_owned() } else { place(word) });
+        verilator.arg(place(word));
     }
     if core.unit {
         verilator.args(crate::unit::sources()?).arg(rtl.join("turn/turn.sv"));
     }
-    // Behind the packages that it names.
-    verilator.arg(rtl.join(core.top));
+    // Behind the packages that it names. The compiler runs in its own folder.
+    verilator.arg(rtl.join(core.top)).arg(rtl.join(if core.unit { "main_unit.cpp" } else { "main.cpp" }));
     execute(&mut verilator)?;
     execute(Command::new("make").arg("-s").arg("-C").arg(&folder).args(["-f", "Vtop.mk", "OPT_FAST=-O3", "Vtop"]))?;
     Ok(folder.join("Vtop"))

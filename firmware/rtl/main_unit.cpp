@@ -1,0 +1,88 @@
+// Clock and reset of a core with the hardware unit, for an image that ends the run itself; with +host for one that
+// serves a host, whose requests come on standard input, in words of 32 bits in the machine's order:
+//
+//   1 ADDRESS COUNT WORDS...   write words of memory
+//   2 ADDRESS COUNT            read words of memory: they come on standard output
+//   3                          ring
+//   4 CYCLES                   go on for so long
+//
+// Memory is as the core sees it in that cycle. Ends with its input.
+#include "Vtop.h"
+#include "Vtop___024root.h"
+#include "verilated.h"
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+static const uint32_t RAM = 0x80000000u;
+
+struct Machine {
+    VerilatedContext context;
+    Vtop top{&context};
+
+    void cycle() {
+        for (int clk = 0; clk < 2; clk++) {
+            top.clk = clk;
+            top.eval();
+            context.timeInc(1);
+        }
+    }
+    uint32_t *word(uint32_t address) {
+        auto &ram = top.rootp->top__DOT__memory__DOT__ram;
+        uint32_t index = (address - RAM) / 4;
+        return index < sizeof ram / 4 ? &ram[index] : nullptr;
+    }
+};
+
+static bool take(uint32_t *words, size_t count) { return std::fread(words, 4, count, stdin) == count; }
+
+// Whether what was asked for can be done.
+static bool serve(Machine &machine, uint32_t command) {
+    uint32_t place[2];
+    switch (command) {
+    case 1:
+    case 2: {
+        if (!take(place, 2) || place[1] > 1 << 20) return false;
+        std::vector<uint32_t> words(place[1]);
+        if (command == 1 && !take(words.data(), words.size())) return false;
+        for (uint32_t i = 0; i < place[1]; i++) {
+            uint32_t *word = machine.word(place[0] + 4 * i);
+            if (!word) return false;
+            if (command == 1) *word = words[i];
+            else words[i] = *word;
+        }
+        return command == 1
+            || (std::fwrite(words.data(), 4, words.size(), stdout) == words.size() && std::fflush(stdout) == 0);
+    }
+    case 3:
+        machine.top.host_rings = 1;
+        machine.cycle();
+        machine.top.host_rings = 0;
+        return true;
+    case 4:
+        if (!take(place, 1)) return false;
+        while (place[0]-- > 0 && !machine.context.gotFinish()) machine.cycle();
+        return !machine.context.gotFinish();
+    default: return false;
+    }
+}
+
+int main(int argc, char **argv) {
+    Machine machine;
+    machine.context.commandArgs(argc, argv);
+    machine.top.host_rings = 0;
+    machine.top.rst_n = 0;
+    for (int i = 0; i < 4; i++) machine.cycle();
+    machine.top.rst_n = 1;
+    bool host = std::strcmp(machine.context.commandArgsPlusMatch("host"), "") != 0;
+    if (!host) {
+        while (!machine.context.gotFinish()) machine.cycle();
+        return 0;
+    }
+    uint32_t command;
+    while (take(&command, 1)) {
+        if (!serve(machine, command)) return 1;
+    }
+    return 0;
+}
