@@ -26,6 +26,7 @@ mod device;
 mod emulator;
 mod host;
 mod prompt;
+mod rtl;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,8 @@ pub enum Controller {
     Host,
     /// As firmware on an emulated machine.
     Emulated(&'static Machine),
+    /// As firmware on the RTL of a core, cycle by cycle.
+    Rtl(&'static str),
 }
 
 impl Controller {
@@ -73,6 +76,7 @@ impl Controller {
         match self {
             Self::Host => host::with(sizes, use_link)?,
             Self::Emulated(machine) => use_link(&mut Emulator::start(machine, image)?),
+            Self::Rtl(core) => rtl::with(core, image, use_link),
         }
     }
 }
@@ -81,15 +85,20 @@ impl FromStr for Controller {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let machine = |name| machines().iter().find(|machine| machine.core == name);
-        match (text, text.strip_prefix("qemu:").and_then(machine)) {
-            ("host", _) => Ok(Self::Host),
-            (_, Some(machine)) => Ok(Self::Emulated(machine)),
-            _ => {
-                let names = machines().iter().map(|machine| format!(", qemu:{}", machine.core)).collect::<String>();
-                Err(Error::new(format!("expected a controller (host{names}), found \"{text}\"")))
-            }
-        }
+        let machine = |name| machines().iter().find(|machine| machine.core == name).map(Self::Emulated);
+        let core = |name| rtl::CORES.into_iter().find(|core| *core == name).map(Self::Rtl);
+        let found = match text.split_once(':') {
+            None if text == "host" => Some(Self::Host),
+            Some(("qemu", name)) => machine(name),
+            Some(("rtl", name)) => core(name),
+            _ => None,
+        };
+        found.ok_or_else(|| {
+            let emulated = machines().iter().map(|machine| format!(", qemu:{}", machine.core));
+            let simulated = rtl::CORES.iter().map(|core| format!(", rtl:{core}"));
+            let names: String = emulated.chain(simulated).collect();
+            Error::new(format!("expected a controller (host{names}), found \"{text}\""))
+        })
     }
 }
 
@@ -98,6 +107,7 @@ impl fmt::Display for Controller {
         match self {
             Self::Host => f.write_str("host"),
             Self::Emulated(machine) => write!(f, "qemu:{}", machine.core),
+            Self::Rtl(core) => write!(f, "rtl:{core}"),
         }
     }
 }
@@ -116,6 +126,8 @@ pub struct Report {
     pub layers: usize,
     /// Requests answered.
     pub requests: u64,
+    /// Decisions, of a token in a layer, that a hardware unit has made.
+    pub in_hardware: u64,
     /// Experts that its execution units have run.
     pub jobs: u64,
     /// Mean time of a token, all layers together, in which units near the data that take the device model's times were
@@ -354,6 +366,7 @@ impl<'a> Loop<'a> {
         let prompt_tokens = self.prompt_tokens();
         let tokens = tokens - prompt_tokens;
         let (requests, busy_ns) = (self.session.requests(), self.session.busy_ns());
+        let in_hardware = self.session.in_hardware();
         let counters = self.session.counters()?;
         let expected = &self.metrics;
         let pairs = [
@@ -374,6 +387,7 @@ impl<'a> Loop<'a> {
             prompt_tokens,
             layers,
             requests,
+            in_hardware,
             jobs: counters.jobs.get(),
             near_us: busy_ns.filter(|&ns| ns > 0).map(|ns| ns as f64 / 1e3 / tokens as f64),
             lost_locks: counters.lost_locks.get(),

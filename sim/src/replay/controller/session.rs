@@ -1,7 +1,7 @@
 //! The host's side of the protocol: one request at a time, checked answers.
 
 use cptr_core::{Eps, Gain, Gate, Logit};
-use cptr_protocol::wire::{self, Command, Head, Status, Verdict, Writer, judge};
+use cptr_protocol::wire::{self, Command, Head, Integrity, Status, Verdict, Writer, judge_from};
 use zerocopy::little_endian::{I32, U16, U32};
 use zerocopy::{FromBytes, FromZeros, Immutable, KnownLayout, Unaligned};
 
@@ -15,6 +15,11 @@ use cptr_trace::error::{Error, Result};
 pub(super) trait Link {
     /// The answer to a frame.
     fn exchange(&mut self, request: &[u8]) -> Result<Vec<u8>>;
+
+    /// What keeps frames whole on it.
+    fn integrity(&self) -> Integrity {
+        Integrity::Checksum
+    }
 
     /// For how long its units have been busy, where they are timed.
     fn busy_ns(&self) -> Option<u64> {
@@ -49,6 +54,8 @@ pub(super) struct Session<'a> {
     session: u32,
     sequence: u32,
     requests: u64,
+    /// Tokens that it has decided without an instruction, though it counts them.
+    in_hardware: u64,
 }
 
 /// A controller that does not keep to the protocol.
@@ -69,7 +76,7 @@ impl<'a> Session<'a> {
     pub(super) fn new(link: &'a mut dyn Link) -> Self {
         let buffer = vec![0; wire::max_request(wire::MAX_EXPERTS)];
         let (limits, places) = (wire::Identity::new_zeroed(), Places::default());
-        Self { link, buffer, limits, places, session: 0, sequence: 0, requests: 0 }
+        Self { link, buffer, limits, places, session: 0, sequence: 0, requests: 0, in_hardware: 0 }
     }
 
     /// What is asked for from here on lies in the controller's memory.
@@ -80,6 +87,11 @@ impl<'a> Session<'a> {
     /// Requests answered so far.
     pub(super) const fn requests(&self) -> u64 {
         self.requests
+    }
+
+    /// Tokens and layers that hardware has decided.
+    pub(super) const fn in_hardware(&self) -> u64 {
+        self.in_hardware
     }
 
     /// For how long the controller's units have been busy, where they are timed.
@@ -97,11 +109,12 @@ impl<'a> Session<'a> {
         let mut writer = Writer::new(&mut self.buffer);
         body(&mut writer);
         let head = Head { kind: command as u8, queue: 0, session: self.session, sequence: self.sequence };
-        let request = writer.finish(head, Status::Done);
+        let integrity = self.link.integrity();
+        let request = writer.finish_for(head, Status::Done, integrity);
         // What is asked again is not done again.
         for _ in 0..TURNS {
             let answer = self.link.exchange(request)?;
-            match judge(head, &answer) {
+            match judge_from(head, &answer, integrity) {
                 Verdict::Done(body) => {
                     // Who is there is asked before there is a session.
                     self.sequence = if command == Command::Identify { 0 } else { self.sequence.wrapping_add(1) };
@@ -241,6 +254,7 @@ impl<'a> Session<'a> {
         if usize::from(head.layer.get()) != layer || !rest.is_empty() {
             return Err(broken("is not of its request's layer, or too long"));
         }
+        self.in_hardware += u64::from(self.counts() && head.decide_instructions.get() == 0);
         Ok(Decision { runs, loads })
     }
 

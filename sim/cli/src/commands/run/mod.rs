@@ -60,9 +60,9 @@ pub(super) struct Args {
     counting: Counting,
     #[command(flatten)]
     model: ModelArgs,
-    /// Hold a controller to the strategy, token by token: its engine in this process, or its firmware on an emulated
-    /// core
-    #[arg(long, value_name = "host|qemu:CORE", help_heading = "Controller")]
+    /// Hold a controller to the strategy, token by token: its engine in this process, its firmware on an emulated core,
+    /// or on the RTL of a core with the hardware unit, cycle by cycle
+    #[arg(long, value_name = "host|qemu:CORE|rtl:CORE", help_heading = "Controller")]
     controller: Option<Controller>,
     /// The controller's firmware, where it is not where `cargo xtask firmware` leaves it
     #[arg(long, value_name = "FILE", requires = "controller", help_heading = "Controller")]
@@ -350,6 +350,9 @@ fn said(report: &Report) -> String {
         count(report.jobs as usize),
         report.lost_locks
     );
+    if report.in_hardware > 0 {
+        text += &format!("\nthe hardware unit has made {} of the decisions", count(report.in_hardware as usize));
+    }
     if let Some(near_us) = report.near_us {
         text += &format!("\nunits near the data are busy for {near_us:.2} us of a token, by the device's model");
     }
