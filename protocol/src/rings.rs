@@ -88,11 +88,12 @@ impl<'a, P: Platform> Rings<'a, P> {
     }
 
     /// Where the next request of a queue will lie and where its answer goes, for hardware that carries both; from here
-    /// on it wants to be called. `None` if nobody is attached, if frames have checksums, or if there is no room for the
-    /// answer.
+    /// on it wants to be called. `None` if nobody is attached, if frames have checksums, if there is no room for the answer,
+    /// or if there are other queues, which would wait for this one.
     #[cfg(not(loom))]
     pub fn places(&self, queue: usize) -> Option<Places> {
-        let DeviceQueue { requests, answers } = self.queues.get(queue).filter(|_| self.end.attached())?;
+        let alone = self.queues.len() == 1 && self.end.attached();
+        let DeviceQueue { requests, answers } = self.queues.get(queue).filter(|_| alone)?;
         if self.end.integrity() != Integrity::Link || answers.is_full(&self.platform) != Ok(false) {
             return None;
         }

@@ -18,12 +18,23 @@ use heapless::Vec;
 
 use crate::controller::{Controller, Decided, InstructionCounter, Next, Policy};
 use crate::platform::Platform;
-use crate::rings::{Places, Rings};
+use crate::rings::Rings;
 use crate::serve::{Mailbox, Watchdog};
 use crate::units::Units;
 use crate::wire::{Command, Integrity, MAX_K, Status};
 
-/// The queue whose requests the unit answers.
+/// What came of the request that the unit waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// None has come.
+    Nothing,
+    /// It is answered.
+    Answered,
+    /// Something is there that is the firmware's.
+    Handed,
+}
+
+/// The queue whose requests the unit answers; there is no other.
 const QUEUE: usize = 0;
 
 /// Registers of the unit, by the byte of their address: its own below 0x100, those of the turn from there on.
@@ -172,64 +183,91 @@ impl<R: Registers> Unit<R> {
     ) -> Infallible {
         loop {
             watchdog.feed();
-            if self.step(controller, rings) {
-                continue;
-            }
             if self.waits() {
-                rings.idle();
-            } else if controller.outstanding() == 0 {
+                if !controller.idle() {
+                    rings.idle();
+                }
+            } else if !self.step(controller, rings) && !self.waits() {
                 rings.wait();
             }
         }
     }
 
-    /// One pass of the main loop: while the unit [waits](Self::waits) nothing; else takes the ring back, accounts for what
-    /// the unit has answered or answers what it has not, does what can wait, and arms the unit for the next request.
-    /// Returns whether there was anything to do.
+    /// One pass of the main loop while the unit does not [wait](Self::waits): takes the ring back, accounts for what the
+    /// unit has answered or answers what it has not, and has it wait again, where it can. Returns whether there was
+    /// anything to do.
     pub fn step<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
         &mut self,
         controller: &mut Controller<'_, U, C, E, W>,
         rings: &mut Rings<'_, P>,
     ) -> bool {
-        if self.waits() {
-            return false;
-        }
-        let answered = self.stop();
         let changed = Cell::new(false);
-        let served = if answered {
-            self.answered = self.answered.wrapping_add(1);
-            let decided = self.decided();
-            rings.follow(QUEUE, |request, integrity| controller.handle_decided(request, integrity, Some(&decided)))
-        } else {
-            let Ok::<_, Infallible>(served) = rings.poll(noting(controller, &changed));
-            served
+        let served = match self.stop() {
+            Outcome::Answered => {
+                self.answered = self.answered.wrapping_add(1);
+                let decided = self.decided();
+                rings.follow(QUEUE, |request, integrity| controller.handle_decided(request, integrity, Some(&decided)))
+            }
+            // A request that has come meanwhile is the unit's.
+            Outcome::Nothing if self.arm(controller, rings) => return false,
+            Outcome::Nothing | Outcome::Handed => {
+                let Ok::<_, Infallible>(served) = rings.poll(noting(controller, &changed));
+                served
+            }
         };
         let worked = controller.idle();
         rings.events(controller.events());
         if changed.get() || !self.prepared {
             self.prepared = controller.policy().is_some_and(|policy| self.learn(&policy, controller));
         }
-        if self.prepared && controller.outstanding() == 0 {
-            let next = controller.next(QUEUE).zip(rings.places(QUEUE));
-            next.into_iter().for_each(|(next, places)| self.arm(next, &places));
-        }
+        self.arm(controller, rings);
         served || worked
     }
 
-    /// Takes the ring back: waits until the unit has ended what it has begun, and says whether it has answered.
-    pub fn stop(&mut self) -> bool {
+    /// Takes the ring back: waits until the unit has ended what it has begun, and says what came of it, once.
+    pub fn stop(&mut self) -> Outcome {
         self.registers.store(turn::CONTROL, 0);
         loop {
             let status = self.registers.load(turn::STATUS);
             if status & turn::BUSY == 0 {
-                // Once.
-                let answered = status & turn::OUTCOME == turn::ANSWERED_IT;
-                if answered {
-                    self.registers.store(turn::CONTROL, turn::SEEN);
-                }
-                return answered;
+                self.registers.store(turn::CONTROL, turn::SEEN);
+                return match status & turn::OUTCOME {
+                    0 => Outcome::Nothing,
+                    turn::ANSWERED_IT => Outcome::Answered,
+                    _ => Outcome::Handed,
+                };
             }
         }
+    }
+
+    /// Has it wait for the next request, if it knows the model, and returns whether it does.
+    fn arm<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+        &mut self,
+        controller: &Controller<'_, U, C, E, W>,
+        rings: &Rings<'_, P>,
+    ) -> bool {
+        let (true, Some(Next { session, sequence, turn: number })) = (self.prepared, controller.next(QUEUE)) else {
+            return false;
+        };
+        let Some(places) = rings.places(QUEUE) else { return false };
+        for (address, value) in [
+            (turn::REQUEST, places.request as u32),
+            (turn::ANSWER, places.answer as u32),
+            (turn::PUT_AT, places.put as u32),
+            (turn::TAKEN, places.taken),
+            (turn::SLOTS, places.slots as u32),
+            (turn::ANSWERED_AT, places.answered_at as u32),
+            (turn::ANSWERED, places.answered),
+            (turn::SESSION, session),
+            (turn::SEQUENCE, sequence),
+            (turn::QUEUE, QUEUE as u32),
+            (turn::NUMBER, number),
+            (turn::JOBS, self.jobs),
+            (turn::CONTROL, turn::ARM),
+        ] {
+            self.registers.store(address, value);
+        }
+        true
     }
 
     /// What it has decided for the last token.
@@ -245,29 +283,6 @@ impl<R: Registers> Unit<R> {
             });
         }
         decided
-    }
-
-    /// Has it wait for a request.
-    fn arm(&mut self, next: Next, places: &Places) {
-        let Next { session, sequence, turn: number } = next;
-        let slots = places.slots as u32;
-        for (address, value) in [
-            (turn::REQUEST, places.request as u32),
-            (turn::ANSWER, places.answer as u32),
-            (turn::PUT_AT, places.put as u32),
-            (turn::TAKEN, places.taken),
-            (turn::SLOTS, slots),
-            (turn::ANSWERED_AT, places.answered_at as u32),
-            (turn::ANSWERED, places.answered),
-            (turn::SESSION, session),
-            (turn::SEQUENCE, sequence),
-            (turn::QUEUE, QUEUE as u32),
-            (turn::NUMBER, number),
-            (turn::JOBS, self.jobs),
-            (turn::CONTROL, turn::ARM),
-        ] {
-            self.registers.store(address, value);
-        }
     }
 
     /// Tells it model and layers; returns whether it can decide tokens of that model.

@@ -50,8 +50,7 @@ impl Machine {
         command.args([argument.as_str(), "+host"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(failed)?;
         let missing = || failed(std::io::Error::other("its standard streams are missing"));
-        let (stdin, stdout) =
-            (child.stdin.take().ok_or_else(missing)?, child.stdout.take().ok_or_else(missing)?);
+        let (stdin, stdout) = (child.stdin.take().ok_or_else(missing)?, child.stdout.take().ok_or_else(missing)?);
         Ok(Self { child, stdin, stdout, failed: None })
     }
 
@@ -62,7 +61,8 @@ impl Machine {
         }
         let mut asked = self.stdin.write_all(words.as_bytes());
         if !answer.is_empty() {
-            asked = asked.and_then(|()| self.stdin.flush()).and_then(|()| self.stdout.read_exact(answer.as_mut_bytes()));
+            asked =
+                asked.and_then(|()| self.stdin.flush()).and_then(|()| self.stdout.read_exact(answer.as_mut_bytes()));
         }
         self.failed = asked.err();
     }
