@@ -1,10 +1,11 @@
 //! The controller's image: built for every machine, and run there with a real trace.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use super::budget::budget;
 use super::build::{build, built};
-use super::command::{Done, output, root};
+use super::command::{Done, folder, output, root};
 use super::conversation::converse;
 use super::emulator::Emulator;
 use super::golden::{golden_lines, lines};
@@ -107,7 +108,7 @@ pub(super) fn in_the_loop(scope: Scope, bless: bool) -> Done {
     let (mut found, mut counts) = (String::new(), Vec::new());
     for Machine { core, .. } in scope.machines() {
         for (suffix, strategy) in STRATEGIES {
-            let text = run(core, strategy)?;
+            let text = run(&format!("qemu:{core}"), strategy)?;
             found += &lines(&text, &["controller "]);
             counts.extend(self::counts(core, suffix, &text).ok_or_else(|| format!("{core}: no counts in\n{text}"))?);
         }
@@ -135,11 +136,32 @@ fn images(scope: Scope) -> Done {
     Ok(())
 }
 
-fn run(core: &str, strategy: &str) -> Done<String> {
+/// Lets the image for a core with the hardware unit decide on its RTL, as built, what the others have decided: the same
+/// is counted, and all but a few of the decisions are the unit's.
+pub(super) fn with_unit(core: &str) -> Done {
+    let (.., strategy) = STRATEGIES[1];
+    let text = run(&format!("rtl:{core}"), strategy)?;
+    let golden = fs::read_to_string(folder().join("golden/controller.out")).map_err(|error| error.to_string())?;
+    let decided = |text: &str| {
+        let line = text.lines().find(|line| line.contains(" after a prompt of "))?;
+        line.split_once(": ").map(|(_, decided)| decided.to_owned())
+    };
+    let by_unit = text.lines().find_map(|line| {
+        let number = line.strip_prefix("the hardware unit has made ")?.split(' ').next()?;
+        number.replace(',', "").parse::<u64>().ok()
+    });
+    println!("rtl:{core}: {}; by the unit {}", decided(&text).unwrap_or_default(), by_unit.unwrap_or(0));
+    if decided(&text).is_some() && decided(&text) == decided(&golden) && by_unit.is_some_and(|count| count >= 500) {
+        return Ok(());
+    }
+    Err(format!("{core} with the unit decides otherwise than the other machines:\n{text}"))
+}
+
+fn run(controller: &str, strategy: &str) -> Done<String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--release", "--package", "cptr-cli", "--manifest-path"]);
     command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
-    output(command.args(["--tokens", TOKENS, "--strategy", strategy, "--controller", &format!("qemu:{core}")]))
+    output(command.args(["--tokens", TOKENS, "--strategy", strategy, "--controller", controller]))
 }
 
 /// The counts in `instructions per token and layer: select 1,726, request to answer 7,455, update 980`.

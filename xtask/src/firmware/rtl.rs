@@ -14,6 +14,7 @@ use object::{Object, ObjectSegment};
 
 use super::build::building;
 use super::command::{Done, execute, folder, install, target_folder};
+use super::controller;
 use super::golden::lines;
 use super::machines::Scope;
 use super::table::{self, Count};
@@ -119,7 +120,8 @@ fn measure(bless: bool, golden_steps: &str) -> Done {
     let counts: Vec<Count> = measured.into_iter().collect::<Done<Vec<_>>>()?.concat();
     print(&counts);
     let cores: Vec<&str> = CORES.iter().map(|core| core.name).collect();
-    table::compare(TABLE, &counts, &cores, bless)
+    table::compare(TABLE, &counts, &cores, bless)?;
+    CORES.iter().filter(|core| core.unit).try_for_each(|core| controller::with_unit(core.name))
 }
 
 fn write(path: &Path, text: &str) -> Done {
@@ -129,7 +131,11 @@ fn write(path: &Path, text: &str) -> Done {
 /// Builds a core and its image, runs it as far as the line that starts with `last`, and compares its results with the
 /// host's.
 fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &str, last: &str) -> Done<Vec<Count>> {
-    let image = image(core, work)?;
+    let image = image(core, work, "cptr-bench", core.name)?;
+    if core.unit {
+        // What `cptr run --controller rtl:…` starts.
+        self::image(core, work, "cptr-unit", &format!("{}-controller", core.name))?;
+    }
     let model = verilate(core, sources, work)?;
     let text = run(&model, &image, core.last(last))?;
     if core.unit {
@@ -178,20 +184,21 @@ pub(crate) fn fetch_cores(work: &Path) -> Done<Vec<(&'static str, PathBuf)>> {
     Ok(vec![("{ibex}", ibex), ("{cv}", cv), ("{prim}", prim), ("{renamed}", renamed)])
 }
 
-/// The image for a core's instruction set.
-fn image(core: &Core, work: &Path) -> Done<PathBuf> {
+/// An image for a core's instruction set, as words of memory in a file of that name.
+fn image(core: &Core, work: &Path, program: &str, name: &str) -> Done<PathBuf> {
     let folder = work.join("images").join(if core.flags.is_empty() { "plain" } else { core.name });
-    let mut command = building("cptr-bench", TARGET);
+    let package = if program == "cptr-bench" { program } else { "cptr-controller" };
+    let mut command = building(package, TARGET);
     if core.unit {
-        command.args(["--features", "unit"]);
+        command.args(["--features", "unit", "--bin", program]);
     }
     if !core.flags.is_empty() {
         // Added to the flags of firmware/.cargo/config.toml.
         command.env("CARGO_TARGET_RISCV32IMC_UNKNOWN_NONE_ELF_RUSTFLAGS", core.flags);
     }
     execute(command.env("CARGO_TARGET_DIR", &folder))?;
-    let image = work.join(format!("{}.hex", core.name));
-    write(&image, &hex(&folder.join(TARGET).join("release/cptr-bench"))?)?;
+    let image = work.join(format!("{name}.hex"));
+    write(&image, &hex(&folder.join(TARGET).join("release").join(program))?)?;
     Ok(image)
 }
 
