@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cptr_core::{Bounds, Eps, ExpertSet, Gate, Logit, Router, select};
 use cptr_protocol::unit::Registers;
 
-pub const EXPERTS: usize = 64;
-pub const K: usize = 8;
-pub const LAYERS: usize = 2;
+pub(crate) const EXPERTS: usize = 64;
+pub(crate) const K: usize = 8;
+pub(crate) const LAYERS: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -19,7 +19,7 @@ enum State {
 
 /// Registers of docs/unit.md, by their addresses.
 #[derive(Debug)]
-pub struct Engine<'a> {
+pub(crate) struct Engine<'a> {
     memory: &'a [AtomicU32],
     registers: RefCell<BTreeMap<u16, u32>>,
     sets: RefCell<Vec<u32>>,
@@ -30,14 +30,14 @@ pub struct Engine<'a> {
     /// What was decided: for each rank its word and its weight.
     decided: RefCell<Vec<u32>>,
     /// Jobs of the last token, six words each.
-    pub jobs: RefCell<Vec<[u32; 6]>>,
+    pub(crate) jobs: RefCell<Vec<[u32; 6]>>,
     /// Whether it publishes another weight than it says it has decided.
-    pub garbles: Cell<bool>,
+    pub(crate) garbles: Cell<bool>,
 }
 
 impl<'a> Engine<'a> {
     /// Beside a region of shared memory.
-    pub fn new(memory: &'a [AtomicU32]) -> Self {
+    pub(crate) fn new(memory: &'a [AtomicU32]) -> Self {
         Self {
             memory,
             registers: RefCell::default(),
@@ -53,12 +53,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Whether it waits for a request.
-    pub fn armed(&self) -> bool {
+    pub(crate) fn armed(&self) -> bool {
         self.state.get() == State::Armed
     }
 
     /// The host's doorbell.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.look(true);
     }
 

@@ -200,7 +200,7 @@ fn wanted(logits: &[i32], k: usize) -> Vec<u16> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 48 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
 
     #[test]
     fn whatever_is_sent_the_answers_are_those_without_a_unit(
