@@ -209,12 +209,12 @@ impl<'a> Consumer<'a> {
         Ok(Self { ring, taken: 0 })
     }
 
-    /// Address of the slot of the next frame, address of the index of frames put in, frames taken out so far, and slots.
+    /// Address of the slot of the next frame, address of the index of frames put in, and frames taken out so far.
     #[cfg(not(loom))]
-    pub(crate) fn place(&self) -> Option<(usize, usize, u32, usize)> {
+    pub(crate) fn place(&self) -> Option<(usize, usize, u32)> {
         let slot = self.ring.slot(self.taken).ok()?;
         let put = self.ring.put.as_ptr().expose_provenance();
-        Some((slot.as_ptr().expose_provenance(), put, self.taken, self.ring.count))
+        Some((slot.as_ptr().expose_provenance(), put, self.taken))
     }
 
     /// Whether no frame lies in the ring.

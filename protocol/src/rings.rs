@@ -22,8 +22,6 @@ pub struct Places {
     pub put: usize,
     /// Requests taken out so far.
     pub taken: u32,
-    /// Slots of the ring.
-    pub slots: usize,
     /// Slot of the answer.
     pub answer: usize,
     /// Index of answers put in.
@@ -99,8 +97,8 @@ impl<'a, P: Platform> Rings<'a, P> {
         }
         // Whether there is a request already the hardware sees itself.
         requests.ask(&self.platform).ok()?;
-        let ((request, put, taken, slots), (answer, answered_at, answered)) = (requests.place()?, answers.place()?);
-        Some(Places { request, put, taken, slots, answer, answered_at, answered })
+        let ((request, put, taken), (answer, answered_at, answered)) = (requests.place()?, answers.place()?);
+        Some(Places { request, put, taken, answer, answered_at, answered })
     }
 
     /// Accounts for the next request of a queue, which hardware has answered: has `answer` give what the answer ought

@@ -78,7 +78,6 @@ mod turn {
     pub(super) const ANSWER: u16 = 0x110;
     pub(super) const PUT_AT: u16 = 0x114;
     pub(super) const TAKEN: u16 = 0x118;
-    pub(super) const SLOTS: u16 = 0x11C;
     pub(super) const ANSWERED_AT: u16 = 0x120;
     pub(super) const ANSWERED: u16 = 0x124;
     pub(super) const SESSION: u16 = 0x128;
@@ -255,7 +254,6 @@ impl<R: Registers> Unit<R> {
             (turn::ANSWER, places.answer as u32),
             (turn::PUT_AT, places.put as u32),
             (turn::TAKEN, places.taken),
-            (turn::SLOTS, places.slots as u32),
             (turn::ANSWERED_AT, places.answered_at as u32),
             (turn::ANSWERED, places.answered),
             (turn::SESSION, session),

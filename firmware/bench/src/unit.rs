@@ -224,7 +224,9 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
             host.frame[8..12].copy_from_slice(&(sequence.wrapping_sub(1)).to_le_bytes());
         }
         if let Kind::Flipped(bit) = kind {
-            host.frame[bit as usize / 8 % 32] ^= 1 << (bit % 8);
+            // In header and descriptor, or in the word of the checksum.
+            let at = if bit % 5 == 0 { length - 1 - bit as usize / 8 % 4 } else { bit as usize / 8 % 32 };
+            host.frame[at] ^= 1 << (bit % 8);
             length -= usize::from(bit % 16 == 0);
         }
         let frame = &host.frame[..length];

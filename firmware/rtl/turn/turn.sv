@@ -44,17 +44,16 @@ module cptr_turn #(
 
   // Registers.
   localparam logic [4:0] NAME = 5'd0, CONTROL = 5'd1, STATUS = 5'd2, REQUEST = 5'd3, ANSWER = 5'd4, PUT_AT = 5'd5,
-    TAKEN = 5'd6, SLOTS = 5'd7, ANSWERED_AT = 5'd8, ANSWERED = 5'd9, SESSION = 5'd10, SEQUENCE = 5'd11, QUEUE = 5'd12,
+    TAKEN = 5'd6, ANSWERED_AT = 5'd8, ANSWERED = 5'd9, SESSION = 5'd10, SEQUENCE = 5'd11, QUEUE = 5'd12,
     NUMBER = 5'd13, JOBS = 5'd14, LISTED = 5'd15, READY = 5'd16, BITS_AT = 5'd17, BITS_OF = 5'd18, CYCLES = 5'd19,
     TURN_EXPERTS = 5'd20, TURN_K = 5'd21;
   logic [31:0] request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at;
-  logic [15:0] slots;
   logic [7:0]  queue;
-  logic [LAYERS-1:0] ready;
+  logic [2**LAYER-1:0] ready;
   logic [BITS-1:0] bits_at;
   logic [ID:0] experts;
   logic [RANK:0] k;
-  logic [31:0] cycles;
+  logic [19:0] cycles;
 
   typedef enum logic [4:0] {
     IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH, STOP,
@@ -68,8 +67,14 @@ module cptr_turn #(
 
   wire here = bus_request & bus_grant & bus_address[10:8] == 3'd1;
   wire doorbell = host_rings | (bus_request & bus_grant & bus_write & bus_address[10:8] == 3'd2);
-  wire write = here & bus_write;
-  wire [4:0] register_at = bus_address[6:2];
+  // A write is taken over a cycle later.
+  logic write;
+  logic [4:0] register_at;
+  logic [31:0] value;
+  always_ff @(posedge clk) begin
+    register_at <= bus_address[6:2];
+    value <= bus_write_data;
+  end
 
   // The unit, whose bus is the core's but for the cycle of a doorbell.
   logic unit_rings, unit_aborts, unit_busy, from_unit;
@@ -103,30 +108,27 @@ module cptr_turn #(
     LOOK_SEQUENCE = 4'd5, LOOK_LENGTH = 4'd6, LOOK_QUEUE = 4'd7, LOOK_ACTIVATION = 4'd8, LOOK_RESULT = 4'd9,
     LOOK_SUM = 4'd10, LOOK_NONE = 4'd11;
   logic [3:0] step, seen;
-  logic [ID:0] logit;
-  logic asked_logit, asked_last, empty, right;
-  logic [31:0] activation, result, waiting;
+  logic [ID:0] logit, last_logit;
+  logic asked_logit, asked_last, right, wrong, layer_right;
+  logic [31:0] activation, result, taken_then;
+  // A host has one request on its way, so that the index is what it was, or one more.
+  logic none_waits, one_waits;
   logic [31:0] request_bytes, answer_bytes;
   logic [7:0] answer_sum_word;
   // Whether the host lists what it wants, two ids a word, and what; whether that is something else than is found.
   logic listed, asked_list, differs;
   logic [RANK:0] list_word, list_seen;
   logic [15:0] list[K];
-  logic layer_ready;
   always_comb begin
-    waiting = memory_read_data - taken;
-    empty = seen == LOOK_PUT && waiting == 32'd0;
-    layer_ready = 1'b0;
-    for (int unsigned i = 0; i < LAYERS; i++) if (memory_read_data[15:0] == 16'(i)) layer_ready = ready[i];
+    layer_right = ready[memory_read_data[LAYER-1:0]] && memory_read_data[15:LAYER] == '0
+                && memory_read_data[31:16] == 16'(experts);
     case (seen)
-      LOOK_PUT: right = waiting <= 32'(slots);
-      LOOK_LAYER: right = layer_ready && memory_read_data[31:16] == 16'(experts);
-      LOOK_SUM: right = memory_read_data == 32'd0;
-      LOOK_LENGTH: right = memory_read_data == request_bytes + 32'd20;
       LOOK_KIND: right = memory_read_data == TOKEN_REQUEST;
       LOOK_SESSION: right = memory_read_data == session;
       LOOK_SEQUENCE: right = memory_read_data == sequence_number;
+      LOOK_LENGTH: right = memory_read_data == request_bytes + 32'd20;
       LOOK_QUEUE: right = memory_read_data == {queue, 8'd0, request_bytes[15:0]};
+      LOOK_SUM: right = memory_read_data == 32'd0;
       // As many experts as a token takes, or none, and no loads; it may start a sequence.
       LOOK_COUNTS: right = (memory_read_data & ~32'h0000_01ff) == 32'd0
                          && (memory_read_data[7:0] == 8'd0 || (memory_read_data[7:0] == 8'(k) && !k[0]));
@@ -179,7 +181,7 @@ module cptr_turn #(
   wire take_choice = state == CHOICES_OF & out_valid;
   unit_ram #(.WIDTH(5), .DEPTH(LAYERS * E)) widths (
     .clk, .read(take_choice), .read_address(BITS'(32'(layer) * E) + BITS'(out_data[ID-1:0])), .read_data(bits),
-    .write(write & register_at == BITS_OF), .write_address(bits_at), .write_data(bus_write_data[4:0])
+    .write(write & register_at == BITS_OF), .write_address(bits_at), .write_data(value[4:0])
   );
   unit_ram #(.WIDTH(32), .DEPTH(2 * K)) decided (
     .clk, .read(bus_request & bus_address[10]), .read_address(bus_address[2+:RANK+1]), .read_data(decided_data),
@@ -299,6 +301,28 @@ module cptr_turn #(
     endcase
   end
 
+  // Numbers that nobody looks at before it was armed with them.
+  always_ff @(posedge clk) begin
+    if (write && state == IDLE) begin
+      case (register_at)
+        REQUEST: request_at <= value;
+        ANSWER: answer_at <= value;
+        PUT_AT: put_at <= value;
+        TAKEN: taken <= value;
+        ANSWERED_AT: answered_at <= value;
+        ANSWERED: answered <= value;
+        SESSION: session <= value;
+        SEQUENCE: sequence_number <= value;
+        QUEUE: queue <= value[7:0];
+        NUMBER: number <= value;
+        JOBS: jobs_at <= value;
+        BITS_AT: bits_at <= value[BITS-1:0];
+        BITS_OF: bits_at <= bits_at + 1'b1;
+        default: ;
+      endcase
+    end
+  end
+
   // How long the unit has not begun, which a layer that there is not would cause.
   logic [4:0] patience;
   // It is to look at the index; a host has rung for that.
@@ -307,14 +331,22 @@ module cptr_turn #(
     if (!rst_n) begin
       state <= IDLE;
       outcome <= NOTHING;
-      {request_at, answer_at, put_at, taken, answered_at, answered, session, sequence_number, number, jobs_at} <= '0;
-      {slots, queue, ready, bits_at, experts, k, cycles} <= '0;
-      {unit_rings, unit_aborts, asked_logit, asked_last, asked_list, choice_1, looks, rung} <= '0;
+      {ready, experts, k, cycles, write} <= '0;
+      {unit_rings, unit_aborts, asked_logit, asked_last, asked_list, choice_1, looks, rung, wrong} <= '0;
     end else begin
       unit_rings <= 1'b0;
       unit_aborts <= 1'b0;
       asked_logit <= state == LOGITS;
-      asked_last <= state == LOGITS & logit + 1'b1 == experts;
+      asked_last <= state == LOGITS & logit == last_logit;
+      last_logit <= experts - 1'b1;
+      logit <= state == LOGITS ? logit + 1'b1 : '0;
+      patience <= state == START || state == STOP ? patience + 5'd1 : '0;
+      taken_then <= taken + 32'd1;
+      if (seen == LOOK_PUT) begin
+        none_waits <= memory_read_data == taken;
+        one_waits <= memory_read_data == taken_then;
+      end
+      wrong <= (wrong | (works & !right)) & works;
       seen <= state == READ ? step : LOOK_NONE;
       asked_list <= state == WANTED;
       list_seen <= list_word;
@@ -335,39 +367,26 @@ module cptr_turn #(
       if (seen == LOOK_ACTIVATION) activation <= memory_read_data;
       if (seen == LOOK_RESULT) result <= memory_read_data;
       if (doorbell) {looks, rung} <= '1;
-      if (works) cycles <= cycles + 32'd1;
+      if (works) cycles <= cycles + 20'd1;
+      write <= here & bus_write;
       if (write && register_at == CONTROL) begin
         // What is under way goes on to its end.
-        if (bus_write_data[0] && state == IDLE) begin
+        if (value[0] && state == IDLE) begin
           state <= ARMED;
           outcome <= NOTHING;
           // A request may have come before.
           looks <= 1'b1;
-        end else if (!bus_write_data[0]) begin
+        end else if (!value[0]) begin
           if (state == ARMED) state <= IDLE;
-          if (bus_write_data[1] && !works) outcome <= NOTHING;
+          if (value[1] && !works) outcome <= NOTHING;
         end
       end else if (write && state == IDLE) begin
         case (register_at)
-          REQUEST: request_at <= bus_write_data;
-          ANSWER: answer_at <= bus_write_data;
-          PUT_AT: put_at <= bus_write_data;
-          TAKEN: taken <= bus_write_data;
-          SLOTS: slots <= bus_write_data[15:0];
-          ANSWERED_AT: answered_at <= bus_write_data;
-          ANSWERED: answered <= bus_write_data;
-          SESSION: session <= bus_write_data;
-          SEQUENCE: sequence_number <= bus_write_data;
-          QUEUE: queue <= bus_write_data[7:0];
-          NUMBER: number <= bus_write_data;
-          JOBS: jobs_at <= bus_write_data;
           READY: for (int unsigned i = 0; i < LAYERS; i++) begin
-            if (bus_write_data[15:0] == 16'(i)) ready[i] <= bus_write_data[31];
+            if (value[15:0] == 16'(i)) ready[i] <= value[31];
           end
-          BITS_AT: bits_at <= bus_write_data[BITS-1:0];
-          BITS_OF: bits_at <= bits_at + 1'b1;
-          TURN_EXPERTS: experts <= bus_write_data > E ? '0 : bus_write_data[ID:0];
-          TURN_K: k <= bus_write_data > K ? '0 : bus_write_data[RANK:0];
+          TURN_EXPERTS: experts <= value > E ? '0 : value[ID:0];
+          TURN_K: k <= value > K ? '0 : value[RANK:0];
           default: ;
         endcase
       end
@@ -378,44 +397,39 @@ module cptr_turn #(
           state <= READ;
           looks <= doorbell;
           step <= LOOK_PUT;
-          cycles <= 32'd1;
+          cycles <= 20'd1;
         end
         READ, START: begin
           if (state == READ) begin
             step <= step + 4'd1;
-            if (step == LOOK_SUM) begin
-              state <= START;
-              patience <= '0;
-            end
-          end else begin
-            patience <= patience + 5'd1;
+            if (step == LOOK_SUM) state <= START;
           end
-          if (seen == LOOK_LAYER && right) begin
-            layer <= memory_read_data[15:0];
-            unit_rings <= 1'b1;
-          end
-          if (empty) begin
+          if (seen == LOOK_LAYER && none_waits) begin
             // Who has rung without a request for here wants something of the firmware.
             state <= rung ? IDLE : ARMED;
             if (rung) outcome <= HANDED;
             rung <= doorbell;
-          end else if (!right) begin
-            // Nobody has begun before the layer was found right.
-            state <= seen == LOOK_PUT || seen == LOOK_LAYER ? IDLE : STOP;
-            if (seen == LOOK_PUT || seen == LOOK_LAYER) outcome <= HANDED;
-            patience <= '0;
-          end else if ((state == START || step == LOOK_SUM) && in_ready) begin
+          end else if (seen == LOOK_LAYER && !(one_waits && layer_right)) begin
+            state <= IDLE;
+            outcome <= HANDED;
+          end else if (wrong) begin
+            state <= STOP;
+          end else if (state == START && in_ready) begin
             state <= LOGITS;
-            logit <= '0;
           end else if (state == START && patience == '1) begin
             state <= IDLE;
             outcome <= HANDED;
           end
+          if (seen == LOOK_LAYER) begin
+            layer <= memory_read_data[15:0];
+            unit_rings <= one_waits && layer_right;
+          end
         end
         LOGITS: begin
-          logit <= logit + 1'b1;
           list_word <= '0;
-          if (logit + 1'b1 == experts) state <= listed ? WANTED : FIXED;
+          if (logit == last_logit) state <= listed ? WANTED : FIXED;
+          // What was looked at last.
+          if (wrong) state <= STOP;
         end
         WANTED: begin
           list_word <= list_word + 1'b1;
@@ -480,7 +494,6 @@ module cptr_turn #(
         end
         // Of a request that is not for here the unit has begun a layer: it is stopped where it can be.
         default: begin
-          patience <= patience + 5'd1;
           if (in_ready) unit_aborts <= 1'b1;
           if (in_ready || patience == '1) begin
             state <= IDLE;
@@ -493,11 +506,11 @@ module cptr_turn #(
 
   always_ff @(posedge clk) begin
     if (here) begin
-      case (register_at)
+      case (bus_address[6:2])
         NAME: here_data <= 32'h7572_7401;
         STATUS: here_data <= {26'd0, outcome, 2'd0, works, state == ARMED};
         LISTED: here_data <= 32'(near);
-        CYCLES: here_data <= cycles;
+        CYCLES: here_data <= 32'(cycles);
         TURN_EXPERTS: here_data <= 32'(experts);
         TURN_K: here_data <= 32'(k);
         SEQUENCE: here_data <= sequence_number;

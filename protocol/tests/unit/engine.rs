@@ -85,7 +85,7 @@ impl<'a> Engine<'a> {
             return;
         }
         self.state.set(State::Idle);
-        let answered = waiting != 0 && waiting <= self.register(0x11C) && self.answer().is_some();
+        let answered = waiting == 1 && self.answer().is_some();
         self.outcome.set(if answered { 1 } else { 2 });
     }
 

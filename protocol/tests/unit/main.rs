@@ -233,7 +233,8 @@ proptest! {
                 }
                 let mut request = token(sequence, layer, logits, &list);
                 match kind {
-                    2 => request[bit / 8] ^= 1 << (bit % 8),
+                    2 if bit < 240 => request[bit / 8] ^= 1 << (bit % 8),
+                    2 => *request.iter_mut().nth_back(bit / 4 % 4).unwrap() ^= 1 << (bit % 8),
                     3 => request.truncate(request.len() - 1 - bit % 4),
                     _ => {}
                 }
