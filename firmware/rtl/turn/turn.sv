@@ -112,7 +112,7 @@ module cptr_turn #(
   logic asked_logit, asked_last, right, wrong, layer_right;
   logic [31:0] activation, result, taken_then;
   // A host has one request on its way, so that the index is what it was, or one more.
-  logic none_waits, one_waits;
+  logic none_waits, one_waits, taken_carry;
   logic [31:0] request_bytes, answer_bytes;
   logic [7:0] answer_sum_word;
   // Whether the host lists what it wants, two ids a word, and what; whether that is something else than is found.
@@ -340,8 +340,11 @@ module cptr_turn #(
       asked_last <= state == LOGITS & logit == last_logit;
       last_logit <= experts - 1'b1;
       logit <= state == LOGITS ? logit + 1'b1 : '0;
+      fixed <= state == FIXED ? fixed + 4'd1 : '0;
       patience <= state == START || state == STOP ? patience + 5'd1 : '0;
-      taken_then <= taken + 32'd1;
+      // In two halves: it is there long before it is looked at.
+      {taken_carry, taken_then[15:0]} <= {1'b0, taken[15:0]} + 17'd1;
+      taken_then[31:16] <= taken[31:16] + 16'(taken_carry);
       if (seen == LOOK_PUT) begin
         none_waits <= memory_read_data == taken;
         one_waits <= memory_read_data == taken_then;
@@ -355,7 +358,7 @@ module cptr_turn #(
         list[RANK'((list_seen << 1) + 1'b1)] <= memory_read_data[31:16];
       end
       if (seen == LOOK_COUNTS) listed <= memory_read_data[7:0] != 8'd0;
-      if (state == READ && step == LOOK_PUT) {listed, fixed} <= '0;
+      if (state == READ && step == LOOK_PUT) listed <= 1'b0;
       choice_1 <= take_choice;
       if (choice_1 && listed && list[rank_1] != wanted_1) differs <= 1'b1;
       if (take_choice) begin
@@ -436,7 +439,6 @@ module cptr_turn #(
           if (list_word + 1'b1 == k >> 1) state <= FIXED;
         end
         FIXED: begin
-          fixed <= fixed + 4'd1;
           {index, near, job, job_word} <= '0;
           is_near <= '0;
           differs <= 1'b0;
