@@ -114,7 +114,11 @@ const GROUPS: &[Group] = &[
         run: |_| miri::miri(),
     },
     Group { name: "python", purpose: "the Python package, and models attached to it", run: |_| python::check() },
-    Group { name: "report", purpose: "reports in a browser: seen, read, used by keyboard", run: |_| report::check() },
+    Group {
+        name: "report",
+        purpose: "reports in a browser: seen, read, used by keyboard",
+        run: |_| report::check(false),
+    },
     Group {
         name: "package",
         purpose: "the packages of all crates, and the command as it is installed",
@@ -168,6 +172,13 @@ fn main() -> ExitCode {
             let known = |step: &String| supply::STEPS.iter().any(|(name, ..)| name == step);
             return if steps.iter().all(known) { exit(supply::supply(&steps)) } else { usage() };
         }
+        Some("report") => {
+            return match &arguments.collect::<Vec<String>>()[..] {
+                [] => exit(report::check(false)),
+                [option] if option == "--bless" => exit(report::check(true)),
+                _ => usage(),
+            };
+        }
         Some("miri") if arguments.len() == 0 => return exit(miri::miri()),
         Some("install") => {
             return exit(match &arguments.collect::<Vec<String>>()[..] {
@@ -211,7 +222,7 @@ fn usage() -> ExitCode {
          cargo xtask rtl [--bless | --golden STEPS]\n       \
          cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       \
          cargo xtask fuzz [--seconds N] [--record] [--bless] [TARGET]…\n       \
-         cargo xtask supply [STEP]…\n       cargo xtask miri\n       \
+         cargo xtask report [--bless]\n       cargo xtask supply [STEP]…\n       cargo xtask miri\n       \
          cargo xtask install --prefix FOLDER\n"
     );
     for group in GROUPS {

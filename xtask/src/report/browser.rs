@@ -180,8 +180,8 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// A picture of the whole page in a file, with what can be seen in it: different colours, and the share that is not
-    /// the most frequent of them.
+    /// A picture of the whole page in a file, with what can be seen in it: different colours, the share that is not the
+    /// most frequent of them, and the same share of each part, coarsely.
     pub(super) fn screenshot(&mut self, path: &Path) -> Result<Value, String> {
         // Very long pages are cut: what is below looks like what is above.
         let size = self.call("Page.getLayoutMetrics", json!({}))?["cssContentSize"].take();
@@ -250,5 +250,20 @@ const PICTURE: &str = r#"async (data) => {
     all += count;
     most = Math.max(most, count);
   }
-  return { colours: counts.size, ink: 1 - most / all };
+  // Shares of each part of the page that are not of the paper's colour, as digits: 12 parts across, a row each 100 points.
+  const paper = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a))[0];
+  const [across, rows] = [12, Math.max(1, Math.round(picture.height / 100))];
+  let coarse = "";
+  for (let row = 0; row < rows; row++) {
+    const [top, bottom] = [row, row + 1].map((edge) => Math.floor((edge * picture.height) / rows));
+    for (let part = 0; part < across; part++) {
+      const [left, right] = [part, part + 1].map((edge) => Math.floor((edge * picture.width) / across));
+      let drawn = 0;
+      for (let y = top; y < bottom; y++) {
+        for (let x = left; x < right; x++) drawn += pixels[y * picture.width + x] !== paper;
+      }
+      coarse += Math.round(9 * Math.sqrt(drawn / ((bottom - top) * (right - left))));
+    }
+  }
+  return { colours: counts.size, ink: 1 - most / all, coarse };
 }"#;

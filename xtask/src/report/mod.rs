@@ -2,9 +2,11 @@
 //! person would, on a phone, at a desk and on paper, in light and dark, with and without its script, by keyboard.
 //!
 //! Chromium is driven over its own pipe of the DevTools protocol. What is asked of a page stands in `page.js`, which
-//! runs in it. Screenshots are left below the build folder, for people.
+//! runs in it. Screenshots are left below the build folder, for people, and compared with what was looked at before
+//! (`pictures.tsv`; `cargo xtask report --bless` takes the new ones over).
 
 mod browser;
+mod pictures;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{ROOT, cargo, packages};
 use browser::{Browser, Page};
+use pictures::{Pictures, difference};
 
 /// What runs in the page.
 const CHECKS: &str = include_str!("page.js");
@@ -46,9 +49,9 @@ const LOOKS: [(&str, &str, &str); 3] =
 /// Width of a sheet of A4 between its margins, in pixels of CSS.
 const SHEET: u32 = 718;
 
-/// Builds and looks at all pages.
-pub(crate) fn check() -> bool {
-    match all() {
+/// Builds and looks at all pages; `bless` takes over what they look like.
+pub(crate) fn check(bless: bool) -> bool {
+    match all(bless) {
         Ok(failures) if failures.is_empty() => true,
         Ok(failures) => {
             failures.iter().for_each(|failure| eprintln!("xtask report: {failure}"));
@@ -61,7 +64,7 @@ pub(crate) fn check() -> bool {
     }
 }
 
-fn all() -> Result<Vec<String>, String> {
+fn all(bless: bool) -> Result<Vec<String>, String> {
     if !packages::present("chromium") {
         packages::install(&["chromium"])?;
     }
@@ -75,11 +78,16 @@ fn all() -> Result<Vec<String>, String> {
     };
     let pages = write(&cptr, &folder)?;
     let mut browser = Browser::start(&target.join("chromium"))?;
-    let mut failures = Vec::new();
+    let (mut failures, mut seen) = (Vec::new(), Pictures::default());
     for (name, path) in &pages {
         eprintln!("   {name}");
-        let found = look(&mut browser, name, path, &folder).map_err(|error| format!("{name}: {error}"))?;
+        let found = look(&mut browser, name, path, &folder, &mut seen).map_err(|error| format!("{name}: {error}"))?;
         failures.extend(found.into_iter().map(|failure| format!("{name}: {failure}")));
+    }
+    if bless {
+        seen.write()?;
+    } else {
+        failures.extend(Pictures::read()?.differences(&seen));
     }
     println!("{} pages, screenshots in {}", pages.len(), folder.display());
     Ok(failures)
@@ -117,13 +125,20 @@ fn write(cptr: &Path, folder: &Path) -> Result<Vec<(String, PathBuf)>, String> {
 }
 
 /// What is wrong with a page.
-fn look(browser: &mut Browser, name: &str, path: &Path, folder: &Path) -> Result<Vec<String>, String> {
+fn look(
+    browser: &mut Browser,
+    name: &str,
+    path: &Path,
+    folder: &Path,
+    pictures: &mut Pictures,
+) -> Result<Vec<String>, String> {
     let mut failures = Vec::new();
     let address = format!("file://{}", path.display());
     let mut page = browser.open(&address)?;
     let structure = page.run(CHECKS, &json!({"ask": "structure"}))?;
     failures.extend(sentences(&structure, "structure"));
     for (window, width, height, phone) in WINDOWS {
+        let mut light = None;
         for (look, medium, colours) in LOOKS {
             let print = medium == "print";
             if print && phone {
@@ -138,6 +153,16 @@ fn look(browser: &mut Browser, name: &str, path: &Path, folder: &Path) -> Result
             let shot = folder.join(format!("{name}-{window}-{look}.png"));
             let seen = page.screenshot(&shot)?;
             failures.extend(blank(&seen).map(|found| format!("{window}, {look}: {found}")));
+            let coarse = seen["coarse"].as_str().unwrap_or_default();
+            // In other colours the same is drawn.
+            let other = light.as_ref().filter(|_| look == "dark").and_then(|light: &String| difference(light, coarse));
+            failures.extend(other.map(|other| format!("{window}, dark, beside light: {other}")));
+            if look == "light" {
+                light = Some(coarse.to_owned());
+            }
+            if look != "dark" {
+                pictures.add(format!("{name}-{window}-{look}"), coarse);
+            }
         }
     }
     page.window(1280, 900, false, "screen", "light")?;
