@@ -6,10 +6,14 @@
 //   3                          ring
 //   4 CYCLES                   go on for so long
 //
-// Memory is as the core sees it in that cycle. Ends with its input.
+// Memory is as the core sees it in that cycle. Ends with its input. Built with --trace and started with +waves=FILE it
+// writes what every signal does in the first turn, and ends.
 #include "Vtop.h"
 #include "Vtop___024root.h"
 #include "verilated.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -21,6 +25,17 @@ struct Machine {
     VerilatedContext context;
     Vtop top{&context};
 
+    // Behind its reset.
+    Machine(int argc, char **argv) {
+        context.commandArgs(argc, argv);
+#if VM_TRACE
+        context.traceEverOn(true);
+#endif
+        top.host_rings = 0;
+        top.rst_n = 0;
+        for (int i = 0; i < 4; i++) cycle();
+        top.rst_n = 1;
+    }
     void cycle() {
         for (int clk = 0; clk < 2; clk++) {
             top.clk = clk;
@@ -68,15 +83,49 @@ static bool serve(Machine &machine, uint32_t command) {
     }
 }
 
+#if VM_TRACE
+// The first turn, with some cycles before and after it: what comes before it is run twice, as nobody knows how long it
+// takes.
+static int waves(int argc, char **argv, const char *file) {
+    const uint64_t BESIDE = 16;
+    uint64_t before = 0;
+    {
+        Machine machine(argc, argv);
+        while (!machine.top.rootp->top__DOT__turn__DOT__unit_rings && !machine.context.gotFinish()) {
+            machine.cycle();
+            before++;
+        }
+    }
+    Machine machine(argc, argv);
+    while (before-- > BESIDE) machine.cycle();
+    VerilatedVcdC trace;
+    machine.top.trace(&trace, 99);
+    trace.open(file);
+    auto &works = machine.top.rootp->top__DOT__turn__DOT__works;
+    uint64_t after = 0;
+    for (uint64_t i = 0; (i <= BESIDE || after < BESIDE) && !machine.context.gotFinish(); i++) {
+        for (int clk = 0; clk < 2; clk++) {
+            machine.top.clk = clk;
+            machine.top.eval();
+            trace.dump(machine.context.time());
+            machine.context.timeInc(1);
+        }
+        after = works ? 0 : after + 1;
+    }
+    trace.close();
+    return machine.context.gotFinish();
+}
+#endif
+
 int main(int argc, char **argv) {
-    Machine machine;
-    machine.context.commandArgs(argc, argv);
-    machine.top.host_rings = 0;
-    machine.top.rst_n = 0;
-    for (int i = 0; i < 4; i++) machine.cycle();
-    machine.top.rst_n = 1;
-    bool host = std::strcmp(machine.context.commandArgsPlusMatch("host"), "") != 0;
-    if (!host) {
+#if VM_TRACE
+    // Verilator ends with one machine at a time.
+    for (int i = 1; i < argc; i++) {
+        if (std::strncmp(argv[i], "+waves=", 7) == 0) return waves(argc, argv, argv[i] + 7);
+    }
+#endif
+    Machine machine(argc, argv);
+    if (machine.context.commandArgsPlusMatch("host")[0] == 0) {
         while (!machine.context.gotFinish()) machine.cycle();
         return 0;
     }

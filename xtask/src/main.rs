@@ -157,6 +157,7 @@ fn main() -> ExitCode {
                         None => return usage(),
                     }
                 }
+                ("rtl", ["--waves"], [file]) => firmware::waves(file.as_ref()),
                 ("rtl", ["--golden"], [steps]) => firmware::rtl(false, steps),
                 _ => return usage(),
             });
@@ -219,7 +220,7 @@ fn exit(success: bool) -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!(
         "usage: cargo xtask test [--full] [GROUP]…\n       cargo xtask firmware [--bless] [STEP]…\n       \
-         cargo xtask rtl [--bless | --golden STEPS]\n       \
+         cargo xtask rtl [--bless | --golden STEPS | --waves FILE]\n       \
          cargo xtask rtl unit [--full | --coverage | --mutate | --formal | --synthesis]\n       \
          cargo xtask fuzz [--seconds N] [--record] [--bless] [TARGET]…\n       \
          cargo xtask report [--bless]\n       cargo xtask supply [STEP]…\n       cargo xtask miri\n       \

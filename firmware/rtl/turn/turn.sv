@@ -62,7 +62,7 @@ module cptr_turn #(
   state_t state;
   typedef enum logic [1:0] {NOTHING, TURN_DONE, HANDED} outcome_t;
   outcome_t outcome;
-  wire works = state != IDLE && state != ARMED;
+  wire works /* verilator public_flat_rd */ = state != IDLE && state != ARMED;
   assign interrupt = outcome != NOTHING;
 
   wire here = bus_request & bus_grant & bus_address[10:8] == 3'd1;
@@ -77,7 +77,7 @@ module cptr_turn #(
   end
 
   // The unit, whose bus is the core's but for the cycle of a doorbell.
-  logic unit_rings, unit_aborts, unit_busy, from_unit;
+  logic unit_rings /* verilator public_flat_rd */, unit_aborts, unit_busy, from_unit;
   logic [15:0] layer;
   logic in_valid, in_ready, in_last, out_valid, out_ready, out_last;
   logic [31:0] out_data, unit_data, here_data;

@@ -124,6 +124,25 @@ fn measure(bless: bool, golden_steps: &str) -> Done {
     CORES.iter().filter(|core| core.unit).try_for_each(|core| controller::with_unit(core.name))
 }
 
+/// Writes what every signal of the core with the hardware unit does in its first turn, for a viewer of waves (VCD).
+pub(crate) fn waves(file: &Path) -> bool {
+    let done = (|| {
+        install(&PACKAGES)?;
+        toolchain::prepare(&[TARGET])?;
+        let work = target_folder().join("rtl");
+        let core = CORES.iter().find(|core| core.unit).ok_or("no core has the unit")?;
+        let image = image(core, &work, "cptr-bench", core.name)?;
+        let model = verilate(core, &fetch_cores(&work)?, &work, "waves", "--trace")?;
+        let file = std::path::absolute(file).map_err(|error| error.to_string())?;
+        let arguments = [format!("+image={}", image.display()), format!("+waves={}", file.display())];
+        execute(Command::new(model).args(arguments))
+    })();
+    if let Err(error) = &done {
+        eprintln!("xtask rtl: {error}");
+    }
+    done.is_ok()
+}
+
 fn write(path: &Path, text: &str) -> Done {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -136,7 +155,7 @@ fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &st
         // What `cptr run --controller rtl:…` starts.
         self::image(core, work, "cptr-unit", &format!("{}-controller", core.name))?;
     }
-    let model = verilate(core, sources, work)?;
+    let model = verilate(core, sources, work, core.name, "")?;
     let text = run(&model, &image, core.last(last))?;
     if core.unit {
         // The image ends in failure where an answer or a job was another one than without the unit.
@@ -202,9 +221,9 @@ fn image(core: &Core, work: &Path, program: &str, name: &str) -> Done<PathBuf> {
     Ok(image)
 }
 
-/// Turns a core into a program.
-fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathBuf> {
-    let folder = work.join(core.name);
+/// Turns a core into a program, in a folder of that name, with more options.
+fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path, name: &str, options: &str) -> Done<PathBuf> {
+    let folder = work.join(name);
     let place = |word: &str| {
         let placed =
             sources.iter().fold(word.to_owned(), |word, (name, path)| word.replace(name, &path.to_string_lossy()));
@@ -212,7 +231,12 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path) -> Done<PathB
         if placed.contains('/') || placed.starts_with('-') { placed } else { format!("rtl/{placed}") }
     };
     let mut verilator = Command::new("verilator");
-    verilator.args(FLAGS.split_whitespace()).args(core.parameters.split_whitespace()).arg("-Mdir").arg(&folder);
+    verilator
+        .args(options.split_whitespace())
+        .args(FLAGS.split_whitespace())
+        .args(core.parameters.split_whitespace())
+        .arg("-Mdir")
+        .arg(&folder);
     let rtl = super::command::folder().join("rtl");
     for word in core.sources.split_whitespace() {
         verilator.arg(place(word));
