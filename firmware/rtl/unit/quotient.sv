@@ -8,16 +8,17 @@ module unit_quotient (
   input  logic [31:0] denominator,
   output logic [31:0] quotient
 );
-  logic [31:0] rest;
+  logic [31:0] rest, divisor;
   logic whole;
   wire [32:0] doubled = {rest, 1'b0};
-  wire [32:0] difference = doubled - {1'b0, denominator};
-  wire fits = doubled >= {1'b0, denominator};
+  wire [32:0] difference = doubled - {1'b0, divisor};
+  wire fits = doubled >= {1'b0, divisor};
 
   always_ff @(posedge clk) begin
+    divisor <= denominator;
     if (load) begin
       rest <= numerator;
-      whole <= numerator >= denominator;
+      whole <= numerator >= divisor;
       quotient <= '0;
     end else if (step) begin
       rest <= fits ? difference[31:0] : doubled[31:0];
