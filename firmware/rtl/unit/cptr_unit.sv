@@ -134,6 +134,9 @@ module cptr_unit #(
   // The resident sets.
   wire [SET-1:0] set_base = SET'(32'(layer) * (E / 32));
   wire [2:0] space = window_address[30:28];
+  // A word is there the cycle after it was asked for, and so is where it comes from.
+  logic [2:0] shown;
+  always_ff @(posedge clk) shown <= space;
   logic [ID:0] wiped;
   logic set_read, set_write;
   logic [SET-1:0] set_read_at, set_write_at;
@@ -243,14 +246,14 @@ module cptr_unit #(
     .clk, .rst_n, .slots(recall_tokens[SLOT:0]), .candidates(recall_places[PLACE:0]), .clear(state == FORGET),
     .start(state == SIGN & signed_now), .done(searched), .now(signature), .slot, .complete(remembered), .reach, .found,
     .nearest, .window_read(window_read & (space == 3'd4 | space == 3'd5)),
-    .window_write(window_write[6:4]), .window_past(space == 3'd5), .window_address(window_address[SLOT+WORD-1:0]), .window_data,
-    .window_word(place_word)
+    .window_write(window_write[6:4]), .window_past(shown == 3'd5),
+    .window_address(window_address[SLOT+WORD-1:0]), .window_data, .window_word(place_word)
   );
   assign recall_found = 32'(found);
 
   // What the window shows.
   always_comb begin
-    case (space)
+    case (shown)
       3'd0: window_word = window_address[0] ? level_stored[31:0] : level_stored[63:32];
       3'd1: window_word = state_stored;
       3'd2: window_word = set_word;

@@ -51,7 +51,7 @@ module unit_search #(
   logic [9:0] valid;
   logic [SLOT-1:0] before_1, wrapped_1, back_2, place_2, place_10;
   logic fits_1;
-  logic [SLOT:0] age_10;
+  logic [15:0] age_less_one_10;
   logic [BITS-1:0] differ_4, turned_5;
   logic [2*WORDS*5-1:0] counts_6;
   logic [WORDS*6-1:0] counts_7;
@@ -101,12 +101,12 @@ module unit_search #(
     .clk, .in(SLOT'(slots - (SLOT + 1)'(1) - age)), .out(place_2)
   );
   unit_delay #(.WIDTH(SLOT), .CYCLES(8)) later_place_line (.clk, .in(place_2), .out(place_10));
-  unit_delay #(.WIDTH(SLOT + 1), .CYCLES(10)) age_line (.clk, .in(age), .out(age_10));
+  unit_delay #(.WIDTH(16), .CYCLES(10)) age_line (.clk, .in(16'(age) - 16'd1), .out(age_less_one_10));
 
   unit_ram #(.WIDTH(BITS), .DEPTH(TOKENS)) signatures (
     .clk, .read(valid[1] | window_read),
     .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back_2),
-    .read_data(signature), .write(state == STORE | window_write[0]),
+    .read_data(signature), .write(state == STORE | (window_write[0])),
     .write_address(state == STORE ? slot : window_address[SLOT+WORD-1:WORD]),
     .write_data(state == STORE ? now : changed)
   );
@@ -128,10 +128,9 @@ module unit_search #(
   // The nearest: a distance in 64ths of a bit and the age less one; the smallest keys.
   logic [PLACES-1:0] full;
   logic [PLACES*32-1:0] keys;
-  wire [15:0] age_less_one = 16'(age_10) - 16'd1;
   unit_rank_chain #(.K(PLACES), .KEY(32), .DATA(1)) chain (
     .clk, .rst_n, .clear(state == CLEAR | state == STORE), .enabled({PLACES{1'b1}}),
-    .in_valid(valid[9]), .in_key(~{past_10[31:16], age_less_one}), .in_data(1'b0),
+    .in_valid(valid[9]), .in_key(~{past_10[31:16], age_less_one_10}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full, .keys, .data()
   );
   assign nearest = ~keys;
