@@ -135,8 +135,8 @@ module cptr_unit #(
   wire [SET-1:0] set_base = SET'(32'(layer) * (E / 32));
   wire [2:0] space = window_address[30:28];
   // A word is there the cycle after it was asked for, and so is where it comes from.
-  logic [2:0] shown;
-  always_ff @(posedge clk) shown <= space;
+  logic [7:0] shown;
+  always_ff @(posedge clk) shown <= 8'd1 << space;
   logic [ID:0] wiped;
   logic set_read, set_write;
   logic [SET-1:0] set_read_at, set_write_at;
@@ -246,28 +246,23 @@ module cptr_unit #(
     .clk, .rst_n, .slots(recall_tokens[SLOT:0]), .candidates(recall_places[PLACE:0]), .clear(state == FORGET),
     .start(state == SIGN & signed_now), .done(searched), .now(signature), .slot, .complete(remembered), .reach, .found,
     .nearest, .window_read(window_read & (space == 3'd4 | space == 3'd5)),
-    .window_write(window_write[6:4]), .window_past(shown == 3'd5),
+    .window_write(window_write[6:4]), .window_past(shown[5]),
     .window_address(window_address[SLOT+WORD-1:0]), .window_data, .window_word(place_word)
   );
   assign recall_found = 32'(found);
 
   // What the window shows.
+  logic [31:0] recall_word;
   always_comb begin
-    case (shown)
-      3'd0: window_word = window_address[0] ? level_stored[31:0] : level_stored[63:32];
-      3'd1: window_word = state_stored;
-      3'd2: window_word = set_word;
-      3'd3: window_word = mean;
-      3'd4, 3'd5: window_word = place_word;
-      3'd6:
-        case (window_address[1:0])
-          2'd0: window_word = 32'(slot);
-          2'd1: window_word = 32'(remembered);
-          2'd2: window_word = reach;
-          default: window_word = tokens;
-        endcase
-      default: window_word = '0;
+    case (window_address[1:0])
+      2'd0: recall_word = 32'(slot);
+      2'd1: recall_word = 32'(remembered);
+      2'd2: recall_word = reach;
+      default: recall_word = tokens;
     endcase
+    window_word = ((window_address[0] ? level_stored[31:0] : level_stored[63:32]) & {32{shown[0]}})
+                | (state_stored & {32{shown[1]}}) | (set_word & {32{shown[2]}}) | (mean & {32{shown[3]}})
+                | (place_word & {32{shown[4] | shown[5]}}) | (recall_word & {32{shown[6]}});
   end
 
   // Which layers have begun; nothing else of a layer survives a reset, in the middle of whatever it comes.

@@ -422,4 +422,52 @@ module unit_select #(
       endcase
     end
   end
+`ifdef FORMAL
+  // What the pairs that are kept lose together is never above what may be lost. That follows from: what is spent is what
+  // was given up and what is on its way, until a pair is not kept; and what may be lost is known before a pair gets
+  // there. No sum overflows, as there is a pair for each stand-in at most.
+  logic known = 1'b0;
+  logic [31:0] lost_10, lost_11;
+  logic [31+RANK:0] given_up;
+  logic [7:0] pairs, pairs_spent, pairs_between;
+  always_comb begin
+    pairs_between = '0;
+    for (int i = 0; i < 9; i++) pairs_between = pairs_between + 8'(issued[i]);
+  end
+  wire early = state == LOGITS | state == SETTLE | state == MASSES | state == STAND_INS | state == EVERY
+             | state == COLLECT;
+  always_ff @(posedge clk) begin
+    {lost_11, lost_10} <= {lost_10, lost_9};
+    if (!rst_n) known <= 1'b0;
+    else if (start) known <= 1'b1;
+    if (start) {pairs, pairs_spent} <= '0;
+    else begin
+      if (issue) pairs <= pairs + 1'b1;
+      if (issued[8]) pairs_spent <= pairs_spent + 1'b1;
+    end
+    if (start) given_up <= '0;
+    else if (kept) given_up <= given_up + (32 + RANK)'(lost_11);
+    // The unit gives up a choice only while its logits come.
+    if (state != LOGITS) assume (!cancel);
+    if (known && rst_n) begin
+      assert (given_up == '0 || 42'(given_up) <= mass_left);
+      if (!stopped) begin
+        assert (42'(mass_spent) == 42'(given_up) + (issued[9] ? 42'(lost_10) : '0)
+                                 + (issued[10] ? 42'(lost_11) : '0));
+        if (issued[10] && affordable) assert (mass_left >= 42'(given_up) + 42'(lost_11));
+      end
+      assert (pairs == pairs_spent + pairs_between && pairs_spent <= pairs && pairs <= 8'(K));
+      assert (42'(mass_spent) + 42'(pairs_spent) <= {pairs_spent, 32'd0});
+      if (early || state == BUDGET) assert (pairs == '0);
+      if (state == BUDGET || state == PAIRS) assert (at_pair == K'(1) << pairs);
+      if (pairing) assert (state == PAIRS);
+      if (issued != '0) assert (state == PAIRS || state == SPEND);
+      if (early) assert (fed == '0);
+      if (early || state == BUDGET || fed[7:0] != '0) assert (mass_spent == '0 && given_up == '0 && !stopped);
+      assert ((fed & (fed - 17'd1)) == '0);
+      if (fed[1:0] != '0) assert (state == BUDGET);
+      for (int i = 2; i < 8; i++) if (fed[i]) assert (issued >> (i - 2) == '0);
+    end
+  end
+`endif
 endmodule
