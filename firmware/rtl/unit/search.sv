@@ -46,8 +46,8 @@ module unit_search #(
   logic [31:0] past;
   logic [SLOT+1:0] wrapped;
 
-  // Where to look, if that is before the slot or after it; where that is; what is read; xor, from the word whose turn it
-  // is; ones of half words; of words; of the part looked at and of all; both distances; the one that counts.
+  // Where to look, if that is before the slot or after it; where that is; what is read; xor, from the word whose turn
+  // it is; ones of half words; of words; of the part looked at and of all; both distances; the one that counts.
   logic [9:0] valid;
   logic [SLOT-1:0] before_1, wrapped_1, back_2, place_2, place_10;
   logic fits_1;

@@ -45,8 +45,8 @@ module unit_select #(
   // How masses are asked for: of the wanted, of the stand-ins, of all, of the chosen.
   localparam logic [1:0] WANTED = 2'd0, STAND_IN = 2'd1, ALL = 2'd2, CHOSEN = 2'd3;
   typedef enum logic [4:0] {
-    IDLE, LOGITS, SETTLE, MASSES, STAND_INS, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN, SCALE, SHARE,
-    LOAD, DIVIDE, KEEP
+    IDLE, LOGITS, SETTLE, MASSES, STAND_INS, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN,
+    SCALE, SHARE, LOAD, DIVIDE, KEEP
   } state_t;
   state_t state;
   // Ranks and experts are counted; what the count ends with.
@@ -423,9 +423,9 @@ module unit_select #(
     end
   end
 `ifdef FORMAL
-  // What the pairs that are kept lose together is never above what may be lost. That follows from: what is spent is what
-  // was given up and what is on its way, until a pair is not kept; and what may be lost is known before a pair gets
-  // there. No sum overflows, as there is a pair for each stand-in at most.
+  // What the pairs that are kept lose together is never above what may be lost. That follows from: what is spent is
+  // what was given up and what is on its way, until a pair is not kept; and what may be lost is known before a pair
+  // gets there. No sum overflows, as there is a pair for each stand-in at most.
   logic known = 1'b0;
   logic [31:0] lost_10, lost_11;
   logic [31+RANK:0] given_up;

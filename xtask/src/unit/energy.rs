@@ -142,7 +142,8 @@ fn follow(circuit: &mut Circuit, words: impl Iterator<Item = u32>) -> Done<[Acti
                 3 => found[1] = std::mem::take(&mut after),
                 _ => (),
             }
-            (next()?, next()?);
+            next()?;
+            next()?;
         } else {
             return Err(format!("word {word} is not for netlists"));
         }

@@ -53,7 +53,8 @@ fn proves(folder: &std::path::Path, text: &str, module: &str, parameters: &str) 
     let free = if module == "unit_select" { format!("blackbox {FREE};") } else { String::new() };
     let script = format!(
         "read_verilog -sv -formal -defer unit.sv; {set} hierarchy -check -top {module}; {free} prep -flatten; \
-         async2sync; sat -tempinduct -prove-asserts -set-assumes -ignore_unknown_cells {reset} -maxsteps 12 -verify {module}"
+         async2sync; sat -tempinduct -prove-asserts -set-assumes -ignore_unknown_cells {reset} -maxsteps 12 \
+         -verify {module}"
     );
     let mut yosys = Command::new("yosys");
     let yosys = yosys.args(["-q", "-p", &script]).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());

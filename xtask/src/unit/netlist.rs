@@ -6,8 +6,11 @@ use std::path::Path;
 
 use super::Done;
 
+/// A cell's name, its inputs, and its output by them.
+type Kind = (&'static str, &'static [&'static str], fn([bool; 4]) -> bool);
+
 /// Cells of the library with their inputs and what their output is; flip-flops and memories are not among them.
-const CELLS: [(&str, &[&str], fn([bool; 4]) -> bool); 24] = [
+const CELLS: [Kind; 24] = [
     ("INVX1", &["A"], |i| !i[0]),
     ("INVX2", &["A"], |i| !i[0]),
     ("INVX4", &["A"], |i| !i[0]),
@@ -39,10 +42,13 @@ pub(super) type Net = u32;
 const ZERO: Net = 0;
 const ONE: Net = 1;
 
+/// Ports and the nets that they are connected to.
+type Connections<'a> = Vec<(&'a str, &'a str)>;
+
 /// A module as it is written: instances with their kind, name and connections, and nets that are others' names.
 #[derive(Debug, Default)]
 struct Module<'a> {
-    instances: Vec<(&'a str, &'a str, Vec<(&'a str, &'a str)>)>,
+    instances: Vec<(&'a str, &'a str, Connections<'a>)>,
     assigns: Vec<(&'a str, &'a str)>,
 }
 

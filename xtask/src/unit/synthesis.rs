@@ -16,8 +16,8 @@ use crate::firmware::{execute, fetch_cores, firmware_folder, target_folder};
 pub(super) const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
 /// What drives a part, as a flip-flop has no cell of its own for this, and what it has to drive, fF.
 const CONSTRAINTS: &str = "set_driving_cell INVX1\nset_load 20.0 [all_outputs]\n";
-/// For delay, unlike yosys' own script, which makes rows of the trees that adders are: `if -g` balances sums of products
-/// on the way, and `map` is given no area to save. No more than 12 inputs a driver.
+/// For delay, unlike yosys' own script, which makes rows of the trees that adders are: `if -g` balances sums of
+/// products on the way, and `map` is given no area to save. No more than 12 inputs a driver.
 const ABC: &str = "+strash;ifraig;if,-g,-K,6;strash;dch;map,-B,0.9,-D,1500;topo;buffer,-N,12;upsize,-D,1500;\
                    dnsize,-D,1500";
 /// The clock that is aimed at, ns.
