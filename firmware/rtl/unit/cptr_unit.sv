@@ -134,17 +134,20 @@ module cptr_unit #(
   // The resident sets.
   wire [SET-1:0] set_base = SET'(32'(layer) * (E / 32));
   wire [2:0] space = window_address[30:28];
+  // A word is there the cycle after it was asked for, and so is where it comes from.
+  logic [7:0] shown;
+  always_ff @(posedge clk) shown <= 8'd1 << space;
   logic [ID:0] wiped;
   logic set_read, set_write;
   logic [SET-1:0] set_read_at, set_write_at;
   logic [31:0] set_data;
   assign set_read = (scan & count[4:0] == '0) | set_read_answer | (window_read & space == 3'd2);
   wire [ID:0] set_id = scan ? count : {1'b0, set_expert};
-  assign set_read_at = window_read ? window_address[SET-1:0] : set_base + SET'(set_id >> 5);
+  assign set_read_at = window_read ? window_address[SET-1:0] : set_base | SET'(set_id >> 5);
   assign set_write = set_write_answer | window_write[2]
       | (state == WIPING & wiped[4:0] == '0 & ~wiped[ID]);
-  assign set_write_at = state == WIPING ? set_base + SET'(wiped >> 5)
-                      : set_write_answer ? set_base + SET'(set_expert >> 5) : window_address[SET-1:0];
+  assign set_write_at = state == WIPING ? set_base | SET'(wiped >> 5)
+                      : set_write_answer ? set_base | SET'(set_expert >> 5) : window_address[SET-1:0];
   assign set_data = state == WIPING ? 32'd0 : set_write_answer ? set_bits : window_data;
   unit_ram #(.WIDTH(32), .DEPTH(SETS)) sets (
     .clk, .read(set_read), .read_address(set_read_at), .read_data(set_word),
@@ -161,11 +164,11 @@ module cptr_unit #(
   assign state_write = tracker_writes | (state == WIPING & wiped < (ID + 1)'(16)) | window_write[1];
   logic [STATE-1:0] state_read_at, state_write_at;
   always_comb begin
-    state_read_at = state_base + STATE'(state_word);
-    if (scales) state_read_at = state_base + (state == SCALES ? STATE'(9) : STATE'(10));
+    state_read_at = state_base | STATE'(state_word);
+    if (scales) state_read_at = state_base | (state == SCALES ? STATE'(9) : STATE'(10));
     if (window_read) state_read_at = window_address[STATE-1:0];
-    state_write_at = state_base + STATE'(state_word);
-    if (state == WIPING) state_write_at = state_base + STATE'(wiped[3:0]);
+    state_write_at = state_base | STATE'(state_word);
+    if (state == WIPING) state_write_at = state_base | STATE'(wiped[3:0]);
     else if (window_write[1]) state_write_at = window_address[STATE-1:0];
   end
   unit_ram #(.WIDTH(32), .DEPTH(16 * LAYERS)) states (
@@ -233,7 +236,7 @@ module cptr_unit #(
   unit_signature #(.WORDS(WORDS), .CHOICES(CHOICES), .ID(ID)) signatures (
     .clk, .rst_n, .layers(recall_layers), .k(recall_k), .put(state == OBSERVE_1),
     .put_at(CHOICE'(row + (CHOICE + 1)'(put_rank))), .put_none(put_rank >= wanted_count),
-    .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & errors == '0), .done(signed_now),
+    .put_expert(wanted_id[ID-1:0]), .clear(state == FORGET), .start(state == END & ~wrong_at_end), .done(signed_now),
     .signature, .tokens,
     .window_read(window_read & space == 3'd3), .window_write(window_write[3]),
     .window_address(window_address[MEAN-1:0]), .window_data, .mean,
@@ -243,29 +246,23 @@ module cptr_unit #(
     .clk, .rst_n, .slots(recall_tokens[SLOT:0]), .candidates(recall_places[PLACE:0]), .clear(state == FORGET),
     .start(state == SIGN & signed_now), .done(searched), .now(signature), .slot, .complete(remembered), .reach, .found,
     .nearest, .window_read(window_read & (space == 3'd4 | space == 3'd5)),
-    .window_write(window_write[6:4] != '0), .window_past(space == 3'd5),
-    .window_state(space == 3'd6), .window_address(window_address[SLOT+WORD-1:0]), .window_data,
-    .window_word(place_word)
+    .window_write(window_write[6:4]), .window_past(shown[5]),
+    .window_address(window_address[SLOT+WORD-1:0]), .window_data, .window_word(place_word)
   );
   assign recall_found = 32'(found);
 
   // What the window shows.
+  logic [31:0] recall_word;
   always_comb begin
-    case (space)
-      3'd0: window_word = window_address[0] ? level_stored[31:0] : level_stored[63:32];
-      3'd1: window_word = state_stored;
-      3'd2: window_word = set_word;
-      3'd3: window_word = mean;
-      3'd4, 3'd5: window_word = place_word;
-      3'd6:
-        case (window_address[1:0])
-          2'd0: window_word = 32'(slot);
-          2'd1: window_word = 32'(remembered);
-          2'd2: window_word = reach;
-          default: window_word = tokens;
-        endcase
-      default: window_word = '0;
+    case (window_address[1:0])
+      2'd0: recall_word = 32'(slot);
+      2'd1: recall_word = 32'(remembered);
+      2'd2: recall_word = reach;
+      default: recall_word = tokens;
     endcase
+    window_word = ((window_address[0] ? level_stored[31:0] : level_stored[63:32]) & {32{shown[0]}})
+                | (state_stored & {32{shown[1]}}) | (set_word & {32{shown[2]}}) | (mean & {32{shown[3]}})
+                | (place_word & {32{shown[4] | shown[5]}}) | (recall_word & {32{shown[6]}});
   end
 
   // Which layers have begun; nothing else of a layer survives a reset, in the middle of whatever it comes.
@@ -282,6 +279,10 @@ module cptr_unit #(
     too_many <= observes & selects & k > recall_k;
     wrong_end <= next_layer != recall_layers;
   end
+  wire takes_ids = command[3:0] == 4'd1 | command[3:0] == 4'd2;
+  wire wrong_request = wrong_layer | wrong_recall | wrong_order | (too_many & recall_known);
+  wire wrong_at_end = ~recall_known | wrong_end;
+  wire wrong_id = list_count > recall_k | 32'(list_id) >= 32'(experts);
   wire may_abort = state == LOGITS | state == IDS | state == DRAIN;
   wire early = taken & in_last & takes_logits & ~complete;
   wire late = taken & ~in_last & ((takes_logits & complete) | (state == IDS & list_count[6]));
@@ -299,7 +300,7 @@ module cptr_unit #(
     errors[SHORT] = early;
     errors[LONG] = late;
     case (state)
-      CHECK: if (command[3:0] == 4'd1 || command[3:0] == 4'd2) begin
+      CHECK: if (takes_ids) begin
         errors[UNKNOWN] = wrong_layer | wrong_recall;
         errors[ORDER] = wrong_order & ~wrong_recall;
         errors[ID_ERROR] = too_many & recall_known;
@@ -308,7 +309,7 @@ module cptr_unit #(
         errors[UNKNOWN] = ~recall_known;
         errors[ORDER] = recall_known & wrong_end;
       end
-      HOLD_ID: errors[ID_ERROR] = list_count > recall_k | 32'(list_id) >= 32'(experts);
+      HOLD_ID: errors[ID_ERROR] = wrong_id;
       COMPARE_ID: errors[ID_ERROR] = list_id == current;
       default: ;
     endcase
@@ -333,8 +334,8 @@ module cptr_unit #(
           CHECK: begin
             {count, list_count, compared, compared_to, put_rank, wiped, listed} <= '0;
             case (command[3:0])
-              4'd1: state <= errors != '0 ? IDLE : SCALES;
-              4'd2: state <= errors != '0 ? IDLE : IDS;
+              4'd1: state <= wrong_request ? IDLE : SCALES;
+              4'd2: state <= wrong_request ? IDLE : IDS;
               4'd3: state <= END;
               4'd4: state <= WIPE;
               default: state <= FORGET;
@@ -363,7 +364,7 @@ module cptr_unit #(
           HOLD_ID: begin
             current <= list_id;
             compared <= '0;
-            state <= errors != '0 ? IDLE : EARLIER_ID;
+            state <= wrong_id ? IDLE : EARLIER_ID;
           end
           EARLIER_ID: if (compared == compared_to) begin
             compared_to <= compared_to + 7'd1;
@@ -373,7 +374,7 @@ module cptr_unit #(
           end
           COMPARE_ID: begin
             compared <= compared + 7'd1;
-            state <= errors != '0 ? IDLE : EARLIER_ID;
+            state <= list_id == current ? IDLE : EARLIER_ID;
           end
           LEARN: state <= LEARNING;
           LEARNING: if (learnt) state <= observes ? OBSERVE : IDLE;
@@ -387,7 +388,7 @@ module cptr_unit #(
               next_layer <= next_layer + 12'd1;
             end
           end
-          END: state <= errors != '0 ? IDLE : SIGN;
+          END: state <= wrong_at_end ? IDLE : SIGN;
           SIGN: if (signed_now) state <= SEARCH;
           SEARCH: if (searched) begin
             state <= HEADER;

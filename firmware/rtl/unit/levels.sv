@@ -11,6 +11,7 @@ module unit_levels #(
 ) (
   input  logic               clk,
   input  logic               rst_n,
+  // The layer's first place, a multiple of E.
   input  logic [ADDRESS-1:0] base,
   // A scan: an expert; two cycles later whether it is resident.
   input  logic               clear_scan,
@@ -63,15 +64,15 @@ module unit_levels #(
   assign busy = state != IDLE;
   assign read_now = scan | read | raise | window_read | (state == SWEEP & ~next[ID]);
   always_comb begin
-    read_at = base + ADDRESS'(next[ID-1:0]);
-    if (scan) read_at = base + ADDRESS'(scan_expert);
-    else if (read || raise) read_at = base + ADDRESS'(expert);
+    read_at = base | ADDRESS'(next[ID-1:0]);
+    if (scan) read_at = base | ADDRESS'(scan_expert);
+    else if (read || raise) read_at = base | ADDRESS'(expert);
     else if (window_read || window_write) read_at = window_address[ADDRESS:1];
-    write_at = base + ADDRESS'(target_2);
+    write_at = base | ADDRESS'(target_2);
     write_word = changed;
     write_now = valid_2;
     if (state == WIPE) begin
-      write_at = base + ADDRESS'(next[ID-1:0]);
+      write_at = base | ADDRESS'(next[ID-1:0]);
       write_word = '0;
       write_now = ~next[ID];
     end else if (window_write) begin

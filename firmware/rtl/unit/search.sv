@@ -21,11 +21,10 @@ module unit_search #(
   output logic [31:0]            reach,
   output logic [$clog2(PLACES):0] found,
   output logic [PLACES*32-1:0]   nearest,
-  // The window for software: signatures and distances, and the state between tokens.
+  // The window for software: signatures, distances, and the state between tokens; a bit each says what is written.
   input  logic                   window_read,
-  input  logic                   window_write,
   input  logic                   window_past,
-  input  logic                   window_state,
+  input  logic [2:0]             window_write,
   input  logic [SLOT+WORD-1:0]   window_address,
   input  logic [31:0]            window_data,
   output logic [31:0]            window_word
@@ -47,16 +46,18 @@ module unit_search #(
   logic [31:0] past;
   logic [SLOT+1:0] wrapped;
 
-  // Where to look; what is read; xor, from the word whose turn it is; ones of half words; of the part looked at and of
-  // all; both distances; the one that counts.
-  logic [7:0] valid;
-  logic [SLOT-1:0] back_1, place_1, place_8;
-  logic [SLOT:0] age_8;
-  logic [BITS-1:0] differ_3, turned_4;
-  logic [2*WORDS*5-1:0] counts_5;
-  logic [COUNT-1:0] all_5, all_6, few_5, few_6;
-  logic [34:0] past_3;
-  logic [31:0] old_4, old_5, old_6, look_7, whole_7, past_8;
+  // Where to look, if that is before the slot or after it; where that is; what is read; xor, from the word whose turn
+  // it is; ones of half words; of words; of the part looked at and of all; both distances; the one that counts.
+  logic [9:0] valid;
+  logic [SLOT-1:0] before_1, wrapped_1, back_2, place_2, place_10;
+  logic fits_1;
+  logic [15:0] age_less_one_10;
+  logic [BITS-1:0] differ_4, turned_5;
+  logic [2*WORDS*5-1:0] counts_6;
+  logic [WORDS*6-1:0] counts_7;
+  logic [COUNT-1:0] all_7, all_8, few_7, few_8;
+  logic [34:0] past_4;
+  logic [31:0] old_5, old_6, old_7, old_8, look_9, whole_9, past_10;
   logic [32:0] reach_further;
   logic [31:0] beyond;
   assign reach_further = {1'b0, reach} + (33'(BITS) << 17);
@@ -64,48 +65,56 @@ module unit_search #(
   logic [WORD-1:0] first_word;
   assign first_word = WORD'(32'(slot) * FIRST);
   always_comb begin
-    all_5 = '0;
-    for (int i = 0; i < 2 * WORDS; i++) all_5 = all_5 + COUNT'(counts_5[5*i+:5]);
-    few_5 = '0;
-    for (int i = 0; i < 2 * FIRST; i++) few_5 = few_5 + COUNT'(counts_5[5*i+:5]);
+    all_7 = '0;
+    for (int i = 0; i < WORDS; i++) all_7 = all_7 + COUNT'(counts_7[6*i+:6]);
+    few_7 = '0;
+    for (int i = 0; i < FIRST; i++) few_7 = few_7 + COUNT'(counts_7[6*i+:6]);
   end
   function automatic logic [4:0] ones(input logic [15:0] bits);
     ones = '0;
     for (int i = 0; i < 16; i++) ones = ones + 5'(bits[i]);
   endfunction
   for (genvar i = 0; i < 2 * WORDS; i++) begin : halves
-    always_ff @(posedge clk) counts_5[5*i+:5] <= ones(turned_4[16*i+:16]);
+    always_ff @(posedge clk) counts_6[5*i+:5] <= ones(turned_5[16*i+:16]);
   end
-  wire [40:0] past_45 = 41'(past_3) + (41'(past_3) << 3);
+  for (genvar i = 0; i < WORDS; i++) begin : word_counts
+    always_ff @(posedge clk) counts_7[6*i+:6] <= 6'(counts_6[10*i+:5]) + 6'(counts_6[10*i+5+:5]);
+  end
+  wire [40:0] past_45 = 41'(past_4) + (41'(past_4) << 3);
   always_ff @(posedge clk) begin
     beyond <= reach_further[32] ? 32'hffff_ffff : reach_further[31:0];
     wrapped <= {2'd0, slot} + {1'b0, slots};
-    back_1 <= {1'b0, slot} >= age ? SLOT'({1'b0, slot} - age) : SLOT'(wrapped - {1'b0, age});
-    place_1 <= SLOT'(slots - (SLOT + 1)'(1) - age);
-    differ_3 <= signature ^ now;
-    past_3 <= {3'd0, past} + {1'b0, past, 2'd0};
-    turned_4 <= BITS'({differ_3, differ_3} >> {first_word, 5'd0});
-    old_4 <= past_45[37:6];
-    {all_6, few_6, old_6, old_5} <= {all_5, few_5, old_5, old_4};
-    look_7 <= (32'(few_6) << (22 + TIMES)) + old_6;
-    whole_7 <= (32'(all_6) << 22) + old_6;
-    past_8 <= look_7 <= beyond ? whole_7 : look_7;
+    fits_1 <= {1'b0, slot} >= age;
+    before_1 <= SLOT'({1'b0, slot} - age);
+    wrapped_1 <= SLOT'(wrapped - {1'b0, age});
+    back_2 <= fits_1 ? before_1 : wrapped_1;
+    differ_4 <= signature ^ now;
+    past_4 <= {3'd0, past} + {1'b0, past, 2'd0};
+    turned_5 <= BITS'({differ_4, differ_4} >> {first_word, 5'd0});
+    old_5 <= past_45[37:6];
+    {all_8, few_8, old_8, old_7, old_6} <= {all_7, few_7, old_7, old_6, old_5};
+    look_9 <= (32'(few_8) << (22 + TIMES)) + old_8;
+    whole_9 <= (32'(all_8) << 22) + old_8;
+    past_10 <= look_9 <= beyond ? whole_9 : look_9;
   end
-  unit_delay #(.WIDTH(SLOT), .CYCLES(7)) place_line (.clk, .in(place_1), .out(place_8));
-  unit_delay #(.WIDTH(SLOT + 1), .CYCLES(8)) age_line (.clk, .in(age), .out(age_8));
+  unit_delay #(.WIDTH(SLOT), .CYCLES(2)) place_line (
+    .clk, .in(SLOT'(slots - (SLOT + 1)'(1) - age)), .out(place_2)
+  );
+  unit_delay #(.WIDTH(SLOT), .CYCLES(8)) later_place_line (.clk, .in(place_2), .out(place_10));
+  unit_delay #(.WIDTH(16), .CYCLES(10)) age_line (.clk, .in(16'(age) - 16'd1), .out(age_less_one_10));
 
   unit_ram #(.WIDTH(BITS), .DEPTH(TOKENS)) signatures (
-    .clk, .read(valid[0] | window_read),
-    .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back_1),
-    .read_data(signature), .write(state == STORE | (window_write & ~window_past & ~window_state)),
+    .clk, .read(valid[1] | window_read),
+    .read_address(window_read ? window_address[SLOT+WORD-1:WORD] : back_2),
+    .read_data(signature), .write(state == STORE | (window_write[0])),
     .write_address(state == STORE ? slot : window_address[SLOT+WORD-1:WORD]),
     .write_data(state == STORE ? now : changed)
   );
   unit_ram #(.WIDTH(32), .DEPTH(TOKENS)) distances (
-    .clk, .read(valid[0] | window_read), .read_address(window_read ? window_address[SLOT-1:0] : place_1),
-    .read_data(past), .write(valid[7] | state == CLEAR | (window_write & window_past)),
-    .write_address(state == CLEAR ? cleared[SLOT-1:0] : window_write ? window_address[SLOT-1:0] : place_8),
-    .write_data(state == CLEAR ? UNKNOWN[31:0] : window_write ? window_data : past_8)
+    .clk, .read(valid[1] | window_read), .read_address(window_read ? window_address[SLOT-1:0] : place_2),
+    .read_data(past), .write(valid[9] | state == CLEAR | window_write[1]),
+    .write_address(state == CLEAR ? cleared[SLOT-1:0] : window_write[1] ? window_address[SLOT-1:0] : place_10),
+    .write_data(state == CLEAR ? UNKNOWN[31:0] : window_write[1] ? window_data : past_10)
   );
   logic [31:0] signature_word;
   unit_pick #(.N(WORDS), .WIDTH(32)) pick_word (
@@ -119,10 +128,9 @@ module unit_search #(
   // The nearest: a distance in 64ths of a bit and the age less one; the smallest keys.
   logic [PLACES-1:0] full;
   logic [PLACES*32-1:0] keys;
-  wire [15:0] age_less_one = 16'(age_8) - 16'd1;
   unit_rank_chain #(.K(PLACES), .KEY(32), .DATA(1)) chain (
     .clk, .rst_n, .clear(state == CLEAR | state == STORE), .enabled({PLACES{1'b1}}),
-    .in_valid(valid[7]), .in_key(~{past_8[31:16], age_less_one}), .in_data(1'b0),
+    .in_valid(valid[9]), .in_key(~{past_10[31:16], age_less_one_10}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full, .keys, .data()
   );
   assign nearest = ~keys;
@@ -148,7 +156,7 @@ module unit_search #(
     if (state == CLEAR) begin
       {slot, complete, found} <= '0;
       reach <= 32'hffff_ffff;
-    end else if (window_state && window_write) begin
+    end else if (window_write[2]) begin
       case (window_address[1:0])
         2'd0: slot <= window_data[SLOT-1:0];
         2'd1: complete <= window_data[SLOT-1:0];
@@ -169,7 +177,7 @@ module unit_search #(
       done <= 1'b0;
     end else begin
       done <= 1'b0;
-      valid <= {valid[6:0], state == AGES};
+      valid <= {valid[8:0], state == AGES};
       case (state)
         IDLE: begin
           cleared <= '0;
@@ -194,7 +202,7 @@ module unit_search #(
         end
         DRAIN: begin
           wait_steps <= wait_steps + 8'd1;
-          if (wait_steps == 8'(PLACES + 13)) state <= LAST;
+          if (wait_steps == 8'(PLACES + 15)) state <= LAST;
         end
         default: begin
           state <= IDLE;

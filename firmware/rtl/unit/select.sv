@@ -45,11 +45,17 @@ module unit_select #(
   // How masses are asked for: of the wanted, of the stand-ins, of all, of the chosen.
   localparam logic [1:0] WANTED = 2'd0, STAND_IN = 2'd1, ALL = 2'd2, CHOSEN = 2'd3;
   typedef enum logic [4:0] {
-    IDLE, LOGITS, SETTLE, MASSES, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN, SCALE, SHARE,
-    LOAD, DIVIDE, KEEP
+    IDLE, LOGITS, SETTLE, MASSES, STAND_INS, EVERY, COLLECT, BUDGET, PAIRS, SPEND, CHOOSE, WEIGH, COLLECT_CHOSEN,
+    SCALE, SHARE, LOAD, DIVIDE, KEEP
   } state_t;
   state_t state;
-  logic [11:0] count;
+  // Ranks and experts are counted; what the count ends with.
+  logic [11:0] count, last_settling, last_rank, last_expert;
+  always_ff @(posedge clk) begin
+    last_settling <= 12'(K - 1) - 12'(k);
+    last_rank <= 12'(k) - 12'd1;
+    last_expert <= 12'(experts) - 12'd1;
+  end
 
   // The two chains. A greater key is a greater logit, and of equal ones a lower id.
   logic [K-1:0] in_use, wanted_full, stand_in_full, wanted_resident;
@@ -103,12 +109,10 @@ module unit_select #(
     index = RANK'(count);
     again = ID'(count);
     case (state)
-      MASSES: begin
+      MASSES: ask = 1'b1;
+      STAND_INS: begin
         ask = 1'b1;
-        if (count >= 12'(k)) begin
-          kind = STAND_IN;
-          index = RANK'(count - 12'(k));
-        end
+        kind = STAND_IN;
       end
       EVERY: begin
         ask = 1'b1;
@@ -173,9 +177,9 @@ module unit_select #(
 
   // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles
   // since it was given the first of them.
-  logic [15:0] fed;
+  logic [16:0] fed;
   logic [31:0] factor_a, factor_b, next_a, next_b;
-  logic [63:0] product, error_left;
+  logic [63:0] product, part_product, error_left;
   logic [41:0] mass_left, part;
   logic [31:0] error_mass;
   unit_multiply #(.A(32), .B(32)) multiplier (.clk, .a(factor_a), .b(factor_b), .product);
@@ -214,14 +218,15 @@ module unit_select #(
   logic [31:0] old_1, new_1, old_2, new_2, lost_2, old_3, new_3;
   logic [RANK-1:0] rank_11, pair_11;
   logic [31:0] lost_9;
-  logic [63:0] square_8, cost_9;
+  logic [63:0] cost;
   always_ff @(posedge clk) begin
     {old_1, new_1} <= {old_mass, new_mass};
     lost_2 <= old_1 - new_1;
     {old_2, new_2} <= {old_1, new_1};
     {old_3, new_3} <= {old_2, new_2};
-    square_8 <= product;
-    cost_9 <= square_8 + (product >> 2);
+    // The square first, then a quarter of the product.
+    cost <= issued[6] ? product : product >> 2;
+    part_product <= product;
   end
   unit_delay #(.WIDTH(2 * RANK), .CYCLES(11)) pair_line (
     .clk, .in({rank, pair}), .out({rank_11, pair_11})
@@ -234,16 +239,16 @@ module unit_select #(
     if (fed[1]) {next_a, next_b} = {22'd0, sum[41:32], eps_mass};
     if (error_bound && fed[2]) {next_a, next_b} = {total[31:0], eps_error};
     if (error_bound && fed[3]) {next_a, next_b} = {22'd0, total[41:32], eps_error};
-    if (error_bound && fed[10]) {next_a, next_b} = {error_mass, error_mass};
+    if (error_bound && fed[11]) {next_a, next_b} = {error_mass, error_mass};
   end
   always_ff @(posedge clk) begin
     {factor_a, factor_b} <= {next_a, next_b};
-    if (fed[5]) mass_left <= 42'(product[63:32]);
-    if (fed[6]) mass_left <= mass_left + product[41:0];
-    if (fed[7]) part <= 42'(product[63:32]);
-    if (fed[8]) part <= part + product[41:0];
-    if (fed[9]) error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
-    if (fed[15]) error_left <= product;
+    if (fed[6]) mass_left <= 42'(part_product[63:32]);
+    if (fed[7]) mass_left <= mass_left + part_product[41:0];
+    if (fed[8]) part <= 42'(part_product[63:32]);
+    if (fed[9]) part <= part + part_product[41:0];
+    if (fed[10]) error_mass <= part[41:32] != '0 ? 32'hffff_ffff : part[31:0];
+    if (fed[16]) error_left <= product;
   end
 
   // What the pairs cost so far, kept or not: those before one that is not kept all were.
@@ -253,9 +258,9 @@ module unit_select #(
   wire kept = issued[10] & ~stopped & affordable;
   always_ff @(posedge clk) begin
     if (start) {mass_spent, error_spent} <= '0;
-    else if (issued[8]) begin
-      mass_spent <= mass_spent + (32 + RANK)'(lost_9);
-      error_spent <= error_spent + (64 + RANK)'(cost_9);
+    else begin
+      if (issued[8]) mass_spent <= mass_spent + (32 + RANK)'(lost_9);
+      if (issued[7] || issued[8]) error_spent <= error_spent + (64 + RANK)'(cost);
     end
     affordable <= mass_left >= 42'(mass_spent) & (~error_bound | (64 + RANK)'(error_left) >= error_spent);
   end
@@ -285,7 +290,7 @@ module unit_select #(
   end
 
   // Shares of the whole: it is brought to 32 bits, rounded up, and its parts with it.
-  logic [3:0] down, bits_over;
+  logic [3:0] down, down_later, bits_over;
   logic [31:0] whole, rounded;
   logic inexact, bits_lost;
   always_comb begin
@@ -296,6 +301,7 @@ module unit_select #(
   end
   always_ff @(posedge clk) begin
     down <= bits_over;
+    down_later <= down;
     rounded <= 32'(total >> down);
     inexact <= bits_lost & 32'(total >> down) != 32'hffff_ffff;
     if (state == SHARE) whole <= rounded + 32'(inexact);
@@ -311,7 +317,7 @@ module unit_select #(
     unit_pick #(.N(BLOCKS), .WIDTH(32)) pick_numerator (
       .entries(in_turn), .index(BLOCK'(block)), .entry(in_block)
     );
-    always_ff @(posedge clk) numerator <= in_block >> down;
+    always_ff @(posedge clk) numerator <= in_block >> down_later;
     unit_quotient divider (
       .clk, .load(loading), .step(stepping), .numerator, .denominator(whole),
       .quotient(quotients[32*i+:32])
@@ -343,15 +349,19 @@ module unit_select #(
         end
         // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to
         // their cells. Past the cells that are not in use it takes as long as the wait here.
-        SETTLE: if (count + 12'd1 + 12'(k) == 12'(K)) begin
+        SETTLE: if (count == last_settling) begin
           state <= MASSES;
           count <= '0;
         end
-        MASSES: if (count + 12'd1 == 12'(2 * k)) begin
+        MASSES: if (count == last_rank) begin
+          state <= STAND_INS;
+          count <= '0;
+        end
+        STAND_INS: if (count == last_rank) begin
           state <= of_chosen ? COLLECT : EVERY;
           count <= '0;
         end
-        EVERY: if (count + 12'd1 == 12'(experts)) state <= COLLECT;
+        EVERY: if (count == last_expert) state <= COLLECT;
         COLLECT: begin
           count <= '0;
           at_rank <= at_last;
@@ -362,7 +372,7 @@ module unit_select #(
           end
         end
         // What may be lost is known before it is held against what the first pair loses.
-        BUDGET: if (fed[error_bound ? 8 : 1]) begin
+        BUDGET: if (fed[error_bound ? 9 : 1]) begin
           state <= PAIRS;
           pairing <= 1'b1;
         end
@@ -384,12 +394,12 @@ module unit_select #(
         // A rank is said no earlier than two cycles after it is chosen here.
         CHOOSE: begin
           chosen <= 1'b1;
-          if (count + 12'd1 == 12'(k)) begin
+          if (count == last_rank) begin
             state <= WEIGH;
             count <= '0;
           end
         end
-        WEIGH: if (count + 12'd1 == 12'(k)) state <= COLLECT_CHOSEN;
+        WEIGH: if (count == last_rank) state <= COLLECT_CHOSEN;
         // The sum is there, then how far it goes down, then what is left of it.
         COLLECT_CHOSEN: if (collected == 12'(k)) state <= SCALE;
         SCALE: state <= SHARE;
@@ -412,4 +422,52 @@ module unit_select #(
       endcase
     end
   end
+`ifdef FORMAL
+  // What the pairs that are kept lose together is never above what may be lost. That follows from: what is spent is
+  // what was given up and what is on its way, until a pair is not kept; and what may be lost is known before a pair
+  // gets there. No sum overflows, as there is a pair for each stand-in at most.
+  logic known = 1'b0;
+  logic [31:0] lost_10, lost_11;
+  logic [31+RANK:0] given_up;
+  logic [7:0] pairs, pairs_spent, pairs_between;
+  always_comb begin
+    pairs_between = '0;
+    for (int i = 0; i < 9; i++) pairs_between = pairs_between + 8'(issued[i]);
+  end
+  wire early = state == LOGITS | state == SETTLE | state == MASSES | state == STAND_INS | state == EVERY
+             | state == COLLECT;
+  always_ff @(posedge clk) begin
+    {lost_11, lost_10} <= {lost_10, lost_9};
+    if (!rst_n) known <= 1'b0;
+    else if (start) known <= 1'b1;
+    if (start) {pairs, pairs_spent} <= '0;
+    else begin
+      if (issue) pairs <= pairs + 1'b1;
+      if (issued[8]) pairs_spent <= pairs_spent + 1'b1;
+    end
+    if (start) given_up <= '0;
+    else if (kept) given_up <= given_up + (32 + RANK)'(lost_11);
+    // The unit gives up a choice only while its logits come.
+    if (state != LOGITS) assume (!cancel);
+    if (known && rst_n) begin
+      assert (given_up == '0 || 42'(given_up) <= mass_left);
+      if (!stopped) begin
+        assert (42'(mass_spent) == 42'(given_up) + (issued[9] ? 42'(lost_10) : '0)
+                                 + (issued[10] ? 42'(lost_11) : '0));
+        if (issued[10] && affordable) assert (mass_left >= 42'(given_up) + 42'(lost_11));
+      end
+      assert (pairs == pairs_spent + pairs_between && pairs_spent <= pairs && pairs <= 8'(K));
+      assert (42'(mass_spent) + 42'(pairs_spent) <= {pairs_spent, 32'd0});
+      if (early || state == BUDGET) assert (pairs == '0);
+      if (state == BUDGET || state == PAIRS) assert (at_pair == K'(1) << pairs);
+      if (pairing) assert (state == PAIRS);
+      if (issued != '0) assert (state == PAIRS || state == SPEND);
+      if (early) assert (fed == '0);
+      if (early || state == BUDGET || fed[7:0] != '0) assert (mass_spent == '0 && given_up == '0 && !stopped);
+      assert ((fed & (fed - 17'd1)) == '0);
+      if (fed[1:0] != '0) assert (state == BUDGET);
+      for (int i = 2; i < 8; i++) if (fed[i]) assert (issued >> (i - 2) == '0);
+    end
+  end
+`endif
 endmodule

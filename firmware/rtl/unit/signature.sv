@@ -69,7 +69,7 @@ module unit_signature #(
   // Choices on their way: asked for, read and hashed.
   logic asked;
   logic counts;
-  unit_delay #(.WIDTH(1), .CYCLES(9)) counts_line (.clk, .in(asked & ~choice[ID]), .out(counts));
+  unit_delay #(.WIDTH(1), .CYCLES(10)) counts_line (.clk, .in(asked & ~choice[ID]), .out(counts));
 
   // 32 sums, and the one whose mean is at hand.
   logic [32*12-1:0] sums;
@@ -131,7 +131,7 @@ module unit_signature #(
     else if (state == CLEAR) tokens <= '0;
     else if (state == WRITE && last_bit && last_word && !all_tokens) tokens <= tokens + 32'd1;
     all_tokens <= tokens == 32'hffff_ffff;
-    if (state == FROM && wait_steps == 4'd9) from <= hashed;
+    if (state == FROM && wait_steps == 4'd10) from <= hashed;
   end
   wire [12:0] next_layer = {1'b0, layer} + (13'd1 << every);
   logic more_layers;
@@ -170,7 +170,7 @@ module unit_signature #(
         // The hash is held until it comes out.
         FROM: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd9) begin
+          if (wait_steps == 4'd10) begin
             state <= IDS;
             if (word == '0) most <= most + 12'(k);
           end
@@ -184,7 +184,7 @@ module unit_signature #(
         end
         DRAIN: begin
           wait_steps <= wait_steps + 4'd1;
-          if (wait_steps == 4'd11) begin
+          if (wait_steps == 4'd12) begin
             bit_index <= '0;
             row <= row + ((CHOICE + 1)'(k) << every);
             layer <= 12'(next_layer);

@@ -7,7 +7,7 @@ use cptr_core::Logit;
 
 use super::Done;
 use super::cases::{below, logits, residents, settings};
-use super::model::{Settings, Unit};
+use super::model::{Abort, Settings, Unit};
 use super::random::Random;
 use super::script::command::{ABORT, APPLY, CLEAR_LAYER, END, LEARN, LIST, OBSERVE, SELECT};
 use super::script::{Register, error};
@@ -161,7 +161,13 @@ fn aborts<W: Write>(unit: &mut Unit<W>, random: &mut Random) -> Done {
         unit.script.errors(error::ABORTED);
         unit.compare(0);
         let token = logits(random, experts);
-        unit.aborted(0, usual, &token, below(random, 400) as u32, APPLY | LEARN)?;
+        unit.aborted(0, usual, &token, Abort::AfterStream(below(random, 400) as u32), APPLY | LEARN)?;
+        unit.compare(0);
+    }
+    // One that comes before the stream is taken is none.
+    for cycles in 0..=4 {
+        let usual = settings(random, unit.sizes.k, experts);
+        unit.aborted(0, usual, &logits(random, experts), Abort::AfterDoorbell(cycles), APPLY | LEARN)?;
         unit.compare(0);
     }
     // Also a stream that does not end.

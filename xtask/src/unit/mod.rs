@@ -6,11 +6,13 @@
 mod cases;
 mod coverage;
 mod cycles;
+mod energy;
 mod formal;
 mod golden;
 mod hostile;
 mod model;
 mod mutate;
+mod netlist;
 mod recall;
 mod script;
 mod synthesis;

