@@ -1,10 +1,13 @@
 //! Routing mass and mixing weights.
 
+use heapless::Vec;
+
 use super::{BiasPlace, Router, Score};
 use crate::num::{
     Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid_relative, sqrt_softplus_relative,
     sqrt_softplus_shift,
 };
+use crate::select::Masses;
 
 impl Router<'_> {
     /// Routing mass of an expert before any normalisation: its score, without bias, in a unit that all experts of a
@@ -93,8 +96,8 @@ impl Router<'_> {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
         }
-        let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
         let logit = |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
+        let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
         // Without a bias the logit is what is there, and of a softmax the mass no call.
         let (sum, largest) = match self.score {
             Score::SoftmaxAll | Score::SoftmaxSelected if self.bias_place != BiasPlace::Logits && self.of_chosen() => {
@@ -119,6 +122,30 @@ impl Router<'_> {
         if !shares {
             weights.iter_mut().for_each(|weight| *weight = weight.saturating_add(*weight));
         }
+    }
+
+    /// [`weights`](Self::weights) of what a selection has chosen, which may have left their `masses`; else they are
+    /// worked out, in `memory`. Nothing if there is no room for them there.
+    pub fn weights_of<'m, const K: usize>(
+        &self,
+        logits: &[Logit],
+        chosen: &[u16],
+        masses: &'m mut Masses,
+        memory: &'m mut Vec<Gate, K>,
+    ) -> &'m [Gate] {
+        // A selection notes those of a softmax alone.
+        if self.of_chosen()
+            && !matches!(self.score, Score::SparseMixer(_))
+            && let Some(weights) = masses.of(chosen)
+        {
+            let sum = weights.iter().fold(0u64, |sum, mass| sum.wrapping_add(mass.to_bits().into()));
+            Share::of(sum).of_masses(weights);
+            return weights;
+        }
+        memory.clear();
+        let _ = memory.resize(chosen.len(), Gate::ZERO);
+        self.weights(logits, chosen, memory);
+        memory
     }
 
     /// What the model multiplies the output of `expert` with: its `share` ([`weights`](Self::weights)) times

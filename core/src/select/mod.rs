@@ -31,6 +31,7 @@ pub(crate) use joint::real;
 pub use joint::{Batch, NOTHING, select_in_turn, select_jointly};
 pub use pairs::Pairs;
 use pairs::{Bounded, PairBound, Unbounded};
+pub use plain::Masses;
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -162,15 +163,45 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
+    select_noting(router, bounds.into(), keep_top, logits, experts, resident, None)
+}
+
+/// [`select_in_place`], which leaves what it has come by of the chosen's `masses`, for [`Router::weights_of`].
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_with_masses(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+    masses: &mut Masses,
+) -> Result<usize, SelectError> {
+    masses.forget();
+    select_noting(router, bounds.into(), keep_top, logits, experts, resident, Some(masses))
+}
+
+#[inline(always)]
+fn select_noting(
+    router: &Router<'_>,
+    bounds: Bounds,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+    masses: Option<&mut Masses>,
+) -> Result<usize, SelectError> {
     let missing = missing(keep_top, logits.len(), experts, resident)?;
-    let Bounds { mass, error } = bounds.into();
+    let Bounds { mass, error } = bounds;
     if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
     }
-    let bounds = Bounds { mass, error };
     match error {
-        None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
-        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
+        None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, masses),
+        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, None),
     }
 }
 
@@ -203,7 +234,7 @@ pub fn select_by_pairs(
         return Ok(0);
     }
     let pairs = Bounded { pairs, most: 0 };
-    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs)
+    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs, None)
 }
 
 /// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
@@ -219,6 +250,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     experts: &mut [u16],
     resident: &Experts,
     pairs: P,
+    masses: Option<&mut Masses>,
 ) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
@@ -226,7 +258,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     if !ERROR
         && experts.len() <= PLAIN_K
         && router.is_plain()
-        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, bounds.mass)
+        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, bounds.mass, masses)
     {
         return Ok(substituted);
     }

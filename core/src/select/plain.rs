@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::MAX_EXPERTS;
-use crate::num::{Eps, Logit, part_of};
+use crate::num::{Eps, Gate, Logit, part_of};
 use crate::router::{Router, Score, softmax_mass};
 use crate::set::{Experts, words_for};
 use crate::topk::Best;
@@ -30,6 +30,34 @@ type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
 /// Mass and rank of missing experts, least mass first.
 type Missing = Vec<(u32, u16), PLAIN_K>;
 
+/// Masses of the chosen that a selection has come by, so that their mixing weights
+/// ([`Router::weights_of`]) need no exponential of their own; none before it, and of most routers none after it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Masses {
+    /// Relative to the greatest of them, in the order of the chosen.
+    masses: [Gate; PLAIN_K],
+    /// How many are known.
+    known: usize,
+}
+
+impl Masses {
+    /// Those of `chosen` experts, if it is they that are known.
+    pub(crate) fn of(&mut self, chosen: &[u16]) -> Option<&mut [Gate]> {
+        self.masses.get_mut(..self.known).filter(|masses| masses.len() == chosen.len() && !chosen.is_empty())
+    }
+
+    pub(super) const fn forget(&mut self) {
+        self.known = 0;
+    }
+
+    #[inline(always)]
+    fn note(&mut self, rank: usize, mass: u32) {
+        if let Some(place) = self.masses.get_mut(rank) {
+            *place = Gate::from_bits(mass);
+        }
+    }
+}
+
 /// What a selection with a plain softmax router goes by.
 pub(super) struct Plain<'a> {
     /// At most [`MAX_EXPERTS`].
@@ -37,9 +65,9 @@ pub(super) struct Plain<'a> {
     pub(super) resident: &'a Experts,
 }
 
-/// Masses of the wanted experts.
-struct Masses {
-    /// Their sum.
+/// What is wanted.
+struct Wanted {
+    /// Sum of the masses.
     all: u64,
     /// Logit and mass of one of the least, the last.
     last: (Logit, u32),
@@ -50,18 +78,25 @@ impl Plain<'_> {
     /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and
     /// nothing is done, if they are not in order: a list that is not the model's own.
     #[inline(never)]
-    pub(super) fn replace(&self, missing: u32, experts: &mut [u16], eps: Eps) -> Option<usize> {
+    pub(super) fn replace(
+        &self,
+        missing: u32,
+        experts: &mut [u16],
+        eps: Eps,
+        mut masses: Option<&mut Masses>,
+    ) -> Option<usize> {
         let (mut others, mut least_first) = (Words::new(), Missing::new());
         let words = self.resident.words();
         // There is room: no more words than those of `MAX_EXPERTS`.
         let _ = others.extend_from_slice(words.get(..words_for(self.logits.len())).unwrap_or(words));
         let largest = self.logit(experts.first().copied().unwrap_or(0));
-        let masses = self.masses(missing, experts, largest, &mut others, &mut least_first)?;
-        let mut mass_left = part_of(masses.all, eps.to_bits());
-        let possible = possible_pairs(&least_first, masses.last.1, mass_left);
+        let wanted =
+            self.masses(missing, experts, largest, &mut others, &mut least_first, masses.as_deref_mut())?;
+        let mut mass_left = part_of(wanted.all, eps.to_bits());
+        let possible = possible_pairs(&least_first, wanted.last.1, mass_left);
         let mut stand_ins = Best::new(possible.max(1));
-        self.stand_ins(&others, largest, &least_first, possible, mass_left, masses.last, &mut stand_ins);
-        let mut substituted = 0usize;
+        self.stand_ins(&others, largest, &least_first, possible, mass_left, wanted.last, &mut stand_ins);
+        let (mut substituted, mut relative) = (0usize, true);
         for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
             let stand_in = softmax_mass(score, largest).to_bits();
             let loss = u64::from(mass.saturating_sub(stand_in));
@@ -71,6 +106,16 @@ impl Plain<'_> {
             mass_left = left;
             *place = expert;
             substituted = substituted.wrapping_add(1);
+            if let Some(masses) = &mut masses {
+                masses.note(rank.into(), stand_in);
+                // The greatest of the chosen is still the first of the wanted.
+                relative &= score <= largest && rank > 0;
+            }
+        }
+        if let Some(masses) = masses
+            && relative
+        {
+            masses.known = experts.len();
         }
         Some(substituted)
     }
@@ -91,7 +136,8 @@ impl Plain<'_> {
         largest: Logit,
         others: &mut Words,
         least_first: &mut Missing,
-    ) -> Option<Masses> {
+        mut masses: Option<&mut Masses>,
+    ) -> Option<Wanted> {
         let (mut all, mut last, mut most) = (0u64, u32::MAX, 0);
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
         let mut rank = wanted.len();
@@ -102,6 +148,9 @@ impl Plain<'_> {
                 return None;
             }
             let mass = softmax_mass(logit, largest).to_bits();
+            if let Some(masses) = &mut masses {
+                masses.note(rank, mass);
+            }
             // At most 64 masses of at most 2^31.
             all = all.wrapping_add(mass.into());
             if last == u32::MAX {
@@ -121,7 +170,7 @@ impl Plain<'_> {
             // There is room: no more than the wanted ones.
             _ = least_first.push((mass, rank as u16));
         }
-        Some(Masses { all, last: (wanted.last().map_or(Logit::MAX, |&expert| self.logit(expert)), last) })
+        Some(Wanted { all, last: (wanted.last().map_or(Logit::MAX, |&expert| self.logit(expert)), last) })
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
@@ -177,15 +226,26 @@ impl Plain<'_> {
 /// The next of the `open` experts of a word whose logit is `least` or above, and is taken out with those before it.
 #[inline(always)]
 fn next(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)> {
-    let whole = logits.first_chunk::<32>();
+    // Nothing to check where the layer has experts for the whole word.
+    let Some(logits) = logits.first_chunk::<32>() else { return next_of_part(logits, open, least) };
     while *open != 0 {
         let bit = open.trailing_zeros() as usize % 32;
         *open &= open.wrapping_sub(1);
-        // Nothing to check where the layer has experts for the whole word.
-        let logit = match whole {
-            Some(logits) => logits[bit],
-            None => *logits.get(bit)?,
-        };
+        let logit = logits[bit];
+        if logit >= least {
+            return Some((bit, logit));
+        }
+    }
+    None
+}
+
+/// [`next`] in the last word of a layer.
+#[inline(never)]
+fn next_of_part(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)> {
+    while *open != 0 {
+        let bit = open.trailing_zeros() as usize;
+        *open &= open.wrapping_sub(1);
+        let &logit = logits.get(bit)?;
         if logit >= least {
             return Some((bit, logit));
         }

@@ -2,7 +2,8 @@
 
 use cptr_core::dispatch::{Job, NearRun, dispatch_each};
 use cptr_core::router::Count;
-use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
+use cptr_core::select::{Masses, select_with_masses};
+use cptr_core::{Experts, Gate, Logit, Router, SelectError};
 use heapless::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16, U32};
@@ -45,7 +46,9 @@ pub(super) struct Turn {
     pub(super) wanted: Vec<u16, MAX_K>,
     /// What runs.
     pub(super) chosen: Vec<u16, MAX_K>,
-    /// Stand-ins among them.
+    /// Masses that the choice has come by.
+    masses: Masses,
+    /// Stand-ins among the chosen.
     pub(super) substituted: usize,
     /// Where and how the chosen run, in their order.
     pub(super) runs: Vec<Run, MAX_K>,
@@ -117,7 +120,7 @@ impl Turn {
         let Configuration { bounds, keep, .. } = configuration;
         // There is room, as much as for the wanted.
         let _ = self.chosen.extend_from_slice(&self.wanted);
-        let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
+        let done = select_with_masses(router, *bounds, *keep, logits, &mut self.chosen, resident, &mut self.masses);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,
             _ => Status::Id,
@@ -134,10 +137,9 @@ impl Turn {
         bits: &[u8],
     ) -> Result<(), Status> {
         // There is room for weights and runs: as much as for the chosen.
-        let mut weights = Vec::<Gate, MAX_K>::new();
-        let _ = weights.resize(self.chosen.len(), Gate::ZERO);
-        router.weights(logits, &self.chosen, &mut weights);
-        let (mut ranks, runs) = (self.wanted.iter().zip(&weights), &mut self.runs);
+        let mut memory = Vec::<Gate, MAX_K>::new();
+        let weights = router.weights_of(logits, &self.chosen, &mut self.masses, &mut memory);
+        let (mut ranks, runs) = (self.wanted.iter().zip(weights), &mut self.runs);
         let done = dispatch_each(&self.chosen, at_hand, bits, &mut self.near, |expert, bits| {
             // As many are chosen as are wanted, and most run at the rank at which they are wanted.
             let Some((&wanted, weight)) = ranks.next() else { return };
