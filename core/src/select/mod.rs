@@ -163,7 +163,7 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
-    select_noting(router, bounds.into(), keep_top, logits, experts, resident, None)
+    select_with_masses(router, bounds, keep_top, logits, experts, resident, &mut Masses::default())
 }
 
 /// [`select_in_place`], which leaves what it has come by of the chosen's `masses`, for [`Router::weights_of`].
@@ -181,27 +181,15 @@ pub fn select_with_masses(
     masses: &mut Masses,
 ) -> Result<usize, SelectError> {
     masses.forget();
-    select_noting(router, bounds.into(), keep_top, logits, experts, resident, Some(masses))
-}
-
-#[inline(always)]
-fn select_noting(
-    router: &Router<'_>,
-    bounds: Bounds,
-    keep_top: usize,
-    logits: &[Logit],
-    experts: &mut [u16],
-    resident: &Experts,
-    masses: Option<&mut Masses>,
-) -> Result<usize, SelectError> {
     let missing = missing(keep_top, logits.len(), experts, resident)?;
+    let bounds = bounds.into();
     let Bounds { mass, error } = bounds;
     if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
     }
     match error {
         None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, masses),
-        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, None),
+        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, masses),
     }
 }
 
@@ -234,7 +222,7 @@ pub fn select_by_pairs(
         return Ok(0);
     }
     let pairs = Bounded { pairs, most: 0 };
-    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs, None)
+    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs, &mut Masses::default())
 }
 
 /// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
@@ -250,7 +238,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     experts: &mut [u16],
     resident: &Experts,
     pairs: P,
-    masses: Option<&mut Masses>,
+    masses: &mut Masses,
 ) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);

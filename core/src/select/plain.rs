@@ -27,9 +27,6 @@ impl Router<'_> {
 /// One bit per expert of a layer.
 type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
 
-/// Mass and rank of missing experts, least mass first.
-type Missing = Vec<(u32, u16), PLAIN_K>;
-
 /// Masses of the chosen that a selection has come by, so that their mixing weights
 /// ([`Router::weights_of`]) need no exponential of their own; none before it, and of most routers none after it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,13 +46,6 @@ impl Masses {
     pub(super) const fn forget(&mut self) {
         self.known = 0;
     }
-
-    #[inline(always)]
-    fn note(&mut self, rank: usize, mass: u32) {
-        if let Some(place) = self.masses.get_mut(rank) {
-            *place = Gate::from_bits(mass);
-        }
-    }
 }
 
 /// What a selection with a plain softmax router goes by.
@@ -65,58 +55,64 @@ pub(super) struct Plain<'a> {
     pub(super) resident: &'a Experts,
 }
 
-/// What is wanted.
-struct Wanted {
-    /// Sum of the masses.
-    all: u64,
-    /// Logit and mass of one of the least, the last.
-    last: (Logit, u32),
+/// Missing experts of those that are wanted.
+struct Missing<'m> {
+    /// A bit for the rank of each.
+    ranks: u32,
+    /// The masses of all that are wanted.
+    masses: &'m [Gate],
+}
+
+impl Missing<'_> {
+    /// Mass and rank of each, from the last rank up: least mass first.
+    #[inline(always)]
+    fn least_first(&self) -> impl Iterator<Item = (u32, usize)> {
+        let masses = (0..self.masses.len()).zip(self.masses).rev();
+        let missing = masses.filter(|&(rank, _)| self.ranks.wrapping_shr(rank as u32) & 1 != 0);
+        missing.map(|(rank, mass)| (mass.to_bits(), rank))
+    }
 }
 
 // The larger results of what follows are filled in place: moving them would cost more than the work.
 impl Plain<'_> {
-    /// Lets residents stand in for those of `experts` whose ranks are `missing`, within the bound on mass. `None`, and
+    /// Lets residents stand in for those of `experts` that are missing, by their `ranks`, within the bound on mass. `None`, and
     /// nothing is done, if they are not in order: a list that is not the model's own.
     #[inline(never)]
     pub(super) fn replace(
         &self,
-        missing: u32,
+        ranks: u32,
         experts: &mut [u16],
         eps: Eps,
-        mut masses: Option<&mut Masses>,
+        masses: &mut Masses,
     ) -> Option<usize> {
-        let (mut others, mut least_first) = (Words::new(), Missing::new());
+        let mut others = Words::new();
         let words = self.resident.words();
         // There is room: no more words than those of `MAX_EXPERTS`.
         let _ = others.extend_from_slice(words.get(..words_for(self.logits.len())).unwrap_or(words));
         let largest = self.logit(experts.first().copied().unwrap_or(0));
-        let wanted =
-            self.masses(missing, experts, largest, &mut others, &mut least_first, masses.as_deref_mut())?;
-        let mut mass_left = part_of(wanted.all, eps.to_bits());
-        let possible = possible_pairs(&least_first, wanted.last.1, mass_left);
+        let places = masses.masses.get_mut(..experts.len())?;
+        let all = self.masses(ranks, experts, largest, &mut others, places)?;
+        let mut mass_left = part_of(all, eps.to_bits());
+        let missing = Missing { ranks, masses: places };
+        let possible = possible_pairs(&missing, mass_left);
         let mut stand_ins = Best::new(possible.max(1));
-        self.stand_ins(&others, largest, &least_first, possible, mass_left, wanted.last, &mut stand_ins);
-        let (mut substituted, mut relative) = (0usize, true);
-        for (&(mass, rank), &(score, expert)) in least_first.iter().zip(stand_ins.entries()) {
-            let stand_in = softmax_mass(score, largest).to_bits();
-            let loss = u64::from(mass.saturating_sub(stand_in));
-            let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(usize::from(rank))) else {
-                break;
-            };
-            mass_left = left;
-            *place = expert;
-            substituted = substituted.wrapping_add(1);
-            if let Some(masses) = &mut masses {
-                masses.note(rank.into(), stand_in);
-                // The greatest of the chosen is still the first of the wanted.
-                relative &= score <= largest && rank > 0;
+        let last = self.logit(experts.last().copied().unwrap_or(0));
+        self.stand_ins(&others, largest, &missing, possible, mass_left, last, &mut stand_ins);
+        let (mut substituted, mut relative, mut entries) = (0usize, true, stand_ins.entries().iter());
+        for (rank, mass) in (0..places.len()).zip(&mut *places).rev() {
+            if ranks.wrapping_shr(rank as u32) & 1 == 0 {
+                continue;
             }
+            let Some(&(score, expert)) = entries.next() else { break };
+            let stand_in = softmax_mass(score, largest);
+            let loss = u64::from(mass.saturating_sub(stand_in).to_bits());
+            let (Some(left), Some(place)) = (mass_left.checked_sub(loss), experts.get_mut(rank)) else { break };
+            (mass_left, *mass, *place) = (left, stand_in, expert);
+            substituted = substituted.wrapping_add(1);
+            // Whether the greatest of the chosen is still the first of the wanted.
+            relative &= score <= largest && rank > 0;
         }
-        if let Some(masses) = masses
-            && relative
-        {
-            masses.known = experts.len();
-        }
+        masses.known = if relative { experts.len() } else { 0 };
         Some(substituted)
     }
 
@@ -126,8 +122,8 @@ impl Plain<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Masses of the wanted experts; those of the ranks `missing` go to `least_first`, and all wanted ones out of
-    /// `others`. `None` if a logit is above `largest`, or the missing are not in order.
+    /// Puts the masses of the wanted experts in their places and takes them out of `others`; returns their sum. `None`
+    /// if a logit is above `largest`, or the missing are not in order.
     #[inline(always)]
     fn masses(
         &self,
@@ -135,27 +131,19 @@ impl Plain<'_> {
         wanted: &[u16],
         largest: Logit,
         others: &mut Words,
-        least_first: &mut Missing,
-        mut masses: Option<&mut Masses>,
-    ) -> Option<Wanted> {
-        let (mut all, mut last, mut most) = (0u64, u32::MAX, 0);
+        masses: &mut [Gate],
+    ) -> Option<u64> {
+        let (mut all, mut most) = (0u64, Gate::ZERO);
         // From the last rank up, so that of equal masses the lower-ranked gives way first.
-        let mut rank = wanted.len();
-        for &expert in wanted.iter().rev() {
-            rank = rank.wrapping_sub(1);
+        for (rank, (&expert, place)) in (0..wanted.len()).zip(wanted.iter().zip(masses)).rev() {
             let logit = self.logit(expert);
             if logit > largest {
                 return None;
             }
-            let mass = softmax_mass(logit, largest).to_bits();
-            if let Some(masses) = &mut masses {
-                masses.note(rank, mass);
-            }
+            let mass = softmax_mass(logit, largest);
+            *place = mass;
             // At most 64 masses of at most 2^31.
-            all = all.wrapping_add(mass.into());
-            if last == u32::MAX {
-                last = mass;
-            }
+            all = all.wrapping_add(mass.to_bits().into());
             if missing.wrapping_shr(rank as u32) & 1 == 0 {
                 // One that is missing is no resident.
                 if let Some(word) = others.get_mut(usize::from(expert / 32)) {
@@ -167,10 +155,8 @@ impl Plain<'_> {
                 return None;
             }
             most = mass;
-            // There is room: no more than the wanted ones.
-            _ = least_first.push((mass, rank as u16));
         }
-        Some(Wanted { all, last: (wanted.last().map_or(Logit::MAX, |&expert| self.logit(expert)), last) })
+        Some(all)
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
@@ -184,13 +170,13 @@ impl Plain<'_> {
         &self,
         others: &Words,
         largest: Logit,
-        missing: &Missing,
+        missing: &Missing<'_>,
         possible: usize,
         budget: u64,
-        (last, _): (Logit, u32),
+        last: Logit,
         best: &mut Best<Logit, PLAIN_K>,
     ) {
-        let enough = missing.first().map_or(0, |&(mass, _)| u64::from(mass).saturating_sub(budget) as u32);
+        let enough = missing.least_first().next().map_or(0, |(mass, _)| u64::from(mass).saturating_sub(budget) as u32);
         // Logits from `good` on are known to have enough, logits below `least` to be of no use.
         let mut good = match (enough, possible) {
             (0, _) => Logit::MIN,
@@ -211,7 +197,7 @@ impl Plain<'_> {
                     good = logit;
                 }
                 if logit > last {
-                    best.widen(missing.len());
+                    best.widen(missing.ranks.count_ones() as usize);
                 }
                 if let Some(bar) = best.insert(logit, (base | bit) as u16) {
                     let Some(above) = bar.checked_add(Logit::DELTA) else { return };
@@ -253,12 +239,12 @@ fn next_of_part(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize
     None
 }
 
-/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass
-/// `stand_in` each.
+/// How many of the missing experts, least mass first, could be paired within `budget` with stand-ins of the mass of the
+/// last wanted one each.
 #[inline(always)]
-fn possible_pairs(missing: &Missing, stand_in: u32, mut budget: u64) -> usize {
-    let mut pairs = 0usize;
-    for &(mass, _) in missing {
+fn possible_pairs(missing: &Missing<'_>, mut budget: u64) -> usize {
+    let (mut pairs, stand_in) = (0usize, missing.masses.last().map_or(0, |mass| mass.to_bits()));
+    for (mass, _) in missing.least_first() {
         let Some(left) = budget.checked_sub(u64::from(mass.saturating_sub(stand_in))) else { break };
         budget = left;
         pairs = pairs.wrapping_add(1);
