@@ -7,6 +7,7 @@ use super::pairs::{PairBound, squared};
 use crate::num::{Logit, part_of};
 use crate::router::{BiasPlace, MAX_K, OpenGroups, Router, Score};
 use crate::set::Experts;
+use crate::topk::Best;
 
 /// What a selection goes by.
 pub(super) struct Layer<'a, P> {
@@ -20,6 +21,11 @@ pub(super) struct Layer<'a, P> {
     pairs: P,
     /// The logit that masses are relative to.
     largest: Logit,
+    /// The best that are near at hand and in an open group, so many that one of them is not chosen: all such, or but
+    /// for the wanted, where nothing that is chosen goes again.
+    near: Best<Logit, { MAX_K + 1 }>,
+    /// How many of them, from the best, are known to be chosen.
+    taken: usize,
 }
 
 /// Selection with any router, of a list that has been checked. A function of its own, so that who finds all of the
@@ -56,7 +62,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
         pairs: P,
     ) -> Self {
         let open = router.open_groups_of(logits, wanted);
-        Self { router, logits, resident, open, keep_top, pairs, largest: Logit::ZERO }
+        Self { router, logits, resident, open, keep_top, pairs, largest: Logit::ZERO, near: Best::new(0), taken: 0 }
     }
 
     /// Lets residents stand in for missing ones of `experts`, a list that has been checked, within both bounds if
@@ -79,6 +85,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
         let masses = experts.iter().map(|&expert| u64::from(self.mass(expert)));
         let all = masses.fold(0, u64::wrapping_add);
         let mut left = Left { mass: part_of(all, bounds.mass.to_bits()).cast_signed(), error: Some(0) };
+        self.find_near(experts, exchanges);
         if ERROR {
             let total = self.router.total_mass(self.logits, all, self.largest);
             // Without a bound on pairs there is one on the token, and nothing else is linked.
@@ -124,7 +131,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
 
     /// The missing expert of least mass gives way to the resident of most mass, and if that exceeds the bound on mass,
     /// others give way to their like of more mass. Returns what is left of the bounds, if they are kept.
-    fn step<const ERROR: bool>(&self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
+    fn step<const ERROR: bool>(&mut self, experts: &mut [u16], mut left: Left, exchanges: bool) -> Option<Left> {
         let mut pair = if P::BOUNDED { self.pair_within(experts) } else { self.pair(experts, false, true) }?;
         loop {
             // Sums of masses are below 2^48, and so is what is left of one.
@@ -133,6 +140,10 @@ impl<'a, P: PairBound> Layer<'a, P> {
                 left.error = left.error.and_then(|left| left.checked_sub(squared_error(pair.old, pair.new)));
             }
             put(experts, pair.rank, pair.expert);
+            if exchanges {
+                // Who is chosen may go again.
+                self.taken = 0;
+            }
             if left.mass >= 0 {
                 return left.error.map(|_| left);
             }
@@ -147,7 +158,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
 
     /// The chosen expert of least mass, resident or not, the last of equals, and the best expert that is not chosen,
     /// resident or not.
-    fn pair(&self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
+    fn pair(&mut self, experts: &[u16], from_resident: bool, to_resident: bool) -> Option<Pair> {
         let mut least = (Logit::MAX, None);
         let mut next = self.keep_top;
         for &expert in experts.iter().skip(self.keep_top) {
@@ -159,13 +170,13 @@ impl<'a, P: PairBound> Layer<'a, P> {
             }
         }
         let (rank, old) = least.1?;
-        let expert = self.best_outside(experts, to_resident)?;
+        let expert = if to_resident { self.next_near(experts) } else { self.best_far(experts) }?;
         Some(Pair { rank, expert, old: self.mass(old), new: self.mass(expert) })
     }
 
     /// The missing expert of least mass, the last of equals, that the best resident may stand in for, and who that is.
-    fn pair_within(&self, experts: &[u16]) -> Option<Pair> {
-        let expert = self.best_outside(experts, true)?;
+    fn pair_within(&mut self, experts: &[u16]) -> Option<Pair> {
+        let expert = self.next_near(experts)?;
         let new = self.mass(expert);
         let mut least = (Logit::MAX, None);
         let mut next = self.keep_top;
@@ -184,20 +195,51 @@ impl<'a, P: PairBound> Layer<'a, P> {
         least.1
     }
 
-    /// The expert of most mass, resident or not, that is not among the `chosen` and in an open group; the first of
-    /// equals.
-    #[expect(
-        clippy::manual_contains,
-        reason = "`contains` is unrolled: 50 bytes of flash for a list that is seldom searched"
-    )]
-    fn best_outside(&self, chosen: &[u16], resident: bool) -> Option<u16> {
+    /// Finds those near at hand. One pass over the residents, where one for each stand-in would do.
+    #[inline(never)]
+    fn find_near(&mut self, wanted: &[u16], exchanges: bool) {
+        let mut near = Best::new(wanted.len().wrapping_add(1));
+        self.each(true, near.bar(), |expert, logit| {
+            if exchanges || !among(wanted, expert) { near.insert(logit, expert) } else { near.bar() }
+        });
+        self.near = near;
+    }
+
+    /// The best of those near at hand that is not among the `chosen`; the first of equals.
+    fn next_near(&mut self, chosen: &[u16]) -> Option<u16> {
+        loop {
+            let &(_, expert) = self.near.entries().get(self.taken)?;
+            if !among(chosen, expert) {
+                return Some(expert);
+            }
+            self.taken = self.taken.wrapping_add(1);
+        }
+    }
+
+    /// The best expert far away that is not among the `chosen` and in an open group; the first of equals.
+    #[inline(never)]
+    fn best_far(&self, chosen: &[u16]) -> Option<u16> {
+        let mut best = None;
+        self.each(false, None, |expert, logit| {
+            if !among(chosen, expert) {
+                best = Some((logit, expert));
+            }
+            best.map(|(logit, _)| logit)
+        });
+        best.map(|(_, expert)| expert)
+    }
+
+    /// Hands over the experts near at hand, or those far away, that are in an open group and whose logit is above a
+    /// `bar`, which each may raise.
+    #[inline(always)]
+    fn each(&self, near: bool, mut bar: Option<Logit>, mut take: impl FnMut(u16, Logit) -> Option<Logit>) {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
         let with_bias = self.router.bias_place == BiasPlace::Logits;
-        let (mut best, mut base) = (None, 0usize);
+        let mut base = 0usize;
         for logits in self.logits.chunks(32) {
             let word = self.resident.words().get(base / 32).copied().unwrap_or(0);
-            let near = word | u32::MAX.checked_shl(first_null.saturating_sub(base) as u32).unwrap_or(0);
-            let mut open = if resident { near } else { !near };
+            let word = word | u32::MAX.checked_shl(first_null.saturating_sub(base) as u32).unwrap_or(0);
+            let mut open = if near { word } else { !word };
             while open != 0 {
                 let bit = open.trailing_zeros();
                 open &= open.wrapping_sub(1);
@@ -205,14 +247,12 @@ impl<'a, P: PairBound> Layer<'a, P> {
                 let expert = (base as u32).wrapping_add(bit) as u16;
                 // One after the other; the bias is looked up only where there is one.
                 let logit = if with_bias { self.logit(expert) } else { own };
-                let better = best.is_none_or(|(greatest, _)| logit > greatest);
-                if better && self.open.contains(expert) && !chosen.iter().any(|&other| other == expert) {
-                    best = Some((logit, expert));
+                if bar.is_none_or(|bar| logit > bar) && self.open.contains(expert) {
+                    bar = take(expert, logit);
                 }
             }
             base = base.wrapping_add(32);
         }
-        best.map(|(_, expert)| expert)
     }
 
     fn is_resident(&self, expert: u16) -> bool {
@@ -245,6 +285,15 @@ impl Pair {
     fn gain(&self) -> i64 {
         i64::from(self.new).wrapping_sub(self.old.into())
     }
+}
+
+/// Whether an expert is in a list.
+#[expect(
+    clippy::manual_contains,
+    reason = "`contains` is unrolled: 50 bytes of flash for a list that is seldom searched"
+)]
+fn among(list: &[u16], expert: u16) -> bool {
+    list.iter().any(|&other| other == expert)
 }
 
 /// Puts an expert in a place that there is.
