@@ -133,7 +133,6 @@ impl Router<'_> {
         masses: &'m mut Masses,
         memory: &'m mut Vec<Gate, K>,
     ) -> &'m [Gate] {
-        // A selection notes those of a softmax alone.
         if self.of_chosen()
             && !matches!(self.score, Score::SparseMixer(_))
             && let Some(weights) = masses.of(chosen)

@@ -250,7 +250,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     {
         return Ok(substituted);
     }
-    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, logits, experts, resident, pairs))
+    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, logits, experts, resident, pairs, masses))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit

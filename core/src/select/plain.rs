@@ -28,7 +28,7 @@ impl Router<'_> {
 type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
 
 /// Masses of the chosen that a selection has come by, so that their mixing weights
-/// ([`Router::weights_of`]) need no exponential of their own; none before it, and of most routers none after it.
+/// ([`Router::weights_of`]) need no exponential of their own. None of more than 16 experts, or where nothing was missing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Masses {
     /// Relative to the greatest of them, in the order of the chosen.
@@ -45,6 +45,12 @@ impl Masses {
 
     pub(super) const fn forget(&mut self) {
         self.known = 0;
+    }
+
+    /// Those that are known now, as bits, if there is room for them.
+    pub(super) fn know(&mut self, masses: &[u32]) {
+        self.known = if masses.len() <= PLAIN_K { masses.len() } else { 0 };
+        self.masses.iter_mut().zip(masses).for_each(|(place, &mass)| *place = Gate::from_bits(mass));
     }
 }
 
