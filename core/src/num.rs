@@ -404,7 +404,7 @@ impl Share {
     }
 
     /// Puts the shares of masses in their places; a mass above the whole counts as the whole.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn of_masses(self, masses: &mut [Gate]) {
         let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
         for mass in masses {

@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use super::{BiasPlace, Router, Score};
+use super::{Router, Score};
 use crate::num::{
     Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid_relative, sqrt_softplus_relative,
     sqrt_softplus_shift,
@@ -98,22 +98,20 @@ impl Router<'_> {
         }
         let logit = |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
         let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
-        // Without a bias the logit is what is there, and of a softmax the mass no call.
-        let (sum, largest) = match self.score {
-            Score::SoftmaxAll | Score::SoftmaxSelected if self.bias_place != BiasPlace::Logits && self.of_chosen() => {
-                let logit = |expert: u16| logits.get(usize::from(expert)).copied();
-                let largest = chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max);
-                (masses(chosen, weights, |expert| logit(expert).map(|logit| softmax_mass(logit, largest))), largest)
-            }
-            _ => {
-                let largest = if self.of_chosen() {
-                    chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)
-                } else {
-                    self.unit(self.largest(logits))
-                };
-                (masses(chosen, weights, |expert| logit(expert).map(|logit| self.mass(logit, largest))), largest)
-            }
+        let largest = if self.of_chosen() {
+            chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)
+        } else {
+            self.unit(self.largest(logits))
         };
+        // Masses first, in the place of the weights: each is worked out once.
+        let (mut sum, mut places) = (0, weights.iter_mut());
+        for &expert in chosen {
+            let mass = logit(expert).map_or(Gate::ZERO, |logit| self.mass(logit, largest));
+            sum = u64::wrapping_add(sum, mass.to_bits().into());
+            if let Some(place) = places.next() {
+                *place = mass;
+            }
+        }
         // Scores that are no shares may be above 1: they are taken of 2.
         let total = self.total_mass(logits, sum, largest) << u32::from(!shares);
         let count = chosen.len().min(weights.len());
@@ -135,7 +133,7 @@ impl Router<'_> {
     ) -> &'m [Gate] {
         if self.of_chosen()
             && !matches!(self.score, Score::SparseMixer(_))
-            && let Some(weights) = masses.of(chosen)
+            && let Some(weights) = masses.of(chosen.len())
         {
             let sum = weights.iter().fold(0u64, |sum, mass| sum.wrapping_add(mass.to_bits().into()));
             Share::of(sum).of_masses(weights);
@@ -175,21 +173,6 @@ impl Router<'_> {
             *weight = Gate::from_bits(sum.share(one));
         }
     }
-}
-
-/// Puts the masses of `chosen` in the places of their weights, as far as there are any, so that each is worked out once;
-/// who has none weighs nothing. Returns the sum.
-#[inline(always)]
-fn masses(chosen: &[u16], weights: &mut [Gate], mass: impl Fn(u16) -> Option<Gate>) -> u64 {
-    let (mut sum, mut places) = (0, weights.iter_mut());
-    for &expert in chosen {
-        let mass = mass(expert).unwrap_or(Gate::ZERO);
-        sum = u64::wrapping_add(sum, mass.to_bits().into());
-        if let Some(place) = places.next() {
-            *place = mass;
-        }
-    }
-    sum
 }
 
 /// [`Router::mass`] of softmax routers.

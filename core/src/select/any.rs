@@ -189,7 +189,10 @@ impl<'a, P: PairBound> Layer<'a, P> {
     /// resident or not.
     fn pair(&self, experts: &[u16], course: &mut Course, from_resident: bool, to_resident: bool) -> Option<Pair> {
         let mut least = (Logit::MAX, None);
-        for (rank, &expert) in (0..experts.len()).zip(experts).skip(self.keep_top) {
+        let mut next = self.keep_top;
+        for &expert in experts.iter().skip(self.keep_top) {
+            let rank = next;
+            next = next.wrapping_add(1);
             let logit = self.logit(expert);
             if logit <= least.0 && self.is_resident(expert) == from_resident {
                 least = (logit, Some(rank));
@@ -205,7 +208,10 @@ impl<'a, P: PairBound> Layer<'a, P> {
         let expert = course.next_near(experts)?;
         let new = self.mass(expert);
         let mut least = (Logit::MAX, None);
-        for ((rank, &wanted), &old) in (0..experts.len()).zip(experts).zip(&course.masses).skip(self.keep_top) {
+        let mut next = self.keep_top;
+        for (&wanted, &old) in experts.iter().skip(self.keep_top).zip(course.masses.iter().skip(self.keep_top)) {
+            let rank = next;
+            next = next.wrapping_add(1);
             let logit = self.logit(wanted);
             if logit > least.0 || self.is_resident(wanted) {
                 continue;
@@ -218,18 +224,16 @@ impl<'a, P: PairBound> Layer<'a, P> {
     }
 
     /// Finds those near at hand. One pass over the residents, where one for each stand-in would do.
-    #[inline(never)]
     fn find_near(&self, wanted: &[u16], exchanges: bool, near: &mut Best<Logit, { MAX_K + 1 }>) {
-        self.each(true, near.bar(), |expert, logit| {
+        self.each(true, near.bar(), &mut |expert, logit| {
             if exchanges || !among(wanted, expert) { near.insert(logit, expert) } else { near.bar() }
         });
     }
 
     /// The best expert far away that is not among the `chosen` and in an open group; the first of equals.
-    #[inline(never)]
     fn best_far(&self, chosen: &[u16]) -> Option<u16> {
         let mut best = None;
-        self.each(false, None, |expert, logit| {
+        self.each(false, None, &mut |expert, logit| {
             if !among(chosen, expert) {
                 best = Some((logit, expert));
             }
@@ -240,8 +244,9 @@ impl<'a, P: PairBound> Layer<'a, P> {
 
     /// Hands over the experts near at hand, or those far away, that are in an open group and whose logit is above a
     /// `bar`, which each may raise.
-    #[inline(always)]
-    fn each(&self, near: bool, mut bar: Option<Logit>, mut take: impl FnMut(u16, Logit) -> Option<Logit>) {
+    // One copy of it: those that are handed over are few.
+    #[inline(never)]
+    fn each(&self, near: bool, mut bar: Option<Logit>, take: &mut dyn FnMut(u16, Logit) -> Option<Logit>) {
         let first_null = self.logits.len().saturating_sub(self.router.null_experts);
         let with_bias = self.router.bias_place == BiasPlace::Logits;
         let mut base = 0usize;

@@ -29,28 +29,28 @@ type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
 
 /// Masses of the chosen that a selection has come by, so that their mixing weights
 /// ([`Router::weights_of`]) need no exponential of their own. None of more than 16 experts, or where nothing was missing.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Masses {
     /// Relative to the greatest of them, in the order of the chosen.
-    masses: [Gate; PLAIN_K],
-    /// How many are known.
-    known: usize,
+    masses: Vec<Gate, PLAIN_K>,
 }
 
 impl Masses {
-    /// Those of `chosen` experts, if it is they that are known.
-    pub(crate) fn of(&mut self, chosen: &[u16]) -> Option<&mut [Gate]> {
-        self.masses.get_mut(..self.known).filter(|masses| masses.len() == chosen.len() && !chosen.is_empty())
+    /// Those of so many chosen experts, if they are known.
+    pub(crate) fn of(&mut self, chosen: usize) -> Option<&mut [Gate]> {
+        if self.masses.len() == chosen { Some(&mut self.masses) } else { None }
     }
 
-    pub(super) const fn forget(&mut self) {
-        self.known = 0;
+    pub(super) fn forget(&mut self) {
+        self.masses.clear();
     }
 
     /// Those that are known now, as bits, if there is room for them.
     pub(super) fn know(&mut self, masses: &[u32]) {
-        self.known = if masses.len() <= PLAIN_K { masses.len() } else { 0 };
-        self.masses.iter_mut().zip(masses).for_each(|(place, &mass)| *place = Gate::from_bits(mass));
+        self.forget();
+        if masses.len() <= PLAIN_K {
+            masses.iter().for_each(|&mass| _ = self.masses.push(Gate::from_bits(mass)));
+        }
     }
 }
 
@@ -92,20 +92,20 @@ impl Plain<'_> {
         masses: &mut Masses,
     ) -> Option<usize> {
         let mut others = Words::new();
-        let words = self.resident.words();
-        // There is room: no more words than those of `MAX_EXPERTS`.
-        let _ = others.extend_from_slice(words.get(..words_for(self.logits.len())).unwrap_or(words));
+        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
+            // There is room: no more words than those of `MAX_EXPERTS`.
+            _ = others.push(word);
+        }
         let largest = self.logit(experts.first().copied().unwrap_or(0));
-        let places = masses.masses.get_mut(..experts.len())?;
-        let all = self.masses(ranks, experts, largest, &mut others, places)?;
+        let all = self.masses(ranks, experts, largest, &mut others, &mut masses.masses)?;
         let mut mass_left = part_of(all, eps.to_bits());
-        let missing = Missing { ranks, masses: places };
+        let missing = Missing { ranks, masses: &masses.masses };
         let possible = possible_pairs(&missing, mass_left);
         let mut stand_ins = Best::new(possible.max(1));
         let last = self.logit(experts.last().copied().unwrap_or(0));
         self.stand_ins(&others, largest, &missing, possible, mass_left, last, &mut stand_ins);
         let (mut substituted, mut relative, mut entries) = (0usize, true, stand_ins.entries().iter());
-        for (rank, mass) in (0..places.len()).zip(&mut *places).rev() {
+        for (rank, mass) in (0..experts.len()).zip(&mut *masses.masses).rev() {
             if ranks.wrapping_shr(rank as u32) & 1 == 0 {
                 continue;
             }
@@ -118,7 +118,9 @@ impl Plain<'_> {
             // Whether the greatest of the chosen is still the first of the wanted.
             relative &= score <= largest && rank > 0;
         }
-        masses.known = if relative { experts.len() } else { 0 };
+        if !relative {
+            masses.forget();
+        }
         Some(substituted)
     }
 
@@ -128,7 +130,7 @@ impl Plain<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Puts the masses of the wanted experts in their places and takes them out of `others`; returns their sum. `None`
+    /// Lists the masses of the wanted experts and takes these out of `others`; returns their sum. `None`
     /// if a logit is above `largest`, or the missing are not in order.
     #[inline(always)]
     fn masses(
@@ -137,17 +139,18 @@ impl Plain<'_> {
         wanted: &[u16],
         largest: Logit,
         others: &mut Words,
-        masses: &mut [Gate],
+        masses: &mut Vec<Gate, PLAIN_K>,
     ) -> Option<u64> {
-        let (mut all, mut most) = (0u64, Gate::ZERO);
-        // From the last rank up, so that of equal masses the lower-ranked gives way first.
-        for (rank, (&expert, place)) in (0..wanted.len()).zip(wanted.iter().zip(masses)).rev() {
+        masses.clear();
+        let (mut all, mut least) = (0u64, Gate::MAX);
+        for (rank, &expert) in (0..wanted.len()).zip(wanted) {
             let logit = self.logit(expert);
             if logit > largest {
                 return None;
             }
             let mass = softmax_mass(logit, largest);
-            *place = mass;
+            // There is room: the list is no longer.
+            _ = masses.push(mass);
             // At most 64 masses of at most 2^31.
             all = all.wrapping_add(mass.to_bits().into());
             if missing.wrapping_shr(rank as u32) & 1 == 0 {
@@ -157,10 +160,10 @@ impl Plain<'_> {
                 }
                 continue;
             }
-            if mass < most {
+            if mass > least {
                 return None;
             }
-            most = mass;
+            least = mass;
         }
         Some(all)
     }
