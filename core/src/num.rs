@@ -403,16 +403,16 @@ impl Share {
         quotient.wrapping_add(u32::from(rest >= whole)) >> 1
     }
 
-    /// Puts the shares of masses in their places; a mass above the whole counts as the whole.
+    /// Puts the shares of masses in their places, where the whole is below 2^63; a mass above it counts as the whole.
     #[inline(never)]
     pub(crate) fn of_masses(self, masses: &mut [Gate]) {
-        let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        let (down, up) = (self.down.max(0).cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        let shift_up = |mass: Gate| u32::try_from(u64::from(mass.to_bits()).wrapping_shl(up)).unwrap_or(u32::MAX);
+        if self.down < 0 {
+            masses.iter_mut().for_each(|mass| *mass = Gate::from_bits(shift_up(*mass)));
+        }
         for mass in masses {
-            let part = if self.down < 0 {
-                u32::try_from(u64::from(mass.to_bits()).wrapping_shl(up)).unwrap_or(u32::MAX)
-            } else {
-                mass.to_bits().checked_shr(down).unwrap_or(0)
-            };
+            let part = mass.to_bits().wrapping_shr(down);
             *mass = Gate::from_bits(self.share_of_shifted(part));
         }
     }

@@ -42,13 +42,14 @@ pub(super) fn replace<const ERROR: bool, P: PairBound>(
     router: &Router<'_>,
     bounds: Bounds,
     keep_top: usize,
+    most: usize,
     logits: &[Logit],
     experts: &mut [u16],
     resident: &Experts,
     pairs: P,
     masses: &mut Masses,
 ) -> usize {
-    Layer::new(router, keep_top, logits, resident, experts, pairs).replace::<ERROR>(experts, bounds, masses)
+    Layer::new(router, keep_top, logits, resident, experts, pairs).replace::<ERROR>(experts, bounds, most, masses)
 }
 
 /// What a choice leaves of the bounds.
@@ -80,7 +81,13 @@ impl<'a, P: PairBound> Layer<'a, P> {
     /// residents and the best of the others, and it is concave in n. So steps are taken until one fails, and one fails
     /// only if no exchange of experts for their like makes room for it.
     #[inline(always)]
-    fn replace<const ERROR: bool>(mut self, experts: &mut [u16], bounds: Bounds, masses: &mut Masses) -> usize {
+    fn replace<const ERROR: bool>(
+        mut self,
+        experts: &mut [u16],
+        bounds: Bounds,
+        most: usize,
+        masses: &mut Masses,
+    ) -> usize {
         // Whether the wanted may have less mass than others: else nothing is gained by an exchange.
         let exchanges = !ERROR && (self.router.biased_choice() || self.router.table);
         self.largest = experts.iter().fold(Logit::MIN, |largest, &expert| largest.max(self.logit(expert)));
@@ -90,7 +97,7 @@ impl<'a, P: PairBound> Layer<'a, P> {
         if ERROR {
             self.largest = self.router.unit(self.largest);
         }
-        let count = if exchanges { experts.len().wrapping_add(1) } else { experts.len().saturating_sub(self.keep_top) };
+        let count = if exchanges { experts.len().wrapping_add(1) } else { most };
         let mut course = Course { masses: Vec::new(), near: Best::new(count), taken: 0 };
         let mut all = 0u64;
         for &expert in experts.iter() {

@@ -250,7 +250,9 @@ fn replace<const ERROR: bool, P: PairBound>(
     {
         return Ok(substituted);
     }
-    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, logits, experts, resident, pairs, masses))
+    // Of more than 32 it is not known who is missing.
+    let most = if experts.len() > 32 { experts.len() } else { missing.count_ones() as usize };
+    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, most, logits, experts, resident, pairs, masses))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit
@@ -260,8 +262,8 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
     if wanted.len() > MAX_K {
         return Err(SelectError::Capacity);
     }
-    let (mut seen, mut present) = ([0u32; 4], 0u32);
-    for &expert in wanted.iter().rev() {
+    let (mut seen, mut missing, mut rank) = ([0u32; 4], 0u32, 1u32);
+    for &expert in wanted {
         let (index, bit) = (usize::from(expert / 32), 1 << (expert % 32));
         let seen = &mut seen[index % 4];
         // The list is searched only if another id has the same remainder by 128.
@@ -269,14 +271,15 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
             return Err(SelectError::Id);
         }
         *seen |= bit;
-        let word = resident.words().get(index).copied().unwrap_or(0);
-        present = present << 1 | word.wrapping_shr(expert.into()) & 1;
+        if resident.words().get(index).is_none_or(|word| word & bit == 0) {
+            missing |= rank;
+        }
+        rank <<= 1;
     }
     if wanted.len() > 32 {
         return Ok(1);
     }
-    let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
-    Ok(!present & from(keep_top) & !from(wanted.len()))
+    Ok(missing & u32::MAX.checked_shl(keep_top as u32).unwrap_or(0))
 }
 
 #[cold]

@@ -77,6 +77,13 @@ impl Missing<'_> {
         let missing = masses.filter(|&(rank, _)| self.ranks.wrapping_shr(rank as u32) & 1 != 0);
         missing.map(|(rank, mass)| (mass.to_bits(), rank))
     }
+
+    /// Whether none has more mass than one of a rank before it.
+    #[cold]
+    #[inline(never)]
+    fn in_order(&self) -> bool {
+        self.least_first().is_sorted_by_key(|(mass, _)| mass)
+    }
 }
 
 // The larger results of what follows are filled in place: moving them would cost more than the work.
@@ -97,7 +104,16 @@ impl Plain<'_> {
             _ = others.push(word);
         }
         let largest = self.logit(experts.first().copied().unwrap_or(0));
-        let all = self.masses(ranks, experts, largest, &mut others, &mut masses.masses)?;
+        let all = self.masses(ranks, experts, largest, &mut masses.masses)?;
+        // What is wanted stands in for nobody; who is missing is not there anyway.
+        let mut there = !(ranks | u32::MAX.checked_shl(experts.len() as u32).unwrap_or(0));
+        while there != 0 {
+            let expert = experts.get(there.trailing_zeros() as usize).copied().unwrap_or(0);
+            there &= there.wrapping_sub(1);
+            if let Some(word) = others.get_mut(usize::from(expert / 32)) {
+                *word &= !(1 << (expert % 32));
+            }
+        }
         let mut mass_left = part_of(all, eps.to_bits());
         let missing = Missing { ranks, masses: &masses.masses };
         let possible = possible_pairs(&missing, mass_left);
@@ -130,20 +146,20 @@ impl Plain<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Lists the masses of the wanted experts and takes these out of `others`; returns their sum. `None`
-    /// if a logit is above `largest`, or the missing are not in order.
-    #[inline(always)]
+    /// Lists the masses of the wanted experts and returns their sum. `None` if a logit is above `largest`, or the missing
+    /// are not in order.
+    // A function of its own, whose loop has the registers for itself.
+    #[inline(never)]
     fn masses(
         &self,
         missing: u32,
         wanted: &[u16],
         largest: Logit,
-        others: &mut Words,
         masses: &mut Vec<Gate, PLAIN_K>,
     ) -> Option<u64> {
         masses.clear();
-        let (mut all, mut least) = (0u64, Gate::MAX);
-        for (rank, &expert) in (0..wanted.len()).zip(wanted) {
+        let (mut all, mut least, mut in_order) = (0u64, Gate::MAX, true);
+        for &expert in wanted {
             let logit = self.logit(expert);
             if logit > largest {
                 return None;
@@ -153,19 +169,11 @@ impl Plain<'_> {
             _ = masses.push(mass);
             // At most 64 masses of at most 2^31.
             all = all.wrapping_add(mass.to_bits().into());
-            if missing.wrapping_shr(rank as u32) & 1 == 0 {
-                // One that is missing is no resident.
-                if let Some(word) = others.get_mut(usize::from(expert / 32)) {
-                    *word &= !(1 << (expert % 32));
-                }
-                continue;
-            }
-            if mass > least {
-                return None;
-            }
+            in_order &= mass <= least;
             least = mass;
         }
-        Some(all)
+        // Mostly all of them are.
+        (in_order || Missing { ranks: missing, masses }.in_order()).then_some(all)
     }
 
     /// The best of `others`: as many as may pair with the `missing` within `budget`, or more.
@@ -197,7 +205,8 @@ impl Plain<'_> {
         let mut base = 0usize;
         for (logits, &word) in self.logits.chunks(32).zip(others) {
             let mut open = word;
-            while let Some((bit, logit)) = next(logits, &mut open, least) {
+            while let Some((bit, logit, rest)) = next(logits, open, least) {
+                open = rest;
                 if logit < good {
                     if softmax_mass(logit, largest).to_bits() < enough {
                         least = logit.wrapping_add(Logit::DELTA); // `good` is above it
@@ -218,17 +227,17 @@ impl Plain<'_> {
     }
 }
 
-/// The next of the `open` experts of a word whose logit is `least` or above, and is taken out with those before it.
+/// The next of the `open` experts of a word whose logit is `least` or above, and who is open behind it.
 #[inline(always)]
-fn next(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)> {
+fn next(logits: &[Logit], mut open: u32, least: Logit) -> Option<(usize, Logit, u32)> {
     // Nothing to check where the layer has experts for the whole word.
     let Some(logits) = logits.first_chunk::<32>() else { return next_of_part(logits, open, least) };
-    while *open != 0 {
+    while open != 0 {
         let bit = open.trailing_zeros() as usize % 32;
-        *open &= open.wrapping_sub(1);
+        open &= open.wrapping_sub(1);
         let logit = logits[bit];
         if logit >= least {
-            return Some((bit, logit));
+            return Some((bit, logit, open));
         }
     }
     None
@@ -236,13 +245,13 @@ fn next(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)
 
 /// [`next`] in the last word of a layer.
 #[inline(never)]
-fn next_of_part(logits: &[Logit], open: &mut u32, least: Logit) -> Option<(usize, Logit)> {
-    while *open != 0 {
+fn next_of_part(logits: &[Logit], mut open: u32, least: Logit) -> Option<(usize, Logit, u32)> {
+    while open != 0 {
         let bit = open.trailing_zeros() as usize;
-        *open &= open.wrapping_sub(1);
+        open &= open.wrapping_sub(1);
         let &logit = logits.get(bit)?;
         if logit >= least {
-            return Some((bit, logit));
+            return Some((bit, logit, open));
         }
     }
     None
