@@ -597,6 +597,17 @@ mod tests {
         }
 
         #[test]
+        fn shares_of_less_than_32_bits_are_rounded_down(whole in 1u32.., part: u32, shift in 0u32..32) {
+            let whole = (whole >> shift).max(1);
+            let exact = |part: u32| (u64::from(part) << 31) / u64::from(whole);
+            let mut parts = [part, part % whole, whole - 1, whole, 0, u32::MAX].map(Gate::from_bits);
+            let expected = parts.map(|part| exact(part.to_bits().min(whole)) as u32);
+            let single = parts.map(|part| Share::of(whole.into()).share(part.to_bits().min(whole).into()));
+            Share::of(whole.into()).of_masses(&mut parts);
+            prop_assert_eq!((single, parts.map(Gate::to_bits)), (expected, expected));
+        }
+
+        #[test]
         fn sqrt_rounds_down(x: u64, shift in 0u32..64, offset in -2i64..=2) {
             let x = x >> shift;
             prop_assert_eq!(u64::from(sqrt(x)), x.isqrt());

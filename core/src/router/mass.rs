@@ -96,7 +96,8 @@ impl Router<'_> {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
         }
-        let logit = |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
+        let logit =
+            |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
         let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
         let largest = if self.of_chosen() {
             chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)

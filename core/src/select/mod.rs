@@ -250,6 +250,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     {
         return Ok(substituted);
     }
+    masses.forget();
     // Of more than 32 it is not known who is missing.
     let most = if experts.len() > 32 { experts.len() } else { missing.count_ones() as usize };
     Ok(any::replace::<ERROR, P>(router, bounds, keep_top, most, logits, experts, resident, pairs, masses))

@@ -91,13 +91,7 @@ impl Plain<'_> {
     /// Lets residents stand in for those of `experts` that are missing, by their `ranks`, within the bound on mass. `None`, and
     /// nothing is done, if they are not in order: a list that is not the model's own.
     #[inline(never)]
-    pub(super) fn replace(
-        &self,
-        ranks: u32,
-        experts: &mut [u16],
-        eps: Eps,
-        masses: &mut Masses,
-    ) -> Option<usize> {
+    pub(super) fn replace(&self, ranks: u32, experts: &mut [u16], eps: Eps, masses: &mut Masses) -> Option<usize> {
         let mut others = Words::new();
         for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
             // There is room: no more words than those of `MAX_EXPERTS`.
@@ -150,13 +144,7 @@ impl Plain<'_> {
     /// are not in order.
     // A function of its own, whose loop has the registers for itself.
     #[inline(never)]
-    fn masses(
-        &self,
-        missing: u32,
-        wanted: &[u16],
-        largest: Logit,
-        masses: &mut Vec<Gate, PLAIN_K>,
-    ) -> Option<u64> {
+    fn masses(&self, missing: u32, wanted: &[u16], largest: Logit, masses: &mut Vec<Gate, PLAIN_K>) -> Option<u64> {
         masses.clear();
         let (mut all, mut least, mut in_order) = (0u64, Gate::MAX, true);
         for &expert in wanted {
