@@ -28,14 +28,11 @@ pub trait Platform {
     /// processor, which loads one after the other. A machine with a DMA engine has that do it: it takes as many
     /// instructions as the engine has registers, whatever the length.
     fn fetch(&self, from: &[AtomicU32], to: &mut [u32]) {
-        let (to, rest_to) = to.as_chunks_mut::<8>();
-        let (from, rest_from) = from.as_chunks::<8>();
+        let (to, rest_to) = to.as_chunks_mut::<4>();
+        let (from, rest_from) = from.as_chunks::<4>();
         let load = |word: &AtomicU32| word.load(Ordering::Relaxed).to_le();
-        // Four at a time, which are stored as pairs where a processor has such stores.
-        for (to, [a, b, c, d, e, f, g, h]) in to.iter_mut().zip(from) {
-            let (first, second) = to.split_at_mut(4);
-            first.copy_from_slice(&[load(a), load(b), load(c), load(d)]);
-            second.copy_from_slice(&[load(e), load(f), load(g), load(h)]);
+        for (to, [a, b, c, d]) in to.iter_mut().zip(from) {
+            *to = [load(a), load(b), load(c), load(d)];
         }
         rest_to.iter_mut().zip(rest_from).for_each(|(to, from)| *to = load(from));
     }

@@ -263,7 +263,7 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
     if wanted.len() > MAX_K {
         return Err(SelectError::Capacity);
     }
-    let (mut seen, mut missing, mut rank) = ([0u32; 4], 0u32, 1u32);
+    let (mut seen, mut present) = ([0u32; 4], 0u32);
     for &expert in wanted {
         let (index, bit) = (usize::from(expert / 32), 1 << (expert % 32));
         let seen = &mut seen[index % 4];
@@ -272,15 +272,16 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
             return Err(SelectError::Id);
         }
         *seen |= bit;
-        if resident.words().get(index).is_none_or(|word| word & bit == 0) {
-            missing |= rank;
-        }
-        rank <<= 1;
+        let word = resident.words().get(index).copied().unwrap_or(0);
+        // The first of them comes down to bit 0 in the end.
+        present = present >> 1 | word.wrapping_shr(expert.into()) << 31;
     }
     if wanted.len() > 32 {
         return Ok(1);
     }
-    Ok(missing & u32::MAX.checked_shl(keep_top as u32).unwrap_or(0))
+    let present = present.checked_shr(32u32.wrapping_sub(wanted.len() as u32)).unwrap_or(0);
+    let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
+    Ok(!present & from(keep_top) & !from(wanted.len()))
 }
 
 #[cold]

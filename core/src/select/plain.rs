@@ -93,10 +93,9 @@ impl Plain<'_> {
     #[inline(never)]
     pub(super) fn replace(&self, ranks: u32, experts: &mut [u16], eps: Eps, masses: &mut Masses) -> Option<usize> {
         let mut others = Words::new();
-        for &word in self.resident.words().iter().take(words_for(self.logits.len())) {
-            // There is room: no more words than those of `MAX_EXPERTS`.
-            _ = others.push(word);
-        }
+        let words = self.resident.words().iter().take(words_for(self.logits.len()));
+        // There is room: no more words than those of `MAX_EXPERTS`.
+        let _ = words.copied().try_for_each(|word| others.push(word));
         let largest = self.logit(experts.first().copied().unwrap_or(0));
         let all = self.masses(ranks, experts, largest, &mut masses.masses)?;
         // What is wanted stands in for nobody; who is missing is not there anyway.

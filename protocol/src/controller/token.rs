@@ -118,8 +118,10 @@ impl Turn {
         resident: &Experts,
     ) -> Result<(), Status> {
         let Configuration { bounds, keep, .. } = configuration;
-        // There is room, as much as for the wanted.
-        let _ = self.chosen.extend_from_slice(&self.wanted);
+        // There is room, as much as for the wanted. One by one, here and elsewhere: a copy of all would be checked for
+        // overflow where a build checks.
+        self.chosen.clear();
+        let _ = self.wanted.iter().try_for_each(|&expert| self.chosen.push(expert));
         let done = select_with_masses(router, *bounds, *keep, logits, &mut self.chosen, resident, &mut self.masses);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,
