@@ -20,7 +20,8 @@ impl Router<'_> {
     /// 2^-22 for [`Score::SqrtSoftplus`]): experts closer than that may change places.
     ///
     /// Cost: one pass over the logits without groups and bias; with them one or two scores per expert (of a softmax: an
-    /// exponential and a division). [`Count::TopP`] and [`Count::Above`] take an exponential for every expert.
+    /// exponential and a division; without a bias the rating of a group takes two scores). [`Count::TopP`] and
+    /// [`Count::Above`] take an exponential for every expert.
     ///
     /// # Errors
     /// See [`RouterError`].
