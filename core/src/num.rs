@@ -403,16 +403,16 @@ impl Share {
         quotient.wrapping_add(u32::from(rest >= whole)) >> 1
     }
 
-    /// Puts the shares of masses in their places; a mass above the whole counts as the whole.
-    #[inline(always)]
+    /// Puts the shares of masses in their places, where the whole is below 2^63; a mass above it counts as the whole.
+    #[inline(never)]
     pub(crate) fn of_masses(self, masses: &mut [Gate]) {
-        let (down, up) = (self.down.cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        let (down, up) = (self.down.max(0).cast_unsigned(), self.down.wrapping_neg().cast_unsigned());
+        let shift_up = |mass: Gate| u32::try_from(u64::from(mass.to_bits()).wrapping_shl(up)).unwrap_or(u32::MAX);
+        if self.down < 0 {
+            masses.iter_mut().for_each(|mass| *mass = Gate::from_bits(shift_up(*mass)));
+        }
         for mass in masses {
-            let part = if self.down < 0 {
-                u32::try_from(u64::from(mass.to_bits()).wrapping_shl(up)).unwrap_or(u32::MAX)
-            } else {
-                mass.to_bits().checked_shr(down).unwrap_or(0)
-            };
+            let part = mass.to_bits().wrapping_shr(down);
             *mass = Gate::from_bits(self.share_of_shifted(part));
         }
     }
@@ -594,6 +594,17 @@ mod tests {
             let part = part.checked_rem(whole).unwrap_or(0);
             let error = part as f64 / (whole as f64).max(1.0) - f64::from(Share::of(whole).share(part)) / 2f64.powi(31);
             prop_assert!((-1e-15..2f64.powi(-29)).contains(&error), "{error}");
+        }
+
+        #[test]
+        fn shares_of_less_than_32_bits_are_rounded_down(whole in 1u32.., part: u32, shift in 0u32..32) {
+            let whole = (whole >> shift).max(1);
+            let exact = |part: u32| (u64::from(part) << 31) / u64::from(whole);
+            let mut parts = [part, part % whole, whole - 1, whole, 0, u32::MAX].map(Gate::from_bits);
+            let expected = parts.map(|part| exact(part.to_bits().min(whole)) as u32);
+            let single = parts.map(|part| Share::of(whole.into()).share(part.to_bits().min(whole).into()));
+            Share::of(whole.into()).of_masses(&mut parts);
+            prop_assert_eq!((single, parts.map(Gate::to_bits)), (expected, expected));
         }
 
         #[test]

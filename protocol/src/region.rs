@@ -251,16 +251,18 @@ impl<'a> DeviceEnd<'a> {
     ) -> Result<bool, E> {
         platform.invalidate(self.theirs);
         let attachment = self.theirs.get(host_word::ATTACHMENT).map_or(0, |word| word.load(Ordering::Acquire));
-        let [versions, features, now, sum] = load::<4>(self.theirs);
+        // Mostly it is the host of before, and nothing else is looked at.
+        let line = if attachment == self.attachment { None } else { Some(load::<4>(self.theirs)) };
         // Half written, or damaged: it is looked at again.
-        let whole = sum == check([versions, features, now]) && attachment == now;
-        if attachment == self.attachment || !whole {
+        let whole =
+            |&[versions, features, now, sum]: &[u32; 4]| sum == check([versions, features, now]) && attachment == now;
+        let Some([versions, features, ..]) = line.filter(whole) else {
             if !self.attached() {
                 // A fault may have changed what a host has to read before it can attach.
                 self.tell(platform);
             }
             return Ok(false);
-        }
+        };
         self.attachment = attachment;
         (self.state, self.agreed) = match common(VERSIONS, versions) {
             _ if attachment == 0 => (State::Ready, [0; 2]),

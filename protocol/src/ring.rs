@@ -135,8 +135,14 @@ impl<'a> Producer<'a> {
         }
         length.store(frame.len() as u32, Ordering::Relaxed);
         let (whole, rest) = frame.as_chunks::<4>();
-        for (word, bytes) in words.iter().zip(whole) {
-            word.store(u32::from_le_bytes(*bytes), Ordering::Relaxed);
+        match bytemuck::try_cast_slice::<[u8; 4], u32>(whole) {
+            Ok(whole) => {
+                words.iter().zip(whole).for_each(|(word, &value)| word.store(u32::from_le(value), Ordering::Relaxed));
+            }
+            // Byte by byte where a processor does not load words from anywhere.
+            Err(_) => words.iter().zip(whole).for_each(|(word, bytes)| {
+                word.store(u32::from_le_bytes(*bytes), Ordering::Relaxed);
+            }),
         }
         if let Some(word) = words.get(whole.len()) {
             let value = rest.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte));

@@ -20,7 +20,8 @@ impl Router<'_> {
     /// 2^-22 for [`Score::SqrtSoftplus`]): experts closer than that may change places.
     ///
     /// Cost: one pass over the logits without groups and bias; with them one or two scores per expert (of a softmax: an
-    /// exponential and a division). [`Count::TopP`] and [`Count::Above`] take an exponential for every expert.
+    /// exponential and a division; without a bias the rating of a group takes two scores). [`Count::TopP`] and
+    /// [`Count::Above`] take an exponential for every expert.
     ///
     /// # Errors
     /// See [`RouterError`].
@@ -115,18 +116,26 @@ impl Router<'_> {
     }
 
     /// The logit of an expert as everything but the choice sees it; the least for an id out of range.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn logit(&self, logits: &[Logit], expert: u16) -> Logit {
-        let index = usize::from(expert);
-        match (logits.get(index), self.bias_place) {
-            (Some(&logit), BiasPlace::Logits) => logit.saturating_add(self.bias(index)),
-            (Some(&logit), _) => logit,
-            (None, _) => Logit::MIN,
+        if self.bias_place == BiasPlace::Logits {
+            return self.biased_logit(logits, expert);
         }
+        logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
+    }
+
+    /// [`logit`](Self::logit) with a bias.
+    #[inline(never)]
+    fn biased_logit(&self, logits: &[Logit], expert: u16) -> Logit {
+        let index = usize::from(expert);
+        logits.get(index).map_or(Logit::MIN, |logit| logit.saturating_add(self.bias(index)))
     }
 
     /// The largest logit, as [`logit`](Self::logit) says them.
     pub(crate) fn largest(&self, logits: &[Logit]) -> Logit {
+        if self.bias_place != BiasPlace::Logits {
+            return logits.iter().copied().fold(Logit::MIN, Logit::max);
+        }
         (0..logits.len()).fold(Logit::MIN, |largest, expert| largest.max(self.logit(logits, expert as u16)))
     }
 
@@ -196,6 +205,17 @@ impl<'a> Values<'a> {
         if biased { score.wrapping_add(whole(router.bias(expert.into()))) } else { score }
     }
 
+    /// Whether a higher logit never has a lower value, in the last bit, too: logits do, and masses where they are one
+    /// exponential or sigmoid.
+    fn rise_with_logits(&self) -> bool {
+        let one = match self.router.score {
+            Score::Sigmoid => !self.largest.is_negative(),
+            Score::SqrtSoftplus => false,
+            _ => true,
+        };
+        !self.biased && (one || self.router.groups.rating == GroupRating::Best)
+    }
+
     fn key(&self, expert: u16) -> Key {
         let logit = self.router.logit(self.logits, expert);
         let value = self.value(expert, logit);
@@ -223,15 +243,29 @@ impl<'a> Values<'a> {
         let size = NonZeroU16::new((self.logits.len() / count.max(1)).min(usize::from(u16::MAX)) as u16);
         let Some(size) = size.filter(|_| open < count) else { return OpenGroups::ALL };
         let two = rating == GroupRating::TwoBest && size.get() > 1;
+        let by_logits = self.rise_with_logits();
         let mut ratings = Vec::<i64, MAX_GROUPS>::new();
         let mut expert = 0;
         for _ in 0..count {
             let (mut best, mut second) = (i64::MIN, i64::MIN);
-            for _ in 0..size.get() {
-                let value = self.value(expert, self.router.logit(self.logits, expert));
-                second = second.max(value.min(best));
-                best = best.max(value);
-                expert = expert.wrapping_add(1);
+            if by_logits {
+                let (mut high, mut low) = (Logit::MIN, Logit::MIN);
+                for _ in 0..size.get() {
+                    let logit = self.router.logit(self.logits, expert);
+                    low = low.max(logit.min(high));
+                    high = high.max(logit);
+                    expert = expert.wrapping_add(1);
+                }
+                // Without a bias no value depends on whose it is.
+                best = self.value(0, high);
+                second = if two { self.value(0, low) } else { second };
+            } else {
+                for _ in 0..size.get() {
+                    let value = self.value(expert, self.router.logit(self.logits, expert));
+                    second = second.max(value.min(best));
+                    best = best.max(value);
+                    expert = expert.wrapping_add(1);
+                }
             }
             // There is room: the number of groups has been checked, or the last ones are left out.
             _ = ratings.push(if two { best.wrapping_add(second) } else { best });

@@ -1,10 +1,13 @@
 //! Routing mass and mixing weights.
 
-use super::{BiasPlace, Router, Score};
+use heapless::Vec;
+
+use super::{Router, Score};
 use crate::num::{
     Eps, Gate, Logit, Scale, Share, exp_neg_bits, exp_neg_call, sigmoid_relative, sqrt_softplus_relative,
     sqrt_softplus_shift,
 };
+use crate::select::Masses;
 
 impl Router<'_> {
     /// Routing mass of an expert before any normalisation: its score, without bias, in a unit that all experts of a
@@ -93,24 +96,23 @@ impl Router<'_> {
         if let Score::SparseMixer(jitter) = self.score {
             return self.sparse_mixer(logits, chosen, jitter, weights);
         }
+        let logit =
+            |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
         let shares = self.of_chosen() || self.score == Score::SoftmaxAll;
-        let logit = |expert: u16| if usize::from(expert) < logits.len() { Some(self.logit(logits, expert)) } else { None };
-        // Without a bias the logit is what is there, and of a softmax the mass no call.
-        let (sum, largest) = match self.score {
-            Score::SoftmaxAll | Score::SoftmaxSelected if self.bias_place != BiasPlace::Logits && self.of_chosen() => {
-                let logit = |expert: u16| logits.get(usize::from(expert)).copied();
-                let largest = chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max);
-                (masses(chosen, weights, |expert| logit(expert).map(|logit| softmax_mass(logit, largest))), largest)
-            }
-            _ => {
-                let largest = if self.of_chosen() {
-                    chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)
-                } else {
-                    self.unit(self.largest(logits))
-                };
-                (masses(chosen, weights, |expert| logit(expert).map(|logit| self.mass(logit, largest))), largest)
-            }
+        let largest = if self.of_chosen() {
+            chosen.iter().filter_map(|&expert| logit(expert)).fold(Logit::MIN, Logit::max)
+        } else {
+            self.unit(self.largest(logits))
         };
+        // Masses first, in the place of the weights: each is worked out once.
+        let (mut sum, mut places) = (0, weights.iter_mut());
+        for &expert in chosen {
+            let mass = logit(expert).map_or(Gate::ZERO, |logit| self.mass(logit, largest));
+            sum = u64::wrapping_add(sum, mass.to_bits().into());
+            if let Some(place) = places.next() {
+                *place = mass;
+            }
+        }
         // Scores that are no shares may be above 1: they are taken of 2.
         let total = self.total_mass(logits, sum, largest) << u32::from(!shares);
         let count = chosen.len().min(weights.len());
@@ -119,6 +121,29 @@ impl Router<'_> {
         if !shares {
             weights.iter_mut().for_each(|weight| *weight = weight.saturating_add(*weight));
         }
+    }
+
+    /// [`weights`](Self::weights) of what a selection has chosen, which may have left their `masses`; else they are
+    /// worked out, in `memory`. Nothing if there is no room for them there.
+    pub fn weights_of<'m, const K: usize>(
+        &self,
+        logits: &[Logit],
+        chosen: &[u16],
+        masses: &'m mut Masses,
+        memory: &'m mut Vec<Gate, K>,
+    ) -> &'m [Gate] {
+        if self.of_chosen()
+            && !matches!(self.score, Score::SparseMixer(_))
+            && let Some(weights) = masses.of(chosen.len())
+        {
+            let sum = weights.iter().fold(0u64, |sum, mass| sum.wrapping_add(mass.to_bits().into()));
+            Share::of(sum).of_masses(weights);
+            return weights;
+        }
+        memory.clear();
+        let _ = memory.resize(chosen.len(), Gate::ZERO);
+        self.weights(logits, chosen, memory);
+        memory
     }
 
     /// What the model multiplies the output of `expert` with: its `share` ([`weights`](Self::weights)) times
@@ -149,21 +174,6 @@ impl Router<'_> {
             *weight = Gate::from_bits(sum.share(one));
         }
     }
-}
-
-/// Puts the masses of `chosen` in the places of their weights, as far as there are any, so that each is worked out once;
-/// who has none weighs nothing. Returns the sum.
-#[inline(always)]
-fn masses(chosen: &[u16], weights: &mut [Gate], mass: impl Fn(u16) -> Option<Gate>) -> u64 {
-    let (mut sum, mut places) = (0, weights.iter_mut());
-    for &expert in chosen {
-        let mass = mass(expert).unwrap_or(Gate::ZERO);
-        sum = u64::wrapping_add(sum, mass.to_bits().into());
-        if let Some(place) = places.next() {
-            *place = mass;
-        }
-    }
-    sum
 }
 
 /// [`Router::mass`] of softmax routers.

@@ -31,6 +31,7 @@ pub(crate) use joint::real;
 pub use joint::{Batch, NOTHING, select_in_turn, select_jointly};
 pub use pairs::Pairs;
 use pairs::{Bounded, PairBound, Unbounded};
+pub use plain::Masses;
 use plain::{PLAIN_K, Plain};
 
 /// Most experts of a layer that a selection can go through.
@@ -147,8 +148,8 @@ pub fn select<const K: usize>(
 /// Cost: a step per wanted expert. If one is missing, of a softmax router without bias and groups and with up to 16
 /// wanted experts: an exponential for each but the first, a comparison per resident expert, and an exponential for each
 /// resident that looks good enough and each stand-in. Of other routers: the mass of each wanted expert and each
-/// stand-in, and a pass over the resident experts for each stand-in; a pass over all experts once if a bias or a table
-/// chose, and one for each exchange that makes room; the cost of the groups ([`Router::top_k`]). With an error bound
+/// stand-in, and a pass over the resident experts; a pass over all experts once if a bias or a table chose, and one over
+/// those far away for each exchange that makes room; the cost of the groups ([`Router::top_k`]). With an error bound
 /// one exponential per expert of the layer where the router does not renormalise.
 ///
 /// # Errors
@@ -162,15 +163,33 @@ pub fn select_in_place(
     experts: &mut [u16],
     resident: &Experts,
 ) -> Result<usize, SelectError> {
+    select_with_masses(router, bounds, keep_top, logits, experts, resident, &mut Masses::default())
+}
+
+/// [`select_in_place`], which leaves what it has come by of the chosen's `masses`, for [`Router::weights_of`].
+///
+/// # Errors
+/// See [`SelectError`].
+#[inline]
+pub fn select_with_masses(
+    router: &Router<'_>,
+    bounds: impl Into<Bounds>,
+    keep_top: usize,
+    logits: &[Logit],
+    experts: &mut [u16],
+    resident: &Experts,
+    masses: &mut Masses,
+) -> Result<usize, SelectError> {
+    masses.forget();
     let missing = missing(keep_top, logits.len(), experts, resident)?;
-    let Bounds { mass, error } = bounds.into();
+    let bounds = bounds.into();
+    let Bounds { mass, error } = bounds;
     if missing == 0 || mass == Eps::ZERO || error == Some(Eps::ZERO) {
         return Ok(0);
     }
-    let bounds = Bounds { mass, error };
     match error {
-        None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
-        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded),
+        None => replace::<false, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, masses),
+        Some(_) => replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, Unbounded, masses),
     }
 }
 
@@ -203,7 +222,7 @@ pub fn select_by_pairs(
         return Ok(0);
     }
     let pairs = Bounded { pairs, most: 0 };
-    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs)
+    replace::<true, _>(router, bounds, keep_top, missing, logits, experts, resident, pairs, &mut Masses::default())
 }
 
 /// What there is to do where an expert is missing. Functions of their own: who finds all of the wanted pays for none,
@@ -219,6 +238,7 @@ fn replace<const ERROR: bool, P: PairBound>(
     experts: &mut [u16],
     resident: &Experts,
     pairs: P,
+    masses: &mut Masses,
 ) -> Result<usize, SelectError> {
     if logits.len() > MAX_EXPERTS {
         return Err(SelectError::Experts);
@@ -226,11 +246,14 @@ fn replace<const ERROR: bool, P: PairBound>(
     if !ERROR
         && experts.len() <= PLAIN_K
         && router.is_plain()
-        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, bounds.mass)
+        && let Some(substituted) = (Plain { logits, resident }).replace(missing, experts, bounds.mass, masses)
     {
         return Ok(substituted);
     }
-    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, logits, experts, resident, pairs))
+    masses.forget();
+    // Of more than 32 it is not known who is missing.
+    let most = if experts.len() > 32 { experts.len() } else { missing.count_ones() as usize };
+    Ok(any::replace::<ERROR, P>(router, bounds, keep_top, most, logits, experts, resident, pairs, masses))
 }
 
 /// Checks the list of wanted experts; returns the ranks of those that are not resident and may be replaced, one bit
@@ -241,7 +264,7 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
         return Err(SelectError::Capacity);
     }
     let (mut seen, mut present) = ([0u32; 4], 0u32);
-    for &expert in wanted.iter().rev() {
+    for &expert in wanted {
         let (index, bit) = (usize::from(expert / 32), 1 << (expert % 32));
         let seen = &mut seen[index % 4];
         // The list is searched only if another id has the same remainder by 128.
@@ -250,11 +273,13 @@ fn missing(keep_top: usize, layer_experts: usize, wanted: &[u16], resident: &Exp
         }
         *seen |= bit;
         let word = resident.words().get(index).copied().unwrap_or(0);
-        present = present << 1 | word.wrapping_shr(expert.into()) & 1;
+        // The first of them comes down to bit 0 in the end.
+        present = present >> 1 | word.wrapping_shr(expert.into()) << 31;
     }
     if wanted.len() > 32 {
         return Ok(1);
     }
+    let present = present.checked_shr(32u32.wrapping_sub(wanted.len() as u32)).unwrap_or(0);
     let from = |rank: usize| u32::MAX.checked_shl(rank as u32).unwrap_or(0);
     Ok(!present & from(keep_top) & !from(wanted.len()))
 }

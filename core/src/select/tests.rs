@@ -3,7 +3,7 @@
 use super::any::{Layer, squared_error};
 use super::pairs::Unbounded;
 use super::*;
-use crate::num::Level;
+use crate::num::{Gate, Level};
 use crate::set::ExpertSet;
 use crate::testing::oracle;
 use crate::testing::strategies::{Drawn, any_router, eps, logits};
@@ -85,6 +85,27 @@ proptest! {
             .unwrap();
         let misses = found.experts.iter().filter(|e| !case.resident.contains(**e)).count();
         prop_assert_eq!(misses, fewest);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn what_a_selection_leaves_makes_the_same_weights(case in any_layer(), own: bool) {
+        // Also of a list that no router would choose, best last.
+        let (router, wanted) = (case.router(), if own { case.wanted() } else { case.table[..K].to_vec() });
+        let (mut masses, mut memory, mut chosen) = (Masses::default(), Vec::<Gate, K>::new(), wanted.clone());
+        for resident in [&ExpertSet::new(), &case.resident] {
+            chosen.copy_from_slice(&wanted);
+            let (eps, keep, logits) = (case.eps, case.keep_top, &case.logits);
+            select_with_masses(&router, eps, keep, logits, &mut chosen, resident, &mut masses).unwrap();
+            let mut same = wanted.clone();
+            select_in_place(&router, eps, keep, logits, &mut same, resident).unwrap();
+            prop_assert_eq!(&chosen, &same);
+            let mut weights = std::vec![Gate::ZERO; chosen.len()];
+            router.weights(logits, &chosen, &mut weights);
+            prop_assert_eq!(router.weights_of(logits, &chosen, &mut masses, &mut memory), &weights[..]);
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_protocol::platform::Coherent;
 use cptr_protocol::region::{FEATURES, Geometry, HostRegion};
 use cptr_protocol::unit::Registers;
-use cptr_protocol::wire::{self, Command, Integrity, MAX_K, Place, Prefill};
+use cptr_protocol::wire::{self, Command, Integrity, MAX_K, Part, Place, Prefill};
 use cptr_protocol::{Controller, Layer, Mailbox, Rings, Uncounted, Unit, Units, Untimed, words_for};
 use cptr_rt::Console;
 use heapless::Vec;
@@ -29,6 +29,8 @@ use crate::turn::{Host, configuration, token};
 const MOST: usize = 256;
 /// Experts and experts per token of the models in `cptr budget` whose routers the unit does.
 const LAYERS: [(usize, usize); 6] = [(8, 2), (32, 4), (64, 6), (64, 8), (128, 8), (MOST, 8)];
+/// Tokens of each.
+const TOKENS: u32 = 60;
 /// The most that the unit does, which the image is for.
 const MOST_K: usize = 8;
 const GEOMETRY: Geometry =
@@ -174,10 +176,10 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
     let (mut turn, mut behind, mut counted) = (0u64, Cost::default(), 0u32);
     let placing = 2 + 2 * ((experts / 4).div_ceil(k) as u32 + 1);
     let each = (placing - 2) / 2;
-    for number in 0..placing + 60 {
+    for number in 0..placing + TOKENS + 4 {
         let layer = if number < placing { number.saturating_sub(2) / each } else { number & 1 };
         let kind = match number {
-            _ if number < placing + 12 => Kind::Right,
+            _ if number < placing + 12 || number >= placing + TOKENS => Kind::Right,
             _ if number % 10 == 1 => Kind::Unlisted,
             _ if number % 10 == 6 => Kind::Other,
             _ if number % 5 == 2 => Kind::Repeated,
@@ -203,6 +205,11 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
                 let count = wanted.clone().count() as u8;
                 writer.put(&Prefill { layer: (layer as u16).into(), count, weighted: 0 });
                 wanted.for_each(|expert| writer.put(&U16::new(expert)));
+            }),
+            // What the layers have learnt.
+            _ if number >= placing + TOKENS => host.frame(Command::Snapshot, |writer, _| {
+                let part = ((number - placing - TOKENS) / 2) as u16;
+                writer.put(&Part { layer: (layer as u16).into(), part: part.into() });
             }),
             _ => host.frame(Command::Token, |writer, random| {
                 token(writer, random, experts, &router, kind != Kind::Unlisted, layer as u16);
@@ -253,7 +260,7 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
             seen.listed += jobs.len() as u32;
         } else {
             // A right token is the unit's to answer.
-            right &= number < placing || kind != Kind::Right && kind != Kind::Unlisted;
+            right &= !(placing..placing + TOKENS).contains(&number) || kind != Kind::Right && kind != Kind::Unlisted;
         }
         if !right {
             let _ = writeln!(Console, "{experts} {k}: request {number} is wrong, by the unit: {by_unit}");

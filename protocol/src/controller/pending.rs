@@ -53,8 +53,7 @@ impl Pending {
     /// Keeps a token, for which there is room.
     pub(super) fn keep(&mut self, turn: &Turn) {
         let Turn { wanted, chosen, .. } = turn;
-        let _ = self.ids.extend_from_slice(wanted);
-        let _ = self.ids.extend_from_slice(chosen);
+        let _ = wanted.iter().chain(chosen).try_for_each(|&expert| self.ids.push(expert));
         let _ = self.tokens.push(Late {
             layer: turn.layer.get(),
             wanted: wanted.len() as u8,

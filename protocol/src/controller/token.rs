@@ -2,7 +2,8 @@
 
 use cptr_core::dispatch::{Job, NearRun, dispatch_each};
 use cptr_core::router::Count;
-use cptr_core::{Experts, Gate, Logit, Router, SelectError, select_in_place};
+use cptr_core::select::{Masses, select_with_masses};
+use cptr_core::{Experts, Gate, Logit, Router, SelectError};
 use heapless::Vec;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{I32, U16, U32};
@@ -46,7 +47,9 @@ pub(super) struct Turn {
     pub(super) wanted: Vec<u16, MAX_K>,
     /// What runs.
     pub(super) chosen: Vec<u16, MAX_K>,
-    /// Stand-ins among them.
+    /// Masses that the choice has come by.
+    masses: Masses,
+    /// Stand-ins among the chosen.
     pub(super) substituted: usize,
     /// Where and how the chosen run, in their order.
     pub(super) runs: Vec<Run, MAX_K>,
@@ -107,8 +110,9 @@ impl Turn {
         if given { Ok(()) } else { router.top_k_in_place(logits, &mut self.wanted).map_err(|_| Status::Value) }
     }
 
-    /// Takes over what hardware has decided.
+    /// Takes over what hardware has decided, which is what the host has listed if it has.
     pub(super) fn take(&mut self, decided: &[Decided]) -> Result<(), Status> {
+        self.wanted.clear();
         for &Decided { wanted, runs, .. } in decided {
             self.wanted.push(wanted).and_then(|()| self.chosen.push(runs)).map_err(|_| Status::Length)?;
             self.substituted = self.substituted.wrapping_add(usize::from(wanted != runs));
@@ -125,9 +129,11 @@ impl Turn {
         resident: &Experts,
     ) -> Result<(), Status> {
         let Configuration { bounds, keep, .. } = configuration;
-        // There is room, as much as for the wanted.
-        let _ = self.chosen.extend_from_slice(&self.wanted);
-        let done = select_in_place(router, *bounds, *keep, logits, &mut self.chosen, resident);
+        // There is room, as much as for the wanted. One by one, here and elsewhere: a copy of all would be checked for
+        // overflow where a build checks.
+        self.chosen.clear();
+        let _ = self.wanted.iter().try_for_each(|&expert| self.chosen.push(expert));
+        let done = select_with_masses(router, *bounds, *keep, logits, &mut self.chosen, resident, &mut self.masses);
         self.substituted = done.map_err(|error| match error {
             SelectError::Capacity => Status::Capacity,
             _ => Status::Id,
@@ -146,13 +152,15 @@ impl Turn {
         decided: Option<&[Decided]>,
     ) -> Result<(), Status> {
         // There is room for weights and runs: as much as for the chosen.
-        let mut weights = Vec::<Gate, MAX_K>::new();
-        let _ = weights.resize(self.chosen.len(), Gate::ZERO);
-        match decided {
-            Some(decided) => weights.iter_mut().zip(decided).for_each(|(weight, by)| *weight = by.weight),
-            None => router.weights(logits, &self.chosen, &mut weights),
-        }
-        let (mut ranks, runs) = (self.wanted.iter().zip(&weights), &mut self.runs);
+        let mut memory = Vec::<Gate, MAX_K>::new();
+        let weights = match decided {
+            Some(decided) => {
+                decided.iter().for_each(|by| _ = memory.push(by.weight));
+                &memory[..]
+            }
+            None => router.weights_of(logits, &self.chosen, &mut self.masses, &mut memory),
+        };
+        let (mut ranks, runs) = (self.wanted.iter().zip(weights), &mut self.runs);
         let done = dispatch_each(&self.chosen, at_hand, bits, &mut self.near, |expert, bits| {
             // As many are chosen as are wanted, and most run at the rank at which they are wanted.
             let Some((&wanted, weight)) = ranks.next() else { return };

@@ -249,6 +249,16 @@ proptest! {
                 let done = answer[14] == 0 && answer[8..12] == sequence.to_le_bytes();
                 sequence += u32::from(done);
             }
+            // What was learnt and counted is the same, too.
+            for layer in 0..LAYERS as u16 {
+                let part = |part: u16| wire::Part { layer: layer.into(), part: part.into() };
+                for number in 0..2 {
+                    pair.ask(&frame(Command::Snapshot, 1, sequence, |body| body.put(&part(number))));
+                    sequence += 1;
+                }
+                pair.ask(&frame(Command::Counters, 1, sequence, |body| body.put(&U16::new(layer))));
+                sequence += 1;
+            }
             Ok(())
         })?;
     }
