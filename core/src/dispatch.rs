@@ -132,8 +132,8 @@ pub fn dispatch_in_place<const K: usize>(
 /// runs there, 0 for the GPU.
 ///
 /// # Errors
-/// [`DispatchError::Capacity`], [`DispatchError::Bits`], also for an expert that is out of range. What has been said and
-/// listed before it does not count.
+/// [`DispatchError::Capacity`], [`DispatchError::Bits`], also for an expert that is out of range. What has been said
+/// and listed before it does not count.
 #[inline]
 pub fn dispatch_each<const K: usize>(
     chosen: &[u16],

@@ -8,7 +8,8 @@
 //! (`turn_16`); between them this is linear, and more tokens take several requests.
 //!
 //! A core `CORE+unit` is that core with the hardware unit on its bus (docs/unit.md): the unit answers a token of a
-//! softmax router itself, one a request, and the firmware follows behind it. Whatever else there is to do the core does.
+//! softmax router itself, one a request, and the firmware follows behind it. Whatever else there is to do the core
+//! does.
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -165,8 +166,8 @@ impl Controller {
         self.core.ends_with(UNIT)
     }
 
-    /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each. A unit answers one a request,
-    /// each when the firmware is done with the one before.
+    /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each. A unit answers one a
+    /// request, each when the firmware is done with the one before.
     pub fn turn_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
         if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
             let [answer, behind] = [turn, Kernel::TurnBehind].map(|kernel| self.cycles(kernel, experts, k));
@@ -205,8 +206,8 @@ impl Controller {
         self.ps(self.behind_cycles(Kernel::Turn, experts, k, tokens))
     }
 
-    /// As [`update_ps`](Self::update_ps), in cycles, of a `turn`: the `update` of each token; with a unit what the firmware
-    /// does behind the answer to the last one.
+    /// As [`update_ps`](Self::update_ps), in cycles, of a `turn`: the `update` of each token; with a unit what the
+    /// firmware does behind the answer to the last one.
     pub fn behind_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
         if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
             self.cycles(Kernel::TurnBehind, experts, k)

@@ -86,8 +86,8 @@ impl<'a, P: Platform> Rings<'a, P> {
     }
 
     /// Where the next request of a queue will lie and where its answer goes, for hardware that carries both; from here
-    /// on it wants to be called. `None` if nobody is attached, if frames have checksums, if there is no room for the answer,
-    /// or if there are other queues, which would wait for this one.
+    /// on it wants to be called. `None` if nobody is attached, if frames have checksums, if there is no room for the
+    /// answer, or if there are other queues, which would wait for this one.
     #[cfg(not(loom))]
     pub fn places(&self, queue: usize) -> Option<Places> {
         let alone = self.queues.len() == 1 && self.end.attached();

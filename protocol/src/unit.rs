@@ -2,10 +2,10 @@
 //! publishes the answer, while the firmware waits.
 //!
 //! The firmware is as it is without the unit. It arms the unit with what the next request of a queue has to be; the
-//! unit answers it if it is that, and hands anything else over. Behind the answer the firmware has the controller do the
-//! same request, with the unit's decision in the place of its own, and holds its answer against the unit's, word for
-//! word: session, kept answer, queue and levels stay in one place. Where the two are not the same, which a unit with a
-//! fault or a host that writes into the rings may cause, the host has to attach anew.
+//! unit answers it if it is that, and hands anything else over. Behind the answer the firmware has the controller do
+//! the same request, with the unit's decision in the place of its own, and holds its answer against the unit's, word
+//! for word: session, kept answer, queue and levels stay in one place. Where the two are not the same, which a unit
+//! with a fault or a host that writes into the rings may cause, the host has to attach anew.
 //!
 //! Who uses it calls [`Unit::serve`] in the place of [`serve`](crate::serve()).
 
@@ -192,8 +192,8 @@ impl<R: Registers> Unit<R> {
         }
     }
 
-    /// One pass of the main loop while the unit does not [wait](Self::waits): takes the ring back, accounts for what the
-    /// unit has answered or answers what it has not, and has it wait again, where it can. Returns whether there was
+    /// One pass of the main loop while the unit does not [wait](Self::waits): takes the ring back, accounts for what
+    /// the unit has answered or answers what it has not, and has it wait again, where it can. Returns whether there was
     /// anything to do.
     pub fn step<P: Platform, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
         &mut self,

@@ -148,9 +148,9 @@ pub fn select<const K: usize>(
 /// Cost: a step per wanted expert. If one is missing, of a softmax router without bias and groups and with up to 16
 /// wanted experts: an exponential for each but the first, a comparison per resident expert, and an exponential for each
 /// resident that looks good enough and each stand-in. Of other routers: the mass of each wanted expert and each
-/// stand-in, and a pass over the resident experts; a pass over all experts once if a bias or a table chose, and one over
-/// those far away for each exchange that makes room; the cost of the groups ([`Router::top_k`]). With an error bound
-/// one exponential per expert of the layer where the router does not renormalise.
+/// stand-in, and a pass over the resident experts; a pass over all experts once if a bias or a table chose, and one
+/// over those far away for each exchange that makes room; the cost of the groups ([`Router::top_k`]). With an error
+/// bound one exponential per expert of the layer where the router does not renormalise.
 ///
 /// # Errors
 /// See [`SelectError`].

@@ -27,8 +27,8 @@ impl Router<'_> {
 /// One bit per expert of a layer.
 type Words = Vec<u32, { words_for(MAX_EXPERTS) }>;
 
-/// Masses of the chosen that a selection has come by, so that their mixing weights
-/// ([`Router::weights_of`]) need no exponential of their own. None of more than 16 experts, or where nothing was missing.
+/// Masses of the chosen that a selection has come by, so that their mixing weights ([`Router::weights_of`]) need no
+/// exponential of their own. None of more than 16 experts, or where nothing was missing.
 #[derive(Debug, Clone, Default)]
 pub struct Masses {
     /// Relative to the greatest of them, in the order of the chosen.
@@ -88,8 +88,8 @@ impl Missing<'_> {
 
 // The larger results of what follows are filled in place: moving them would cost more than the work.
 impl Plain<'_> {
-    /// Lets residents stand in for those of `experts` that are missing, by their `ranks`, within the bound on mass. `None`, and
-    /// nothing is done, if they are not in order: a list that is not the model's own.
+    /// Lets residents stand in for those of `experts` that are missing, by their `ranks`, within the bound on mass.
+    /// `None`, and nothing is done, if they are not in order: a list that is not the model's own.
     #[inline(never)]
     pub(super) fn replace(&self, ranks: u32, experts: &mut [u16], eps: Eps, masses: &mut Masses) -> Option<usize> {
         let mut others = Words::new();
@@ -139,8 +139,8 @@ impl Plain<'_> {
         self.logits.get(usize::from(expert)).copied().unwrap_or(Logit::MIN)
     }
 
-    /// Lists the masses of the wanted experts and returns their sum. `None` if a logit is above `largest`, or the missing
-    /// are not in order.
+    /// Lists the masses of the wanted experts and returns their sum. `None` if a logit is above `largest`, or the
+    /// missing are not in order.
     // A function of its own, whose loop has the registers for itself.
     #[inline(never)]
     fn masses(&self, missing: u32, wanted: &[u16], largest: Logit, masses: &mut Vec<Gate, PLAIN_K>) -> Option<u64> {

@@ -1,5 +1,5 @@
-//! A near-data controller with the hardware unit on its core's bus: serves one queue in a region of memory that it shares
-//! with a host, and has the unit answer what it can.
+//! A near-data controller with the hardware unit on its core's bus: serves one queue in a region of memory that it
+//! shares with a host, and has the unit answer what it can.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 mod board;

@@ -17,9 +17,9 @@ module cptr_turn #(
 ) (
   input  logic        clk,
   input  logic        rst_n,
-  // The core's bus: the unit's registers from 000 on, those here from 100 on, the host's doorbell at 200, from 400 on what
-  // was decided: for each rank its word of the unit's answer, then its weight. A request that is granted has its word in
-  // the next cycle.
+  // The core's bus: the unit's registers from 000 on, those here from 100 on, the host's doorbell at 200, from 400 on
+  // what was decided: for each rank its word of the unit's answer, then its weight. A request that is granted has its
+  // word in the next cycle.
   input  logic        bus_request,
   output logic        bus_grant,
   input  logic        bus_write,

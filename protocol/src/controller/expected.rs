@@ -52,8 +52,8 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
         Some(Policy { router, bounds, keep, experts: known.experts, layers: known.layers })
     }
 
-    /// What the next request of a queue has to be; `None` if there is no session, if [`idle`](Self::idle) has left a token
-    /// over, or if there may be no room for the jobs of one more.
+    /// What the next request of a queue has to be; `None` if there is no session, if [`idle`](Self::idle) has left a
+    /// token over, or if there may be no room for the jobs of one more.
     pub fn next(&self, queue: usize) -> Option<Next> {
         let room = self.configuration.as_ref().is_some_and(|known| self.queue.room() >= known.router.k);
         let free = self.session != 0 && self.pending.is_empty() && queue < self.answers.queues() && room;

@@ -1,5 +1,5 @@
-//! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles; and with the
-//! hardware unit on the bus of one, turns that the unit answers.
+//! `cargo xtask rtl`: the image `cptr-bench` on the RTL of open RISC-V cores under Verilator, for true cycles; and with
+//! the hardware unit on the bus of one, turns that the unit answers.
 //!
 //! The sources come from the Python package index into the build folder, pinned with their hashes in
 //! `firmware/rtl/requirements.txt`.

@@ -250,7 +250,8 @@ const PICTURE: &str = r#"async (data) => {
     all += count;
     most = Math.max(most, count);
   }
-  // Shares of each part of the page that are not of the paper's colour, as digits: 12 parts across, a row each 100 points.
+  // Shares of each part of the page that are not of the paper's colour, as digits: 12 parts across, a row each 100
+  // points.
   const paper = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a))[0];
   const [across, rows] = [12, Math.max(1, Math.round(picture.height / 100))];
   let coarse = "";

@@ -5,7 +5,7 @@
 //! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::cycles::grouped;
@@ -51,14 +51,14 @@ const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, ..super::USUAL
 pub(super) fn synthesise() -> Done {
     let path = firmware_folder().join("../docs/unit.md");
     let document = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let ibex = ibex()?;
-    println!("{ibex}");
+    let (turn, ibex) = (turn()?, ibex()?);
+    println!("{turn}\n{ibex}");
     let mut rows = std::thread::scope(|scope| {
         let sizes = SIZES.map(|size| scope.spawn(move || rows(size)));
         let rows = sizes.into_iter().map(|size| size.join().unwrap_or_else(|_| Err("a thread panicked".into())));
         rows.collect::<Done<Vec<Vec<String>>>>()
     })?;
-    rows.push(vec![ibex]);
+    rows.push(vec![turn, ibex]);
     let missing = rows.iter().flatten().any(|row| !document.lines().any(|line| line == row));
     if missing { Err(format!("docs/unit.md has not\n{}", rows.concat().join("\n"))) } else { Ok(()) }
 }
@@ -74,14 +74,22 @@ fn rows((model, sizes): (&str, Sizes)) -> Done<Vec<String>> {
     Ok(rows)
 }
 
-/// How yosys begins: the sources, `unit_ram` from elsewhere if asked for, and the parameters.
+/// How yosys begins for the unit.
 fn begin(sizes: Sizes, memory: Option<&Path>) -> Done<String> {
+    begin_with(sizes, memory, &[], "cptr_unit")
+}
+
+/// How yosys begins: the sources, `unit_ram` from elsewhere if asked for, more files, and the parameters of the top.
+fn begin_with(sizes: Sizes, memory: Option<&Path>, more: &[PathBuf], top: &str) -> Done<String> {
     let sources = sources()?.into_iter().filter(|path| memory.is_none() || !path.ends_with("ram.sv"));
-    let files: Vec<String> =
-        sources.chain(memory.map(Path::to_path_buf)).map(|path| path.to_string_lossy().into_owned()).collect();
+    let files: Vec<String> = sources
+        .chain(memory.map(Path::to_path_buf))
+        .chain(more.iter().cloned())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
     let parameters = sizes.parameters().map(|(name, value)| format!("-set {name} {value}")).join(" ");
     let files = files.join(" ");
-    Ok(format!("read_verilog -sv -defer {files}\nchparam {parameters} cptr_unit\nhierarchy -check -top cptr_unit\n"))
+    Ok(format!("read_verilog -sv -defer {files}\nchparam {parameters} {top}\nhierarchy -check -top {top}\n"))
 }
 
 /// Cells, flip-flops, area in mm², bits of memories, and the longest path with its two ends; then those of parts.
@@ -105,6 +113,17 @@ fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
         }
     }
     Ok(rows)
+}
+
+/// What carries requests and answers around the largest unit, which is left out of it.
+fn turn() -> Done<String> {
+    let folder = target_folder().join("rtl/unit-synthesis/turn");
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::write(folder.join("constraints"), CONSTRAINTS).map_err(|error| format!("constraints: {error}"))?;
+    let (memory, source) = (firmware_folder().join("rtl/synthesis/ram.sv"), firmware_folder().join("rtl/turn/turn.sv"));
+    let (.., sizes) = SIZES[SIZES.len() - 1];
+    let script = begin_with(sizes, Some(&memory), &[source], "cptr_turn")? + "blackbox *cptr_unit*\n";
+    Ok(format!("| `cptr_turn` | 256 | 8 | | {} |", mapped(&folder, &script, "cptr_turn", "clk")?.0))
 }
 
 /// Ibex as it comes, without a gate in its clock.

@@ -72,7 +72,8 @@ struct Row {
     device_us: f64,
     /// The same if memory gave its greatest rate and nothing else took time.
     at_peak_us: f64,
-    /// The whole turn with every expert cold; the choice alone on the processor; and a turn that also finds the best logits.
+    /// The whole turn with every expert cold; the choice alone on the processor; and a turn that also finds the best
+    /// logits.
     turn_cycles: f64,
     select_cold_cycles: f64,
     turn_top_k_cycles: Option<f64>,
