@@ -114,7 +114,7 @@ fn only_what_the_firmware_runs() {
         "--controller: expected a trace with all router logits, found expert ids and the weights of the chosen"
     );
     assert!(refusal(&format!("{TINY} --controller qemu:z80")).contains(
-        "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:cortex-r5f, qemu:rv32imc, qemu:rv32imac, qemu:rv64gc), found \"qemu:z80\""
+        "expected a controller (host, qemu:cortex-m4f, qemu:cortex-m7, qemu:cortex-m33, qemu:cortex-r5f, qemu:rv32imc, qemu:rv32imac, qemu:rv64gc, rtl:ibex-fast+unit), found \"qemu:z80\""
     ));
     assert!(refusal(&format!("{TINY} --image a.elf")).contains("--controller"));
 }
@@ -127,6 +127,8 @@ fn missing_and_dying_emulators() {
         folder.refusal(&line),
         "no firmware image for cortex-m4f at image.elf; cargo xtask firmware builds it, --image names another place"
     );
+    let refusal = folder.refusal(&format!("run {TINY} --tokens 10 --controller rtl:ibex-fast+unit --image image.hex"));
+    assert!(refusal.starts_with("no model of ibex-fast+unit at ") && refusal.contains("cargo xtask rtl builds it"));
     folder.file("image.elf", "not an image");
     let refused = |path: &std::path::Path| {
         let output = finish(folder.command(&line).env("PATH", path));
