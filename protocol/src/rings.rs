@@ -107,6 +107,8 @@ impl<'a, P: Platform> Rings<'a, P> {
         let integrity = self.end.integrity();
         let Self { queues, platform, request, .. } = self;
         let Some(DeviceQueue { requests, answers }) = queues.get_mut(index) else { return false };
+        // What the hardware has said of itself comes before what it has stored.
+        platform.publish();
         let Ok(Some(length)) = requests.take_words(platform, request) else { return false };
         let frame = answer(request.as_bytes().get(..length).unwrap_or_default(), integrity);
         match answers.follow(platform, frame) {

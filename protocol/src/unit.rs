@@ -21,7 +21,7 @@ use crate::platform::Platform;
 use crate::rings::Rings;
 use crate::serve::{Mailbox, Watchdog};
 use crate::units::Units;
-use crate::wire::{Command, Integrity, MAX_K, Status};
+use crate::wire::{Command, Header, Integrity, MAX_K, Status};
 
 /// What came of the request that the unit waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Outcome {
 
 /// The queue whose requests the unit answers; there is no other.
 const QUEUE: usize = 0;
+/// Bytes of a request before its body.
+const BODY: usize = size_of::<Header>();
 
 /// Registers of the unit, by the byte of their address: its own below 0x100, those of the turn from there on.
 pub trait Registers {
@@ -122,20 +124,34 @@ pub struct Unit<R> {
     answered: u32,
 }
 
-/// Whether a request may change what tokens are decided by.
-const fn changes(command: Command) -> bool {
-    use Command::{Bias, Configure, Place, Prefill, Reset, Restore};
-    matches!(command, Reset | Configure | Prefill | Place | Bias | Restore)
+/// What a request may have changed of what tokens are decided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    Nothing,
+    /// Who is where in a layer.
+    Layer(usize),
+    Everything,
 }
 
-/// Has the controller answer a request, and notes whether that may change what tokens are decided by.
+impl Changed {
+    fn by(request: &[u8]) -> Self {
+        let kind = request.get(3).copied().map_or(Err(Status::Frame), Command::try_from);
+        let layer = request.get(BODY..).and_then(|body| body.first_chunk()).map(|bytes| u16::from_le_bytes(*bytes));
+        match (kind, layer) {
+            (Ok(Command::Place | Command::Restore), Some(layer)) => Self::Layer(layer.into()),
+            (Ok(Command::Reset | Command::Configure | Command::Bias), _) => Self::Everything,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// Has the controller answer a request, and notes what that may have changed.
 fn noting<'e, U: Units, C: InstructionCounter, const E: usize, const W: usize>(
     controller: &'e mut Controller<'_, U, C, E, W>,
-    changed: &'e Cell<bool>,
+    changed: &'e Cell<Changed>,
 ) -> impl FnOnce(&[u8], Integrity) -> &'e [u8] {
     |request, integrity| {
-        let kind = request.get(3).copied().map_or(Err(Status::Frame), Command::try_from);
-        changed.set(kind.is_ok_and(changes));
+        changed.set(Changed::by(request));
         controller.handle_from(request, integrity)
     }
 }
@@ -200,7 +216,7 @@ impl<R: Registers> Unit<R> {
         controller: &mut Controller<'_, U, C, E, W>,
         rings: &mut Rings<'_, P>,
     ) -> bool {
-        let changed = Cell::new(false);
+        let changed = Cell::new(Changed::Nothing);
         let served = match self.stop() {
             Outcome::Answered => {
                 self.answered = self.answered.wrapping_add(1);
@@ -216,8 +232,14 @@ impl<R: Registers> Unit<R> {
         };
         let worked = controller.idle();
         rings.events(controller.events());
-        if changed.get() || !self.prepared {
-            self.prepared = controller.policy().is_some_and(|policy| self.learn(&policy, controller));
+        match changed.get() {
+            Changed::Layer(layer) if self.prepared => self.learn_layer(layer, controller),
+            Changed::Nothing if self.prepared => {}
+            _ => {
+                self.prepared = controller.policy().is_some_and(|policy| self.learn(&policy));
+                // A layer that the model has not is nowhere placed.
+                (0..self.layers).for_each(|layer| self.learn_layer(layer, controller));
+            }
         }
         self.arm(controller, rings);
         served || worked
@@ -283,13 +305,9 @@ impl<R: Registers> Unit<R> {
         decided
     }
 
-    /// Tells it model and layers; returns whether it can decide tokens of that model.
-    fn learn<U: Units, C: InstructionCounter, const E: usize, const W: usize>(
-        &mut self,
-        policy: &Policy,
-        controller: &Controller<'_, U, C, E, W>,
-    ) -> bool {
-        let Policy { router, bounds, keep, experts, layers } = *policy;
+    /// Tells it the model; returns whether it can decide tokens of that.
+    fn learn(&mut self, policy: &Policy) -> bool {
+        let Policy { router, bounds, keep, experts } = *policy;
         let score = match router.score {
             Score::SoftmaxAll => 0,
             Score::SoftmaxSelected => 1,
@@ -322,27 +340,32 @@ impl<R: Registers> Unit<R> {
         ] {
             self.registers.store(address, value);
         }
-        for layer in 0..self.layers {
-            let placed = if layer < layers { controller.placed(layer) } else { None };
-            let ready = if placed.is_some() { turn::IS_READY } else { 0 };
-            self.registers.store(turn::READY, ready | layer as u32);
-            let Some((resident, bits)) = placed else { continue };
-            self.registers.store(choice::DOORBELL, choice::BEGIN | (layer as u32) << 16);
-            while self.registers.load(choice::STATUS) & 1 != 0 {}
-            let first = layer.saturating_mul(self.experts);
-            let words = (0..experts.div_ceil(32)).map(|word| {
-                let start = word.saturating_mul(32);
-                let bit = |bit: usize| u32::from(resident.contains(start.saturating_add(bit) as u16)) << bit;
-                (start, (0..32).fold(0, |word, place| word | bit(place)))
-            });
-            for (start, word) in words {
-                let at = first.saturating_add(start) / 32;
-                self.registers.store(choice::ADDRESS, choice::SETS | at as u32);
-                self.registers.store(choice::DATA, word);
-            }
-            self.registers.store(turn::BITS_AT, first as u32);
-            bits.iter().for_each(|&bits| self.registers.store(turn::BITS_OF, bits.into()));
-        }
         true
+    }
+
+    /// Tells it who is where in a layer, if it knows the model and has a place for the layer.
+    fn learn_layer<U: Units, C: InstructionCounter, const E: usize, const W: usize>(
+        &mut self,
+        layer: usize,
+        controller: &Controller<'_, U, C, E, W>,
+    ) {
+        if !self.prepared || layer >= self.layers {
+            return;
+        }
+        let placed = controller.placed(layer);
+        let ready = if placed.is_some() { turn::IS_READY } else { 0 };
+        self.registers.store(turn::READY, ready | layer as u32);
+        let Some((resident, bits)) = placed else { return };
+        self.registers.store(choice::DOORBELL, choice::BEGIN | (layer as u32) << 16);
+        while self.registers.load(choice::STATUS) & 1 != 0 {}
+        let first = layer.saturating_mul(self.experts);
+        for start in (0..bits.len()).step_by(32) {
+            let bit = |bit: usize| u32::from(resident.contains(start.saturating_add(bit) as u16)) << bit;
+            let at = first.saturating_add(start) / 32;
+            self.registers.store(choice::ADDRESS, choice::SETS | at as u32);
+            self.registers.store(choice::DATA, (0..32).fold(0, |word, place| word | bit(place)));
+        }
+        self.registers.store(turn::BITS_AT, first as u32);
+        bits.iter().for_each(|&bits| self.registers.store(turn::BITS_OF, bits.into()));
     }
 }

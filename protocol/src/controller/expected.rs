@@ -39,8 +39,6 @@ pub struct Policy {
     pub keep: usize,
     /// Experts of a layer.
     pub experts: usize,
-    /// Layers.
-    pub layers: usize,
 }
 
 impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller<'_, U, C, E, W> {
@@ -49,7 +47,7 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
     pub fn policy(&self) -> Option<Policy> {
         let known = self.configuration.as_ref().filter(|known| !known.on_demand && !known.biased && !known.events)?;
         let (router, bounds, keep) = (known.router, known.bounds, known.keep);
-        Some(Policy { router, bounds, keep, experts: known.experts, layers: known.layers })
+        Some(Policy { router, bounds, keep, experts: known.experts })
     }
 
     /// What the next request of a queue has to be; `None` if there is no session, if [`idle`](Self::idle) has left a
@@ -60,9 +58,11 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
         free.then(|| Next { session: self.session, sequence: self.answers.next(queue), turn: self.turn })
     }
 
-    /// The resident experts of a layer, and the bits of the others' replicas, if experts are placed there.
+    /// The resident experts of a layer, and the bits of the others' replicas, if the model has the layer and experts are
+    /// placed there.
     pub fn placed(&self, layer: usize) -> Option<(&ExpertSet<W>, &[u8])> {
-        let layer = self.layers.get(layer).filter(|layer| layer.placed() && !layer.partial())?;
+        let layers = self.configuration.as_ref().map_or(0, |known| known.layers);
+        let layer = self.layers.get(..layers)?.get(layer).filter(|layer| layer.placed() && !layer.partial())?;
         Some((layer.resident(), layer.bits()))
     }
 }
