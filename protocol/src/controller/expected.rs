@@ -58,8 +58,8 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
         free.then(|| Next { session: self.session, sequence: self.answers.next(queue), turn: self.turn })
     }
 
-    /// The resident experts of a layer, and the bits of the others' replicas, if the model has the layer and experts are
-    /// placed there.
+    /// The resident experts of a layer, and the bits of the others' replicas, if the model has the layer and experts
+    /// are placed there.
     pub fn placed(&self, layer: usize) -> Option<(&ExpertSet<W>, &[u8])> {
         let layers = self.configuration.as_ref().map_or(0, |known| known.layers);
         let layer = self.layers.get(..layers)?.get(layer).filter(|layer| layer.placed() && !layer.partial())?;
