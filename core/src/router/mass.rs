@@ -124,7 +124,8 @@ impl Router<'_> {
     }
 
     /// [`weights`](Self::weights) of what a selection has chosen, which may have left their `masses`; else they are
-    /// worked out, in `memory`. Nothing if there is no room for them there.
+    /// worked out, in `memory`. Nothing if there is no room for them there. Masses become weights where they lie: once
+    /// for each selection.
     pub fn weights_of<'m, const K: usize>(
         &self,
         logits: &[Logit],
