@@ -24,6 +24,7 @@ use crate::sync::{AtomicU32, Ordering, release};
 pub const LINE: usize = 16;
 /// Words of the answer to a token that count instructions, which hardware has not: behind the frame's header two of the
 /// decision.
+#[cfg(not(loom))]
 const COUNTS: [usize; 2] = [6, 7];
 /// Words before the slots.
 const HEAD: usize = 2 * LINE;
@@ -173,6 +174,7 @@ impl Producer<'_> {
     ///
     /// # Errors
     /// [`Corrupt`] if another frame lies there, and nothing is counted.
+    #[cfg(not(loom))]
     pub(crate) fn follow(&mut self, platform: &impl Platform, frame: &[u8]) -> Result<bool, Corrupt> {
         let ring = self.ring;
         let [length, words @ ..] = ring.slot(self.put)? else { return Err(Corrupt) };

@@ -103,6 +103,7 @@ impl<'a, P: Platform> Rings<'a, P> {
 
     /// Accounts for the next request of a queue, which hardware has answered: has `answer` give what the answer ought
     /// to be. If it is another one the queue is broken, and its host has to attach anew.
+    #[cfg(not(loom))]
     pub(crate) fn follow<'k>(&mut self, index: usize, answer: impl FnOnce(&[u8], Integrity) -> &'k [u8]) -> bool {
         let integrity = self.end.integrity();
         let Self { queues, platform, request, .. } = self;
@@ -120,6 +121,7 @@ impl<'a, P: Platform> Rings<'a, P> {
     }
 
     /// Waits as [`Platform::wait`], for whoever has said already that it wants to be called.
+    #[cfg(not(loom))]
     pub(crate) fn idle(&mut self) {
         self.platform.wait();
     }
