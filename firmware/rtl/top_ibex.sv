@@ -1,5 +1,4 @@
-// Ibex. FAST = 0: its default pipeline; FAST = 1: writeback stage, branch target ALU, single-cycle multiplier, bit
-// manipulation.
+// Ibex with memory beside it; FAST as in ibex.sv.
 module top #(parameter bit FAST = 1'b0) (input logic clk, input logic rst_n);
   logic        instr_req, instr_rvalid, data_req, data_rvalid, data_we;
   logic [31:0] instr_addr, instr_rdata, data_addr, data_wdata, data_rdata;
@@ -7,22 +6,5 @@ module top #(parameter bit FAST = 1'b0) (input logic clk, input logic rst_n);
 
   memory memory (.*);
 
-  ibex_top #(
-    .RV32M          (FAST ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
-    .RV32B          (FAST ? ibex_pkg::RV32BBalanced : ibex_pkg::RV32BNone),
-    .WritebackStage (FAST),
-    .BranchTargetALU(FAST)
-  ) core (
-    .clk_i(clk), .rst_ni(rst_n), .test_en_i(1'b0), .ram_cfg_i('0), .hart_id_i('0), .boot_addr_i(32'h8000_0000),
-    .instr_req_o(instr_req), .instr_gnt_i(instr_req), .instr_rvalid_i(instr_rvalid), .instr_addr_o(instr_addr),
-    .instr_rdata_i(instr_rdata), .instr_rdata_intg_i('0), .instr_err_i(1'b0),
-    .data_req_o(data_req), .data_gnt_i(data_req), .data_rvalid_i(data_rvalid), .data_we_o(data_we), .data_be_o(data_be),
-    .data_addr_o(data_addr), .data_wdata_o(data_wdata), .data_wdata_intg_o(), .data_rdata_i(data_rdata),
-    .data_rdata_intg_i('0), .data_err_i(1'b0),
-    .irq_software_i(1'b0), .irq_timer_i(1'b0), .irq_external_i(1'b0), .irq_fast_i('0), .irq_nm_i(1'b0),
-    .scramble_key_valid_i(1'b0), .scramble_key_i('0), .scramble_nonce_i('0), .scramble_req_o(),
-    .debug_req_i(1'b0), .crash_dump_o(), .double_fault_seen_o(),
-    .fetch_enable_i(ibex_pkg::IbexMuBiOn), .alert_minor_o(), .alert_major_internal_o(), .alert_major_bus_o(), .core_sleep_o(),
-    .scan_rst_ni(1'b1)
-  );
+  ibex #(.FAST(FAST)) core (.data_gnt(data_req), .interrupt(1'b0), .*);
 endmodule

@@ -1,5 +1,5 @@
 // Ibex with the hardware unit on its data bus, from 0x40000000 on. The unit reads and writes memory through the same
-// port as the core's data, and goes first. FAST as in top_ibex.sv. 16 MiB of memory, as the controller's image has.
+// port as the core's data, and goes first. FAST as in ibex.sv. 16 MiB of memory, as the controller's image has.
 module top #(
   parameter bit FAST = 1'b1,
   parameter int unsigned E = 256,
@@ -35,22 +35,5 @@ module top #(
     .memory_write_data(unit_write_data), .memory_read_data(memory_read), .host_rings, .interrupt
   );
 
-  ibex_top #(
-    .RV32M          (FAST ? ibex_pkg::RV32MSingleCycle : ibex_pkg::RV32MFast),
-    .RV32B          (FAST ? ibex_pkg::RV32BBalanced : ibex_pkg::RV32BNone),
-    .WritebackStage (FAST),
-    .BranchTargetALU(FAST)
-  ) core (
-    .clk_i(clk), .rst_ni(rst_n), .test_en_i(1'b0), .ram_cfg_i('0), .hart_id_i('0), .boot_addr_i(32'h8000_0000),
-    .instr_req_o(instr_req), .instr_gnt_i(instr_req), .instr_rvalid_i(instr_rvalid), .instr_addr_o(instr_addr),
-    .instr_rdata_i(instr_rdata), .instr_rdata_intg_i('0), .instr_err_i(1'b0),
-    .data_req_o(data_req), .data_gnt_i(data_gnt), .data_rvalid_i(answered), .data_we_o(data_we), .data_be_o(data_be),
-    .data_addr_o(data_addr), .data_wdata_o(data_wdata), .data_wdata_intg_o(), .data_rdata_i(data_rdata),
-    .data_rdata_intg_i('0), .data_err_i(1'b0),
-    .irq_software_i(1'b0), .irq_timer_i(1'b0), .irq_external_i(interrupt), .irq_fast_i('0), .irq_nm_i(1'b0),
-    .scramble_key_valid_i(1'b0), .scramble_key_i('0), .scramble_nonce_i('0), .scramble_req_o(),
-    .debug_req_i(1'b0), .crash_dump_o(), .double_fault_seen_o(),
-    .fetch_enable_i(ibex_pkg::IbexMuBiOn), .alert_minor_o(), .alert_major_internal_o(), .alert_major_bus_o(), .core_sleep_o(),
-    .scan_rst_ni(1'b1)
-  );
+  ibex #(.FAST(FAST)) core (.data_rvalid(answered), .*);
 endmodule

@@ -56,8 +56,8 @@ module cptr_turn #(
   logic [19:0] cycles;
 
   typedef enum logic [4:0] {
-    IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH, STOP,
-    DROP
+    IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH,
+    STOP, DROP
   } state_t;
   state_t state;
   typedef enum logic [1:0] {NOTHING, TURN_DONE, HANDED} outcome_t;
@@ -195,7 +195,8 @@ module cptr_turn #(
   logic [ID-1:0] job_expert;
   unit_rank_chain #(.K(K), .KEY(5 + RANK), .DATA(ID)) chain (
     .clk, .rst_n, .clear(state == FIXED), .enabled('1), .in_valid(choice_1 & missing_1), .in_key({bits, ~rank_1}),
-    .in_data(expert_1), .out_valid(), .out_key(), .out_data(), .full(chain_full), .keys(chain_keys), .data(chain_experts)
+    .in_data(expert_1), .out_valid(), .out_key(), .out_data(), .full(chain_full), .keys(chain_keys),
+    .data(chain_experts)
   );
   unit_pick #(.N(K), .WIDTH(5 + RANK)) pick_key (.entries(chain_keys), .index(job[RANK-1:0]), .entry(job_key));
   unit_pick #(.N(K), .WIDTH(ID)) pick_expert (.entries(chain_experts), .index(job[RANK-1:0]), .entry(job_expert));

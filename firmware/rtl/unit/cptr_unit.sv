@@ -115,7 +115,8 @@ module cptr_unit #(
   logic [31:0] answer_data, set_bits;
   unit_answer #(.E(E), .K(K)) answer (
     .clk, .rst_n, .start(state == CHOOSE & chosen), .apply(applies), .layer, .k(k[RANK:0]), .capacity, .residents,
-    .stand_ins, .chosen_ids, .wanted_ids, .replaced, .missing, .weighed, .weights, .victim_full, .victim_ids, .done(answered),
+    .stand_ins, .chosen_ids, .wanted_ids, .replaced, .missing, .weighed, .weights, .victim_full, .victim_ids,
+    .done(answered),
     .set_read(set_read_answer), .set_write(set_write_answer), .set_expert, .set_bits, .set_word,
     .out_valid(answer_valid), .out_ready(out_ready & answering), .out_data(answer_data), .out_last(answer_last)
   );

@@ -62,7 +62,8 @@ impl Core {
 
 const IBEX: &str = "-y {renamed} -y {ibex}/rtl -y {prim}/rtl +incdir+{prim}/rtl +incdir+{ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
                     {ibex}/rtl/ibex_pkg.sv {prim}/rtl/prim_ram_1p_pkg.sv {prim}/rtl/prim_secded_pkg.sv {prim}/rtl/prim_count_pkg.sv \
-                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv memory.sv";
+                    {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv \
+                    memory.sv ibex.sv";
 const CV32E40P: &str = "-y {cv}/rtl +incdir+{cv}/rtl/include {cv}/rtl/include/cv32e40p_apu_core_pkg.sv {cv}/rtl/include/cv32e40p_fpu_pkg.sv \
                         {cv}/rtl/include/cv32e40p_pkg.sv {cv}/bhv/cv32e40p_sim_clock_gate.sv {cv}/rtl/cv32e40p_register_file_ff.sv \
                         memory.sv";

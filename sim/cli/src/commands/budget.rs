@@ -384,9 +384,9 @@ mod tests {
             .map(|row| {
                 let row = row.unwrap();
                 let excess = if row.fits { "–".into() } else { thousands(row.excess_cycles) };
-                let [turn, select, transport, update] =
-                    [row.turn_share, row.share_without_select.unwrap(), row.share_without_transport.unwrap(), row.update_share]
-                        .map(percent);
+                let [select, transport] =
+                    [row.share_without_select, row.share_without_transport].map(|share| percent(share.unwrap()));
+                let [turn, update] = [row.turn_share, row.update_share].map(percent);
                 let (allowed, of) = (100.0 * row.allowed, row.times_allowed);
                 let (us, cycles) = (row.device_us, thousands(row.turn_cycles));
                 format!(
