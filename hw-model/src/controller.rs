@@ -43,7 +43,7 @@ pub enum Kernel {
     Turn,
     /// The same where the controller takes the best logits itself.
     TurnTopK,
-    /// As `Turn`, with sigmoid scores in eight groups.
+    /// As `Turn`, with sigmoid scores in eight groups; with a hardware unit, and a bias, where nobody stands in.
     TurnSigmoid,
     /// As `Turn`, over a link that has no checks of its own: request and answer have a checksum.
     TurnChecksum,
@@ -52,6 +52,8 @@ pub enum Kernel {
     /// With a hardware unit, what the firmware does behind the answer of the unit, until the next request can come: the
     /// filter's step is in it.
     TurnBehind,
+    /// The same behind `TurnSigmoid`.
+    TurnBehindSigmoid,
 }
 
 /// What a core's name ends with if it has a hardware unit on its bus.
@@ -61,7 +63,7 @@ pub const MOST_TOKENS: u32 = 16;
 
 impl Kernel {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TopK,
         Self::TopKGrouped,
         Self::Select,
@@ -76,6 +78,7 @@ impl Kernel {
         Self::TurnChecksum,
         Self::TurnDma,
         Self::TurnBehind,
+        Self::TurnBehindSigmoid,
     ];
 
     /// Its name in the table.
@@ -95,6 +98,7 @@ impl Kernel {
             Self::TurnChecksum => "turn_checksum",
             Self::TurnDma => "turn_dma",
             Self::TurnBehind => "turn_behind",
+            Self::TurnBehindSigmoid => "turn_behind_sigmoid",
         }
     }
 }
@@ -169,8 +173,8 @@ impl Controller {
     /// Cycles of the turns for so many tokens of a layer, at most [`MOST_TOKENS`] in each. A unit answers one a
     /// request, each when the firmware is done with the one before.
     pub fn turn_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
-        if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
-            let [answer, behind] = [turn, Kernel::TurnBehind].map(|kernel| self.cycles(kernel, experts, k));
+        if let Some(behind) = self.behind(turn).filter(|_| tokens > 0) {
+            let [answer, behind] = [turn, behind].map(|kernel| self.cycles(kernel, experts, k));
             return answer + f64::from(tokens - 1) * (answer + behind);
         }
         let of = |tokens| self.request_cycles(turn, experts, k, tokens);
@@ -209,11 +213,20 @@ impl Controller {
     /// As [`update_ps`](Self::update_ps), in cycles, of a `turn`: the `update` of each token; with a unit what the
     /// firmware does behind the answer to the last one.
     pub fn behind_cycles(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> f64 {
-        if self.has_unit() && turn == Kernel::Turn && tokens > 0 {
-            self.cycles(Kernel::TurnBehind, experts, k)
-        } else {
-            f64::from(tokens) * self.cycles(Kernel::Update, experts, k)
+        match self.behind(turn) {
+            Some(behind) if tokens > 0 => self.cycles(behind, experts, k),
+            _ => f64::from(tokens) * self.cycles(Kernel::Update, experts, k),
         }
+    }
+
+    /// What the firmware does behind a turn of a hardware unit; `None` without one.
+    fn behind(&self, turn: Kernel) -> Option<Kernel> {
+        let behind = match turn {
+            Kernel::Turn => Kernel::TurnBehind,
+            Kernel::TurnSigmoid => Kernel::TurnBehindSigmoid,
+            _ => return None,
+        };
+        self.has_unit().then_some(behind)
     }
 
     fn ps(&self, cycles: f64) -> u64 {
@@ -249,8 +262,10 @@ mod tests {
         let own = |line: &&str| !["two_a_turn", "exp_neg", "update_worst"].contains(&line.split('\t').nth(1).unwrap());
         assert!(text.lines().skip(1).filter(own).all(|line| parse(line).is_some()));
         for core in cores() {
-            let (unit, by_unit) = (core.ends_with(UNIT), [Kernel::Turn, Kernel::TurnBehind]);
-            let has = |kernel| if unit { by_unit.contains(&kernel) } else { kernel != Kernel::TurnBehind };
+            let unit = core.ends_with(UNIT);
+            let behind = [Kernel::TurnBehind, Kernel::TurnBehindSigmoid];
+            let by_unit = |kernel| behind.contains(&kernel) || [Kernel::Turn, Kernel::TurnSigmoid].contains(&kernel);
+            let has = |kernel| if unit { by_unit(kernel) } else { !behind.contains(&kernel) };
             for kernel in Kernel::ALL {
                 if unit || !has(kernel) {
                     assert_eq!(TABLE.contains_key(&(core, kernel, 1)), has(kernel), "{core} {kernel:?}");
@@ -305,19 +320,18 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_answers_softmax_routers_and_nothing_else() {
+    fn a_unit_answers_and_the_firmware_follows() {
         let with = Controller { core: "ibex-fast+unit".into(), clock_mhz: 1000.0 };
         for (experts, k) in [(8, 2), (128, 8), (256, 8)] {
-            let [turn, behind] = [Kernel::Turn, Kernel::TurnBehind].map(|kernel| with.cycles(kernel, experts, k));
-            assert!(turn < fast().cycles(Kernel::Turn, experts, k) / 10.0 && turn > f64::from(experts));
-            assert_eq!(with.turn_cycles(Kernel::Turn, experts, k, 1), turn);
-            assert_eq!(with.turn_cycles(Kernel::Turn, experts, k, 3), 3.0 * turn + 2.0 * behind);
-            assert_eq!(with.behind_cycles(Kernel::Turn, experts, k, 3), behind);
-            let sigmoid = |controller: &Controller| {
-                let turn = controller.turn_cycles(Kernel::TurnSigmoid, experts, k, 5);
-                (turn, controller.behind_cycles(Kernel::TurnSigmoid, experts, k, 5))
-            };
-            assert_eq!(sigmoid(&with), sigmoid(&fast()));
+            for (kernel, follows) in
+                [(Kernel::Turn, Kernel::TurnBehind), (Kernel::TurnSigmoid, Kernel::TurnBehindSigmoid)]
+            {
+                let [turn, behind] = [kernel, follows].map(|kernel| with.cycles(kernel, experts, k));
+                assert!(turn < fast().cycles(kernel, experts, k) / 10.0 && turn > f64::from(experts));
+                assert_eq!(with.turn_cycles(kernel, experts, k, 1), turn);
+                assert_eq!(with.turn_cycles(kernel, experts, k, 3), 3.0 * turn + 2.0 * behind);
+                assert_eq!(with.behind_cycles(kernel, experts, k, 3), behind);
+            }
         }
         assert!(with.has_unit() && !fast().has_unit() && with.validate().is_ok());
         assert_eq!((with.turn_cycles(Kernel::Turn, 8, 2, 0), with.update_ps(8, 2, 0)), (0.0, 0));

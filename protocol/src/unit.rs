@@ -12,11 +12,11 @@
 use core::cell::Cell;
 use core::convert::Infallible;
 
-use cptr_core::router::{Count, Score};
-use cptr_core::{Eps, Gate};
+use cptr_core::router::{BiasPlace, Count, GroupRating, Groups, Score};
+use cptr_core::{Eps, Gate, Logit};
 use heapless::Vec;
 
-use crate::controller::{Controller, Decided, InstructionCounter, Next, Policy};
+use crate::controller::{Controller, Decided, InstructionCounter, Next, Placed, Policy};
 use crate::platform::Platform;
 use crate::rings::Rings;
 use crate::serve::{Mailbox, Watchdog};
@@ -65,8 +65,14 @@ mod choice {
     pub(super) const ADDRESS: u16 = 0x68;
     pub(super) const DATA: u16 = 0x6C;
     pub(super) const RECALL_SIZES: u16 = 0x70;
-    /// The window's space of resident sets.
+    /// Of that: whether it does routers by sigmoid.
+    pub(super) const DOES_SIGMOID: u32 = 1 << 23;
+    pub(super) const GROUPS: u16 = 0x74;
+    /// Most groups that are open.
+    pub(super) const MOST_OPEN: usize = 8;
+    /// The window's spaces of resident sets and of biases.
     pub(super) const SETS: u32 = 2 << 28;
+    pub(super) const BIASES: u32 = 7 << 28;
     /// Begins a layer.
     pub(super) const BEGIN: u32 = 4;
 }
@@ -114,6 +120,8 @@ pub struct Unit<R> {
     layers: usize,
     experts: usize,
     k: usize,
+    /// Whether it does routers by sigmoid.
+    sigmoid: bool,
     /// Experts per token of the model that it knows.
     chosen: usize,
     /// Where it lists jobs.
@@ -122,6 +130,25 @@ pub struct Unit<R> {
     prepared: bool,
     /// Requests that it has answered, modulo 2^32.
     answered: u32,
+}
+
+/// How a router is said to the unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    /// Bits of its register.
+    score: u32,
+    /// Its groups' register.
+    groups: u32,
+}
+
+/// Scores by sigmoid, and the choice by these and a bias.
+const SIGMOID: u32 = 2;
+const BY_SCORES: u32 = 1 << 10;
+
+/// Whether no expert may stand in for another.
+fn unaltered(policy: &Policy) -> bool {
+    let Policy { router, bounds, keep, .. } = *policy;
+    bounds.mass == Eps::ZERO || bounds.error == Some(Eps::ZERO) || keep >= router.k
 }
 
 /// What a request may have changed of what tokens are decided by.
@@ -165,8 +192,9 @@ impl<R: Registers> Unit<R> {
         }
         let sizes = registers.load(choice::SIZES);
         let (layers, experts) = ((sizes >> 16) as usize, sizes as usize & 0xFFFF);
-        let k = (registers.load(choice::RECALL_SIZES) >> 24) as usize;
-        Some(Self { registers, layers, experts, k, chosen: 0, jobs, prepared: false, answered: 0 })
+        let more = registers.load(choice::RECALL_SIZES);
+        let (k, sigmoid) = ((more >> 24) as usize, more & choice::DOES_SIGMOID != 0);
+        Some(Self { registers, layers, experts, k, sigmoid, chosen: 0, jobs, prepared: false, answered: 0 })
     }
 
     /// Requests that it has answered, modulo 2^32.
@@ -307,33 +335,29 @@ impl<R: Registers> Unit<R> {
 
     /// Tells it the model; returns whether it can decide tokens of that.
     fn learn(&mut self, policy: &Policy) -> bool {
-        let Policy { router, bounds, keep, experts } = *policy;
-        let score = match router.score {
-            Score::SoftmaxAll => 0,
-            Score::SoftmaxSelected => 1,
-            _ => return false,
-        };
+        let Policy { router, bounds, keep, experts, .. } = *policy;
         let k = router.k;
         let plain = router.count == Count::Fixed
-            && router.groups.count == 1
-            && router.bias.is_empty()
             && router.expert_scale.is_empty()
             && !router.table
             && router.null_experts == 0;
-        if !plain || experts > self.experts || k > self.k {
+        let Some(Way { score, groups }) = self.way(policy).filter(|_| plain && experts <= self.experts && k <= self.k)
+        else {
             return false;
-        }
+        };
         self.chosen = k;
         let error = bounds.error.map_or(0, Eps::to_bits);
+        let mass = if unaltered(policy) { 0 } else { bounds.mass.to_bits() };
         let router = score | u32::from(router.renormalise) << 8 | u32::from(bounds.error.is_some()) << 9;
         for (address, value) in [
             (choice::ERROR, u32::MAX),
             (choice::EXPERTS, experts as u32),
             (choice::CHOSEN, k as u32),
             (choice::ROUTER, router),
+            (choice::GROUPS, groups),
             (choice::KEEP_TOP, keep.min(k) as u32),
             (choice::CAPACITY, experts as u32),
-            (choice::EPS_MASS, bounds.mass.to_bits()),
+            (choice::EPS_MASS, mass),
             (choice::EPS_ERROR, error),
             (turn::EXPERTS, experts as u32),
             (turn::CHOSEN, k as u32),
@@ -341,6 +365,30 @@ impl<R: Registers> Unit<R> {
             self.registers.store(address, value);
         }
         true
+    }
+
+    /// How it does a router: a softmax or a sigmoid whose wanted experts are those with the greatest logits, or scores
+    /// with a bias, in groups or not, where nobody stands in for them. `None` if it does not.
+    fn way(&self, policy: &Policy) -> Option<Way> {
+        let Policy { router, biased, experts, .. } = *policy;
+        let Groups { count, open, rating } = router.groups;
+        let grouped = open < count;
+        match router.score {
+            Score::SoftmaxAll if !biased && !grouped => Some(Way { score: 0, groups: 0 }),
+            Score::SoftmaxSelected if !biased && !grouped => Some(Way { score: 1, groups: 0 }),
+            Score::Sigmoid if !self.sigmoid || !router.renormalise => None,
+            Score::Sigmoid if !biased && !grouped => Some(Way { score: SIGMOID, groups: 0 }),
+            Score::Sigmoid if biased && router.bias_place == BiasPlace::Scores && unaltered(policy) => {
+                let size = experts.checked_div(count)?;
+                if grouped && (!size.is_power_of_two() || open > choice::MOST_OPEN) {
+                    return None;
+                }
+                let two = u32::from(rating == GroupRating::TwoBest) << 8;
+                let groups = if grouped { two | (open as u32) << 4 | size.trailing_zeros() } else { 0 };
+                Some(Way { score: SIGMOID | BY_SCORES, groups })
+            }
+            _ => None,
+        }
     }
 
     /// Tells it who is where in a layer, if it knows the model and has a place for the layer.
@@ -352,10 +400,12 @@ impl<R: Registers> Unit<R> {
         if !self.prepared || layer >= self.layers {
             return;
         }
-        let placed = controller.placed(layer);
+        // A bias that is 0 everywhere is none for the router.
+        let chooses = |bias: &[Logit]| bias.is_empty() || bias.iter().any(|&bias| bias != Logit::ZERO);
+        let placed = controller.placed(layer).filter(|placed| chooses(placed.bias));
         let ready = if placed.is_some() { turn::IS_READY } else { 0 };
         self.registers.store(turn::READY, ready | layer as u32);
-        let Some((resident, bits)) = placed else { return };
+        let Some(Placed { resident, bits, bias }) = placed else { return };
         self.registers.store(choice::DOORBELL, choice::BEGIN | (layer as u32) << 16);
         while self.registers.load(choice::STATUS) & 1 != 0 {}
         let first = layer.saturating_mul(self.experts);
@@ -364,6 +414,10 @@ impl<R: Registers> Unit<R> {
             let at = first.saturating_add(start) / 32;
             self.registers.store(choice::ADDRESS, choice::SETS | at as u32);
             self.registers.store(choice::DATA, (0..32).fold(0, |word, place| word | bit(place)));
+        }
+        for (at, bias) in (first..).zip(bias) {
+            self.registers.store(choice::ADDRESS, choice::BIASES | at as u32);
+            self.registers.store(choice::DATA, bias.to_bits().cast_unsigned());
         }
         self.registers.store(turn::BITS_AT, first as u32);
         bits.iter().for_each(|&bits| self.registers.store(turn::BITS_OF, bits.into()));

@@ -107,7 +107,7 @@ impl Host<'_> {
 }
 
 /// A token that wants none of the experts in fast memory, which are every fourth: it lists what it wants, or has the
-/// controller find it.
+/// controller find it. They come close to what it wants, unless a bias has a say in that.
 pub(crate) fn token(
     writer: &mut Writer<'_>,
     random: &mut Random,
@@ -126,7 +126,7 @@ pub(crate) fn token(
     others.iter_mut().step_by(4).for_each(|logit| *logit = Logit::from_num(-32));
     let wanted = router.top_k::<16>(others).unwrap_or_default();
     let least = wanted.iter().map(|&expert| others[usize::from(expert)]).min().unwrap_or_default();
-    let close = least - Logit::from_num(0.25);
+    let close = if router.bias.is_empty() { least - Logit::from_num(0.25) } else { Logit::from_num(-32) };
     logits.iter_mut().step_by(4).for_each(|logit| *logit = (*logit).min(close));
     // As many as make whole words.
     let given = if listed { wanted.len() } else { 0 };

@@ -1,8 +1,9 @@
 //! Turns with the hardware unit on the core's bus: what they take, and that every answer and every job is what a
 //! controller without a unit gives to the same requests, right ones and others.
 //!
-//! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer; `count
-//! turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does behind it until the unit waits again; `unit
+//! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer, and `turn_sigmoid` for a
+//! choice by scores with a bias in groups; `count turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does
+//! behind it until the unit waits again, and `turn_behind_sigmoid`; `unit
 //! REQUESTS ANSWERED LISTED WRONG`: requests, those that the unit has answered itself, jobs that it has listed, and
 //! answers and jobs that were others than without it.
 
@@ -11,7 +12,8 @@ use core::fmt::Write;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use cptr_core::Router;
+use cptr_core::router::{GroupRating, Groups};
+use cptr_core::{Logit, Router};
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_protocol::platform::Coherent;
 use cptr_protocol::region::{FEATURES, Geometry, HostRegion};
@@ -20,15 +22,23 @@ use cptr_protocol::wire::{self, Command, Integrity, MAX_K, Part, Place, Prefill}
 use cptr_protocol::{Controller, Layer, Mailbox, Rings, Uncounted, Unit, Units, Untimed, words_for};
 use cptr_rt::Console;
 use heapless::Vec;
-use zerocopy::little_endian::U16;
+use zerocopy::little_endian::{I32, U16};
 
 use crate::kernels::{Cost, Counters};
 use crate::random::Random;
 use crate::turn::{Host, configuration, token};
 
 const MOST: usize = 256;
-/// Experts and experts per token of the models in `cptr budget` whose routers the unit does.
-const LAYERS: [(usize, usize); 6] = [(8, 2), (32, 4), (64, 6), (64, 8), (128, 8), (MOST, 8)];
+/// Experts and experts per token of the models in `cptr budget`, and whether the choice is by scores in eight groups.
+const LAYERS: [(usize, usize, bool); 7] = [
+    (8, 2, false),
+    (32, 4, false),
+    (64, 6, false),
+    (64, 8, false),
+    (128, 8, false),
+    (MOST, 8, false),
+    (MOST, 8, true),
+];
 /// Tokens of each.
 const TOKENS: u32 = 60;
 /// The most that the unit does, which the image is for.
@@ -49,6 +59,7 @@ struct Buffers {
     frame: [u8; GEOMETRY.request],
     taken: [[u8; GEOMETRY.answer]; 2],
     layers: [[Layer<MOST, { words_for(MOST) }>; 2]; 2],
+    bias: [[Logit; 2 * MOST]; 2],
 }
 
 static mut BUFFERS: Buffers = Buffers {
@@ -57,6 +68,7 @@ static mut BUFFERS: Buffers = Buffers {
     frame: [0; GEOMETRY.request],
     taken: [[0; GEOMETRY.answer]; 2],
     layers: [const { [const { Layer::new() }; 2] }; 2],
+    bias: [[Logit::ZERO; 2 * MOST]; 2],
 };
 
 /// The unit on the core's bus.
@@ -123,8 +135,8 @@ pub(crate) fn report() -> bool {
     // SAFETY: nobody else names the memory, and an image runs this function once.
     let buffers = unsafe { &mut *buffers };
     let mut seen = Seen::default();
-    for (case, (experts, k)) in (1..).zip(LAYERS) {
-        turns(experts, k, case, buffers, &mut seen);
+    for (case, layer) in (1..).zip(LAYERS) {
+        turns(layer, case, buffers, &mut seen);
     }
     let Seen { requests, answered, listed, wrong } = seen;
     let _ = writeln!(Console, "unit {requests} {answered} {listed} {wrong}");
@@ -145,18 +157,29 @@ enum Kind {
     Repeated,
 }
 
-fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut Seen) {
-    let Buffers { request, answers, frame, taken, layers } = buffers;
+/// The bias of an expert: little, so that it decides between scores that are near each other.
+fn bias(layer: usize, expert: usize) -> Logit {
+    Logit::from_bits((expert * 37 + layer * 11) as i32 % 61 - 30)
+}
+
+fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Buffers, seen: &mut Seen) {
+    let Buffers { request, answers, frame, taken, layers, bias: biases } = buffers;
     let ([request, twin_request], [answer, twin_answer], [taken, twin_taken], [layer, twin_layer]) =
         (request, answers, taken, layers);
+    let [of_layers, of_twin] = biases;
+    let mut biases = [[Logit::ZERO; MOST]; 2];
+    for (layer, biases) in biases.iter_mut().enumerate() {
+        biases.iter_mut().enumerate().for_each(|(expert, to)| *to = bias(layer, expert));
+    }
     let [memory, twin_memory] = &MEMORY;
     let jobs = RefCell::new(Vec::new());
     let Ok(mut rings) = Rings::new(memory, GEOMETRY, Coherent, request) else { return };
     let Ok(mut twin_rings) = Rings::new(twin_memory, GEOMETRY, Coherent, twin_request) else { return };
     let units = Written { jobs: &jobs, units: Untimed::default() };
     let generation = rings.generation();
-    let mut controller = Controller::new(layer, answer, units, Uncounted).with_generation(generation);
-    let twin = Controller::new(twin_layer, twin_answer, Untimed::default(), Uncounted);
+    let controller = Controller::new(layer, answer, units, Uncounted).with_generation(generation);
+    let mut controller = controller.with_bias(of_layers);
+    let twin = Controller::new(twin_layer, twin_answer, Untimed::default(), Uncounted).with_bias(of_twin);
     let mut twin = twin.with_generation(twin_rings.generation());
     let Some(mut unit) = Unit::find(Bus, JOBS.as_ptr().expose_provenance() as u32) else {
         seen.wrong += 1;
@@ -172,12 +195,22 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         let Ok(_) = twin_rings.poll(|_, _| &[]);
     }
     let mut host = Host { frame, sequence: 0, random: Random(case), integrity: Integrity::Link };
-    let router = Router::softmax_selected(k);
+    let groups = Groups { count: 8, open: 4, rating: GroupRating::TwoBest };
+    let router = |layer: usize| {
+        if scores {
+            let bias = biases[layer].get(..experts).unwrap_or_default();
+            Router { groups, bias, ..Router::sigmoid_grouped(k, 1, 1, &[]) }
+        } else {
+            Router::softmax_selected(k)
+        }
+    };
     let (mut turn, mut behind, mut counted) = (0u64, Cost::default(), 0u32);
-    let placing = 2 + 2 * ((experts / 4).div_ceil(k) as u32 + 1);
-    let each = (placing - 2) / 2;
+    // Two more to say the biases.
+    let first = if scores { 4 } else { 2 };
+    let each = (experts / 4).div_ceil(k) as u32 + 1;
+    let placing = first + 2 * each;
     for number in 0..placing + TOKENS + 4 {
-        let layer = if number < placing { number.saturating_sub(2) / each } else { number & 1 };
+        let layer = if number < placing { number.saturating_sub(first) / each } else { number & 1 };
         let kind = match number {
             _ if number < placing + 12 || number >= placing + TOKENS => Kind::Right,
             _ if number % 10 == 1 => Kind::Unlisted,
@@ -190,9 +223,17 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         let mut length = match number {
             0 => host.frame(Command::Reset, |writer, _| writer.put(&wire::Reset { generation: generation.into() })),
             1 => host.frame(Command::Configure, |writer, _| {
-                writer.put(&wire::Configure { layers: 2.into(), ..configuration(experts, k, false) });
+                let usual = wire::Configure { layers: 2.into(), ..configuration(experts, k, scores) };
+                // Of scores nobody alters the choice.
+                let by_scores = wire::Configure { bias_place: 1, eps: 0.into(), ..usual };
+                writer.put(if scores { &by_scores } else { &usual });
             }),
-            _ if number < placing && (number - 2) % each == each - 1 => host.frame(Command::Place, |writer, _| {
+            _ if number < first => host.frame(Command::Bias, |writer, _| {
+                let layer = number as usize - 2;
+                writer.put(&wire::Bias { layer: (layer as u16).into(), experts: (experts as u16).into() });
+                (0..experts).for_each(|expert| writer.put(&I32::new(bias(layer, expert).to_bits())));
+            }),
+            _ if number < placing && (number - first) % each == each - 1 => host.frame(Command::Place, |writer, _| {
                 let hot = (experts as u16 / 4).into();
                 // A few of each width, so that jobs have an order.
                 let cold = experts as u16 - experts as u16 / 4;
@@ -200,8 +241,8 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
                 writer.put(&Place { layer: (layer as u16).into(), hot, alpha: 0.into(), split });
             }),
             _ if number < placing => host.frame(Command::Prefill, |writer, _| {
-                let first = ((number - 2) % each) as usize * k;
-                let wanted = (0..experts as u16).step_by(4).skip(first).take(k);
+                let before = ((number - first) % each) as usize * k;
+                let wanted = (0..experts as u16).step_by(4).skip(before).take(k);
                 let count = wanted.clone().count() as u8;
                 writer.put(&Prefill { layer: (layer as u16).into(), count, weighted: 0 });
                 wanted.for_each(|expert| writer.put(&U16::new(expert)));
@@ -212,7 +253,7 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
                 writer.put(&Part { layer: (layer as u16).into(), part: part.into() });
             }),
             _ => host.frame(Command::Token, |writer, random| {
-                token(writer, random, experts, &router, kind != Kind::Unlisted, layer as u16);
+                token(writer, random, experts, &router(layer as usize), kind != Kind::Unlisted, layer as u16);
             }),
         }
         .len();
@@ -280,6 +321,7 @@ fn turns(experts: usize, k: usize, case: u32, buffers: &mut Buffers, seen: &mut 
         seen.answered += u32::from(by_unit);
         seen.wrong += u32::from(!right);
     }
-    let _ = writeln!(Console, "count turn {experts} {k} 0 {}", turn.checked_div(counted.into()).unwrap_or(0));
-    behind.print("turn_behind", experts, k, Cost::empty());
+    let [kernel, behind_kernel] = if scores { ["turn_sigmoid", "turn_behind_sigmoid"] } else { ["turn", "turn_behind"] };
+    let _ = writeln!(Console, "count {kernel} {experts} {k} 0 {}", turn.checked_div(counted.into()).unwrap_or(0));
+    behind.print(behind_kernel, experts, k, Cost::empty());
 }

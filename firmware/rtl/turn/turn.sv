@@ -13,7 +13,8 @@ module cptr_turn #(
   parameter int unsigned WORDS = 4,
   parameter int unsigned CHOICES = 512,
   parameter int unsigned TOKENS = 1024,
-  parameter int unsigned PLACES = 64
+  parameter int unsigned PLACES = 64,
+  parameter int unsigned SIGMOID = 1
 ) (
   input  logic        clk,
   input  logic        rst_n,
@@ -56,7 +57,7 @@ module cptr_turn #(
   logic [19:0] cycles;
 
   typedef enum logic [4:0] {
-    IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, JOB_WEIGHT, PUBLISH,
+    IDLE, ARMED, READ, START, LOGITS, WANTED, FIXED, HEADER, CHOICES_OF, SETTLE, LIST, WEIGHT, PUBLISH, JOB_WEIGHT,
     STOP, DROP
   } state_t;
   state_t state;
@@ -81,11 +82,13 @@ module cptr_turn #(
   logic [15:0] layer;
   logic in_valid, in_ready, in_last, out_valid, out_ready, out_last;
   logic [31:0] out_data, unit_data, here_data;
-  assign bus_grant = ~unit_rings & ~unit_aborts;
+  // What was decided is read for the jobs, too.
+  wire reads_weights = state == PUBLISH | state == JOB_WEIGHT;
+  assign bus_grant = ~unit_rings & ~unit_aborts & ~(bus_address[10] & reads_weights);
   wire unit_mine = unit_rings | unit_aborts;
   cptr_unit #(
     .E(E), .K(K), .LAYERS(LAYERS), .DIVIDERS(DIVIDERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS),
-    .PLACES(PLACES)
+    .PLACES(PLACES), .SIGMOID(SIGMOID)
   ) choice (
     .clk, .rst_n, .bus_request(unit_mine | (bus_request & bus_address[10:8] == 3'd0)),
     .bus_write(unit_mine | bus_write), .bus_address(unit_mine ? 8'h10 : bus_address[7:0]),
@@ -184,7 +187,8 @@ module cptr_turn #(
     .write(write & register_at == BITS_OF), .write_address(bits_at), .write_data(value[4:0])
   );
   unit_ram #(.WIDTH(32), .DEPTH(2 * K)) decided (
-    .clk, .read(bus_request & bus_address[10]), .read_address(bus_address[2+:RANK+1]), .read_data(decided_data),
+    .clk, .read((bus_request & bus_address[10]) | reads_weights),
+    .read_address(reads_weights ? {weight_rank, 1'b1} : bus_address[2+:RANK+1]), .read_data(decided_data),
     .write(out_valid & (state == CHOICES_OF | state == WEIGHT)),
     .write_address({index[RANK-1:0], state == WEIGHT}), .write_data(out_data)
   );
@@ -194,8 +198,8 @@ module cptr_turn #(
   logic [4+RANK:0] job_key;
   logic [ID-1:0] job_expert;
   unit_rank_chain #(.K(K), .KEY(5 + RANK), .DATA(ID)) chain (
-    .clk, .rst_n, .clear(state == FIXED), .enabled('1), .in_valid(choice_1 & missing_1), .in_key({bits, ~rank_1}),
-    .in_data(expert_1), .out_valid(), .out_key(), .out_data(), .full(chain_full), .keys(chain_keys),
+    .clk, .rst_n, .clear(state == FIXED), .now(1'b1), .enabled('1), .in_valid(choice_1 & missing_1),
+    .in_key({bits, ~rank_1}), .in_data(expert_1), .out_valid(), .out_key(), .out_data(), .full(chain_full), .keys(chain_keys),
     .data(chain_experts)
   );
   unit_pick #(.N(K), .WIDTH(5 + RANK)) pick_key (.entries(chain_keys), .index(job[RANK-1:0]), .entry(job_key));
@@ -216,13 +220,14 @@ module cptr_turn #(
   end
   logic [RANK-1:0] weight_place;
   always_comb weight_place = place_of[index[RANK-1:0]];
+  // The rank whose weight is read for its job.
+  wire [RANK-1:0] weight_rank = state == PUBLISH ? '0 : index[RANK-1:0] + 1'b1;
   // The word of a job: the weight lies fourth.
   wire [2:0] job_offset = job_word < 3'd3 ? job_word : job_word + 3'd1;
   wire last_rank = index + 1'b1 == k;
   wire last_job = job + 1'b1 == near;
 
-  assign out_ready = (state == HEADER) | (state == CHOICES_OF) | (state == DROP)
-                   | (state == WEIGHT & ~is_near[index[RANK-1:0]]) | (state == JOB_WEIGHT);
+  assign out_ready = (state == HEADER) | (state == CHOICES_OF) | (state == DROP) | (state == WEIGHT);
   assign in_valid = asked_logit;
   assign in_last = asked_last;
 
@@ -287,10 +292,10 @@ module cptr_turn #(
         memory_write_data = out_data;
       end
       JOB_WEIGHT: begin
-        memory_request = 1'b1;
+        memory_request = is_near[index[RANK-1:0]];
         memory_write = 1'b1;
         memory_address = jobs_at + 32'(weight_place) * 32'd24 + 32'd12;
-        memory_write_data = out_data;
+        memory_write_data = decided_data;
       end
       PUBLISH: begin
         memory_request = 1'b1;
@@ -371,7 +376,7 @@ module cptr_turn #(
       if (seen == LOOK_ACTIVATION) activation <= memory_read_data;
       if (seen == LOOK_RESULT) result <= memory_read_data;
       if (doorbell) {looks, rung} <= '1;
-      if (works) cycles <= cycles + 20'd1;
+      if (works && state != JOB_WEIGHT) cycles <= cycles + 20'd1;
       write <= here & bus_write;
       if (write && register_at == CONTROL) begin
         // What is under way goes on to its end.
@@ -474,21 +479,20 @@ module cptr_turn #(
           end
         end
         WEIGHT: if (out_valid) begin
-          if (is_near[index[RANK-1:0]]) begin
-            state <= JOB_WEIGHT;
-          end else begin
-            index <= index + 1'b1;
-            if (last_rank) state <= PUBLISH;
-          end
-        end
-        JOB_WEIGHT: begin
-          index <= index + 1'b1;
-          state <= last_rank ? PUBLISH : WEIGHT;
+          index <= last_rank ? '0 : index + 1'b1;
+          if (last_rank) state <= PUBLISH;
         end
         PUBLISH: begin
           rung <= doorbell;
-          state <= IDLE;
-          outcome <= TURN_DONE;
+          state <= JOB_WEIGHT;
+        end
+        // The host has its answer; units take a job when it has its weight.
+        JOB_WEIGHT: begin
+          index <= index + 1'b1;
+          if (last_rank) begin
+            state <= IDLE;
+            outcome <= TURN_DONE;
+          end
         end
         // The host wants something else: what the unit still has to say is nobody's.
         DROP: if (out_valid && out_last) begin

@@ -10,7 +10,8 @@ module cptr_unit #(
   parameter int unsigned WORDS = 4,
   parameter int unsigned CHOICES = 512,
   parameter int unsigned TOKENS = 1024,
-  parameter int unsigned PLACES = 64
+  parameter int unsigned PLACES = 64,
+  parameter int unsigned SIGMOID = 1
 ) (
   input  logic        clk,
   input  logic        rst_n,
@@ -44,19 +45,22 @@ module cptr_unit #(
   localparam int unsigned PLACE = $clog2(PLACES);
 
   // Registers.
-  logic ring, abort, lost_lock, error_bound, of_chosen, recall_changed, window_read;
+  logic ring, abort, lost_lock, error_bound, of_chosen, sigmoid, scored, two_best, recall_changed, window_read;
+  logic [3:0] open, size_log2;
   logic [7:0] window_write;
   logic [31:0] command, cycles, snr, angle, eps_mass, eps_error, process_noise, reopened, fast_gain, phase;
   logic [31:0] window_address, window_data, window_word, recall_found;
+  wire [2:0] space = window_address[30:28];
   logic [1:0] lock;
-  logic [11:0] errors, error, recall_layers, next_layer;
+  logic [11:0] errors_now, errors, error, recall_layers, next_layer;
   logic [ID:0] experts, capacity;
   logic [6:0] k, keep_top, recall_k;
   logic [15:0] acquire;
   logic [16:0] recall_tokens;
   logic [8:0] recall_places;
   unit_registers #(
-    .E(E), .K(K), .LAYERS(LAYERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS), .PLACES(PLACES)
+    .E(E), .K(K), .LAYERS(LAYERS), .WORDS(WORDS), .CHOICES(CHOICES), .TOKENS(TOKENS), .PLACES(PLACES),
+    .SIGMOID(SIGMOID)
   ) registers (.*);
   localparam int unsigned BUSY = 0, SHORT = 4, LONG = 5, ABORTED = 6, ORDER = 7, UNKNOWN = 8, ID_ERROR = 9;
 
@@ -86,28 +90,51 @@ module cptr_unit #(
   logic [31:0] logit_1, logit_2, set_word;
   logic [ID-1:0] expert_1, expert_2;
   logic [ID:0] residents;
+  // What a scored choice is handed instead, when all of its logits have come.
+  logic given, given_2, given_last, given_resident;
+  logic [RANK-1:0] given_order, order_2;
+  logic [31:0] given_logit, bias;
+  logic [ID-1:0] given_expert;
   always_ff @(posedge clk) begin
-    {logit_2, logit_1} <= {logit_1, in_data};
-    {expert_2, expert_1} <= {expert_1, count[ID-1:0]};
-    {last_2, last_1} <= {last_1, in_last};
+    {logit_2, logit_1} <= {given ? given_logit : logit_1, in_data};
+    {expert_2, expert_1} <= {given ? given_expert : expert_1, count[ID-1:0]};
+    {last_2, last_1} <= {given ? given_last : last_1, in_last};
+    order_2 <= given_order;
     last_expert <= experts - 1'b1;
-    resident_2 <= set_word[expert_1[4:0]];
+    resident_2 <= given ? given_resident : set_word[expert_1[4:0]];
     if (state == CHECK) residents <= '0;
     else if (scan_2 && resident_2) residents <= residents + 1'b1;
   end
 
   // Selection.
+  logic score_ready, score_ask, score_valid;
+  logic [31:0] score_logit, score;
   logic start_select, cancel, chosen, weighed, answered;
   logic [RANK:0] stand_ins;
   logic [K*ID-1:0] chosen_ids, wanted_ids, victim_ids;
   logic [K-1:0] replaced, missing, victim_full;
   logic [K*32-1:0] weights;
-  unit_select #(.E(E), .K(K), .DIVIDERS(DIVIDERS)) selection (
+  unit_select #(.E(E), .K(K), .DIVIDERS(DIVIDERS), .SIGMOID(SIGMOID)) selection (
     .clk, .rst_n, .start(start_select), .cancel, .experts, .k(k[RANK:0]), .keep_top, .eps_mass, .eps_error,
     .error_bound,
-    .of_chosen, .in_valid(scan_2), .in_last(last_2), .in_logit(logit_2), .in_expert(expert_2),
-    .in_resident(resident_2), .chosen, .weighed, .stand_ins, .chosen_ids, .replaced, .missing, .wanted_ids, .weights
+    .of_chosen, .sigmoid, .scored, .in_valid(scored ? given_2 : scan_2), .in_last(last_2), .in_order(order_2),
+    .in_logit(logit_2), .in_expert(expert_2),
+    .in_resident(resident_2), .score_ready, .score_ask, .score_logit, .score_valid, .score, .chosen, .weighed, .stand_ins, .chosen_ids, .replaced, .missing, .wanted_ids, .weights
   );
+
+  if (SIGMOID != 0) begin : with_scores
+    unit_scores #(.E(E), .K(K), .LAYERS(LAYERS)) scores (
+      .clk, .rst_n, .start(start_select), .cancel(cancel | ~scored), .experts, .k(k[RANK:0]), .open, .size_log2,
+      .two_best, .base(LEVEL'(32'(layer) * E)), .in_valid(scan_2 & scored), .in_last(last_2), .in_logit(logit_2),
+      .in_expert(expert_2), .in_resident(resident_2), .score_ready, .ask(score_ask), .ask_logit(score_logit),
+      .score_valid, .score, .out_valid(given), .out_last(given_last), .out_order(given_order), .out_logit(given_logit),
+      .out_expert(given_expert), .out_resident(given_resident), .window_read(window_read & space == 3'd7),
+      .window_write(window_write[7]), .window_address(window_address[LEVEL-1:0]), .window_data, .bias
+    );
+  end else begin : without_scores
+    assign {given, given_last, given_order, given_logit, given_expert, given_resident} = '0;
+    assign {score_ask, score_logit, bias} = '0;
+  end
 
   // The answer, and who comes and goes.
   logic answering, answer_valid, answer_last, set_read_answer, set_write_answer;
@@ -134,7 +161,6 @@ module cptr_unit #(
 
   // The resident sets.
   wire [SET-1:0] set_base = SET'(32'(layer) * (E / 32));
-  wire [2:0] space = window_address[30:28];
   // A word is there the cycle after it was asked for, and so is where it comes from.
   logic [7:0] shown;
   always_ff @(posedge clk) shown <= 8'd1 << space;
@@ -263,7 +289,7 @@ module cptr_unit #(
     endcase
     window_word = ((window_address[0] ? level_stored[31:0] : level_stored[63:32]) & {32{shown[0]}})
                 | (state_stored & {32{shown[1]}}) | (set_word & {32{shown[2]}}) | (mean & {32{shown[3]}})
-                | (place_word & {32{shown[4] | shown[5]}}) | (recall_word & {32{shown[6]}});
+                | (place_word & {32{shown[4] | shown[5]}}) | (recall_word & {32{shown[6]}}) | (bias & {32{shown[7]}});
   end
 
   // Which layers have begun; nothing else of a layer survives a reset, in the middle of whatever it comes.
@@ -295,23 +321,23 @@ module cptr_unit #(
   end
 
   always_comb begin
-    errors = '0;
-    errors[BUSY] = abort & ~may_abort;
-    errors[ABORTED] = abort & may_abort;
-    errors[SHORT] = early;
-    errors[LONG] = late;
+    errors_now = '0;
+    errors_now[BUSY] = abort & ~may_abort;
+    errors_now[ABORTED] = abort & may_abort;
+    errors_now[SHORT] = early;
+    errors_now[LONG] = late;
     case (state)
       CHECK: if (takes_ids) begin
-        errors[UNKNOWN] = wrong_layer | wrong_recall;
-        errors[ORDER] = wrong_order & ~wrong_recall;
-        errors[ID_ERROR] = too_many & recall_known;
+        errors_now[UNKNOWN] = wrong_layer | wrong_recall;
+        errors_now[ORDER] = wrong_order & ~wrong_recall;
+        errors_now[ID_ERROR] = too_many & recall_known;
       end
       END: begin
-        errors[UNKNOWN] = ~recall_known;
-        errors[ORDER] = recall_known & wrong_end;
+        errors_now[UNKNOWN] = ~recall_known;
+        errors_now[ORDER] = recall_known & wrong_end;
       end
-      HOLD_ID: errors[ID_ERROR] = wrong_id;
-      COMPARE_ID: errors[ID_ERROR] = list_id == current;
+      HOLD_ID: errors_now[ID_ERROR] = wrong_id;
+      COMPARE_ID: errors_now[ID_ERROR] = list_id == current;
       default: ;
     endcase
   end
@@ -321,9 +347,12 @@ module cptr_unit #(
       state <= IDLE;
       {count, list_count, compared, compared_to, current, put_rank, row, next_layer, wiped, listed} <= '0;
       {begun, recall_known, both_done, cycles} <= '0;
-      {scan_2, scan_1} <= '0;
+      {scan_2, scan_1, given_2} <= '0;
+      errors <= '0;
     end else begin
+      errors <= errors_now;
       {scan_2, scan_1} <= {scan_1, scan};
+      given_2 <= given;
       if (state == CHECK) cycles <= 32'd1;
       else if (running) cycles <= cycles + 32'd1;
       if (recall_changed) recall_known <= 1'b0;

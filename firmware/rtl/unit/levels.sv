@@ -140,7 +140,7 @@ module unit_levels #(
   // The lowest scores, and of equals the lowest ids.
   logic [K*(32+ID)-1:0] victims;
   unit_rank_chain #(.K(K), .KEY(32 + ID), .DATA(1)) victim_chain (
-    .clk, .rst_n, .clear(clear_scan), .enabled({K{1'b1}}),
+    .clk, .rst_n, .clear(clear_scan), .now(1'b1), .enabled({K{1'b1}}),
     .in_valid(scanned[5] & resident_6), .in_key({~score, ~expert_6}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full(victim_full), .keys(victims), .data()
   );

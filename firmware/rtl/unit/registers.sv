@@ -11,6 +11,7 @@ module unit_registers #(
   parameter int unsigned CHOICES = 512,
   parameter int unsigned TOKENS = 1024,
   parameter int unsigned PLACES = 64,
+  parameter int unsigned SIGMOID = 1,
   parameter int unsigned ID = $clog2(E)
 ) (
   input  logic        clk,
@@ -44,6 +45,11 @@ module unit_registers #(
   output logic [ID:0] capacity,
   output logic        error_bound,
   output logic        of_chosen,
+  output logic        sigmoid,
+  output logic        scored,
+  output logic [3:0]  open,
+  output logic [3:0]  size_log2,
+  output logic        two_best,
   output logic [31:0] eps_mass,
   output logic [31:0] eps_error,
   output logic [31:0] process_noise,
@@ -67,13 +73,16 @@ module unit_registers #(
     CHOSEN = 6'd6, ROUTER = 6'd7, KEEP_TOP = 6'd8, CAPACITY = 6'd9, EPS_MASS = 6'd10, EPS_ERROR = 6'd11,
     PROCESS = 6'd12, REOPENED = 6'd13, FAST_GAIN = 6'd14, PHASE = 6'd15, ACQUIRE = 6'd16, RECALL_SHAPE = 6'd17,
     RECALL_TOKENS = 6'd18, RECALL_PLACES = 6'd19, CYCLES = 6'd20, SNR = 6'd21, ANGLE = 6'd22, LOCK = 6'd23,
-    FOUND = 6'd24, NEXT_LAYER = 6'd25, ADDRESS = 6'd26, DATA = 6'd27, RECALL_SIZES = 6'd28;
+    FOUND = 6'd24, NEXT_LAYER = 6'd25, ADDRESS = 6'd26, DATA = 6'd27, RECALL_SIZES = 6'd28, GROUPS = 6'd29;
   // Errors, by bit: what went on is not ended by them.
   localparam int unsigned BUSY = 0, RANGE = 1, REFUSED = 2, COMMAND = 3;
 
-  // The router as the wire's descriptors say it: bits 3:0 the score (0 softmax over all, 1 over the chosen), 8 weights
-  // are divided by their sum, 9 the error is bounded; any other bit is something that the unit does not do.
+  // The router as the wire's descriptors say it: bits 3:0 the score (0 softmax over all, 1 over the chosen, 2 sigmoid), 8
+  // weights are divided by their sum, 9 the error is bounded, 10 the choice is by score and bias; any other bit is
+  // something that the unit does not do. Scores are done if weights are divided, a bias if nobody stands in.
   logic [31:0] router;
+  // Bits 3:0 the logarithm of the experts of a group, 7:4 how many are open, 8 whether they are rated by their two best.
+  logic [9:0] groups;
   wire [5:0] register_at = bus_address[7:2];
   wire write = bus_request & bus_write;
   wire [31:0] value = bus_write_data;
@@ -88,9 +97,21 @@ module unit_registers #(
     most_choices <= recall_k[6] ? 19'(recall_layers) : '0;
     choices <= few_choices + (many_choices << 3) + (most_choices << 6);
   end
-  wire refused = (router & ~32'h0000_0301) != '0;
+  wire refused = (router & ~32'h0000_0703) != '0 | (router[1] & (router[0] | ~router[8] | SIGMOID == 0))
+               | (router[10] & (~router[1] | eps_mass != '0));
+  // Groups divide the experts, are 32 at most, and those that are open have as many experts as a token takes.
+  logic [ID:0] group_count, of_group;
+  logic [ID+4:0] open_experts;
+  logic groups_range;
+  always_ff @(posedge clk) begin
+    group_count <= experts >> size_log2;
+    of_group <= ~({ID + 1{1'b1}} << size_log2);
+    open_experts <= (ID + 5)'(open) << size_log2;
+    groups_range <= groups[9] | (open != '0 & ((experts & of_group) != '0 | open > 4'd8 | size_log2 > 4'(ID)
+                  | group_count > (ID + 1)'(32) | (ID + 1)'(open) > group_count | 32'(open_experts) < 32'(k)));
+  end
   wire router_range = experts == '0 | experts > (ID + 1)'(E) | k == '0 | 32'(k) > K | 32'(k) > 32'(experts_now)
-                    | capacity > (ID + 1)'(E);
+                    | capacity > (ID + 1)'(E) | (router[10] & groups_range);
   wire layer_range = 32'(command[31:16]) >= LAYERS;
   wire recall_range = recall_layers == '0 | recall_k == '0 | 32'(choices) > CHOICES | choices > 19'd4095
                     | 32'(recall_k) > 64 | recall_tokens < 17'd64 | 32'(recall_tokens) > TOKENS
@@ -127,7 +148,8 @@ module unit_registers #(
     out_of_range <= ~in_range;
     router_wrong <= asked == 4'd1 & refused;
   end
-  assign busy = running | abort | pending != '0;
+  // It ends when its errors can be read.
+  assign busy = running | abort | pending != '0 | errors != '0;
   assign ring = pending[2] & ~wrong_command & ~out_of_range & ~router_wrong;
   // What is written through the window is read again after that.
   always_ff @(posedge clk) window_data <= value;
@@ -139,7 +161,7 @@ module unit_registers #(
       {abort, pending} <= '0;
       window_address <= '0;
       {window_read, window_write} <= '0;
-      {experts, k, keep_top, capacity, eps_mass, eps_error, router} <= '0;
+      {experts, k, keep_top, capacity, eps_mass, eps_error, router, groups} <= '0;
       {process_noise, reopened, fast_gain, phase, acquire} <= '0;
       {recall_layers, recall_k, recall_tokens, recall_places} <= '0;
       recall_changed <= 1'b0;
@@ -163,6 +185,7 @@ module unit_registers #(
           end
           CHOSEN: k <= value > 32'd127 ? '1 : value[6:0];
           ROUTER: router <= value;
+          GROUPS: groups <= {value[31:9] != '0, value[8:0]};
           KEEP_TOP: keep_top <= value > 32'd127 ? '1 : value[6:0];
           CAPACITY: capacity <= value > E ? '1 : value[ID:0];
           EPS_MASS: eps_mass <= value;
@@ -197,18 +220,22 @@ module unit_registers #(
   end
   assign error_bound = router[9];
   assign of_chosen = router[0] | router[8];
+  assign sigmoid = router[1];
+  assign scored = router[10];
+  assign {two_best, open, size_log2} = groups[8:0];
 
   always_ff @(posedge clk) begin
     if (bus_request) begin
       case (register_at)
         NAME: bus_read_data <= 32'h7570_7401;
         SIZES: bus_read_data <= {16'(LAYERS), 16'(E)};
-        RECALL_SIZES: bus_read_data <= {8'(K), 8'(WORDS), 16'(TOKENS - 1)};
+        RECALL_SIZES: bus_read_data <= {8'(K), SIGMOID != 0, 7'(WORDS), 16'(TOKENS - 1)};
         STATUS: bus_read_data <= {30'd0, error != '0, busy};
         ERROR: bus_read_data <= 32'(error);
         EXPERTS: bus_read_data <= 32'(experts);
         CHOSEN: bus_read_data <= 32'(k);
         ROUTER: bus_read_data <= router;
+        GROUPS: bus_read_data <= {22'd0, groups};
         KEEP_TOP: bus_read_data <= 32'(keep_top);
         CAPACITY: bus_read_data <= 32'(capacity);
         EPS_MASS: bus_read_data <= eps_mass;

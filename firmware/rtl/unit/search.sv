@@ -129,7 +129,7 @@ module unit_search #(
   logic [PLACES-1:0] full;
   logic [PLACES*32-1:0] keys;
   unit_rank_chain #(.K(PLACES), .KEY(32), .DATA(1)) chain (
-    .clk, .rst_n, .clear(state == CLEAR | state == STORE), .enabled({PLACES{1'b1}}),
+    .clk, .rst_n, .clear(state == CLEAR | state == STORE), .now(1'b1), .enabled({PLACES{1'b1}}),
     .in_valid(valid[9]), .in_key(~{past_10[31:16], age_less_one_10}), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full, .keys, .data()
   );

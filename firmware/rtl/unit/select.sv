@@ -1,5 +1,7 @@
 // One token in one layer: takes its logits, chooses the experts that it wants and those that run, and weighs them, bit
-// for bit as `Router::top_k`, `select` and `Router::weights` of a softmax router without bias and groups.
+// for bit as `Router::top_k`, `select` and `Router::weights` of a router by softmax or, where it is made with SIGMOID, by
+// sigmoid, without bias and groups. With these it takes the wanted experts themselves, in their order (scores.sv), and
+// nobody stands in for them.
 //
 // The logits go through a chain that keeps the best k. Who is not among them goes, if resident, through a second chain
 // of the same length: the stand-ins, best first. The wanted experts that are missing, the last first, are paired with
@@ -8,6 +10,7 @@ module unit_select #(
   parameter int unsigned E = 256,
   parameter int unsigned K = 8,
   parameter int unsigned DIVIDERS = 8,
+  parameter int unsigned SIGMOID = 1,
   parameter int unsigned ID = $clog2(E),
   parameter int unsigned RANK = (K > 1) ? $clog2(K) : 1
 ) (
@@ -23,12 +26,22 @@ module unit_select #(
   input  logic [31:0]       eps_error,
   input  logic              error_bound,
   input  logic              of_chosen,
-  // Logits in the order of their experts, and whether each is resident.
+  input  logic              sigmoid,
+  input  logic              scored,
+  // Logits in the order of their experts, and whether each is resident; or, of a scored choice, those of the wanted, a
+  // greater order for a better rank.
   input  logic              in_valid,
   input  logic              in_last,
+  input  logic [RANK-1:0]   in_order,
   input  logic [31:0]       in_logit,
   input  logic [ID-1:0]     in_expert,
   input  logic              in_resident,
+  // Sigmoids of what a scored choice asks for, while `score_ready` is high; the experts come afterwards.
+  output logic              score_ready,
+  input  logic              score_ask,
+  input  logic [31:0]       score_logit,
+  output logic              score_valid,
+  output logic [31:0]       score,
   // The choice: of each rank the expert, a rank a cycle from `chosen` on, whether it stands in, whether it is missing.
   // Then the weights.
   output logic              chosen,
@@ -40,7 +53,8 @@ module unit_select #(
   output logic [K*ID-1:0]   wanted_ids,
   output logic [K*32-1:0]   weights
 );
-  localparam int unsigned KEY = 32 + ID;
+  localparam int unsigned LOGIT = 32 + ID;
+  localparam int unsigned KEY = LOGIT + (SIGMOID != 0 ? RANK : 0);
 
   // How masses are asked for: of the wanted, of the stand-ins, of all, of the chosen.
   localparam logic [1:0] WANTED = 2'd0, STAND_IN = 2'd1, ALL = 2'd2, CHOSEN = 2'd3;
@@ -52,32 +66,38 @@ module unit_select #(
   // Ranks and experts are counted; what the count ends with.
   logic [11:0] count, last_settling, last_rank, last_expert;
   always_ff @(posedge clk) begin
-    last_settling <= 12'(K - 1) - 12'(k);
+    last_settling <= scored ? 12'(K) : 12'(K - 1) - 12'(k);
     last_rank <= 12'(k) - 12'd1;
     last_expert <= 12'(experts) - 12'd1;
   end
 
   // The two chains. A greater key is a greater logit, and of equal ones a lower id.
   logic [K-1:0] in_use, wanted_full, stand_in_full, wanted_resident;
-  logic [K*KEY-1:0] wanted_keys, stand_in_keys;
+  logic [K*KEY-1:0] wanted_keys;
+  logic [K*LOGIT-1:0] wanted_logits, stand_in_keys;
   logic loser_valid, loser_resident;
-  logic [KEY-1:0] loser_key;
+  logic [KEY-1:0] in_key, loser_key;
+  if (SIGMOID != 0) begin : in_order_key
+    assign in_key = {in_order & {RANK{scored}}, ~in_logit[31], in_logit[30:0], ~in_expert};
+  end else begin : plain_key
+    assign in_key = {~in_logit[31], in_logit[30:0], ~in_expert};
+  end
   for (genvar i = 0; i < K; i++) begin : use_of_cells
     always_ff @(posedge clk) if (start) in_use[i] <= (RANK + 1)'(i) < k;
+    assign wanted_logits[i*LOGIT+:LOGIT] = wanted_keys[i*KEY+:LOGIT];
     assign wanted_ids[i*ID+:ID] = ~wanted_keys[i*KEY+:ID];
   end
   unit_rank_chain #(.K(K), .KEY(KEY), .DATA(1)) wanted_chain (
-    .clk, .rst_n, .clear(start), .enabled(in_use),
-    .in_valid, .in_key({~in_logit[31], in_logit[30:0], ~in_expert}), .in_data(in_resident),
+    .clk, .rst_n, .clear(start), .now(1'b1), .enabled(in_use), .in_valid, .in_key, .in_data(in_resident),
     .out_valid(loser_valid), .out_key(loser_key), .out_data(loser_resident),
     .full(wanted_full), .keys(wanted_keys), .data(wanted_resident)
   );
-  unit_rank_chain #(.K(K), .KEY(KEY), .DATA(1)) stand_in_chain (
-    .clk, .rst_n, .clear(start), .enabled({K{1'b1}}),
-    .in_valid(loser_valid & loser_resident), .in_key(loser_key), .in_data(1'b0),
+  unit_rank_chain #(.K(K), .KEY(LOGIT), .DATA(1)) stand_in_chain (
+    .clk, .rst_n, .clear(start), .now(1'b1), .enabled({K{1'b1}}),
+    .in_valid(loser_valid & loser_resident), .in_key(loser_key[LOGIT-1:0]), .in_data(1'b0),
     .out_valid(), .out_key(), .out_data(), .full(stand_in_full), .keys(stand_in_keys), .data()
   );
-  wire [31:0] greatest = wanted_keys[KEY-1-:32];
+  wire [31:0] greatest = wanted_logits[LOGIT-1-:32];
 
   // The logits once more, where all experts share the mass.
   logic [31:0] logit_again;
@@ -87,31 +107,33 @@ module unit_select #(
     .write(in_valid), .write_address(in_expert), .write_data({~in_logit[31], in_logit[30:0]})
   );
 
-  // Masses: asked for one a cycle, and where they come back. A cycle for who it is, one for his logit.
+  // Masses: asked for one a cycle, of a sigmoid one in two, and where they come back. A cycle for who it is, one for his
+  // logit.
   logic ask, ask_1, ask_2, mass_valid, stands_in_1, choosing_1, choosing_2;
   logic [1:0] kind, kind_1, kind_2, mass_kind;
+  wire may_ask = ~sigmoid | score_ready;
   logic [RANK-1:0] index, index_1, index_2, place_1, mass_index;
   logic [31:0] value_2, largest, mass;
   logic [ID-1:0] id_2;
   logic [RANK-1:0] source;
   logic [K*RANK-1:0] sources;
-  logic [32+ID-1:0] of_wanted, of_stand_in;
+  logic [LOGIT-1:0] of_wanted, of_stand_in;
   logic replaced_there;
-  wire [32+ID-1:0] of_rank = stands_in_1 ? of_stand_in : of_wanted;
+  wire [LOGIT-1:0] of_rank = stands_in_1 ? of_stand_in : of_wanted;
   unit_pick #(.N(K), .WIDTH(RANK + 1)) pick_source (
     .entries(marked_sources), .index, .entry({replaced_there, source})
   );
-  unit_pick #(.N(K), .WIDTH(KEY)) pick_wanted (.entries(wanted_keys), .index(index_1), .entry(of_wanted));
-  unit_pick #(.N(K), .WIDTH(KEY)) pick_stand_in (.entries(stand_in_keys), .index(place_1), .entry(of_stand_in));
+  unit_pick #(.N(K), .WIDTH(LOGIT)) pick_wanted (.entries(wanted_logits), .index(index_1), .entry(of_wanted));
+  unit_pick #(.N(K), .WIDTH(LOGIT)) pick_stand_in (.entries(stand_in_keys), .index(place_1), .entry(of_stand_in));
   always_comb begin
     ask = 1'b0;
     kind = WANTED;
     index = RANK'(count);
     again = ID'(count);
     case (state)
-      MASSES: ask = 1'b1;
+      MASSES: ask = may_ask;
       STAND_INS: begin
-        ask = 1'b1;
+        ask = may_ask;
         kind = STAND_IN;
       end
       EVERY: begin
@@ -120,7 +142,7 @@ module unit_select #(
       end
       CHOOSE: kind = CHOSEN;
       WEIGH: begin
-        ask = 1'b1;
+        ask = may_ask;
         kind = CHOSEN;
       end
       default: ;
@@ -129,21 +151,23 @@ module unit_select #(
   always_ff @(posedge clk) begin
     stands_in_1 <= kind == STAND_IN | (kind == CHOSEN & replaced_there);
     place_1 <= kind == CHOSEN ? source : index;
-    value_2 <= kind_1 == ALL ? logit_again : of_rank[KEY-1:ID];
+    value_2 <= score_ask ? score_logit : kind_1 == ALL ? logit_again : of_rank[LOGIT-1:ID];
     id_2 <= ~of_rank[ID-1:0];
-    {kind_2, kind_1} <= {kind_1, kind};
+    {kind_2, kind_1} <= {score_ask ? ALL : kind_1, kind};
     {index_2, index_1} <= {index_1, index};
     {choosing_2, choosing_1} <= {choosing_1, state == CHOOSE};
   end
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) {ask_2, ask_1} <= '0;
     else if (start) {ask_2, ask_1} <= '0;
-    else {ask_2, ask_1} <= {ask_1, ask};
+    else {ask_2, ask_1} <= {ask_1 | score_ask, ask};
   end
-  unit_exponential #(.TAG(2 + RANK)) exponential (
-    .clk, .rst_n, .clear(start), .in_valid(ask_2), .in_tag({kind_2, index_2}), .largest, .value(value_2),
-    .out_valid(mass_valid), .out_tag({mass_kind, mass_index}), .mass
+  unit_mass #(.TAG(2 + RANK), .SIGMOID(SIGMOID)) masses_of (
+    .clk, .rst_n, .clear(start), .sigmoid, .ready(score_ready), .in_valid(ask_2), .in_tag({kind_2, index_2}), .largest,
+    .value(value_2), .out_valid(mass_valid), .out_tag({mass_kind, mass_index}), .mass
   );
+  assign score = mass;
+  assign score_valid = mass_valid & scored & mass_kind == ALL;
 
   // Masses of the wanted, later of the chosen, and in the end their weights; masses of the stand-ins; sums.
   logic [K*32-1:0] stand_in_masses;
@@ -167,12 +191,12 @@ module unit_select #(
     else if (mass_valid && (mass_kind == WANTED || mass_kind == CHOSEN)) sum <= sum + 42'(mass);
     if (start) sum_of_all <= '0;
     else if (mass_valid && mass_kind == ALL) sum_of_all <= sum_of_all + 42'(mass);
-    // Stand-ins are not counted: they come in the order in which they are needed, and in time.
+    // Stand-ins are not counted, but of a sigmoid: they come in the order in which they are needed, and in time.
     if (start || state == CHOOSE) collected <= '0;
-    else if (mass_valid && mass_kind != STAND_IN) collected <= collected + 12'd1;
+    else if (mass_valid && (sigmoid || mass_kind != STAND_IN)) collected <= collected + 12'd1;
   end
   logic [11:0] asked;
-  always_ff @(posedge clk) asked <= 12'(k) + (of_chosen ? 12'd0 : 12'(experts));
+  always_ff @(posedge clk) asked <= 12'(k) + (sigmoid ? 12'(k) : of_chosen ? 12'd0 : 12'(experts));
   wire [41:0] total = of_chosen ? sum : sum_of_all;
 
   // What a token may lose: parts of masses by one multiplier, which the pairs use after that. `fed` are the cycles
@@ -285,7 +309,9 @@ module unit_select #(
     always_ff @(posedge clk) if (choosing_2 && index_2 == RANK'(i)) chosen_ids[i*ID+:ID] <= id_2;
   end
   always_ff @(posedge clk) begin
-    if (state == MASSES && count == '0) largest <= greatest;
+    // Scores are relative to nothing.
+    if (start) largest <= 32'h8000_0000;
+    else if (state == MASSES && count == '0) largest <= greatest;
     else if (choosing_2 && of_chosen && (index_2 == '0 || value_2 > largest)) largest <= value_2;
   end
 
@@ -307,7 +333,7 @@ module unit_select #(
     if (state == SHARE) whole <= rounded + 32'(inexact);
   end
   logic loading, stepping;
-  always_ff @(posedge clk) {loading, stepping} <= {state == LOAD, state == DIVIDE & count[4:0] != 5'd31};
+  always_ff @(posedge clk) {loading, stepping} <= {state == LOAD, state == DIVIDE & count[4:0] != 5'd16};
   for (genvar i = 0; i < DIVIDERS; i++) begin : dividers
     logic [BLOCKS*32-1:0] in_turn;
     logic [31:0] in_block, numerator;
@@ -339,25 +365,26 @@ module unit_select #(
     end else if (cancel) begin
       state <= IDLE;
     end else if (running) begin
-      count <= count + 12'd1;
+      if (may_ask || !(state == MASSES || state == STAND_INS || state == WEIGH)) count <= count + 12'd1;
       issued <= {issued[9:0], issue};
       fed <= fed << 1;
       case (state)
         LOGITS: begin
           count <= '0;
-          if (in_valid && in_last) state <= k == (RANK + 1)'(K) ? MASSES : SETTLE;
+          if (in_valid && in_last) state <= k == (RANK + 1)'(K) && !scored ? MASSES : SETTLE;
         end
         // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to
-        // their cells. Past the cells that are not in use it takes as long as the wait here.
+        // their cells. Past the cells that are not in use it takes as long as the wait here. Of a scored choice all are in
+        // their cells before it is said.
         SETTLE: if (count == last_settling) begin
-          state <= MASSES;
+          state <= scored ? CHOOSE : MASSES;
           count <= '0;
         end
-        MASSES: if (count == last_rank) begin
+        MASSES: if (may_ask && count == last_rank) begin
           state <= STAND_INS;
           count <= '0;
         end
-        STAND_INS: if (count == last_rank) begin
+        STAND_INS: if (may_ask && count == last_rank) begin
           state <= of_chosen ? COLLECT : EVERY;
           count <= '0;
         end
@@ -399,7 +426,7 @@ module unit_select #(
             count <= '0;
           end
         end
-        WEIGH: if (count == last_rank) state <= COLLECT_CHOSEN;
+        WEIGH: if (may_ask && count == last_rank) state <= COLLECT_CHOSEN;
         // The sum is there, then how far it goes down, then what is left of it.
         COLLECT_CHOSEN: if (collected == 12'(k)) state <= SCALE;
         SCALE: state <= SHARE;
@@ -408,7 +435,7 @@ module unit_select #(
           state <= DIVIDE;
           count <= '0;
         end
-        DIVIDE: if (count == 12'd31) state <= KEEP;
+        DIVIDE: if (count == 12'd16) state <= KEEP;
         KEEP: begin
           block <= block + 1'b1;
           if ((12'(block) + 12'd1) * 12'(DIVIDERS) >= 12'(k)) begin

@@ -1,7 +1,7 @@
 //! What the next request of a queue has to be and what a token of it is decided by, for hardware that decides it itself
 //! ([`Unit`](crate::unit::Unit)).
 
-use cptr_core::{Bounds, ExpertSet, Gate, Router};
+use cptr_core::{Bounds, ExpertSet, Gate, Logit, Router};
 
 use super::{Controller, InstructionCounter};
 use crate::units::Units;
@@ -31,8 +31,10 @@ pub struct Decided {
 /// What tokens are decided by in every layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// The router, which has no bias.
+    /// The router, without its bias.
     pub router: Router<'static>,
+    /// Whether there is a bias, which is a layer's own ([`Placed`]).
+    pub biased: bool,
     /// What a selection may cost.
     pub bounds: Bounds,
     /// How many of the wanted are never replaced.
@@ -41,13 +43,24 @@ pub struct Policy {
     pub experts: usize,
 }
 
+/// What tokens of one layer are decided by, beside that.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed<'c, const W: usize> {
+    /// The resident experts.
+    pub resident: &'c ExpertSet<W>,
+    /// The bits of the others' replicas.
+    pub bits: &'c [u8],
+    /// The bias of the router, one entry for each expert; empty without.
+    pub bias: &'c [Logit],
+}
+
 impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller<'_, U, C, E, W> {
     /// What tokens are decided by, if a decision depends on nothing but their logits and who is where: experts are
-    /// placed, routers have no bias, and no events are told.
+    /// placed, and no events are told.
     pub fn policy(&self) -> Option<Policy> {
-        let known = self.configuration.as_ref().filter(|known| !known.on_demand && !known.biased && !known.events)?;
-        let (router, bounds, keep) = (known.router, known.bounds, known.keep);
-        Some(Policy { router, bounds, keep, experts: known.experts })
+        let known = self.configuration.as_ref().filter(|known| !known.on_demand && !known.events)?;
+        let (router, biased, bounds, keep) = (known.router, known.biased, known.bounds, known.keep);
+        Some(Policy { router, biased, bounds, keep, experts: known.experts })
     }
 
     /// What the next request of a queue has to be; `None` if there is no session, if [`idle`](Self::idle) has left a
@@ -58,11 +71,17 @@ impl<U: Units, C: InstructionCounter, const E: usize, const W: usize> Controller
         free.then(|| Next { session: self.session, sequence: self.answers.next(queue), turn: self.turn })
     }
 
-    /// The resident experts of a layer, and the bits of the others' replicas, if the model has the layer and experts
-    /// are placed there.
-    pub fn placed(&self, layer: usize) -> Option<(&ExpertSet<W>, &[u8])> {
-        let layers = self.configuration.as_ref().map_or(0, |known| known.layers);
-        let layer = self.layers.get(..layers)?.get(layer).filter(|layer| layer.placed() && !layer.partial())?;
-        Some((layer.resident(), layer.bits()))
+    /// Who is where in a layer, if the model has the layer, experts are placed there and its bias, if it has one, is
+    /// known.
+    pub fn placed(&self, layer: usize) -> Option<Placed<'_, W>> {
+        let known = self.configuration.as_ref()?;
+        let bias = if known.biased {
+            self.bias.get(layer.saturating_mul(known.experts)..)?.get(..known.experts)?
+        } else {
+            &[]
+        };
+        let layer = self.layers.get(..known.layers)?.get(layer)?;
+        let ready = layer.placed() && !layer.partial() && (layer.biased() || !known.biased);
+        ready.then(|| Placed { resident: layer.resident(), bits: layer.bits(), bias })
     }
 }

@@ -33,7 +33,7 @@ use answers::Answers;
 use configuration::Configuration;
 pub use events::EVENTS;
 use events::{Events, Reporting};
-pub use expected::{Decided, Next, Policy};
+pub use expected::{Decided, Next, Placed, Policy};
 pub use layer::Layer;
 use log::{Event, Log};
 use pending::Pending;

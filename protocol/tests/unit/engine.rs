@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cptr_core::router::{GroupRating, Groups};
 use cptr_core::{Bounds, Eps, ExpertSet, Gate, Logit, Router, select};
 use cptr_protocol::unit::Registers;
 
@@ -24,6 +25,7 @@ pub(crate) struct Engine<'a> {
     registers: RefCell<BTreeMap<u16, u32>>,
     sets: RefCell<Vec<u32>>,
     bits: RefCell<Vec<u8>>,
+    biases: RefCell<Vec<Logit>>,
     ready: RefCell<[bool; LAYERS]>,
     state: Cell<State>,
     outcome: Cell<u32>,
@@ -43,6 +45,7 @@ impl<'a> Engine<'a> {
             registers: RefCell::default(),
             sets: RefCell::new(vec![0; LAYERS * EXPERTS / 32]),
             bits: RefCell::new(vec![0; LAYERS * EXPERTS]),
+            biases: RefCell::new(vec![Logit::ZERO; LAYERS * EXPERTS]),
             ready: RefCell::default(),
             state: Cell::new(State::Idle),
             outcome: Cell::new(0),
@@ -74,6 +77,25 @@ impl<'a> Engine<'a> {
 
     fn read(&self, address: u32) -> u32 {
         self.word(address).load(Ordering::Relaxed)
+    }
+
+    /// What its registers say of the router.
+    fn router<'b>(&self, bias: &'b [Logit]) -> Router<'b> {
+        let (router, groups, k) = (self.register(0x1C), self.register(0x74), self.register(0x154) as usize);
+        let by = match router & 0xF {
+            0 => Router::softmax_all(k),
+            1 => Router::softmax_selected(k),
+            _ => Router::sigmoid_grouped(k, 1, 1, &[]),
+        };
+        let by = Router { renormalise: router & 0x100 != 0, ..by };
+        if router & 0x400 == 0 {
+            return by;
+        }
+        assert_eq!(self.register(0x28), 0, "nobody stands in");
+        let open = (groups >> 4) as usize & 0xF;
+        let rating = if groups & 0x100 != 0 { GroupRating::TwoBest } else { GroupRating::Best };
+        let groups = Groups { count: bias.len() >> (groups & 0xF), open, rating };
+        Router { bias, groups: if open == 0 { Groups::ONE } else { groups }, ..by }
     }
 
     fn look(&self, rung: bool) {
@@ -113,18 +135,15 @@ impl<'a> Engine<'a> {
             return None;
         }
         let logits: Vec<Logit> = (0..experts).map(|expert| Logit::from_bits(word(9 + expert) as i32)).collect();
-        let router = self.register(0x1C);
-        let router = Router {
-            renormalise: router & 0x100 != 0,
-            ..if router & 1 == 0 { Router::softmax_all(k as usize) } else { Router::softmax_selected(k as usize) }
-        };
+        let first = layer as usize * EXPERTS;
+        let biases = self.biases.borrow();
+        let router = self.router(&biases[first..first + experts as usize]);
         let wanted = router.top_k::<K>(&logits).ok()?;
         let list = (0..listed).map(|rank| (word(9 + experts + rank / 2) >> (16 * (rank % 2))) as u16);
         if listed > 0 && !list.eq(wanted.iter().copied()) {
             return None;
         }
         let mut resident = ExpertSet::<{ EXPERTS / 32 }>::new();
-        let first = layer as usize * EXPERTS;
         let is_resident = |expert: u16| {
             let at = first + usize::from(expert);
             self.sets.borrow()[at / 32] >> (at % 32) & 1 != 0
@@ -188,7 +207,7 @@ impl Registers for &Engine<'_> {
             0x00 => 0x7570_7401,
             0x04 => (LAYERS << 16 | EXPERTS) as u32,
             0x08 => 0,
-            0x70 => (K as u32) << 24,
+            0x70 => (K as u32) << 24 | 1 << 23,
             0x100 => 0x7572_7401,
             0x108 => self.outcome.get() << 4 | u32::from(self.armed()),
             0x13C => self.jobs.borrow().len() as u32,
@@ -216,11 +235,17 @@ impl Registers for &Engine<'_> {
                 let words = EXPERTS / 32;
                 self.sets.borrow_mut()[(value >> 16) as usize * words..][..words].fill(0);
             }
-            // The window: resident sets alone.
+            // The window: resident sets and biases.
             0x6C => {
                 let at = self.register(0x68);
-                assert_eq!(at >> 28, 2);
-                self.sets.borrow_mut()[at as usize & 0xFFFF] = value;
+                let word = at as usize & 0xFFFF;
+                match at >> 28 {
+                    2 => self.sets.borrow_mut()[word] = value,
+                    space => {
+                        assert_eq!(space, 7);
+                        self.biases.borrow_mut()[word] = Logit::from_bits(value.cast_signed());
+                    }
+                }
             }
             0x140 => self.ready.borrow_mut()[value as usize & 0xFFFF] = value >> 31 != 0,
             0x148 => {

@@ -6,7 +6,7 @@ mod engine;
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU32;
 
-use cptr_core::Router;
+use cptr_core::{Logit, Router};
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_protocol::region::{Attachment, FEATURE_NO_CHECKSUM, FEATURES, State};
 use cptr_protocol::wire::{self, Command, Configure, Head, Integrity, Place, Prefill, Status, Writer};
@@ -172,16 +172,17 @@ fn with<T>(geometry: Geometry, features: u32, use_pair: impl FnOnce(&mut Pair<'_
     let jobs = RefCell::default();
     let rings = Rings::new(&memory, geometry, Coherent, &mut request).unwrap();
     let generation = rings.generation();
+    let [mut bias, mut twin_bias] = [[Logit::ZERO; LAYERS * EXPERTS]; 2];
     let controller = Controller::new(&mut layers, &mut answers, Written(&jobs, Untimed::default()), Uncounted);
     let twin = Controller::new(&mut twin_layers, &mut twin_answers, Untimed::default(), Uncounted);
     let mut pair = Pair {
         engine: &engine,
         unit: Unit::find(&engine, 0x1000).expect("the unit is there"),
-        controller: controller.with_generation(generation),
+        controller: controller.with_generation(generation).with_bias(&mut bias),
         rings,
         host: HostRegion::new(&memory, Coherent).with_features(features),
         jobs: &jobs,
-        twin: twin.with_generation(generation),
+        twin: twin.with_generation(generation).with_bias(&mut twin_bias),
     };
     while pair.host.attach().unwrap() == Attachment::Waiting {
         pair.unit.step(&mut pair.controller, &mut pair.rings);
@@ -195,7 +196,7 @@ fn logits(experts: usize) -> impl Strategy<Value = Vec<i32>> {
 }
 
 fn wanted(logits: &[i32], k: usize) -> Vec<u16> {
-    let logits: Vec<_> = logits.iter().map(|&logit| cptr_core::Logit::from_bits(logit)).collect();
+    let logits: Vec<_> = logits.iter().map(|&logit| Logit::from_bits(logit)).collect();
     Router::softmax_selected(k).top_k::<K>(&logits).unwrap().to_vec()
 }
 
@@ -205,14 +206,16 @@ proptest! {
     #[test]
     fn whatever_is_sent_the_answers_are_those_without_a_unit(
         (experts, k) in prop::sample::select(vec![(8, 2), (20, 3), (33, 5), (64, 8)]),
-        score in 0u8..2,
+        score in 0u8..3,
         renormalise in 0u8..2,
         error: Option<u32>,
         keep in 0u8..9,
         tokens in prop::collection::vec((0..LAYERS as u16, logits(EXPERTS), 0u8..6, 0usize..256), 1..30),
     ) {
         let configuration = Configure {
-            score, renormalise, keep,
+            score, keep,
+            // Of sigmoids the unit makes shares alone.
+            renormalise: if score == 2 { 1 } else { renormalise },
             bounds_error: error.is_some().into(),
             error: error.unwrap_or(0).into(),
             ..configuration(experts, k)
@@ -264,6 +267,52 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
+
+    #[test]
+    fn choices_by_scores_and_groups_are_the_units(
+        (experts, groups) in prop::sample::select(vec![(8, 1), (32, 8), (64, 8), (64, 4), (48, 6), (64, 16)]),
+        top in 1u8..9,
+        two_best in 0u8..2,
+        eps in prop::sample::select(vec![0, 1 << 28]),
+        biases in prop::collection::vec(-20_000i32..20_000, LAYERS * EXPERTS),
+        none: bool,
+        tokens in prop::collection::vec((0..LAYERS as u16, logits(EXPERTS)), 1..12),
+    ) {
+        let (k, top) = (4, top.min(groups));
+        let size = experts as u8 / groups;
+        prop_assume!(u32::from(size) * u32::from(top) >= k);
+        let configuration = Configure {
+            score: 2, eps: eps.into(), bias_place: 1, groups, top_groups: top, group_rating: two_best,
+            ..configuration(experts, k as usize)
+        };
+        with(GEOMETRY, FEATURES, |pair| {
+            let mut requests = beginning(configuration, pair.rings.generation());
+            for layer in 0..LAYERS {
+                let sequence = requests.len() as u32;
+                requests.push(frame(Command::Bias, 1, sequence, |body| {
+                    body.put(&wire::Bias { layer: (layer as u16).into(), experts: (experts as u16).into() });
+                    let biases = biases.iter().skip(layer * EXPERTS).take(experts);
+                    biases.for_each(|&bias| body.put(&I32::new(if none { 0 } else { bias | 1 })));
+                }));
+            }
+            let mut sequence = requests.len() as u32;
+            for request in requests {
+                prop_assert_eq!(pair.ask(&request).0[14], 0);
+            }
+            // Nobody may stand in, a bias has to be one, and groups have a power of two of experts.
+            let done = eps == 0 && !none && (size.is_power_of_two() || top == groups);
+            for (layer, logits) in tokens {
+                let (answer, by_unit) = pair.ask(&token(sequence, layer, &logits[..experts], &[]));
+                prop_assert_eq!((answer[14], by_unit), (0, done));
+                sequence += 1;
+            }
+            Ok(())
+        })?;
+    }
+}
+
 /// Sends a session's beginning and a token; whether the unit answers that.
 fn answers_a_token(geometry: Geometry, features: u32, configuration: Configure) -> bool {
     with(geometry, features, |pair| {
@@ -294,7 +343,9 @@ fn what_the_unit_cannot_do_the_firmware_does() {
     assert!(answers_a_token(GEOMETRY, FEATURES, usual));
     for configuration in [
         Configure { on_demand: 1, capacity: 8.into(), ..usual },
-        Configure { score: 2, ..usual },
+        Configure { score: 2, renormalise: 0, ..usual },
+        Configure { score: 2, groups: 4, top_groups: 2, eps: 0.into(), ..usual },
+        Configure { score: 3, ..usual },
         Configure { groups: 4, top_groups: 2, ..usual },
         Configure { count: 1, bound: (1 << 31).into(), ..usual },
         Configure { events: 1, ..usual },

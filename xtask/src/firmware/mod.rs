@@ -31,7 +31,7 @@ use command::cargo;
 pub(crate) use command::{Done, execute, folder as firmware_folder, install, target_folder};
 pub(crate) use install::install as install_library;
 pub(crate) use machines::Scope;
-pub(crate) use rtl::{fetch_cores, golden_steps, rtl, waves};
+pub(crate) use rtl::{Turns, fetch_cores, golden_steps, rtl, waves};
 
 /// Compilers for the C programs, with Debian's packages that have them.
 const COMPILERS: [(&str, &str); 3] = [("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("gcc", "gcc"), ("g++", "g++")];

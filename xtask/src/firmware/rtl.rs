@@ -53,13 +53,6 @@ struct Core {
     unit: bool,
 }
 
-impl Core {
-    /// The line at which its image has done all that is looked at, by how it starts.
-    fn last<'a>(&self, golden: &'a str) -> &'a str {
-        if self.unit { "unit " } else { golden }
-    }
-}
-
 const IBEX: &str = "-y {renamed} -y {ibex}/rtl -y {prim}/rtl +incdir+{prim}/rtl +incdir+{ibex}/vendor/lowrisc_ip/dv/sv/dv_utils \
                     {ibex}/rtl/ibex_pkg.sv {prim}/rtl/prim_ram_1p_pkg.sv {prim}/rtl/prim_secded_pkg.sv {prim}/rtl/prim_count_pkg.sv \
                     {prim}/rtl/prim_util_pkg.sv {prim}/rtl/prim_cipher_pkg.sv {prim}/rtl/prim_mubi_pkg.sv \
@@ -133,7 +126,7 @@ pub(crate) fn waves(file: &Path) -> bool {
         let work = target_folder().join("rtl");
         let core = CORES.iter().find(|core| core.unit).ok_or("no core has the unit")?;
         let image = image(core, &work, "cptr-bench", core.name)?;
-        let model = verilate(core, &fetch_cores(&work)?, &work, "waves", "--trace")?;
+        let model = verilate(core, &fetch_cores(&work)?, &work, "waves", "--trace", &[turn_source()])?;
         let file = std::path::absolute(file).map_err(|error| error.to_string())?;
         let arguments = [format!("+image={}", image.display()), format!("+waves={}", file.display())];
         execute(Command::new(model).args(arguments))
@@ -156,25 +149,57 @@ fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &st
         // What `cptr run --controller rtl:…` starts.
         self::image(core, work, "cptr-unit", &format!("{}-controller", core.name))?;
     }
-    let model = verilate(core, sources, work, core.name, "")?;
-    let text = run(&model, &image, core.last(last))?;
+    let model = verilate(core, sources, work, core.name, "", &[turn_source()])?;
     if core.unit {
-        // The image ends in failure where an answer or a job was another one than without the unit.
-        let line = text.lines().rev().find_map(|line| line.strip_prefix("unit ")).unwrap_or_default();
-        let numbers: Vec<u64> = line.split(' ').map_while(|number| number.parse().ok()).collect();
-        return match numbers[..] {
-            [requests, answered, jobs, 0] if answered > 0 && jobs > 0 => {
-                println!("{}: {answered} of {requests} requests answered by the unit, {jobs} jobs listed", core.name);
-                table::parse(core.name, &text)
-            }
-            _ => Err(format!("{}: not what it is without the unit:\n{text}", core.name)),
-        };
+        let text = Turns { model, image }.run("")?;
+        println!("{}: requests, answered by the unit, jobs, wrong: {}", core.name, seen(&text));
+        return table::parse(core.name, &text);
     }
+    let text = run(&model, &image, |line| line.starts_with(last), "")?;
     let found = lines(&text, &["corner ", "golden "]);
     if !golden.starts_with(&found) || !found.contains(last) {
         return Err(format!("{}: other results than on the host:\n{found}instead of\n{golden}", core.name));
     }
     table::parse(core.name, &text)
+}
+
+/// What carries requests and answers around the hardware unit.
+fn turn_source() -> PathBuf {
+    folder().join("rtl/turn/turn.sv")
+}
+
+/// What the image of turns with the unit says in the end.
+fn seen(text: &str) -> &str {
+    text.lines().rev().find_map(|line| line.strip_prefix("unit ")).unwrap_or_default()
+}
+
+/// Turns with the hardware unit: the model of its core, and the image that asks for them.
+pub(crate) struct Turns {
+    model: PathBuf,
+    image: PathBuf,
+}
+
+impl Turns {
+    /// With these sources in the place of what carries requests and answers; in a folder of that name.
+    pub(crate) fn build(name: &str, sources: &[PathBuf]) -> Done<Self> {
+        toolchain::prepare(&[TARGET])?;
+        let work = target_folder().join("rtl");
+        let core = CORES.iter().find(|core| core.unit).ok_or("no core has the unit")?;
+        let image = image(core, &work, "cptr-bench", core.name)?;
+        Ok(Self { model: verilate(core, &fetch_cores(&work)?, &work, name, "", sources)?, image })
+    }
+
+    /// What the image prints; an error where an answer or a job was another one than without the unit, or none comes.
+    pub(crate) fn run(&self, argument: &str) -> Done<String> {
+        // The image goes on when something was wrong; here it is enough.
+        let ended = |line: &str| line.starts_with("unit ") || line.contains(" is wrong");
+        let text = run(&self.model, &self.image, ended, argument)?;
+        let numbers: Vec<u64> = seen(&text).split(' ').map_while(|number| number.parse().ok()).collect();
+        match numbers[..] {
+            [_, answered, jobs, 0] if answered > 0 && jobs > 0 => Ok(text),
+            _ => Err(format!("not what it is without the unit:\n{text}")),
+        }
+    }
 }
 
 /// Fetches and unpacks the packages.
@@ -222,8 +247,15 @@ fn image(core: &Core, work: &Path, program: &str, name: &str) -> Done<PathBuf> {
     Ok(image)
 }
 
-/// Turns a core into a program, in a folder of that name, with more options.
-fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path, name: &str, options: &str) -> Done<PathBuf> {
+/// Turns a core into a program, in a folder of that name, with more options; with the unit, and what carries for it.
+fn verilate(
+    core: &Core,
+    sources: &[(&str, PathBuf)],
+    work: &Path,
+    name: &str,
+    options: &str,
+    turn: &[PathBuf],
+) -> Done<PathBuf> {
     let folder = work.join(name);
     let place = |word: &str| {
         let placed =
@@ -243,7 +275,7 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path, name: &str, o
         verilator.arg(place(word));
     }
     if core.unit {
-        verilator.args(crate::unit::sources()?).arg(rtl.join("turn/turn.sv"));
+        verilator.args(crate::unit::sources()?).args(turn);
     }
     // Behind the packages that it names. The compiler runs in its own folder.
     verilator.arg(rtl.join(core.top)).arg(rtl.join(if core.unit { "main_unit.cpp" } else { "main.cpp" }));
@@ -252,15 +284,16 @@ fn verilate(core: &Core, sources: &[(&str, PathBuf)], work: &Path, name: &str, o
     Ok(folder.join("Vtop"))
 }
 
-/// Runs the image until a line starts with `last`.
-fn run(model: &Path, image: &Path, last: &str) -> Done<String> {
+/// Runs the image until a line that is its last, with another argument if there is one.
+fn run(model: &Path, image: &Path, is_last: impl Fn(&str) -> bool, argument: &str) -> Done<String> {
     let failed = |error: std::io::Error| format!("{}: {error}", model.display());
-    let argument = format!("+image={}", image.display());
-    let mut child = Command::new(model).arg(argument).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let of_image = format!("+image={}", image.display());
+    let arguments = [of_image.as_str(), argument].into_iter().filter(|argument| !argument.is_empty());
+    let mut child = Command::new(model).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut text = String::new();
     for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines()) {
         let line = line.map_err(failed)?;
-        let ended = line.starts_with(last);
+        let ended = is_last(&line);
         text.push_str(&line);
         text.push('\n');
         if ended {

@@ -6,7 +6,7 @@ use cptr_core::{Angle, ExpertSet, Logit, PhaseConfig, TrackerConfig};
 
 use super::Done;
 use super::golden::corner_logits;
-use super::model::{Settings, Unit, gains};
+use super::model::{By, Settings, Unit, gains};
 use super::random::{Random, fill};
 use super::script::command::{APPLY, LEARN};
 
@@ -88,12 +88,48 @@ pub(super) fn settings(random: &mut Random, most: usize, experts: usize) -> Sett
     Settings {
         experts,
         k,
-        of_chosen: below(random, 2) == 0,
+        by: one(random, &[By::All, By::Chosen, By::Sigmoid]),
         keep_top: one(random, &[0, 0, 1, 1, 2, k, 127]),
         capacity: one(random, &[0, 1, experts / 4, experts / 2, experts]),
         mass,
         error,
     }
+}
+
+/// Now and then, where the number of experts allows it, the same with a router by scores, in groups or not, whose choice
+/// nobody alters.
+fn scored(random: &mut Random, settings: Settings) -> Settings {
+    let Settings { experts, k, .. } = settings;
+    if below(random, 4) != 0 {
+        return settings;
+    }
+    // Sizes that divide the experts, into no more groups than there may be.
+    let fits = |&size_log2: &u8| experts.is_multiple_of(1 << size_log2) && experts >> size_log2 <= 32;
+    let sizes: Vec<u8> = (0..=10).filter(fits).collect();
+    let (size_log2, open) = if sizes.is_empty() || below(random, 4) == 0 {
+        (below(random, 16) as u8, 0)
+    } else {
+        let size_log2 = one(random, &sizes);
+        let (least, most) = (k.div_ceil(1 << size_log2), (experts >> size_log2).min(8));
+        if least > most { (size_log2, 0) } else { (size_log2, (least + below(random, most - least + 1)) as u8) }
+    };
+    let by = By::Scores { size_log2, open, two_best: below(random, 2) == 0 };
+    Settings { by, mass: 0, ..settings }
+}
+
+/// Biases of a router: usual ones, which are about as large as what scores differ by, equal ones, the ends of the format.
+fn biases(random: &mut Random, count: usize) -> Vec<Logit> {
+    let kind = below(random, 5);
+    let bias = |random: &mut Random| match kind {
+        0 => Logit::DELTA,
+        1 => one(random, &[Logit::MIN, Logit::MAX, Logit::ZERO, Logit::DELTA]),
+        2 => Logit::from_bits(random.bits().cast_signed()),
+        _ => Logit::from_bits(random.bits().cast_signed() >> 15),
+    };
+    let mut biases: Vec<Logit> = (0..count).map(|_| bias(random)).collect();
+    // One that is nothing everywhere is none.
+    biases[0] = biases[0].max(Logit::DELTA);
+    biases
 }
 
 /// Requests by chance, in series of one number of experts in all layers.
@@ -115,6 +151,7 @@ pub(super) fn requests<W: Write>(unit: &mut Unit<W>, seed: u32, series: usize, e
             unit.clear(layer);
             let resident = residents(&mut random, experts);
             unit.residents(layer, resident);
+            unit.bias(layer, biases(&mut random, sizes.experts));
         }
         let phase = PhaseConfig {
             acquire_tokens: one(&mut random, &[0, 1, 3, 32]),
@@ -136,6 +173,7 @@ pub(super) fn requests<W: Write>(unit: &mut Unit<W>, seed: u32, series: usize, e
         for _ in 0..each {
             let layer = below(&mut random, sizes.layers);
             let settings = settings(&mut random, sizes.k, experts);
+            let settings = scored(&mut random, settings);
             let logits = logits(&mut random, experts);
             let flags = one(&mut random, &[0, APPLY, LEARN, APPLY | LEARN, APPLY | LEARN]);
             unit.request(layer, settings, &logits, flags)?;
@@ -171,7 +209,7 @@ fn stand_in_first<W: Write>(unit: &mut Unit<W>, experts: usize) -> Done {
     unit.residents(0, resident);
     let logits: Vec<Logit> = (0..experts as i32).map(|expert| Logit::from_num(2 - expert.min(9))).collect();
     let (mass, capacity) = (u32::MAX, experts);
-    let settings = Settings { experts, k: 2, of_chosen: true, keep_top: 0, capacity, mass, error: None };
+    let settings = Settings { experts, k: 2, by: By::Chosen, keep_top: 0, capacity, mass, error: None };
     unit.request(0, settings, &logits, 0).map(drop)
 }
 
@@ -186,8 +224,20 @@ pub(super) fn constants() -> Done {
 pub(super) fn cycles<W: Write>(unit: &mut Unit<W>, sizes: &[(usize, usize)]) -> Done {
     unit.restart();
     let mut random = Random(5);
+    unit.bias(0, biases(&mut random, unit.sizes.experts));
     for &(experts, k) in sizes {
-        for (kernel, of_chosen, error) in [(0, true, None), (1, true, Some(u32::MAX / 4)), (2, false, None)] {
+        let by_scores = By::Scores {
+            size_log2: (experts / 8).max(1).ilog2() as u8,
+            open: if experts >= 64 { 4 } else { 0 },
+            two_best: true,
+        };
+        for (kernel, by, error) in [
+            (0, By::Chosen, None),
+            (1, By::Chosen, Some(u32::MAX / 4)),
+            (2, By::All, None),
+            (4, By::Sigmoid, None),
+            (5, by_scores, None),
+        ] {
             let mut logits = vec![Logit::ZERO; experts];
             fill(&mut logits, &mut random, 1);
             let mut ranked: Vec<usize> = (0..experts).collect();
@@ -196,8 +246,8 @@ pub(super) fn cycles<W: Write>(unit: &mut Unit<W>, sizes: &[(usize, usize)]) -> 
             ranked[k..].iter().step_by(2).for_each(|&expert| _ = resident.insert(expert as u16));
             unit.residents(0, resident);
             let capacity = experts / 2;
-            let mass = u32::MAX / 2;
-            let settings = Settings { experts, k, of_chosen, keep_top: 1, capacity, mass, error };
+            let mass = if by == by_scores { 0 } else { u32::MAX / 2 };
+            let settings = Settings { experts, k, by, keep_top: 1, capacity, mass, error };
             unit.request(0, settings, &logits, APPLY)?;
             unit.script.report(kernel, experts, k);
             if kernel == 0 {

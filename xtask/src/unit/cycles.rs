@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use crate::firmware::{Done, firmware_folder};
 
 /// Rows of the table, from lines `cycles KIND EXPERTS K CHOICE WEIGHTS BEFORE COMMAND`; kinds are 0 bounded by mass, 1
-/// by mass and error, 2 a softmax over all, 3 with learning.
+/// by mass and error, 2 a softmax over all, 3 with learning, 4 a sigmoid, 5 scores in groups.
 fn rows(text: &str) -> Done<Vec<String>> {
-    let mut counts = BTreeMap::<(u64, u64), [[u64; 3]; 4]>::new();
+    let mut counts = BTreeMap::<(u64, u64), [[u64; 3]; 6]>::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("cycles ")) {
         let numbers: Result<Vec<u64>, _> = line.split(' ').map(str::parse).collect();
-        let Ok([kind @ 0..4, experts, k, choice, weights, _, command]) = numbers.as_deref() else {
+        let Ok([kind @ 0..6, experts, k, choice, weights, _, command]) = numbers.as_deref() else {
             return Err(format!("no count of cycles: {line}"));
         };
         counts.entry((*experts, *k)).or_default()[*kind as usize] = [*choice, *weights, *command];
     }
-    let row = |((experts, k), [mass, error, all, learn]): (&(u64, u64), &[[u64; 3]; 4])| {
+    let row = |((experts, k), [mass, error, all, learn, sigmoid, scores]): (&(u64, u64), &[[u64; 3]; 6])| {
         let learning = learn[2].saturating_sub(mass[2]);
-        let cells = [mass[0], mass[1], error[0], error[1], all[0], all[1], learning].map(grouped);
-        format!("| {} | {k} | {} |", grouped(*experts), cells.join(" | "))
+        let cells = [mass, error, all, sigmoid, scores].map(|kind| kind[..2].iter().map(|&n| grouped(n)).collect::<Vec<_>>().join(" | "));
+        format!("| {} | {k} | {} | {} |", grouped(*experts), cells.join(" | "), grouped(learning))
     };
     Ok(counts.iter().map(row).collect())
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 use cptr_core::{Eps, ExpertSet, Logit, Router, TrackerConfig, select};
 
 use super::Done;
-use super::model::{Settings, Unit, gains};
+use super::model::{By, Settings, Unit, gains};
 use super::random::{Random, fill};
 use super::script::command;
 
@@ -45,7 +45,7 @@ pub(super) fn chain<W: Write>(unit: &mut Unit<W>, golden: &str, steps: u32) -> D
     let settings = Settings {
         experts: EXPERTS,
         k: K,
-        of_chosen: true,
+        by: By::Chosen,
         keep_top: 1,
         capacity: CAPACITY,
         mass: 343_597_384,
@@ -99,18 +99,10 @@ pub(super) fn selections<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
         (0..32).filter(|expert| bits >> expert & 1 != 0).for_each(|expert| _ = resident.insert(expert));
         unit.residents(0, resident);
         for softmax in [true, false] {
-            let router = if softmax { Router::softmax_all(k) } else { Router::sigmoid_grouped(k, 1, 1, &[]) };
-            let wanted = router.top_k::<8>(&logits).unwrap_or_default();
+            let by = if softmax { By::All } else { By::Sigmoid };
             for (eps, keep_top) in [(0, 0), (1, 0), (1 << 27, 1), (1 << 31, 2), (u32::MAX, 0), (u32::MAX, 9)] {
-                let chosen = if softmax {
-                    let settings =
-                        Settings { experts: 32, k, of_chosen: false, keep_top, capacity: 32, mass: eps, error: None };
-                    unit.request(0, settings, &logits, 0)?.chosen
-                } else {
-                    let selection = select::<8>(&router, Eps::from_bits(eps), keep_top, &logits, &wanted, &resident);
-                    selection.map_err(|error| error.to_string())?.experts.to_vec()
-                };
-                hash.ids(&chosen);
+                let settings = Settings { experts: 32, k, by, keep_top, capacity: 32, mass: eps, error: None };
+                hash.ids(&unit.request(0, settings, &logits, 0)?.chosen);
             }
         }
     }
@@ -124,7 +116,7 @@ pub(super) fn selections<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
 /// Updates out of corners: every shape of demand, ids out of range, repeated and too many, gains at their ends.
 pub(super) fn updates<W: Write>(unit: &mut Unit<W>, golden: &str) -> Done {
     unit.restart();
-    let settings = Settings { experts: 32, k: 1, of_chosen: true, keep_top: 0, capacity: 0, mass: 0, error: None };
+    let settings = Settings { experts: 32, k: 1, by: By::Chosen, keep_top: 0, capacity: 0, mass: 0, error: None };
     unit.settings(settings);
     let (mut hash, mut random) = (Hash::START, Random(17));
     for (steady, reopened, fast) in

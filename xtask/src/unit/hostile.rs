@@ -13,7 +13,8 @@ use super::script::command::{ABORT, APPLY, CLEAR_LAYER, END, LEARN, LIST, OBSERV
 use super::script::{Register, error};
 
 /// Bits of the router's register that say something else than a softmax without bias and groups.
-const OTHER_ROUTERS: [u32; 8] = [2, 3, 4, 8, 1 << 4, 1 << 7, 1 << 10, 1 << 31];
+const OTHER_ROUTERS: [u32; 12] =
+    [2, 3, 4, 8, 0x103, 0x104, 1 << 4, 1 << 7, 0x402, 0x501, 1 << 11 | 0x502, 1 << 31];
 
 /// All of them, over and over.
 pub(super) fn all<W: Write>(unit: &mut Unit<W>, seed: u32, rounds: usize) -> Done {
@@ -93,7 +94,8 @@ fn registers<W: Write>(unit: &mut Unit<W>, random: &mut Random) -> Done {
     unit.settings(usual);
     unit.script.read(Register::Name, 0x7570_7401);
     unit.script.read(Register::Sizes, (sizes.layers as u32) << 16 | sizes.experts as u32);
-    let recall = (sizes.k as u32) << 24 | (sizes.words as u32) << 16 | (sizes.tokens as u32 - 1);
+    let routers = u32::from(sizes.sigmoid) << 23;
+    let recall = (sizes.k as u32) << 24 | routers | (sizes.words as u32) << 16 | (sizes.tokens as u32 - 1);
     unit.script.read(Register::RecallSizes, recall);
     let refused = |unit: &mut Unit<W>, layer: usize, command: u32, expected: u32| {
         ring(unit, layer, command);
@@ -116,8 +118,36 @@ fn registers<W: Write>(unit: &mut Unit<W>, random: &mut Random) -> Done {
         unit.script.write(register, right);
     }
     for bits in OTHER_ROUTERS {
-        unit.script.write(Register::Router, usual.router_word() ^ bits);
+        unit.script.write(Register::Router, bits);
         refused(unit, 0, SELECT | LEARN, error::REFUSED);
+    }
+    // A choice by scores that may be altered; groups that do not divide the experts, are too many, open or have too few.
+    unit.script.write(Register::Router, 0x502);
+    unit.script.write(Register::EpsMass, 1);
+    refused(unit, 0, SELECT, error::REFUSED);
+    unit.script.write(Register::EpsMass, 0);
+    let most = sizes.experts as u32;
+    unit.script.write(Register::Chosen, 8.min(sizes.k as u32));
+    for (experts, groups) in [
+        (31, 1 | 2 << 4),
+        (most, (most / 64).ilog2() | 1 << 4),
+        (most, most.ilog2() | 2 << 4),
+        (most, (most.ilog2() - 4) | 9 << 4),
+        (most, (most / 32).ilog2() | 1 << 9),
+        (most, 15 | 1 << 4),
+        (32, 2 | 1 << 4),
+    ] {
+        unit.script.write(Register::Experts, experts);
+        unit.script.write(Register::Groups, groups);
+        refused(unit, 0, SELECT, error::RANGE);
+    }
+    for (register, value) in [
+        (Register::Experts, experts as u32),
+        (Register::Chosen, usual.k as u32),
+        (Register::EpsMass, usual.mass),
+        (Register::Groups, 0),
+    ] {
+        unit.script.write(register, value);
     }
     unit.script.write(Register::Router, usual.router_word());
     refused(unit, sizes.layers, SELECT, error::RANGE);

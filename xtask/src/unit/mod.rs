@@ -49,11 +49,13 @@ pub(super) struct Sizes {
     pub(super) choices: usize,
     pub(super) tokens: usize,
     pub(super) places: usize,
+    /// Whether it does routers by sigmoid, too.
+    sigmoid: bool,
 }
 
 impl Sizes {
     /// The parameters of the unit.
-    fn parameters(&self) -> [(&'static str, usize); 8] {
+    fn parameters(&self) -> [(&'static str, usize); 9] {
         [
             ("E", self.experts),
             ("K", self.k),
@@ -63,13 +65,14 @@ impl Sizes {
             ("CHOICES", self.choices),
             ("TOKENS", self.tokens),
             ("PLACES", self.places),
+            ("SIGMOID", self.sigmoid.into()),
         ]
     }
 }
 
 /// The unit for most models, with a small memory for recall, and the largest.
 const USUAL: Sizes =
-    Sizes { name: "usual", experts: 256, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32 };
+    Sizes { name: "usual", experts: 256, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32, sigmoid: true };
 const LARGE: Sizes = Sizes {
     name: "large",
     experts: 1024,
@@ -80,11 +83,12 @@ const LARGE: Sizes = Sizes {
     choices: 4096,
     tokens: 256,
     places: 64,
+    sigmoid: true,
 };
 
 /// The least unit that the golden chain's layer fits, as a million of its steps take the usual one hours.
 const LEAST: Sizes =
-    Sizes { name: "least", experts: 32, k: 4, layers: 1, dividers: 4, words: 2, choices: 64, tokens: 64, places: 2 };
+    Sizes { name: "least", experts: 32, k: 4, layers: 1, dividers: 4, words: 2, choices: 64, tokens: 64, places: 2, sigmoid: false };
 /// Steps of the golden chain that the usual unit goes.
 const STEPS: u32 = 10_000;
 

