@@ -7,9 +7,8 @@
 //! measured one counts (of two equally near the larger). Turns were also counted for requests of 2, 4, 8 and 16 tokens
 //! (`turn_16`); between them this is linear, and more tokens take several requests.
 //!
-//! A core `CORE+unit` is that core with the hardware unit on its bus (docs/unit.md): the unit answers a token of a
-//! softmax router itself, one a request, and the firmware follows behind it. Whatever else there is to do the core
-//! does.
+//! A core `CORE+unit` is that core with the hardware unit on its bus (docs/unit.md): the unit answers a token itself,
+//! one a request, and the firmware follows behind it. Whatever else there is to do the core does.
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
-// exp(-distance), bit for bit as `cptr_core::num::exp_neg`: `U16F16` in, `U1F31` out, 21 cycles later, one a cycle. The
+// exp(-distance), bit for bit as `cptr_core::num::exp_neg`: `U16F16` in, `U1F31` out, 20 cycles later, one a cycle, and
+// for who asked to keep. The
 // power of two that it is has three parts: whole, 64ths from a table, and the rest from a polynomial.
 module unit_exponential #(
   parameter int unsigned TAG = 1
@@ -59,7 +60,7 @@ module unit_exponential #(
   always_ff @(posedge clk) power <= POWERS[32*entry+:32];
   unit_delay #(.WIDTH(32), .CYCLES(4)) power_line (.clk, .in(power), .out(power_later));
 
-  // Cycles 15 to 18, and 19; the shift by eights and the rest of it, 20 and 21.
+  // Cycles 15 to 18, and 19; the shift by eights, 20, and the rest of it.
   logic [57:0] product_4;
   unit_multiply #(.A(32), .B(26)) by_power (.clk, .a(power), .b(product_3[45:20]), .product(product_4));
   logic [31:0] reduced, shifted;
@@ -68,16 +69,16 @@ module unit_exponential #(
     reduced <= power_later - 32'(product_4[57:32]);
     shifted <= reduced >> {whole[4:3], 3'd0};
     whole_rest <= whole[2:0];
-    mass <= none ? 32'd0 : shifted >> whole_rest;
   end
+  assign mass = none ? 32'd0 : shifted >> whole_rest;
 
   // Who asked.
-  logic [20:0] valid;
+  logic [19:0] valid;
   always_ff @(posedge clk or negedge rst_n) begin
     if (!rst_n) valid <= '0;
     else if (clear) valid <= '0;
-    else valid <= {valid[19:0], in_valid};
+    else valid <= {valid[18:0], in_valid};
   end
-  assign out_valid = valid[20];
-  unit_delay #(.WIDTH(TAG), .CYCLES(21)) tag_line (.clk, .in(in_tag), .out(out_tag));
+  assign out_valid = valid[19];
+  unit_delay #(.WIDTH(TAG), .CYCLES(20)) tag_line (.clk, .in(in_tag), .out(out_tag));
 endmodule

@@ -1,5 +1,5 @@
 // Routing masses, bit for bit as `cptr_core::Router::mass`: of a softmax exp(value - largest), 21 cycles later, one a
-// cycle; of a sigmoid router the sigmoid of the value, over exp(largest) where that is below 0, 64 cycles later, one in
+// cycle; of a sigmoid router the sigmoid of the value, over exp(largest) where that is below 0, 63 cycles later, one in
 // two cycles: asked for while `ready` is high. Values have their sign turned over, so that a greater word is a greater
 // value; the result is `U1F31`.
 //
@@ -71,8 +71,8 @@ module unit_mass #(
       factor <= exp;
     end
 
-    // Operands of every product, five cycles apart; the first ones are there 24 cycles after a sigmoid was asked for,
-    // in an even cycle.
+    // Operands of every product, five cycles apart; the first ones are there 23 cycles after a sigmoid was asked for,
+    // in an odd cycle.
     logic [31:0] x_5, x_15, x_25, y_0, y_1, y_2, y_3, y_10, y_20, y_30, t_1, t_2, t_3, factor_35;
     unit_delay #(.WIDTH(32), .CYCLES(5)) x_line_5 (.clk, .in(x), .out(x_5));
     unit_delay #(.WIDTH(32), .CYCLES(10)) x_line_15 (.clk, .in(x_5), .out(x_15));
@@ -81,18 +81,19 @@ module unit_mass #(
     unit_delay #(.WIDTH(32), .CYCLES(5)) y_line_20 (.clk, .in(y_1), .out(y_20));
     unit_delay #(.WIDTH(32), .CYCLES(5)) y_line_30 (.clk, .in(y_2), .out(y_30));
     unit_delay #(.WIDTH(32), .CYCLES(35)) factor_line (.clk, .in(factor), .out(factor_35));
+    wire odd = ~even;
     logic [63:0] product_1, product_2, product_3, product_4;
     unit_multiply #(.A(32), .B(32)) multiplier_1 (
-      .clk, .a(even ? x : x_5), .b(even ? 32'hf0f0_f0f0 : y_0), .product(product_1)
+      .clk, .a(odd ? x : x_5), .b(odd ? 32'hf0f0_f0f0 : y_0), .product(product_1)
     );
     unit_multiply #(.A(32), .B(32)) multiplier_2 (
-      .clk, .a(even ? y_10 : x_15), .b(even ? t_1 : y_1), .product(product_2)
+      .clk, .a(odd ? y_10 : x_15), .b(odd ? t_1 : y_1), .product(product_2)
     );
     unit_multiply #(.A(32), .B(32)) multiplier_3 (
-      .clk, .a(even ? y_20 : x_25), .b(even ? t_2 : y_2), .product(product_3)
+      .clk, .a(odd ? y_20 : x_25), .b(odd ? t_2 : y_2), .product(product_3)
     );
     unit_multiply #(.A(32), .B(32)) multiplier_4 (
-      .clk, .a(even ? y_30 : factor_35), .b(even ? t_3 : y_3), .product(product_4)
+      .clk, .a(odd ? y_30 : factor_35), .b(odd ? t_3 : y_3), .product(product_4)
     );
     always_ff @(posedge clk) begin
       // Of 48/17 - 32/17 x.
@@ -106,30 +107,38 @@ module unit_mass #(
     end
 
     // What comes out, and who asked.
-    logic plain_39, halved_39, out_sigmoid;
-    logic [31:0] factor_39, of_sigmoid;
-    logic [40:0] valid;
-    logic [TAG-1:0] tag_sigmoid, begin_tag;
+    logic plain_39, halved_39;
+    logic [31:0] factor_39;
+    logic [39:0] valid;
+    logic [TAG-1:0] tag_39, begin_tag;
     always_ff @(posedge clk) begin
       begin_tag <= exp_tag;
-      of_sigmoid <= plain_39 ? factor_39 >> halved_39 : product_4[63:32];
-      out_sigmoid <= sigmoid;
+      out_tag <= sigmoid ? tag_39 : exp_tag;
+      mass <= !sigmoid ? exp : plain_39 ? factor_39 >> halved_39 : product_4[63:32];
     end
     unit_delay #(.WIDTH(2), .CYCLES(39)) plain_line (.clk, .in({plain, halved}), .out({plain_39, halved_39}));
     unit_delay #(.WIDTH(32), .CYCLES(4)) factor_line_39 (.clk, .in(factor_35), .out(factor_39));
-    unit_delay #(.WIDTH(TAG), .CYCLES(40)) tag_line (.clk, .in(begin_tag), .out(tag_sigmoid));
+    unit_delay #(.WIDTH(TAG), .CYCLES(39)) tag_line (.clk, .in(begin_tag), .out(tag_39));
     always_ff @(posedge clk or negedge rst_n) begin
-      if (!rst_n) valid <= '0;
-      else if (clear) valid <= '0;
-      else valid <= {valid[39:0], exp_valid & exp_second & sigmoid};
+      if (!rst_n) {out_valid, valid} <= '0;
+      else if (clear) {out_valid, valid} <= '0;
+      else begin
+        valid <= {valid[38:0], exp_valid & exp_second & sigmoid};
+        out_valid <= sigmoid ? valid[39] : exp_valid;
+      end
     end
-    assign out_valid = out_sigmoid ? valid[40] : exp_valid;
-    assign out_tag = out_sigmoid ? tag_sigmoid : exp_tag;
-    assign mass = out_sigmoid ? of_sigmoid : exp;
   end else begin : softmax
     assign ready = 1'b1;
+    logic exp_valid;
+    logic [TAG-1:0] exp_tag;
+    logic [31:0] exp;
     unit_exponential #(.TAG(TAG)) exponential (
-      .clk, .rst_n, .clear, .in_valid, .in_tag, .largest, .value, .out_valid, .out_tag, .mass
+      .clk, .rst_n, .clear, .in_valid, .in_tag, .largest, .value, .out_valid(exp_valid), .out_tag(exp_tag), .mass(exp)
     );
+    always_ff @(posedge clk) {out_tag, mass} <= {exp_tag, exp};
+    always_ff @(posedge clk or negedge rst_n) begin
+      if (!rst_n) out_valid <= 1'b0;
+      else out_valid <= exp_valid & ~clear;
+    end
   end
 endmodule

@@ -79,8 +79,9 @@ module unit_scores #(
   // Values, and the two best of a group.
   logic [VALUE-1:0] value, value_there, best, second;
   logic [VALUE:0] rating;
-  logic value_valid, compared, rated, above_best, above_second, first, last_of_group;
+  logic score_there, value_valid, compared, rated, above_best, above_second, first, last_of_group;
   logic [ID-1:0] valued, compared_id, rated_id;
+  logic [31:0] score_1;
   unit_ram #(.WIDTH(32), .DEPTH(LAYERS * E)) biases (
     .clk, .read(1'b1), .read_address(window_read ? window_address : base | ADDRESS'(scored[ID-1:0])), .read_data(bias),
     .write(window_write), .write_address(window_address), .write_data(window_data)
@@ -93,8 +94,9 @@ module unit_scores #(
   always_ff @(posedge clk) begin
     // Which bits of an id tell the experts of a group apart.
     of_group <= ~({ID{1'b1}} << size_log2);
-    if (score_valid) begin
-      value <= {bias[31], bias, 15'd0} + VALUE'(score);
+    score_1 <= score;
+    if (score_there) begin
+      value <= {bias[31], bias, 15'd0} + VALUE'(score_1);
       valued <= scored[ID-1:0];
     end
     above_best <= $signed(value) > $signed(best);
@@ -116,9 +118,11 @@ module unit_scores #(
     rating <= {best[VALUE-1], best} + (two_best & of_group[0] ? {second[VALUE-1], second} : '0);
   end
   always_ff @(posedge clk or negedge rst_n) begin
-    if (!rst_n) {rated, compared, value_valid} <= '0;
-    else if (start) {rated, compared, value_valid} <= '0;
-    else {rated, compared, value_valid} <= {last_of_group, value_valid, score_valid & state == SCORES};
+    if (!rst_n) {rated, compared, value_valid, score_there} <= '0;
+    else if (start) {rated, compared, value_valid, score_there} <= '0;
+    else begin
+      {rated, compared, value_valid, score_there} <= {last_of_group, value_valid, score_there, score_valid};
+    end
   end
 
   // The best groups, of equals the first.
@@ -200,7 +204,7 @@ module unit_scores #(
         IDLE: ;
         SCORES: begin
           if (looks) next <= next + 1'b1;
-          if (score_valid) scored <= scored + 1'b1;
+          if (score_there) scored <= scored + 1'b1;
           count <= '0;
           if (complete && scored == there) state <= RATED;
         end
