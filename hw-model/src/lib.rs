@@ -11,8 +11,8 @@
 //! Each part of a machine is usable by itself:
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
-//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`] and [`host`]: rooflines; [`controller`]: cycles of the
-//!   filter; [`energy`]: picojoules.
+//! - [`link`]: CXL flits, PCIe copies, launches; [`drive`]: reads in flight; [`gpu`] and [`host`]: rooflines;
+//!   [`controller`]: cycles of the filter; [`energy`]: picojoules.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
 //! an example.
@@ -21,6 +21,7 @@
 pub mod breakdown;
 pub mod controller;
 pub mod dram;
+pub mod drive;
 pub mod energy;
 pub mod events;
 pub mod gpu;
@@ -37,6 +38,7 @@ mod validate;
 mod work;
 
 pub use breakdown::Breakdown;
+pub use drive::Drive;
 pub use energy::Energy;
 pub use layer::LayerTime;
 pub use model::{Model, ModelError};
