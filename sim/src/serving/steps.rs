@@ -63,6 +63,13 @@ impl<'a> StepTimes<'a> {
         self.model.attended(context)
     }
 
+    /// Keys and values of `context` tokens on the link, one way, in microseconds.
+    #[must_use]
+    pub fn swap_us(&self, context: u64) -> f64 {
+        let bytes = self.model.kv_bytes(1) * self.attended(context) * self.model.all_layers() as f64;
+        self.system.link().copy_ps(bytes) as f64 / 1e6
+    }
+
     /// A step of `tokens` tokens of all sequences, whose attention reads `attended` tokens of all of them, in
     /// microseconds. The first part of a prompt reads nothing before it.
     #[must_use]

@@ -114,6 +114,7 @@ proptest! {
     #[test]
     fn all_are_served(
         arrivals in prop::collection::vec((0.0f64..1e6, 1_u64..300, 1_u64..20), 1..40), batch in 1_usize..8,
+        preemption in 0_usize..3,
     ) {
         let system = system();
         let steps = on_gpu(&system, qwen());
@@ -123,13 +124,68 @@ proptest! {
             Request { arrival_us, prompt, output }
         };
         let requests: Vec<Request> = arrivals.iter().map(request).collect();
-        let limits = Limits { batch, step_tokens: 100, kv_tokens: 500 };
+        let preemption = [Preemption::Never, Preemption::Recompute, Preemption::Swap][preemption];
+        let limits = Limits { batch, step_tokens: 100, kv_tokens: 500, preemption };
         let served = run(&steps, &requests, &limits).unwrap();
         let tokens: u64 = requests.iter().map(|request| request.output).sum();
         prop_assert_eq!(served.output_tokens, tokens);
         prop_assert!(served.mean_batch <= batch as f64 + 1e-9 && served.busy_share <= 1.0 + 1e-9);
         prop_assert!(served.request_us.p99 >= served.first_token_us.p50);
+        prop_assert!(served.preemptions == 0 || preemption != Preemption::Never);
+        prop_assert_eq!(served.swap_s > 0.0, preemption == Preemption::Swap && served.preemptions > 0);
+        prop_assert!(served.recomputed_tokens == 0 || preemption == Preemption::Recompute);
     }
+}
+
+/// Two requests of 100 and 50 tokens, and room for 220 tokens: both write ten, then one goes until the other is done.
+#[test]
+fn a_full_memory_by_hand() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let load = Load { arrivals: Arrivals::AtOnce, requests: 2, prompt: 100, output: 50, seed: 0 };
+    let at = |preemption, kv_tokens| {
+        let limits = Limits { batch: 2, step_tokens: 512, kv_tokens, preemption };
+        run(&steps, &load.requests(), &limits).unwrap()
+    };
+    let alone = |context: u64| steps.step_us(1, context as f64);
+    // Both read their prompts in a step, and write nine tokens more, until 111 of each are wanted.
+    let both: f64 = steps.step_us(200, 0.0) + (101..=109).map(|context| steps.step_us(2, 2.0 * context as f64)).sum::<f64>();
+    let both = both + steps.step_us(2, 220.0);
+    let first: f64 = (111..=149).map(alone).sum();
+    let rest: f64 = (112..=149).map(alone).sum();
+    let recompute = at(Preemption::Recompute, 220);
+    assert_eq!((recompute.preemptions, recompute.recomputed_tokens, recompute.swap_s), (1, 110, 0.0));
+    let by_hand = both + first + steps.step_us(111, 0.0) + rest;
+    assert!((recompute.time_s * 1e6 / by_hand - 1.0).abs() < 1e-9, "{} {by_hand}", recompute.time_s * 1e6);
+    // The one that had to wait waits for all of the other's tokens, which the percentiles hold.
+    assert!(recompute.per_token_us.p99 > first && recompute.per_token_us.p50 < 2.0 * alone(110));
+    let swap = at(Preemption::Swap, 220);
+    // 111 tokens of 4 heads of 128, keys and values, two bytes each, in 48 layers, at 24.8 GB/s, there and back.
+    let swap_us = 2.0 * (111.0 * 2048.0 * 48.0 / 24.8e3 + 1.0);
+    assert_eq!((swap.preemptions, swap.recomputed_tokens), (1, 0));
+    assert!((swap.swap_s * 1e6 / swap_us - 1.0).abs() < 0.01, "{} {swap_us}", swap.swap_s * 1e6);
+    let by_hand = both + first + swap_us + alone(111) + rest;
+    assert!((swap.time_s * 1e6 / by_hand - 1.0).abs() < 1e-3, "{} {by_hand}", swap.time_s * 1e6);
+    // Where it is not allowed, the second waits outside.
+    let never = at(Preemption::Never, 220);
+    assert_eq!((never.preemptions, never.mean_batch.round()), (0, 1.0));
+    assert!(never.queue_us.p99 > 0.0 && recompute.queue_us.p99 == 0.0);
+    // With room for both it is never asked for.
+    for preemption in [Preemption::Recompute, Preemption::Swap] {
+        let (roomy, whole) = (at(preemption, 400), at(Preemption::Never, 400));
+        assert_eq!(roomy, whole);
+    }
+}
+
+/// More memory, fewer requests that lose theirs.
+#[test]
+fn preemptions_fall_with_memory() {
+    let system = system();
+    let steps = on_gpu(&system, qwen());
+    let load = Load { arrivals: Arrivals::Poisson { per_s: 14.0 }, requests: 400, prompt: 200, output: 200, seed: 5 };
+    let at = |kv_tokens| run(&steps, &load.requests(), &Limits { kv_tokens, ..Limits::default() }).unwrap();
+    let preemptions: Vec<u64> = [1600, 2400, 3200, 6400].map(|kv| at(kv).preemptions).into();
+    assert!(preemptions.is_sorted_by(|a, b| a > b || (*a, *b) == (0, 0)) && preemptions[3] == 0, "{preemptions:?}");
 }
 
 /// Experts that are wanted alike give the formula of those that are; unequal ones give fewer different experts.

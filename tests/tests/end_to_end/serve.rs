@@ -48,6 +48,21 @@ fn more_requests_wait_longer_and_arrivals_may_be_a_file() {
     assert!(near > copied, "{near} {copied}");
 }
 
+/// Less memory for keys and values: requests lose theirs, and users wait for it.
+#[test]
+fn a_full_memory_is_counted_and_waited_for() {
+    let folder = Folder::new();
+    let line = "serve qwen3-30b-a3b --rate 10 --requests 100 --output 256 --kv-memory";
+    let at = |rest: &str| folder.rows(&format!("{line} {rest}"))[0]["served"].clone();
+    let [roomy, again, swap, never] = ["2", "0.4", "0.4 --preempt swap", "0.4 --preempt never"].map(at);
+    let count = |served: &serde_json::Value, key: &str| served[key].as_u64().unwrap();
+    assert_eq!((count(&roomy, "preemptions"), count(&never, "preemptions")), (0, 0));
+    assert!(count(&again, "preemptions") > 0 && count(&again, "recomputed_tokens") > 512);
+    assert!(count(&swap, "preemptions") > 0 && number(&swap["swap_s"]) > 0.0);
+    let p99 = |served: &serde_json::Value| number(&served["per_token_us"]["p99"]);
+    assert!(p99(&again) > p99(&roomy), "{again} {roomy}");
+}
+
 #[test]
 fn what_cannot_be_served_is_refused() {
     let folder = crate::traces::bundled();
@@ -61,6 +76,9 @@ fn what_cannot_be_served_is_refused() {
         ("serve olmoe --arrivals late.csv", "late.csv: line 2: expected no earlier"),
         ("serve olmoe --arrivals none.csv", "none.csv"),
         ("serve olmoe --trace gpt-oss-20b.safetensors", "expected 8 of 64 experts a token"),
+        ("serve olmoe --kv-memory 1000", "--kv-memory: expected at most"),
+        ("serve olmoe --kv-memory nan", "--kv-memory: expected at most"),
+        ("serve olmoe --preempt ask", "never, recompute, swap"),
         ("serve olmoe --experts near-data", "--experts: expected what offload can do"),
         ("serve deepseek-v3 --system workstation", "RTX 4090 has 24 GB"),
         ("serve deepseek-v3 --system ndp --prompt 1000000", "GB"),

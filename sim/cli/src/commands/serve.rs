@@ -13,7 +13,7 @@ use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way};
-use cptr_sim::serving::{self, Arrivals, Limits, Load, Served, StepTimes};
+use cptr_sim::serving::{self, Arrivals, Limits, Load, Preemption, Served, StepTimes};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +63,12 @@ pub(super) struct Args {
     /// Tokens of a step: those that decode, and parts of prompts
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     step_tokens: u64,
+    /// What happens where the keys and values of a batch outgrow their memory
+    #[arg(long, value_name = "HOW", default_value = "recompute")]
+    preempt: Preempt,
+    /// Memory for keys and values in GB (10^9 bytes), at most what is free (default: all of that)
+    #[arg(long, value_name = "GB")]
+    kv_memory: Option<f64>,
     /// Seed of the arrivals
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -91,7 +97,27 @@ impl Where {
     }
 }
 
-static COLUMNS: [Column; 15] = [
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Preempt {
+    /// Requests are admitted only where all of their tokens fit
+    Never,
+    /// The youngest request loses them, and reads its tokens again
+    Recompute,
+    /// Those of the youngest request are copied over the link and back
+    Swap,
+}
+
+impl Preempt {
+    const fn preemption(self) -> Preemption {
+        match self {
+            Self::Never => Preemption::Never,
+            Self::Recompute => Preemption::Recompute,
+            Self::Swap => Preemption::Swap,
+        }
+    }
+}
+
+static COLUMNS: [Column; 18] = [
     column("rate_per_s", "rate", Plain, "requests per second; none: as given, or at once"),
     column("served.tokens_per_s", "tokens/s", Number(1), "generated, all requests"),
     column("served.first_token_us.p50", "first P50", Microseconds, "from arrival to the first token: median"),
@@ -103,6 +129,9 @@ static COLUMNS: [Column; 15] = [
     column("served.queue_us.mean", "queue", Microseconds, "from arrival to admission: mean"),
     column("served.mean_batch", "batch", Number(1), "requests in it, mean over time in which there are any"),
     column("served.busy_share", "busy", Percent, "time in which a step runs"),
+    column("served.preemptions", "preempted", Count, "requests that left the batch for want of memory").unless(0.0),
+    column("served.recomputed_tokens", "again", Count, "tokens that are read again because of that").unless(0.0),
+    column("served.swap_s", "swap", Number(3), "seconds in which steps wait for keys and values on the link").unless(0.0),
     column("served.requests", "requests", Count, "").detail(),
     column("served.output_tokens", "tokens", Count, "generated").detail(),
     column("served.request_us.p50", "whole P50", Microseconds, "from arrival to the last token: median").detail(),
@@ -161,8 +190,14 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let request = args.prompt + args.output;
     let token_gb = model.kv_bytes(1) * model.all_layers() as f64 / 1e9 * model.attended(request) / request as f64;
     let kv_gb = (system.gpu().memory_gb - way.gpu_gb).max(0.0) + token_gb * (request * args.batch) as f64;
+    let kv_gb = match args.kv_memory {
+        Some(gb) if gb > 0.0 && gb <= kv_gb => gb,
+        Some(gb) => return Err(Error::new(format!("--kv-memory: expected at most the {kv_gb:.1} GB free, found {gb}"))),
+        None => kv_gb,
+    };
     let kv_tokens = (kv_gb / token_gb) as u64;
-    let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens };
+    let preemption = args.preempt.preemption();
+    let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens, preemption };
     let steps = StepTimes::new(&system, &model, placed);
     let steps = match &trace {
         Some(trace) => steps.like(trace),
