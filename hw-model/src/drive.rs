@@ -86,8 +86,8 @@ mod tests {
         /// The closed form is reads that start one by one, and the rate is theirs in the long run.
         #[test]
         fn time_is_that_of_reads_one_by_one(
-            latency_ns in 0.0f64..200_000.0, read_kib in 4.0f64..600.0, reads_in_flight in 1u32..40, gb_s in 0.5f64..14.0,
-            link_gb_s in 0.5f64..14.0, bytes in 1.0f64..3e7,
+            latency_ns in 0.0f64..200_000.0, read_kib in 4.0f64..600.0, reads_in_flight in 1u32..40,
+            gb_s in 0.5f64..14.0, link_gb_s in 0.5f64..14.0, bytes in 1.0f64..3e7,
         ) {
             let drive = Drive { latency_ns, read_kib, reads_in_flight, gb_s };
             let one_by_one = |bytes: f64| {

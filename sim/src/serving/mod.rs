@@ -25,13 +25,15 @@
 
 mod load;
 mod steps;
+mod together;
 
 use std::collections::VecDeque;
 
 use serde::Serialize;
 
 pub use load::{Arrivals, Load, Request, read};
-pub use steps::StepTimes;
+pub use steps::{Pace, Step, StepTimes};
+pub use together::{Texts, Together, TogetherRow};
 
 use cptr_trace::error::{Error, Result};
 
@@ -139,7 +141,8 @@ pub struct Served {
 #[derive(Clone, Copy)]
 struct Running {
     request: Request,
-    /// Tokens that are read before it writes: its prompt, and what it had written when its keys and values were dropped.
+    /// Tokens that are read before it writes: its prompt, and what it had written when its keys and values were
+    /// dropped.
     reads: u64,
     /// Of them, those that were.
     read: u64,
@@ -175,6 +178,15 @@ impl Running {
 /// # Errors
 /// A request whose keys and values never fit; limits that allow nothing.
 pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Result<Served> {
+    run_at(steps, requests, limits, Pace::Modelled)
+}
+
+/// The same with all steps at an end of their band. Waits grow faster than steps where requests queue: what users wait
+/// for at most is found by serving them on the slowest machine that may be meant.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits, pace: Pace) -> Result<Served> {
     let most = requests.iter().map(|request| request.prompt + request.output).max().unwrap_or(0);
     if limits.batch == 0 || limits.step_tokens < limits.batch as u64 {
         return Err(Error::new(format!(
@@ -195,6 +207,7 @@ pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Resu
     let mut server = Server {
         steps,
         limits,
+        pace,
         waiting: requests.iter().copied().map(Running::new).collect(),
         running: Vec::new(),
         now_us: 0.0,
@@ -240,6 +253,7 @@ struct Measured {
 struct Server<'a> {
     steps: &'a StepTimes<'a>,
     limits: &'a Limits,
+    pace: Pace,
     waiting: VecDeque<Running>,
     running: Vec<Running>,
     now_us: f64,
@@ -264,17 +278,19 @@ impl Server<'_> {
         }
         let decoding = self.running.iter().filter(|running| running.decodes()).count() as u64;
         let mut room = self.limits.step_tokens - decoding;
-        let (mut attended, mut tokens, mut read) = (0.0, decoding, Vec::with_capacity(self.running.len()));
+        let mut step = Step::decode(decoding);
+        let (mut attended, mut read) = (0.0, Vec::with_capacity(self.running.len()));
         for running in &self.running {
             let part = if running.decodes() { 0 } else { room.min(running.reads - running.read) };
             room -= part;
-            tokens += part;
+            step.read += part;
+            step.parts += u64::from(part > 0);
             if part > 0 || running.decodes() {
                 attended += self.steps.attended(running.context());
             }
             read.push(part);
         }
-        let step_us = self.steps.step_us(tokens, attended);
+        let step_us = self.steps.paced_us(step, attended, self.pace);
         self.spend(step_us);
         self.step_count += 1;
         for (running, part) in self.running.iter_mut().zip(read) {
@@ -330,7 +346,7 @@ impl Server<'_> {
 
     /// Keys and values of a request pass the link, one way.
     fn swap(&mut self, request: &Running) {
-        let us = self.steps.swap_us(request.context());
+        let us = self.steps.paced_swap_us(request.context(), self.pace);
         self.swap_us += us;
         self.spend(us);
     }

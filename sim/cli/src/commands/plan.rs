@@ -111,7 +111,7 @@ static CELLS: [Column; 9] = [
     ),
 ];
 
-static RATES: [Column; 8] = [
+static RATES: [Column; 9] = [
     column("name", "what was run", Text, ""),
     column("published_tokens_per_s", "published", Number(1), "tokens/s"),
     column("tokens_per_s", "here", Number(1), "tokens/s"),
@@ -119,6 +119,7 @@ static RATES: [Column; 8] = [
     column("high_tokens_per_s", "to", Number(1), ""),
     column("holds", "in", Flag, "the band holds what was published"),
     column("chosen", "chosen on", Flag, "bands were chosen on it"),
+    column("own", "own", Flag, "measured with this project's own engine").detail(),
     column("source", "source", Text, "").detail(),
 ];
 
@@ -314,7 +315,14 @@ fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Re
     }
     for (system, of_system) in systems.iter().zip(ways) {
         let Some(best) = of_system.iter().find(|way| way.fits) else { continue };
-        lines.push(format!("{}: {:.1} tokens/s, {}.", system.name, best.tokens_per_s, best.place.name()));
+        lines.push(format!(
+            "{}: {:.1} tokens/s ({:.1} to {:.1}), {}.",
+            system.name,
+            best.tokens_per_s,
+            best.low_tokens_per_s,
+            best.high_tokens_per_s,
+            best.place.name()
+        ));
         // The same bits on both sides: fewer bits are another model.
         let near = of_system.iter().find(|way| way.fits && way.near_bits == Some(way.bits));
         let other =
@@ -332,7 +340,12 @@ fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Re
             ));
         }
         let changes = question.changes(system)?;
-        let said = |change: &Change| format!("  Twice the {}: {:.1} tokens/s.", change.twice, change.tokens_per_s);
+        let said = |change: &Change| {
+            let Change { twice, tokens_per_s, low_tokens_per_s, high_tokens_per_s, .. } = change;
+            format!(
+                "  Twice the {twice}: {tokens_per_s:.1} tokens/s ({low_tokens_per_s:.1} to {high_tokens_per_s:.1})."
+            )
+        };
         lines.extend(changes.iter().map(said));
     }
     Ok(lines)
@@ -405,9 +418,9 @@ fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Pa
 
 fn rates() -> Result<Page> {
     let held = published::all()?;
-    let others: Vec<_> = held.iter().filter(|rate| !rate.chosen).collect();
+    let others: Vec<_> = held.iter().filter(|rate| !rate.chosen && !rate.own).collect();
     let note = format!(
-        "{} of {} rates that the bands were not chosen on are inside",
+        "{} of {} published rates that the bands were not chosen on are inside",
         others.iter().filter(|rate| rate.holds).count(),
         others.len()
     );
