@@ -12,7 +12,7 @@
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
 //! - [`link`]: CXL flits, PCIe copies, launches; [`drive`]: reads in flight; [`gpu`] and [`host`]: rooflines;
-//!   [`controller`]: cycles of the filter; [`energy`]: picojoules.
+//!   [`switch`]: several devices; [`controller`]: cycles of the filter; [`energy`]: picojoules.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
 //! an example.
@@ -31,6 +31,7 @@ pub mod link;
 pub mod model;
 pub mod ndp;
 mod schedule;
+pub mod switch;
 pub mod system;
 mod times;
 pub mod token;
@@ -42,6 +43,7 @@ pub use drive::Drive;
 pub use energy::Energy;
 pub use layer::LayerTime;
 pub use model::{Model, ModelError};
+pub use switch::{Collective, Switch};
 pub use system::{Cold, Parts, System, SystemError};
 pub use times::LayerTimes;
 pub use work::{CopiedRun, ExpertRun, LayerWork};

@@ -34,6 +34,7 @@ use crate::host::Host;
 use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::{Expert, Ndp};
+use crate::switch::Switch;
 use crate::validate::within;
 use crate::work::ExpertRun;
 
@@ -100,6 +101,8 @@ pub struct Parts {
     pub ndp: Option<Ndp>,
     /// The device's controller.
     pub controller: Option<Controller>,
+    /// What connects several GPUs.
+    pub switch: Option<Switch>,
 }
 
 /// Times of experts by parameters and bits (as their pattern), found once and shared by all clones of a system.
@@ -170,6 +173,7 @@ struct File {
     host: Option<Host>,
     ndp: Option<Ndp>,
     controller: Option<Controller>,
+    switch: Option<Switch>,
 }
 
 const FILES: [&str; 10] = [
@@ -254,6 +258,7 @@ impl System {
                 host: file.host,
                 ndp: file.ndp,
                 controller: file.controller,
+                switch: file.switch,
             }),
             known: Known::default(),
         };
@@ -350,6 +355,11 @@ impl System {
         (self.copy_ps(bytes) as f64 / 1e3 - bytes / self.copy_gb_s()).max(0.0)
     }
 
+    /// The switch between several GPUs, if the file describes one.
+    pub fn switch(&self) -> Option<&Switch> {
+        self.hardware.switch.as_ref()
+    }
+
     /// Whether experts run where they lie: in a device, or on the host.
     pub fn runs_near_data(&self) -> bool {
         self.cold != Cold::Gpu
@@ -408,7 +418,7 @@ impl System {
         within("dense_bits", self.dense_bits, 1.0, 32.0)?;
         within("ndp_bits", self.ndp_bits, 1.0, 32.0)?;
         within("kv_far_share", self.kv_far_share, 0.0, 1.0)?;
-        let Parts { gpu, link, store, host, ndp, controller } = &*self.hardware;
+        let Parts { gpu, link, store, host, ndp, controller, switch } = &*self.hardware;
         gpu.validate()?;
         link.validate()?;
         if let Some(store) = store {
@@ -421,6 +431,7 @@ impl System {
         if let Some(host) = host {
             host.validate()?;
         }
+        switch.as_ref().map_or(Ok(()), Switch::validate)?;
         if host.is_some() && self.cold != Cold::Host {
             return Err(ConfigError::new("host", "given", "must be absent where cold is not \"host\""));
         }

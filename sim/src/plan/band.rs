@@ -38,6 +38,10 @@ pub const COPY_SHARE: (f64, f64) = (0.2, 0.9);
 
 /// What a read waits for its first byte of a drive, in parts of the file's number.
 pub const DRIVE_LATENCY: (f64, f64) = (2.0, 0.5);
+/// What a message waits for in a switch and the ports behind it, and what a collective takes to start, in parts of the
+/// file's numbers.
+pub const SWITCH_LATENCY: [f64; 2] = [4.0, 0.5];
+
 /// Of all of them the last so many are those of copies.
 const OF_COPIES: usize = 2;
 

@@ -21,6 +21,7 @@
 pub mod band;
 pub mod map;
 mod misses;
+pub mod parallel;
 pub mod published;
 mod token;
 
