@@ -59,7 +59,7 @@ fn a_full_memory_is_counted_and_waited_for() {
     assert_eq!((count(&roomy, "preemptions"), count(&never, "preemptions")), (0, 0));
     assert!(count(&again, "preemptions") > 0 && count(&again, "recomputed_tokens") > 512);
     assert!(count(&swap, "preemptions") > 0 && number(&swap["swap_s"]) > 0.0);
-    let p99 = |served: &serde_json::Value| number(&served["per_token_us"]["p99"]);
+    let p99 = |served: &serde_json::Value| number(&served["request_us"]["p99"]);
     assert!(p99(&again) > p99(&roomy), "{again} {roomy}");
 }
 
