@@ -2,8 +2,8 @@
 //! or expert by expert (expert parallel).
 //!
 //! - *Tensor parallel*: each of n devices has an nth of every matrix, experts, attention, shared experts and head
-//!   alike, and an nth of the keys and values, unless all heads share them. Partial sums are reduced twice a layer, behind
-//!   attention and behind the experts; the head's best candidates are gathered.
+//!   alike, and an nth of the keys and values, unless all heads share them. Partial sums are reduced twice a layer,
+//!   behind attention and behind the experts; the head's best candidates are gathered.
 //! - *Expert parallel*: each device has an nth of the experts, and all that every token reads, for its own part of the
 //!   sequences. Each token goes to every other device that has one of its experts, and one sum comes back of each: two
 //!   messages to all. A layer waits for the device with the most experts to run.
