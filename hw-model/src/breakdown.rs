@@ -124,8 +124,11 @@ impl System {
             part("ideal", ideal_ps, "weight bytes over the bandwidth of the link after line coding"),
             part(
                 "copy rate",
-                link.copy_ps(bytes) as i64 - launch_ps - ideal_ps,
-                "copies reach only a part of that bandwidth",
+                self.copy_ps(bytes) as i64 - launch_ps - ideal_ps,
+                match self.drive() {
+                    Some(_) => "the drive's latency, and what its reads in flight reach of that bandwidth",
+                    None => "copies reach only a part of that bandwidth",
+                },
             ),
             part("copy start", launch_ps, "start of a batch of copies"),
             part("run", run_ps, "the expert on the GPU, bound by its memory"),

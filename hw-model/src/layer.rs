@@ -87,7 +87,7 @@ impl System {
     pub(crate) fn with_attention(&self, model: &Model, time: LayerTime, work: &LayerWork<'_>) -> LayerTime {
         let attention = Attention::new(self, model, work);
         // Bytes per picosecond are GB/s / 1000.
-        let passes = attention.link_free_ps() as f64 * self.link().copy_gb_s() / 1e3;
+        let passes = attention.link_free_ps() as f64 * self.copy_gb_s() / 1e3;
         LayerTime {
             total_ps: time.total_ps.saturating_add(attention.total_ps()),
             gpu_ps: time.gpu_ps.saturating_add(attention.gpu_ps),

@@ -11,8 +11,8 @@
 //! Each part of a machine is usable by itself:
 //! - [`dram`]: a command-level model of memory channels, exact to the cycle, with a fast path for streamed experts;
 //! - [`ndp`]: the near-data device, channels behind a scratchpad and arrays of processing elements;
-//! - [`link`]: CXL flits, PCIe copies, launches; [`gpu`] and [`host`]: rooflines; [`controller`]: cycles of the
-//!   filter; [`energy`]: picojoules.
+//! - [`link`]: CXL flits, PCIe copies, launches; [`drive`]: reads in flight; [`gpu`] and [`host`]: rooflines;
+//!   [`switch`]: several devices; [`controller`]: cycles of the filter; [`energy`]: picojoules.
 //!
 //! [`model`] holds the sizes of models. Models and machines are data files with sources (`data/`). See [`system`] for
 //! an example.
@@ -21,6 +21,7 @@
 pub mod breakdown;
 pub mod controller;
 pub mod dram;
+pub mod drive;
 pub mod energy;
 pub mod events;
 pub mod gpu;
@@ -30,6 +31,7 @@ pub mod link;
 pub mod model;
 pub mod ndp;
 mod schedule;
+pub mod switch;
 pub mod system;
 mod times;
 pub mod token;
@@ -37,9 +39,11 @@ mod validate;
 mod work;
 
 pub use breakdown::Breakdown;
+pub use drive::Drive;
 pub use energy::Energy;
 pub use layer::LayerTime;
 pub use model::{Model, ModelError};
+pub use switch::{Collective, Switch};
 pub use system::{Cold, Parts, System, SystemError};
 pub use times::LayerTimes;
 pub use work::{CopiedRun, ExpertRun, LayerWork};

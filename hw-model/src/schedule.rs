@@ -44,7 +44,7 @@ impl Schedule {
         let bits = work.copies_bits.iter().copied().chain(work.copied.iter().map(|copied| copied.bits));
         let arrival = |bits: &mut f64, next: f64| {
             *bits += next;
-            Some(system.link().copy_ps(model.expert_bytes(*bits)))
+            Some(system.copy_ps(model.expert_bytes(*bits)))
         };
         let arrivals: Vec<u64> = bits.scan(0.0, arrival).collect();
         let there = arrivals.iter().skip(work.copies_bits.len()).copied();
@@ -78,7 +78,7 @@ impl Schedule {
             let results_ps = schedule.near_data.as_ref().map_or(0, NearData::results_ps);
             let after_ps = schedule.total_ps().saturating_sub(schedule.attention.total_ps());
             let free_ps = after_ps.saturating_sub(copy_ps).saturating_sub(results_ps);
-            let passes = |free_ps: u64| free_ps as f64 * system.link().copy_gb_s() / 1e3;
+            let passes = |free_ps: u64| free_ps as f64 * system.copy_gb_s() / 1e3;
             // Bytes per picosecond are GB/s / 1000.
             schedule.migrated_bytes = passes(free_ps) + passes(schedule.attention.link_free_ps());
         }
@@ -137,7 +137,7 @@ impl Attention {
         let taken = taken_by_migration(system, work);
         Self {
             gpu_ps: (system.gpu().kernel_ps(gpu_bytes, 0.0) / (1.0 - taken)).round() as u64,
-            link_ps: system.link().copy_ps(link_bytes),
+            link_ps: system.copy_ps(link_bytes),
             gpu_bytes,
             link_bytes,
         }
@@ -156,7 +156,7 @@ impl Attention {
 /// Share of the rate of the GPU's memory that a migration takes from the kernels by what it writes there.
 fn taken_by_migration(system: &System, work: &LayerWork<'_>) -> f64 {
     let gpu_gb_s = system.gpu().memory_gb_s * system.gpu().memory_share;
-    if work.migrating { (system.link().copy_gb_s() / gpu_gb_s).min(MOST_TAKEN) } else { 0.0 }
+    if work.migrating { (system.copy_gb_s() / gpu_gb_s).min(MOST_TAKEN) } else { 0.0 }
 }
 
 /// The controller's work before the dispatch, turns with a token of each sequence of the batch, and behind it.

@@ -28,11 +28,13 @@ use serde::Deserialize;
 
 use crate::controller::Controller;
 use crate::dram::{ConfigError, Device};
+use crate::drive::Drive;
 use crate::gpu::Gpu;
 use crate::host::Host;
 use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::{Expert, Ndp};
+use crate::switch::Switch;
 use crate::validate::within;
 use crate::work::ExpertRun;
 
@@ -56,6 +58,8 @@ pub struct Store {
     pub name: String,
     /// Energy per bit read, in picojoules.
     pub pj_per_bit: f64,
+    /// How a drive is read; absent where the memory gives what the link takes.
+    pub drive: Option<Drive>,
 }
 
 /// A machine.
@@ -97,6 +101,8 @@ pub struct Parts {
     pub ndp: Option<Ndp>,
     /// The device's controller.
     pub controller: Option<Controller>,
+    /// What connects several GPUs.
+    pub switch: Option<Switch>,
 }
 
 /// Times of experts by parameters and bits (as their pattern), found once and shared by all clones of a system.
@@ -167,6 +173,7 @@ struct File {
     host: Option<Host>,
     ndp: Option<Ndp>,
     controller: Option<Controller>,
+    switch: Option<Switch>,
 }
 
 const FILES: [&str; 10] = [
@@ -251,6 +258,7 @@ impl System {
                 host: file.host,
                 ndp: file.ndp,
                 controller: file.controller,
+                switch: file.switch,
             }),
             known: Known::default(),
         };
@@ -317,6 +325,41 @@ impl System {
         self.hardware.host.as_ref()
     }
 
+    /// The drive that experts are read from, if they lie on one.
+    pub fn drive(&self) -> Option<&Drive> {
+        self.hardware.store.as_ref()?.drive.as_ref()
+    }
+
+    /// Rate in the long run of copies from where the experts lie, in GB/s (10^9 bytes).
+    #[must_use]
+    pub fn copy_gb_s(&self) -> f64 {
+        let link_gb_s = self.link().copy_gb_s();
+        self.drive().map_or(link_gb_s, |drive| drive.rate_gb_s(link_gb_s))
+    }
+
+    /// A batch of copies of `bytes` bytes in all from where the experts lie, in picoseconds.
+    #[must_use]
+    pub fn copy_ps(&self, bytes: f64) -> u64 {
+        let Some(drive) = self.drive().filter(|_| bytes > 0.0) else { return self.link().copy_ps(bytes) };
+        let (link, start_ns) = (self.link(), self.link().copy_launch_ns);
+        ((start_ns + drive.read_ns(bytes, link.copy_gb_s())) * 1e3).round() as u64
+    }
+
+    /// What a copy of `bytes` bytes takes beside its bytes at the rate of many, in nanoseconds: its start, and what it
+    /// waits for its first byte.
+    #[must_use]
+    pub fn copy_start_ns(&self, bytes: f64) -> f64 {
+        if self.drive().is_none() {
+            return self.link().copy_launch_ns;
+        }
+        (self.copy_ps(bytes) as f64 / 1e3 - bytes / self.copy_gb_s()).max(0.0)
+    }
+
+    /// The switch between several GPUs, if the file describes one.
+    pub fn switch(&self) -> Option<&Switch> {
+        self.hardware.switch.as_ref()
+    }
+
     /// Whether experts run where they lie: in a device, or on the host.
     pub fn runs_near_data(&self) -> bool {
         self.cold != Cold::Gpu
@@ -375,11 +418,12 @@ impl System {
         within("dense_bits", self.dense_bits, 1.0, 32.0)?;
         within("ndp_bits", self.ndp_bits, 1.0, 32.0)?;
         within("kv_far_share", self.kv_far_share, 0.0, 1.0)?;
-        let Parts { gpu, link, store, host, ndp, controller } = &*self.hardware;
+        let Parts { gpu, link, store, host, ndp, controller, switch } = &*self.hardware;
         gpu.validate()?;
         link.validate()?;
         if let Some(store) = store {
             within("store.pj_per_bit", store.pj_per_bit, 0.0, 1e3)?;
+            store.drive.as_ref().map_or(Ok(()), Drive::validate)?;
         }
         if let Some(controller) = controller {
             controller.validate()?;
@@ -387,6 +431,7 @@ impl System {
         if let Some(host) = host {
             host.validate()?;
         }
+        switch.as_ref().map_or(Ok(()), Switch::validate)?;
         if host.is_some() && self.cold != Cold::Host {
             return Err(ConfigError::new("host", "given", "must be absent where cold is not \"host\""));
         }

@@ -241,7 +241,7 @@ proptest! {
                 prop_assert!(part <= time.total_ps + 1);
             }
             // Descriptors, results and copies beside a migration have the link first.
-            let most = if migrating { time.total_ps as f64 * system.link().copy_gb_s() / 1e3 } else { 0.0 };
+            let most = if migrating { time.total_ps as f64 * system.copy_gb_s() / 1e3 } else { 0.0 };
             prop_assert!((0.0..=most).contains(&time.migrated_bytes));
             let mut more = [lists.clone(), lists.clone(), lists.clone(), lists.clone()];
             more[0].gpu.push(ExpertRun::at(system.gpu_bits));

@@ -101,7 +101,7 @@ impl<'a> LayerTimes<'a> {
     /// A copy of one expert at `bits` bits per weight into GPU memory, in picoseconds, with nothing else on the link.
     #[must_use]
     pub fn copy_ps(&self, bits: f64) -> f64 {
-        self.system.link().copy_ps(self.model.expert_bytes(bits)) as f64
+        self.system.copy_ps(self.model.expert_bytes(bits)) as f64
     }
 
     /// Share of the device's memory that a migration takes from experts at `bits` bits per weight; 0 without a device.

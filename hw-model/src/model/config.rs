@@ -127,6 +127,7 @@ impl Config<'_> {
             dense_inner,
             vocabulary: self.needed(&["vocab_size"])?,
             kv_values,
+            kv_shared: self.first(&["kv_lora_rank"])?.is_some(),
             windowed_layers,
             window,
             source: "its config.json".into(),

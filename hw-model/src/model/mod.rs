@@ -54,6 +54,9 @@ pub struct Model {
     pub vocabulary: u64,
     /// Numbers per token and layer that attention keeps: keys and values, or a latent vector.
     pub kv_values: u64,
+    /// Whether all heads share them, as they do a latent vector: devices that split the heads each need all of it.
+    #[serde(default)]
+    pub kv_shared: bool,
     /// Layers whose attention reads only the last [`Self::window`] tokens.
     #[serde(default)]
     pub windowed_layers: u64,
@@ -98,6 +101,7 @@ impl Model {
             dense_inner: 0,
             vocabulary: 0,
             kv_values: 2 * hidden,
+            kv_shared: false,
             windowed_layers: 0,
             window: 0,
             source: "given on the command line".into(),

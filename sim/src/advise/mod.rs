@@ -29,8 +29,8 @@ use cptr_trace::progress::Progress;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::plan::Place;
 use crate::plan::band::{self, Band};
-use crate::plan::{Misses, Place, Placed};
 use crate::replay::{self, Budget, LayerTally, Machine, StepTally, Tally, drive};
 use crate::strategy::Strategy;
 pub use say::sentences;
@@ -211,29 +211,21 @@ impl Candidate {
 }
 
 /// How far the rate of a strategy may be off that was counted token by token: the band that `cptr plan` gives a mean
-/// token of the same machine with as many experts elsewhere ([`band::of`]).
-fn band(strategy: &'static str, placed: (Place, f64), trace: &Trace, plan: &Plan<'_>) -> Result<Band> {
-    let shape = trace.shape;
-    // Of a model whose sizes were given by hand only these are known.
-    let mut model = plan.model.clone();
-    model.experts_per_token = shape.k as u64;
-    if model.layers == 0 {
-        model.layers = shape.layers as u64;
-    }
-    let resident = match plan.resident {
-        Budget::Experts(experts) => experts as f64,
-        Budget::Bytes { bytes, .. } => bytes as f64 / (model.expert_bytes(plan.system.gpu_bits) * shape.layers as f64),
-    };
-    let placed = Placed {
-        place: placed.0,
-        resident_share: (resident / shape.experts as f64).min(1.0),
-        // Experts may be copied more often than they are wanted.
-        miss_rate: placed.1.min(1.0),
+/// token of the same machine with as many experts elsewhere ([`band::counted`]).
+fn band(strategy: &'static str, (place, miss_rate): (Place, f64), trace: &Trace, plan: &Plan<'_>) -> Result<Band> {
+    band::counted(&band::Counted {
+        system: plan.system,
+        model: plan.model,
+        shape: trace.shape,
+        resident: plan.resident,
+        place,
+        miss_rate,
+        // The middle of the three quarters that are timed.
+        context: trace.shape.tokens as u64 * 5 / 8,
+        sequences: 1,
         strategy: Some(strategy),
-    };
-    // The middle of the three quarters that are timed.
-    let context = shape.tokens as u64 * 5 / 8;
-    band::of(plan.system, &model, context, &placed, &Misses::counted(), plan.copies)
+        copies: plan.copies,
+    })
 }
 
 /// The advice from what was measured.

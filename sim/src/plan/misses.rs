@@ -4,6 +4,7 @@
 use cptr_trace::Trace;
 use cptr_trace::error::Result;
 
+use super::Placed;
 use crate::replay::{Budget, Plan, run};
 use crate::strategy::Strategy;
 
@@ -95,8 +96,16 @@ impl Misses {
         (Some("once"), self.at(share, |point| point.once))
     }
 
+    /// As `placed`, with the least and the greatest misses that it may have; nothing where no strategy was chosen.
+    #[must_use]
+    pub fn ends(&self, placed: &Placed) -> Vec<Placed> {
+        let at = |miss_rate| Placed { miss_rate, ..*placed };
+        let band = placed.strategy.map(|_| self.band(placed.miss_rate, placed.resident_share));
+        band.into_iter().flatten().map(at).collect()
+    }
+
     /// The least and the greatest that `miss_rate` may be, at `share` of the experts.
-    pub(super) fn band(&self, miss_rate: f64, share: f64) -> [f64; 2] {
+    fn band(&self, miss_rate: f64, share: f64) -> [f64; 2] {
         let [least, most] = if self.own { OTHER_TEXT } else { OTHER_MODEL };
         // No strategy misses more often than one that keeps any experts, if routing is balanced.
         [miss_rate * least, (miss_rate * most).min((1.0 - share).max(miss_rate))]

@@ -21,6 +21,7 @@
 pub mod band;
 pub mod map;
 mod misses;
+pub mod parallel;
 pub mod published;
 mod token;
 
@@ -92,8 +93,12 @@ type Widen = fn(&mut Parts);
 pub struct Change {
     /// Of what.
     pub twice: &'static str,
-    /// Tokens per second of the fastest way that fits then.
+    /// Tokens per second of the fastest way that fits then, and the band that holds them.
     pub tokens_per_s: f64,
+    /// See [`Self::tokens_per_s`].
+    pub low_tokens_per_s: f64,
+    /// See [`Self::tokens_per_s`].
+    pub high_tokens_per_s: f64,
 }
 
 /// One way to run the model on a machine.
@@ -154,12 +159,7 @@ impl<'a> Question<'a> {
     /// # Errors
     /// A model of which layers, experts or vocabulary are not known; bits that no machine has.
     pub fn ways(&self, system: &System) -> Result<Vec<Way>> {
-        let Model { name, layers, experts, experts_per_token, vocabulary, .. } = self.model;
-        if [*layers, *experts, *experts_per_token, *vocabulary].contains(&0) {
-            return Err(Error::new(format!(
-                "model: expected one whose layers, experts and head are known, found {name}"
-            )));
-        }
+        self.all_known()?;
         let mut ways = Vec::new();
         for &bits in &self.bits {
             // Where all experts fit, there is nothing to place.
@@ -176,6 +176,16 @@ impl<'a> Question<'a> {
         Ok(ways)
     }
 
+    fn all_known(&self) -> Result<()> {
+        let Model { name, layers, experts, experts_per_token, vocabulary, .. } = self.model;
+        if [*layers, *experts, *experts_per_token, *vocabulary].contains(&0) {
+            return Err(Error::new(format!(
+                "model: expected one whose layers, experts and head are known, found {name}"
+            )));
+        }
+        Ok(())
+    }
+
     /// What the fastest way that fits would gain if the machine had twice as much of each of its parts.
     ///
     /// # Errors
@@ -189,16 +199,19 @@ impl<'a> Question<'a> {
             ("bandwidth of the device", |parts| parts.ndp.iter_mut().for_each(|ndp| ndp.widen(2.0))),
         ];
         let fastest = |system: &System| {
-            self.ways(system).map(|ways| ways.into_iter().find(|way| way.fits).map_or(0.0, |way| way.tokens_per_s))
+            self.ways(system).map(|ways| {
+                let fits = ways.into_iter().find(|way| way.fits);
+                fits.map_or([0.0; 3], |way| [way.tokens_per_s, way.low_tokens_per_s, way.high_tokens_per_s])
+            })
         };
-        let now = fastest(system)?;
+        let [now, ..] = fastest(system)?;
         let mut changes = Vec::new();
         for (twice, change) in twice {
             // Faster than the fastest link there is, for one.
             let Ok(changed) = system.changed(change) else { continue };
-            let tokens_per_s = fastest(&changed)?;
+            let [tokens_per_s, low_tokens_per_s, high_tokens_per_s] = fastest(&changed)?;
             if tokens_per_s > now * 1.02 {
-                changes.push(Change { twice, tokens_per_s });
+                changes.push(Change { twice, tokens_per_s, low_tokens_per_s, high_tokens_per_s });
             }
         }
         changes.sort_by(|a, b| b.tokens_per_s.total_cmp(&a.tokens_per_s));

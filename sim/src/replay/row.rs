@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
-use super::{BINS, Context, LayerTally, Plan, StepTally, Tally};
+use super::{BINS, Budget, Context, Counted, LayerTally, Machine, Plan, StepTally, Tally};
+use crate::plan::Place;
+use crate::plan::band::{self, Band};
 use crate::source::Streams;
 use crate::strategy::Strategy;
 use cptr_hw_model::System;
-use cptr_trace::Trace;
+use cptr_trace::{Shape, Trace};
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -129,8 +131,17 @@ pub struct Row {
     pub token_time_p95_us: Option<f64>,
     /// 99th percentile.
     pub token_time_p99_us: Option<f64>,
+    /// The band of [`Self::token_time_us`], by what is not known well of the machine ([`crate::plan::band`]): the
+    /// misses are this text's.
+    pub low_token_time_us: Option<f64>,
+    /// See [`Self::low_token_time_us`].
+    pub high_token_time_us: Option<f64>,
     /// Tokens per second of all sequences together.
     pub tokens_per_s: Option<f64>,
+    /// The same band of [`Self::tokens_per_s`].
+    pub low_tokens_per_s: Option<f64>,
+    /// See [`Self::low_tokens_per_s`].
+    pub high_tokens_per_s: Option<f64>,
     /// Mean time of a step over that of the first row.
     pub ratio_to_raw: Option<f64>,
     /// Mean busy time of the GPU per step.
@@ -368,7 +379,11 @@ impl Row {
             token_time_p50_us: percentile(0.5),
             token_time_p95_us: percentile(0.95),
             token_time_p99_us: percentile(0.99),
+            low_token_time_us: None,
+            high_token_time_us: None,
             tokens_per_s: has_times.then(|| rate(time_ps, tokens)),
+            low_tokens_per_s: None,
+            high_tokens_per_s: None,
             ratio_to_raw: None,
             gpu_us: busy(0),
             link_us: busy(1),
@@ -401,7 +416,51 @@ impl Row {
         let mut row = Self::of(strategy, tally, &trace.meta.layer_ids, has_times, first_change(trace, streams));
         let mass: f64 = tally.steps.iter().map(|step| step.mass).sum();
         row.quantisation_loss = plan.losses.map(|_| tally.loss / mass);
+        if let Some(machine) = &plan.machine {
+            let middle = streams.prefill + (streams.length - streams.prefill) / 2;
+            row.set_band(machine, trace.shape, plan.resident, (middle, streams.sequences()), tally);
+        }
         row
+    }
+
+    /// Sets the band of the times of a run whose middle is at token `middle.0` of `middle.1` sequences. A machine
+    /// without a band, as one of its ends is none, leaves it out.
+    fn set_band(
+        &mut self,
+        machine: &Machine<'_>,
+        shape: Shape,
+        resident: Budget,
+        (middle, sequences): (usize, usize),
+        tally: &Tally,
+    ) {
+        let Some(model) = machine.model else { return };
+        let (mut model, mut before) = (model.clone(), middle as u64);
+        match machine.counted {
+            Counted::Token { context } => before += context,
+            // What is not counted has no part in the band.
+            Counted::Layers => (model.vocabulary, model.dense_layers, model.dense_inner, before) = (0, 0, 0, 0),
+        }
+        let (place, miss_rate) = match tally.near_mass > 0.0 {
+            true => (Place::NearData, self.miss_rate),
+            false => (Place::Copied, self.load_rate),
+        };
+        let counted = band::Counted {
+            system: machine.system,
+            model: &model,
+            shape,
+            resident,
+            place,
+            miss_rate,
+            context: before,
+            sequences,
+            strategy: None,
+            copies: None,
+        };
+        let Ok(Band { low, high }) = band::counted(&counted) else { return };
+        self.low_token_time_us = self.token_time_us.map(|time| time / high);
+        self.high_token_time_us = self.token_time_us.map(|time| time / low);
+        self.low_tokens_per_s = self.tokens_per_s.map(|rate| rate * low);
+        self.high_tokens_per_s = self.tokens_per_s.map(|rate| rate * high);
     }
 }
 

@@ -20,22 +20,42 @@
 //!
 //! A step runs one token of each sequence that is decoding, and a part of the prompts that wait, oldest first, up to
 //! [`Limits::step_tokens`] in all. Weights are read once for all tokens of a step ([`StepTimes`]). A request is
-//! admitted when a place in the batch is free and its keys and values fit.
+//! admitted when a place in the batch is free and the keys and values of its prompt fit; where those of all that is
+//! written since fill memory, the youngest makes room ([`Preemption`]).
 
 mod load;
 mod steps;
+mod together;
 
 use std::collections::VecDeque;
 
 use serde::Serialize;
 
 pub use load::{Arrivals, Load, Request, read};
-pub use steps::StepTimes;
+pub use steps::{Pace, Step, StepTimes};
+pub use together::{Texts, Together, TogetherRow};
 
 use cptr_trace::error::{Error, Result};
 
 /// Tokens of all answers together: the time of each is kept for the percentiles.
 const MOST_TOKENS: u64 = 50_000_000;
+
+/// What happens when the keys and values of the next step do not fit. The names are those of vLLM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preemption {
+    /// It cannot: a request is admitted only where all its tokens fit beside all those of the others.
+    Never,
+    /// The youngest request loses its keys and values and waits, first in line; then its prompt and what it had written
+    /// are read again.
+    Recompute,
+    /// Its keys and values are copied over the link, and back when there is room; steps wait for both.
+    Swap,
+}
+
+/// Share of the memory of keys and values that stays free when a request is admitted, so that those in the batch can
+/// write on: the watermark of vLLM.
+const WATERMARK: f64 = 0.01;
 
 /// What the server allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,12 +66,14 @@ pub struct Limits {
     pub step_tokens: u64,
     /// Tokens whose keys and values fit, of all requests in the batch.
     pub kv_tokens: u64,
+    /// What happens when they do not.
+    pub preemption: Preemption,
 }
 
 impl Default for Limits {
     /// 16 requests, 512 tokens a step, keys and values without limit.
     fn default() -> Self {
-        Self { batch: 16, step_tokens: 512, kv_tokens: u64::MAX }
+        Self { batch: 16, step_tokens: 512, kv_tokens: u64::MAX, preemption: Preemption::Recompute }
     }
 }
 
@@ -107,25 +129,47 @@ pub struct Served {
     pub mean_batch: f64,
     /// Share of the time in which a step ran.
     pub busy_share: f64,
+    /// How often a request had to leave the batch for want of memory.
+    pub preemptions: u64,
+    /// Tokens whose keys and values were dropped then, and are read again.
+    pub recomputed_tokens: u64,
+    /// Time in which steps waited for keys and values on the link, in seconds.
+    pub swap_s: f64,
 }
 
-/// A request in the batch.
+/// A request that waits, or is in the batch.
+#[derive(Clone, Copy)]
 struct Running {
     request: Request,
-    /// Tokens of the prompt that were read.
+    /// Tokens that are read before it writes: its prompt, and what it had written when its keys and values were
+    /// dropped.
+    reads: u64,
+    /// Of them, those that were.
     read: u64,
     written: u64,
     /// When its last token came.
     last_us: f64,
+    /// Whether it was in the batch before.
+    preempted: bool,
 }
 
 impl Running {
+    const fn new(request: Request) -> Self {
+        Self { request, reads: request.prompt, read: 0, written: 0, last_us: 0.0, preempted: false }
+    }
+
+    /// Tokens whose keys and values its next token attends to, itself among them once it writes.
     const fn context(&self) -> u64 {
-        self.read + self.written
+        if self.decodes() { self.request.prompt + self.written } else { self.read }
     }
 
     const fn decodes(&self) -> bool {
-        self.read == self.request.prompt
+        self.read == self.reads
+    }
+
+    /// Tokens whose keys and values have room behind its next step: all that it reads, as they are of one prompt.
+    const fn needs(&self) -> u64 {
+        if self.decodes() { self.context() } else { self.reads }
     }
 }
 
@@ -134,6 +178,15 @@ impl Running {
 /// # Errors
 /// A request whose keys and values never fit; limits that allow nothing.
 pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Result<Served> {
+    run_at(steps, requests, limits, Pace::Modelled)
+}
+
+/// The same with all steps at an end of their band. Waits grow faster than steps where requests queue: what users wait
+/// for at most is found by serving them on the slowest machine that may be meant.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits, pace: Pace) -> Result<Served> {
     let most = requests.iter().map(|request| request.prompt + request.output).max().unwrap_or(0);
     if limits.batch == 0 || limits.step_tokens < limits.batch as u64 {
         return Err(Error::new(format!(
@@ -154,12 +207,16 @@ pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Resu
     let mut server = Server {
         steps,
         limits,
-        waiting: requests.iter().copied().collect(),
+        pace,
+        waiting: requests.iter().copied().map(Running::new).collect(),
         running: Vec::new(),
         now_us: 0.0,
         busy_us: 0.0,
         batch_us: 0.0,
         step_count: 0,
+        preemptions: 0,
+        recomputed: 0,
+        swap_us: 0.0,
         measured: Measured::default(),
     };
     while server.advance() {}
@@ -179,6 +236,9 @@ pub fn run(steps: &StepTimes<'_>, requests: &[Request], limits: &Limits) -> Resu
         steps: server.step_count,
         mean_batch: server.batch_us / server.busy_us.max(f64::MIN_POSITIVE),
         busy_share: server.busy_us / time_us,
+        preemptions: server.preemptions,
+        recomputed_tokens: server.recomputed,
+        swap_s: server.swap_us / 1e6,
     })
 }
 
@@ -193,12 +253,16 @@ struct Measured {
 struct Server<'a> {
     steps: &'a StepTimes<'a>,
     limits: &'a Limits,
-    waiting: VecDeque<Request>,
+    pace: Pace,
+    waiting: VecDeque<Running>,
     running: Vec<Running>,
     now_us: f64,
     busy_us: f64,
     batch_us: f64,
     step_count: u64,
+    preemptions: u64,
+    recomputed: u64,
+    swap_us: f64,
     measured: Measured,
 }
 
@@ -207,25 +271,27 @@ impl Server<'_> {
     fn advance(&mut self) -> bool {
         if self.running.is_empty() {
             let Some(next) = self.waiting.front() else { return false };
-            self.now_us = self.now_us.max(next.arrival_us);
+            self.now_us = self.now_us.max(next.request.arrival_us);
         }
-        self.admit();
+        if !self.preempt() {
+            self.admit();
+        }
         let decoding = self.running.iter().filter(|running| running.decodes()).count() as u64;
         let mut room = self.limits.step_tokens - decoding;
-        let (mut attended, mut tokens, mut read) = (0.0, decoding, Vec::with_capacity(self.running.len()));
+        let mut step = Step::decode(decoding);
+        let (mut attended, mut read) = (0.0, Vec::with_capacity(self.running.len()));
         for running in &self.running {
-            let part = if running.decodes() { 0 } else { room.min(running.request.prompt - running.read) };
+            let part = if running.decodes() { 0 } else { room.min(running.reads - running.read) };
             room -= part;
-            tokens += part;
+            step.read += part;
+            step.parts += u64::from(part > 0);
             if part > 0 || running.decodes() {
                 attended += self.steps.attended(running.context());
             }
             read.push(part);
         }
-        let step_us = self.steps.step_us(tokens, attended);
-        self.now_us += step_us;
-        self.busy_us += step_us;
-        self.batch_us += step_us * self.running.len() as f64;
+        let step_us = self.steps.paced_us(step, attended, self.pace);
+        self.spend(step_us);
         self.step_count += 1;
         for (running, part) in self.running.iter_mut().zip(read) {
             let decoded = running.decodes();
@@ -250,19 +316,63 @@ impl Server<'_> {
         true
     }
 
+    /// Time in which the batch waits.
+    fn spend(&mut self, us: f64) {
+        self.now_us += us;
+        self.busy_us += us;
+        self.batch_us += us * self.running.len() as f64;
+    }
+
+    /// The youngest leave until what the next step needs fits; whether one did. The oldest always fits alone.
+    fn preempt(&mut self) -> bool {
+        let mut needs: u64 = self.running.iter().map(Running::needs).sum();
+        let before = self.preemptions;
+        while needs > self.limits.kv_tokens && self.running.len() > 1 {
+            let Some(mut youngest) = self.running.pop() else { break };
+            needs -= youngest.needs();
+            self.preemptions += 1;
+            youngest.preempted = true;
+            if self.limits.preemption == Preemption::Swap {
+                self.swap(&youngest);
+            } else {
+                // The keys and values of the token that comes next were not there yet.
+                self.recomputed += if youngest.decodes() { youngest.context() - 1 } else { youngest.read };
+                (youngest.reads, youngest.read) = (youngest.request.prompt + youngest.written, 0);
+            }
+            self.waiting.push_front(youngest);
+        }
+        self.preemptions > before
+    }
+
+    /// Keys and values of a request pass the link, one way.
+    fn swap(&mut self, request: &Running) {
+        let us = self.steps.paced_swap_us(request.context(), self.pace);
+        self.swap_us += us;
+        self.spend(us);
+    }
+
     /// Takes in what has arrived and fits.
     fn admit(&mut self) {
-        let whole = |request: &Request| request.prompt + request.output;
-        let mut kv: u64 = self.running.iter().map(|running| whole(&running.request)).sum();
+        let never = self.limits.preemption == Preemption::Never;
+        let whole = |running: &Running| running.request.prompt + running.request.output;
+        let room = |running: &Running| if never { whole(running) } else { running.needs() };
+        let mut kv: u64 = self.running.iter().map(room).sum();
+        let kept = if never { 0 } else { (self.limits.kv_tokens as f64 * WATERMARK) as u64 };
         while let Some(next) = self.waiting.front().copied() {
-            let fits = kv + whole(&next) <= self.limits.kv_tokens;
-            if next.arrival_us > self.now_us || self.running.len() == self.limits.batch || !fits {
+            // Alone it has all of the memory.
+            let kept = if self.running.is_empty() { 0 } else { kept };
+            let fits = kv.saturating_add(room(&next)).saturating_add(kept) <= self.limits.kv_tokens;
+            if next.request.arrival_us > self.now_us || self.running.len() == self.limits.batch || !fits {
                 break;
             }
             self.waiting.pop_front();
-            kv += whole(&next);
-            self.measured.queue.push(self.now_us - next.arrival_us);
-            self.running.push(Running { request: next, read: 0, written: 0, last_us: 0.0 });
+            kv += room(&next);
+            if !next.preempted {
+                self.measured.queue.push(self.now_us - next.request.arrival_us);
+            } else if self.limits.preemption == Preemption::Swap {
+                self.swap(&next);
+            }
+            self.running.push(next);
         }
     }
 }

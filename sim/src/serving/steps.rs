@@ -4,30 +4,75 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use cptr_hw_model::{CopiedRun, ExpertRun, LayerWork, Model, System};
-use cptr_trace::{Shape, Trace};
 
-use crate::plan::{Place, Placed};
+use super::together::{Texts, Together, different};
+use crate::plan::band::{Band, Spread};
+use crate::plan::{Misses, Place, Placed};
+
+/// Tokens that run together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Step {
+    /// Texts that a token is written of.
+    pub decoding: u64,
+    /// Texts of which a part is read.
+    pub parts: u64,
+    /// Tokens of all of these.
+    pub read: u64,
+}
+
+impl Step {
+    /// A token of each of so many texts.
+    #[must_use]
+    pub const fn decode(texts: u64) -> Self {
+        Self { decoding: texts, parts: 0, read: 0 }
+    }
+
+    /// So many tokens of one text.
+    #[must_use]
+    pub const fn read(tokens: u64) -> Self {
+        Self { decoding: 0, parts: 1, read: tokens }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub const fn tokens(&self) -> u64 {
+        self.decoding + self.read
+    }
+}
+
+/// Where in its band a time is taken ([`crate::plan::band`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At its slow end.
+    Slowest,
+    /// As modelled.
+    Modelled,
+    /// At its fast end.
+    Fastest,
+}
 
 /// Times of steps of one model on one machine, whose experts lie as a plan says.
 ///
-/// Experts in GPU memory, and those that are not, are each taken to be wanted equally: a step of t tokens that each
-/// take k experts, of which the share m misses, runs U = H (1 - (1 - k (1 - m) / H)^t) of the H that are there, and
-/// likewise of the others. Each of them takes its share of the tokens. Times between whole numbers of experts are
-/// straight lines.
+/// Experts in GPU memory, and those that are not, are each taken to be wanted equally and independently: a step of t
+/// tokens that each take k experts, of which the share m misses, runs U = H (1 - (1 - k (1 - m) / H)^t) of the H that
+/// are there, and likewise of the others. Each of them takes its share of the tokens. Times between whole numbers of
+/// experts are straight lines.
 ///
-/// With a recording ([`Self::like`]) the experts of a layer are wanted as unequally as there: U is the sum of
-/// 1 - (1 - p)^t over them, the most wanted being those in GPU memory.
+/// With a recording ([`Self::like`]) the experts of a layer are wanted as unequally as there, and tokens have as much
+/// in common: U is the sum of 1 - (1 - p)^n over them, the most wanted being those in GPU memory, and n the number of
+/// independent tokens that run as many different experts as the step's ([`Together`]).
 #[derive(Debug)]
 pub struct StepTimes<'a> {
     system: &'a System,
     model: &'a Model,
     placed: Placed,
-    /// How often a token takes each expert of a layer, the most wanted first, mean over layers; `None`: all alike.
-    wanted: Option<Vec<f64>>,
-    /// Layers and what is outside them without attention over the tokens before, by tokens; picoseconds.
-    known: RefCell<HashMap<u64, f64>>,
+    together: Option<(&'a Together, Texts)>,
+    /// Layers and what is outside them without attention over the tokens before; picoseconds.
+    known: RefCell<HashMap<Step, f64>>,
     /// Picoseconds of attention per token attended, all layers.
     attention_ps: f64,
+    /// The same at each end of what is not known well.
+    ends: Vec<Self>,
 }
 
 impl<'a> StepTimes<'a> {
@@ -37,24 +82,24 @@ impl<'a> StepTimes<'a> {
         const TOKENS: u64 = 1 << 20;
         let bare = |attended| system.layer_time(model, &LayerWork { attended, ..LayerWork::default() }).total_ps as f64;
         let attention_ps = (bare(TOKENS) - bare(0)) / TOKENS as f64 * model.all_layers() as f64;
-        Self { system, model, placed, wanted: None, known: RefCell::default(), attention_ps }
+        Self { system, model, placed, together: None, known: RefCell::default(), attention_ps, ends: Vec::new() }
     }
 
-    /// The same, with experts that are wanted as unequally as in a recording of the model.
+    /// The same with a band: that of a plan, from machines at the ends of what is unknown of `system`
+    /// ([`crate::plan::band::ends`]) and as many misses as there may be.
     #[must_use]
-    pub fn like(self, trace: &Trace) -> Self {
-        let Shape { tokens, layers, experts, .. } = trace.shape;
-        let mut wanted = vec![0.0; experts];
-        for layer in 0..layers {
-            let mut counts = vec![0_u64; experts];
-            (0..tokens)
-                .flat_map(|token| trace.chosen(token, layer))
-                .for_each(|&expert| counts[usize::from(expert)] += 1);
-            counts.sort_unstable_by(|a, b| b.cmp(a));
-            let of = |count: u64| count as f64 / (tokens * layers) as f64;
-            wanted.iter_mut().zip(counts).for_each(|(wanted, count)| *wanted += of(count));
-        }
-        Self { wanted: Some(wanted), known: RefCell::default(), ..self }
+    pub fn banded(self, machines: &'a [System], misses: &Misses) -> Self {
+        let (system, model, placed) = (self.system, self.model, self.placed);
+        let others = machines.iter().map(|machine| Self::new(machine, model, placed));
+        let misses = misses.ends(&placed).into_iter().map(|placed| Self::new(system, model, placed));
+        Self { ends: others.chain(misses).collect(), ..self }
+    }
+
+    /// The same, with experts that are wanted as in a recording of the model, by texts of one kind or of all.
+    #[must_use]
+    pub fn like(self, together: &'a Together, texts: Texts) -> Self {
+        let ends = self.ends.into_iter().map(|end| end.like(together, texts)).collect();
+        Self { together: Some((together, texts)), known: RefCell::default(), ends, ..self }
     }
 
     /// Tokens that attention reads of a sequence of `context` tokens, mean over layers.
@@ -63,26 +108,57 @@ impl<'a> StepTimes<'a> {
         self.model.attended(context)
     }
 
-    /// A step of `tokens` tokens of all sequences, whose attention reads `attended` tokens of all of them, in
-    /// microseconds. The first part of a prompt reads nothing before it.
+    /// Keys and values of `context` tokens on the link, one way, in microseconds.
     #[must_use]
-    pub fn step_us(&self, tokens: u64, attended: f64) -> f64 {
-        let find = || self.layers_ps(tokens);
-        let alone_ps = *self.known.borrow_mut().entry(tokens).or_insert_with(find);
+    pub fn swap_us(&self, context: u64) -> f64 {
+        let bytes = self.model.kv_bytes(1) * self.attended(context) * self.model.all_layers() as f64;
+        self.system.link().copy_ps(bytes) as f64 / 1e6
+    }
+
+    /// A step whose attention reads `attended` tokens of all its texts, in microseconds. The first part of a prompt
+    /// reads nothing before it.
+    #[must_use]
+    pub fn step_us(&self, step: Step, attended: f64) -> f64 {
+        let find = || self.layers_ps(step);
+        let alone_ps = *self.known.borrow_mut().entry(step).or_insert_with(find);
         (alone_ps + attended * self.attention_ps) / 1e6
     }
 
-    /// Different experts of a layer that `tokens` tokens run: in GPU memory, and not.
+    /// The same at an end of its band.
     #[must_use]
-    pub fn experts(&self, tokens: u64) -> [f64; 2] {
+    pub fn paced_us(&self, step: Step, attended: f64, pace: Pace) -> f64 {
+        self.paced(|steps| steps.step_us(step, attended), pace)
+    }
+
+    /// [`Self::swap_us`] at an end of its band.
+    #[must_use]
+    pub fn paced_swap_us(&self, context: u64, pace: Pace) -> f64 {
+        self.paced(|steps| steps.swap_us(context), pace)
+    }
+
+    fn paced(&self, time_us: impl Fn(&Self) -> f64, pace: Pace) -> f64 {
+        let base = time_us(self);
+        if pace == Pace::Modelled || base <= 0.0 {
+            return base;
+        }
+        let mut spread = Spread::default();
+        self.ends.iter().for_each(|end| spread.add(time_us(end) / base));
+        let Band { low, high } = spread.band();
+        if pace == Pace::Slowest { base / low } else { base / high }
+    }
+
+    /// Different experts of a layer that a step runs: in GPU memory, and not.
+    #[must_use]
+    pub fn experts(&self, step: Step) -> [f64; 2] {
         let Model { experts, experts_per_token: k, .. } = *self.model;
-        if let Some(wanted) = &self.wanted {
-            return self.unequal(wanted, tokens, k as f64);
+        if let Some((together, texts)) = self.together {
+            let independent = together.independent(texts, step.decoding, step.parts, step.read);
+            return self.unequal(together.wanted(), independent, k as f64);
         }
         let there = experts as f64 * self.placed.resident_share;
         let miss = self.placed.miss_rate;
         let different = |of: f64, wanted: f64| {
-            if of < 1e-9 { 0.0 } else { of * (1.0 - (1.0 - (wanted / of).min(1.0)).powf(tokens as f64)) }
+            if of < 1e-9 { 0.0 } else { of * (1.0 - (1.0 - (wanted / of).min(1.0)).powf(step.tokens() as f64)) }
         };
         // Where layers are whole, a token's experts are all there or all away.
         match self.placed.place {
@@ -94,27 +170,27 @@ impl<'a> StepTimes<'a> {
         }
     }
 
-    /// As [`Self::experts`], of experts that are wanted so often.
-    fn unequal(&self, wanted: &[f64], tokens: u64, k: f64) -> [f64; 2] {
+    /// As [`Self::experts`], of experts that are wanted so often by so many independent tokens.
+    fn unequal(&self, wanted: &[f64], tokens: f64, k: f64) -> [f64; 2] {
         let there = (self.placed.resident_share * wanted.len() as f64).round() as usize;
         // Which are there changes: both groups are wanted as the misses say, and unequally as among themselves.
-        let different = |group: &[f64], of_k: f64| -> f64 {
-            let sum: f64 = group.iter().sum();
-            let often = |p: f64| (p * k * of_k / sum.max(f64::MIN_POSITIVE)).min(1.0);
-            group.iter().map(|&p| 1.0 - (1.0 - often(p)).powf(tokens as f64)).sum()
+        let group = |group: &[f64], of_k: f64| -> f64 {
+            let times = k * of_k / group.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+            different(group.iter().map(|&p| p * times), tokens)
         };
         match self.placed.place {
-            Place::Layers => [different(wanted, 1.0); 2],
+            Place::Layers => [group(wanted, 1.0); 2],
             _ => {
                 let (near, far) = wanted.split_at(there.min(wanted.len()));
-                [different(near, 1.0 - self.placed.miss_rate), different(far, self.placed.miss_rate)]
+                [group(near, 1.0 - self.placed.miss_rate), group(far, self.placed.miss_rate)]
             }
         }
     }
 
-    fn layers_ps(&self, tokens: u64) -> f64 {
+    fn layers_ps(&self, step: Step) -> f64 {
+        let tokens = step.tokens();
         let outside = self.system.outside_layers(self.model, clamp(tokens), 0).total_ps as f64;
-        let [gpu, cold] = self.experts(tokens);
+        let [gpu, cold] = self.experts(step);
         let layer = match self.placed.place {
             Place::Layers => {
                 let miss = self.placed.miss_rate;

@@ -50,6 +50,27 @@ fn every_system_has_a_layer_and_a_picture() {
     }
 }
 
+/// The table of reads in flight in the chapter on the hardware is what the command says.
+#[test]
+fn a_drive_is_bound_by_its_latency_and_then_by_its_bandwidth() {
+    let document = include_str!("../../../docs/hardware.md");
+    let rows = document.lines().skip_while(|line| !line.starts_with("| reads of 128 KiB in flight |")).skip(2);
+    let folder = Folder::new();
+    let mut count = 0;
+    for line in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<f64> = line.split('|').filter_map(|cell| cell.trim().parse().ok()).collect();
+        let [reads, gb_s, expert_us] = cells[..] else { panic!("{line}") };
+        let system = format!("laptop:store.drive.reads_in_flight={reads}");
+        let found = folder.row(&format!("layer --model qwen3-30b-a3b --system {system}"));
+        let parts = found["cold_expert"].as_array().unwrap();
+        let sum: f64 = parts.iter().map(|part| number(&part["us"])).sum();
+        assert!((number(&found["rates"]["copies_gb_s"]) - gb_s).abs() < 0.006, "{line}: {found}");
+        assert!((sum - expert_us).abs() < 0.06, "{line}: {sum}");
+        count += 1;
+    }
+    assert!(count >= 4);
+}
+
 #[test]
 fn wrong_layers_are_one_sentence() {
     let folder = Folder::new();
@@ -59,6 +80,7 @@ fn wrong_layers_are_one_sentence() {
         ("layer --system ndp --bits 17", "--bits: expected 1 to 16, found 17"),
         ("layer --system nowhere", "expected a file ending in .toml, or one of"),
         ("layer --bits 2", "--bits: expected a system with a near-data device, found offload"),
+        ("layer --system laptop:store.drive.reads_in_flight=0", "store.drive.reads_in_flight is 0"),
         ("layer --timeline no/such/folder.json", "no/such/folder.json"),
     ] {
         let output = folder.run(arguments);

@@ -37,7 +37,7 @@ fn what_the_chapter_shows_is_what_is_printed() {
 #[test]
 fn published_rates_are_held_by_their_bands() {
     let rows = Folder::new().rows("plan --published");
-    let others: Vec<&Value> = rows.iter().filter(|row| row["chosen"] == false).collect();
+    let others: Vec<&Value> = rows.iter().filter(|row| row["chosen"] == false && row["own"] == false).collect();
     let held = others.iter().filter(|row| row["holds"] == true).count();
     assert!(others.len() >= 8 && held * 4 >= others.len() * 3, "{held} of {}", others.len());
     for row in &rows {
@@ -71,6 +71,22 @@ fn a_config_and_a_trace_of_ones_own() {
     assert_eq!(String::from_utf8(report).unwrap().matches("<figure>").count(), 2);
 }
 
+/// Over several devices: what is sent, in bytes and hops, and the two ways to split.
+#[test]
+fn several_devices_send_sums_or_tokens() {
+    let rows = Folder::new().rows("plan qwen3-30b-a3b --system offload --devices 4");
+    let of = |split: &str| rows.iter().find(|row| row["split"] == split).unwrap();
+    // 96 sums of 4 KiB to three others in a hop each, and the head's candidates.
+    let tensor = of("tensor");
+    assert_eq!((number(&tensor["reduced_bytes"]), number(&tensor["hops"])), (96.0 * 3.0 * 4096.0, 97.0));
+    let expert = of("expert");
+    assert!(number(&expert["sent_bytes"]) < number(&tensor["sent_bytes"]) && number(&expert["imbalance"]) > 1.2);
+    for row in &rows {
+        let [low, found, high] = ["low_tokens_per_s", "tokens_per_s", "high_tokens_per_s"].map(|key| number(&row[key]));
+        assert!(low < found && found < high, "{row}");
+    }
+}
+
 #[test]
 fn what_cannot_be_planned_is_refused() {
     let folder = bundled();
@@ -95,6 +111,10 @@ fn what_cannot_be_planned_is_refused() {
             "plan olmoe --trace gpt-oss-20b.safetensors",
             "expected 8 of 64 experts a token, as OLMoE-1B-7B has them, found 4 of 32",
         ),
+        ("plan olmoe --devices 2", "--devices: expected one --system"),
+        ("plan olmoe --devices 2 --system laptop", "--devices: expected a system with a switch, found laptop"),
+        ("plan olmoe --devices 0 --system offload", "--devices: expected 1 to 64, found 0"),
+        ("plan olmoe --sequences 4", "--devices"),
         ("plan --published olmoe", "cannot be used with"),
     ] {
         let found = folder.refusal(line);

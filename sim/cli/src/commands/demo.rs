@@ -114,10 +114,21 @@ pub(super) fn main() -> Result<Page> {
     let sections = parts().map(|(part, outcome)| {
         let section = section(outcome);
         let remarks = section.remarks.iter().cloned().chain(remarks(outcome)).collect();
-        Section { title: part.title.into(), introduction: part.introduction.into(), remarks, ..section }
+        let tables = section.tables.into_iter().map(narrow).collect();
+        Section { title: part.title.into(), introduction: part.introduction.into(), remarks, tables, ..section }
     });
     let page = Page::new(Table::new(&RUN, &all)).beside("parts", &described).answered(answer).reported("report.html");
     Ok(sections.fold(page, Page::section))
+}
+
+/// A table without the bands of its times: it is to fit a page beside its text, and rows differ in what strategies do,
+/// not in what is known of the machine. `--json` has them.
+fn narrow(mut table: Table) -> Table {
+    let bands = ["low_token_time_us", "high_token_time_us", "low_tokens_per_s", "high_tokens_per_s"];
+    for row in table.rows.iter_mut().filter_map(Value::as_object_mut) {
+        bands.iter().for_each(|key| drop(row.remove(*key)));
+    }
+    table
 }
 
 /// What a part ran, without its rows.

@@ -158,7 +158,7 @@ impl<'a> Report<'a> {
         let mut rates = vec![
             ("GPU memory GB/s", self.system.gpu().memory_gb_s * self.system.gpu().memory_share),
             ("link GB/s", link.coded_gb_s()),
-            ("copies GB/s", link.copy_gb_s()),
+            ("copies GB/s", self.system.copy_gb_s()),
         ];
         if let Some(peak) = self.system.ndp().and_then(|ndp| ndp.memory.peak_gb_s().ok()) {
             rates.push(("device peak GB/s", peak));

@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::about::About;
 use super::machine::{config, system_name, systems_help};
 use super::source::Reading;
-use crate::columns::Format::{Flag, Microseconds, Number, Percent, Plain, Text};
+use crate::columns::Format::{Count, Flag, Microseconds, Number, Percent, Plain, Text};
 use crate::columns::{Column, Page, Section, Table, column, format};
 use crate::report;
 use crate::report::strips::{Look, Strip, Strips};
 use cptr_sim::plan::map::{self, Cell};
+use cptr_sim::plan::parallel::Parallel;
 use cptr_sim::plan::{Change, Misses, Place, Question, Way, published};
 use cptr_trace::Trace;
 use cptr_trace::error::{Error, Result};
@@ -20,7 +21,8 @@ use cptr_trace::file;
 use cptr_trace::import::Recording;
 
 /// Options that say nothing of published rates.
-const OF_A_MODEL: [&str; 8] = ["asked", "trace", "map", "gpu_memory", "dense_bits", "system", "bits", "context"];
+const OF_A_MODEL: [&str; 9] =
+    ["asked", "trace", "map", "gpu_memory", "dense_bits", "system", "bits", "context", "devices"];
 
 /// Numbers of tokens, so many or more.
 pub(super) fn at_least(least: u64) -> clap::builder::RangedU64ValueParser {
@@ -59,6 +61,14 @@ pub(super) struct Args {
     /// Write the map as a plot (SVG)
     #[arg(long, value_name = "FILE", requires = "map")]
     plot: Option<PathBuf>,
+    /// The model over so many of the system's GPUs behind its switch, separated by commas: every matrix over all of
+    /// them (tensor parallel), and experts apart (expert parallel)
+    #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with_all = ["map", "gpu_memory", "trace"])]
+    devices: Vec<u64>,
+    /// Sequences that each write a token in a step, over several devices
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65_536),
+        requires = "devices")]
+    sequences: u64,
     /// Published decode rates of real machines against this model's bands
     #[arg(long, conflicts_with_all = OF_A_MODEL)]
     published: bool,
@@ -111,7 +121,7 @@ static CELLS: [Column; 9] = [
     ),
 ];
 
-static RATES: [Column; 8] = [
+static RATES: [Column; 9] = [
     column("name", "what was run", Text, ""),
     column("published_tokens_per_s", "published", Number(1), "tokens/s"),
     column("tokens_per_s", "here", Number(1), "tokens/s"),
@@ -119,8 +129,34 @@ static RATES: [Column; 8] = [
     column("high_tokens_per_s", "to", Number(1), ""),
     column("holds", "in", Flag, "the band holds what was published"),
     column("chosen", "chosen on", Flag, "bands were chosen on it"),
+    column("own", "own", Flag, "measured with this project's own engine").detail(),
     column("source", "source", Text, "").detail(),
 ];
+
+static PARALLEL: [Column; 15] = [
+    column("devices", "devices", Count, "GPUs behind the switch"),
+    column("split_name", "split", Text, "tensor: every matrix over all; expert: experts apart, the rest on each"),
+    column("bits", "bits", Plain, "per weight of experts"),
+    column("fits", "fits", Flag, ""),
+    column("gpu_gb", "GPU GB", Number(1), "memory of each that it takes, 10^9 bytes, with 1 GB for buffers"),
+    column("tokens_per_s", "tokens/s", Number(1), "all sequences together"),
+    column("low_tokens_per_s", "from", Number(1), "band of tokens/s"),
+    column("high_tokens_per_s", "to", Number(1), ""),
+    column("token_us", "step", Microseconds, "a token of each sequence"),
+    column("switch_us", "switch", Microseconds, "of a step, waiting for the switch"),
+    column("sent_bytes", "bytes", Count, "out of the busiest port in a step"),
+    column("hops", "hops", Count, "from device to device that a step waits for"),
+    column("imbalance", "most", Number(2), "experts of the most loaded device over the mean"),
+    column("reduced_bytes", "reduced", Count, "of the bytes, all-reduces").detail(),
+    column("sequences", "sequences", Count, "").detail(),
+];
+
+#[derive(Serialize)]
+struct ParallelRow<'a> {
+    #[serde(flatten)]
+    parallel: &'a Parallel,
+    split_name: &'static str,
+}
 
 /// A way with what people read of it.
 #[derive(Serialize)]
@@ -141,7 +177,7 @@ impl<'a> Row<'a> {
 }
 
 pub(super) static ABOUT: About = About {
-    rows: &[&WAYS, &CELLS, &RATES],
+    rows: &[&WAYS, &PARALLEL, &CELLS, &RATES],
     examples: &[
         ("cptr plan gpt-oss-120b", "every machine that there is, every way that fits"),
         (
@@ -163,9 +199,13 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         context: args.context,
         bits: args.bits.clone(),
         dense_bits: args.dense_bits,
+        sequences: args.sequences,
         ..Question::new(&model, misses)
     };
     let systems = systems(args)?;
+    if !args.devices.is_empty() {
+        return over_devices(args, &question, &systems);
+    }
     if args.map {
         return on_map(args, &question, &systems);
     }
@@ -314,7 +354,14 @@ fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Re
     }
     for (system, of_system) in systems.iter().zip(ways) {
         let Some(best) = of_system.iter().find(|way| way.fits) else { continue };
-        lines.push(format!("{}: {:.1} tokens/s, {}.", system.name, best.tokens_per_s, best.place.name()));
+        lines.push(format!(
+            "{}: {:.1} tokens/s ({:.1} to {:.1}), {}.",
+            system.name,
+            best.tokens_per_s,
+            best.low_tokens_per_s,
+            best.high_tokens_per_s,
+            best.place.name()
+        ));
         // The same bits on both sides: fewer bits are another model.
         let near = of_system.iter().find(|way| way.fits && way.near_bits == Some(way.bits));
         let other =
@@ -332,7 +379,12 @@ fn verdict(question: &Question<'_>, systems: &[System], ways: &[Vec<Way>]) -> Re
             ));
         }
         let changes = question.changes(system)?;
-        let said = |change: &Change| format!("  Twice the {}: {:.1} tokens/s.", change.twice, change.tokens_per_s);
+        let said = |change: &Change| {
+            let Change { twice, tokens_per_s, low_tokens_per_s, high_tokens_per_s, .. } = change;
+            format!(
+                "  Twice the {twice}: {tokens_per_s:.1} tokens/s ({low_tokens_per_s:.1} to {high_tokens_per_s:.1})."
+            )
+        };
         lines.extend(changes.iter().map(said));
     }
     Ok(lines)
@@ -362,6 +414,73 @@ impl<'a> CellRow<'a> {
             without_device_tokens_per_s: cell.without_device.as_ref().map(|way| way.tokens_per_s),
         }
     }
+}
+
+/// The model over several devices of one system.
+fn over_devices(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Page> {
+    at_most("--devices", args.devices.len(), 16)?;
+    let [system] = systems else {
+        return Err(Error::new(format!("--devices: expected one --system, found {}", systems.len())));
+    };
+    let found = question.parallel(system, &args.devices)?;
+    let rows: Vec<ParallelRow<'_>> =
+        found.iter().map(|parallel| ParallelRow { parallel, split_name: parallel.split.name() }).collect();
+    let mut facts = facts(question.model, question);
+    facts.truncate(1);
+    facts.extend(system.switch().map(|switch| {
+        format!(
+            "{}, {} tokens before; {}: {}, {}: {} GB/s a port, {} ns a hop",
+            match question.sequences {
+                1 => "one sequence".into(),
+                many => format!("{many} sequences"),
+            },
+            question.context,
+            system.name,
+            system.gpu().name,
+            switch.name,
+            switch.gb_s,
+            switch.hop_ps() / 1000
+        )
+    }));
+    let strip = |row: &ParallelRow<'_>| Strip {
+        name: format!("{} devices, {} parallel at {}", row.parallel.devices, row.split_name, row.parallel.bits),
+        values: vec![row.parallel.low_tokens_per_s, row.parallel.high_tokens_per_s, row.parallel.tokens_per_s],
+        label: format!("{} tokens/s", format::short(row.parallel.tokens_per_s)),
+        strong: false,
+    };
+    let figure = Strips {
+        title: "Tokens per second over several devices",
+        caption: "All sequences together.",
+        series: &["low end of the band", "high end", "tokens per second"],
+        look: Look::Marks,
+        tick: format::short,
+        rows: rows.iter().map(strip).collect(),
+    };
+    let best = found.iter().filter(|one| one.fits).max_by(|a, b| a.tokens_per_s.total_cmp(&b.tokens_per_s));
+    let answer = best.map_or_else(
+        || "It fits none of them.".into(),
+        |best| {
+            format!(
+                "Fastest of what fits: {} devices, {} parallel: {:.1} tokens/s ({:.1} to {:.1}).",
+                best.devices,
+                best.split.name(),
+                best.tokens_per_s,
+                best.low_tokens_per_s,
+                best.high_tokens_per_s
+            )
+        },
+    );
+    let table = Table::new(&PARALLEL, &rows);
+    let section = Section {
+        facts,
+        tables: vec![table.clone()],
+        remarks: vec![answer.clone()],
+        figures: vec![figure.figure()],
+        ..Section::default()
+    };
+    let mut page = Page::new(table).answered(answer);
+    page.sections = vec![section];
+    Ok(page)
 }
 
 fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Page> {
@@ -405,9 +524,9 @@ fn on_map(args: &Args, question: &Question<'_>, systems: &[System]) -> Result<Pa
 
 fn rates() -> Result<Page> {
     let held = published::all()?;
-    let others: Vec<_> = held.iter().filter(|rate| !rate.chosen).collect();
+    let others: Vec<_> = held.iter().filter(|rate| !rate.chosen && !rate.own).collect();
     let note = format!(
-        "{} of {} rates that the bands were not chosen on are inside",
+        "{} of {} published rates that the bands were not chosen on are inside",
         others.iter().filter(|rate| rate.holds).count(),
         others.len()
     );

@@ -9,11 +9,13 @@ use super::about::About;
 use super::machine::{system_name, systems_help};
 use super::plan::{at_least, at_most, model, own_trace};
 use super::source::Reading;
-use crate::columns::Format::{Count, Microseconds, Number, Percent, Plain};
+use crate::columns::Format::{Change, Count, Microseconds, Number, Percent, Plain};
 use crate::columns::{self, Column, Page, Section, Table, column};
 use crate::report::strips::{Look, Strip, Strips};
-use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way};
-use cptr_sim::serving::{self, Arrivals, Limits, Load, Served, StepTimes};
+use cptr_sim::plan::{Misses, Place, Question, RESERVED_GB, Way, band};
+use cptr_sim::serving::{
+    self, Arrivals, Limits, Load, Pace, Preemption, Served, StepTimes, Texts, Together, TogetherRow,
+};
 use cptr_trace::error::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -35,10 +37,14 @@ pub(super) struct Args {
     /// Where experts lie, at the same bits everywhere (default: as one sequence is the fastest)
     #[arg(long, value_name = "WHERE")]
     experts: Option<Where>,
-    /// Trace of the model, in a format that its contents tell: how unequally its experts are wanted, and how often
-    /// they are not where they are wanted (default: all alike, and misses as of the bundled trace of gpt-oss-20b)
+    /// Trace of the model, in a format that its contents tell: how unequally its experts are wanted, what tokens that
+    /// run together have in common, and how often experts are not where they are wanted (default: all alike, nothing,
+    /// and misses as of the bundled trace of gpt-oss-20b)
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Which texts of --trace are served side by side
+    #[arg(long, value_name = "WHICH", default_value = "all-kinds", requires = "trace")]
+    texts: Kinds,
     /// Requests per second, independent of each other; several rates separated by commas
     #[arg(long, value_name = "PER SECOND", value_delimiter = ',', default_value = "1")]
     rate: Vec<f64>,
@@ -63,6 +69,12 @@ pub(super) struct Args {
     /// Tokens of a step: those that decode, and parts of prompts
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     step_tokens: u64,
+    /// What happens where the keys and values of a batch outgrow their memory
+    #[arg(long, value_name = "HOW", default_value = "recompute")]
+    preempt: Preempt,
+    /// Memory for keys and values in GB (10^9 bytes), at most what is free (default: all of that)
+    #[arg(long, value_name = "GB")]
+    kv_memory: Option<f64>,
     /// Seed of the arrivals
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -91,7 +103,44 @@ impl Where {
     }
 }
 
-static COLUMNS: [Column; 15] = [
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kinds {
+    /// Those of one domain, the mean over all
+    OneKind,
+    /// Those of all domains, as the trace has them
+    AllKinds,
+}
+
+impl Kinds {
+    const fn texts(self) -> Texts {
+        match self {
+            Self::OneKind => Texts::OneKind,
+            Self::AllKinds => Texts::AllKinds,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Preempt {
+    /// Requests are admitted only where all of their tokens fit
+    Never,
+    /// The youngest request loses them, and reads its tokens again
+    Recompute,
+    /// Those of the youngest request are copied over the link and back
+    Swap,
+}
+
+impl Preempt {
+    const fn preemption(self) -> Preemption {
+        match self {
+            Self::Never => Preemption::Never,
+            Self::Recompute => Preemption::Recompute,
+            Self::Swap => Preemption::Swap,
+        }
+    }
+}
+
+static COLUMNS: [Column; 18] = [
     column("rate_per_s", "rate", Plain, "requests per second; none: as given, or at once"),
     column("served.tokens_per_s", "tokens/s", Number(1), "generated, all requests"),
     column("served.first_token_us.p50", "first P50", Microseconds, "from arrival to the first token: median"),
@@ -103,20 +152,53 @@ static COLUMNS: [Column; 15] = [
     column("served.queue_us.mean", "queue", Microseconds, "from arrival to admission: mean"),
     column("served.mean_batch", "batch", Number(1), "requests in it, mean over time in which there are any"),
     column("served.busy_share", "busy", Percent, "time in which a step runs"),
+    column("served.preemptions", "preempted", Count, "requests that left the batch for want of memory").unless(0.0),
+    column("served.recomputed_tokens", "again", Count, "tokens that are read again because of that").detail(),
+    column("served.swap_s", "swap", Number(3), "seconds in which steps wait for keys and values on the link").detail(),
     column("served.requests", "requests", Count, "").detail(),
     column("served.output_tokens", "tokens", Count, "generated").detail(),
     column("served.request_us.p50", "whole P50", Microseconds, "from arrival to the last token: median").detail(),
     column("served.steps", "steps", Count, "").detail(),
 ];
 
+static TOGETHER: [Column; 8] = [
+    column("tokens", "tokens", Count, "that run together"),
+    column("one_text", "one text", Number(1), "different experts of a layer: tokens that follow each other"),
+    column("one_text_off", "off", Change, "of the independent from those"),
+    column("one_kind", "one kind", Number(1), "tokens of different texts of one domain"),
+    column("one_kind_off", "off", Change, "of the independent from those"),
+    column("all_kinds", "all kinds", Number(1), "tokens of different texts of all domains"),
+    column("all_kinds_off", "off", Change, "of the independent from those"),
+    column("independent", "independent", Number(1), "if tokens chose independently, each expert as often"),
+];
+
 #[derive(Serialize)]
 struct Row {
     rate_per_s: Option<f64>,
     served: Served,
+    /// The same at both ends of the band.
+    slowest: Served,
+    fastest: Served,
 }
 
+static BANDS: [Column; 13] = [
+    column("rate_per_s", "rate", Plain, "with the band of the table above: from, to"),
+    column("slowest.tokens_per_s", "tokens/s", Number(1), "generated, all requests"),
+    column("fastest.tokens_per_s", "to", Number(1), ""),
+    column("fastest.first_token_us.p50", "first P50", Microseconds, "from arrival to the first token: median"),
+    column("slowest.first_token_us.p50", "to", Microseconds, ""),
+    column("fastest.first_token_us.p99", "P99", Microseconds, "99th percentile"),
+    column("slowest.first_token_us.p99", "to", Microseconds, ""),
+    column("fastest.per_token_us.p50", "next P50", Microseconds, "from a token to the next: median"),
+    column("slowest.per_token_us.p50", "to", Microseconds, ""),
+    column("fastest.per_token_us.p99", "P99", Microseconds, "99th percentile"),
+    column("slowest.per_token_us.p99", "to", Microseconds, ""),
+    column("slowest.busy_share", "busy at most", Percent, "time in which a step runs").detail(),
+    column("slowest.preemptions", "preempted at most", Count, "").detail(),
+];
+
 pub(super) static ABOUT: About = About {
-    rows: &[&COLUMNS],
+    rows: &[&COLUMNS, &BANDS, &TOGETHER],
     examples: &[(
         "cptr serve gpt-oss-120b --rate 1,4 --requests 200",
         "what users wait for at one and four requests a second",
@@ -161,15 +243,26 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let request = args.prompt + args.output;
     let token_gb = model.kv_bytes(1) * model.all_layers() as f64 / 1e9 * model.attended(request) / request as f64;
     let kv_gb = (system.gpu().memory_gb - way.gpu_gb).max(0.0) + token_gb * (request * args.batch) as f64;
+    let kv_gb = match args.kv_memory {
+        Some(gb) if gb > 0.0 && gb <= kv_gb => gb,
+        Some(gb) => {
+            return Err(Error::new(format!("--kv-memory: expected at most the {kv_gb:.1} GB free, found {gb}")));
+        }
+        None => kv_gb,
+    };
     let kv_tokens = (kv_gb / token_gb) as u64;
-    let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens };
-    let steps = StepTimes::new(&system, &model, placed);
-    let steps = match &trace {
-        Some(trace) => steps.like(trace),
+    let preemption = args.preempt.preemption();
+    let limits = Limits { batch: args.batch as usize, step_tokens: args.step_tokens, kv_tokens, preemption };
+    let ends = band::ends(&system, None)?;
+    let steps = StepTimes::new(&system, &model, placed).banded(&ends, &question.misses);
+    let together = trace.as_ref().map(Together::of);
+    let steps = match &together {
+        Some(together) => steps.like(together, args.texts.texts()),
         None => steps,
     };
     let serve = |rate_per_s: Option<f64>, requests: Vec<serving::Request>| {
-        Ok(Row { rate_per_s, served: serving::run(&steps, &requests, &limits)? })
+        let at = |pace| serving::run_at(&steps, &requests, &limits, pace);
+        Ok(Row { rate_per_s, served: at(Pace::Modelled)?, slowest: at(Pace::Slowest)?, fastest: at(Pace::Fastest)? })
     };
     let rows = match &args.arrivals {
         Some(path) => vec![serve(None, serving::read(path)?)?],
@@ -182,12 +275,14 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     };
     let facts = vec![
         format!(
-            "{} on {}, {} at {} bits; one sequence: {:.1} tokens/s",
+            "{} on {}, {} at {} bits; one sequence: {:.1} tokens/s ({:.1} to {:.1})",
             model.name,
             system.name,
             way.place.name(),
             way.bits,
-            way.tokens_per_s
+            way.tokens_per_s,
+            way.low_tokens_per_s,
+            way.high_tokens_per_s
         ),
         format!(
             "at most {} requests in a batch, {} tokens a step, {} tokens of keys and values in {:.1} GB",
@@ -207,10 +302,32 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let overrun: Vec<String> = overrun.collect();
     let mut page =
         Page::new(Table::new(&COLUMNS, &rows)).notes(overrun).notes([format!("{RESERVED_GB} GB is left to buffers")]);
-    let table = Table::new(&COLUMNS, &rows);
     let (answer, figures) = (answer(&rows, args.output), vec![figure(&rows)]);
-    page.sections = vec![Section { figures, ..Section::of(facts, table) }];
-    Ok(page.answered(answer))
+    let mut tables = vec![Table::new(&COLUMNS, &rows), Table::new(&BANDS, &rows)];
+    let counted = together.as_ref().map(Together::rows);
+    if let Some(counted) = &counted {
+        tables.push(Table::new(&TOGETHER, counted));
+    }
+    let remarks = counted.iter().filter_map(|counted| off(counted, args)).collect();
+    page.sections = vec![Section { facts, tables, remarks, figures, ..Section::default() }];
+    Ok(page.answered(answer).beside("together", &counted))
+}
+
+/// How far off independent tokens would be for a batch, the largest that was counted of those in it.
+fn off(counted: &[TogetherRow], args: &Args) -> Option<String> {
+    let of = |row: &TogetherRow| match args.texts {
+        Kinds::OneKind => row.one_kind.zip(row.one_kind_off),
+        Kinds::AllKinds => row.all_kinds.zip(row.all_kinds_off),
+    };
+    let within = counted.iter().rev().find(|row| row.tokens <= args.batch && of(row).is_some())?;
+    let (experts, off) = of(within)?;
+    Some(format!(
+        "{} texts side by side run {experts:.1} different experts of a layer; if they chose independently: {:.1}, {} \
+         off.",
+        within.tokens,
+        within.independent,
+        columns::format::change(off)
+    ))
 }
 
 /// Whether all that arrives is served, of answers of so many tokens.
@@ -269,7 +386,30 @@ fn figure(rows: &[Row]) -> String {
         first,
     );
     let next = plot("Time from a token to the next, by requests a second", "What a reader of an answer sees.", next);
-    first.figure() + &next.figure()
+    first.figure() + &next.figure() + &bands(rows)
+}
+
+/// The tail of waits with its band, rate by rate.
+fn bands(rows: &[Row]) -> String {
+    let strips = |of: fn(&Served) -> f64| -> Vec<Strip> {
+        let strip = |row: &Row| Strip {
+            name: row.rate_per_s.map_or_else(|| "all".into(), |rate| format!("{rate} a second")),
+            values: [&row.fastest, &row.slowest, &row.served].map(of).into(),
+            label: columns::format::microseconds(of(&row.served)),
+            strong: false,
+        };
+        rows.iter().map(strip).collect()
+    };
+    let plot = |title, rows| Strips {
+        title,
+        caption: "What the machine's numbers that are not known well make of it, as cptr plan takes them.",
+        series: &["low end of the band", "high end", "as modelled"],
+        look: Look::Marks,
+        tick: columns::format::microseconds,
+        rows,
+    };
+    plot("Wait for the first token: P99 and its band", strips(|served| served.first_token_us.p99)).figure()
+        + &plot("From a token to the next: P99 and its band", strips(|served| served.per_token_us.p99)).figure()
 }
 
 impl Args {

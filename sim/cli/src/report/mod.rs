@@ -64,6 +64,7 @@ pub(crate) fn figures(run: &Run<'_>) -> Vec<String> {
         loads::figure(run),
         times::figure(run),
         times::percentiles(run),
+        times::bands(run),
         times::energy(run),
         timeline::misses(run),
         timeline::stalls(run),

@@ -56,6 +56,32 @@ pub(super) fn percentiles(run: &Run<'_>) -> String {
     .figure()
 }
 
+/// The time of a token with its band, or nothing where there are no bands.
+pub(super) fn bands(run: &Run<'_>) -> String {
+    let keys = ["low_token_time_us", "high_token_time_us", "token_time_us"];
+    let banded = run.rows.iter().enumerate().filter(|(_, row)| keys.iter().all(|key| row[key].is_number()));
+    let strip = |(index, row): (usize, &Value)| Strip {
+        name: name(row).into(),
+        values: keys.map(|key| number(row, key)).into(),
+        label: format::microseconds(number(row, "token_time_us")),
+        strong: Role::of(index, row) == Role::Bounded,
+    };
+    let rows: Vec<Strip> = banded.map(strip).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    Strips {
+        title: "Time of a token and its band",
+        caption: "What the machine's numbers that are not known well make of it, as cptr plan takes them. They meet \
+                  all rows alike: what is faster mostly stays so where bands overlap.",
+        series: &["low end of the band", "high end", "as modelled"],
+        look: Look::Marks,
+        tick: format::microseconds,
+        rows,
+    }
+    .figure()
+}
+
 /// Energy of a token by component, or nothing where there is none.
 pub(super) fn energy(run: &Run<'_>) -> String {
     let parts = ["gpu_memory", "gpu_compute", "link", "far_memory", "ndp_compute"];

@@ -122,7 +122,7 @@ impl Replay<'_> {
             time = self.layer_time(step, false)?;
             0.0
         };
-        let passed_ps = passed / self.times.as_ref()?.system().link().copy_gb_s() * 1e3;
+        let passed_ps = passed / self.times.as_ref()?.system().copy_gb_s() * 1e3;
         self.tally.steps[step - self.setup.prefill].time_ps += time.total_ps;
         self.tally.add_time(&time, passed_ps);
         Some(time)

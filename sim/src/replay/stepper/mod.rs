@@ -142,8 +142,9 @@ impl<'a> Replay<'a> {
         let raw = strategy.select.kind.name == "raw";
         let select = |_| (strategy.select.kind.make.0)(&strategy.select.values);
         let (start_bytes, bit_bytes) = times.as_ref().map_or((0.0, 1.0), |times| {
-            let link = times.system().link();
-            (link.copy_launch_ns * link.copy_gb_s(), times.model().expert_bytes(1.0))
+            let (system, bit_bytes) = (times.system(), times.model().expert_bytes(1.0));
+            let start_ns = system.copy_start_ns(bit_bytes * f64::from(precision.load_bits()));
+            (start_ns * system.copy_gb_s(), bit_bytes)
         });
         let mut replay = Self {
             full_bits,
@@ -351,7 +352,7 @@ impl<'a> Replay<'a> {
             if let Some(times) = &self.times {
                 let used: u32 = self.memories.iter().map(Memory::used).sum();
                 let bytes = f64::from(used) * times.model().expert_bytes(1.0);
-                self.tally.placement_ps = if self.all { 0 } else { times.system().link().copy_ps(bytes) };
+                self.tally.placement_ps = if self.all { 0 } else { times.system().copy_ps(bytes) };
             }
         }
         if self.precision.ranks() {

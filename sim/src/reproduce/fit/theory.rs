@@ -179,7 +179,7 @@ impl Modelled {
                 means
             };
             let copy_s = |system: &System, experts: f64| {
-                system.link().copy_ps(experts * sizes.expert_bytes(system.gpu_bits)) as f64 / 1e12
+                system.copy_ps(experts * sizes.expert_bytes(system.gpu_bits)) as f64 / 1e12
             };
             let placed = |system: &System| -> Vec<f64> {
                 let experts = |holds: f64| (holds * decoded.resident as f64).round() * decoded.layers as f64;

@@ -74,7 +74,7 @@ impl Estimate {
             gpu: times.gpu_run_ps(run(setup.full_bits)),
             near: [near, near / (1.0 - times.migration_share(setup.near_bits.into())).max(0.01)],
             copy: times.copy_ps(setup.full_bits.into()),
-            rate: times.system().link().copy_gb_s() / 1e3,
+            rate: times.system().copy_gb_s() / 1e3,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::columns::Format::{Change, Flag, Microjoules, Microseconds, Number, Percent, Plain, Ratio, Text};
 use crate::columns::{Column, column};
 
-pub(crate) static RUN: [Column; 47] = [
+pub(crate) static RUN: [Column; 51] = [
     column("strategy", "strategy", Text, ""),
     column("select", "select", Text, "which experts run").detail(),
     column("residency", "residency", Text, "which stay in fast memory").detail(),
@@ -17,6 +17,9 @@ pub(crate) static RUN: [Column; 47] = [
     column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token")
         .if_any(),
     column("tokens_per_s", "tokens/s", Number(1), "all sequences together").if_any(),
+    column("low_tokens_per_s", "from", Number(1), "band of tokens/s, by what is not known well of the machine")
+        .if_any(),
+    column("high_tokens_per_s", "to", Number(1), "").if_any(),
     column("switch_rate", "switch", Percent, "choices that the token before did not run"),
     column("stall_rate", "stall", Percent, "choices whose expert was waited for"),
     column("miss_rate", "miss", Percent, "choices that were not in fast memory when they were wanted")
@@ -43,6 +46,8 @@ pub(crate) static RUN: [Column; 47] = [
     column("least_run.below_half", "silenced", Plain, "experts that less than half of the tokens run which want them")
         .detail(),
     column("token_time_us", "token", Microseconds, "mean time of a token").if_any(),
+    column("low_token_time_us", "from", Microseconds, "the band of that").if_any(),
+    column("high_token_time_us", "to", Microseconds, "").if_any(),
     column("token_time_p50_us", "P50", Microseconds, "").if_any(),
     column("token_time_p95_us", "P95", Microseconds, "").if_any(),
     column("token_time_p99_us", "P99", Microseconds, "").if_any(),
@@ -76,6 +81,8 @@ pub(crate) const SELECTION: &[&str] = &[
     "mass_loss",
     "agreement",
     "token_time_us",
+    "low_token_time_us",
+    "high_token_time_us",
     "token_time_p99_us",
     "ratio_to_raw",
 ];
@@ -84,6 +91,8 @@ pub(crate) const SELECTION: &[&str] = &[
 pub(crate) const SYSTEMS: &[&str] = &[
     "strategy",
     "tokens_per_s",
+    "low_tokens_per_s",
+    "high_tokens_per_s",
     "ratio_to_raw",
     "token_time_p50_us",
     "token_time_p95_us",
