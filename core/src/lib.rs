@@ -20,7 +20,7 @@
 //!
 //! Where experts are *placed* rather than cached, [`placement`] and [`bits`] decide once after prefill what lies in GPU
 //! memory and how many bits the others get; [`context`] sees that the context has changed, and [`replace`] which expert
-//! to bring in, if that pays.
+//! to bring in, if that pays; [`shares`] gives those who share a device equal parts of the copies.
 //!
 //! ```
 //! use cptr_core::{select, words_for, Eps, ExpertSet, Logit, Router, Tracker, TrackerConfig};
@@ -75,6 +75,7 @@ pub mod replace;
 pub mod router;
 pub mod select;
 pub mod set;
+pub mod shares;
 #[cfg(any(test, feature = "proptest"))]
 pub mod testing;
 pub mod topk;

@@ -256,6 +256,7 @@ fn hostile() -> bool {
         cargo(&[&["test", "--package"], arguments, &["--", "--ignored", "--nocapture"]].concat(), &[])
     };
     test(&["cptr-tests", "--test", "faults", "--test", "long", "--test", "memory"])
+        & test(&["cptr-model", "--test", "storage"])
         & test(&["cptr-sim", "--lib", "attack"])
         & fuzz::fuzz(&fuzz::Options::usual())
 }

@@ -44,6 +44,7 @@ impl<'a> Plan<'a> {
         Ok(Setup {
             shape,
             sequences: 1,
+            fair: None,
             prefill: 0,
             resident: self.resident,
             routers: Arc::new(Routers::new(&self.moe.meta(), shape, &self.moe.bias, &[])?),

@@ -89,6 +89,7 @@ impl Stepper {
         let setup = Setup {
             shape,
             sequences: 1,
+            fair: None,
             prefill: 0,
             resident,
             routers: Arc::new(routers),

@@ -1,6 +1,7 @@
 //! Fast memory: what is resident in each layer, and the copies that are on their way there.
 
 pub(crate) mod queue;
+pub(crate) mod tenants;
 
 use cptr_core::{ExpertSet, words_for};
 use cptr_trace::MAX_EXPERTS;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::tenants::{Tenants, What};
 use super::{Memory, Resident};
 
 /// One expert on its way into fast memory.
@@ -47,6 +48,8 @@ pub(crate) struct Queue {
     migrated: Vec<u64>,
     /// Bytes of weights that have passed.
     pub(crate) payload: f64,
+    /// Parts of the sequences, where there is a limit of which they have equal ones.
+    pub(crate) tenants: Option<Tenants>,
 }
 
 impl Queue {
@@ -62,6 +65,7 @@ impl Queue {
             fetching: vec![Resident::new(); layers],
             migrated: vec![0; layers],
             payload: 0.0,
+            tenants: None,
         }
     }
 
@@ -90,13 +94,26 @@ impl Queue {
         self.start_bytes + self.bit_bytes * f64::from(bits)
     }
 
-    /// Asks for `load` in place of `evict`, or in free room. Ignored where one of the two is in another copy.
+    /// Whether a sequence that wants an expert may have it copied.
+    pub(crate) fn admits(&mut self, what: What, layer: usize, expert: u16) -> bool {
+        self.tenants.as_mut().is_none_or(|tenants| tenants.admits(what, layer, expert))
+    }
+
+    /// Asks for `load` in place of `evict`, or in free room. Ignored where one of the two is in another copy, or nobody
+    /// who wants it may have it.
     pub(crate) fn migrate(&mut self, layer: usize, load: u16, evict: Option<u16>) {
         let left = self.size(self.bits);
-        let busy = &mut self.busy[layer];
+        let busy = &self.busy[layer];
         if busy.contains(load) || evict.is_some_and(|evict| busy.contains(evict)) || Some(load) == evict {
             return;
         }
+        if !self.admits(What::Migration, layer, load) {
+            return;
+        }
+        if let Some(tenants) = &mut self.tenants {
+            tenants.charge(What::Migration, layer, load);
+        }
+        let busy = &mut self.busy[layer];
         busy.insert(load);
         evict.map(|evict| busy.insert(evict));
         self.copies.push_back(Copy {

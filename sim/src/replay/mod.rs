@@ -52,10 +52,12 @@ pub use budget::{Budget, Split};
 pub use context::{Context, Signal};
 pub use mass::Routers;
 pub use outcome::LayerOutcome;
-pub use row::{AfterChange, Components, LayerRow, LeastRun, OFTEN, Outcome, Row, Skipped, TraceSummary, nearest_rank};
+pub use row::{
+    AfterChange, Components, LayerRow, LeastRun, OFTEN, Outcome, Row, Skipped, TenantRow, TraceSummary, nearest_rank,
+};
 pub use setup::Setup;
 pub use stepper::Replay;
-pub use tally::{BINS, ExpertTally, LayerTally, StepTally, Tally};
+pub use tally::{BINS, ExpertTally, LayerTally, StepTally, Tally, TenantTally};
 
 /// A machine, and the model that runs on it.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +102,9 @@ pub struct Plan<'a> {
     pub prefill: usize,
     /// Sequences decoded side by side.
     pub batch: usize,
+    /// Most migrations, and as many fetches ahead, a step, of which the sequences have equal parts
+    /// ([`cptr_core::shares`]); `None`: no limit, and no parts.
+    pub fair: Option<f64>,
     /// What they run on; without one there are no times, and background copies arrive at the end of their layer.
     pub machine: Option<Machine<'a>>,
     /// Measured losses of all experts at few bits.
@@ -110,7 +115,7 @@ impl<'a> Plan<'a> {
     /// No strategy yet, no prompt, one sequence, no machine.
     #[must_use]
     pub const fn new(resident: Budget) -> Self {
-        Self { strategies: Vec::new(), resident, prefill: 0, batch: 1, machine: None, losses: None }
+        Self { strategies: Vec::new(), resident, prefill: 0, batch: 1, fair: None, machine: None, losses: None }
     }
 
     /// What a replay of a trace is made for.
@@ -118,6 +123,7 @@ impl<'a> Plan<'a> {
         Ok(Setup {
             shape: Shape { tokens: streams.length, ..trace.shape },
             sequences: streams.sequences(),
+            fair: self.fair,
             prefill: streams.prefill,
             resident: self.resident,
             routers: Arc::new(Routers::of(trace)?),
@@ -135,6 +141,11 @@ impl<'a> Plan<'a> {
                 "--resident: expected 1 to {} experts per layer, found {experts}",
                 shape.experts
             )));
+        }
+        if let Some(fair) = self.fair
+            && !(0.0..=10_000.0).contains(&fair)
+        {
+            return Err(Error::new(format!("--fair: expected 0 to 10000 copies a step, found {fair}")));
         }
         if shape.tokens >= u32::MAX as usize {
             return Err(Error::new(format!("expected fewer than {} tokens, found {}", u32::MAX, shape.tokens)));

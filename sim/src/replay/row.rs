@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BINS, Budget, Context, Counted, LayerTally, Machine, Plan, StepTally, Tally};
+use super::{BINS, Budget, Context, Counted, LayerTally, Machine, Plan, StepTally, Tally, TenantTally};
 use crate::plan::Place;
 use crate::plan::band::{self, Band};
 use crate::source::Streams;
@@ -173,6 +173,9 @@ pub struct Row {
     pub placement_s: Option<f64>,
     /// Some of the figures from the first change of domain on.
     pub after_change: Option<AfterChange>,
+    /// By sequence, where each has its part of the copies behind decoding; else none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantRow>,
     /// How times were computed.
     pub time_method: &'static str,
     /// Figures by layer.
@@ -247,6 +250,34 @@ pub struct AfterChange {
     pub full_precision: f64,
     /// See [`Row::coverage`].
     pub coverage: f64,
+}
+
+/// Figures of one sequence of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TenantRow {
+    /// Its place in the batch.
+    pub sequence: usize,
+    /// Choices that were not resident when they were wanted.
+    pub miss_rate: f64,
+    /// Migrations on its account, per token.
+    pub migrations_per_token: f64,
+    /// Fetches ahead on its account, per token.
+    pub fetches_per_token: f64,
+    /// Copies per token that were refused because its part was used up; one that is asked for again counts again.
+    pub refused_per_token: f64,
+}
+
+impl TenantRow {
+    fn new(sequence: usize, sums: &TenantTally, steps: f64) -> Self {
+        Self {
+            sequence,
+            miss_rate: sums.misses as f64 / sums.choices.max(1) as f64,
+            migrations_per_token: sums.migrations as f64 / steps,
+            fetches_per_token: sums.fetches as f64 / steps,
+            refused_per_token: sums.refused as f64 / steps,
+        }
+    }
 }
 
 /// Figures of one layer.
@@ -404,6 +435,7 @@ impl Row {
             skipped_mass: share(tally.skipped),
             placement_s: has_times.then(|| tally.placement_ps as f64 / 1e12),
             after_change: first_change.map(|first| AfterChange::new(&tally.steps[first..], tokens_per_step, has_times)),
+            tenants: (0..).zip(&tally.tenants).map(|(at, sums)| TenantRow::new(at, sums, steps)).collect(),
             time_method: System::METHOD,
             miss_rate_timeline: timeline(tally, &tally.miss_bins),
             stall_rate_timeline: timeline(tally, &tally.stall_bins),

@@ -16,6 +16,8 @@ pub struct Setup<'a> {
     pub shape: Shape,
     /// Sequences of the batch.
     pub sequences: usize,
+    /// Most migrations, and as many fetches ahead, a step, of which the sequences have equal parts; `None`: no limit.
+    pub fair: Option<f64>,
     /// Steps at the start that are prompts.
     pub prefill: usize,
     /// Fast memory for experts.

@@ -77,6 +77,22 @@ pub struct StepTally {
     pub covered: f64,
 }
 
+/// Sums of one sequence of a batch, all layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TenantTally {
+    /// Chosen experts of all tokens.
+    pub choices: u64,
+    /// Choices that were not resident when they were wanted.
+    pub misses: u64,
+    /// Migrations that were asked for on its account.
+    pub migrations: u64,
+    /// Fetches ahead on its account.
+    pub fetches: u64,
+    /// Copies that were refused because its part was used up; one that is asked for again counts again.
+    pub refused: u64,
+}
+
 /// Sums of a replay.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
@@ -103,6 +119,8 @@ pub struct Tally {
     pub skipped: f64,
     /// Time of the copies between prompt and decoding in picoseconds.
     pub placement_ps: u64,
+    /// By sequence, where each has its part of the copies.
+    pub tenants: Vec<TenantTally>,
 }
 
 impl Tally {

@@ -37,5 +37,6 @@ mod serve;
 mod shared;
 mod sweep;
 mod systems;
+mod tenants;
 mod traces;
 mod writers;

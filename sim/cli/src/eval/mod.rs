@@ -66,6 +66,7 @@ impl<'a> Plan<'a> {
         Ok(Setup {
             shape,
             sequences: 1,
+            fair: None,
             prefill: self.prefill,
             resident: self.resident,
             routers: Arc::new(Routers::new(&meta, shape, &bias, &[])?),

@@ -2,9 +2,11 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::calibration::{Calibration, LayerTokens};
 use super::hessian::Hessian;
+use super::hexadecimal;
 use super::matrix::{Format, Inputs, Weights, dequantise, gptq, round_to_nearest};
 use crate::error::Result;
 use crate::{Expert, Model};
@@ -36,6 +38,10 @@ pub struct ExpertRecord {
     pub held_out: usize,
     /// Per number of bits.
     pub losses: Vec<Loss>,
+    /// Per number of bits the digest of the packed matrices, to which they are held when they are read; none in folders
+    /// that earlier versions wrote.
+    #[serde(default)]
+    pub digests: Vec<String>,
 }
 
 /// Error of an expert's output over held-out tokens.
@@ -138,7 +144,7 @@ impl Work<'_> {
             Method::Gptq => Some(Inputs::new(self.hessian(hidden, &own, self.shared))?),
             Method::Rtn => None,
         };
-        let mut record = ExpertRecord { tokens: own.len() / hidden, held_out, losses: Vec::new() };
+        let mut record = ExpertRecord { tokens: own.len() / hidden, held_out, losses: Vec::new(), digests: Vec::new() };
         let mut all = Vec::new();
         for &format in formats {
             let rtn = self.round(&exact, format)?;
@@ -149,6 +155,7 @@ impl Work<'_> {
             };
             let (mse, relative) = self.loss(&packed, &judged, &expected)?;
             record.losses.push(Loss { mse, relative, rtn_mse });
+            record.digests.push(digest(&packed));
             all.push(packed);
         }
         Ok((record, all))
@@ -191,6 +198,16 @@ impl Work<'_> {
         let size: f64 = expected.iter().map(|a| f64::from(*a).powi(2)).sum();
         Ok((error / expected.len().max(1) as f64, if size > 0.0 { error / size } else { 0.0 }))
     }
+}
+
+/// Of packed matrices, their lengths included.
+pub(super) fn digest(packed: &Packed) -> String {
+    let mut digest = Sha256::new();
+    for matrix in packed {
+        digest.update((matrix.len() as u64).to_le_bytes());
+        digest.update(matrix);
+    }
+    hexadecimal(&digest.finalize())
 }
 
 /// Packed matrices as an expert in f32.

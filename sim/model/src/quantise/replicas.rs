@@ -8,7 +8,7 @@ use cptr_core::expert::{ExpertError, Layout, Replicas as Memory};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::layer::{ExpertRecord, Method, Packed, expert_of};
+use super::layer::{ExpertRecord, Method, Packed, digest, expert_of};
 use crate::error::{Error, Result};
 use crate::{Config, Expert, MoeHook};
 use cptr_trace::native::{Out, Tensors, write_tensors};
@@ -88,10 +88,14 @@ impl LayerFile {
         if settings.bits.is_empty() || !settings.bits.is_sorted_by(|a, b| a < b) {
             return Err(Error::new(format!("metadata settings: expected ascending bits, found {:?}", settings.bits)));
         }
-        if let Some(expert) = experts.iter().position(|expert| expert.losses.len() != settings.bits.len()) {
-            let (expected, found) = (settings.bits.len(), experts[expert].losses.len());
-            return Err(Error::new(format!("metadata experts: expected {expected} losses, found {found}"))
-                .at(format!("expert {expert}")));
+        let expected = settings.bits.len();
+        for (expert, record) in experts.iter().enumerate() {
+            let (losses, digests) = (record.losses.len(), record.digests.len());
+            if losses != expected || digests != 0 && digests != expected {
+                let found = format!("{losses} losses and {digests} digests");
+                return Err(Error::new(format!("metadata experts: expected {expected} each, found {found}"))
+                    .at(format!("expert {expert}")));
+            }
         }
         Ok(Self { tensors, settings, experts })
     }
@@ -104,7 +108,16 @@ impl LayerFile {
                 None => Err(Error::new(format!("expected a tensor \"{name}\", found none"))),
             }
         });
-        Ok([gate?, up?, down?])
+        let packed = [gate?, up?, down?];
+        let digests = self.experts.get(expert).map_or(&[][..], |record| &record.digests);
+        let at = self.settings.bits.iter().position(|of| *of == bits);
+        if let Some(expected) = at.and_then(|at| digests.get(at)).filter(|expected| **expected != digest(&packed)) {
+            return Err(Error::new(format!(
+                "expected matrices of digest {expected}, found others: the file is damaged"
+            ))
+            .at(format!("expert {expert} at {bits} bits")));
+        }
+        Ok(packed)
     }
 }
 

@@ -5,6 +5,7 @@ use cptr_hw_model::{LayerTime, LayerWork};
 use cptr_trace::error::Result;
 
 use super::{Buffers, Replay};
+use crate::memory::tenants::What;
 use crate::memory::without;
 use crate::replay::{Counted, Machine};
 use crate::source::{Routed, real};
@@ -210,6 +211,9 @@ impl Replay<'_> {
             token: &token,
         };
         self.prefetch.ask(&served, next, &mut self.buffers.asks);
+        if let Some(tenants) = &mut self.queue.tenants {
+            (0..tokens.len()).for_each(|of| tenants.want(next_layer, of, self.prefetch.committed(of)));
+        }
         let most = self.prefetch.most();
         self.buffers.asked_ahead = None;
         if prefill || next_step >= self.setup.shape.tokens || self.buffers.asks.is_empty() || most == 0 {
@@ -267,9 +271,15 @@ impl Replay<'_> {
         if self.memories[layer].held(expert) > 0 || self.queue.busy(layer).contains(expert) {
             return false;
         }
+        if !self.queue.admits(What::Fetch, layer, expert) {
+            return false;
+        }
         self.expect(layer);
         if !self.make_room(layer, expert, bits, true) {
             return false;
+        }
+        if let Some(tenants) = &mut self.queue.tenants {
+            tenants.charge(What::Fetch, layer, expert);
         }
         self.memories[layer].hold(expert, bits);
         self.residency.fetched(layer, expert);

@@ -12,8 +12,9 @@ use cptr_trace::{NO_EXPERT, Shape};
 
 use super::known::Known;
 use super::outcome::range;
-use super::{BINS, ExpertTally, LayerOutcome, LayerTally, Setup, StepTally, Tally, mass};
+use super::{BINS, ExpertTally, LayerOutcome, LayerTally, Setup, StepTally, Tally, TenantTally, mass};
 use crate::memory::queue::Queue;
+use crate::memory::tenants::{Tenants, What};
 use crate::memory::{Fast, Memory, Resident};
 use crate::source::{Future, Routed, real};
 use crate::strategy::division::Division;
@@ -176,11 +177,13 @@ impl<'a> Replay<'a> {
                 steps: vec![StepTally::default(); setup.shape.tokens - setup.prefill],
                 miss_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
                 stall_bins: vec![0; BINS.min(setup.shape.tokens - setup.prefill)],
+                tenants: vec![TenantTally::default(); if setup.fair.is_some() { setup.sequences } else { 0 }],
                 ..Tally::default()
             },
             buffers: Buffers { found: vec![(0, 0); experts], ..Buffers::default() },
             setup: setup.clone(),
         };
+        replay.queue.tenants = setup.fair.map(|copies| Tenants::new(copies, layers, experts, setup.sequences));
         replay.tell_room();
         if setup.prefill == 0 {
             (0..layers).try_for_each(|layer| replay.place(layer))?;
@@ -226,6 +229,13 @@ impl<'a> Replay<'a> {
         for (layer, tally) in self.tally.layers.iter_mut().enumerate() {
             tally.migrated += self.queue.migrated(layer);
         }
+        if let Some(tenants) = &self.queue.tenants {
+            for (sequence, tally) in self.tally.tenants.iter_mut().enumerate() {
+                let [migrations, fetches] = [What::Migration, What::Fetch].map(|what| tenants.share(what, sequence));
+                (tally.migrations, tally.fetches) = (migrations.taken().into(), fetches.taken().into());
+                tally.refused = u64::from(migrations.refused()) + u64::from(fetches.refused());
+            }
+        }
         self.tally
     }
 
@@ -238,6 +248,12 @@ impl<'a> Replay<'a> {
         let prefill = step < self.setup.prefill;
         if !prefill && !self.placed[layer] {
             self.place(layer)?;
+        }
+        if let Some(tenants) = &mut self.queue.tenants {
+            if layer == 0 {
+                tenants.step(prefill);
+            }
+            (0..).zip(tokens).for_each(|(of, token)| tenants.want(layer, of, token.wanted));
         }
         self.buffers.before = *self.memories[layer].resident();
         // What the layer's tokens want is known before it is decided what they run.
@@ -485,7 +501,11 @@ impl<'a> Replay<'a> {
             let previous = &self.previous[first..first + k];
             tally.tokens += 1;
             tally.choices += count;
-            misses += runs.clone().filter(|expert| !self.buffers.before.contains(**expert)).count();
+            let missed = runs.clone().filter(|expert| !self.buffers.before.contains(**expert)).count();
+            misses += missed;
+            if let Some(tenant) = self.tally.tenants.get_mut(sequence) {
+                (tenant.choices, tenant.misses) = (tenant.choices + count, tenant.misses + missed as u64);
+            }
             if !token.starts_sequence && previous[0] != NO_EXPERT {
                 tally.with_predecessor += count;
                 tally.switches += runs.clone().filter(|expert| !previous.contains(expert)).count() as u64;

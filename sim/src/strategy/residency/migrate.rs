@@ -15,6 +15,7 @@ use cptr_hw_model::ExpertRun;
 
 use super::{EndOfStep, Kind, Make, Ranking, Residency, Setup};
 use crate::filter::{ContextFilter, FilterConfig};
+use crate::memory::tenants::What;
 use crate::memory::{Fast, Resident};
 use crate::strategy::{Parameter, Served, Unit, Values};
 
@@ -134,21 +135,47 @@ pub(super) fn request<I: Iterator<Item = Level>>(
     }
     let mut swaps: Vec<(Level, usize, u16, Option<u16>)> = Vec::new();
     for layer in 0..fast.memories.len() {
-        let (resident, busy) = (fast.memories[layer].resident(), fast.queue.busy(layer));
-        let full = fast.queue.resident(layer, resident).len() >= fast.fit(layer);
-        let best = if full {
-            swap(levels(layer), resident, busy, margin).map(|Swap { load, evict, gain }| (gain, load, Some(evict)))
-        } else {
-            outside(levels(layer), resident, busy, margin).map(|(gain, load)| (gain, load, None))
-        };
-        swaps.extend(best.map(|(gain, load, evict)| (gain, layer, load, evict)));
+        swaps.extend(best(fast, layer, margin, &levels));
     }
     swaps.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-    for (_, layer, load, evict) in swaps.into_iter().take(room) {
+    let mut left = room;
+    for (_, layer, load, evict) in swaps {
+        if left == 0 {
+            break;
+        }
+        // Whose part those before it have taken makes way for the next best of the layer.
+        let still = fast.queue.admits(What::Migration, layer, load);
+        let next =
+            if still { Some((load, evict)) } else { best(fast, layer, margin, &levels).map(|best| (best.2, best.3)) };
+        let Some((load, evict)) = next else { continue };
         if !allowed() {
             break;
         }
+        left -= 1;
         fast.queue.migrate(layer, load, evict);
+    }
+}
+
+/// The best swap of a layer whose copy somebody who wants it may have: its gain, layer, who comes and who goes.
+fn best<I: Iterator<Item = Level>>(
+    fast: &mut Fast<'_>,
+    layer: usize,
+    margin: Level,
+    levels: &impl Fn(usize) -> I,
+) -> Option<(Level, usize, u16, Option<u16>)> {
+    let resident = fast.memories[layer].resident();
+    let full = fast.queue.resident(layer, resident).len() >= fast.fit(layer);
+    let mut busy = *fast.queue.busy(layer);
+    loop {
+        let (gain, load, evict) = if full {
+            swap(levels(layer), resident, &busy, margin).map(|Swap { load, evict, gain }| (gain, load, Some(evict)))
+        } else {
+            outside(levels(layer), resident, &busy, margin).map(|(gain, load)| (gain, load, None))
+        }?;
+        if fast.queue.admits(What::Migration, layer, load) {
+            return Some((gain, layer, load, evict));
+        }
+        busy.insert(load);
     }
 }
 

@@ -12,6 +12,7 @@ use cptr_hw_model::{ExpertRun, LayerTimes};
 use super::migrate::{self, OUTSTANDING};
 use super::{EndOfStep, Kind, Make, Residency, Setup, safe};
 use crate::memory::queue::Queue;
+use crate::memory::tenants::What;
 use crate::memory::{Fast, Memory, Resident, without};
 use crate::strategy::{Served, Values};
 
@@ -199,6 +200,9 @@ impl SafeMigrate {
             for load in self.wanted.iter() {
                 if fast.queue.len() >= OUTSTANDING {
                     return;
+                }
+                if !fast.queue.admits(What::Migration, layer, load) {
+                    continue;
                 }
                 let evict = if room > 0 { None } else { others.next() };
                 if room == 0 && evict.is_none() {

@@ -67,6 +67,16 @@ pub(crate) static RUN: [Column; 51] = [
     column("sees_future", "future", Flag, "knows what tokens will want").detail(),
 ];
 
+/// What each sequence of a batch has of the copies behind decoding.
+pub(super) static TENANTS: [Column; 6] = [
+    column("strategy", "strategy", Text, ""),
+    column("sequence", "sequence", Plain, ""),
+    column("miss_rate", "miss", Percent, "choices that were not in fast memory when they were wanted"),
+    column("migrations_per_token", "migrations", Number(2), "on its account, per token"),
+    column("fetches_per_token", "fetches", Number(2), "ahead, on its account, per token"),
+    column("refused_per_token", "refused", Number(2), "copies per token for which its part was used up"),
+];
+
 /// What people see of strategies that run the model's experts on the GPU.
 pub(crate) const SELECTION: &[&str] = &[
     "strategy",

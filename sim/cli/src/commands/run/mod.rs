@@ -15,9 +15,9 @@ use serde_json::Value;
 use super::about::About;
 use super::machine::{Counting, Machine};
 use super::source::Reading;
-use crate::columns::{Page, Section, Table};
+use crate::columns::{Page, Section, Table, value};
 use crate::report;
-use columns::{COUNTS, RUN, SELECTION, SYSTEMS};
+use columns::{COUNTS, RUN, SELECTION, SYSTEMS, TENANTS};
 use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{self, Budget, Outcome, Plan};
 use cptr_sim::strategy::precision::repaired;
@@ -47,6 +47,10 @@ pub(super) struct Args {
     /// Sequences decoded side by side: equal parts of the trace
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
+    /// Most migrations, and as many fetches ahead, a token; the sequences of --batch have equal parts of them, so that
+    /// none takes them all
+    #[arg(long, value_name = "COPIES")]
+    fair: Option<f64>,
     /// What each expert loses at 1 to 4 bits, as `cptr quantize` writes it
     #[arg(long, value_name = "CSV")]
     losses: Option<PathBuf>,
@@ -212,6 +216,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
         strategies,
         prefill: args.prefill,
         batch: args.batch,
+        fair: args.fair,
         machine: Some(replay::Machine {
             counted: args.counting.counted(),
             ..replay::Machine::new(&system, model.as_ref())
@@ -236,6 +241,7 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
     let mut section = section(&outcome);
     section.remarks.extend(report.as_ref().map(said));
     section.figures.extend(report::heat::figures(trace));
+    section.tables.extend(tenants(&outcome));
     let repaired = losses.as_ref().and_then(repaired);
     // A doubtful router is among the notes of the trace already.
     let evidence = trace.evidence.as_ref().map(ToString::to_string).filter(|said| !trace.notes.contains(said));
@@ -249,6 +255,21 @@ fn tokens(args: &Args, trace: &Trace) -> Result<Page> {
         None => page,
         Some(report) => page.beside("controller", &report),
     })
+}
+
+/// What each sequence has of the copies, where they have parts.
+fn tenants(outcome: &Outcome) -> Option<Table> {
+    let of = |row: &replay::Row| {
+        let strategy = row.strategy.clone();
+        let with = move |tenant: &replay::TenantRow| {
+            let mut value = value(tenant);
+            value["strategy"] = strategy.clone().into();
+            value
+        };
+        row.tenants.iter().map(with).collect::<Vec<_>>()
+    };
+    let rows: Vec<Value> = outcome.rows.iter().flat_map(of).collect();
+    (!rows.is_empty()).then(|| Table::new(&TENANTS, &rows).titled("By sequence, with equal parts of the copies"))
 }
 
 /// Twice the active experts.

@@ -50,8 +50,8 @@ static VERDICTS: [Column; 7] = [
 ];
 
 pub(super) fn run(args: &Args) -> Result<Page> {
-    if args.batch != 1 || args.losses.is_some() {
-        return Err(Error::new("--batch and --losses: expected a trace, found a model"));
+    if args.batch != 1 || args.losses.is_some() || args.fair.is_some() {
+        return Err(Error::new("--batch, --fair and --losses: expected a trace, found a model"));
     }
     let (model, documents) = read(args)?;
     let config = &model.config;
