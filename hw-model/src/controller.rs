@@ -198,15 +198,15 @@ impl Controller {
         if TABLE.contains_key(&(self.core.as_str(), kernel, 1)) { &self.core } else { alone }
     }
 
-    /// The turns for so many tokens of which each takes `k` of `experts` experts, in picoseconds: on the critical path,
-    /// between router and dispatch.
-    pub fn turn_ps(&self, experts: u32, k: u32, tokens: u32) -> u64 {
-        self.ps(self.turn_cycles(Kernel::Turn, experts, k, tokens))
+    /// The `turn`s for so many tokens of which each takes `k` of `experts` experts, in picoseconds: on the critical
+    /// path, between router and dispatch.
+    pub fn turn_ps(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> u64 {
+        self.ps(self.turn_cycles(turn, experts, k, tokens))
     }
 
     /// What comes behind the last answer to so many tokens, in picoseconds: after dispatch, beside the experts' runs.
-    pub fn update_ps(&self, experts: u32, k: u32, tokens: u32) -> u64 {
-        self.ps(self.behind_cycles(Kernel::Turn, experts, k, tokens))
+    pub fn update_ps(&self, turn: Kernel, experts: u32, k: u32, tokens: u32) -> u64 {
+        self.ps(self.behind_cycles(turn, experts, k, tokens))
     }
 
     /// As [`update_ps`](Self::update_ps), in cycles, of a `turn`: the `update` of each token; with a unit what the
@@ -333,7 +333,7 @@ mod tests {
             }
         }
         assert!(with.has_unit() && !fast().has_unit() && with.validate().is_ok());
-        assert_eq!((with.turn_cycles(Kernel::Turn, 8, 2, 0), with.update_ps(8, 2, 0)), (0.0, 0));
+        assert_eq!((with.turn_cycles(Kernel::Turn, 8, 2, 0), with.update_ps(Kernel::Turn, 8, 2, 0)), (0.0, 0));
     }
 
     #[test]
@@ -353,6 +353,6 @@ mod tests {
         assert!(error.to_string().contains("cv32e40p"), "{error}");
         assert_eq!(unknown.cycles(Kernel::Select, 8, 2), 0.0);
         assert_eq!(Controller { clock_mhz: 0.0, ..fast() }.validate().unwrap_err().field, "controller.clock_mhz");
-        assert_eq!(fast().turn_ps(64, 8, 1), (fast().cycles(Kernel::Turn, 64, 8) * 1e3) as u64);
+        assert_eq!(fast().turn_ps(Kernel::Turn, 64, 8, 1), (fast().cycles(Kernel::Turn, 64, 8) * 1e3) as u64);
     }
 }

@@ -1,6 +1,6 @@
 //! When everything of a layer begins and ends. Time, events and breakdown are views of it.
 
-use crate::controller::Controller;
+use crate::controller::{Controller, Kernel};
 use crate::link::{LINE_BYTES, Link};
 use crate::model::Model;
 use crate::ndp::Expert;
@@ -39,7 +39,7 @@ impl Schedule {
         let kernel_ps = |parameters: u64, run| (system.kernel_ps(parameters, run) / (1.0 - taken)).round() as u64;
         let run_ps = |run: ExpertRun| kernel_ps(model.expert_parameters(), run);
 
-        let (turn_ps, update_ps) = controller_ps(system, work, near_runs);
+        let (turn_ps, update_ps) = controller_ps(system, model, work, near_runs);
         // Copies of a layer are one batch with one start.
         let bits = work.copies_bits.iter().copied().chain(work.copied.iter().map(|copied| copied.bits));
         let arrival = |bits: &mut f64, next: f64| {
@@ -160,13 +160,14 @@ fn taken_by_migration(system: &System, work: &LayerWork<'_>) -> f64 {
 }
 
 /// The controller's work before the dispatch, turns with a token of each sequence of the batch, and behind it.
-fn controller_ps(system: &System, work: &LayerWork<'_>, near_runs: &[ExpertRun]) -> (u64, u64) {
+fn controller_ps(system: &System, model: &Model, work: &LayerWork<'_>, near_runs: &[ExpertRun]) -> (u64, u64) {
+    let turn = if model.sigmoid { Kernel::TurnSigmoid } else { Kernel::Turn };
     let runs = work.gpu.iter().chain(work.copied.iter().map(|copied| &copied.run)).chain(near_runs);
     // Experts of one token: the mean of the batch.
     let k = runs.fold(0_u32, |sum, run| sum.saturating_add(run.tokens)).div_ceil(work.sequences());
     let tokens = work.sequences();
-    let of = |experts: u32, ps: fn(&Controller, u32, u32, u32) -> u64| {
-        system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, experts, k, tokens))
+    let of = |experts: u32, ps: fn(&Controller, Kernel, u32, u32, u32) -> u64| {
+        system.controller().filter(|_| experts > 0).map_or(0, |controller| ps(controller, turn, experts, k, tokens))
     };
     (of(work.scored, Controller::turn_ps), of(work.tracked, Controller::update_ps))
 }

@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::controller::Kernel;
 use crate::layer::LayerTime;
 use crate::work::tests::{Lists, lists};
 use crate::work::{CopiedRun, LayerWork};
@@ -119,14 +120,17 @@ fn energy_is_bits_times_picojoules() {
 fn the_controller_stands_between_router_and_dispatch() {
     let system = system("ndp");
     let lists = Lists::counts(&system, 0, 1, 0);
-    let time = |scored, tracked| system.layer_time(mixtral(), &LayerWork { scored, tracked, ..lists.work() });
-    let (without, with) = (time(0, 0), time(8, 8));
     let controller = system.controller().unwrap();
-    assert_eq!(with.total_ps - without.total_ps, controller.turn_ps(8, 1, 1) + system.link().ask_ps());
-    assert_eq!(with.controller_ps, controller.turn_ps(8, 1, 1) + controller.update_ps(8, 1, 1));
-    // The raw router with a tracked placement: an update beside the experts' runs.
-    let tracked = time(0, 8);
-    assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, controller.update_ps(8, 1, 1)));
+    for (model, turn) in [(mixtral(), Kernel::Turn), (Model::find("DeepSeek-V3").unwrap(), Kernel::TurnSigmoid)] {
+        let time = |scored, tracked| system.layer_time(model, &LayerWork { scored, tracked, ..lists.work() });
+        let (without, with) = (time(0, 0), time(8, 8));
+        let (turn_ps, update_ps) = (controller.turn_ps(turn, 8, 1, 1), controller.update_ps(turn, 8, 1, 1));
+        assert_eq!(with.total_ps - without.total_ps, turn_ps + system.link().ask_ps());
+        assert_eq!(with.controller_ps, turn_ps + update_ps);
+        // The raw router with a tracked placement: an update beside the experts' runs.
+        let tracked = time(0, 8);
+        assert_eq!((tracked.total_ps, tracked.controller_ps), (without.total_ps, update_ps));
+    }
 }
 
 #[test]

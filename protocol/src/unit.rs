@@ -337,10 +337,8 @@ impl<R: Registers> Unit<R> {
     fn learn(&mut self, policy: &Policy) -> bool {
         let Policy { router, bounds, keep, experts, .. } = *policy;
         let k = router.k;
-        let plain = router.count == Count::Fixed
-            && router.expert_scale.is_empty()
-            && !router.table
-            && router.null_experts == 0;
+        let plain =
+            router.count == Count::Fixed && router.expert_scale.is_empty() && !router.table && router.null_experts == 0;
         let Some(Way { score, groups }) = self.way(policy).filter(|_| plain && experts <= self.experts && k <= self.k)
         else {
             return false;

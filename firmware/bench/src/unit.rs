@@ -1,20 +1,20 @@
 //! Turns with the hardware unit on the core's bus: what they take, and that every answer and every job is what a
 //! controller without a unit gives to the same requests, right ones and others.
 //!
-//! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer, and `turn_sigmoid` for a
-//! choice by scores with a bias in groups; `count turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does
-//! behind it until the unit waits again, and `turn_behind_sigmoid`; `unit
-//! REQUESTS ANSWERED LISTED WRONG`: requests, those that the unit has answered itself, jobs that it has listed, and
-//! answers and jobs that were others than without it.
+//! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer, and `turn_sigmoid` for
+//! a choice by scores with a bias in groups; `count turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does
+//! behind it until the unit waits again, and `turn_behind_sigmoid`; `unit REQUESTS ANSWERED LISTED WRONG`: requests,
+//! those that the unit has answered itself, jobs that it has listed, and answers and jobs that were others than without
+//! it.
 
 use core::cell::RefCell;
 use core::fmt::Write;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_core::router::{GroupRating, Groups};
 use cptr_core::{Logit, Router};
-use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
 use cptr_protocol::platform::Coherent;
 use cptr_protocol::region::{FEATURES, Geometry, HostRegion};
 use cptr_protocol::unit::Registers;
@@ -30,15 +30,8 @@ use crate::turn::{Host, configuration, token};
 
 const MOST: usize = 256;
 /// Experts and experts per token of the models in `cptr budget`, and whether the choice is by scores in eight groups.
-const LAYERS: [(usize, usize, bool); 7] = [
-    (8, 2, false),
-    (32, 4, false),
-    (64, 6, false),
-    (64, 8, false),
-    (128, 8, false),
-    (MOST, 8, false),
-    (MOST, 8, true),
-];
+const LAYERS: [(usize, usize, bool); 7] =
+    [(8, 2, false), (32, 4, false), (64, 6, false), (64, 8, false), (128, 8, false), (MOST, 8, false), (MOST, 8, true)];
 /// Tokens of each.
 const TOKENS: u32 = 60;
 /// The most that the unit does, which the image is for.
@@ -321,7 +314,8 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
         seen.answered += u32::from(by_unit);
         seen.wrong += u32::from(!right);
     }
-    let [kernel, behind_kernel] = if scores { ["turn_sigmoid", "turn_behind_sigmoid"] } else { ["turn", "turn_behind"] };
+    let [kernel, behind_kernel] =
+        if scores { ["turn_sigmoid", "turn_behind_sigmoid"] } else { ["turn", "turn_behind"] };
     let _ = writeln!(Console, "count {kernel} {experts} {k} 0 {}", turn.checked_div(counted.into()).unwrap_or(0));
     behind.print(behind_kernel, experts, k, Cost::empty());
 }

@@ -1,5 +1,5 @@
-// floor(2^31 numerator / denominator) of a numerator below the denominator, in 16 steps of two bits; 2^31 of one that is
-// not below it, as shares of a whole are at most 1. The denominator is there a cycle before the numerator, and holds
+// floor(2^31 numerator / denominator) of a numerator below the denominator, in 16 steps of two bits; 2^31 of one that
+// is not below it, as shares of a whole are at most 1. The denominator is there a cycle before the numerator, and holds
 // still: it is copied, as one register cannot drive what many of these have.
 //
 // Sixteen steps are 32 bits, so it is twice the denominator that is taken off.

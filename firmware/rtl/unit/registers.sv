@@ -77,11 +77,12 @@ module unit_registers #(
   // Errors, by bit: what went on is not ended by them.
   localparam int unsigned BUSY = 0, RANGE = 1, REFUSED = 2, COMMAND = 3;
 
-  // The router as the wire's descriptors say it: bits 3:0 the score (0 softmax over all, 1 over the chosen, 2 sigmoid), 8
-  // weights are divided by their sum, 9 the error is bounded, 10 the choice is by score and bias; any other bit is
+  // The router as the wire's descriptors say it: bits 3:0 the score (0 softmax over all, 1 over the chosen, 2 sigmoid),
+  // 8 weights are divided by their sum, 9 the error is bounded, 10 the choice is by score and bias; any other bit is
   // something that the unit does not do. Scores are done if weights are divided, a bias if nobody stands in.
   logic [31:0] router;
-  // Bits 3:0 the logarithm of the experts of a group, 7:4 how many are open, 8 whether they are rated by their two best.
+  // Bits 3:0 the logarithm of the experts of a group, 7:4 how many are open, 8 whether they are rated by their two
+  // best.
   logic [9:0] groups;
   wire [5:0] register_at = bus_address[7:2];
   wire write = bus_request & bus_write;

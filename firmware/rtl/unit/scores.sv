@@ -1,9 +1,9 @@
-// Which experts a router wants that goes by sigmoid scores with a bias, all experts or those of the groups that are rated
-// best, bit for bit as `Router::top_k`: takes the logits of a layer, and hands on the k best, best first.
+// Which experts a router wants that goes by sigmoid scores with a bias, all experts or those of the groups that are
+// rated best, bit for bit as `Router::top_k`: takes the logits of a layer, and hands on the k best, best first.
 //
 // Scores are asked for as logits come, one in two cycles. A group is rated by its best score or by the sum of its two
-// best; then the experts of the groups that are open go through a chain, again one in two cycles, as their keys are long.
-// Groups have a power of two of experts, and at most OPEN of at most 32 are open.
+// best; then the experts of the groups that are open go through a chain, again one in two cycles, as their keys are
+// long. Groups have a power of two of experts, and at most OPEN of at most 32 are open.
 module unit_scores #(
   parameter int unsigned E = 256,
   parameter int unsigned K = 8,

@@ -1,7 +1,7 @@
 // One token in one layer: takes its logits, chooses the experts that it wants and those that run, and weighs them, bit
-// for bit as `Router::top_k`, `select` and `Router::weights` of a router by softmax or, where it is made with SIGMOID, by
-// sigmoid, without bias and groups. With these it takes the wanted experts themselves, in their order (scores.sv), and
-// nobody stands in for them.
+// for bit as `Router::top_k`, `select` and `Router::weights` of a router by softmax or, where it is made with SIGMOID,
+// by sigmoid, without bias and groups. With these it takes the wanted experts themselves, in their order (scores.sv),
+// and nobody stands in for them.
 //
 // The logits go through a chain that keeps the best k. Who is not among them goes, if resident, through a second chain
 // of the same length: the stand-ins, best first. The wanted experts that are missing, the last first, are paired with
@@ -107,8 +107,8 @@ module unit_select #(
     .write(in_valid), .write_address(in_expert), .write_data({~in_logit[31], in_logit[30:0]})
   );
 
-  // Masses: asked for one a cycle, of a sigmoid one in two, and where they come back. A cycle for who it is, one for his
-  // logit.
+  // Masses: asked for one a cycle, of a sigmoid one in two, and where they come back. A cycle for who it is, one for
+  // his logit.
   logic ask, ask_1, ask_2, mass_valid, stands_in_1, choosing_1, choosing_2;
   logic [1:0] kind, kind_1, kind_2, mass_kind;
   wire may_ask = ~sigmoid | score_ready;
@@ -374,8 +374,8 @@ module unit_select #(
           if (in_valid && in_last) state <= k == (RANK + 1)'(K) && !scored ? MASSES : SETTLE;
         end
         // A key takes a cycle from cell to cell: the masses of the wanted are asked for as the last logit comes to
-        // their cells. Past the cells that are not in use it takes as long as the wait here. Of a scored choice all are in
-        // their cells before it is said.
+        // their cells. Past the cells that are not in use it takes as long as the wait here. Of a scored choice all are
+        // in their cells before it is said.
         SETTLE: if (count == last_settling) begin
           state <= scored ? CHOOSE : MASSES;
           count <= '0;

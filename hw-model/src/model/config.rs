@@ -130,6 +130,7 @@ impl Config<'_> {
             kv_shared: self.first(&["kv_lora_rank"])?.is_some(),
             windowed_layers,
             window,
+            sigmoid: self.given("scoring_func").and_then(Value::as_str) == Some("sigmoid"),
             source: "its config.json".into(),
         })
     }
@@ -285,7 +286,7 @@ mod tests {
                     "first_k_dense_replace": 3, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
                     "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 256, "n_shared_experts": 1,
                     "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
-                    "vocab_size": 129280}),
+                    "vocab_size": 129280, "scoring_func": "sigmoid"}),
             ),
             (
                 "DeepSeek-V2-Lite",

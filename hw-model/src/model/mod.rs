@@ -63,6 +63,9 @@ pub struct Model {
     /// Tokens that those layers read.
     #[serde(default)]
     pub window: u64,
+    /// Whether its router goes by sigmoid scores, which takes a controller longer than a softmax.
+    #[serde(default)]
+    pub sigmoid: bool,
     /// Where the sizes come from.
     #[serde(default)]
     pub source: String,
@@ -104,6 +107,7 @@ impl Model {
             kv_shared: false,
             windowed_layers: 0,
             window: 0,
+            sigmoid: false,
             source: "given on the command line".into(),
         }
     }

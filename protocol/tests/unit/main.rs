@@ -6,8 +6,8 @@ mod engine;
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU32;
 
-use cptr_core::{Logit, Router};
 use cptr_core::dispatch::{Busy, ExecutionUnits, Job};
+use cptr_core::{Logit, Router};
 use cptr_protocol::region::{Attachment, FEATURE_NO_CHECKSUM, FEATURES, State};
 use cptr_protocol::wire::{self, Command, Configure, Head, Integrity, Place, Prefill, Status, Writer};
 use cptr_protocol::{

@@ -96,8 +96,8 @@ pub(super) fn settings(random: &mut Random, most: usize, experts: usize) -> Sett
     }
 }
 
-/// Now and then, where the number of experts allows it, the same with a router by scores, in groups or not, whose choice
-/// nobody alters.
+/// Now and then, where the number of experts allows it, the same with a router by scores, in groups or not, whose
+/// choice nobody alters.
 fn scored(random: &mut Random, settings: Settings) -> Settings {
     let Settings { experts, k, .. } = settings;
     if below(random, 4) != 0 {
@@ -117,7 +117,8 @@ fn scored(random: &mut Random, settings: Settings) -> Settings {
     Settings { by, mass: 0, ..settings }
 }
 
-/// Biases of a router: usual ones, which are about as large as what scores differ by, equal ones, the ends of the format.
+/// Biases of a router: usual ones, which are about as large as what scores differ by, equal ones, the ends of the
+/// format.
 fn biases(random: &mut Random, count: usize) -> Vec<Logit> {
     let kind = below(random, 5);
     let bias = |random: &mut Random| match kind {

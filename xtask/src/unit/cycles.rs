@@ -17,7 +17,8 @@ fn rows(text: &str) -> Done<Vec<String>> {
     }
     let row = |((experts, k), [mass, error, all, learn, sigmoid, scores]): (&(u64, u64), &[[u64; 3]; 6])| {
         let learning = learn[2].saturating_sub(mass[2]);
-        let cells = [mass, error, all, sigmoid, scores].map(|kind| kind[..2].iter().map(|&n| grouped(n)).collect::<Vec<_>>().join(" | "));
+        let cells = [mass, error, all, sigmoid, scores]
+            .map(|kind| kind[..2].iter().map(|&n| grouped(n)).collect::<Vec<_>>().join(" | "));
         format!("| {} | {k} | {} | {} |", grouped(*experts), cells.join(" | "), grouped(learning))
     };
     Ok(counts.iter().map(row).collect())

@@ -18,8 +18,10 @@ const PROOFS: [(&str, &str); 4] = [
 /// Parts of `unit_select` that its proof needs nothing of: whatever they say, the bound holds.
 const FREE: &str = "*unit_multiply* *unit_mass* *unit_quotient* *unit_ram* *unit_rank_chain*";
 /// Faults that the first two proofs must not survive.
-const FAULTS: [[&str; 2]; 2] =
-    [["greater = in_key > key", "greater = in_key < key"], ["mass_left >= 42'(mass_spent) &", "mass_left >= 42'(mass_spent >> 1) &"]];
+const FAULTS: [[&str; 2]; 2] = [
+    ["greater = in_key > key", "greater = in_key < key"],
+    ["mass_left >= 42'(mass_spent) &", "mass_left >= 42'(mass_spent >> 1) &"],
+];
 
 pub(super) fn prove() -> Done {
     let folder = target_folder().join("rtl/unit-formal");

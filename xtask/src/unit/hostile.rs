@@ -13,8 +13,7 @@ use super::script::command::{ABORT, APPLY, CLEAR_LAYER, END, LEARN, LIST, OBSERV
 use super::script::{Register, error};
 
 /// Bits of the router's register that say something else than a softmax without bias and groups.
-const OTHER_ROUTERS: [u32; 12] =
-    [2, 3, 4, 8, 0x103, 0x104, 1 << 4, 1 << 7, 0x402, 0x501, 1 << 11 | 0x502, 1 << 31];
+const OTHER_ROUTERS: [u32; 12] = [2, 3, 4, 8, 0x103, 0x104, 1 << 4, 1 << 7, 0x402, 0x501, 1 << 11 | 0x502, 1 << 31];
 
 /// All of them, over and over.
 pub(super) fn all<W: Write>(unit: &mut Unit<W>, seed: u32, rounds: usize) -> Done {
@@ -121,7 +120,8 @@ fn registers<W: Write>(unit: &mut Unit<W>, random: &mut Random) -> Done {
         unit.script.write(Register::Router, bits);
         refused(unit, 0, SELECT | LEARN, error::REFUSED);
     }
-    // A choice by scores that may be altered; groups that do not divide the experts, are too many, open or have too few.
+    // A choice by scores that may be altered; groups that do not divide the experts, are too many, open or have too
+    // few.
     unit.script.write(Register::Router, 0x502);
     unit.script.write(Register::EpsMass, 1);
     refused(unit, 0, SELECT, error::REFUSED);

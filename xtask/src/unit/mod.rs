@@ -71,8 +71,18 @@ impl Sizes {
 }
 
 /// The unit for most models, with a small memory for recall, and the largest.
-const USUAL: Sizes =
-    Sizes { name: "usual", experts: 256, k: 8, layers: 2, dividers: 8, words: 4, choices: 256, tokens: 64, places: 32, sigmoid: true };
+const USUAL: Sizes = Sizes {
+    name: "usual",
+    experts: 256,
+    k: 8,
+    layers: 2,
+    dividers: 8,
+    words: 4,
+    choices: 256,
+    tokens: 64,
+    places: 32,
+    sigmoid: true,
+};
 const LARGE: Sizes = Sizes {
     name: "large",
     experts: 1024,
@@ -87,8 +97,18 @@ const LARGE: Sizes = Sizes {
 };
 
 /// The least unit that the golden chain's layer fits, as a million of its steps take the usual one hours.
-const LEAST: Sizes =
-    Sizes { name: "least", experts: 32, k: 4, layers: 1, dividers: 4, words: 2, choices: 64, tokens: 64, places: 2, sigmoid: false };
+const LEAST: Sizes = Sizes {
+    name: "least",
+    experts: 32,
+    k: 4,
+    layers: 1,
+    dividers: 4,
+    words: 2,
+    choices: 64,
+    tokens: 64,
+    places: 2,
+    sigmoid: false,
+};
 /// Steps of the golden chain that the usual unit goes.
 const STEPS: u32 = 10_000;
 

@@ -24,7 +24,11 @@ pub(super) enum By {
     Chosen,
     Sigmoid,
     /// A sigmoid and the layer's bias, in groups of 2^`size_log2` experts; all experts together where none is open.
-    Scores { size_log2: u8, open: u8, two_best: bool },
+    Scores {
+        size_log2: u8,
+        open: u8,
+        two_best: bool,
+    },
 }
 
 /// What is said before a request.
