@@ -77,8 +77,92 @@ fn what_cannot_be_attacked_is_refused() {
         ("attack best-split --tries 8", "division fastest needs a machine, and there is none"),
         ("attack lru --tokens 1000000 --layers 256", "expected at most 67108864 scores"),
         ("attack lru --tries 0", "0"),
+        ("attack bounded --hurt divergence", "--hurt divergence: expected a model that reads (--prompt), found none"),
+        ("attack bounded --then 8", "--prompt"),
     ] {
         let said = folder.refusal(line);
         assert!(said.contains(expected), "{line}: {said}");
+    }
+}
+
+/// With a model in the loop.
+#[cfg(feature = "model")]
+mod prompts {
+    use super::{Folder, Path, number};
+
+    const CHAPTER: &str = include_str!("../../../docs/attack.md");
+
+    /// What hurts, of the prompt that was found, of the worst of ordinary text, and of its mean.
+    fn harms(folder: &Folder, options: &str) -> [f64; 3] {
+        let page = folder.json(&format!("attack {options} --json"));
+        let hurt = options.split("--hurt ").nth(1).unwrap().split(' ').next().unwrap();
+        let harm = |row: &serde_json::Value| match hurt {
+            "silence" => 1.0 - number(&row["least_run"]),
+            "mass" => number(&row["mass_loss"]),
+            other => number(&row[other]),
+        };
+        let rows = page["rows"].as_array().unwrap();
+        [harm(&rows[0]), harm(&rows[1]), harm(&rows[2])]
+    }
+
+    /// The table of the chapter: a kept prompt, options, and what comes of them.
+    #[test]
+    fn kept_prompts_do_what_the_chapter_says() {
+        let folder = Folder::new();
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("prompts");
+        let rows: Vec<Vec<&str>> = CHAPTER
+            .lines()
+            .filter(|line| line.starts_with("| `") && line.contains(".json`"))
+            .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        assert!(rows.len() >= 3, "{rows:?}");
+        for row in rows {
+            let [file, options, expected @ ..] = &row[..] else { panic!("{row:?}") };
+            let found = harms(&folder, &format!("{options} --prompt --replay {}", kept.join(file).display()));
+            for (found, expected) in found.iter().zip(expected) {
+                let expected: f64 = expected.parse().unwrap();
+                // Products of floating-point numbers are not summed in the same order everywhere.
+                assert!((found - expected).abs() <= 0.02 + 0.05 * expected, "{file} {options}: {found} {expected}");
+            }
+        }
+    }
+
+    /// A search finds what it says, keeps it, and finds it again.
+    #[test]
+    fn a_prompt_is_found_and_kept() {
+        let folder = Folder::new();
+        let line = "attack bounded:eps=0.2:keep=0 --prompt --hurt mass --tries 16 --tokens 32 --resident 8";
+        let found = folder.json(&format!("{line} --json --keep worst.json"));
+        let [row, worst, mean] = &found["rows"].as_array().unwrap()[..] else { panic!("{found:#}") };
+        assert!(number(&row["mass_loss"]) > number(&mean["mass_loss"]), "{found:#}");
+        assert!(number(&row["mass_loss"]) <= 0.2 + 1e-6 && number(&worst["mass_loss"]) <= 0.2 + 1e-6, "{found:#}");
+        let again = folder.json(&format!("{line} --json --replay worst.json"));
+        assert_eq!((&again["rows"][0], &again["prompt"]), (row, &found["prompt"]));
+        // The raw router gives up nothing, whatever it reads.
+        let raw = folder.json("attack raw --prompt --hurt divergence --replay worst.json --tokens 32 --then 32 --json");
+        let raw = &raw["rows"][0];
+        assert_eq!(["divergence", "changed", "mass_loss"].map(|key| number(&raw[key])), [0.0; 3], "{raw:#}");
+        assert_eq!((number(&raw["judged"]), number(&raw["least_run"])), (32.0, 1.0));
+    }
+
+    #[test]
+    fn prompts_that_cannot_be_judged_are_refused() {
+        let folder = Folder::new();
+        folder.file("beyond.json", "{\"tokens\": [1, 4000000]}");
+        folder.file("one.json", "{\"tokens\": [1]}");
+        for (options, expected) in [
+            ("--hurt loads", "expected --hurt mass, silence, divergence or changed, found loads"),
+            ("", "expected --hurt mass, silence, divergence or changed, found stalls"),
+            ("--hurt mass --against lru", "--against: expected routing, found --prompt"),
+            ("--hurt mass --tokens 1", "expected 2 to 16384 tokens of prompt and what follows, found 1 + 0"),
+            ("--hurt mass --tokens 4096", "expected a text of 4096 tokens or more, found none"),
+            ("--hurt mass --resident 99", "--resident: expected 1 to 32 experts per layer, found 99"),
+            ("--hurt mass --replay beyond.json", "beyond.json: expected 2 to 16384 token ids below"),
+            ("--hurt mass --replay one.json", "one.json: expected 2 to 16384 token ids below"),
+            ("--hurt mass --out trace.safetensors", "cannot be used with"),
+        ] {
+            let said = folder.refusal(&format!("attack bounded --prompt {options}"));
+            assert!(said.contains(expected), "{options}: {said}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod bootstrap;
 mod frontier;
 pub(crate) mod outcome;
+pub(crate) mod prompt;
 mod quality;
 mod quantised;
 mod steer;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use cptr_model::Model;
+use cptr_model::{Hidden, Model, MoeHook};
 use cptr_sim::replay::controller::{self, Controller, Report};
 use cptr_sim::replay::{Budget, Machine, Routers, Setup};
 use cptr_sim::strategy::{Has, Strategy};
@@ -94,6 +95,17 @@ enum Order {
     InTurn,
     /// All layers, token by token of all documents at once.
     SideBySide,
+}
+
+impl Order {
+    /// Has a model read the documents in this order.
+    fn read(self, model: &Model, sequences: &[Vec<u32>], hook: &mut dyn MoeHook) -> cptr_model::Result<Hidden> {
+        match self {
+            Self::Layers => model.read(sequences, hook),
+            Self::InTurn => model.read_in_turn(sequences, hook),
+            Self::SideBySide => model.read_in_step(sequences, hook),
+        }
+    }
 }
 
 /// Runs every strategy of the plan over the documents.

@@ -14,7 +14,7 @@ pub(super) struct Reference {
     sequences: Vec<Vec<u32>>,
     /// Residual stream after the last layer `[N, D]`, all documents one after the other.
     hidden: Hidden,
-    /// The token that follows each; `None` at the end of a document.
+    /// The token that follows each; `None` at the end of a document, and where nothing is judged.
     next: Vec<Option<u32>>,
     /// Index of the document of each token.
     document: Vec<usize>,
@@ -31,6 +31,8 @@ pub(super) struct Quality {
     pub(super) reference_nats: Vec<f64>,
     /// Sum of the divergences of this model's predictions from the unaltered one's, in nats.
     pub(super) divergence_nats: Vec<f64>,
+    /// Predictions whose most probable token is another one than the unaltered model's.
+    pub(super) changed: Vec<usize>,
 }
 
 /// Sees the layers go by.
@@ -52,19 +54,26 @@ impl Reference {
         Ok(Self { sequences, hidden, next, document })
     }
 
+    /// Judges the predictions behind the first `from` tokens of each document only.
+    pub(super) fn judged_from(mut self, from: usize) -> Self {
+        let mut at = 0;
+        for tokens in &self.sequences {
+            self.next[at..at + from.min(tokens.len())].fill(None);
+            at += tokens.len();
+        }
+        self
+    }
+
     /// Has the model read the documents once more, steered.
     pub(super) fn compare(&self, model: &Model, steering: &mut Steering<'_, '_>, order: Order) -> Result<Quality> {
-        let hidden = match order {
-            Order::Layers => model.read(&self.sequences, steering)?,
-            Order::InTurn => model.read_in_turn(&self.sequences, steering)?,
-            Order::SideBySide => model.read_in_step(&self.sequences, steering)?,
-        };
+        let hidden = order.read(model, &self.sequences, steering)?;
         let zeros = || vec![0.0; self.sequences.len()];
         let mut quality = Quality {
             tokens: vec![0; self.sequences.len()],
             nats: zeros(),
             reference_nats: zeros(),
             divergence_nats: zeros(),
+            changed: vec![0; self.sequences.len()],
         };
         for first in (0..self.next.len()).step_by(CHUNK) {
             let count = CHUNK.min(self.next.len() - first);
@@ -77,6 +86,7 @@ impl Reference {
                 let document = self.document[token];
                 let (log_total, log_total_unaltered) = (log_sum_exp(altered), log_sum_exp(unaltered));
                 quality.tokens[document] += 1;
+                quality.changed[document] += usize::from(most_probable(altered) != most_probable(unaltered));
                 quality.nats[document] += log_total - f64::from(altered[next as usize]);
                 quality.reference_nats[document] += log_total_unaltered - f64::from(unaltered[next as usize]);
                 let surprise = |(&p, &q): (&f32, &f32)| {
@@ -88,6 +98,11 @@ impl Reference {
         }
         Ok(quality)
     }
+}
+
+/// Of equals the first.
+fn most_probable(logits: &[f32]) -> usize {
+    (0..logits.len()).reduce(|best, id| if logits[id] > logits[best] { id } else { best }).unwrap_or(0)
 }
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
@@ -137,6 +152,7 @@ mod tests {
             nats: vec![3.0 * 16f64.ln(), 5.0 * 4f64.ln()],
             reference_nats: vec![3.0 * 16f64.ln(), 5.0 * 2f64.ln()],
             divergence_nats: vec![0.0, 4.0],
+            changed: vec![0, 1],
         };
         assert!((quality.perplexity(|document| document == 0) - 16.0).abs() < 1e-9);
         assert!((quality.change(|document| document == 1).0 - 1.0).abs() < 1e-9);

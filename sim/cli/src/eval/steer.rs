@@ -130,6 +130,10 @@ fn add(all: &mut Tally, other: Tally) {
         ] {
             *all += other;
         }
+        all.experts.resize_with(other.experts.len().max(all.experts.len()), Default::default);
+        for (all, other) in all.experts.iter_mut().zip(&other.experts) {
+            (all.wanted, all.ran) = (all.wanted + other.wanted, all.ran + other.ran);
+        }
         all.mass_lost += other.mass_lost;
         all.worst_mass_loss = all.worst_mass_loss.max(other.worst_mass_loss);
     }

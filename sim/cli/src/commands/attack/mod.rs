@@ -1,6 +1,11 @@
-//! `cptr attack`.
+//! `cptr attack`: routing, or with a model in the loop a prompt, on which a strategy does worst.
 
+#[cfg(feature = "model")]
+mod prompt;
+
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde_json::{Value, json};
 
@@ -24,18 +29,30 @@ pub(super) struct Args {
     /// Those beside which: the best of them counts. For mass, switches and silence there are none by default
     #[arg(long, value_name = "STRATEGY", value_delimiter = ',', value_parser = Strategy::parse)]
     against: Option<Vec<Strategy>>,
-    /// What it is to have much of: loads, stalls, time (on --system), mass, switches, migrations or silence
-    #[arg(long, value_name = "WHAT", default_value_t = Hurt::Stalls)]
-    hurt: Hurt,
-    /// Programs that are tried
+    /// What it is to have much of: loads, stalls, time (on --system), mass, switches, migrations or silence; with
+    /// --prompt mass, silence, divergence (of what is predicted) or changed (most probable next tokens)
+    #[arg(long, value_name = "WHAT", default_value_t = Wanted::Routing(Hurt::Stalls))]
+    hurt: Wanted,
+    /// Search for a prompt that a model reads, instead of routing: the bundled model, or the folder of a checkpoint
+    /// with --text
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, help_heading = "Models")]
+    prompt: Option<Option<PathBuf>>,
+    /// Tokens of ordinary text that follow the prompt, and are judged instead of it
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "prompt", help_heading = "Models")]
+    then: usize,
+    /// Ordinary text, to begin with, to follow, and to compare with: files, or folders with .txt files (default: the
+    /// bundled model's)
+    #[arg(long, value_name = "PATH", num_args = 1.., requires = "prompt", help_heading = "Models")]
+    text: Vec<PathBuf>,
+    /// Programs, or prompts, that are tried
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     tries: u32,
     /// Where the search begins: the same seed finds the same
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Tokens of the trace
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    tokens: u32,
+    /// Tokens of the trace, or of the prompt (default: 1024, or 256)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    tokens: Option<u32>,
     /// Layers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     layers: u32,
@@ -56,14 +73,47 @@ pub(super) struct Args {
     #[command(flatten)]
     machine: Machine,
     /// Keep the trace that was found (safetensors)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     out: Option<PathBuf>,
-    /// Keep the program that makes it (JSON)
+    /// Keep the program that makes it, or the prompt (JSON)
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
-    /// Do not search: judge a program that was kept
+    /// Do not search: judge a program, or a prompt, that was kept
     #[arg(long, value_name = "FILE", conflicts_with = "keep")]
     replay: Option<PathBuf>,
+}
+
+/// What is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Of routing, by itself or beside others.
+    Routing(Hurt),
+    /// Of what a model predicts: divergence from the unaltered model's predictions.
+    Divergence,
+    /// The same: most probable next tokens that are others.
+    Changed,
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Routing(hurt) => hurt.fmt(f),
+            Self::Divergence => f.write_str("divergence"),
+            Self::Changed => f.write_str("changed"),
+        }
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "divergence" => Ok(Self::Divergence),
+            "changed" => Ok(Self::Changed),
+            _ => text.parse().map(Self::Routing),
+        }
+    }
 }
 
 static COLUMNS: [Column; 6] = [
@@ -83,12 +133,37 @@ static COLUMNS: [Column; 6] = [
 /// Bytes that a kept program may have.
 const MOST: u64 = 1 << 20;
 
+/// Rows of a prompt, and of ordinary text beside it.
+static PROMPT: [Column; 8] = [
+    column("what", "", Text, "the prompt that was found, or ordinary text of as many tokens as were asked for"),
+    column("strategy", "strategy", Text, "").detail(),
+    column("tokens", "tokens", Count, "of the prompt"),
+    column("judged", "judged", Count, "tokens that the figures are of"),
+    column("mass_loss", "mass loss", Percent, "wanted routing mass given up"),
+    column("least_run", "least run", Percent, "of the tokens that want the expert silenced most, those that run it"),
+    column("divergence", "divergence", Number(5), "of the predictions from the unaltered model's, nats per token"),
+    column("changed", "changed", Percent, "most probable next tokens that are others than the unaltered model's"),
+];
+
 pub(super) static ABOUT: About = About {
-    rows: &[&COLUMNS],
+    rows: &[&COLUMNS, &PROMPT],
     examples: &[("cptr attack tracked --against lru --tries 50", "the routing on which it stalls most, beside LRU")],
 };
 
+#[cfg(not(feature = "model"))]
+mod prompt {
+    pub(super) fn main(_: &super::Args) -> super::Result<super::Page> {
+        Err(crate::commands::without_models::missing())
+    }
+}
+
 pub(super) fn main(args: &Args) -> Result<Page> {
+    if args.prompt.is_some() {
+        return prompt::main(args);
+    }
+    let Wanted::Routing(hurt) = args.hurt else {
+        return Err(Error::usage(format!("--hurt {}: expected a model that reads (--prompt), found none", args.hurt)));
+    };
     let (experts, k) = (args.experts as usize, args.top_k as usize);
     let resident = args.resident.unwrap_or((2 * k).min(experts));
     if k > experts || !(1..=experts).contains(&resident) {
@@ -99,8 +174,8 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     if !(0.0..=1.0).contains(&args.turnover) {
         return Err(Error::usage(format!("--turnover: expected 0 to 1, found {}", args.turnover)));
     }
-    let shape = Shape { tokens: args.tokens as usize, layers: args.layers as usize, experts, k };
-    let against = match (&args.against, args.hurt) {
+    let shape = Shape { tokens: args.tokens.unwrap_or(1024) as usize, layers: args.layers as usize, experts, k };
+    let against = match (&args.against, hurt) {
         (Some(asked), _) => asked.clone(),
         (None, Hurt::Mass | Hurt::Switches | Hurt::Silence) => Vec::new(),
         (None, _) => Strategy::parse_list("lru,once,tracked,recall")?,
@@ -109,13 +184,13 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let (system, model) = (args.machine.system_or("offload")?, args.machine.model("")?);
     // Without sizes: those of a small model. Ratios of times hang on the machine more than on them.
     let model = model.or_else(|| Model::find("olmoe").cloned());
-    let timed = (args.hurt == Hurt::Time).then(|| replay::Machine::new(&system, model.as_ref()));
+    let timed = (hurt == Hurt::Time).then(|| replay::Machine::new(&system, model.as_ref()));
     let plan = Plan {
         strategy: args.strategy.clone(),
         shadows,
         limits: Limits { shape, turnover: args.turnover },
         resident,
-        hurt: args.hurt,
+        hurt,
         machine: timed,
         tries: args.tries as usize,
         seed: args.seed,
