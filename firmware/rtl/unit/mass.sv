@@ -1,5 +1,5 @@
 // Routing masses, bit for bit as `cptr_core::Router::mass`: of a softmax exp(value - largest), 21 cycles later, one a
-// cycle; of a sigmoid router the sigmoid of the value, over exp(largest) where that is below 0, 63 cycles later, one in
+// cycle; of a sigmoid router the sigmoid of the value, over exp(largest) where that is below 0, 78 cycles later, one in
 // two cycles: asked for while `ready` is high. Values have their sign turned over, so that a greater word is a greater
 // value; the result is `U1F31`.
 //
@@ -71,31 +71,30 @@ module unit_mass #(
       factor <= exp;
     end
 
-    // Operands of every product, five cycles apart; the first ones are there 23 cycles after a sigmoid was asked for,
-    // in an odd cycle.
-    logic [31:0] x_5, x_15, x_25, y_0, y_1, y_2, y_3, y_10, y_20, y_30, t_1, t_2, t_3, factor_35;
-    unit_delay #(.WIDTH(32), .CYCLES(5)) x_line_5 (.clk, .in(x), .out(x_5));
-    unit_delay #(.WIDTH(32), .CYCLES(10)) x_line_15 (.clk, .in(x_5), .out(x_15));
-    unit_delay #(.WIDTH(32), .CYCLES(10)) x_line_25 (.clk, .in(x_15), .out(x_25));
-    unit_delay #(.WIDTH(32), .CYCLES(5)) y_line_10 (.clk, .in(y_0), .out(y_10));
-    unit_delay #(.WIDTH(32), .CYCLES(5)) y_line_20 (.clk, .in(y_1), .out(y_20));
-    unit_delay #(.WIDTH(32), .CYCLES(5)) y_line_30 (.clk, .in(y_2), .out(y_30));
-    unit_delay #(.WIDTH(32), .CYCLES(35)) factor_line (.clk, .in(factor), .out(factor_35));
+    // Operands of every product, seven cycles apart; the first ones are there 23 cycles after a sigmoid was asked for, in
+    // an odd cycle. Whose turn it is, is looked at before a register: nothing but the multiplier is behind that.
     wire odd = ~even;
+    logic [31:0] x_7, x_21, x_35, factor_49, y_7, y_14, y_21, y_28, y_35, y_42, y_49, t_14, t_28, t_42;
+    unit_delay #(.WIDTH(32), .CYCLES(7)) x_line_7 (.clk, .in(x), .out(x_7));
+    unit_delay #(.WIDTH(32), .CYCLES(14)) x_line_21 (.clk, .in(x_7), .out(x_21));
+    unit_delay #(.WIDTH(32), .CYCLES(14)) x_line_35 (.clk, .in(x_21), .out(x_35));
+    unit_delay #(.WIDTH(32), .CYCLES(7)) y_line_14 (.clk, .in(y_7), .out(y_14));
+    unit_delay #(.WIDTH(32), .CYCLES(7)) y_line_28 (.clk, .in(y_21), .out(y_28));
+    unit_delay #(.WIDTH(32), .CYCLES(7)) y_line_42 (.clk, .in(y_35), .out(y_42));
+    unit_delay #(.WIDTH(32), .CYCLES(49)) factor_line (.clk, .in(factor), .out(factor_49));
+    logic [31:0] a_1, a_2, a_3, a_4, b_1, b_2, b_3, b_4;
     logic [63:0] product_1, product_2, product_3, product_4;
-    unit_multiply #(.A(32), .B(32)) multiplier_1 (
-      .clk, .a(odd ? x : x_5), .b(odd ? 32'hf0f0_f0f0 : y_0), .product(product_1)
-    );
-    unit_multiply #(.A(32), .B(32)) multiplier_2 (
-      .clk, .a(odd ? y_10 : x_15), .b(odd ? t_1 : y_1), .product(product_2)
-    );
-    unit_multiply #(.A(32), .B(32)) multiplier_3 (
-      .clk, .a(odd ? y_20 : x_25), .b(odd ? t_2 : y_2), .product(product_3)
-    );
-    unit_multiply #(.A(32), .B(32)) multiplier_4 (
-      .clk, .a(odd ? y_30 : factor_35), .b(odd ? t_3 : y_3), .product(product_4)
-    );
+    unit_multiply #(.A(32), .B(32)) multiplier_1 (.clk, .a(a_1), .b(b_1), .product(product_1));
+    unit_multiply #(.A(32), .B(32)) multiplier_2 (.clk, .a(a_2), .b(b_2), .product(product_2));
+    unit_multiply #(.A(32), .B(32)) multiplier_3 (.clk, .a(a_3), .b(b_3), .product(product_3));
+    unit_multiply #(.A(32), .B(32)) multiplier_4 (.clk, .a(a_4), .b(b_4), .product(product_4));
+    // What becomes of a product, a cycle after it, and a cycle more.
+    logic [31:0] y_0, y_1, y_2, y_3, t_1, t_2, t_3;
     always_ff @(posedge clk) begin
+      {a_1, b_1} <= odd ? {x, 32'hf0f0_f0f0} : {x_7, y_7};
+      {a_2, b_2} <= odd ? {y_14, t_14} : {x_21, y_21};
+      {a_3, b_3} <= odd ? {y_28, t_28} : {x_35, y_35};
+      {a_4, b_4} <= odd ? {y_42, t_42} : {factor_49, y_49};
       // Of 48/17 - 32/17 x.
       y_0 <= 32'h6969_6969 - product_1[63:32];
       t_1 <= -product_1[63:32];
@@ -104,27 +103,28 @@ module unit_mass #(
       y_2 <= {product_3[62:32], 1'b0};
       t_3 <= -product_3[63:32];
       y_3 <= {product_4[62:32], 1'b0};
+      {y_7, t_14, y_21, t_28, y_35, t_42, y_49} <= {y_0, t_1, y_1, t_2, y_2, t_3, y_3};
     end
 
     // What comes out, and who asked.
-    logic plain_39, halved_39;
-    logic [31:0] factor_39;
-    logic [39:0] valid;
-    logic [TAG-1:0] tag_39, begin_tag;
+    logic plain_54, halved_54;
+    logic [31:0] factor_54;
+    logic [54:0] valid;
+    logic [TAG-1:0] tag_54, begin_tag;
     always_ff @(posedge clk) begin
       begin_tag <= exp_tag;
-      out_tag <= sigmoid ? tag_39 : exp_tag;
-      mass <= !sigmoid ? exp : plain_39 ? factor_39 >> halved_39 : product_4[63:32];
+      out_tag <= sigmoid ? tag_54 : exp_tag;
+      mass <= !sigmoid ? exp : plain_54 ? factor_54 >> halved_54 : product_4[63:32];
     end
-    unit_delay #(.WIDTH(2), .CYCLES(39)) plain_line (.clk, .in({plain, halved}), .out({plain_39, halved_39}));
-    unit_delay #(.WIDTH(32), .CYCLES(4)) factor_line_39 (.clk, .in(factor_35), .out(factor_39));
-    unit_delay #(.WIDTH(TAG), .CYCLES(39)) tag_line (.clk, .in(begin_tag), .out(tag_39));
+    unit_delay #(.WIDTH(2), .CYCLES(54)) plain_line (.clk, .in({plain, halved}), .out({plain_54, halved_54}));
+    unit_delay #(.WIDTH(32), .CYCLES(5)) factor_line_54 (.clk, .in(factor_49), .out(factor_54));
+    unit_delay #(.WIDTH(TAG), .CYCLES(54)) tag_line (.clk, .in(begin_tag), .out(tag_54));
     always_ff @(posedge clk or negedge rst_n) begin
       if (!rst_n) {out_valid, valid} <= '0;
       else if (clear) {out_valid, valid} <= '0;
       else begin
-        valid <= {valid[38:0], exp_valid & exp_second & sigmoid};
-        out_valid <= sigmoid ? valid[39] : exp_valid;
+        valid <= {valid[53:0], exp_valid & exp_second & sigmoid};
+        out_valid <= sigmoid ? valid[54] : exp_valid;
       end
     end
   end else begin : softmax
