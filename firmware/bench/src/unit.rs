@@ -117,6 +117,7 @@ fn words(job: &Job) -> [u32; 6] {
 #[derive(Debug, Default)]
 struct Seen {
     requests: u32,
+    flipped: u32,
     answered: u32,
     listed: u32,
     wrong: u32,
@@ -131,7 +132,7 @@ pub(crate) fn report() -> bool {
     for (case, layer) in (1..).zip(LAYERS) {
         turns(layer, case, buffers, &mut seen);
     }
-    let Seen { requests, answered, listed, wrong } = seen;
+    let Seen { requests, answered, listed, wrong, .. } = seen;
     let _ = writeln!(Console, "unit {requests} {answered} {listed} {wrong}");
     wrong == 0 && answered > 0
 }
@@ -144,8 +145,12 @@ enum Kind {
     Unlisted,
     /// The host wants another expert than the best.
     Other,
-    /// A bit of the header or the descriptor is another one.
+    /// A bit of the header or the descriptor, its first 32 bytes, is another one.
     Flipped(u32),
+    /// A bit of the word of its checksum is.
+    Summed(u32),
+    /// It ends some bytes early.
+    Cut(u32),
     /// The last request again.
     Repeated,
 }
@@ -208,8 +213,14 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
             _ if number < placing + 12 || number >= placing + TOKENS => Kind::Right,
             _ if number % 10 == 1 => Kind::Unlisted,
             _ if number % 10 == 6 => Kind::Other,
-            _ if number % 5 == 2 => Kind::Repeated,
-            _ if number % 5 == 3 => Kind::Flipped(number.wrapping_mul(2_654_435_761) >> 24),
+            _ if number % 10 == 2 => Kind::Repeated,
+            _ if number % 20 == 7 => Kind::Summed(number % 32),
+            _ if number % 20 == 17 => Kind::Cut(1 + number % 3),
+            _ if number % 5 == 3 => {
+                // All over them in the course of all layers.
+                seen.flipped += 1;
+                Kind::Flipped(seen.flipped * 113 % 256)
+            }
             _ => Kind::Right,
         };
         let sequence = host.sequence;
@@ -264,11 +275,11 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
             // The number of the one before; its bytes are others, so that it is refused.
             host.frame[8..12].copy_from_slice(&(sequence.wrapping_sub(1)).to_le_bytes());
         }
-        if let Kind::Flipped(bit) = kind {
-            // In header and descriptor, or in the word of the checksum.
-            let at = if bit % 5 == 0 { length - 1 - bit as usize / 8 % 4 } else { bit as usize / 8 % 32 };
-            host.frame[at] ^= 1 << (bit % 8);
-            length -= usize::from(bit % 16 == 0);
+        match kind {
+            Kind::Flipped(bit) => host.frame[bit as usize / 8] ^= 1 << (bit % 8),
+            Kind::Summed(bit) => host.frame[length - 1 - bit as usize / 8] ^= 1 << (bit % 8),
+            Kind::Cut(bytes) => length -= bytes as usize,
+            _ => {}
         }
         let frame = &host.frame[..length];
         let _ = (region.send(0, frame), twin_region.send(0, frame));

@@ -347,6 +347,7 @@ module cptr_turn #(
       last_logit <= experts - 1'b1;
       logit <= state == LOGITS ? logit + 1'b1 : '0;
       fixed <= state == FIXED ? fixed + 4'd1 : '0;
+      settle <= state == SETTLE ? settle + 1'b1 : '0;
       patience <= state == START || state == STOP ? patience + 5'd1 : '0;
       // In two halves: it is there long before it is looked at.
       {taken_carry, taken_then[15:0]} <= {1'b0, taken[15:0]} + 17'd1;
@@ -457,12 +458,10 @@ module cptr_turn #(
             is_near[index[RANK-1:0]] <= 1'b1;
           end
           index <= last_rank ? '0 : index + 1'b1;
-          settle <= '0;
           if (last_rank) state <= SETTLE;
         end
         // A key goes through a cell a cycle.
         SETTLE: begin
-          settle <= settle + 1'b1;
           if (differs) state <= DROP;
           else if (settle == (RANK + 2)'(K + 1)) state <= LIST;
         end

@@ -71,8 +71,8 @@ module unit_mass #(
       factor <= exp;
     end
 
-    // Operands of every product, seven cycles apart; the first ones are there 23 cycles after a sigmoid was asked for, in
-    // an odd cycle. Whose turn it is, is looked at before a register: nothing but the multiplier is behind that.
+    // Operands of every product, seven cycles apart; the first ones are there 23 cycles after a sigmoid was asked for,
+    // in an odd cycle. Whose turn it is, is looked at before a register: nothing but the multiplier is behind that.
     wire odd = ~even;
     logic [31:0] x_7, x_21, x_35, factor_49, y_7, y_14, y_21, y_28, y_35, y_42, y_49, t_14, t_28, t_42;
     unit_delay #(.WIDTH(32), .CYCLES(7)) x_line_7 (.clk, .in(x), .out(x_7));

@@ -225,20 +225,25 @@ pub(super) fn constants() -> Done {
 pub(super) fn cycles<W: Write>(unit: &mut Unit<W>, sizes: &[(usize, usize)]) -> Done {
     unit.restart();
     let mut random = Random(5);
-    unit.bias(0, biases(&mut random, unit.sizes.experts));
+    if unit.sizes.sigmoid {
+        unit.bias(0, biases(&mut random, unit.sizes.experts));
+    }
     for &(experts, k) in sizes {
         let by_scores = By::Scores {
             size_log2: (experts / 8).max(1).ilog2() as u8,
             open: if experts >= 64 { 4 } else { 0 },
             two_best: true,
         };
-        for (kernel, by, error) in [
+        let kinds = [
             (0, By::Chosen, None),
             (1, By::Chosen, Some(u32::MAX / 4)),
             (2, By::All, None),
             (4, By::Sigmoid, None),
             (5, by_scores, None),
-        ] {
+        ];
+        let done = |by: By| unit.sizes.sigmoid || by == By::All || by == By::Chosen;
+        let kinds: Vec<_> = kinds.into_iter().filter(|&(_, by, _)| done(by)).collect();
+        for (kernel, by, error) in kinds {
             let mut logits = vec![Logit::ZERO; experts];
             fill(&mut logits, &mut random, 1);
             let mut ranked: Vec<usize> = (0..experts).collect();

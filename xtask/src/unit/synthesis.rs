@@ -57,9 +57,12 @@ pub(super) fn synthesise() -> Done {
     let (turn, ibex) = (turn()?, ibex()?);
     println!("{turn}\n{ibex}");
     let mut rows = std::thread::scope(|scope| {
+        let fpga = scope.spawn(fpga);
         let sizes = SIZES.map(|size| scope.spawn(move || rows(size)));
         let rows = sizes.into_iter().map(|size| size.join().unwrap_or_else(|_| Err("a thread panicked".into())));
-        rows.collect::<Done<Vec<Vec<String>>>>()
+        let mut rows = rows.collect::<Done<Vec<Vec<String>>>>()?;
+        rows.push(vec![fpga.join().unwrap_or_else(|_| Err("a thread panicked".into()))?]);
+        Ok::<_, String>(rows)
     })?;
     rows.push(vec![turn, ibex]);
     let missing = rows.iter().flatten().any(|row| !document.lines().any(|line| line == row));
@@ -116,6 +119,22 @@ fn cells(folder: &Path, name: &str, sizes: Sizes) -> Done<Vec<String>> {
         }
     }
     Ok(rows)
+}
+
+/// What the least of the sizes takes of an FPGA of the family ECP5: tables, flip-flops, blocks of memory, multipliers.
+/// Parts stay apart, so that the mapper sees one at a time.
+fn fpga() -> Done<String> {
+    let folder = target_folder().join("rtl/unit-synthesis/ecp5");
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let (model, sizes) = SIZES[0];
+    let script = begin(sizes, None)? + "synth_ecp5 -top cptr_unit -noflatten\ntee -o cells.txt stat\n";
+    run_script(&folder, "yosys", "cells.ys", &script, &["-q"])?;
+    let counts = ["LUT4", "TRELLIS_FF", "DP16KD", "MULT18X18D"]
+        .map(|wanted| counted(&folder, "cells.txt", |cell| cell == wanted).map(grouped));
+    let counts = counts.into_iter().collect::<Done<Vec<String>>>()?.join(" | ");
+    let row = format!("| {model} | {} | {} | {counts} |", sizes.experts, sizes.k);
+    println!("{row}");
+    Ok(row)
 }
 
 /// What carries requests and answers around the largest unit, which is left out of it.
