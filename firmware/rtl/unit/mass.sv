@@ -47,14 +47,17 @@ module unit_mass #(
         tag <= in_tag;
       end
     end
+    // One register cannot drive what all of these choose between; it holds still.
+    logic by_sigmoid;
+    always_ff @(posedge clk) by_sigmoid <= sigmoid;
     logic exp_valid, exp_second;
     logic [TAG-1:0] exp_tag;
     logic [31:0] exp;
     unit_exponential #(.TAG(TAG + 1)) exponential (
-      .clk, .rst_n, .clear, .in_valid(sigmoid ? asked | second : in_valid),
-      .in_tag(sigmoid ? {second, tag} : {1'b0, in_tag}),
-      .largest(sigmoid ? (second ? from_anchor : from_zero) : largest),
-      .value(sigmoid ? (second ? to_anchor : to_zero) : value),
+      .clk, .rst_n, .clear, .in_valid(by_sigmoid ? asked | second : in_valid),
+      .in_tag(by_sigmoid ? {second, tag} : {1'b0, in_tag}),
+      .largest(by_sigmoid ? (second ? from_anchor : from_zero) : largest),
+      .value(by_sigmoid ? (second ? to_anchor : to_zero) : value),
       .out_valid(exp_valid), .out_tag({exp_second, exp_tag}), .mass(exp)
     );
 

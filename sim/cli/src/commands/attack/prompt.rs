@@ -91,8 +91,11 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     Ok(page(args, (harm, tokens), &found, &compared, &kept))
 }
 
+/// Tokens of a text.
+type Text = Vec<u32>;
+
 /// The model, texts to make prompts of, and texts to compare with.
-fn read(args: &Args) -> Result<(Model, Vec<Vec<u32>>, Vec<Vec<u32>>)> {
+fn read(args: &Args) -> Result<(Model, Vec<Text>, Vec<Text>)> {
     let own = args.prompt.as_ref().and_then(Option::as_ref);
     let model = own.map_or_else(bundled::model, |folder| Ok(Model::load(folder)?))?;
     if own.is_some() && args.text.is_empty() {
