@@ -310,8 +310,9 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
         if !right {
             let _ = writeln!(Console, "{experts} {k}: request {number} is wrong, by the unit: {by_unit}");
         }
-        // A refusal takes no number, and neither does the kept answer.
-        if kind == Kind::Repeated || taken[..received].get(14) != Some(&0) {
+        // A refusal takes no number, and neither does the kept answer, which is to another one.
+        let answered_it = taken.get(8..12) == Some(&sequence.to_le_bytes()) && taken[..received].get(14) == Some(&0);
+        if kind == Kind::Repeated || !answered_it {
             host.sequence = sequence;
         }
         // Armed for the next one, if the answer was still in its ring.

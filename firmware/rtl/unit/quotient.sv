@@ -28,13 +28,13 @@ module unit_quotient (
   always_ff @(posedge clk) begin
     divisor <= denominator;
     thrice <= {2'b00, divisor, 1'b0} + {1'b0, divisor, 2'b00};
+    // What is left goes on being divided when nobody steps: a choice less on the longest way.
+    rest <= load ? {1'b0, numerator} : fits_thrice ? less_thrice[32:0] : fits_twice ? less_twice[32:0]
+          : fits_once ? less_once[32:0] : shifted[32:0];
     if (load) begin
-      rest <= {1'b0, numerator};
       whole <= numerator >= divisor;
       quotient <= '0;
     end else if (step) begin
-      rest <= fits_thrice ? less_thrice[32:0] : fits_twice ? less_twice[32:0] : fits_once ? less_once[32:0]
-            : shifted[32:0];
       quotient <= whole ? 32'h8000_0000 : {quotient[29:0], fits_twice, fits_thrice | (fits_once & ~fits_twice)};
     end
   end
