@@ -5,7 +5,7 @@
 //
 // A sigmoid takes two exponentials and no division: with e = exp(-|z|), 1 / (1 + e) comes of three steps of Newton's
 // iteration, y (2 - x y) with x = (1 + e) / 2. Of its eight products each of four multipliers makes two, a product
-// every five cycles: one in an even cycle, one in an odd.
+// every seven cycles: one in an even cycle, one in an odd.
 module unit_mass #(
   parameter int unsigned TAG = 1,
   parameter int unsigned SIGMOID = 1
