@@ -1,5 +1,5 @@
-//! Recall, caches, leaders, placement, bits, changes, migration and low-bit experts, and nothing else that could panic,
-//! in sizes and with input that nobody knows: an image to be looked through, not to be run. `cargo xtask firmware`
+//! Recall, caches, leaders, placement, bits, changes, migration, shares and low-bit experts, and nothing else that could
+//! panic, in sizes and with input that nobody knows: an image to be looked through, not to be run. `cargo xtask firmware`
 //! looks for the core library's panics in it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -13,6 +13,7 @@ use cptr_core::lead::{Lead, LeadConfig};
 use cptr_core::placement::{Candidate, Demand, hot_globally, hot_in_layer, importance, rank};
 use cptr_core::recall::{Companions, Config, JointCalibration, Recall, Shape, Skill};
 use cptr_core::replace::{Allowance, ReplaceConfig, swap};
+use cptr_core::shares::{Share, Shares};
 use cptr_core::{Angle, Eps, ExpertSet, Gain, Gate, Level, Logit, Router, ScaledLevels, Tracker};
 
 const SHAPE: Shape = Shape { layers: 4, experts: 64, k: 4 };
@@ -157,7 +158,12 @@ fn migration() -> bool {
     let swap = swap(tracker.levels().map(|levels| levels.slow), &resident, &busy, margin.unwrap_or(Level::ZERO));
     let mut allowance = Allowance::new(black_box(1), black_box(2));
     allowance.token();
-    changed && swap.is_some() && allowance.take()
+    let mut parts = [Share::default(); 8];
+    let mut shares = Shares::new(black_box(1), black_box(2), some(&mut parts));
+    shares.step(|tenant| black_box(tenant) != 3);
+    let richest = shares.richest(black_box(0)..black_box(8)).unwrap_or(0);
+    let taken = shares.take(black_box(richest)) && shares.of(black_box(9)).is_some();
+    changed && swap.is_some() && allowance.take() && taken
 }
 
 #[inline(never)]

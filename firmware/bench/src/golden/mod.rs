@@ -64,6 +64,7 @@ pub(crate) fn report() {
     corner("bits", placement::splits());
     corner("change", placement::changes());
     corner("migration", placement::migrations());
+    corner("shares", placement::shares());
     corner("experts", experts::experts());
     chain();
 }

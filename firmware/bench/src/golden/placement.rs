@@ -4,6 +4,7 @@ use cptr_core::bits::{BitsError, Losses, Split, scratch_for, split, split_global
 use cptr_core::context::{ChangeConfig, ChangeDetector, distance, trackers};
 use cptr_core::placement::{Candidate, Demand, hot_globally, hot_in_layer, importance, rank};
 use cptr_core::replace::{Allowance, ReplaceConfig, swap};
+use cptr_core::shares::{Share, Shares};
 use cptr_core::{Eps, ExpertSet, Gate, Level, ScaledLevels, Tracker};
 
 use super::{Hash, corners};
@@ -171,6 +172,31 @@ pub(super) fn migrations() -> Hash {
                 hash.word(allowance.take().into());
             }
             None => allowance.token(),
+        }
+    }
+    hash
+}
+
+/// Parts of one limit, of tenants that come and go, from none to all that a limit may be.
+#[inline(never)]
+pub(super) fn shares() -> Hash {
+    const TENANTS: usize = 7;
+    let (mut hash, mut random) = (Hash::START, Random(47));
+    for rate in corners().step_by(13) {
+        let burst = if rate % 3 == 0 { random.bits() } else { random.bits() >> 26 };
+        let mut shares = Shares::new(rate, burst, [Share::default(); TENANTS]);
+        for _ in 0..12 {
+            let here = random.bits() >> 24;
+            shares.step(|tenant| here >> tenant & 1 != 0);
+            for _ in 0..20 {
+                let asks = (random.bits() >> 29) as usize;
+                hash.word(shares.take(asks).into());
+            }
+            let richest = shares.richest((0..TENANTS + 1).rev());
+            hash.word(richest.unwrap_or(TENANTS) as u32);
+        }
+        for share in (0..TENANTS).filter_map(|tenant| shares.of(tenant)) {
+            [share.left(), share.taken(), share.refused()].iter().for_each(|&count| hash.word(count));
         }
     }
     hash
