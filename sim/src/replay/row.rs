@@ -457,7 +457,7 @@ impl Row {
 
     /// Sets the band of the times of a run whose middle is at token `middle.0` of `middle.1` sequences. A machine
     /// without a band, as one of its ends is none, leaves it out.
-    fn set_band(
+    pub fn set_band(
         &mut self,
         machine: &Machine<'_>,
         shape: Shape,

@@ -56,6 +56,28 @@ fn a_wider_bound_misses_less_and_changes_more() {
     assert!(number(&rows[2], "divergence") > 0.0 && number(&rows[2], "mass_loss") <= 0.5);
 }
 
+/// The band of times is that of the trace of the same text.
+#[test]
+fn times_have_the_band_of_the_trace() {
+    let folder = folder();
+    let text = "--text text/prose/0.txt";
+    folder.row(&format!("capture model {text} --out t.safetensors"));
+    let config: serde_json::Value = serde_json::from_slice(&folder.read("model/config.json")).unwrap();
+    let sizes = format!("--hidden {} --expert-inner {}", config["hidden_size"], config["intermediate_size"]);
+    let of_trace = folder.row(&format!("run t.safetensors --strategy lru --resident 4 {sizes}"));
+    let of_model = folder.row(&format!("run model {text} --strategy lru --resident 4"));
+    for (end, middle) in [
+        ("low_token_time_us", "token_time_us"),
+        ("high_token_time_us", "token_time_us"),
+        ("low_tokens_per_s", "tokens_per_s"),
+        ("high_tokens_per_s", "tokens_per_s"),
+    ] {
+        let [of_trace, of_model] = [&of_trace, &of_model].map(|row| number(row, end) / number(row, middle));
+        assert!((of_trace / of_model - 1.0).abs() < 0.02, "{end}: {of_trace} {of_model}");
+        assert_eq!(of_model < 1.0, end.starts_with("low"), "{end}: {of_model}");
+    }
+}
+
 /// A strategy that looks from one layer into the next goes token by token, through the documents in the same order.
 #[test]
 fn layer_by_layer_and_token_by_token_read_the_same() {

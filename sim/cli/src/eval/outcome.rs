@@ -7,6 +7,7 @@ use super::{Document, Plan};
 use cptr_model::Model;
 use cptr_sim::replay::{self, Tally};
 use cptr_sim::strategy::Strategy;
+use cptr_trace::Shape;
 
 /// Figures of one strategy: those of a trace, and the quality. Shares and changes are relative: 0.01 is one per cent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -56,10 +57,15 @@ impl Row {
         tally: &Tally,
         quality: &Quality,
     ) -> Self {
-        let layers: Vec<u32> = model.config.moe_layers.iter().map(|&layer| layer as u32).collect();
+        let config = &model.config;
+        let layers: Vec<u32> = config.moe_layers.iter().map(|&layer| layer as u32).collect();
         let (perplexity_change, interval) = quality.change(|_| true);
+        let mut run = replay::Row::of(strategy, tally, &layers, plan.machine.model.is_some(), None);
+        let tokens = documents.iter().map(|document| document.tokens.len()).sum();
+        let shape = Shape { tokens, layers: layers.len(), experts: config.experts, k: config.k };
+        run.set_band(&plan.machine, shape, plan.resident, (middle(documents, plan.prefill), 1), tally);
         Self {
-            run: replay::Row::of(strategy, tally, &layers, plan.machine.model.is_some(), None),
+            run,
             perplexity: quality.perplexity(|_| true),
             perplexity_change,
             perplexity_change_low: interval.map(|[low, _]| low),
@@ -69,6 +75,13 @@ impl Row {
             by_domain: by_domain(documents, quality),
         }
     }
+}
+
+/// Mean place in its text of a token that is timed.
+fn middle(documents: &[Document], prefill: usize) -> usize {
+    let timed = |document: &Document| document.tokens.len().saturating_sub(prefill);
+    let sum: usize = documents.iter().map(|document| timed(document) * (prefill + timed(document) / 2)).sum();
+    sum / documents.iter().map(timed).sum::<usize>().max(1)
 }
 
 /// Sets what each row is to the first.

@@ -135,6 +135,8 @@ pub(crate) const MODEL: &[&str] = &[
     "full_precision",
     "mass_loss",
     "token_time_us",
+    "low_token_time_us",
+    "high_token_time_us",
 ];
 
 /// Counts without token order.
