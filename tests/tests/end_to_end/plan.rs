@@ -1,5 +1,6 @@
 //! `cptr plan`.
 
+use cptr_hw_model::{ExpertRun, LayerTimes, Model, System};
 use serde_json::Value;
 
 use crate::command::Folder;
@@ -31,6 +32,64 @@ pub(crate) fn compare_blocks(document: &str) -> usize {
 #[test]
 fn what_the_chapter_shows_is_what_is_printed() {
     assert!(compare_blocks(DOCUMENT) >= 4);
+}
+
+/// Cells of a table, row by row, below its heading.
+#[track_caller]
+pub(crate) fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, rows) = document.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("no table {heading}"));
+    let rows = rows.lines().skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+/// Kernels of a host by two numbers of it, both taken from kernels that were measured, and the band of a host.
+#[test]
+fn kernels_of_a_host_are_a_roofline_in_its_band() {
+    const READ: f64 = 20.5;
+    let heading = "| from memory | words of 16 bits | bytes | of reading (20.5) | before |";
+    let measured = table(include_str!("../../../docs/low-bit.md"), heading);
+    let at = |name: &str| {
+        let row = measured.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}"));
+        row[2].parse::<f64>().unwrap()
+    };
+    // Scales and zero points of a group are 3 bytes.
+    let bits = |name: &str| {
+        let number = |part: &str| part.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        let (bits, group) = name.split_once(" bit").unwrap();
+        let (bits, group) = (bits.parse::<f64>().unwrap(), number(group));
+        if bits > 1.0 { bits + 24.0 / group } else { bits + 16.0 / group }
+    };
+    let model = Model::new("kernel", 2048, 32_768);
+    let gib = f64::from(1 << 30) / 1e9;
+    let weights_per_ns = at("1 bit, groups of 64") * gib * 8.0 / bits("1 bit, groups of 64");
+    let host = |share: f64| {
+        let change = |parts: &mut cptr_hw_model::Parts| {
+            let host = parts.host.as_mut().expect("a host");
+            (host.memory_gb_s, host.memory_share) = (READ * gib, share);
+            host.tflop_s = 2.0 * weights_per_ns / 1e3;
+        };
+        System::find("workstation").unwrap().changed(change).unwrap()
+    };
+    let rate = |share: f64, bits: f64| {
+        let time_ps = LayerTimes::new(&host(share), &model).near_run_ps(ExpertRun::at(bits));
+        model.expert_bytes(bits) / time_ps * 1e3 / gib
+    };
+    let share = at("4 bits, groups of 64") / READ;
+    let rows = table(DOCUMENT, "| kernel | measured | here | from | to |");
+    assert_eq!(rows.len(), measured.len() - 2, "all but those that two numbers are taken from");
+    let mut held = 0;
+    for row in rows {
+        let (name, bits) = (row[0], bits(row[0]));
+        let (low, high) = cptr_sim::plan::band::HOST_SHARE;
+        let found = [at(name), rate(share, bits), rate(low, bits), rate(high, bits)];
+        row[1..].iter().zip(found).for_each(|(said, found)| assert_eq!(*said, format!("{found:.1}"), "{name}"));
+        held += usize::from((found[2]..=found[3]).contains(&found[0]));
+        assert!(found[0] < 1.02 * found[3], "{name} {found:?}");
+        if !name.ends_with("32") && name != "3 bits, groups of 64" {
+            assert!((found[1] / found[0] - 1.0).abs() < 0.15, "{name} {found:?}");
+        }
+    }
+    assert_eq!(held, 7);
 }
 
 /// Three of four of the rates that the bands were not chosen on are inside, and there are eight at least.
