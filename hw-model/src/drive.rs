@@ -36,6 +36,24 @@ pub struct Drive {
 }
 
 impl Drive {
+    /// The drive that gives `deep_gb_s` to as many reads as one likes, and `shallow.1` GB/s to `shallow.0` reads in
+    /// flight: what these wait for beyond their bytes' time is its latency, and nothing where they already have all.
+    ///
+    /// ```
+    /// use cptr_hw_model::Drive;
+    ///
+    /// let drive = Drive::fitted(128.0, (1, 131_072.0 / 98_725.0), 7.0);
+    /// assert!((drive.latency_ns - 80_000.0).abs() < 1.0 && drive.gb_s == 7.0);
+    /// assert_eq!(Drive::fitted(128.0, (1, 3.0), 2.0).latency_ns, 0.0);
+    /// ```
+    #[must_use]
+    pub fn fitted(read_kib: f64, shallow: (u32, f64), deep_gb_s: f64) -> Self {
+        let (reads_in_flight, rate_gb_s) = shallow;
+        let (bytes, gb_s) = (read_kib * 1024.0, deep_gb_s.max(rate_gb_s));
+        let latency_ns = f64::from(reads_in_flight) * bytes / rate_gb_s - bytes / gb_s;
+        Self { latency_ns: latency_ns.max(0.0), read_kib, reads_in_flight, gb_s }
+    }
+
     /// Refuses impossible values; fields are named below `store.drive`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         within("store.drive.latency_ns", self.latency_ns, 0.0, 1e12)?;

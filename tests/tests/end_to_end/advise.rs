@@ -29,7 +29,7 @@ fn the_advice_follows_from_what_runs() {
     }
 }
 
-fn data(name: &str) -> String {
+pub(crate) fn data(name: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data").join(name);
     path.to_string_lossy().into_owned()
 }

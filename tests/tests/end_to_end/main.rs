@@ -14,6 +14,7 @@ mod controller;
 mod damage;
 mod demo;
 mod dram;
+mod drive;
 #[cfg(feature = "model")]
 mod eval;
 mod files;
@@ -32,6 +33,7 @@ mod recall;
 mod recordings;
 mod report;
 mod reproduce;
+mod results;
 mod samples;
 mod serve;
 mod shared;

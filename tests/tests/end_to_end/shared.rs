@@ -76,12 +76,12 @@ const PUBLISHED: &[Published] = &[
 const COUNTS: &[&str] = &["olmoe-mixtral-domain-counts", "mixtral-popularity-fiddler", "colibri-olmoe-usage"];
 
 /// The folder with the sets.
-fn sets() -> PathBuf {
+pub(crate) fn sets() -> PathBuf {
     let folder = std::env::var_os(VARIABLE).map(PathBuf::from);
     folder.unwrap_or_else(|| panic!("{VARIABLE} does not name a folder with the public data sets"))
 }
 
-fn rows(folder: &Folder, arguments: &str, set: &Path) -> Vec<Value> {
+pub(crate) fn rows(folder: &Folder, arguments: &str, set: &Path) -> Vec<Value> {
     finish(folder.command(arguments).arg(set)).json()["rows"].as_array().unwrap().clone()
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::about::About;
 use super::capture;
-use super::drive::{self, Drive};
+use super::drive::{self, Measured};
 use super::machine::{self, Machine, systems_help};
 use super::source::Reading;
 use crate::columns::Format::{Flag, Microseconds, Number, Percent, Text};
@@ -136,7 +136,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         ),
         format!("fast memory: {resident}{}; system {}", in_words(resident), system.name),
     ];
-    facts.extend(drive.as_ref().map(Drive::said));
+    facts.extend(drive.as_ref().map(Measured::said));
     let mut page = Page::new(Table::new(&COLUMNS, &rows)).notes(trace.notes.clone()).notes(advice.skipped.clone());
     let figures = vec![figure(&rows)];
     let section = Section { remarks: said.clone(), figures, ..Section::of(facts, Table::new(&COLUMNS, &rows)) };

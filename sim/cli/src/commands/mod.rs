@@ -103,6 +103,8 @@ enum Command {
     Layer(layer::Args),
     /// Run a stream of requests through one memory channel, command by command
     Dram(dram::Args),
+    /// Measure a drive by reads in flight: its latency, its bandwidth, and what a machine with it would copy
+    Drive(drive::Args),
     /// What share of the device's time the controller's processor takes, model by model
     Budget(budget::Args),
     /// Published figures on this model of the hardware, each marked in or out of its range
@@ -118,7 +120,7 @@ enum Command {
 }
 
 /// What the commands say of themselves, in their order.
-static ABOUT: [(&str, &About); 22] = [
+static ABOUT: [(&str, &About); 23] = [
     ("demo", &demo::ABOUT),
     ("inspect", &inspect::ABOUT),
     ("run", &run::ABOUT),
@@ -135,6 +137,7 @@ static ABOUT: [(&str, &About); 22] = [
     ("quantize", &quantize::ABOUT),
     ("layer", &layer::ABOUT),
     ("dram", &dram::ABOUT),
+    ("drive", &drive::ABOUT),
     ("budget", &budget::ABOUT),
     ("reproduce", &reproduce::ABOUT),
     ("report", &report::ABOUT),
@@ -198,6 +201,7 @@ fn page(command: Command) -> Result<Page> {
         Command::Quantize(args) => quantize::main(&args),
         Command::Layer(args) => layer::main(&args),
         Command::Dram(args) => dram::main(&args),
+        Command::Drive(args) => drive::main(&args),
         Command::Budget(args) => budget::main(&args),
         Command::Advise(args) => advise::main(&args),
         Command::Attack(args) => attack::main(&args),

@@ -1,12 +1,14 @@
-//! How fast a drive gives experts: direct reads of a file of weights, past the memory that the system caches it in.
+//! `cptr advise --measure`: how fast a drive gives experts, one at a time.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cptr_hw_model::{Cold, Model, System};
 use cptr_trace::error::{Error, Result};
 use serde::Serialize;
+
+use super::reads::{Buffer, PAGE, open, places, read_exact_at, spread, weights};
 
 /// Parts of the reads, as of a recording: their slowest and fastest are the band.
 const PARTS: usize = cptr_sim::advise::PARTS;
@@ -17,12 +19,10 @@ const TIME: Duration = Duration::from_secs(2);
 /// Threads that share an expert, and what one of them reads at a time, as `cptr-llama` does.
 const READERS: usize = 2;
 const PIECE: usize = 512 << 10;
-/// What direct reads begin and end at.
-const PAGE: usize = 4096;
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-pub(super) struct Drive {
+pub(crate) struct Measured {
     /// The file that was read.
     file: PathBuf,
     /// Bytes of an expert, in whole pages.
@@ -38,9 +38,9 @@ pub(super) struct Drive {
     copy_efficiency: f64,
 }
 
-impl Drive {
+impl Measured {
     /// In a sentence.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         format!(
             "experts of {:.2} MB are read from the drive of {} at {:.2} GB/s ({:.2} to {:.2}, {} of them)",
             self.expert_bytes as f64 / 1e6,
@@ -56,7 +56,7 @@ impl Drive {
     ///
     /// # Errors
     /// A rate that no link has.
-    pub(super) fn system(&self, system: &System) -> Result<(System, [f64; 2])> {
+    pub(crate) fn system(&self, system: &System) -> Result<(System, [f64; 2])> {
         let link = system.link();
         let share = |gb_s: f64| share(system, gb_s);
         let changed = system.changed(|parts| parts.link.copy_efficiency = share(self.gb_s));
@@ -74,33 +74,29 @@ fn share(system: &System, gb_s: f64) -> f64 {
 ///
 /// # Errors
 /// Systems that run experts elsewhere than in the GPU; files that cannot be read directly, or hold no expert.
-pub(super) fn measure(path: &Path, system: &System, model: &Model) -> Result<Drive> {
+pub(crate) fn measure(path: &Path, system: &System, model: &Model) -> Result<Measured> {
     if system.cold != Cold::Gpu {
         let found = &system.name;
         let why = "--measure: expected a system that copies experts to its GPU, as offload does";
         return Err(Error::new(format!("{why}, found {found}")));
     }
     let path = weights(path)?;
-    let file = open(&path)?;
+    let file = open(&path, false)?;
     let bytes = (model.expert_bytes(system.gpu_bits) as usize).max(1).next_multiple_of(PAGE);
-    let length = file.metadata().map_err(|error| Error::io(&path, &error))?.len() as usize;
-    let places = (length / PAGE * PAGE).checked_sub(bytes).map(|last| last / PAGE + 1).ok_or_else(|| {
-        Error::in_file(&path, format!("--measure: expected at least an expert, {bytes} bytes, found {length}"))
-    })?;
-    let mut buffers: Vec<Buffer> = (0..READERS).map(|_| Buffer::new()).collect();
+    let places = places(&path, &file, bytes)?;
+    let mut buffers: Vec<Buffer> = (0..READERS).map(|_| Buffer::new(PIECE)).collect();
     let (mut seconds, start) = (Vec::new(), Instant::now());
     while seconds.len() < PARTS * LEAST || start.elapsed() < TIME && seconds.len() < MOST {
-        // Places that follow each other at the golden section are spread evenly, however many there are.
-        let place = (seconds.len() as f64 * 0.618_033_988_75).fract() * places as f64;
+        let start = spread(seconds.len() as u64, places) as usize;
         let before = Instant::now();
-        read(&file, place as usize * PAGE, bytes, &mut buffers).map_err(|error| Error::io(&path, &error))?;
+        read(&file, start, bytes, &mut buffers).map_err(|error| Error::io(&path, &error))?;
         seconds.push(before.elapsed().as_secs_f64());
     }
     let rate = |seconds: &[f64]| (bytes * seconds.len()) as f64 / seconds.iter().sum::<f64>().max(1e-9) / 1e9;
     let parts = (0..PARTS).map(|part| rate(&seconds[part * seconds.len() / PARTS..(part + 1) * seconds.len() / PARTS]));
     let (low, high) = parts.fold((f64::INFINITY, 0.0_f64), |(low, high), part| (low.min(part), high.max(part)));
     let gb_s = rate(&seconds);
-    Ok(Drive {
+    Ok(Measured {
         file: path,
         expert_bytes: bytes as u64,
         reads: seconds.len(),
@@ -111,36 +107,6 @@ pub(super) fn measure(path: &Path, system: &System, model: &Model) -> Result<Dri
     })
 }
 
-/// The file itself, or the largest of a folder.
-fn weights(path: &Path) -> Result<PathBuf> {
-    let failed = |error: std::io::Error| Error::io(path, &error);
-    if !fs::metadata(path).map_err(failed)?.is_dir() {
-        return Ok(path.into());
-    }
-    let sized = |entry: fs::DirEntry| {
-        // Of a link the file behind it: caches of checkpoints are made of them.
-        let metadata = fs::metadata(entry.path()).ok().filter(fs::Metadata::is_file)?;
-        Some((metadata.len(), entry.path()))
-    };
-    let largest = fs::read_dir(path).map_err(failed)?.filter_map(|entry| sized(entry.ok()?)).max();
-    let none = || Error::in_file(path, "--measure: expected a file of weights, found none in the folder");
-    largest.map(|(_, path)| path).ok_or_else(none)
-}
-
-/// Memory that begins at a page, as direct reads ask for.
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        let bytes = vec![0; PIECE + PAGE];
-        let start = bytes.as_ptr().align_offset(PAGE);
-        Self { bytes, start }
-    }
-}
-
 /// Reads `bytes` from `start`, in pieces that readers share.
 fn read(file: &File, start: usize, bytes: usize, buffers: &mut [Buffer]) -> std::io::Result<()> {
     let readers = buffers.len();
@@ -148,36 +114,12 @@ fn read(file: &File, start: usize, bytes: usize, buffers: &mut [Buffer]) -> std:
         let each = |(reader, buffer): (usize, &mut Buffer)| {
             for piece in (0..bytes.div_ceil(PIECE)).skip(reader).step_by(readers) {
                 let at = piece * PIECE;
-                let room = buffer.start..buffer.start + PIECE.min(bytes - at);
-                read_exact_at(file, &mut buffer.bytes[room], (start + at) as u64)?;
+                let room = buffer.first(PIECE.min(bytes - at));
+                read_exact_at(file, room, (start + at) as u64)?;
             }
             Ok(())
         };
         let others: Vec<_> = buffers.iter_mut().enumerate().map(|one| scope.spawn(move || each(one))).collect();
         others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
-}
-
-#[cfg(target_os = "linux")]
-fn open(path: &Path) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
-    File::options().read(true).custom_flags(direct).open(path).map_err(|error| {
-        Error::in_file(path, format!("--measure: expected a file that can be read directly (O_DIRECT), found {error}"))
-    })
-}
-
-#[cfg(target_os = "linux")]
-fn read_exact_at(file: &File, room: &mut [u8], at: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, room, at)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open(path: &Path) -> Result<File> {
-    Err(Error::in_file(path, "--measure: expected Linux, whose files can be read past its cache, found another system"))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn read_exact_at(_: &File, _: &mut [u8], _: u64) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
 }
