@@ -1,6 +1,6 @@
-"""Writes the last checkpoint as a Hugging Face OLMoE folder: model (f16), tokenizer, log.
+"""Writes a model's last checkpoint as a Hugging Face folder: model (f16), tokenizer, log.
 
-    python export.py --work FOLDER --out ../data/model
+    python export.py --work FOLDER --model olmoe-8m --out ../data/model
 
 The folder appears complete or not at all (an existing one is replaced).
 """
@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 import data
-from model import Olmoe, Shape
+from model import SHAPES, Model, Shape
 
 
 def hugging_face_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """One tensor per expert and projection, as OLMoE checkpoints have it, in f16."""
+    """One tensor per expert and projection, as published checkpoints have it, in f16; a bias for the selection, which
+    decides between scores that are close, in f32."""
     tensors = {}
     for name, value in state.items():
         if name.endswith("experts.gate_up_proj"):
@@ -32,13 +33,17 @@ def hugging_face_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
                 tensors[name.replace("down_proj", f"{expert}.down_proj.weight")] = down
         else:
             tensors[name] = value
-    return {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
+    return {name: as_stored(name, value).contiguous() for name, value in tensors.items()}
 
 
-def export(work: Path, out: Path) -> None:
-    state = torch.load(work / "checkpoint.pt", map_location="cpu", weights_only=True)
+def as_stored(name: str, value: torch.Tensor) -> torch.Tensor:
+    return value if name.endswith("_bias") else value.half()
+
+
+def export(work: Path, model: str, out: Path) -> None:
+    state = torch.load(work / model / "checkpoint.pt", map_location="cpu", weights_only=True)
     shape = Shape(**state["shape"])
-    Olmoe(shape).load_state_dict(state["model"])  # complains if anything is missing
+    Model(shape).load_state_dict(state["model"])  # complains if anything is missing
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -56,7 +61,7 @@ def export(work: Path, out: Path) -> None:
         )
         + "\n"
     )
-    shutil.copy(work / "log.jsonl", temporary / "training-log.jsonl")
+    shutil.copy(work / model / "log.jsonl", temporary / "training-log.jsonl")
     if (out / "NOTICE.md").exists():
         shutil.copy(out / "NOTICE.md", temporary)
     shutil.rmtree(out, ignore_errors=True)
@@ -67,6 +72,7 @@ def export(work: Path, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", choices=SHAPES, default="olmoe-8m")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    export(arguments.work, arguments.out)
+    export(arguments.work, arguments.model, arguments.out)

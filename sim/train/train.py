@@ -1,11 +1,11 @@
-"""Trains the model.
+"""Trains a model.
 
-    python train.py --work FOLDER --held-out ../data/held-out --until 18:30        (or --tokens 20e6)
+    python train.py --work FOLDER --model olmoe-8m --held-out ../data/held-out --until 18:30        (or --tokens 20e6)
 
-FOLDER is the one that corpus.py filled. The learning rate warms up, stays, and falls linearly to zero over the last
-fifth of the time or of the tokens. Interrupt it when you like: the same command goes on from the last checkpoint, also
-with another --until or --tokens (a nearer one begins the fall at once). Uses CUDA where there is one, else one process
-per core.
+FOLDER is the one that corpus.py filled; checkpoint and log go to FOLDER/MODEL. The learning rate warms up, stays, and
+falls linearly to zero over the last fifth of the time or of the tokens. Interrupt it when you like: the same command
+goes on from the last checkpoint, also with another --until or --tokens (a nearer one begins the fall at once). Uses
+CUDA where there is one, else one process of one thread per core, or `--workers` of them.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 import data
-from model import Olmoe, Shape, attend_and_route, training_loss
+from model import SHAPES, Model, attend_and_route, training_loss
 from muon import Muon
 
 WARM_UP_STEPS = 50
@@ -32,7 +32,6 @@ DECAY_SHARE = 0.2
 SHORT = 256
 """Window length before the fall of the learning rate; the full context during it."""
 MUON_RATE, ADAM_RATE = 0.02, 4e-3
-BALANCE, Z = 0.01, 1e-3
 EVALUATE_SECONDS = 300
 LOG_STEPS = 20
 
@@ -60,10 +59,10 @@ class Run:
     def __init__(self, arguments: argparse.Namespace, rank: int, workers: int, exchange: Exchange):
         self.arguments, self.rank, self.workers, self.exchange = arguments, rank, workers, exchange
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.shape = Shape()
+        self.shape = SHAPES[arguments.model]
         torch.manual_seed(arguments.seed)
-        self.model = Olmoe(self.shape).to(self.device)
-        hidden = [n for n, p in self.model.named_parameters() if n.endswith(("_proj", "_proj.weight"))]
+        self.model = Model(self.shape).to(self.device)
+        hidden = [n for n, p in self.model.named_parameters() if "_proj" in n]
         matrices = [p for n, p in self.model.named_parameters() if n in hidden]
         others = [p for n, p in self.model.named_parameters() if n not in hidden]
         self.optimizers = [
@@ -72,7 +71,7 @@ class Run:
         ]
         self.attend, self.loss = (torch.compile(f, dynamic=False) for f in (attend_and_route, training_loss))
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self.path = arguments.work / "checkpoint.pt"
+        self.path = arguments.work / arguments.model / "checkpoint.pt"
         if self.path.exists():
             self.load()
         self.corpus = data.Corpus(arguments.work)
@@ -110,7 +109,7 @@ class Run:
         generator = np.random.default_rng([self.arguments.seed, self.step, self.rank])
         batch = torch.from_numpy(self.corpus.batch(generator, windows, length)).to(self.device)
         hidden, router_logits, choices = self.model(batch[:, :-1], self.attend)
-        loss, cross_entropy = self.loss(self.model, hidden, batch[:, 1:], router_logits, choices, BALANCE, Z)
+        loss, cross_entropy = self.loss(self.model, hidden, batch[:, 1:], router_logits, choices)
         loss.backward()
         self.average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -119,6 +118,7 @@ class Run:
                 group["lr"] = optimizer.defaults["lr"] * self.schedule(progress)
             optimizer.step()
             optimizer.zero_grad()
+        self.rebalance(choices, self.schedule(progress))
         self.step += 1
         self.tokens += windows * self.workers * length
         return cross_entropy.item()
@@ -130,6 +130,12 @@ class Run:
         total = self.exchange(torch.cat([g.flatten() for g in gradients]))
         for gradient, part in zip(gradients, total.split([g.numel() for g in gradients])):
             torch.div(part.view_as(gradient), self.workers, out=gradient)
+
+    @torch.no_grad()
+    def rebalance(self, choices: list[torch.Tensor], factor: float):
+        loads = torch.stack([torch.bincount(c.flatten(), minlength=self.shape.experts) for c in choices]).float()
+        for router, load in zip(self.model.routers(), self.exchange(loads.flatten()).view_as(loads)):
+            router.rebalance(load, factor)
 
     @torch.no_grad()
     def evaluate(self) -> dict:
@@ -146,8 +152,8 @@ class Run:
                 sums[row, 1] += tokens.shape[1] - 1
                 for layer, (scores, chosen) in enumerate(zip(router_logits, choices)):
                     counts[layer] += torch.bincount(chosen.flatten(), minlength=self.shape.experts).cpu()
-                    log_p = scores.log_softmax(-1)
-                    entropy += torch.tensor([-(log_p.exp() * log_p).sum().item(), scores.shape[0]])
+                    shares = self.model.routers()[layer].shares(scores)
+                    entropy += torch.tensor([torch.special.entr(shares).sum().item(), scores.shape[0]])
         if self.workers > 1:
             for tensor in (sums, counts, entropy):
                 dist.all_reduce(tensor)
@@ -219,12 +225,12 @@ class Log:
 
 def train(rank: int, workers: int, arguments: argparse.Namespace, buffer: torch.Tensor):
     """What each process runs. The first one writes the log and the checkpoints."""
-    torch.set_num_threads(1 if workers > 1 else os.cpu_count())
+    torch.set_num_threads(1)
     if workers > 1:
         meeting = f"file://{arguments.work.resolve()}/rendezvous"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
     run = Run(arguments, rank, workers, Exchange(buffer, rank))
-    clock, log = Clock(arguments, run), Log(arguments.work / "log.jsonl", run)
+    clock, log = Clock(arguments, run), Log(run.path.with_name("log.jsonl"), run)
     while True:
         progress, due = clock.look()
         evaluation = run.evaluate() if due else {}
@@ -243,6 +249,7 @@ def train(rank: int, workers: int, arguments: argparse.Namespace, buffer: torch.
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="the folder that corpus.py filled")
+    parser.add_argument("--model", choices=SHAPES, default="olmoe-8m")
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--until", help="end at this time of day, HH:MM")
     parser.add_argument("--tokens", type=float, default=math.inf, help="end after so many tokens")
@@ -253,9 +260,10 @@ def main():
     if not arguments.until and arguments.tokens == math.inf:
         parser.error("give --until or --tokens")
     data.Corpus(arguments.work)  # tokenizes once, before the processes start
+    (arguments.work / arguments.model).mkdir(exist_ok=True)
     (arguments.work / "rendezvous").unlink(missing_ok=True)
     if arguments.workers > 1:
-        size = sum(p.numel() for p in Olmoe(Shape()).parameters())
+        size = sum(p.numel() for p in Model(SHAPES[arguments.model]).parameters())
         buffer = torch.zeros(arguments.workers, size).share_memory_()
         torch.multiprocessing.spawn(train, (arguments.workers, arguments, buffer), nprocs=arguments.workers)
     else:
