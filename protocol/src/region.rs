@@ -277,6 +277,16 @@ impl<'a> DeviceEnd<'a> {
         Ok(attached)
     }
 
+    /// Tells the line anew if a fault has changed for whom it is: a host that reads that the device has let go asks for
+    /// an attachment, which may be the one that the device has, so that neither end would see anything new.
+    pub(crate) fn mend(&self, platform: &impl Platform) {
+        platform.invalidate(self.ours);
+        let told = self.ours.get(device_word::ATTACHMENT).map(|word| word.load(Ordering::Relaxed));
+        if told != Some(self.attachment) {
+            self.tell(platform);
+        }
+    }
+
     /// Gives the rings up until a host attaches anew.
     pub(crate) fn give_up(&mut self, platform: &impl Platform) {
         self.state = State::Broken;

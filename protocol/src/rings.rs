@@ -164,6 +164,8 @@ impl<P: Platform> Mailbox for Rings<'_, P> {
                 Err(Corrupt) => self.end.give_up(&self.platform),
             }
         }
+        // Nothing is waited for: there is time.
+        self.end.mend(&self.platform);
         Ok(false)
     }
 
@@ -289,6 +291,26 @@ mod tests {
             assert_eq!((host.receive(queue, &mut frame), &frame[..33]), (Ok(Some(33)), &request[..]));
         }
         assert_eq!((host.send(2, &[1]), host.receive(2, &mut frame)), (Err(Corrupt), Err(Corrupt)));
+    }
+
+    /// The next host asks for the attachment that the device has already, and the device's line says that it has none.
+    #[test]
+    fn a_line_for_nobody_is_told_anew() {
+        let memory = memory();
+        let mut device = device(&memory, Coherent);
+        let mut host = HostRegion::new(&memory, Coherent);
+        assert_eq!(attach(&mut host, &mut device), Attachment::Attached);
+        let told: StdVec<u32> = memory[..LINE].iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        for (word, &told) in memory[..LINE].iter().zip(&told) {
+            for wrong in [0, 2, told ^ 1] {
+                word.store(wrong, Ordering::Relaxed);
+                let mut next = HostRegion::new(&memory, Coherent);
+                assert_eq!(attach(&mut next, &mut device), Attachment::Attached, "{wrong}");
+                let mut frame = [0; 40];
+                assert_eq!((next.send(0, &[7]), echo(&mut device)), (Ok(true), true));
+                assert_eq!((next.receive(0, &mut frame), frame[0]), (Ok(Some(1)), 7));
+            }
+        }
     }
 
     #[test]
