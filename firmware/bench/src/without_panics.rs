@@ -1,6 +1,6 @@
-//! Recall, caches, leaders, placement, bits, changes, migration, shares and low-bit experts, and nothing else that could
-//! panic, in sizes and with input that nobody knows: an image to be looked through, not to be run. `cargo xtask firmware`
-//! looks for the core library's panics in it.
+//! Recall, caches, leaders, placement, bits, changes, migration, shares and low-bit experts, and nothing else that
+//! could panic, in sizes and with input that nobody knows: an image to be looked through, not to be run. `cargo
+//! xtask firmware` looks for the core library's panics in it.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use core::hint::black_box;

@@ -94,7 +94,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
         let message = format!("--fit: expected two of --in-flight, the lower one first, found {shallow},{deep}");
         return Err(Error::usage(message));
     }
-    if args.read_kib % 4 != 0 {
+    if !args.read_kib.is_multiple_of(4) {
         return Err(Error::usage(format!("--read-kib: expected a multiple of 4, found {}", args.read_kib)));
     }
     if !(0.001..=3600.0).contains(&args.seconds) {
