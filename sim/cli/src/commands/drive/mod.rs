@@ -208,12 +208,15 @@ impl<'a> Reads<'a> {
         let start = Instant::now();
         let one = || {
             let (mut buffer, mut reads) = (Buffer::new(self.read_bytes), 0u64);
-            while start.elapsed() < time {
+            // Once at least, however late a thread begins.
+            loop {
                 let place = spread(self.begun.fetch_add(1, Ordering::Relaxed), self.places);
                 read_exact_at(&self.file, buffer.first(self.read_bytes), place)?;
                 reads += 1;
+                if start.elapsed() >= time {
+                    return Ok(reads);
+                }
             }
-            Ok(reads)
         };
         let reads: std::io::Result<Vec<u64>> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
