@@ -27,12 +27,14 @@ fn reads_in_flight_give_a_drive_for_a_machine() {
     let latency = (131_072.0 / one - 131_072.0 / one.max(four)).max(0.0);
     assert!((number(&drive["latency_ns"]) - latency).abs() < 1e-6 * (1.0 + latency), "{drive}");
     assert!(drive["file"].as_str().unwrap().ends_with("model.safetensors"), "{drive}");
-    // The machine that it names is one, and copies as fast as the row says.
+    // The machine that it names has the drive of the first line, read as deep as the bandwidth was taken from.
     let text = folder.run(&line).ok().stdout;
     let system = text.split("--system ").nth(1).unwrap_or_else(|| panic!("{text}")).split_whitespace().next().unwrap();
-    let model = "--model qwen3-30b-a3b --resident 0 --cold 0 --loads 1";
-    let row = &folder.rows(&format!("layer {model} --system {system}"))[0];
-    assert!(number(&row["total_us"]) > 0.0, "{row}");
+    let system = cptr_sim::machine::named(system).unwrap();
+    let found = system.drive().unwrap();
+    let fact = format!("{:.0} us to the first byte of a read, {:.3} GB/s", found.latency_ns / 1e3, found.gb_s);
+    assert!(text.lines().next().unwrap().ends_with(&fact), "{text} {found:?}");
+    assert_eq!((found.reads_in_flight, found.read_kib), (4, 128.0));
 }
 
 #[test]
@@ -42,9 +44,10 @@ fn what_is_no_drive_is_refused() {
     std::fs::create_dir(folder.path().join("empty")).unwrap();
     for (line, expected) in [
         ("drive", "<FILE|FOLDER>"),
-        ("drive none", "none"),
+        ("drive none", "none: "),
         ("drive empty", "expected a file of weights, found none in the folder"),
-        ("drive short --in-flight 0,16", "0"),
+        ("drive short --in-flight 0,16", "0 is not in 1..=256"),
+        ("drive short --in-flight 1,16,256 --read-kib 8192", "found 256 of 8192 KiB"),
         ("drive short --in-flight 1,2", "--fit: expected two of --in-flight, the lower one first, found 1,16"),
         ("drive short --fit 16,2", "found 16,2"),
         ("drive short --fit 2", "--fit: expected two numbers"),

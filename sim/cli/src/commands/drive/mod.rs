@@ -22,6 +22,8 @@ use crate::report::strips::{Look, Strip, Strips};
 pub(super) use experts::{Measured, measure};
 use reads::{Buffer, PAGE, open, places, read_exact_at, spread, weights};
 
+/// Most memory that reads in flight take together.
+const MOST_KIB: u32 = 1 << 20;
 /// Below this a drive may have the whole file in a memory of its own.
 const SMALL_BYTES: u64 = 1 << 30;
 
@@ -31,7 +33,7 @@ pub(super) struct Args {
     #[arg(value_name = "FILE|FOLDER")]
     file: PathBuf,
     /// Reads under way at a time, separated by commas
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4,8,16,32", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4,8,16,32", value_parser = depth())]
     in_flight: Vec<u32>,
     /// Size of a read, in whole pages
     #[arg(long, value_name = "KIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(4..=16384))]
@@ -51,6 +53,10 @@ pub(super) struct Args {
     /// Read through the system's cache instead of past it
     #[arg(long)]
     cached: bool,
+}
+
+fn depth() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=256)
 }
 
 /// What a number of reads in flight gives.
@@ -96,6 +102,11 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     }
     if !args.read_kib.is_multiple_of(4) {
         return Err(Error::usage(format!("--read-kib: expected a multiple of 4, found {}", args.read_kib)));
+    }
+    let deepest = args.in_flight.iter().copied().max().unwrap_or(0);
+    if deepest * args.read_kib > MOST_KIB {
+        let found = format!("{deepest} of {} KiB", args.read_kib);
+        return Err(Error::usage(format!("--in-flight: expected reads of 1 GiB together at most, found {found}")));
     }
     if !(0.001..=3600.0).contains(&args.seconds) {
         return Err(Error::usage(format!("--seconds: expected 0.001 to 3600, found {}", args.seconds)));
