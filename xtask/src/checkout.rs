@@ -9,8 +9,13 @@ const COLUMNS: usize = 120;
 /// Most bytes of a file.
 const BYTES: u64 = 1 << 20;
 /// Files that are larger: the bundled model and two recordings.
-const LARGE: [&str; 3] =
-    ["sim/data/gpt-oss-20b.safetensors", "sim/data/model/model.safetensors", "sim/data/tiny-moe-8m.safetensors"];
+const LARGE: [&str; 5] = [
+    "sim/data/gpt-oss-20b.safetensors",
+    "sim/data/model/model.safetensors",
+    "sim/data/models/deepseek-8m/model.safetensors",
+    "sim/data/models/olmoe-2m/model.safetensors",
+    "sim/data/tiny-moe-8m.safetensors",
+];
 /// Endings of files whose every line is prose, and of those in which only comments are, with what starts one.
 const DOCUMENTS: [&str; 1] = ["md"];
 const CODE: [(&str, &[&str]); 10] = [

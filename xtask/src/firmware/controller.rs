@@ -159,7 +159,8 @@ pub(super) fn with_unit(core: &str) -> Done {
 
 fn run(controller: &str, strategy: &str) -> Done<String> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--release", "--package", "cptr-cli", "--manifest-path"]);
+    // In the profile of the tests, as in `cargo xtask test` most of it is built already.
+    command.args(["run", "--quiet", "--profile", "test", "--package", "cptr-cli", "--manifest-path"]);
     command.arg(root().join("Cargo.toml")).args(["--", "run"]).arg(root().join(TRACE.0));
     output(command.args(["--tokens", TOKENS, "--strategy", strategy, "--controller", controller]))
 }
