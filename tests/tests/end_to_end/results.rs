@@ -371,8 +371,8 @@ fn parts_on_every_recording() {
             [
                 ("recall", "stall_rate"),
                 ("recall", "load_rate"),
-                ("recall-fetch", "stall_rate"),
-                ("recall-fetch", "load_rate"),
+                ("recall-fetch:gain=off", "stall_rate"),
+                ("recall-fetch:gain=off", "load_rate"),
             ],
         ),
         (INSIDE, [("weight", "stall_rate"), ("fast", "stall_rate"), ("sure", "stall_rate"), ("sure", "load_rate")]),
@@ -388,8 +388,9 @@ fn parts_on_every_recording() {
             let said = table(RESULTS, heading);
             let said = said.iter().find(|row| recording.is_of(row)).expect("a row");
             let cell = |(cell, (part, key)): (&&str, &(&str, &str))| {
-                let is =
-                    |row: &&Value| row["part"].as_str().is_some_and(|name| name.split([':', '=']).next() == Some(part));
+                let is = |row: &&Value| {
+                    row["part"].as_str().is_some_and(|name| name == *part || name.contains(&format!(":{part}=")))
+                };
                 let row = worth.iter().find(is).unwrap_or_else(|| panic!("{part}"));
                 again(cell, &["alone", "last"].map(|when| 100.0 * number(&row[when][*key])))
             };
