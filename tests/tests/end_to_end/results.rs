@@ -321,7 +321,8 @@ fn how_much_comes_again() {
     for (at, recording) in RECORDINGS.iter().enumerate() {
         let arguments = format!("inspect --json --recall {} --tokens {}", recording.domain, recording.tokens);
         let set = shared::sets().join(recording.set);
-        let found_here = finish(Folder::new().command(&arguments).arg(set)).json();
+        let folder = Folder::new();
+        let found_here = finish(folder.command(&arguments).arg(set)).json();
         let of = |by: &str, at: &str, key: &str| {
             let row = found_here["rows"]
                 .as_array()
@@ -482,7 +483,8 @@ fn the_same_on_other_models() {
     let mut numbers = vec![Vec::new(); said.len()];
     for (model, resident) in models {
         let arguments = format!("run --json --resident {resident} --strategy {}", names.join(","));
-        let mut command = Folder::new().command(&arguments);
+        let folder = Folder::new();
+        let mut command = folder.command(&arguments);
         let found = finish(command.arg(data.join(model)).arg("--text").arg(data.join("held-out"))).json();
         println!("{model}: perplexity {:.3}", number(&found["perplexity"]));
         for (name, numbers) in names.iter().zip(&mut numbers) {
