@@ -95,8 +95,16 @@ fn again(cell: &str, numbers: &[f64]) -> String {
     out + rest
 }
 
+#[test]
+fn cells_keep_all_but_their_numbers() {
+    assert_eq!(again("**-5**, +0.1 % (old)", &[0.031, -0.002]), "**+3**, -0.2 % (old)");
+    assert_eq!(again("0.217 / 0.284", &[0.2, 1.0]), "0.200 / 1.000");
+    assert_eq!(again("+0.04, 12", &[-0.001, 11.6]), "0.00, 12");
+}
+
 /// What a table should say, if that is not what it says.
 fn mended(heading: &str, said: &[Vec<&str>], found: &[Vec<String>]) -> Option<String> {
+    assert_eq!(said.len(), found.len(), "{heading}");
     let differ = said.iter().zip(found).any(|(said, found)| said.iter().ne(found));
     let lines = found.iter().map(|row| format!("| {} |\n", row.join(" | ")));
     differ.then(|| format!("{heading}\n{}", lines.collect::<String>()))
