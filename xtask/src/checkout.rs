@@ -8,7 +8,7 @@ use std::process::Command;
 const COLUMNS: usize = 120;
 /// Most bytes of a file.
 const BYTES: u64 = 1 << 20;
-/// Files that are larger: the bundled model and two recordings.
+/// Files that are larger: three models and two recordings.
 const LARGE: [&str; 5] = [
     "sim/data/gpt-oss-20b.safetensors",
     "sim/data/model/model.safetensors",

@@ -1,5 +1,5 @@
-//! Tables of docs/results.md, printed again from the public data sets and compared. A table that does not hold is
-//! printed as it should be.
+//! Tables of docs/results.md, printed again from the public data sets and compared, and one of docs/compare.md from
+//! models. A table that does not hold is printed as it should be.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
