@@ -1,14 +1,19 @@
 //! Memory of Rust as arrays of numpy, and the other way round.
 //!
-//! What Rust holds is lent: an array that nobody can write to, which keeps its owner alive.
+//! What Rust holds is lent: an array that nobody can write to, which keeps its owner alive. Floats of numpy to which
+//! nobody can write are kept where they are.
 
 use cptr_trace::array::{Float, FloatArray, Mapping, Stored};
 use half::f16;
 use numpy::ndarray::{ArrayView, Dimension, IntoDimension, Ix3};
-use numpy::{Element, PyArray, PyArrayMethods, PyReadonlyArray3, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use numpy::{
+    Element, PyArray, PyArrayMethods, PyReadonlyArray3, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
 
 use crate::error::usage;
+use crate::trace::PyTrace;
 
 /// Values that `owner` keeps where they are, as an array that nobody can write to.
 ///
@@ -67,19 +72,83 @@ fn whole<'a, T>((head, middle, tail): (&'a [u8], &'a [T], &'a [u8])) -> Option<&
     (head.is_empty() && tail.is_empty() && cfg!(target_endian = "little")).then_some(middle)
 }
 
-/// Floats `[T, L, N]` of numpy, copied once: f16 as they are, others as f32.
+/// Floats `[T, L, N]` of numpy, f16 as they are, others as f32: kept where they are if nobody can write to them, else
+/// copied once.
 pub(crate) fn taken(name: &str, given: &Bound<'_, PyAny>) -> PyResult<FloatArray> {
     if let Ok(array) = given.extract::<PyReadonlyArray3<'_, f16>>() {
-        let shape = <[usize; 3]>::try_from(array.shape()).map_err(|_| usage(format!("{name}: expected three axes")))?;
-        let bytes: Vec<u8> = array.as_array().iter().flat_map(|value| value.to_le_bytes()).collect();
-        let mapped = FloatArray::mapped(shape, Mapping::memory(bytes).into(), 0, Float::F16);
-        return mapped.map_err(|error| crate::error::raise(&error));
+        let copy =
+            || Mapping::memory(array.as_array().iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+        let map = kept(given, &array)?.unwrap_or_else(copy);
+        return mapped(three_axes(name, array.shape())?, map, Float::F16);
     }
     let array: PyReadonlyArray3<'_, f32> = given
         .extract()
         .map_err(|_| usage(format!("{name}: expected an array of float16 or float32 with three axes")))?;
-    let shape = <[usize; 3]>::try_from(array.shape()).map_err(|_| usage(format!("{name}: expected three axes")))?;
-    Ok(FloatArray::owned(shape, array.as_array().iter().copied().collect()))
+    let shape = three_axes(name, array.shape())?;
+    match kept(given, &array)? {
+        Some(map) => mapped(shape, map, Float::F32),
+        None => Ok(FloatArray::owned(shape, array.as_array().iter().copied().collect())),
+    }
+}
+
+fn three_axes(name: &str, shape: &[usize]) -> PyResult<[usize; 3]> {
+    shape.try_into().map_err(|_| usage(format!("{name}: expected three axes")))
+}
+
+fn mapped(shape: [usize; 3], map: Mapping, float: Float) -> PyResult<FloatArray> {
+    FloatArray::mapped(shape, map.into(), 0, float).map_err(|error| crate::error::raise(&error))
+}
+
+/// The bytes of `array`, which `given` is, where they lie; `None` if that is in another order or may change.
+fn kept<T: Element>(given: &Bound<'_, PyAny>, array: &PyReadonlyArray3<'_, T>) -> PyResult<Option<Mapping>> {
+    match array.as_slice() {
+        Ok(values) if array.is_c_contiguous() && cfg!(target_endian = "little") && unchangeable(given)? => {
+            let (start, bytes) = (values.as_ptr().cast(), size_of_val(values));
+            Ok(Some(Mapping::memory(Kept { start, bytes, _array: given.clone().unbind() })))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The bytes of an array that is [`unchangeable`], which it keeps alive.
+struct Kept {
+    start: *const u8,
+    bytes: usize,
+    _array: Py<PyAny>,
+}
+
+// SAFETY: the bytes are only read, and the array is only let go of, which any thread may do.
+unsafe impl Send for Kept {}
+// SAFETY: as above.
+unsafe impl Sync for Kept {}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: they are the array's, which lives as long as this, and neither moves nor changes: numpy refuses to
+        // make an array another size that something refers to, and the package's documentation asks that nobody makes
+        // one writeable again that a trace was made of.
+        unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
+    }
+}
+
+/// Whether nobody can write to an array of numpy: not through it, nor through what it is a view of, up to what owns the
+/// memory, which is an array too, a trace, or something like `bytes` or a file mapped for reading.
+fn unchangeable(array: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let mut owner = array.clone();
+    loop {
+        if owner.getattr("flags")?.getattr("writeable")?.extract()? {
+            return Ok(false);
+        }
+        let base = owner.getattr("base")?;
+        if base.is_none() || base.is_instance_of::<PyTrace>() {
+            return Ok(true);
+        }
+        if !base.is_instance_of::<PyUntypedArray>() {
+            let view = PyMemoryView::from(&base);
+            return Ok(view.is_ok_and(|view| view.getattr("readonly").is_ok_and(|it| it.extract().unwrap_or(false))));
+        }
+        owner = base;
+    }
 }
 
 /// The values of an array of exactly this type, row-major, and its shape.

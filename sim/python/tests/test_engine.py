@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -70,6 +71,50 @@ def test_a_view_outlives_its_trace():
     view, copy = trace.experts, trace.experts.copy()
     del trace
     assert (view == copy).all()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("owner", ["array", "view", "bytes", "file", "trace"])
+def test_floats_that_nobody_can_write_to_are_not_copied(tmp_path, kind, owner):
+    logits = np.random.default_rng(0).normal(size=(64, 2, 8)).astype(kind)
+    if owner == "bytes":
+        given = np.frombuffer(logits.tobytes(), kind).reshape(logits.shape)
+    elif owner == "file":
+        np.save(tmp_path / "logits.npy", logits)
+        given = np.load(tmp_path / "logits.npy", mmap_mode="r")
+    elif owner == "trace":
+        given = cptr.Trace(logits=logits, top_k=2).logits
+    else:
+        given = logits.copy()
+        given.flags.writeable = False
+        given = given[16:48] if owner == "view" else given
+    trace = cptr.Trace(logits=given, top_k=2, router="softmax-all")
+    assert address(trace.logits) == address(given)
+    found, wanted = trace.logits, given.copy()
+    del trace, given
+    gc.collect()
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("how", ["writeable", "view", "bytearray", "order"])
+def test_floats_that_somebody_can_write_to_are_copied(how):
+    logits = np.random.default_rng(0).normal(size=(64, 2, 8)).astype(np.float32)
+    owner = bytearray(logits.tobytes())
+    given = {
+        "writeable": lambda: logits.copy(),
+        # Itself read-only, of an array that is not.
+        "view": lambda: logits.copy()[:],
+        "bytearray": lambda: np.frombuffer(owner, np.float32).reshape(logits.shape),
+        "order": lambda: np.asfortranarray(logits),
+    }[how]()
+    if how != "writeable":
+        given.flags.writeable = False
+    trace = cptr.Trace(logits=given, top_k=2)
+    assert address(trace.logits) != address(given)
+    if how in ("writeable", "view"):
+        (given if how == "writeable" else given.base)[:] = 0
+    owner[:] = bytes(len(owner))
+    np.testing.assert_array_equal(trace.logits, logits)
 
 
 def test_arrays_come_back_as_they_went_in(tmp_path):

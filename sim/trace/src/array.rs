@@ -10,6 +10,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
@@ -21,13 +22,21 @@ use mmap_io::{MemoryMappedFile, MmapMode};
 use crate::error::{Error, Result};
 
 /// The bytes of a file: mapped for reading, or in memory. Nobody may shorten a mapped file while the mapping lives.
-#[derive(Debug)]
 pub struct Mapping(Bytes);
 
-#[derive(Debug)]
 enum Bytes {
     File(MemoryMappedFile),
-    Memory(Cow<'static, [u8]>),
+    Memory(Box<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            Bytes::File(_) => "file",
+            Bytes::Memory(_) => "memory",
+        };
+        f.debug_struct("Mapping").field("of", &name).field("bytes", &self.len()).finish()
+    }
 }
 
 impl Mapping {
@@ -42,9 +51,10 @@ impl Mapping {
             .map_err(|error| Error::in_file(path, format!("cannot be mapped: {error}")))
     }
 
-    /// Bytes that are in memory already, such as those that are part of the program.
-    pub fn memory(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
-        Self(Bytes::Memory(bytes.into()))
+    /// Bytes that are in memory already: a list, part of the program, or whatever else owns some and always gives the
+    /// same ones.
+    pub fn memory(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self(Bytes::Memory(Box::new(bytes)))
     }
 }
 
@@ -55,7 +65,7 @@ impl Deref for Mapping {
         match &self.0 {
             // Only fails for writable mappings and beyond the end.
             Bytes::File(map) => map.as_slice_bytes(0, map.len()).unwrap_or_default(),
-            Bytes::Memory(bytes) => bytes,
+            Bytes::Memory(owner) => (**owner).as_ref(),
         }
     }
 }

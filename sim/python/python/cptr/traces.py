@@ -80,7 +80,9 @@ class Trace:
     ):
         """Of arrays: `experts` [T, L, k] (-1: none), or `logits` [T, L, E] and `top_k`; the rest is optional.
 
-        Arrays are copied once. Everything passes the checks that a file passes; `router` is the description of
+        Arrays are copied once; but `logits`, `weights` and `hidden` are kept where they are if they are float16 or
+        float32, row-major, and nobody can write to them (`array.flags.writeable` is False, also of what they are views
+        of), and nobody may make them writeable again while the trace lives. Everything passes the checks that a file passes; `router` is the description of
         docs/traces.md, and is held against the logits.
         """
         arrays = {
