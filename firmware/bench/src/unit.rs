@@ -3,9 +3,9 @@
 //!
 //! Lines: `count turn EXPERTS K 0 CYCLES`, from the host's doorbell to the index of the answer, and `turn_sigmoid` for
 //! a choice by scores with a bias in groups; `count turn_behind EXPERTS K INSTRUCTIONS CYCLES`, what the firmware does
-//! behind it until the unit waits again, and `turn_behind_sigmoid`; `unit REQUESTS ANSWERED LISTED WRONG`: requests,
-//! those that the unit has answered itself, jobs that it has listed, and answers and jobs that were others than without
-//! it.
+//! behind it until the unit waits again, and `turn_behind_sigmoid`; `unit REQUESTS ANSWERED LISTED HANDED WRONG`:
+//! requests, those that the unit has answered itself, jobs that it has listed, cycles from the doorbell until it had
+//! handed over the others, and answers and jobs that were others than without it.
 
 use core::cell::RefCell;
 use core::fmt::Write;
@@ -118,8 +118,10 @@ fn words(job: &Job) -> [u32; 6] {
 struct Seen {
     requests: u32,
     flipped: u32,
+    elsewhere: u32,
     answered: u32,
     listed: u32,
+    handed: u32,
     wrong: u32,
 }
 
@@ -132,8 +134,8 @@ pub(crate) fn report() -> bool {
     for (case, layer) in (1..).zip(LAYERS) {
         turns(layer, case, buffers, &mut seen);
     }
-    let Seen { requests, answered, listed, wrong, .. } = seen;
-    let _ = writeln!(Console, "unit {requests} {answered} {listed} {wrong}");
+    let Seen { requests, answered, listed, handed, wrong, .. } = seen;
+    let _ = writeln!(Console, "unit {requests} {answered} {listed} {handed} {wrong}");
     wrong == 0 && answered > 0
 }
 
@@ -153,6 +155,8 @@ enum Kind {
     Cut(u32),
     /// The last request again.
     Repeated,
+    /// Its layer is one that the model has not, or whose experts are not placed.
+    Elsewhere(u16),
 }
 
 /// The bias of an expert: little, so that it decides between scores that are near each other.
@@ -205,17 +209,24 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
     let (mut turn, mut behind, mut counted) = (0u64, Cost::default(), 0u32);
     // Two more to say the biases.
     let first = if scores { 4 } else { 2 };
-    let each = (experts / 4).div_ceil(k) as u32 + 1;
+    // A layer is asked for a token before its experts are placed, when the unit may know it of the model before.
+    let each = (experts / 4).div_ceil(k) as u32 + 2;
     let placing = first + 2 * each;
     for number in 0..placing + TOKENS + 4 {
         let layer = if number < placing { number.saturating_sub(first) / each } else { number & 1 };
         let kind = match number {
+            _ if number >= first && number < placing && (number - first) % each == 0 => Kind::Elsewhere(layer as u16),
             _ if number < placing + 12 || number >= placing + TOKENS => Kind::Right,
             _ if number % 10 == 1 => Kind::Unlisted,
             _ if number % 10 == 6 => Kind::Other,
             _ if number % 10 == 2 => Kind::Repeated,
             _ if number % 20 == 7 => Kind::Summed(number % 32),
             _ if number % 20 == 17 => Kind::Cut(1 + number % 3),
+            // Every bit above those that a model of two layers needs, in the course of all layers.
+            _ if number % 10 == 4 => {
+                seen.elsewhere += 1;
+                Kind::Elsewhere(layer as u16 | 2 << (seen.elsewhere % 15))
+            }
             _ if number % 5 == 3 => {
                 // All over them in the course of all layers.
                 seen.flipped += 1;
@@ -244,8 +255,8 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
                 let split = [cold - 3 * (cold / 4), cold / 4, cold / 4, cold / 4].map(U16::new);
                 writer.put(&Place { layer: (layer as u16).into(), hot, alpha: 0.into(), split });
             }),
-            _ if number < placing => host.frame(Command::Prefill, |writer, _| {
-                let before = ((number - first) % each) as usize * k;
+            _ if number < placing && kind == Kind::Right => host.frame(Command::Prefill, |writer, _| {
+                let before = ((number - first) % each - 1) as usize * k;
                 let wanted = (0..experts as u16).step_by(4).skip(before).take(k);
                 let count = wanted.clone().count() as u8;
                 writer.put(&Prefill { layer: (layer as u16).into(), count, weighted: 0 });
@@ -257,7 +268,8 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
                 writer.put(&Part { layer: (layer as u16).into(), part: part.into() });
             }),
             _ => host.frame(Command::Token, |writer, random| {
-                token(writer, random, experts, &router(layer as usize), kind != Kind::Unlisted, layer as u16);
+                let asked = if let Kind::Elsewhere(asked) = kind { asked } else { layer as u16 };
+                token(writer, random, experts, &router(layer as usize), kind != Kind::Unlisted, asked);
             }),
         }
         .len();
@@ -301,9 +313,11 @@ fn turns((experts, k, scores): (usize, usize, bool), case: u32, buffers: &mut Bu
         if by_unit {
             let jobs = jobs.borrow();
             let in_list = (0..).zip(&*jobs).all(|(place, job)| listed(place) == words(job));
-            right &= in_list && unit.listed() == jobs.len() && kind != Kind::Other && kind != Kind::Repeated;
+            let refused = matches!(kind, Kind::Other | Kind::Repeated | Kind::Elsewhere(_));
+            right &= in_list && unit.listed() == jobs.len() && !refused;
             seen.listed += jobs.len() as u32;
         } else {
+            seen.handed += if waits { cycles } else { 0 };
             // A right token is the unit's to answer.
             right &= !(placing..placing + TOKENS).contains(&number) || kind != Kind::Right && kind != Kind::Unlisted;
         }

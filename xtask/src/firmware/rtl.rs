@@ -152,7 +152,11 @@ fn measure_on(core: &Core, sources: &[(&str, PathBuf)], work: &Path, golden: &st
     let model = verilate(core, sources, work, core.name, "", &[turn_source()])?;
     if core.unit {
         let text = Turns { model, image }.run("")?;
-        println!("{}: requests, answered by the unit, jobs, wrong: {}", core.name, seen(&text));
+        println!(
+            "{}: requests, answered by the unit, jobs, cycles until it had handed over, wrong: {}",
+            core.name,
+            seen(&text)
+        );
         return table::parse(core.name, &text);
     }
     let text = run(&model, &image, |line| line.starts_with(last), "")?;
@@ -196,7 +200,7 @@ impl Turns {
         let text = run(&self.model, &self.image, ended, argument)?;
         let numbers: Vec<u64> = seen(&text).split(' ').map_while(|number| number.parse().ok()).collect();
         match numbers[..] {
-            [_, answered, jobs, 0] if answered > 0 && jobs > 0 => Ok(text),
+            [_, answered, jobs, _, 0] if answered > 0 && jobs > 0 => Ok(text),
             _ => Err(format!("not what it is without the unit:\n{text}")),
         }
     }
