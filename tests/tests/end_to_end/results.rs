@@ -1,8 +1,12 @@
 //! Tables of docs/results.md, printed again from the public data sets and compared, and one of docs/compare.md from
 //! models. A table that does not hold is printed as it should be.
 
+mod batches;
+mod order;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -57,15 +61,20 @@ impl Recording {
         let (tokens, prompt) = (self.tokens, self.tokens / 2);
         let options = options.replace("HALF", &(self.experts / 2).to_string());
         let options = format!("{} --tokens {tokens} --prefill {prompt} {options}", self.domain);
-        let names = strategies.iter().map(|&name| name.to_owned());
-        names.zip(run(self.set, &options, strategies)).collect()
+        run_on(&shared::sets().join(self.set), &options, strategies)
     }
 }
 
+/// What strategies do on a trace, by their names.
+fn run_on(trace: &Path, options: &str, strategies: &[&str]) -> BTreeMap<String, Value> {
+    let names = strategies.iter().map(|&name| name.to_owned());
+    names.zip(run(trace, options, strategies)).collect()
+}
+
 /// Strategies side by side, in the order in which they are asked for.
-fn run(set: &str, options: &str, strategies: &[&str]) -> Vec<Value> {
+fn run(trace: &Path, options: &str, strategies: &[&str]) -> Vec<Value> {
     let arguments = format!("run --json {options} --strategy {}", strategies.join(","));
-    let mut rows = shared::rows(&Folder::new(), &arguments, &shared::sets().join(set));
+    let mut rows = shared::rows(&Folder::new(), &arguments, trace);
     // The raw router comes first, asked for or not.
     let extra = rows.len() - strategies.len();
     rows.split_off(extra)
@@ -446,7 +455,8 @@ fn stalls_over_loads() {
 fn of_strategies(heading: &str, options: &str, name: fn(&[&str]) -> String, keys: &[&str]) -> Option<String> {
     let said = table(RESULTS, heading);
     let names: Vec<String> = said.iter().map(|row| name(row)).collect();
-    let found = run("tiny-moe-8m", options, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let found =
+        run(&shared::sets().join("tiny-moe-8m"), options, &names.iter().map(String::as_str).collect::<Vec<_>>());
     let row = |(said, found): (&Vec<&str>, &Value)| {
         let (named, cells) = said.split_at(said.len() - keys.len());
         let cells = cells.iter().zip(keys).map(|(cell, key)| again(cell, &[number(&found[*key])]));
@@ -478,13 +488,35 @@ fn routing_before_the_layers_turn() {
     none_differs([of_strategies(heading, "--tokens 12000 --prefill 6000 --resident 8", name, &keys)]);
 }
 
+/// What bounds leave of stalls and loads, and what they give up, with three ways to have experts at hand.
+#[test]
+#[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
+fn bounds_beside_residency() {
+    const HEADING: &str = "| | tracked | recall | recall+recall-fetch:most=2:sure=0.4:gain=off, with loads |";
+    let said = table(RESULTS, HEADING);
+    let at_hand = ["tracked", "recall", "recall+recall-fetch:most=2:sure=0.4:gain=off"];
+    let row = |said: &Vec<&str>| {
+        let names = at_hand.map(|at_hand| format!("bounded:{}+{at_hand}", said[0]));
+        let of = RECORDINGS[1].run("", &names.each_ref().map(String::as_str));
+        let cell = |(cell, name): (&&str, &String)| {
+            let (row, fetches) = (&of[name], name.contains("fetch"));
+            // Of a cell with a per cent sign only the last number is a share.
+            let rates = [stalls(row) / 100.0].into_iter().chain(fetches.then(|| loads(row) / 100.0));
+            again(cell, &rates.chain([number(&row["mass_loss"])]).collect::<Vec<_>>())
+        };
+        [said[0].to_owned()].into_iter().chain(said[1..].iter().zip(&names).map(cell)).collect()
+    };
+    let found: Vec<Vec<String>> = said.iter().map(row).collect();
+    none_differs([mended(HEADING, &said, &found)]);
+}
+
 /// The bundled model, one of a quarter of its parameters, and one of as many with another router.
 #[test]
 #[ignore = "three models read for minutes"]
 fn the_same_on_other_models() {
     const HEADING: &str = "| strategy | olmoe-2m | change | divergence | olmoe-8m | change | divergence | deepseek-8m \
                            | change | divergence |";
-    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data");
     let models = [("models/olmoe-2m", 8), ("model", 8), ("models/deepseek-8m", 16)];
     let said = table(COMPARE, HEADING);
     let names: Vec<&str> = said.iter().map(|row| row[0].split(' ').next().expect("a name")).collect();
