@@ -125,8 +125,8 @@ unsafe impl Sync for Kept {}
 impl AsRef<[u8]> for Kept {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: they are the array's, which lives as long as this, and neither moves nor changes: numpy refuses to
-        // make an array another size that something refers to, and the package's documentation asks that nobody makes
-        // one writeable again that a trace was made of.
+        // make an array another size that something refers to unless it is told not to look, and the documentation
+        // asks that nobody does that, or makes one writeable again, that a trace was made of.
         unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
     }
 }
