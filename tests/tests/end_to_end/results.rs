@@ -1,7 +1,8 @@
-//! Tables of docs/results.md, printed again from the public data sets and compared, and one of docs/compare.md from
+//! Tables of docs/results.md, printed again from the public data sets and compared, and two of docs/compare.md from
 //! models. A table that does not hold is printed as it should be.
 
 mod batches;
+mod models;
 mod order;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,6 @@ use crate::shared;
 use crate::traces::number;
 
 const RESULTS: &str = include_str!("../../../docs/results.md");
-const COMPARE: &str = include_str!("../../../docs/compare.md");
 
 /// What is read from a recording.
 struct Recording {
@@ -507,36 +507,5 @@ fn bounds_beside_residency() {
         [said[0].to_owned()].into_iter().chain(said[1..].iter().zip(&names).map(cell)).collect()
     };
     let found: Vec<Vec<String>> = said.iter().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
-}
-
-/// The bundled model, one of a quarter of its parameters, and one of as many with another router.
-#[test]
-#[ignore = "three models read for minutes"]
-fn the_same_on_other_models() {
-    const HEADING: &str = "| strategy | olmoe-2m | change | divergence | olmoe-8m | change | divergence | deepseek-8m \
-                           | change | divergence |";
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/data");
-    let models = [("models/olmoe-2m", 8), ("model", 8), ("models/deepseek-8m", 16)];
-    let said = table(COMPARE, HEADING);
-    let names: Vec<&str> = said.iter().map(|row| row[0].split(' ').next().expect("a name")).collect();
-    let mut numbers = vec![Vec::new(); said.len()];
-    for (model, resident) in models {
-        let arguments = format!("run --json --resident {resident} --strategy {}", names.join(","));
-        let folder = Folder::new();
-        let mut command = folder.command(&arguments);
-        let found = finish(command.arg(data.join(model)).arg("--text").arg(data.join("held-out"))).json();
-        println!("{model}: perplexity {:.3}", number(&found["perplexity"]));
-        for (name, numbers) in names.iter().zip(&mut numbers) {
-            let row = found["rows"].as_array().and_then(|rows| rows.iter().find(|row| row["strategy"] == *name));
-            let row = row.unwrap_or_else(|| panic!("{name}"));
-            numbers.extend(["stall_rate", "perplexity_change", "divergence"].map(|key| number(&row[key])));
-        }
-    }
-    let row = |(said, numbers): (&Vec<&str>, &Vec<f64>)| {
-        let cells = said[1..].iter().zip(numbers).map(|(cell, &number)| again(cell, &[number]));
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
-    let found: Vec<Vec<String>> = said.iter().zip(&numbers).map(row).collect();
     none_differs([mended(HEADING, &said, &found)]);
 }
