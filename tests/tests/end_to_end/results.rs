@@ -119,6 +119,26 @@ fn mended(heading: &str, said: &[Vec<&str>], found: &[Vec<String>]) -> Option<St
     differ.then(|| format!("{heading}\n{}", lines.collect::<String>()))
 }
 
+/// The same of a table whose rows have a name, and then what `numbers` makes of the row at a place, a list for each cell.
+fn by_row(heading: &str, said: &[Vec<&str>], numbers: impl Fn(usize, &[&str]) -> Vec<Vec<f64>>) -> Option<String> {
+    let row = |(at, row): (usize, &Vec<&str>)| {
+        let cells = row[1..].iter().zip(numbers(at, row)).map(|(cell, numbers)| again(cell, &numbers));
+        [row[0].to_owned()].into_iter().chain(cells).collect()
+    };
+    mended(heading, said, &said.iter().enumerate().map(row).collect::<Vec<_>>())
+}
+
+/// The same of a table that has a row for each recording.
+fn by_recording(heading: &str, numbers: impl Fn(&Recording) -> Vec<Vec<f64>>) -> Option<String> {
+    let said = table(RESULTS, heading);
+    assert_eq!(said.len(), RECORDINGS.len(), "{heading}");
+    by_row(heading, &said, |at, row| {
+        let recording = &RECORDINGS[at];
+        assert!(recording.is_of(row), "{} is no {}", row[0], recording.name);
+        numbers(recording)
+    })
+}
+
 #[track_caller]
 fn none_differs(mended: impl IntoIterator<Item = Option<String>>) {
     let mended: Vec<String> = mended.into_iter().flatten().collect();
@@ -311,16 +331,9 @@ fn strategies_on_every_recording() {
 fn successors_by_memory() {
     const HEADING: &str = "| trace | 2k | half of the experts |";
     const WAY: Column = Way(&["successor", "recall", "recall:successors=on"]);
-    let said = table(RESULTS, HEADING);
-    let row = |(recording, said): (&Recording, &Vec<&str>)| {
-        assert!(recording.is_of(said), "{}", said[0]);
-        let cell =
-            |(cell, options): (&&str, &str)| again(cell, &WAY.numbers(&recording.run(options, &WAY.strategies())));
-        let cells = said[1..].iter().zip(["", "--resident HALF"]).map(cell);
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
-    let found: Vec<Vec<String>> = RECORDINGS.iter().zip(&said).map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+    none_differs([by_recording(HEADING, |recording| {
+        ["", "--resident HALF"].map(|options| WAY.numbers(&recording.run(options, &WAY.strategies()))).into()
+    })]);
 }
 
 /// How much of the next tokens a forecast knows, by memory and by an exact search, and what that is worth as eviction.
@@ -443,12 +456,7 @@ fn stalls_over_loads() {
     let said = table(RESULTS, HEADING);
     assert_eq!(said.len(), STRATEGIES.len());
     let runs = [&RECORDINGS[0], &RECORDINGS[4]].map(|recording| recording.run("", &STRATEGIES));
-    let row = |(said, name): (&Vec<&str>, &'static str)| {
-        let cells = said[1..].iter().zip(&runs).map(|(cell, of)| again(cell, &Both(name).numbers(of)));
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
-    let found: Vec<Vec<String>> = said.iter().zip(STRATEGIES).map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+    none_differs([by_row(HEADING, &said, |at, _| runs.iter().map(|of| Both(STRATEGIES[at]).numbers(of)).collect())]);
 }
 
 /// A table whose rows are strategies on tiny-moe-8m, with what the columns have of them.
@@ -495,17 +503,15 @@ fn bounds_beside_residency() {
     const HEADING: &str = "| | tracked | recall | recall+recall-fetch:most=2:sure=0.4:gain=off, with loads |";
     let said = table(RESULTS, HEADING);
     let at_hand = ["tracked", "recall", "recall+recall-fetch:most=2:sure=0.4:gain=off"];
-    let row = |said: &Vec<&str>| {
-        let names = at_hand.map(|at_hand| format!("bounded:{}+{at_hand}", said[0]));
+    none_differs([by_row(HEADING, &said, |_, row| {
+        let names = at_hand.map(|at_hand| format!("bounded:{}+{at_hand}", row[0]));
         let of = RECORDINGS[1].run("", &names.each_ref().map(String::as_str));
-        let cell = |(cell, name): (&&str, &String)| {
+        let cell = |name: &String| {
             let (row, fetches) = (&of[name], name.contains("fetch"));
             // Of a cell with a per cent sign only the last number is a share.
             let rates = [stalls(row) / 100.0].into_iter().chain(fetches.then(|| loads(row) / 100.0));
-            again(cell, &rates.chain([number(&row["mass_loss"])]).collect::<Vec<_>>())
+            rates.chain([number(&row["mass_loss"])]).collect()
         };
-        [said[0].to_owned()].into_iter().chain(said[1..].iter().zip(&names).map(cell)).collect()
-    };
-    let found: Vec<Vec<String>> = said.iter().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+        names.iter().map(cell).collect()
+    })]);
 }

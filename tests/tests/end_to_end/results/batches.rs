@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{RECORDINGS, RESULTS, Recording, again, mended, none_differs};
+use super::{RECORDINGS, RESULTS, Recording, again, by_row, mended, none_differs};
 use crate::command::Folder;
 use crate::plan::table;
 use crate::shared;
@@ -55,13 +55,10 @@ fn choices_in_turn_and_joint() {
 fn what_batches_want() {
     const HEADING: &str = "| trace | distinct at T = 2, 4, 8, 16 | loads | waves |";
     let said = table(RESULTS, HEADING);
-    let row = |said: &Vec<&str>| {
-        let recording = RECORDINGS.iter().find(|recording| recording.is_of(said)).expect("a recording");
+    none_differs([by_row(HEADING, &said, |_, row| {
+        let recording = RECORDINGS.iter().find(|recording| recording.is_of(row)).expect("a recording");
         let rows = batches(recording, "--tokens 6000");
-        let cells = said[1..].iter().zip(["distinct", "loads", "waves"]);
-        let cells = cells.map(|(cell, key)| again(cell, &[2, 4, 8, 16].map(|tokens| of(&rows, tokens, "raw", key))));
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
-    let found: Vec<Vec<String>> = said.iter().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+        let numbers = |key| [2, 4, 8, 16].map(|tokens| of(&rows, tokens, "raw", key)).into();
+        ["distinct", "loads", "waves"].map(numbers).into()
+    })]);
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use cptr_trace::import::{Options, Recording as Read};
 use cptr_trace::{Shape, Trace, native};
 
-use super::{Both, Column, RECORDINGS, RESULTS, Recording, Stalls, Way, again, mended, none_differs, run_on, stalls};
+use super::{
+    Both, Column, RECORDINGS, RESULTS, Recording, Stalls, Way, by_recording, by_row, none_differs, run_on, stalls,
+};
 use crate::command::Folder;
 use crate::plan::table;
 use crate::shared;
@@ -27,13 +29,8 @@ fn recall_by_size() {
     strategies.dedup();
     let runs = [0, 3, 4].map(|at| RECORDINGS[at].run("", &strategies));
     let said = table(RESULTS, HEADING);
-    let row = |(said, column): (&Vec<&str>, &Column)| {
-        let cells = said[1..].iter().zip(&runs).map(|(cell, of)| again(cell, &column.numbers(of)));
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
     assert_eq!(said.len(), ROWS.len());
-    let found: Vec<Vec<String>> = said.iter().zip(&ROWS).map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+    none_differs([by_row(HEADING, &said, |at, _| runs.iter().map(|of| ROWS[at].numbers(of)).collect())]);
 }
 
 /// The way from `tracked` to Belady in every thousand tokens that count.
@@ -41,9 +38,7 @@ fn recall_by_size() {
 #[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
 fn recall_along_the_traces() {
     const HEADING: &str = "| trace | gap closed in each block |";
-    let said = table(RESULTS, HEADING);
-    let row = |said: &Vec<&str>| {
-        let recording = RECORDINGS.iter().find(|recording| recording.is_of(said)).expect("a recording");
+    none_differs([by_recording(HEADING, |recording| {
         let blocks = recording.tokens as usize / 2 / 1000;
         let of = recording.run("", &["tracked", "recall", "belady"]);
         let misses = |name: &str| {
@@ -52,11 +47,8 @@ fn recall_along_the_traces() {
             timeline.chunks(timeline.len() / blocks).map(|block| block.iter().sum::<f64>()).collect::<Vec<_>>()
         };
         let [tracked, recall, belady] = ["tracked", "recall", "belady"].map(misses);
-        let gap = |at: usize| (tracked[at] - recall[at]) / (tracked[at] - belady[at]);
-        vec![said[0].to_owned(), again(said[1], &(0..blocks).map(gap).collect::<Vec<_>>())]
-    };
-    let found: Vec<Vec<String>> = said.iter().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+        vec![(0..blocks).map(|at| (tracked[at] - recall[at]) / (tracked[at] - belady[at])).collect()]
+    })]);
 }
 
 /// The ids of a recording's first tokens in an order drawn at random, as a native trace of one sequence.
@@ -92,18 +84,13 @@ fn tokens_in_random_order() {
         Both("recall-fetch:gain=off"),
     ];
     let strategies: Vec<&str> = COLUMNS.iter().flat_map(Column::strategies).collect();
-    let said = table(RESULTS, HEADING);
-    let row = |(recording, said): (&Recording, &Vec<&str>)| {
-        assert!(recording.is_of(said), "{}", said[0]);
+    none_differs([by_recording(HEADING, |recording| {
         let folder = Folder::new();
         let options = format!("--tokens {} --prefill {}", recording.tokens, recording.tokens / 2);
         let of = run_on(&shuffled(recording, &folder), &options, &strategies);
         println!("{}: {:.4}", recording.name, stalls(&of["recall"]));
-        let cells = said[1..].iter().zip(&COLUMNS).map(|(cell, column)| again(cell, &column.numbers(&of)));
-        [said[0].to_owned()].into_iter().chain(cells).collect()
-    };
-    let found: Vec<Vec<String>> = RECORDINGS.iter().zip(&said).map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+        COLUMNS.iter().map(|column| column.numbers(&of)).collect()
+    })]);
 }
 
 /// Time of a token behind a serial link, by how long a layer computes for a copy, with the tokens as they were recorded
@@ -120,16 +107,18 @@ fn fetching_behind_a_serial_link() {
     for (at, ratio) in RATIOS.iter().enumerate() {
         folder.file(&format!("serial{at}.toml"), serial(*ratio));
     }
-    let mut differ = Vec::new();
-    for (said, random) in [(table(RESULTS, HEADING), false), (table(second, HEADING), true)] {
-        let row = |(recording, said): (&Recording, &Vec<&str>)| {
-            assert!(recording.name.starts_with(said[0]), "{}", said[0]);
+    let tables = [(RESULTS, false), (second, true)].map(|(document, random)| {
+        let said = table(document, HEADING);
+        assert_eq!(said.len(), RECORDINGS.len());
+        by_row(HEADING, &said, |at, row| {
+            let recording = &RECORDINGS[at];
+            assert!(recording.name.starts_with(row[0]), "{}", row[0]);
             let (set, domain) = if random {
                 (shuffled(recording, &folder), "")
             } else {
                 (shared::sets().join(recording.set), recording.domain)
             };
-            let cell = |(at, cell): (usize, &&str)| {
+            let cell = |at: usize| {
                 let machine = folder.path().join(format!("serial{at}.toml"));
                 let options = format!(
                     "{domain} --tokens {} --prefill {} --system {} --hidden 4096 --expert-inner 4 --layers-only",
@@ -139,15 +128,12 @@ fn fetching_behind_a_serial_link() {
                 );
                 let of = run_on(&set, &options, &["lru", "recall", "recall-fetch"]);
                 let time = |name: &str| number(&of[name]["token_time_us"]);
-                again(cell, &["recall", "lru"].map(|rival| 100.0 * time("recall-fetch") / time(rival)))
+                ["recall", "lru"].map(|rival| 100.0 * time("recall-fetch") / time(rival)).into()
             };
-            let cells = said[1..].iter().enumerate().map(cell);
-            [said[0].to_owned()].into_iter().chain(cells).collect()
-        };
-        let found: Vec<Vec<String>> = RECORDINGS.iter().zip(&said).map(row).collect();
-        differ.push(mended(HEADING, &said, &found));
-    }
-    none_differs(differ);
+            (0..RATIOS.len()).map(cell).collect()
+        })
+    });
+    none_differs(tables);
 }
 
 /// A machine that computes a layer `ratio` times as long as a copy takes, as docs/results.md makes it of `offload`.
