@@ -119,7 +119,7 @@ fn mended(heading: &str, said: &[Vec<&str>], found: &[Vec<String>]) -> Option<St
     differ.then(|| format!("{heading}\n{}", lines.collect::<String>()))
 }
 
-/// The same of a table whose rows have a name, and then what `numbers` makes of the row at a place: a list for a cell.
+/// The same of a table whose rows have a name, and behind it what `numbers` makes of a row, a list for each cell.
 fn by_row(heading: &str, said: &[Vec<&str>], numbers: impl Fn(usize, &[&str]) -> Vec<Vec<f64>>) -> Option<String> {
     let row = |(at, row): (usize, &Vec<&str>)| {
         let cells = row[1..].iter().zip(numbers(at, row)).map(|(cell, numbers)| again(cell, &numbers));
