@@ -10,7 +10,7 @@ use numpy::{
     Element, PyArray, PyArrayMethods, PyReadonlyArray3, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::error::usage;
 use crate::trace::PyTrace;
@@ -132,23 +132,27 @@ impl AsRef<[u8]> for Kept {
 }
 
 /// Whether nobody can write to an array of numpy: not through it, nor through what it is a view of, up to what owns the
-/// memory, which is an array too, a trace, or something like `bytes` or a file mapped for reading.
+/// memory, which is an array too, a trace, `bytes`, or a file mapped for reading.
 fn unchangeable(array: &Bound<'_, PyAny>) -> PyResult<bool> {
     let mut owner = array.clone();
     loop {
-        if owner.getattr("flags")?.getattr("writeable")?.extract()? {
-            return Ok(false);
-        }
-        let base = owner.getattr("base")?;
-        if base.is_none() || base.is_instance_of::<PyTrace>() {
-            return Ok(true);
-        }
-        if !base.is_instance_of::<PyUntypedArray>() {
-            let view = PyMemoryView::from(&base);
-            return Ok(view.is_ok_and(|view| view.getattr("readonly").is_ok_and(|it| it.extract().unwrap_or(false))));
-        }
-        owner = base;
+        owner = if owner.is_instance_of::<PyUntypedArray>() {
+            if owner.getattr("flags")?.getattr("writeable")?.extract()? {
+                return Ok(false);
+            }
+            owner.getattr("base")?
+        } else if owner.is_instance_of::<PyMemoryView>() {
+            // A view may be for reading only of what others write to.
+            owner.getattr("obj")?
+        } else {
+            break;
+        };
     }
+    if owner.is_none() || owner.is_instance_of::<PyTrace>() || owner.is_instance_of::<PyBytes>() {
+        return Ok(true);
+    }
+    let mapped = owner.py().import("mmap")?.getattr("mmap")?;
+    Ok(owner.is_instance(&mapped)? && PyMemoryView::from(&owner)?.getattr("readonly")?.extract()?)
 }
 
 /// The values of an array of exactly this type, row-major, and its shape.

@@ -96,7 +96,7 @@ def test_floats_that_nobody_can_write_to_are_not_copied(tmp_path, kind, owner):
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("how", ["writeable", "view", "bytearray", "order"])
+@pytest.mark.parametrize("how", ["writeable", "view", "bytearray", "memoryview", "order"])
 def test_floats_that_somebody_can_write_to_are_copied(how):
     logits = np.random.default_rng(0).normal(size=(64, 2, 8)).astype(np.float32)
     owner = bytearray(logits.tobytes())
@@ -104,7 +104,9 @@ def test_floats_that_somebody_can_write_to_are_copied(how):
         "writeable": lambda: logits.copy(),
         # Itself read-only, of an array that is not.
         "view": lambda: logits.copy()[:],
-        "bytearray": lambda: np.frombuffer(owner, np.float32).reshape(logits.shape),
+        # Read-only down to their owner, who is not.
+        "bytearray": lambda: np.ndarray(logits.shape, np.float32, owner),
+        "memoryview": lambda: np.ndarray(logits.shape, np.float32, memoryview(owner).toreadonly()),
         "order": lambda: np.asfortranarray(logits),
     }[how]()
     if how != "writeable":

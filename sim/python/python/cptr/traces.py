@@ -82,8 +82,10 @@ class Trace:
 
         Arrays are copied once; but `logits`, `weights` and `hidden` are kept where they are if they are float16 or
         float32, row-major, and nobody can write to them (`array.flags.writeable` is False, also of what they are views
-        of), and nobody may make them writeable again while the trace lives. Everything passes the checks that a file passes; `router` is the description of
-        docs/traces.md, and is held against the logits.
+        of). Nobody may make such an array writeable again, or resize it with `refcheck=False`, while the trace lives.
+
+        Everything passes the checks that a file passes; `router` is the description of docs/traces.md, and is held
+        against the logits.
         """
         arrays = {
             "experts": _array("experts", experts, np.uint16),

@@ -20,11 +20,10 @@ const RUNS: &str = "| strategy | olmoe-2m | change | divergence | olmoe-8m | cha
 const SAME_PRICE: &str =
     "| model | divergence | cache-prior, LRU | cache-prior | `eps` alone | `error` | `error` to cache-prior |";
 /// Settings beside those of the first table, for what lies between.
-const MORE: [&str; 6] = [
+const MORE: [&str; 5] = [
     "cache-prior:lambda=0.03",
     "cache-prior:lambda=0.05",
     "cache-prior:lambda=0.03+tracked",
-    "bounded:eps=0.005",
     "bounded:eps=0.01",
     "bounded:eps=0.3:error=0.04",
 ];
