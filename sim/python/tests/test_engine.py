@@ -106,7 +106,7 @@ def test_floats_that_somebody_can_write_to_are_copied(how):
         "view": lambda: logits.copy()[:],
         # Read-only down to their owner, who is not.
         "bytearray": lambda: np.ndarray(logits.shape, np.float32, owner),
-        "memoryview": lambda: np.ndarray(logits.shape, np.float32, memoryview(owner).toreadonly()),
+        "memoryview": lambda: np.frombuffer(memoryview(owner).toreadonly(), np.float32).reshape(logits.shape),
         "order": lambda: np.asfortranarray(logits),
     }[how]()
     if how != "writeable":
