@@ -16,6 +16,8 @@ use super::format::{BLOCK, Layout, ONE_BIT_ZERO, Row};
 
 /// Groups whose scales are prepared at a time.
 const SIXTEEN: usize = 16;
+/// Three operands bit by bit: where the first one has a 1 the second's, otherwise the third's.
+const SELECT: i32 = 0xCA;
 /// Bytes of codes in a plane of one bit.
 const BIT_PLANE: usize = BLOCK / 8;
 
@@ -103,6 +105,12 @@ impl<'a> Bytes<'a> {
         Self { simd, product, blocks, scales, sums, groups, tail }
     }
 
+    /// Its instructions.
+    #[inline]
+    pub(super) fn simd(&self) -> V4 {
+        self.simd
+    }
+
     /// A row of that matrix times the vector.
     #[inline]
     pub(super) fn run(&self, row: &Row<'_>) -> i64 {
@@ -115,7 +123,7 @@ type Places = [[[u8; BLOCK]; 2]; 4];
 
 /// Whether full blocks are multiplied in pairs: where a vector would not be filled by one.
 const fn in_pairs(layout: &Layout) -> bool {
-    matches!((layout.bits(), layout.group()), (2 | 3, 64 | 128))
+    matches!(layout.bits(), 2 | 3)
 }
 
 /// The kernel of a format, and its order of activations.
@@ -178,9 +186,7 @@ impl<const BITS: usize, const GROUPS: usize> Order<BITS, GROUPS> {
                 // Both nibbles of 64 bytes.
                 4 => 64 * t + byte,
                 // 32 bytes, and beside them the same two codes further: codes 0 and 2, then 1 and 3.
-                2 if GROUPS < 4 => 64 * (t % 2) + 32 * (t / 2) + byte,
-                // 32 bytes twice: of one the even bytes count, of the other the odd ones.
-                2 => 32 * t + byte,
+                2 => 64 * (t % 2) + 32 * (t / 2) + if GROUPS < 4 { byte } else { apart(byte) },
                 // Bit by bit; blocks of 64 and of 32 columns apart.
                 _ => 16 * word + step + if first > 0 || tail == 32 { 64 } else { 0 },
             };
@@ -195,13 +201,11 @@ impl<const BITS: usize, const GROUPS: usize> Order<BITS, GROUPS> {
         let mut lanes = [0; 16];
         let mut i = 0;
         while i < 16 {
-            let quarter = match BITS {
-                4 => i / 4,
-                1 => i % 4,
-                _ if GROUPS < 4 => i / 4 % 2 * 2,
-                _ => [0, 2, 1, 3][i / 4],
-            };
-            lanes[i] = (quarter * GROUPS / 4) as i32;
+            lanes[i] = match BITS {
+                4 => i / 4 * GROUPS / 4,
+                1 => i % 4 * GROUPS / 4,
+                _ => i % 8 * GROUPS / 8,
+            } as i32;
             i += 1;
         }
         lanes
@@ -212,7 +216,7 @@ impl<const BITS: usize, const GROUPS: usize> Order<BITS, GROUPS> {
         let mut lanes = [0; 16];
         let mut i = 0;
         while i < 16 {
-            lanes[i] = (i / 8 * GROUPS + i / 4 % 2 * GROUPS / 2) as i32;
+            lanes[i] = (i / 8 * GROUPS + i % 8 * GROUPS / 8) as i32;
             i += 1;
         }
         lanes
@@ -227,7 +231,7 @@ impl<const BITS: usize, const GROUPS: usize> Order<BITS, GROUPS> {
             lanes[i] = match GROUPS {
                 1 => i,
                 2 => 4 * (within / 2 + lane / 2 * 2) + lane % 2 * 2 + within % 2,
-                _ => 4 * within + [0, 2, 1, 3][lane],
+                _ => 4 * (i % 2 + i / 8 * 2) + i / 2 % 4,
             } as i32;
             i += 1;
         }
@@ -275,7 +279,7 @@ fn row_times_vector<const BITS: usize, const GROUPS: usize>(bytes: &Bytes<'_>, r
         let first = cast([(before + SIXTEEN - end) as i32; 16]);
         let mut lanes = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::LANES), first);
         let (mut codes, mut blocks) = (codes.next().unwrap_or_default(), blocks.next().unwrap_or_default());
-        if (BITS == 2 || BITS == 3) && GROUPS < 4 {
+        if BITS == 2 || BITS == 3 {
             let (pairs, others) = blocks.as_chunks::<2>();
             let mut lanes_of_pairs = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::PAIRS), first);
             let mut done = 0;
@@ -378,11 +382,9 @@ fn add_tail<const BITS: usize, const GROUPS: usize>(
         && let Some(codes) = codes.first_chunk()
     {
         let second = if tail >= 64 { 1 } else { 0 };
-        if GROUPS < 4 {
-            add(pairs(simd, codes, block), lanes.map(|lane| lane % 2 * 2));
-        } else {
-            add(pairs_by_quarters(simd, codes, block), lanes.map(|lane| [0, last, second, last][lane]));
-        }
+        let quarters = core::array::from_fn(|i| [0, second, last, last][i / 2 % 4]);
+        let quarters = if GROUPS < 4 { lanes.map(|lane| lane % 2 * 2) } else { quarters };
+        add(pairs::<GROUPS>(simd, codes, block), quarters);
     }
     if BITS == 1 || BITS == 3 {
         // Blocks of 64 and of 32 columns: behind their lower planes, if they have any.
@@ -411,8 +413,7 @@ fn block_sums<const BITS: usize, const GROUPS: usize>(simd: V4, codes: &[u8], bl
     let mut sums = match BITS {
         4 => codes.first_chunk().map(|codes| nibbles(simd, codes, block)),
         1 => codes.first_chunk().map(|codes| bit_plane::<1>(simd, codes, &block[0], &block[1])),
-        _ if GROUPS < 4 => codes.first_chunk().map(|codes| pairs(simd, codes, block)),
-        _ => codes.first_chunk().map(|codes| pairs_by_quarters(simd, codes, block)),
+        _ => codes.first_chunk().map(|codes| pairs::<GROUPS>(simd, codes, block)),
     }
     .unwrap_or(none);
     if BITS == 3 {
@@ -435,64 +436,97 @@ fn nibbles(simd: V4, codes: &[u8; 64], block: &Block) -> __m512i {
     simd.avx512bw._mm512_add_epi16(low, simd.avx512bw._mm512_maddubs_epi16(high, cast(block[1])))
 }
 
-/// Sums of products of two full blocks of 2 or 3 bits, where the two bytes of a word may be added.
+/// Where the even bytes of the words of a lane of 16 bytes are before the odd ones, the place of a byte.
+const fn apart(byte: usize) -> usize {
+    byte / 16 * 16 + byte % 2 * 8 + byte % 16 / 2
+}
+
+/// The two bytes of a word of 2 bits are of different groups where groups have 32 columns: moved apart, the bytes that
+/// one instruction adds are of one group.
+#[inline(always)]
+fn bytes_of_groups<const GROUPS: usize>(simd: V4, words: __m512i) -> __m512i {
+    const EVEN_THEN_ODD: [u8; 64] = {
+        let mut from = [0; 64];
+        let mut byte = 0;
+        while byte < 64 {
+            from[apart(byte)] = (byte % 16) as u8;
+            byte += 1;
+        }
+        from
+    };
+    if GROUPS < 4 { words } else { simd.avx512bw._mm512_shuffle_epi8(words, cast(EVEN_THEN_ODD)) }
+}
+
+/// Sums of products of two full blocks of 2 or 3 bits.
 #[inline(always)]
 fn pair_sums<const BITS: usize, const GROUPS: usize>(simd: V4, codes: &[u8], [a, b]: &[Block; 2]) -> __m512i {
     let (f, bw) = (simd.avx512f, simd.avx512bw);
     let of = |from: usize| codes.get(from..).and_then(|codes| codes.first_chunk::<32>()).copied().unwrap_or([0; 32]);
-    let words = cast([of(0), of(BIT_PLANE * BITS)]);
-    let product = |words, activations: &[i8; 64]| {
-        bw._mm512_maddubs_epi16(f._mm512_and_si512(words, cast([3_u8; 64])), cast(*activations))
+    let words = bytes_of_groups::<GROUPS>(simd, cast([of(0), of(BIT_PLANE * BITS)]));
+    let by_two =
+        [words, bw._mm512_srli_epi16::<2>(words), bw._mm512_srli_epi16::<4>(words), bw._mm512_srli_epi16::<6>(words)];
+    let codes = if BITS == 2 {
+        by_two.map(|words| f._mm512_and_si512(words, cast([3_u8; 64])))
+    } else {
+        let upper = upper_bits::<GROUPS>(simd, codes);
+        let [first, second, third, fourth] = by_two;
+        // The two lowest bits of one, the third of the other.
+        [
+            (first, bw._mm512_slli_epi16::<2>(upper)),
+            (second, bw._mm512_slli_epi16::<1>(upper)),
+            (third, upper),
+            (fourth, bw._mm512_srli_epi16::<1>(upper)),
+        ]
+        .map(|(lower, upper)| {
+            let both = f._mm512_ternarylogic_epi32::<SELECT>(cast([3_u8; 64]), lower, upper);
+            f._mm512_and_si512(both, cast([7_u8; 64]))
+        })
     };
-    let first = bw._mm512_add_epi16(product(words, &a[0]), product(bw._mm512_srli_epi16::<2>(words), &a[1]));
-    let last = bw._mm512_add_epi16(
-        product(bw._mm512_srli_epi16::<4>(words), &b[0]),
-        product(bw._mm512_srli_epi16::<6>(words), &b[1]),
-    );
-    let mut sums = bw._mm512_add_epi16(first, last);
-    if BITS == 3 {
-        let upper = |from: usize, block: &Block| {
-            let codes = codes.get(from..).and_then(|codes| codes.first_chunk()).copied().unwrap_or_default();
-            bit_plane::<4>(simd, &codes, &block[2], &block[3])
-        };
-        let (a, b) = (upper(2 * BIT_PLANE, a), upper(5 * BIT_PLANE, b));
-        // The lower half of the lanes for the first block, the upper one for the second.
-        let both = bw._mm512_add_epi16(f._mm512_shuffle_i64x2::<0x44>(a, b), f._mm512_shuffle_i64x2::<0xEE>(a, b));
-        let order = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
-        let both = if GROUPS == 1 { both } else { f._mm512_permutexvar_epi32(cast(order), both) };
-        sums = bw._mm512_add_epi16(sums, both);
-    }
-    // At most 8 products of 3 * 127 and 16 of 4 * 127 have been added in 16 bits.
-    bw._mm512_madd_epi16(sums, cast([1i16; 32]))
+    let [first, second, third, fourth] = codes;
+    let product = |codes, activations: &[i8; 64]| bw._mm512_maddubs_epi16(codes, cast(*activations));
+    let first = bw._mm512_add_epi16(product(first, &a[0]), product(second, &a[1]));
+    let last = bw._mm512_add_epi16(product(third, &b[0]), product(fourth, &b[1]));
+    // 8 products of at most 7 * 127 have been added in 16 bits.
+    bw._mm512_madd_epi16(bw._mm512_add_epi16(first, last), cast([1i16; 32]))
 }
 
-/// 2 bits, where the two bytes of a word may be added.
+/// The third bits of two blocks of 3 bits, where the lower two are: four codes of a byte of the lower plane have theirs
+/// in half a byte of the upper one. In each byte bit `t` is that of code `t`; what is above bit 3 is of others.
 #[inline(always)]
-fn pairs(simd: V4, codes: &[u8; 32], block: &Block) -> __m512i {
+fn upper_bits<const GROUPS: usize>(simd: V4, codes: &[u8]) -> __m512i {
+    /// The byte of the upper plane, and whether it is its upper half.
+    struct Places<const GROUPS: usize>;
+    impl<const GROUPS: usize> Places<GROUPS> {
+        const ALL: ([u8; 64], [u8; 64]) = {
+            let (mut from, mut halves) = ([0; 64], [0; 64]);
+            let mut byte = 0;
+            while byte < 64 {
+                let to = if GROUPS < 4 { byte } else { apart(byte) };
+                from[to] = (byte % 16 / 2 * 2 + byte / 16 % 2) as u8;
+                halves[to] = if byte % 2 == 0 { 0 } else { 0xFF };
+                byte += 1;
+            }
+            (from, halves)
+        };
+    }
+    let of = |from: usize| codes.get(from..).and_then(|codes| codes.first_chunk()).copied().unwrap_or([0; BIT_PLANE]);
+    let (a, b) = (of(2 * BIT_PLANE), of(5 * BIT_PLANE));
+    let (from, halves) = Places::<GROUPS>::ALL;
+    let bytes = simd.avx512bw._mm512_shuffle_epi8(cast([a, a, b, b]), cast(from));
+    simd.avx512f._mm512_ternarylogic_epi32::<SELECT>(cast(halves), simd.avx512bw._mm512_srli_epi16::<4>(bytes), bytes)
+}
+
+/// Sums of products of a block of 2 bits.
+#[inline(always)]
+fn pairs<const GROUPS: usize>(simd: V4, codes: &[u8; 32], block: &Block) -> __m512i {
     let mask = cast([3_u8; 64]);
     let by: [u16; 32] = core::array::from_fn(|i| (i / 16 * 4) as u16);
     let words = simd.avx512bw._mm512_srlv_epi16(simd.avx512f._mm512_broadcast_i64x4(cast(*codes)), cast(by));
+    let words = bytes_of_groups::<GROUPS>(simd, words);
     let low = simd.avx512f._mm512_and_si512(words, mask);
     let high = simd.avx512f._mm512_and_si512(simd.avx512bw._mm512_srli_epi16::<2>(words), mask);
     let low = simd.avx512bw._mm512_maddubs_epi16(low, cast(block[0]));
     simd.avx512bw._mm512_add_epi16(low, simd.avx512bw._mm512_maddubs_epi16(high, cast(block[1])))
-}
-
-/// 2 bits, the even bytes of the words and the odd ones apart.
-#[inline(always)]
-fn pairs_by_quarters(simd: V4, codes: &[u8; 32], block: &Block) -> __m512i {
-    let mask: [u16; 32] = core::array::from_fn(|i| if i < 16 { 0x0003 } else { 0x0300 });
-    let words = simd.avx512f._mm512_broadcast_i64x4(cast(*codes));
-    let of = |words, activations: &[i8; 32]| {
-        let codes = simd.avx512f._mm512_and_si512(words, cast(mask));
-        simd.avx512bw._mm512_maddubs_epi16(codes, simd.avx512f._mm512_broadcast_i64x4(cast(*activations)))
-    };
-    let [first, second, third, fourth, ..] = block.as_flattened().as_chunks::<32>().0 else { return cast([0i16; 32]) };
-    let add = |a, b| simd.avx512bw._mm512_add_epi16(a, b);
-    let low = add(of(words, first), of(simd.avx512bw._mm512_srli_epi16::<2>(words), second));
-    let [third_words, fourth_words] =
-        [simd.avx512bw._mm512_srli_epi16::<4>(words), simd.avx512bw._mm512_srli_epi16::<6>(words)];
-    add(low, add(of(third_words, third), of(fourth_words, fourth)))
 }
 
 /// A plane of one bit, `WEIGHT` each.

@@ -1,7 +1,7 @@
 //! Matrix times vector, and a whole expert.
 
 use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room};
-use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix, Row};
+use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix};
 use crate::num::{Logit, sigmoid};
 
 /// Fraction bits of [`Logit`].
@@ -41,11 +41,9 @@ pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) ->
 fn rows_times_vector<const BLOCKS: usize>(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) {
     let mut room = Room::<BLOCKS>::new();
     let kernel = Kernel::new(matrix.layout(), vector, &mut room);
-    let ahead = matrix.rows().skip(1).map(Some).chain(core::iter::repeat(None));
+    let ahead = matrix.rows().skip(kernel.rows_ahead(matrix.layout())).map(Some).chain(core::iter::repeat(None));
     for (out, (row, next)) in out.iter_mut().zip(matrix.rows().zip(ahead)) {
-        if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-            next.iter().for_each(Row::fetch);
-        }
+        next.iter().for_each(|row| kernel.fetch(row));
         *out = kernel.run(&row);
     }
 }

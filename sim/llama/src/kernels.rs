@@ -31,7 +31,8 @@ pub(crate) struct Args {
 }
 
 /// Formats of cptr: bits and group length.
-const FORMATS: [(u8, u8); 6] = [(4, 32), (4, 64), (4, 128), (3, 64), (2, 64), (1, 64)];
+const FORMATS: [(u8, u8); 10] =
+    [(4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 64), (2, 128), (1, 64)];
 /// How far a product may be from that of the unquantised weights, as a share of its length: 4 bits lose a tenth.
 const FAR: f64 = 0.25;
 
