@@ -1,8 +1,9 @@
 //! `cptr-llama kernels`: the matrix-vector product of cptr's low-bit experts beside ggml's, on one thread.
 //!
 //! Matrices of one size, more of them than a cache holds, are all multiplied with a vector: by ggml in `q4_0`, by cptr
-//! in each of its formats, in turns. Both round the vector to 8 bits for every product. The thread's processor time
-//! counts: what else the machine does matters less then. The median of the turns' ratios is what is said.
+//! in each of its formats, in turns with reading as many bytes and doing nothing with them. Both round the vector to 8
+//! bits for every product. The thread's processor time counts: what else the machine does matters less then. The
+//! median of the turns' ratios is what is said.
 
 use std::hint::black_box;
 
@@ -33,6 +34,7 @@ pub(crate) struct Args {
 /// Formats of cptr: bits and group length.
 const FORMATS: [(u8, u8); 10] =
     [(4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 64), (2, 128), (1, 64)];
+const GIB: f64 = (1 << 30) as f64;
 /// How far a product may be from that of the unquantised weights, as a share of its length: 4 bits lose a tenth.
 const FAR: f64 = 0.25;
 
@@ -58,6 +60,14 @@ impl Ours {
             groups: vec![ActivationGroup::default(); layout.groups()],
             out: vec![0; layout.rows()],
         })
+    }
+
+    /// Reads all matrices.
+    fn read(&self) {
+        for bytes in &self.matrices {
+            let words = black_box(bytes.as_slice()).as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+            black_box(words.fold(0, u64::wrapping_add));
+        }
     }
 
     fn run(&mut self, vector: &[i32]) -> Result<()> {
@@ -113,11 +123,19 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         ours.push(Ours::new(args, format, &mut random)?);
     }
     let mut times = vec![Vec::new(); theirs.len() + ours.len()];
+    // Bytes per second.
+    let mut reading = Vec::new();
     for _ in 0..args.turns {
         let (of_theirs, of_ours) = times.split_at_mut(theirs.len());
         for ((_, products), times) in theirs.iter_mut().zip(of_theirs) {
             times.push(time(of_ggml, || products.run(&vector))?);
         }
+        let all = &ours[0];
+        let time_of_matrix = time(all.matrices.len(), || {
+            all.read();
+            Ok(())
+        })?;
+        reading.push(all.layout.byte_len() as f64 / time_of_matrix);
         for (own, times) in ours.iter_mut().zip(of_ours) {
             times.push(time(own.matrices.len(), || own.run(&fixed))?);
         }
@@ -136,7 +154,8 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
             "kernel": name,
             "bits": bits,
             "us": time * 1e6,
-            "gib_s": bytes / time / f64::from(1 << 30),
+            "gib_s": bytes / time / GIB,
+            "of_reading": median(own.iter().zip(&reading).map(|(own, reading)| bytes / own / reading).collect()),
             "to_plain": median(own.iter().zip(&of_plain).map(|(own, theirs)| own / theirs).collect()),
             "to_repacked": median(own.iter().zip(&of_best).map(|(own, theirs)| own / theirs).collect()),
         })
@@ -147,12 +166,16 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         column("bits", "bits a weight").decimals(3),
         column("us", "µs").decimals(1),
         column("gib_s", "GiB/s").decimals(2),
+        column("of_reading", "of reading").decimals(2),
         column("to_plain", "time to ggml's").decimals(3),
         column("to_repacked", "repacked").decimals(3),
     ];
     let facts = vec![format!(
-        "matrices of {rows} x {columns}, {} MiB of each: processor time of one thread, median of {} turns",
-        args.memory, args.turns
+        "matrices of {rows} x {columns}, {} MiB of each: processor time of one thread, median of {} turns; \
+         reading {:.1} GiB/s",
+        args.memory,
+        args.turns,
+        median(reading) / GIB
     )];
     Ok(Page { facts, columns: columns_shown, rows: rows_found, beside: Vec::new() })
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cptr_sim::replay::{Budget, LayerTally, Machine, Row, Tally};
+use cptr_sim::replay::{self, Budget, LayerTally, Machine, Row, Tally};
 use cptr_sim::strategy::Strategy;
 use cptr_trace::error::{Error, Result};
 use cptr_trace::import::{self, Recording};
@@ -49,6 +49,11 @@ pub(crate) struct Args {
     /// Routing of this trace instead of the model's own, for models of random weights
     #[arg(long, value_name = "TRACE")]
     routing: Option<PathBuf>,
+    /// Strategies that are only predicted, on what this machine was measured at: with --routing also those that see
+    /// the future, such as belady+perfect:accuracy=1, which say how much there is to gain
+    #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse,
+          requires = "routing", conflicts_with_all = ["mapped", "batch", "sequences"])]
+    predict: Vec<Strategy>,
     /// Only this domain of the trace
     #[arg(long, value_name = "NAME", requires = "routing")]
     domain: Option<String>,
@@ -190,7 +195,10 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
     let plan = Plan { moe: &moe, resident: memory, machine: Machine::new(&system, Some(&sizes)), tokens };
     let compared = Compared { strategies: &args.strategy, threads, skip: args.skip, warm: args.warm };
-    let rows = compare(&compared, &model, &plan, &store, routing.as_ref(), &turns)?;
+    let mut rows = compare(&compared, &model, &plan, &store, routing.as_ref(), &turns)?;
+    if let Some(trace) = routing.as_ref().filter(|_| !args.predict.is_empty()) {
+        rows.extend(predict(args, trace, &plan, args.skip + counted_from(&turns, args.warm))?);
+    }
     let facts = facts(&moe, memory, &args.offload, &measured);
     let columns = vec![
         column("strategy", "strategy"),
@@ -256,7 +264,7 @@ fn mapped(args: &Args, moe: &Moe, model: &Model, routing: Option<&Trace>, turns:
     let longest = turns.iter().map(Vec::len).max().unwrap_or(1);
     let options = Options { tokens: longest, batch: 1, sequences: 1, threads: args.model.threads() };
     let mut context = Context::new(model, options, steering)?;
-    let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
+    let warm = first_counted(turns, args.warm);
     let (mut time, mut tokens) = (Duration::ZERO, 0);
     for (index, turn) in turns.iter().enumerate() {
         context.clear();
@@ -404,7 +412,7 @@ pub(crate) fn compare<'a>(
             warm_counts: Counts::default(),
         });
     }
-    let warm = ((turns.len() as f64 * args.warm) as usize).min(turns.len().saturating_sub(1));
+    let warm = first_counted(turns, args.warm);
     let all: usize = turns.iter().map(Vec::len).sum();
     let progress = Progress::new((all * runners.len()) as u64, "running");
     for (index, turn) in turns.iter().enumerate() {
@@ -432,6 +440,43 @@ pub(crate) fn compare<'a>(
         row["to_first"] = row["tokens_per_s"].as_f64().zip(first).map(|(own, first)| own / first).into();
     }
     Ok(rows)
+}
+
+/// The first token that is counted, of all turns.
+fn counted_from(turns: &[Turn], warm: f64) -> usize {
+    turns[..first_counted(turns, warm)].iter().map(Vec::len).sum()
+}
+
+/// The first turn that is counted.
+fn first_counted(turns: &[Turn], warm: f64) -> usize {
+    ((turns.len() as f64 * warm) as usize).min(turns.len().saturating_sub(1))
+}
+
+/// A row for each strategy that is only predicted, on the tokens that are counted; those before are its prompt.
+fn predict(args: &Args, trace: &Trace, plan: &Plan<'_>, counted_from: usize) -> Result<Vec<Json>> {
+    let predicted = replay::Plan {
+        strategies: args.predict.clone(),
+        prefill: counted_from,
+        machine: Some(plan.machine),
+        ..replay::Plan::new(plan.resident)
+    };
+    let outcome = replay::run(trace, &predicted)?;
+    if let Some(skipped) = outcome.skipped.first() {
+        return Err(Error::usage(format!("--predict: {}: {}", skipped.strategy, skipped.reason)));
+    }
+    let time = |row: &Row| row.token_time_us.unwrap_or(f64::NAN);
+    let first = outcome.rows.first().map_or(f64::NAN, time);
+    let row = |row: &Row| {
+        json!({
+            "strategy": row.strategy,
+            "predicted_tokens_per_s": 1e6 / time(row),
+            "to_first": first / time(row),
+            "counted_stall_rate": row.stall_rate,
+            "counted_load_rate": row.load_rate,
+            "counted_mass_loss": row.mass_loss,
+        })
+    };
+    Ok(outcome.rows.iter().map(row).collect())
 }
 
 /// Two standard errors of the mean of some times, as a share of it; none of a single one.

@@ -187,6 +187,25 @@ fn counts_in_bounded_memory_are_those_of_the_captured_trace() {
     }
 }
 
+/// Strategies that see the future are predicted on the machine that was measured, on the tokens that were counted.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_sees_the_future_is_predicted() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let trace = folder.path().join("t.safetensors").to_string_lossy().into_owned();
+    let text = ["--documents", "1", "--length", "256", "--threads", "1", "--json"];
+    json(&llama(&[&["capture", model(), "--out", &trace][..], &text].concat()));
+    let run = ["run", model(), "--offload", "8", "--routing", &trace, "--skip", "64", "--block", "32", "--json"];
+    let found = json(&llama(&[&run[..], &["--predict", "lru,belady,belady+perfect:accuracy=1"]].concat()));
+    let [measured, lru, belady, perfect] = &found["rows"].as_array().unwrap()[..] else { panic!("{found}") };
+    let [measured, own, least, none] = [measured, lru, belady, perfect].map(|row| number(row, "counted_stall_rate"));
+    // The same tokens; what is resident before them may differ, as memory fills while the first ones run.
+    assert!((own - measured).abs() < 0.01, "{own} {measured}");
+    assert!(least < own && none < 0.01, "{least} {own} {none}");
+    assert!(lru["tokens_per_s"].is_null() && number(lru, "to_first") == 1.0);
+    assert!(number(perfect, "to_first") > number(belady, "to_first") && number(belady, "to_first") > 1.0, "{found}");
+}
+
 /// Advice from the model's own routing, and all that it was chosen from, measured behind it.
 #[cfg(target_os = "linux")]
 #[test]
@@ -332,6 +351,8 @@ fn bad_input_is_one_sentence() {
         (vec!["capture", model, "--documents", "1", "--out", "/proc/nothing/x"], "/proc/nothing/x"),
         #[cfg(target_os = "linux")]
         (vec!["run", model], "--gpu-memory"),
+        #[cfg(target_os = "linux")]
+        (vec!["run", model, "--offload", "8", "--predict", "belady"], "--routing"),
         #[cfg(target_os = "linux")]
         (vec!["run", model, "--offload", "8", "--gpu-memory", "4"], "cannot be used with"),
         #[cfg(target_os = "linux")]
