@@ -11,6 +11,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 /// Columns of the gate matrix of Qwen3-30B-A3B, DeepSeek-V2-Lite and OLMoE.
 const COLUMNS: u32 = 2048;
+/// Bits and lengths of groups.
+const FORMATS: [(u8, u8); 10] =
+    [(4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 64), (2, 128), (1, 64)];
 /// Bytes of a matrix: several times the last-level cache that a virtual core is likely to get; a small one where
 /// criterion only tests that the benchmark runs.
 fn matrix_bytes() -> u64 {
@@ -53,7 +56,7 @@ fn kernels(criterion: &mut Criterion) {
     for (name, bytes) in [("matvec", matrix_bytes()), ("matvec in cache", 1 << 20)] {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10);
-        for (bits, length) in [(4, 32), (4, 64), (4, 128), (3, 64), (2, 64), (1, 64)] {
+        for (bits, length) in FORMATS {
             let bytes = packed(bits, length, bytes);
             let matrix = Matrix::new(&bytes).expect("a packed matrix");
             let layout = *matrix.layout();
