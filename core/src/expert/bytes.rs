@@ -2,7 +2,8 @@
 //!
 //! Codes stay in the bytes in which they lie: a shift and a mask make them the left side of `vpmaddubsw`, which
 //! multiplies 64 of them by as many activations of 8 bits. For that the activations are put in the order of the codes,
-//! once for a matrix ([`Room`]). A plane of one bit is a mask over activations. What a block gives are 16 partial sums,
+//! once for a matrix ([`Room`]). A plane of one bit is a mask over activations, but in pairs of blocks of 3 bits, where it
+//! is put beside the other plane. What a block gives are 16 partial sums,
 //! each of one group; they are multiplied by the scales lane by lane, 16 groups' scales being prepared at a time, and
 //! only the end of the row adds lanes.
 
@@ -21,8 +22,8 @@ const SELECT: i32 = 0xCA;
 /// Bytes of codes in a plane of one bit.
 const BIT_PLANE: usize = BLOCK / 8;
 
-/// Activations of a block in the order of the codes: those of a plane in the first half, those of the upper plane of 3
-/// bits in the second.
+/// Activations of a block in the order of the codes: those of a plane in the first half; in the second those of the
+/// upper plane of 3 bits, where the block has no partner.
 type Block = [[i8; 64]; 4];
 
 /// Room for the activations of a matrix with at most so many full blocks, a multiple of 4, in the order of the codes.
@@ -72,16 +73,17 @@ impl<'a> Bytes<'a> {
     ) -> Self {
         let (product, places) = choose(layout);
         let planes = if layout.bits() == 3 { 2 } else { 1 };
-        let pairs = if in_pairs(layout) { vector.codes.len() / (2 * BLOCK) } else { 0 };
+        let pairs = if in_pairs(layout.bits().into()) { vector.codes.len() / (2 * BLOCK) } else { 0 };
         let both = room.blocks.as_chunks_mut::<2>().0.iter_mut().map(|both| both.as_flattened_mut().as_flattened_mut());
         for ((to, codes), pair) in both.zip(vector.codes.chunks(2 * BLOCK)).zip(0..) {
             for (codes, second) in codes.chunks(BLOCK).zip([0, 1]) {
                 let [whole, _, _, _] = places;
                 let places = if codes.len() == BLOCK { whole } else { places.get(codes.len() / 32).unwrap_or(whole) };
-                for (places, plane) in places.iter().take(planes).zip(0..) {
+                // In pairs the third bits lie beside the others when they are multiplied.
+                for places in places.iter().take(if pair < pairs { 1 } else { planes }) {
                     for (&place, &code) in places.iter().zip(codes) {
                         let place = usize::from(place);
-                        let place = match pair < pairs && plane == 0 {
+                        let place = match pair < pairs {
                             // The same bytes of both blocks beside each other, shift after shift.
                             true => (place & 0x5F) + 256 * (place / 32 % 2) + 32 * second,
                             false => place + 256 * second,
@@ -122,8 +124,8 @@ impl<'a> Bytes<'a> {
 type Places = [[[u8; BLOCK]; 2]; 4];
 
 /// Whether full blocks are multiplied in pairs: where a vector would not be filled by one.
-const fn in_pairs(layout: &Layout) -> bool {
-    matches!(layout.bits(), 2 | 3)
+const fn in_pairs(bits: usize) -> bool {
+    matches!(bits, 2 | 3)
 }
 
 /// The kernel of a format, and its order of activations.
@@ -279,7 +281,7 @@ fn row_times_vector<const BITS: usize, const GROUPS: usize>(bytes: &Bytes<'_>, r
         let first = cast([(before + SIXTEEN - end) as i32; 16]);
         let mut lanes = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::LANES), first);
         let (mut codes, mut blocks) = (codes.next().unwrap_or_default(), blocks.next().unwrap_or_default());
-        if BITS == 2 || BITS == 3 {
+        if in_pairs(BITS) {
             let (pairs, others) = blocks.as_chunks::<2>();
             let mut lanes_of_pairs = f._mm512_add_epi32(cast(Order::<BITS, GROUPS>::PAIRS), first);
             let mut done = 0;
@@ -494,10 +496,10 @@ fn pair_sums<const BITS: usize, const GROUPS: usize>(simd: V4, codes: &[u8], [a,
 /// in half a byte of the upper one. In each byte bit `t` is that of code `t`; what is above bit 3 is of others.
 #[inline(always)]
 fn upper_bits<const GROUPS: usize>(simd: V4, codes: &[u8]) -> __m512i {
-    /// The byte of the upper plane, and whether it is its upper half.
-    struct Places<const GROUPS: usize>;
-    impl<const GROUPS: usize> Places<GROUPS> {
-        const ALL: ([u8; 64], [u8; 64]) = {
+    struct UpperBits<const GROUPS: usize>;
+    impl<const GROUPS: usize> UpperBits<GROUPS> {
+        /// The byte of the upper plane, and whether it is its upper half.
+        const PLACES: ([u8; 64], [u8; 64]) = {
             let (mut from, mut halves) = ([0; 64], [0; 64]);
             let mut byte = 0;
             while byte < 64 {
@@ -511,7 +513,7 @@ fn upper_bits<const GROUPS: usize>(simd: V4, codes: &[u8]) -> __m512i {
     }
     let of = |from: usize| codes.get(from..).and_then(|codes| codes.first_chunk()).copied().unwrap_or([0; BIT_PLANE]);
     let (a, b) = (of(2 * BIT_PLANE), of(5 * BIT_PLANE));
-    let (from, halves) = Places::<GROUPS>::ALL;
+    let (from, halves) = UpperBits::<GROUPS>::PLACES;
     let bytes = simd.avx512bw._mm512_shuffle_epi8(cast([a, a, b, b]), cast(from));
     simd.avx512f._mm512_ternarylogic_epi32::<SELECT>(cast(halves), simd.avx512bw._mm512_srli_epi16::<4>(bytes), bytes)
 }

@@ -332,8 +332,8 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// Reads a byte of every cache line of the codes: measured on a Xeon, a fifth more bandwidth from memory for a tenth
-    /// less from the cache. Rows in pairs or fours gave nothing.
+    /// Reads a byte of every cache line of the codes: measured on a Xeon, a fifth more bandwidth from memory for a
+    /// tenth less from the cache. Rows in pairs or fours gave nothing.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn touch(&self) {
         core::hint::black_box(self.codes().iter().step_by(64).fold(0, |all, byte| all ^ byte));

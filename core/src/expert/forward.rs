@@ -1,6 +1,7 @@
 //! Matrix times vector, and a whole expert.
 
-use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room};
+use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room, rows_ahead};
+use super::format::Row;
 use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix};
 use crate::num::{Logit, sigmoid};
 
@@ -41,11 +42,16 @@ pub fn matvec(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) ->
 fn rows_times_vector<const BLOCKS: usize>(matrix: &Matrix<'_>, vector: &Activations<'_>, out: &mut [i64]) {
     let mut room = Room::<BLOCKS>::new();
     let kernel = Kernel::new(matrix.layout(), vector, &mut room);
-    let ahead = matrix.rows().skip(kernel.rows_ahead(matrix.layout())).map(Some).chain(core::iter::repeat(None));
-    for (out, (row, next)) in out.iter_mut().zip(matrix.rows().zip(ahead)) {
+    for (out, (row, next)) in out.iter_mut().zip(with_ahead(matrix)) {
         next.iter().for_each(|row| kernel.fetch(row));
         *out = kernel.run(&row);
     }
+}
+
+/// The rows, each with the one to ask for while it is worked on.
+fn with_ahead<'a>(matrix: &Matrix<'a>) -> impl Iterator<Item = (Row<'a>, Option<Row<'a>>)> {
+    let ahead = matrix.rows().skip(rows_ahead(matrix.layout())).map(Some).chain(core::iter::repeat(None));
+    matrix.rows().zip(ahead)
 }
 
 fn exponent_of(matrix: &Matrix<'_>, vector: &Activations<'_>) -> i32 {
@@ -145,7 +151,10 @@ impl<'a> Expert<'a> {
         let (mut gate_room, mut up_room) = (Room::<BLOCKS>::new(), Room::<BLOCKS>::new());
         let gate = Kernel::new(self.gate.layout(), x, &mut gate_room);
         let up = Kernel::new(self.up.layout(), x, &mut up_room);
-        for (hidden, (gate_row, up_row)) in hidden.iter_mut().zip(self.gate.rows().zip(self.up.rows())) {
+        let rows = with_ahead(&self.gate).zip(with_ahead(&self.up));
+        for (hidden, ((gate_row, gate_next), (up_row, up_next))) in hidden.iter_mut().zip(rows) {
+            gate_next.iter().for_each(|row| gate.fetch(row));
+            up_next.iter().for_each(|row| up.fetch(row));
             let g = gate.run(&gate_row);
             let u = rounded_shift(up.run(&up_row), shift);
             let silu = rounded_product(rounded_shift(g, shift), sigmoid(to_logit(g, gate_exponent)).to_bits());

@@ -1,9 +1,9 @@
 //! `cptr-llama kernels`: the matrix-vector product of cptr's low-bit experts beside ggml's, on one thread.
 //!
 //! Matrices of one size, more of them than a cache holds, are all multiplied with a vector: by ggml in `q4_0`, by cptr
-//! in each of its formats, in turns with reading as many bytes and doing nothing with them. Both round the vector to 8
-//! bits for every product. The thread's processor time counts: what else the machine does matters less then. The
-//! median of the turns' ratios is what is said.
+//! in each of its formats, in turns with reading those of one format and doing nothing with them. Both round the
+//! vector to 8 bits for every product. The thread's processor time counts: what else the machine does matters less
+//! then. The median of the turns' ratios is what is said.
 
 use std::hint::black_box;
 
@@ -130,12 +130,12 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
         for ((_, products), times) in theirs.iter_mut().zip(of_theirs) {
             times.push(time(of_ggml, || products.run(&vector))?);
         }
-        let all = &ours[0];
-        let time_of_matrix = time(all.matrices.len(), || {
-            all.read();
+        let first = &ours[0];
+        let time_of_matrix = time(first.matrices.len(), || {
+            first.read();
             Ok(())
         })?;
-        reading.push(all.layout.byte_len() as f64 / time_of_matrix);
+        reading.push(first.layout.byte_len() as f64 / time_of_matrix);
         for (own, times) in ours.iter_mut().zip(of_ours) {
             times.push(time(own.matrices.len(), || own.run(&fixed))?);
         }

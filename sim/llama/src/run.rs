@@ -49,8 +49,8 @@ pub(crate) struct Args {
     /// Routing of this trace instead of the model's own, for models of random weights
     #[arg(long, value_name = "TRACE")]
     routing: Option<PathBuf>,
-    /// Strategies that are only predicted, on what this machine was measured at: with --routing also those that see
-    /// the future, such as belady+perfect:accuracy=1, which say how much there is to gain
+    /// Strategies that are only predicted, on the routing of --routing and what this machine was measured at; also
+    /// those that see the future, such as belady+perfect:accuracy=1, which say how much there is to gain
     #[arg(long, value_name = "NAME[:PARAMETER=VALUE]…[+…]", value_delimiter = ',', value_parser = Strategy::parse,
           requires = "routing", conflicts_with_all = ["mapped", "batch", "sequences"])]
     predict: Vec<Strategy>,
@@ -195,10 +195,13 @@ pub(crate) fn main(args: &Args) -> Result<Page> {
     let tokens = turns.iter().map(Vec::len).sum::<usize>() + args.skip;
     let plan = Plan { moe: &moe, resident: memory, machine: Machine::new(&system, Some(&sizes)), tokens };
     let compared = Compared { strategies: &args.strategy, threads, skip: args.skip, warm: args.warm };
+    // What is refused is refused before anything runs.
+    let predicted = match routing.as_ref().filter(|_| !args.predict.is_empty()) {
+        Some(trace) => predict(args, trace, &plan, args.skip + counted_from(&turns, args.warm))?,
+        None => Vec::new(),
+    };
     let mut rows = compare(&compared, &model, &plan, &store, routing.as_ref(), &turns)?;
-    if let Some(trace) = routing.as_ref().filter(|_| !args.predict.is_empty()) {
-        rows.extend(predict(args, trace, &plan, args.skip + counted_from(&turns, args.warm))?);
-    }
+    rows.extend(predicted);
     let facts = facts(&moe, memory, &args.offload, &measured);
     let columns = vec![
         column("strategy", "strategy"),

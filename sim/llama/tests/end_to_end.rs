@@ -203,7 +203,21 @@ fn what_sees_the_future_is_predicted() {
     assert!((own - measured).abs() < 0.01, "{own} {measured}");
     assert!(least < own && none < 0.01, "{least} {own} {none}");
     assert!(lru["tokens_per_s"].is_null() && number(lru, "to_first") == 1.0);
-    assert!(number(perfect, "to_first") > number(belady, "to_first") && number(belady, "to_first") > 1.0, "{found}");
+    // Fewer loads, or the same ones earlier, on whatever machine was measured.
+    assert!(number(perfect, "to_first") >= number(belady, "to_first") && number(belady, "to_first") >= 1.0, "{found}");
+}
+
+/// Every format of cptr beside ggml's, and beside reading.
+#[test]
+fn kernels_are_timed() {
+    let small = ["--rows", "64", "--columns", "256", "--memory", "1", "--turns", "1", "--json"];
+    let found = json(&llama(&[&["kernels"][..], &small].concat()));
+    let rows = found["rows"].as_array().unwrap();
+    let own: Vec<_> = rows.iter().filter(|row| row["kernel"].as_str().unwrap().starts_with("cptr")).collect();
+    assert_eq!(own.len(), 10, "{found}");
+    for row in rows {
+        assert!(["us", "gib_s", "of_reading", "to_plain"].iter().all(|key| number(row, key) > 0.0), "{row}");
+    }
 }
 
 /// Advice from the model's own routing, and all that it was chosen from, measured behind it.

@@ -43,11 +43,11 @@ pub(crate) fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-/// Kernels of a host by what it reads and its arithmetic, taken from kernels that were measured, and the band of a host.
+/// Kernels of a host by what it reads and its arithmetic, taken from kernels that were measured, and a host's band.
 #[test]
 fn kernels_of_a_host_are_a_roofline() {
-    const READ: f64 = 24.4;
-    let heading = "| from memory | GiB/s | of reading (24.4) | before |";
+    const READ: f64 = 23.5;
+    let heading = "| from memory | GiB/s | from, to | of reading (23.5) | from, to | met | before |";
     let measured = table(include_str!("../../../docs/low-bit.md"), heading);
     let at = |name: &str| {
         let row = measured.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}"));
@@ -80,7 +80,8 @@ fn kernels_of_a_host_are_a_roofline() {
     let share = at("4 bits, groups of 64") / READ;
     let rows = table(DOCUMENT, "| kernel | measured | here | off by | from | to |");
     assert_eq!(rows.len(), measured.len() - 3, "all but those that three numbers are taken from");
-    let (mut near, mut held) = (Vec::new(), Vec::new());
+    let (mut far, all) = (Vec::new(), rows.len());
+    let mut held = 0;
     for row in rows {
         let name = row[0];
         let (found, here) = (at(name), rate(share, 1.0, name));
@@ -95,11 +96,10 @@ fn kernels_of_a_host_are_a_roofline() {
         let cells = [format!("{found:.1}"), format!("{here:.1}"), format!("{:+.0} %", 100.0 * off)];
         let cells = cells.into_iter().chain([here * low, here * high].map(|end| format!("{end:.1}")));
         assert_eq!(row[1..], cells.collect::<Vec<_>>(), "{name}");
-        near.extend((off.abs() < 0.15).then_some(name));
-        held.extend((here * low..=here * high).contains(&found).then_some(name));
+        far.extend((off.abs() >= 0.15).then_some(name));
+        held += usize::from((here * low..=here * high).contains(&found));
     }
-    assert_eq!((near.len(), held.len()), (6, 7), "{near:?} {held:?}");
-    assert!(["4 bits, groups of 32", "4 bits, groups of 128"].iter().all(|name| near.contains(name)));
+    assert_eq!((far, held), (vec!["2 bits, groups of 32"], all));
 }
 
 /// Three of four of the rates that the bands were not chosen on are inside, and there are eight at least.
