@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cptr_trace::{Shape, Trace, native};
 
 use super::context::{pair, three_in_turn};
-use super::{RESULTS, by_row, loads, none_differs, run};
+use super::{RESULTS, by_row, loads, mended, none_differs, run, sentence, stalls};
 use crate::command::Folder;
 use crate::plan::table;
 use crate::shared;
@@ -80,7 +80,13 @@ fn length(text: &str) -> usize {
     text.split(|c: char| !c.is_ascii_digit()).find_map(|part| part.parse().ok()).unwrap_or(1)
 }
 
-/// Times of a token of placements that move, over that of the one that does not.
+/// As the document writes a number below a million.
+fn count(number: f64) -> String {
+    let whole = number.round() as u64;
+    if whole < 1000 { whole.to_string() } else { format!("{},{:03}", whole / 1000, whole % 1000) }
+}
+
+/// Placements that move, and the one that does not; and what evictions miss.
 #[test]
 #[ignore = "made traces run for a minute"]
 fn what_the_detector_is_worth() {
@@ -89,11 +95,40 @@ fn what_the_detector_is_worth() {
     const STRATEGIES: [&str; 5] =
         ["ctx-aware", "periodic:interval=64", "migrate", "migrate:reopened=0.0078125", "foresight"];
     let folder = Folder::new();
-    none_differs([by_row(HEADING, &table(RESULTS, HEADING), |_, row| {
-        let trace = Order::of(row[0], length(row[0])).write(&folder, 6000, 8);
-        let rows = run(&trace, PLACED, &STRATEGIES);
+    let trace = |row: &str| Order::of(row, length(row)).write(&folder, 6000, 8);
+    let placed = by_row(HEADING, &table(RESULTS, HEADING), |_, row| {
+        let rows = run(&trace(row[0]), PLACED, &STRATEGIES);
+        for prompt in ["", "--prefill 512"] {
+            println!(
+                "{} {:?}",
+                row[0],
+                run(&trace(row[0]), &format!("{PLACED} {prompt} --layers-only"), &STRATEGIES)
+                    .iter()
+                    .map(|row| row["tokens_per_s"].to_string())
+                    .collect::<Vec<_>>()
+            );
+        }
+        println!(
+            "{} {:?}",
+            row[0],
+            run(&trace(row[0]), &format!("{PLACED} --prefill 512"), &STRATEGIES)
+                .iter()
+                .map(|row| row["tokens_per_s"].to_string())
+                .collect::<Vec<_>>()
+        );
         rows.iter().map(|row| vec![number(&row["tokens_per_s"])]).collect()
-    })]);
+    });
+    let [second, third] = ["four contexts, 128 tokens each", "four contexts, 64 tokens each"].map(|row| {
+        let rows = run(&trace(row), "--chunk 0 --resident 16", &["tracked", "lru", "belady"]);
+        assert_eq!(stalls(&rows[1]).to_bits(), stalls(&rows[2]).to_bits(), "LRU is as good as Belady's choice");
+        [0, 1].map(|at| 100.0 * stalls(&rows[at]))
+    });
+    let misses = format!(
+        "misses {:.2} % on the second of them and {:.1} % on the third, where LRU, as good as Belady's choice, misses \
+         {:.2} and {:.2} %",
+        second[0], third[0], second[1], third[1]
+    );
+    none_differs([placed, sentence(misses)]);
 }
 
 #[test]
@@ -103,16 +138,19 @@ fn loads_on_made_traces() {
     const LAYERS: usize = 2;
     const TOKENS: usize = 3000;
     let folder = Folder::new();
-    none_differs([by_row(HEADING, &table(RESULTS, HEADING), |_, row| {
-        let trace = Order::of(row[0], length(row[0])).write(&folder, TOKENS, LAYERS);
+    let said = table(RESULTS, HEADING);
+    let row = |said: &Vec<&str>| {
+        let trace = Order::of(said[0], length(said[0])).write(&folder, TOKENS, LAYERS);
         let after = |prompt: usize| {
             let options = format!("--chunk 0 --resident {FIT} --prefill {prompt}");
             let rows = run(&trace, &options, &["lru", "tracked", "recall", "safe"]);
             let choices = ((TOKENS - prompt) * LAYERS * K) as f64;
-            rows.iter().map(|row| vec![choices * loads(row)]).collect::<Vec<_>>()
+            rows.iter().map(|row| count(choices * loads(row))).collect::<Vec<_>>()
         };
-        [after(0), after(512)].concat()
-    })]);
+        [vec![said[0].to_owned()], after(0), after(512)].concat()
+    };
+    let found: Vec<Vec<String>> = said.iter().map(row).collect();
+    none_differs([mended(HEADING, &said, &found)]);
 }
 
 /// Times of placements that move to those of the one that does not.
