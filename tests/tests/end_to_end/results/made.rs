@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cptr_trace::{Shape, Trace, native};
 
-use super::context::{pair, three_in_turn};
+use super::context::{DEEPSEEK, QWEN3, pair, three_in_turn};
 use super::{RESULTS, by_row, loads, mended, none_differs, run, sentence, stalls};
 use crate::command::Folder;
 use crate::plan::table;
@@ -185,16 +185,15 @@ fn placement_on_recorded_traces() {
     const HEADING: &str = "| trace | placed once | migrate | safe-migrate | given up |";
     const STRATEGIES: [&str; 3] = ["raw+once:alpha=0.5+slack+uniform", "migrate", "safe-migrate"];
     let folder = Folder::new();
-    let qwen3 = "qwen3-30b-a3b-domains";
     none_differs([by_row(HEADING, &table(RESULTS, HEADING), |_, row| {
         let (trace, options) = match row[0] {
             "Qwen3, three domains in turn" => (three_in_turn(&folder), "--resident 32"),
-            "Qwen3 code to general" => (pair(&folder, qwen3, "code", "general"), "--resident 32"),
-            "Qwen3 math to code" => (pair(&folder, qwen3, "math", "code"), "--resident 32"),
-            "Qwen3 code" => (shared::sets().join(qwen3), "--resident 32 --domain code"),
+            "Qwen3 code to general" => (pair(&folder, QWEN3, "code", "general"), "--resident 32"),
+            "Qwen3 math to code" => (pair(&folder, QWEN3, "math", "code"), "--resident 32"),
+            "Qwen3 code" => (shared::sets().join(QWEN3), "--resident 32 --domain code"),
             "gpt-oss-20b" => (shared::sets().join("gpt-oss-20b-decode"), "--resident 8"),
-            "DeepSeek-V2-Lite, two tasks" => {
-                (shared::sets().join("deepseek-v2-lite-esft"), "--resident 16 --model DeepSeek-V2-Lite")
+            "DeepSeek-V2-Lite, intent to law" => {
+                (pair(&folder, DEEPSEEK, "intent", "law"), "--resident 16 --model DeepSeek-V2-Lite")
             }
             other => panic!("no such trace: {other}"),
         };

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{RESULTS, again, by_row, mended, none_differs};
+use super::context::{QWEN3, pair};
+use super::{RESULTS, again, by_row, mended, none_differs, sentence};
 use crate::command::Folder;
 use crate::plan::table;
 use crate::shared;
@@ -17,7 +18,7 @@ fn several_devices() {
     let said = table(RESULTS, HEADING);
     let runs = ["4", "8"].map(|devices| {
         let arguments = format!("devices --json --domain code --devices {devices} --bits 4");
-        (devices, shared::rows(&Folder::new(), &arguments, &shared::sets().join("qwen3-30b-a3b-domains")))
+        (devices, shared::rows(&Folder::new(), &arguments, &shared::sets().join(QWEN3)))
     });
     println!("{runs:#?}");
     let row = |said: &Vec<&str>| {
@@ -30,7 +31,19 @@ fn several_devices() {
         said[..2].iter().map(|&cell| cell.to_owned()).chain(cells).collect()
     };
     let found: Vec<Vec<String>> = said.iter().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+    let folder = Folder::new();
+    let changed = pair(&folder, QWEN3, "code", "math");
+    let changed = shared::rows(&folder, "devices --json --devices 4 --bits 4", &changed);
+    let faster = |layout: &str| {
+        let row = changed.iter().find(|row| row["layout"] == layout).expect("a layout");
+        1.0 / number(&row["ratio_to_first"])
+    };
+    let worth = format!(
+        "balance learned from the prompt is worth {:.2}× in speed, replicas {:.2}×.",
+        faster("balanced"),
+        faster("overflow")
+    );
+    none_differs([mended(HEADING, &said, &found), sentence(worth)]);
 }
 
 /// Both tables of `cptr reproduce cptr`.

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::context::{pair, three_in_turn};
-use super::{Both, Column, RESULTS, Way, again, by_row, mended, none_differs, of_strategies, run_on};
+use super::context::{DEEPSEEK, QWEN3, pair, three_in_turn};
+use super::{Both, Column, RESULTS, Way, again, by_row, mended, none_differs, of_strategies, run, run_on, sentence};
+
 use crate::command::{Folder, finish};
 use crate::plan::table;
 use crate::shared;
 use crate::traces::number;
+
+const SWITCH: &str = "switch-base-32-decode-logits";
 
 /// Recall by signatures of choices, of the routers' inputs, and of all logits, with rows by their bits.
 #[test]
@@ -47,7 +50,10 @@ fn signatures() {
         [said[0].to_owned()].into_iter().chain(said[1..].iter().zip(columns).map(cell)).collect()
     };
     let found: Vec<Vec<String>> = said.iter().enumerate().map(row).collect();
-    none_differs([mended(HEADING, &said, &found)]);
+    let way = Way(&["recall:memory=128", "recall:memory=128:signature=logits"]);
+    let switch = way.numbers(&run_on(&shared::sets().join(SWITCH), "--prefill 40", &way.strategies()));
+    let switch = format!("{:.0} % with choices, {:.0} % with logits.", 100.0 * switch[0], 100.0 * switch[1]);
+    none_differs([mended(HEADING, &said, &found), sentence(switch)]);
 }
 
 #[test]
@@ -59,7 +65,11 @@ fn rotation() {
     let heading = "| strategy | switch | miss | mass loss | agree |";
     let options = "--tokens 12000 --prefill 6000 --resident 8";
     let (_, document) = RESULTS.split_once("\n## Rotation\n").expect("a section");
-    none_differs([of_strategies(document, heading, options, name, &keys)]);
+    let switch = run(&shared::sets().join(SWITCH), "--resident 8", &["lru", "rotate+lru"]);
+    let [misses, rotated] = [0, 1].map(|at| 100.0 * number(&switch[at]["miss_rate"]));
+    let lost = 100.0 * number(&switch[1]["mass_loss"]);
+    let switch = format!("it loses {lost:.1} % of the mass and misses no less ({rotated:.1} against {misses:.1} %)");
+    none_differs([of_strategies(document, heading, options, name, &keys), sentence(switch)]);
 }
 
 /// Parts of one strategy, as `cptr run --ablate` has them.
@@ -107,12 +117,13 @@ fn parts_with_a_bound() {
 #[test]
 #[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
 fn parts_of_a_placement() {
-    const HEADING: &str = "| part | instead | Qwen3, three domains in turn | Qwen3, code to math | DeepSeek-V2-Lite |";
+    const HEADING: &str = "| part | instead | Qwen3, three domains in turn | Qwen3, code to math \
+                           | DeepSeek-V2-Lite, intent to law |";
     let folder = Folder::new();
     let traces = [
         (three_in_turn(&folder), "--resident 32"),
-        (pair(&folder, "qwen3-30b-a3b-domains", "code", "math"), "--resident 32"),
-        (shared::sets().join("deepseek-v2-lite-esft"), "--resident 16 --model DeepSeek-V2-Lite"),
+        (pair(&folder, QWEN3, "code", "math"), "--resident 32"),
+        (pair(&folder, DEEPSEEK, "intent", "law"), "--resident 16 --model DeepSeek-V2-Lite"),
     ];
     let worth = traces.map(|(trace, options)| {
         let rows = ablated(&trace, &format!("--system ndp --prefill 512 {options}"), "migrate");
