@@ -217,8 +217,8 @@ fn around_three_domains() {
         [
             [4, 16, 64].map(sequences).join("; "),
             format!(
-                "at 4 bits {} of the single migration and {} of no placement at all, at {often:.1} and {seldom:.1} copies \
-                 a token of 4 allowed; at 2 bits {} and {}.",
+                "at 4 bits {} of the single migration and {} of no placement at all, at {often:.1} and {seldom:.1} \
+                 copies a token of 4 allowed; at 2 bits {} and {}.",
                 ratios[0][0], ratios[0][1], ratios[1][0], ratios[1][1]
             ),
             format!("Experts in GPU memory: 16 of 128 {small}, 32 {usual}, 48 {large}."),

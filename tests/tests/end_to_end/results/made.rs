@@ -98,24 +98,6 @@ fn what_the_detector_is_worth() {
     let trace = |row: &str| Order::of(row, length(row)).write(&folder, 6000, 8);
     let placed = by_row(HEADING, &table(RESULTS, HEADING), |_, row| {
         let rows = run(&trace(row[0]), PLACED, &STRATEGIES);
-        for prompt in ["", "--prefill 512"] {
-            println!(
-                "{} {:?}",
-                row[0],
-                run(&trace(row[0]), &format!("{PLACED} {prompt} --layers-only"), &STRATEGIES)
-                    .iter()
-                    .map(|row| row["tokens_per_s"].to_string())
-                    .collect::<Vec<_>>()
-            );
-        }
-        println!(
-            "{} {:?}",
-            row[0],
-            run(&trace(row[0]), &format!("{PLACED} --prefill 512"), &STRATEGIES)
-                .iter()
-                .map(|row| row["tokens_per_s"].to_string())
-                .collect::<Vec<_>>()
-        );
         rows.iter().map(|row| vec![number(&row["tokens_per_s"])]).collect()
     });
     let [second, third] = ["four contexts, 128 tokens each", "four contexts, 64 tokens each"].map(|row| {
