@@ -88,7 +88,7 @@ fn count(number: f64) -> String {
 
 /// Placements that move, and the one that does not; and what evictions miss.
 #[test]
-#[ignore = "made traces run for a minute"]
+#[ignore = "made traces run for ten seconds"]
 fn what_the_detector_is_worth() {
     const HEADING: &str =
         "| trace | single migration | `periodic:interval=64` | `migrate` | without the detector | `foresight` |";
@@ -114,7 +114,7 @@ fn what_the_detector_is_worth() {
 }
 
 #[test]
-#[ignore = "made traces run for a minute"]
+#[ignore = "made traces run for ten seconds"]
 fn loads_on_made_traces() {
     const HEADING: &str = "| contexts | LRU | tracked | recall | safe | LRU, prompt | tracked | recall | safe |";
     const LAYERS: usize = 2;
@@ -137,7 +137,7 @@ fn loads_on_made_traces() {
 
 /// Times of placements that move to those of the one that does not.
 #[test]
-#[ignore = "made traces run for minutes"]
+#[ignore = "made traces run for ten seconds"]
 fn placement_on_made_traces() {
     const HEADING: &str = "| contexts | migrate | safe-migrate |";
     const STRATEGIES: [&str; 3] = ["raw+once:alpha=0.5+slack+uniform", "migrate", "safe-migrate"];

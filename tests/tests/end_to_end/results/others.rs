@@ -20,7 +20,6 @@ fn several_devices() {
         let arguments = format!("devices --json --domain code --devices {devices} --bits 4");
         (devices, shared::rows(&Folder::new(), &arguments, &shared::sets().join(QWEN3)))
     });
-    println!("{runs:#?}");
     let row = |said: &Vec<&str>| {
         let (_, rows) = runs.iter().find(|(devices, _)| *devices == said[0]).expect("devices");
         // Behind the name stands whose layout it is, and what it takes.
@@ -48,7 +47,7 @@ fn several_devices() {
 
 /// Both tables of `cptr reproduce cptr`.
 #[test]
-#[ignore = "takes a quarter of a minute"]
+#[ignore = "takes ten seconds"]
 fn contexts_that_stand_still() {
     const CHOICES: &str = "| context/noise | | lru | smoothing 0.3 | hysteresis | rotate | bounded 0.04 \
                            | the same, tracked | recall | belady |";

@@ -94,9 +94,6 @@ fn parts_with_a_bound() {
     const HEADING: &str = "| part | instead | stalls | loads | mass loss | time of a token |";
     let options = "--tokens 12000 --prefill 6000";
     let worth = ablated(&shared::sets().join("tiny-moe-8m"), options, "bounded+recall+recall-fetch");
-    for row in &worth {
-        println!("{:?} {row}", short(row));
-    }
     let said = table(RESULTS, HEADING);
     let row = |(said, worth): (&Vec<&str>, &Value)| {
         let [part, instead] = short(worth);
@@ -125,13 +122,8 @@ fn parts_of_a_placement() {
         (pair(&folder, QWEN3, "code", "math"), "--resident 32"),
         (pair(&folder, DEEPSEEK, "intent", "law"), "--resident 16 --model DeepSeek-V2-Lite"),
     ];
-    let worth = traces.map(|(trace, options)| {
-        let rows = ablated(&trace, &format!("--system ndp --prefill 512 {options}"), "migrate");
-        for row in &rows {
-            println!("{:?} {row}", short(row));
-        }
-        rows
-    });
+    let worth =
+        traces.map(|(trace, options)| ablated(&trace, &format!("--system ndp --prefill 512 {options}"), "migrate"));
     let said = table(RESULTS, HEADING);
     none_differs([by_row(HEADING, &said, |_, row| {
         let numbers = |rows: &Vec<Value>| {
