@@ -68,7 +68,7 @@ fn rotation() {
     let switch = run(&shared::sets().join(SWITCH), "--resident 8", &["lru", "rotate+lru"]);
     let [misses, rotated] = [0, 1].map(|at| 100.0 * number(&switch[at]["miss_rate"]));
     let lost = 100.0 * number(&switch[1]["mass_loss"]);
-    let switch = format!("it loses {lost:.1} % of the mass and misses no less ({rotated:.1} against {misses:.1} %)");
+    let switch = format!("it loses {lost:.1} % of the mass and misses no less ({rotated:.1} against {misses:.1} %;");
     none_differs([of_strategies(document, heading, options, name, &keys), sentence(switch)]);
 }
 
