@@ -2,8 +2,13 @@
 //! models. A table that does not hold is printed as it should be.
 
 mod batches;
+mod context;
+mod made;
 mod models;
 mod order;
+mod others;
+mod parts;
+mod selector;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -137,6 +142,12 @@ fn by_recording(heading: &str, numbers: impl Fn(&Recording) -> Vec<Vec<f64>>) ->
         assert!(recording.is_of(row), "{} is no {}", row[0], recording.name);
         numbers(recording)
     })
+}
+
+/// A sentence of the document's prose, or a part of one, if it does not say that.
+fn sentence(text: String) -> Option<String> {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    (!words(RESULTS).contains(&words(&text))).then_some(text)
 }
 
 #[track_caller]
@@ -460,8 +471,14 @@ fn stalls_over_loads() {
 }
 
 /// A table whose rows are strategies on tiny-moe-8m, with what the columns have of them.
-fn of_strategies(heading: &str, options: &str, name: fn(&[&str]) -> String, keys: &[&str]) -> Option<String> {
-    let said = table(RESULTS, heading);
+fn of_strategies(
+    document: &'static str,
+    heading: &str,
+    options: &str,
+    name: fn(&[&str]) -> String,
+    keys: &[&str],
+) -> Option<String> {
+    let said = table(document, heading);
     let names: Vec<String> = said.iter().map(|row| name(row)).collect();
     let found =
         run(&shared::sets().join("tiny-moe-8m"), options, &names.iter().map(String::as_str).collect::<Vec<_>>());
@@ -483,7 +500,7 @@ fn price_against_gain() {
     };
     let keys = ["switch_rate", "miss_rate", "mass_loss", "agreement"];
     let heading = "| select | residency | switch | miss | mass loss | agree |";
-    none_differs([of_strategies(heading, "--resident 8", name, &keys)]);
+    none_differs([of_strategies(RESULTS, heading, "--resident 8", name, &keys)]);
 }
 
 #[test]
@@ -493,7 +510,7 @@ fn routing_before_the_layers_turn() {
     let name = |row: &[&str]| row[0].split([' ', ',']).next().expect("a name").to_owned();
     let keys = ["stall_rate", "load_rate", "mass_loss"];
     let heading = "| strategy | stalls | loads | mass loss |";
-    none_differs([of_strategies(heading, "--tokens 12000 --prefill 6000 --resident 8", name, &keys)]);
+    none_differs([of_strategies(RESULTS, heading, "--tokens 12000 --prefill 6000 --resident 8", name, &keys)]);
 }
 
 /// What bounds leave of stalls and loads, and what they give up, with three ways to have experts at hand.
