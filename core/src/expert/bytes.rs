@@ -2,10 +2,10 @@
 //!
 //! Codes stay in the bytes in which they lie: a shift and a mask make them the left side of `vpmaddubsw`, which
 //! multiplies 64 of them by as many activations of 8 bits. For that the activations are put in the order of the codes,
-//! once for a matrix ([`Room`]). A plane of one bit is a mask over activations, but in pairs of blocks of 3 bits, where it
-//! is put beside the other plane. What a block gives are 16 partial sums,
-//! each of one group; they are multiplied by the scales lane by lane, 16 groups' scales being prepared at a time, and
-//! only the end of the row adds lanes.
+//! once for a matrix ([`Room`]). A plane of one bit is a mask over activations, but in pairs of blocks of 3 bits,
+//! where it is put beside the other plane. What a block gives are 16 partial sums, each of one group; they are
+//! multiplied by the scales lane by lane, 16 groups' scales being prepared at a time, and only the end of the row adds
+//! lanes.
 
 use core::arch::x86_64::{__m128i, __m512i};
 
