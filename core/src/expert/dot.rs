@@ -35,7 +35,7 @@ pub(super) fn rows_ahead(layout: &Layout) -> usize {
     const AHEAD: usize = 4096;
     AHEAD.div_ceil(layout.row_bytes().max(1))
 }
-#[cfg(not(all(target_arch = "x86_64", not(target_os = "none"))))]
+#[cfg(any(target_arch = "aarch64", all(target_arch = "x86_64", target_os = "none")))]
 pub(super) fn rows_ahead(_: &Layout) -> usize {
     1
 }

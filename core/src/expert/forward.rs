@@ -1,6 +1,6 @@
 //! Matrix times vector, and a whole expert.
 
-use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room, rows_ahead};
+use super::dot::{FEW, FEW_BLOCKS, Kernel, MANY_BLOCKS, Room};
 use super::format::Row;
 use super::{ActivationGroup, Activations, ExpertError, Layout, Matrix};
 use crate::num::{Logit, sigmoid};
@@ -49,9 +49,16 @@ fn rows_times_vector<const BLOCKS: usize>(matrix: &Matrix<'_>, vector: &Activati
 }
 
 /// The rows, each with the one to ask for while it is worked on.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn with_ahead<'a>(matrix: &Matrix<'a>) -> impl Iterator<Item = (Row<'a>, Option<Row<'a>>)> {
-    let ahead = matrix.rows().skip(rows_ahead(matrix.layout())).map(Some).chain(core::iter::repeat(None));
-    matrix.rows().zip(ahead)
+    let ahead = matrix.rows().skip(super::dot::rows_ahead(matrix.layout())).map(Some);
+    matrix.rows().zip(ahead.chain(core::iter::repeat(None)))
+}
+
+/// The rows, where nothing is asked for.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn with_ahead<'a>(matrix: &Matrix<'a>) -> impl Iterator<Item = (Row<'a>, Option<Row<'a>>)> {
+    matrix.rows().map(|row| (row, None))
 }
 
 fn exponent_of(matrix: &Matrix<'_>, vector: &Activations<'_>) -> i32 {

@@ -475,7 +475,7 @@ fn of_strategies(
     document: &'static str,
     heading: &str,
     options: &str,
-    name: fn(&[&str]) -> String,
+    name: impl Fn(&[&str]) -> String,
     keys: &[&str],
 ) -> Option<String> {
     let said = table(document, heading);

@@ -120,3 +120,34 @@ fn prompts_and_answers() {
     let found: Vec<Vec<String>> = said.iter().zip(SETS).map(row).collect();
     none_differs([mended(HEADING, &said, &found)]);
 }
+
+/// Both tables of `cptr reproduce ctx-aware`.
+#[test]
+#[ignore = "takes two minutes"]
+fn the_published_evaluation() {
+    const FIGURES: &str = "| model | figure | published | baseline copies | baseline stays | copies, fixed rate |";
+    const SHARES: &str = "| | neither | placement only | precision only | both | without selector |";
+    let all = Folder::new().json("reproduce ctx-aware --json");
+    let [figures, shares] = ["rows", "shares"].map(|key| all[key].as_array().expect("rows").clone());
+    let named = |row: &Value| format!("{}, {} bits", row["model"].as_str().expect("a model"), row["bits"]);
+    let said = table(RESULTS, FIGURES);
+    assert_eq!(said.len(), figures.len());
+    let row = |(said, found): (&Vec<&str>, &Value)| {
+        let published = [0, 1].map(|end| number(&found["published"][end]));
+        let published = if published[0] == published[1] { &published[..1] } else { &published };
+        let ways = ["moves", "stays", "moves_fixed_rate"].map(|way| {
+            let holds = if found[format!("{way}_holds")] == true { "in" } else { "out" };
+            format!("{:.2} {holds}", number(&found[way]))
+        });
+        let figure = found["figure"].as_str().expect("a figure").to_owned();
+        [named(found), figure, again(said[2], published)].into_iter().chain(ways).collect()
+    };
+    let found: Vec<Vec<String>> = said.iter().zip(&figures).map(row).collect();
+    let apart = table(RESULTS, SHARES);
+    let rates = by_row(SHARES, &apart, |at, row| {
+        assert_eq!(row[0], named(&shares[at]));
+        let keys = ["neither", "placement", "precision", "both", "without_selector"];
+        keys.map(|key| vec![number(&shares[at][key])]).into()
+    });
+    none_differs([mended(FIGURES, &said, &found), rates]);
+}

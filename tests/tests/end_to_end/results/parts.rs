@@ -1,5 +1,6 @@
 //! What parts of strategies are worth, rotation among them, and signatures of something else than choices.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -70,6 +71,46 @@ fn rotation() {
     let lost = 100.0 * number(&switch[1]["mass_loss"]);
     let switch = format!("it loses {lost:.1} % of the mass and misses no less ({rotated:.1} against {misses:.1} %;");
     none_differs([of_strategies(document, heading, options, name, &keys), sentence(switch)]);
+}
+
+/// A bonus for the experts of each layer that the prompt wanted most, or a mask over those that it wanted least.
+#[test]
+#[ignore = "needs the public data sets: CPTR_TRACES names their folder"]
+fn a_vector_on_the_logits() {
+    const PROMPT: usize = 6000;
+    let set = shared::sets().join("tiny-moe-8m");
+    let read = cptr_trace::import::read(&set, &cptr_trace::import::Options::default());
+    let Ok(cptr_trace::import::Recording::Tokens(trace)) = read else { panic!("a trace of tokens") };
+    let folder = Folder::new();
+    let file = |name: &str, experts: usize, most: bool, bias: &str| {
+        let mut lines = String::from("layer,expert,bias\n");
+        for layer in 0..trace.shape.layers {
+            let wanted = (0..PROMPT).flat_map(|token| trace.chosen(token, layer));
+            let mut counts: Vec<(i64, usize)> = (0..trace.shape.experts).map(|expert| (0, expert)).collect();
+            wanted.for_each(|&expert| counts[usize::from(expert)].0 += if most { -1 } else { 1 });
+            counts.sort_unstable();
+            let chosen: Vec<usize> = counts[..experts].iter().map(|&(_, expert)| expert).collect();
+            for expert in 0..trace.shape.experts {
+                let bias = if chosen.contains(&expert) { bias } else { "0" };
+                writeln!(lines, "{layer},{expert},{bias}").expect("a string takes all");
+            }
+        }
+        folder.file(name, lines);
+        format!("bias:file={}+lru", folder.path().join(name).display())
+    };
+    let name = |row: &[&str]| match row[0] {
+        "bias, the 4 least wanted masked" => file("masked.csv", 4, false, "-inf"),
+        // The bonus stands behind the name, and what it is for behind the first of them.
+        text if text.starts_with("bias, ") => {
+            let bonus = text["bias, +".len()..].split(' ').next().expect("a bonus");
+            file(&format!("bonus-{bonus}.csv"), 8, true, bonus)
+        }
+        text => format!("{}+lru", text.split(' ').next().expect("a name")).replace("lru+lru", "lru"),
+    };
+    let keys = ["switch_rate", "miss_rate", "mass_loss", "agreement"];
+    let heading = "| strategy | switch | miss | mass loss | agree |";
+    let options = "--tokens 12000 --prefill 6000 --resident 8";
+    none_differs([of_strategies(RESULTS, heading, options, name, &keys)]);
 }
 
 /// Parts of one strategy, as `cptr run --ablate` has them.
