@@ -98,10 +98,14 @@ fn all(bless: bool) -> Result<Vec<String>, String> {
 
 /// The pages of all commands, and the one that compares two of them.
 fn write(cptr: &Path, folder: &Path) -> Result<Vec<(String, PathBuf)>, String> {
-    let data = |name: &str| Path::new(ROOT).join("sim/data").join(name).to_string_lossy().into_owned();
-    let (tiny, gpt) = (data("tiny-moe-8m.safetensors"), data("gpt-oss-20b.safetensors"));
+    // By names without a folder: a page says what was run, and should look the same wherever this is.
+    let (tiny, gpt) = ("tiny-moe-8m.safetensors", "gpt-oss-20b.safetensors");
+    for name in [tiny, gpt] {
+        let data = Path::new(ROOT).join("sim/data").join(name);
+        std::fs::copy(&data, folder.join(name)).map_err(|error| format!("{}: {error}", data.display()))?;
+    }
     let run = |line: &str, more: &[&str]| -> Result<Vec<u8>, String> {
-        let words = line.split(' ').map(|word| word.replace("{tiny}", &tiny).replace("{gpt}", &gpt));
+        let words = line.split(' ').map(|word| word.replace("{tiny}", tiny).replace("{gpt}", gpt));
         let output = Command::new(cptr).args(words).args(more).current_dir(folder).output();
         let output = output.map_err(|error| format!("{}: {error}", cptr.display()))?;
         if output.status.success() {
@@ -112,9 +116,9 @@ fn write(cptr: &Path, folder: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     };
     let mut pages = Vec::new();
     for (name, line) in PAGES {
-        let path = folder.join(format!("{name}.html"));
-        run(line, &["--report", &path.to_string_lossy()])?;
-        pages.push((name.to_owned(), path));
+        let page = format!("{name}.html");
+        run(line, &["--report", &page])?;
+        pages.push((name.to_owned(), folder.join(page)));
     }
     for (name, line) in [
         ("a.json", "run {tiny} --tokens 3000 --strategy raw,tracked,bounded:eps=0.04 --resident 8 --json"),
