@@ -32,7 +32,7 @@ fn reads_in_flight_give_a_drive_for_a_machine() {
     let system = text.split("--system ").nth(1).unwrap_or_else(|| panic!("{text}")).split_whitespace().next().unwrap();
     let system = cptr_sim::machine::named(system).unwrap();
     let found = system.drive().unwrap();
-    let fact = format!("{:.0} us to the first byte of a read, {:.3} GB/s", found.latency_ns / 1e3, found.gb_s);
+    let fact = format!("{:.0} µs to the first byte of a read, {:.3} GB/s", found.latency_ns / 1e3, found.gb_s);
     assert!(text.lines().next().unwrap().ends_with(&fact), "{text} {found:?}");
     assert_eq!((found.reads_in_flight, found.read_kib), (4, 128.0));
 }

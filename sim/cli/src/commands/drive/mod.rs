@@ -123,7 +123,7 @@ pub(super) fn main(args: &Args) -> Result<Page> {
     let table = Table::new(&COLUMNS, &rows);
     let of = if args.cached { "the system's cache of" } else { "the drive of" };
     let fact = format!(
-        "{of} {}: {:.0} us to the first byte of a read, {:.3} GB/s",
+        "{of} {}: {:.0} µs to the first byte of a read, {:.3} GB/s",
         path.display(),
         drive.latency_ns / 1e3,
         drive.gb_s
