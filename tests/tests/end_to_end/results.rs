@@ -2,6 +2,7 @@
 //! models. A table that does not hold is printed as it should be.
 
 mod batches;
+mod bounds;
 mod context;
 mod made;
 mod models;
